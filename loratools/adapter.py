@@ -1,0 +1,117 @@
+"""The canonical adapter: which weights it changes, which it replaces, and what its file says.
+
+Every dialect on disk is decoded into this, and every verb works on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+from loratools.deltas import Delta
+from loratools.io.source import Source
+
+#: `info` explains, `problem` makes `inspect --check` fail, `refusal` also makes a merge impossible.
+Severity = Literal["info", "problem", "refusal"]
+
+
+@final
+@dataclass(frozen=True)
+class Note:
+    """Something a person should know about an adapter."""
+
+    severity: Severity
+    message: str
+
+
+@final
+@dataclass(frozen=True)
+class Update:
+    """A change to the weight that a target names.
+
+    `fan_in_fan_out` is None where the file fixes the orientation of the weight. Otherwise the
+    weight may also be stored transposed, which its shape decides; for a square one it is what the
+    adapter's config says.
+    """
+
+    delta: Delta
+    fan_in_fan_out: bool | None = None
+
+
+@final
+@dataclass(frozen=True)
+class ReplacedRows:
+    """New rows for a matrix: row `indices[i]` becomes `rows[i]`."""
+
+    indices: tuple[int, ...]
+    rows: Source
+
+
+@final
+@dataclass(frozen=True)
+class Replacement:
+    """A whole tensor that takes the place of the base's, in any shape.
+
+    `trained` ones are part of the adapter; the others are weights that the base itself had while
+    it was trained on: an embedding with rows for new tokens.
+    """
+
+    source: Source
+    is_trained: bool
+
+
+@final
+@dataclass(frozen=True)
+class Copy:
+    """A stored tensor that repeats another one of the same file."""
+
+    source: Source
+    of: Source
+
+
+@final
+@dataclass(frozen=True)
+class Provenance:
+    """What an adapter says about its own origin; None where it says nothing."""
+
+    base: str | None = None
+    revision: str | None = None
+    task: str | None = None
+    trainer: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, by target: the full name of a parameter, as its trainer saw it.
+
+    Attributes:
+        format: the dialect it was read from.
+        where: its file or folder, for messages.
+        updates: changes to weights, in file order.
+        replaced: whole tensors that take the place of the base's, or that the base lacks.
+        copies: stored tensors that repeat another one, to be checked before they are trusted.
+        rows: rows of a matrix that take the place of the base's.
+        inert: stored tensors that change no weight, each with the reason.
+        settings: what the config says that matters to people: rank, alpha, target modules, …
+        companions: its tokenizer files.
+    """
+
+    format: str
+    where: str
+    updates: Mapping[str, Update]
+    replaced: Mapping[str, Replacement]
+    rows: Mapping[str, ReplacedRows]
+    copies: tuple[Copy, ...]
+    inert: Mapping[str, str]
+    provenance: Provenance
+    settings: Mapping[str, object]
+    metadata: Mapping[str, str]
+    notes: tuple[Note, ...]
+    companions: tuple[Path, ...]
+    nbytes: int
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its updates, in order of appearance."""
+        return tuple(dict.fromkeys(update.delta.kind for update in self.updates.values()))

@@ -1,0 +1,69 @@
+"""Changes to one weight: a file a parametrisation, with its formula and its paper.
+
+A weight is seen as a matrix, its first dimension by all others, and worked on in blocks of rows.
+Additive changes commute; weight-dependent ones act on the weight as the changes before left it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, final
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: Changes a block of rows in place; the number is the index of the block's first row.
+Apply = Callable[["Tensor", int], None]
+
+
+@final
+@dataclass(frozen=True)
+class Span:
+    """The rows `begin` to `end` of a weight, to be computed in `dtype`.
+
+    `blocks` iterates over the *whole* weight as it is before the change, as fresh blocks with the
+    index of their first row: for kinds that need to see all of it.
+    """
+
+    begin: int
+    end: int
+    dtype: "torch.dtype"
+    blocks: Callable[[], Iterator[tuple[int, "Tensor"]]]
+
+
+class Delta(Protocol):
+    """A change to a weight of shape `shape`."""
+
+    #: Whether the change is a matrix that does not depend on the weight, so that changes add up.
+    additive: ClassVar[bool]
+
+    @property
+    def kind(self) -> str:
+        """What people call it: LoRA, DoRA, …"""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The stored tensors it is made of."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight it changes."""
+        ...
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a block of rows can be changed without seeing the others."""
+        ...
+
+    def transposed(self) -> Self:
+        """The same change to a weight that is stored as (fan_in, out)."""
+        ...
+
+    def bind(self, span: Span, strength: float) -> Apply:
+        """Read what the rows of `span` need, and return the function that changes their blocks.
+
+        `strength` 0 leaves the weight as it is and 1 applies the change as it was trained.
+        """
+        ...

@@ -1,0 +1,57 @@
+"""A change stored whole: W' = W + scaling * values. PEFT's `lora_B.bias`; others' `diff`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+from loratools.deltas import Apply, Span
+from loratools.deltas.lora import Scaling
+from loratools.io.source import Source, flattened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Diff:
+    """An update of full rank: `values` has the shape of the weight."""
+
+    additive: ClassVar[bool] = True
+
+    values: Source
+    scaling: Scaling
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return "diff"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The stored tensor."""
+        return self.values.keys
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.values.shape
+
+    @property
+    def by_rows(self) -> bool:
+        """Rows stand alone."""
+        return True
+
+    def transposed(self) -> "Diff":
+        """A vector has no other orientation."""
+        return self
+
+    def bind(self, span: Span, strength: float) -> Apply:
+        """Add `strength * scaling * values`."""
+        values = flattened(self.values).read_rows(span.begin, span.end).to(span.dtype)
+        values = values * (self.scaling.value * strength)
+
+        def apply(block: "Tensor", begin: int) -> None:
+            begin -= span.begin
+            block.add_(values[begin : begin + block.shape[0]])
+
+        return apply

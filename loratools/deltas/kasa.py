@@ -1,0 +1,78 @@
+"""KaSA (Wang et al., 2024, arXiv:2412.06071): LoRA on a weight without its smallest components.
+
+W' = (W - its `rank` smallest singular components) + scaling * up @ diag(diagonal) @ down.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, final
+
+from loratools.deltas import Apply, Span
+from loratools.deltas.lora import LoRA
+from loratools.errors import ShapeMismatchError
+from loratools.io.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class KaSA:
+    """A LoRA with a diagonal between its factors, onto a truncated weight.
+
+    PEFT truncates the weight in float32 when an adapter is loaded; here it is done in the dtype
+    of the computation. The whole weight is decomposed, so memory is that of a few copies of it.
+    """
+
+    additive: ClassVar[bool] = False
+
+    lora: LoRA
+    diagonal: Source
+
+    def __post_init__(self) -> None:
+        """Check that there is an entry for every rank."""
+        if self.diagonal.shape != (self.lora.rank,):
+            raise ShapeMismatchError(
+                f"{self.diagonal.keys[0]}: has the shape {list(self.diagonal.shape)}; "
+                f"{self.lora.rank} entries are expected"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return "KaSA"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the LoRA, and the diagonal."""
+        return (*self.lora.keys, *self.diagonal.keys)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.lora.shape
+
+    @property
+    def by_rows(self) -> bool:
+        """Singular components need the whole weight."""
+        return False
+
+    def transposed(self) -> "KaSA":
+        """The same change to the transposed matrix."""
+        return replace(self, lora=self.lora.transposed())
+
+    def bind(self, span: Span, strength: float) -> Apply:
+        """Add `strength` times the difference between the result and the weight."""
+        import torch
+
+        weight = torch.cat([block for _, block in span.blocks()])
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        kept = max(0, len(s) - self.lora.rank)
+        smallest = (u[:, kept:] * s[kept:]) @ vh[kept:]
+        up = self.lora.up.read().to(span.dtype) * self.diagonal.read().to(span.dtype)
+        update = up @ self.lora.down.read().to(span.dtype) * self.lora.scaling.value - smallest
+
+        def apply(block: "Tensor", begin: int) -> None:
+            block.add_(update[begin : begin + block.shape[0]], alpha=strength)
+
+        return apply

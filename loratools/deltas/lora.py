@@ -1,0 +1,103 @@
+"""LoRA (Hu et al., 2021, arXiv:2106.09685): dW = scaling * up @ down.
+
+`scaling` is alpha / rank, or alpha / sqrt(rank) with rank stabilisation (rsLoRA: Kalajdzievski,
+2023, arXiv:2312.03732). PEFT's `lora_A` is `down` and its `lora_B` is `up`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+from loratools.deltas import Apply, Span
+from loratools.errors import FormatError
+from loratools.io.source import Source, transposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rule = Literal["rank", "sqrt_rank", "direct"]
+Origin = Literal["config", "alpha_pattern", "tensor", "assumed"]
+
+
+@final
+@dataclass(frozen=True)
+class Scaling:
+    """The factor before `up @ down`; the only place where alpha is divided by a rank.
+
+    Attributes:
+        alpha: as filed, so that a round trip is exact.
+        rank: the rank that the trainer divided by, which is not always that of the factors.
+        rule: alpha / rank, alpha / sqrt(rank), or alpha itself.
+        origin: where alpha was found.
+        times: how often the trainer applied the update.
+    """
+
+    alpha: float
+    rank: int
+    rule: Rule
+    origin: Origin
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no trainer can have meant."""
+        if not math.isfinite(self.alpha) or self.rank < 1:
+            raise FormatError(f"a scaling of alpha {self.alpha!r} over rank {self.rank!r}")
+
+    @property
+    def value(self) -> float:
+        """The factor itself."""
+        divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
+        return self.times * self.alpha / divisor
+
+
+@final
+@dataclass(frozen=True)
+class LoRA:
+    """An update of low rank to a weight of shape `shape`.
+
+    `up` is (rows, rank) and `down` is (rank, columns) of the weight seen as a matrix.
+    """
+
+    additive: ClassVar[bool] = True
+
+    up: Source
+    down: Source
+    scaling: Scaling
+    shape: tuple[int, ...]
+
+    @property
+    def kind(self) -> str:
+        """`rsLoRA` where the scaling is the stabilised one."""
+        return "rsLoRA" if self.scaling.rule == "sqrt_rank" else "LoRA"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of both factors."""
+        return (*self.down.keys, *self.up.keys)
+
+    @property
+    def rank(self) -> int:
+        """The rank of the stored factors."""
+        return self.down.shape[0]
+
+    @property
+    def by_rows(self) -> bool:
+        """Rows of the update need those rows of `up`, and `down`."""
+        return True
+
+    def transposed(self) -> "LoRA":
+        """The update of the transposed matrix."""
+        return replace(
+            self, up=transposed(self.down), down=transposed(self.up), shape=self.shape[::-1]
+        )
+
+    def bind(self, span: Span, strength: float) -> Apply:
+        """Add `strength * scaling * up @ down`."""
+        up = self.up.read_rows(span.begin, span.end).to(span.dtype) * (self.scaling.value * strength)
+        down = self.down.read().to(span.dtype)
+
+        def apply(block: "Tensor", begin: int) -> None:
+            begin -= span.begin
+            block.addmm_(up[begin : begin + block.shape[0]], down)
+
+        return apply

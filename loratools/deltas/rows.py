@@ -1,0 +1,70 @@
+"""Trained tokens: chosen rows of a matrix take the place of the base's (PEFT's trainable tokens).
+
+PEFT calls the stored rows `trainable_tokens_delta`; they are the new rows and no difference.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NoReturn, final
+
+from loratools.deltas import Apply, Span
+from loratools.errors import ShapeMismatchError
+from loratools.io.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Row `indices[i]` of a weight of shape `shape` becomes row i of `values`.
+
+    A `strength` other than 1 goes that share of the way from the old row to the new one.
+    """
+
+    additive: ClassVar[bool] = False
+
+    indices: tuple[int, ...]
+    values: Source
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the rows fit the weight."""
+        rows, *width = self.shape
+        if tuple(width) != self.values.shape[1:] or max(self.indices, default=0) >= rows:
+            raise ShapeMismatchError(
+                f"{self.values.keys[0]}: rows {list(self.values.shape)} up to index "
+                f"{max(self.indices, default=0)} do not fit a weight of shape {list(self.shape)}"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return "rows"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The stored rows."""
+        return self.values.keys
+
+    @property
+    def by_rows(self) -> bool:
+        """Rows stand alone."""
+        return True
+
+    def transposed(self) -> NoReturn:
+        """An embedding has one orientation only."""
+        raise NotImplementedError
+
+    def bind(self, span: Span, strength: float) -> Apply:
+        """Put the new rows in the place of the old ones."""
+        values = self.values.read().to(span.dtype)
+
+        def apply(block: "Tensor", begin: int) -> None:
+            for position, index in enumerate(self.indices):
+                if begin <= index < begin + block.shape[0]:
+                    old, new = block[index - begin], values[position]
+                    # Written out for 1, where old + (new - old) would round.
+                    old.copy_(new if strength == 1 else old + strength * (new - old))
+
+        return apply

@@ -1,0 +1,79 @@
+"""Every deliberate error of loratools.
+
+LoratoolsError
+├── FormatError             a file is malformed, or is not what it claims to be
+├── UnsupportedError        understood, and refused: what it asks for cannot be done exactly
+├── MatchError              adapter and base do not fit: a name or a shape without a counterpart
+│   └── ShapeMismatchError
+├── NonFiniteError          a NaN or an infinity, read or made
+├── OutputError             the output may not be written there
+└── StorageError            the disk, the file system or the memory failed
+
+A message is one line: where, what is wrong, found and expected, what to do.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class LoratoolsError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class FormatError(LoratoolsError):
+    """A file is malformed, or is not what it claims to be."""
+
+
+class UnsupportedError(LoratoolsError):
+    """The input is understood and refused, with the reason."""
+
+
+class MatchError(LoratoolsError):
+    """Adapter and base do not fit together."""
+
+
+class ShapeMismatchError(MatchError):
+    """Two tensors that belong together have shapes that do not."""
+
+
+class NonFiniteError(LoratoolsError):
+    """A NaN or an infinity in an input, or made by rounding to the output's dtype."""
+
+
+class OutputError(LoratoolsError):
+    """The output exists, is one of the inputs, or would not fit."""
+
+
+class StorageError(LoratoolsError):
+    """Reading or writing failed: no space, no permission, a device error, a file that changed."""
+
+
+@contextmanager
+def storage_errors(path: object) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def listing(names: Iterable[str], limit: int = 5) -> str:
+    """The first names and the number of those left out: `a, b and 3 more`.
+
+    >>> listing(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    names = [shorten(name) for name in names]
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def shorten(name: str, limit: int = 120) -> str:
+    """`name`, cut in its middle to at most `limit` characters.
+
+    >>> shorten("abcdefghij", limit=5)
+    'ab…ij'
+    """
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit // 2]}…{name[-(limit // 2) :]}"

@@ -1,0 +1,1 @@
+"""The verbs on paths: the only part of loratools that takes them."""

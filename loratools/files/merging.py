@@ -1,0 +1,283 @@
+"""Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, final
+
+from loratools.errors import LoratoolsError, StorageError
+from loratools.files.opening import TOKENIZER_FILES, open_adapter
+from loratools.formats import DecodeOptions
+from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
+from loratools.io.file import InputFile
+from loratools.io.publish import Staging, check_output, staged
+from loratools.io.writer import OutputFile
+from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
+from loratools.operations.execute import Step, copy_steps, edit_steps
+from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
+from loratools.operations.report import MergeReport
+
+if TYPE_CHECKING:
+    from loratools.operations.rounding import Fidelity
+
+_WEIGHT_SUFFIXES = frozenset(
+    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
+)
+_COMPANIONS_SLACK = 2**20
+
+
+@final
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an output is written; `jobs` and `progress` do not show in its bytes."""
+
+    max_shard_bytes: int | None = None
+    seed: int | None = None
+    allow_nonfinite: bool = False
+    overwrite: bool = False
+    jobs: int | None = None
+    executor: Executor | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+def merge(
+    base: str | Path,
+    adapters: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None,
+    weights: Sequence[float] | None = None,
+    options: MergeOptions | None = None,
+    write: WriteOptions | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    out_proj: Literal["auto", "once", "twice"] = "auto",
+) -> MergeReport:
+    """Write `base + Σ weight · adapter` to `output`; plan only, where that is None.
+
+    All adapters are added before the one rounding to the base's dtype. The base is read in blocks
+    of rows, so memory does not depend on its size. `output` appears complete or not at all.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    paths = [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    write = write or WriteOptions()
+    options = options or MergeOptions()
+    checkpoint = open_checkpoint(Path(base))
+    opened = [
+        open_adapter(
+            path, config=config, allow_pickle=allow_pickle, options=DecodeOptions(out_proj)
+        )
+        for path in paths
+    ]
+    weights = [1.0] * len(opened) if weights is None else list(weights)
+    if len(weights) != len(opened):
+        raise LoratoolsError(f"{len(weights)} weights for {len(opened)} adapters")
+    plan = plan_merge(checkpoint, opened, weights, options)
+    files = arrange(plan, write.max_shard_bytes)
+    companions, left_out = _companions(plan)
+    fidelity: dict[str, Fidelity] = {}
+    if output is not None:
+        inputs = [checkpoint.path, *(Path(path) for path in paths)]
+        fidelity = _write(plan, files, companions, Path(output), inputs, options, write)
+    return MergeReport(
+        plan=plan,
+        output=None if output is None else str(output),
+        files={file.name: file.layout.size for file in files},
+        fidelity=fidelity,
+        left_out=left_out,
+    )
+
+
+def _write(
+    plan: MergePlan,
+    files: Sequence[PlannedFile],
+    companions: "Sequence[_Companion]",
+    output: Path,
+    inputs: Sequence[Path],
+    options: MergeOptions,
+    write: WriteOptions,
+) -> "dict[str, Fidelity]":
+    needed = sum(file.layout.size for file in files) + _COMPANIONS_SLACK
+    check_output(output, inputs, needed_bytes=needed, overwrite=write.overwrite)
+    is_folder = plan.base.is_folder
+    with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
+        names = [file.name if is_folder else output.name for file in files]
+        outputs = [
+            OutputFile(staging.folder / name, file.layout)
+            for name, file in zip(names, files, strict=True)
+        ]
+        fidelity = _execute(files, outputs, write)
+        if is_folder:
+            _write_companions(plan, files, companions, staging, options)
+        for name, file in zip(names, files, strict=True):
+            _verify(staging.folder / name, file)
+        for source in _input_files(plan):
+            source.check_unchanged()
+        staging.publish()
+    return {name: fidelity[name] for name in plan.tensors if name in fidelity}
+
+
+def _execute(
+    files: Sequence[PlannedFile], outputs: Sequence[OutputFile], write: WriteOptions
+) -> "dict[str, Fidelity]":
+    """Run the steps of all files, and make each file durable while the others are written.
+
+    Copies begin before torch is imported, which takes longer than many of them.
+    """
+    run = _Run(sum(file.layout.size for file in files), write.progress)
+    with _workers(write) as pool, ThreadPoolExecutor(1) as syncer:
+        try:
+            for file, output in zip(files, outputs, strict=True):
+                run.submit(pool, output, copy_steps(file, output))
+            with _single_threaded_torch():
+                from loratools.operations.rounding import Rounding
+
+                rounding = Rounding(write.seed, write.allow_nonfinite)
+                for file, output in zip(files, outputs, strict=True):
+                    run.submit(pool, output, edit_steps(file, output, rounding))
+                run.collect(syncer)
+        except BaseException:
+            run.cancel()
+            raise
+    for output in outputs:
+        output.close()
+    return run.fidelity()
+
+
+@final
+class _Run:
+    """Steps under way: what is left of each file, and what came back."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._total = total
+        self._progress = progress or (lambda done, total: None)
+        self._steps: dict[Future[tuple[str, Fidelity] | None], tuple[OutputFile, int]] = {}
+        self._left: dict[Path, int] = {}
+
+    def submit(self, pool: Executor, output: OutputFile, steps: Iterable[Step]) -> None:
+        """Start steps that write to `output`."""
+        self._left.setdefault(output.path, 0)
+        for step in steps:
+            self._steps[pool.submit(step.run)] = output, step.nbytes
+            self._left[output.path] += 1
+
+    def collect(self, syncer: Executor) -> None:
+        """Wait for all steps; the first failure is raised. Every full file is synced."""
+        done, syncs = 0, []
+        for future in as_completed(self._steps):
+            future.result()
+            output, nbytes = self._steps[future]
+            done += nbytes
+            self._progress(done, self._total)
+            self._left[output.path] -= 1
+            if not self._left[output.path]:
+                syncs.append(syncer.submit(output.sync))
+        for sync in syncs:
+            sync.result()
+
+    def cancel(self) -> None:
+        """Start no further step."""
+        for future in self._steps:
+            future.cancel()
+
+    def fidelity(self) -> "dict[str, Fidelity]":
+        """The sums by tensor, added in the order of the steps and not of their completion."""
+        sums: dict[str, Fidelity] = {}
+        for future in self._steps:
+            if (result := future.result()) is not None:
+                name, part = result
+                sums[name] = sums[name] + part if name in sums else part
+        return sums
+
+
+@contextmanager
+def _workers(write: WriteOptions) -> Iterator[Executor]:
+    if write.executor is not None:
+        yield write.executor
+        return
+    with ThreadPoolExecutor(write.jobs or os.cpu_count() or 1) as pool:
+        yield pool
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """One thread a step: steps are the parallelism, and sums do not depend on their number."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _verify(path: Path, file: PlannedFile) -> None:
+    """Read a finished file's header back."""
+    written = {t.name: t for t in InputFile(path).read_header().tensors}
+    if written != dict(file.layout.tensors):
+        raise StorageError(f"{path}: was not written as planned; check the disk")
+
+
+def _input_files(plan: MergePlan) -> Iterator[InputFile]:
+    for shard in plan.base.shards:
+        yield shard.file
+
+
+@final
+@dataclass(frozen=True)
+class _Companion:
+    """A file that goes with the weights, by its name in the output."""
+
+    name: str
+    source: Path
+
+
+def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
+    """What is copied beside the weights, and what of the base's folder is left out.
+
+    The base's files that hold no weights, but for hidden ones; the adapter's own tokenizer takes
+    the place of the base's, whole.
+    """
+    if not plan.base.is_folder:
+        return [], []
+    found: dict[str, Path] = {}
+    left_out = []
+    written = {shard.name for shard in plan.base.shards} | {plan.base.index_name}
+    for path in sorted(plan.base.path.rglob("*")):
+        name = path.relative_to(plan.base.path).as_posix()
+        if not path.is_file() or name in written or any(p.startswith(".") for p in name.split("/")):
+            continue
+        if path.suffix in _WEIGHT_SUFFIXES or name.endswith((INDEX_SUFFIX, ".bin.index.json")):
+            left_out.append(name)
+        else:
+            found[name] = path
+    for adapter in plan.adapters:
+        if adapter.companions:
+            for name in TOKENIZER_FILES:
+                found.pop(name, None)
+            found |= {path.name: path for path in adapter.companions}
+    return [_Companion(name, path) for name, path in sorted(found.items())], left_out
+
+
+def _write_companions(
+    plan: MergePlan,
+    files: Sequence[PlannedFile],
+    companions: Sequence[_Companion],
+    staging: Staging,
+    options: MergeOptions,
+) -> None:
+    made = {}
+    if (index := index_file(plan, files)) is not None:
+        made[index[0]] = index[1]
+    if (config := corrected_config(plan, options.dtype)) is not None:
+        made["config.json"] = config
+    for name, data in made.items():
+        staging.write_file(name, data)
+    for companion in companions:
+        if companion.name not in made:
+            staging.copy_file(companion.name, companion.source)

@@ -1,0 +1,63 @@
+"""Dialects on disk: one file each, with `recognises(bundle)` and `decode(bundle, options)`."""
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import Literal, final
+
+from loratools import registry
+from loratools.adapter import Adapter
+from loratools.errors import UnsupportedError, listing
+from loratools.io.bundle import Bundle
+
+#: Key patterns of dialects that are known by sight but cannot be read yet.
+_KNOWN_BY_SIGHT = (
+    (r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
+    (r"^lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
+    (r"(\.|_)lora\.(down|up)\.weight$|\.processor\..*_lora\.", "a diffusers LoRA"),
+    (r"\.lora_[ab]$", "an MLX LoRA"),
+    (r"^(unet|text_encoder):\d+:(up|down)$", "a cloneofsimo LoRA"),
+    (r"^w_[ab]_\d+$", "a SAM LoRA (Sam_LoRA)"),
+    (r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
+)
+
+
+@final
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What a file cannot say for itself.
+
+    `out_proj` settles how often PEFT applied the update of a MultiheadAttention's output
+    projection: by the version that wrote the file, once, or twice.
+    """
+
+    out_proj: Literal["auto", "once", "twice"] = "auto"
+
+
+def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
+    """The adapter that `bundle` holds, in whichever dialect recognises it.
+
+    Raises:
+        FormatError: the files contradict the dialect's rules.
+        UnsupportedError: no dialect here recognises them, or it is a kind that none can express.
+    """
+    package = sys.modules[__name__]
+    for name in registry.names(package):
+        dialect = registry.load(package, name)
+        if dialect.recognises(bundle):
+            adapter: Adapter = dialect.decode(bundle, options or DecodeOptions())
+            return adapter
+    raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
+
+
+def _readable() -> str:
+    return ", ".join(registry.names(sys.modules[__name__]))
+
+
+def _appearance(bundle: Bundle) -> str:
+    if not bundle.tensors:
+        return "holds no tensors"
+    for pattern, name in _KNOWN_BY_SIGHT:
+        if any(re.search(pattern, key) for key in bundle.tensors):
+            return f"looks like {name}, which cannot be read yet"
+    return f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)})"

@@ -1,0 +1,156 @@
+"""PEFT's keys: `base_model.model.<module>.<part>`, sorted by what the tensors are.
+
+The part may carry the adapter's name, `lora_A.default.weight`. What no LoRA part ends is a whole
+tensor: a trained module, a bias, or a weight of the base that PEFT saved with the adapter.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import final
+
+from loratools.adapter import Copy, Note, Replacement
+from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.formats._peft_config import PeftConfig
+from loratools.io.bundle import Bundle
+from loratools.io.source import Source
+
+PREFIX = "base_model.model."
+_PART = re.compile(
+    r"""(?P<module>.+?)\.(?:
+        (?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_diag)
+        (?:\.(?P<adapter>(?!weight$|bias$)[^.]+))? (?:\.(?P<parameter>weight|bias))?
+      | (?:token_adapter\.)?(?P<tokens>trainable_tokens_delta) (?:\.(?P<tokens_adapter>[^.]+))?
+    )""",
+    re.VERBOSE,
+)
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>[^.]+)")
+_BASE_LAYER = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
+_INERT = {
+    ".original_module.": "the base's own weights, as they were",
+    ".lora_monteclora_sampler": "used in training only",
+    ".lora_velora_embed": "used in training only",
+}
+
+
+@final
+@dataclass
+class Parts:
+    """The tensors of a bundle.
+
+    Attributes:
+        modules: LoRA parts by module and role.
+        tokens: rows of trained tokens by module.
+        plain: whole tensors by parameter.
+        saved: whole tensors under `modules_to_save`, which may repeat plain ones.
+        base_layers: weights of the base's own, from inside a wrapper.
+        inert: keys without effect, and the reason.
+    """
+
+    modules: dict[str, dict[str, Source]] = field(default_factory=dict)
+    tokens: dict[str, Source] = field(default_factory=dict)
+    plain: dict[str, Source] = field(default_factory=dict)
+    saved: dict[str, Source] = field(default_factory=dict)
+    base_layers: dict[str, Source] = field(default_factory=dict)
+    inert: dict[str, str] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+    def attention_modules(self) -> frozenset[str]:
+        """The MultiheadAttention modules, known by the wrapped projection inside them."""
+        suffix = ".base_layer.out_proj"
+        return frozenset(m.removesuffix(suffix) for m in self.modules if m.endswith(suffix))
+
+    def replaced(self, config: PeftConfig) -> dict[str, Replacement]:
+        """Whole tensors by target, and whether they were trained or are the base's own."""
+        listed = config.names("modules_to_save")
+        biases = config.text("bias") in ("all", "lora_only")
+        replaced = {}
+        for target, source in (self.base_layers | self.saved | self.plain).items():
+            is_trained = (
+                target in self.saved
+                or any(is_inside(target, name) for name in listed)
+                or (biases and "bias" in target)
+            )
+            replaced[target] = Replacement(source, is_trained)
+        return replaced
+
+    def copies(self) -> tuple[Copy, ...]:
+        """Tensors that a wrapper stored a second time under its own name."""
+        return tuple(
+            Copy(source, self.plain[target])
+            for target, source in self.saved.items()
+            if target in self.plain
+        )
+
+
+def sort_keys(bundle: Bundle) -> Parts:
+    """Every tensor of `bundle` in the group it belongs to.
+
+    Raises:
+        FormatError: two keys mean the same part, or there are several adapters.
+        UnsupportedError: a LoRA part of a name that is not known.
+    """
+    parts = Parts()
+    adapters: dict[str, None] = {}
+    depths: dict[int, str] = {}
+    for key, source in bundle.tensors.items():
+        depth, name = _strip_prefix(key)
+        depths.setdefault(depth, key)
+        adapter = _place(parts, bundle.where, key, name, source)
+        if adapter:
+            adapters[adapter] = None
+    if len(adapters) > 1:
+        raise FormatError(
+            f"{bundle.where}: holds several adapters ({listing(adapters)}); save each by itself"
+        )
+    if max(depths, default=1) > 1:
+        parts.notes.append(Note("info", f"keys repeat the prefix {PREFIX}: it was wrapped twice"))
+    if 0 in depths:
+        parts.notes.append(Note("info", f"keys lack the prefix {PREFIX}: {shorten(depths[0])}"))
+    return parts
+
+
+def is_inside(parameter: str, module: str) -> bool:
+    """Whether a parameter belongs to a module of this name: PEFT compares the ends of names."""
+    owner = parameter
+    while "." in owner:
+        owner = owner.rpartition(".")[0]
+        if owner.endswith(module):
+            return True
+    return False
+
+
+def _strip_prefix(key: str) -> tuple[int, str]:
+    depth = 0
+    while key.startswith(PREFIX):
+        key = key.removeprefix(PREFIX)
+        depth += 1
+    return depth, key
+
+
+def _place(parts: Parts, where: str, key: str, name: str, source: Source) -> str | None:
+    """Put one tensor into its group; the adapter's name if the key carries it."""
+    for marker, reason in _INERT.items():
+        if marker in f".{name}":
+            parts.inert[key] = reason
+            return None
+    if match := _PART.fullmatch(name):
+        if match["tokens"]:
+            _add(parts.tokens, match["module"], key, source)
+            return match["tokens_adapter"]
+        role = match["role"] + (".bias" if match["parameter"] == "bias" else "")
+        _add(parts.modules.setdefault(match["module"], {}), role, key, source)
+        return match["adapter"]
+    if match := _SAVED.fullmatch(name):
+        _add(parts.saved, f"{match['module']}.{match['rest']}", key, source)
+        return match["adapter"]
+    if re.search(r"(^|\.)lora_[^.]*(\.|$)", name):
+        raise UnsupportedError(f"{where}: {shorten(key)}: not a part of LoRA that is known here")
+    plain = _BASE_LAYER.sub("", name)
+    _add(parts.plain if plain == name else parts.base_layers, plain, key, source)
+    return None
+
+
+def _add(group: dict[str, Source], name: str, key: str, source: Source) -> None:
+    if name in group:
+        raise FormatError(f"{shorten(key)}: says the same as {shorten(group[name].keys[0])}")
+    group[name] = source

@@ -1,0 +1,66 @@
+"""Where a PEFT config and its tensors disagree."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from loratools.adapter import Note
+from loratools.errors import listing
+from loratools.formats._peft_config import PeftConfig
+from loratools.formats._peft_keys import is_inside
+
+_HEADS = {"classifier", "score"}
+
+
+def disagreements(
+    config: PeftConfig, modules: Sequence[str], replaced: Sequence[str]
+) -> Iterator[Note]:
+    """What the config announces and the file lacks, and the other way round."""
+    untargeted = [module for module in modules if config.is_target(module) is False]
+    if untargeted:
+        yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")
+    targets = config.fields.get("target_modules")
+    for name in targets if isinstance(targets, list) else ():
+        if not any(module == name or module.endswith(f".{name}") for module in modules):
+            yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
+    yield from _overlapping_patterns(config, modules)
+    yield from _saved(config, replaced)
+
+
+def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterator[Note]:
+    """PEFT saves patterns sorted by name and lets the first match win."""
+    for field in ("rank_pattern", "alpha_pattern"):
+        for module in modules:
+            hits = config.matching_patterns(field, module)
+            if len({value for _, value in hits}) > 1:
+                yield Note(
+                    "problem",
+                    f"{field}: {listing(key for key, _ in hits)} all match {module}; the first "
+                    f"counts, and PEFT does not keep their order when it saves",
+                )
+                break
+
+
+def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
+    saved = config.names("modules_to_save")
+    missing = [name for name in saved if not any(is_inside(key, name) for key in replaced)]
+    # PEFT lists both names of a classification head; a model has one of them.
+    if missing and len(missing) < len(saved) and set(saved) <= _HEADS:
+        yield Note("info", f"modules_to_save also lists {listing(missing)}, which is not stored")
+    elif missing:
+        yield Note("problem", f"modules_to_save lists {listing(missing)}, which is not stored")
+    biases = config.text("bias")
+    is_bias = [key for key in replaced if re.search("bias", key)]
+    if biases in ("all", "lora_only") and not is_bias:
+        yield Note(
+            "problem",
+            f"bias is {biases!r}, and no bias is stored (PEFT 0.7 to 0.20 lost those of "
+            f"'lora_only')",
+        )
+    unlisted = [
+        key
+        for key in replaced
+        if not any(is_inside(key, name) for name in saved)
+        and not (key in is_bias and biases in ("all", "lora_only"))
+    ]
+    if unlisted:
+        yield Note("info", f"stored whole, not listed in modules_to_save: {listing(unlisted)}")

@@ -1,0 +1,333 @@
+"""PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Update
+from loratools.deltas import Delta
+from loratools.deltas.diff import Diff
+from loratools.deltas.dora import DoRA
+from loratools.deltas.kasa import KaSA
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
+from loratools.formats import DecodeOptions
+from loratools.formats._peft_config import PeftConfig, parse_config
+from loratools.formats._peft_keys import Parts, sort_keys
+from loratools.formats._peft_notes import disagreements
+from loratools.io.bundle import Bundle
+from loratools.io.source import Derived, Source, flattened, transposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: The last PEFT seen to apply the update of a MultiheadAttention's out_proj twice, in training and
+#: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
+_OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
+_SETTINGS = (
+    "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out",
+    "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
+    "modules_to_save", "trainable_token_indices", "init_lora_weights", "enable_lora",
+)  # fmt: skip
+
+
+def recognises(bundle: Bundle) -> bool:
+    """Whether there is a PEFT config, or there are keys that only PEFT writes."""
+    if bundle.config is not None and "peft_type" in bundle.config:
+        return True
+    return any(re.search(r"\.lora_(embedding_)?[AB](\.|$)", key) for key in bundle.tensors)
+
+
+def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
+    """The canonical form of a PEFT adapter.
+
+    Raises:
+        FormatError: the config is missing or malformed, or a pair is not whole.
+        ShapeMismatchError: the factors of a target do not fit each other.
+        UnsupportedError: the adapter is of a type other than LORA, or has no LoRA tensor at all.
+    """
+    if bundle.config is None:
+        raise FormatError(
+            f"{bundle.where}: no adapter_config.json beside it, and the scaling is only there; "
+            f"pass it with --config"
+        )
+    config = parse_config(bundle.config, bundle.where)
+    parts = sort_keys(bundle)
+    decoder = _Decoder(bundle.where, config, options, parts)
+    updates = decoder.all_updates()
+    replaced = parts.replaced(config)
+    if not (updates or parts.tokens or config_saves(config, replaced)):
+        raise UnsupportedError(
+            f"{bundle.where}: holds no adapter tensor ({listing(bundle.tensors, 3)})"
+        )
+    version = config.text("peft_version")
+    return Adapter(
+        format="peft",
+        where=bundle.where,
+        updates=updates,
+        replaced=replaced,
+        rows={f"{m}.weight": decoder.rows(m, source) for m, source in parts.tokens.items()},
+        copies=parts.copies(),
+        inert=parts.inert,
+        provenance=Provenance(
+            base=config.text("base_model_name_or_path"),
+            revision=config.text("revision"),
+            task=config.text("task_type"),
+            trainer=f"peft {version}" if version else None,
+        ),
+        settings={n: config.fields[n] for n in _SETTINGS if config.fields.get(n)},
+        metadata=bundle.metadata,
+        notes=(
+            *config.notes(),
+            *parts.notes,
+            *decoder.notes,
+            *disagreements(config, decoder.modules, tuple(replaced)),
+        ),
+        companions=bundle.companions,
+        nbytes=bundle.nbytes,
+    )
+
+
+def config_saves(config: PeftConfig, replaced: Mapping[str, object]) -> bool:
+    """Whether an adapter without updates is one at all: all it trained are whole modules."""
+    return bool(replaced) and bool(config.names("modules_to_save"))
+
+
+@final
+@dataclass(frozen=True)
+class _Target:
+    """Where a module's update goes: `path` is what patterns are matched with."""
+
+    path: str
+    parameter: str
+    bias: str
+    times: int = 1
+
+
+@final
+class _Decoder:
+    """Makes updates of the parts of each module, and notes what is odd about them."""
+
+    def __init__(
+        self, where: str, config: PeftConfig, options: DecodeOptions, parts: Parts
+    ) -> None:
+        self.where = where
+        self.config = config
+        self.options = options
+        self.parts = parts
+        self.attention_modules = parts.attention_modules()
+        self.modules: list[str] = []
+        self.notes: list[Note] = []
+
+    def all_updates(self) -> dict[str, Update]:
+        """The updates of every module, by target."""
+        updates: dict[str, Update] = {}
+        for module, roles in self.parts.modules.items():
+            for name, update in self._updates(module, roles):
+                if name in updates:
+                    raise FormatError(f"{self.where}: {shorten(name)} has two updates")
+                updates[name] = update
+        return updates
+
+    def rows(self, module: str, source: Source) -> ReplacedRows:
+        """The replacement rows of an embedding; only the config knows which rows they are."""
+        indices = self.config.fields.get("trainable_token_indices")
+        if isinstance(indices, dict):
+            fitting = [v for k, v in indices.items() if module == k or module.endswith(f".{k}")]
+            indices = fitting[0] if len(fitting) == 1 else None
+        if not isinstance(indices, list) or not all(type(i) is int and i >= 0 for i in indices):
+            raise FormatError(
+                f"{self.where}: {module} has trained token rows, and trainable_token_indices "
+                f"does not say which rows they are"
+            )
+        if len(indices) != source.shape[0]:
+            raise FormatError(
+                f"{self.where}: {module} has {source.shape[0]} trained token rows for "
+                f"{len(indices)} indices"
+            )
+        return ReplacedRows(tuple(indices), source)
+
+    def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:
+        """The update of a module's weight, and that of its bias if there is one."""
+        self._check_roles(module, roles)
+        target = self._target(module)
+        self.modules.append(target.path)
+        scaling = self.config.scaling(target.path)
+        embedding = "lora_embedding_A" in roles
+        make = _embedding if embedding else self._linear
+        lora = make(target.path, roles, replace(scaling, times=target.times))
+        self._compare_rank(target.path, lora)
+        delta: Delta = lora
+        if magnitude := roles.get("lora_magnitude_vector"):
+            delta = DoRA(lora, _vector(magnitude), "column" if embedding else "row")
+        elif diagonal := roles.get("lora_diag"):
+            delta = KaSA(lora, diagonal)
+        is_matrix = len(lora.shape) == 2 and not embedding
+        orientation = self.config.flag("fan_in_fan_out") if is_matrix else None
+        yield target.parameter, Update(delta, orientation)
+        if bias := roles.get("lora_B.bias"):
+            if target.parameter.endswith(".in_proj_weight"):
+                self.parts.inert[bias.keys[0]] = "PEFT stores it and never applies it"
+            else:
+                yield target.bias, Update(Diff(bias, scaling))
+
+    def _check_roles(self, module: str, roles: Mapping[str, Source]) -> None:
+        for one, other in (
+            ("lora_A", "lora_B"),
+            ("lora_B", "lora_A"),
+            ("lora_embedding_A", "lora_embedding_B"),
+            ("lora_embedding_B", "lora_embedding_A"),
+            ("lora_magnitude_vector", "lora_A" if "lora_A" in roles else "lora_embedding_A"),
+            ("lora_diag", "lora_A"),
+            ("lora_B.bias", "lora_B"),
+        ):
+            if one in roles and other not in roles:
+                raise FormatError(
+                    f"{self.where}: {shorten(module)} has {one} and no {other}: half an update"
+                )
+        if "lora_A.bias" in roles:
+            raise UnsupportedError(f"{self.where}: {shorten(module)}: a bias on lora_A")
+
+    def _target(self, module: str) -> _Target:
+        if module in self.attention_modules:
+            return _Target(module, f"{module}.in_proj_weight", f"{module}.in_proj_bias")
+        path = module.removesuffix(".base_layer.out_proj")
+        if path != module:
+            inner = f"{path}.out_proj"
+            times = self._out_proj_times(inner)
+            return _Target(path, f"{inner}.weight", f"{inner}.bias", times)
+        if re.search(r"\.base_layer(\.|$)", module):
+            raise UnsupportedError(
+                f"{self.where}: {shorten(module)}: nested wrappers (target_parameters, "
+                f"fused experts) cannot be merged yet"
+            )
+        return _Target(module, f"{module}.weight", f"{module}.bias")
+
+    def _out_proj_times(self, module: str) -> int:
+        if self.options.out_proj != "auto":
+            times = {"once": 1, "twice": 2}[self.options.out_proj]
+            self.notes.append(Note("info", f"{module}: counts {self.options.out_proj}, as asked"))
+            return times
+        version = self.config.text("peft_version")
+        if _numbers(version) <= _OUT_PROJ_TWICE_UNTIL:
+            self.notes.append(
+                Note(
+                    "info",
+                    f"{module}: the update counts twice, as PEFT {version or 'before 0.18'} "
+                    f"applied it in training and in merging (--out-proj once to change that)",
+                )
+            )
+            return 2
+        self.notes.append(
+            Note(
+                "refusal",
+                f"{module}: PEFT up to 0.21.2 applies this update twice; whether {version} does "
+                f"is not known here; say it with --out-proj once or twice",
+            )
+        )
+        return 1
+
+    def _linear(self, path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA:
+        down, up = roles["lora_A"], roles["lora_B"]
+        if enabled := self.config.enabled():
+            return self._merged_linear(path, down, up, enabled, scaling)
+        if len(up.shape) > 2 and 1 <= up.shape[1] < down.shape[0]:
+            raise UnsupportedError(
+                f"{self.where}: {shorten(path)}: a grouped convolution, whose update has no "
+                f"counterpart in the shape of its weight"
+            )
+        if len(down.shape) < 2 or len(down.shape) != len(up.shape) or down.shape[0] != up.shape[1]:
+            raise ShapeMismatchError(
+                f"{self.where}: {shorten(path)}: lora_A {list(down.shape)} and "
+                f"lora_B {list(up.shape)} do not have the same rank"
+            )
+        shape = (up.shape[0], *down.shape[1:])
+        up, down = flattened(up), flattened(down)
+        if blocks := self.config.blocks(path):
+            part, count = blocks
+            if part == "down":
+                down, shape = _in_blocks(down, count), (shape[0], shape[1] * count)
+            else:
+                up = _in_blocks(up, count)
+        return LoRA(up, down, scaling, shape)
+
+    def _merged_linear(
+        self, path: str, down: Source, up: Source, enabled: tuple[bool, ...], scaling: Scaling
+    ) -> LoRA:
+        """PEFT before 0.3 and microsoft/LoRA: one update for each enabled part of a fused weight."""
+        up = flattened(up)
+        groups = down.shape[0] // max(1, up.shape[1])
+        if not groups or down.shape[0] != up.shape[1] * groups or up.shape[0] % sum(enabled):
+            raise ShapeMismatchError(
+                f"{self.where}: {shorten(path)}: lora_A {list(down.shape)} and lora_B "
+                f"{list(up.shape)} do not fit enable_lora {list(enabled)}"
+            )
+        rows = up.shape[0] // sum(enabled) * len(enabled)
+        spread = partial(_spread, groups=groups, enabled=enabled)
+        expanded = Derived(up, (rows, down.shape[0]), spread)
+        return LoRA(expanded, down, scaling, (rows, down.shape[1]))
+
+    def _compare_rank(self, path: str, lora: LoRA) -> None:
+        expected = self.config.expected_rank(path)
+        if lora.rank != expected and not self.config.enabled():
+            self.notes.append(
+                Note(
+                    "problem",
+                    f"{shorten(path)}: the config says rank {expected}, the tensors have rank "
+                    f"{lora.rank}; the scaling is the config's",
+                )
+            )
+
+
+def _embedding(path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA:
+    down, up = roles["lora_embedding_A"], roles["lora_embedding_B"]
+    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+        raise ShapeMismatchError(
+            f"{shorten(path)}: lora_embedding_A {list(down.shape)} and lora_embedding_B "
+            f"{list(up.shape)} do not have the same rank"
+        )
+    # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
+    return LoRA(transposed(down), transposed(up), scaling, (down.shape[1], up.shape[0]))
+
+
+def _vector(source: Source) -> Source:
+    """A convolution's magnitudes are stored as (1, out, 1, …)."""
+    count = 1
+    for size in source.shape:
+        count *= size
+    return source if source.shape == (count,) else Derived(source, (count,), _flatten)
+
+
+def _flatten(tensor: "Tensor") -> "Tensor":
+    return tensor.flatten()
+
+
+def _in_blocks(source: Source, count: int) -> Source:
+    """BD-LoRA stores the blocks of a block-diagonal factor one under the other."""
+    rows, columns = source.shape
+    compute: Callable[[Tensor], Tensor] = partial(_block_diagonal, count=count)
+    return Derived(source, (rows, columns * count), compute)
+
+
+def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":
+    import torch
+
+    return torch.block_diag(*stacked.chunk(count, 0))
+
+
+def _spread(up: "Tensor", groups: int, enabled: tuple[bool, ...]) -> "Tensor":
+    """Block-diagonal over the groups, with rows of zeros for the parts that are not enabled."""
+    import torch
+
+    diagonal = torch.block_diag(*up.chunk(groups, 0))
+    height = up.shape[0] // sum(enabled)
+    is_row = torch.tensor(enabled).repeat_interleave(height)
+    spread = up.new_zeros(len(is_row), diagonal.shape[1])
+    spread[is_row] = diagonal
+    return spread
+
+
+def _numbers(version: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])

@@ -1,0 +1,92 @@
+"""The dtypes of safetensors: names and widths, without torch."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+#: Width of one element in bits. The sub-byte ones are packed, so a tensor of them must fill bytes.
+BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+
+#: Weights are computed with in these; everything else is carried as bytes.
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+#: The codes of quantised weights: numbers that mean nothing without their scales.
+PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6", "F8")))
+
+_TORCH_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "C64": "complex64",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+_FROM_TORCH_NAMES = {torch_name: name for name, torch_name in _TORCH_NAMES.items()}
+
+
+def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor; sub-byte dtypes are packed without padding."""
+    bits = BITS[dtype]
+    for size in shape:
+        bits *= size
+    return bits // 8
+
+
+def torch_name(dtype: str) -> str:
+    """The name by which torch and `config.json` know a dtype: `BF16` is `bfloat16`."""
+    return _TORCH_NAMES.get(dtype, dtype)
+
+
+def from_torch_name(name: str) -> str:
+    """The inverse of `torch_name`.
+
+    Raises:
+        KeyError: safetensors has no such dtype.
+    """
+    return _FROM_TORCH_NAMES[name]
+
+
+def to_torch(dtype: str) -> "torch.dtype":
+    """The torch dtype of a safetensors dtype.
+
+    Raises:
+        KeyError: torch cannot compute with it (F4, F6 and the rarer F8).
+    """
+    import torch
+
+    found: torch.dtype = getattr(torch, _TORCH_NAMES[dtype])
+    return found

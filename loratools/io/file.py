@@ -1,0 +1,90 @@
+"""An input file: opened once, read by position, and noticed when it changes under us."""
+
+import os
+import stat
+from pathlib import Path
+from typing import final
+
+from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
+from loratools.io.platform import pread_into
+
+
+@final
+class InputFile:
+    """A regular file, read with `pread` and never mapped: a truncation is an error, not a SIGBUS.
+
+    It can be pickled, and opens the same file again where it is unpickled.
+
+    Raises:
+        FormatError: it does not exist, or is a folder, a pipe or a device.
+        StorageError: it may not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise FormatError(f"{path}: no such file")
+        with storage_errors(path):
+            # O_NONBLOCK: opening a pipe must not wait for its writer.
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            self._fd = -1
+            raise FormatError(f"{path}: not a regular file")
+        self.size = status.st_size
+        self._identity = _identity(status)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
+    def __reduce__(self) -> tuple[type["InputFile"], tuple[Path]]:
+        return InputFile, (self.path,)
+
+    @property
+    def fd(self) -> int:
+        """The open descriptor, for copies inside the kernel."""
+        return self._fd
+
+    @property
+    def mode(self) -> int:
+        """The permission bits."""
+        return stat.S_IMODE(os.fstat(self._fd).st_mode)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with the bytes from `offset` on.
+
+        Raises:
+            StorageError: the file became shorter, or the device failed.
+        """
+        with storage_errors(self.path):
+            count = pread_into(self._fd, buffer, offset)
+        if count < len(buffer):
+            raise StorageError(f"{self.path}: became shorter while it was read")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on."""
+        data = bytearray(size)
+        self.read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def read_header(self) -> Header:
+        """The checked safetensors header."""
+        where = str(self.path)
+        start = self.read(0, min(self.size, LENGTH_BYTES))
+        size = header_size(start, self.size, where)
+        return parse_header(self.read(LENGTH_BYTES, size), self.size, where)
+
+    def check_unchanged(self) -> None:
+        """Raise a `StorageError` if somebody wrote to the file since it was opened."""
+        if _identity(os.fstat(self._fd)) != self._identity:
+            raise StorageError(f"{self.path}: changed while it was read; run again")
+
+
+_O_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

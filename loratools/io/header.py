@@ -1,0 +1,186 @@
+"""The header of a safetensors file, read strictly and written canonically.
+
+The library accepts some files that mean different things to different readers (duplicate names,
+for one), so this check comes before anything else reads a file. Layout: 8 bytes of length, little
+endian; that many bytes of JSON, padded with spaces; then the tensors, without gaps.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from loratools.errors import FormatError, shorten
+from loratools.io.dtypes import BITS
+from loratools.io.json import parse_json_object
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_DIMENSIONS = 64
+LENGTH_BYTES = 8
+_MAX_SIZE = 2**63
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor lies: bytes `begin` to `end` of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.end - self.begin
+
+    @property
+    def parameters(self) -> int:
+        """Its number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@final
+@dataclass(frozen=True)
+class Header:
+    """The tensors of a file in the order of their bytes, and the file's metadata."""
+
+    tensors: tuple[TensorInfo, ...]
+    metadata: Mapping[str, str]
+
+
+def header_size(start: bytes, file_size: int, where: str) -> int:
+    """The length of the JSON, from the first eight bytes of a file.
+
+    Raises:
+        FormatError: the file is too short to have one, or states an impossible one.
+    """
+    if len(start) < LENGTH_BYTES:
+        raise FormatError(
+            f"{where}: not a safetensors file: {len(start)} bytes, at least {LENGTH_BYTES} expected"
+        )
+    size = int.from_bytes(start[:LENGTH_BYTES], "little")
+    if size > MAX_HEADER_BYTES:
+        raise FormatError(
+            f"{where}: not a safetensors file: the header would be {size} bytes long "
+            f"(at most {MAX_HEADER_BYTES} allowed)"
+        )
+    if LENGTH_BYTES + size > file_size:
+        raise FormatError(
+            f"{where}: the file is truncated: the header alone needs {LENGTH_BYTES + size} bytes, "
+            f"the file has {file_size}; download it again"
+        )
+    return size
+
+
+def parse_header(text: bytes, file_size: int, where: str) -> Header:
+    """The header whose JSON is `text`, in a file of `file_size` bytes.
+
+    Raises:
+        FormatError: any rule of the format is broken; the message names the tensor and the rule.
+    """
+    data_begin = LENGTH_BYTES + len(text)
+    fields = _parse_json(text, where)
+    metadata = _checked_metadata(fields.pop("__metadata__", {}), where)
+    tensors = [_checked_tensor(name, entry, data_begin, where) for name, entry in fields.items()]
+    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+    _check_contiguous(tensors, data_begin, file_size, where)
+    return Header(tuple(tensors), metadata)
+
+
+def encode_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Length and JSON of a header for `(name, dtype, shape)` in this order, padded to 8 bytes.
+
+    The same arguments give the same bytes: metadata is sorted by key, tensors keep their order.
+    """
+    fields: dict[str, object] = {}
+    if metadata:
+        fields["__metadata__"] = dict(sorted(metadata.items()))
+    position = 0
+    for name, dtype, shape in tensors:
+        end = position + _checked_nbytes(name, dtype, shape, "header")
+        fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _parse_json(text: bytes, where: str) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise FormatError(f"{where}: not a safetensors file: the header does not begin with '{{'")
+    return parse_json_object(text, f"{where}: header")
+
+
+def _checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{where}: __metadata__ must map strings to strings")
+    return metadata
+
+
+def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> TensorInfo:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(
+            f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only"
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise FormatError(f"{where}: {shorten(name)}: the shape is not a list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise FormatError(f"{where}: {shorten(name)}: data_offsets must be two positions")
+    begin, end = offsets
+    expected = _checked_nbytes(name, dtype, tuple(shape), where)
+    if end - begin != expected:
+        raise FormatError(
+            f"{where}: {shorten(name)}: {dtype} {shape} takes {expected} bytes, "
+            f"data_offsets give {end - begin}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
+
+
+def _are_sizes(values: object) -> bool:
+    # type() and not isinstance(): true and false are ints to Python, and not to the format.
+    return type(values) is list and all(type(v) is int and 0 <= v < _MAX_SIZE for v in values)
+
+
+def _checked_nbytes(name: str, dtype: str, shape: tuple[int, ...], where: str) -> int:
+    bits = BITS[dtype]
+    for size in shape:
+        bits *= size
+    if bits >= 8 * _MAX_SIZE:
+        raise FormatError(f"{where}: {shorten(name)}: the size overflows 64 bits")
+    if bits % 8:
+        raise FormatError(f"{where}: {shorten(name)}: {dtype} {list(shape)} does not fill bytes")
+    return bits // 8
+
+
+def _check_contiguous(
+    tensors: list[TensorInfo], data_begin: int, file_size: int, where: str
+) -> None:
+    position = data_begin
+    for tensor in tensors:
+        if tensor.begin != position:
+            fault = "overlaps the tensor before it" if tensor.begin < position else "leaves a gap"
+            raise FormatError(
+                f"{where}: {shorten(tensor.name)}: {fault} "
+                f"(begins at {tensor.begin}, expected {position})"
+            )
+        position = tensor.end
+    if position > file_size:
+        raise FormatError(
+            f"{where}: the file is truncated: {file_size} bytes, the header needs {position}; "
+            f"download it again"
+        )
+    if position < file_size:
+        raise FormatError(
+            f"{where}: {file_size - position} bytes follow the last tensor; none are allowed"
+        )

@@ -1,0 +1,55 @@
+"""PyTorch `.bin` files, read without running what they contain.
+
+Only on request (`--allow-pickle`), with torch's restricted unpickler and on the CPU. That
+unpickler was broken twice (CVE-2025-32434, CVE-2026-24747), so an old torch is refused.
+"""
+
+import pickle
+from pathlib import Path
+
+from loratools.errors import FormatError, UnsupportedError
+from loratools.io.dtypes import from_torch_name
+from loratools.io.source import Held, Source
+
+_OLDEST_SAFE_TORCH = (2, 10)
+
+
+def read_pickle(path: Path) -> dict[str, Source]:
+    """The tensors of a pickled state dict, in its order.
+
+    Raises:
+        FormatError: it is not a pickle, or holds something other than named tensors.
+        UnsupportedError: this torch is too old to read one safely.
+    """
+    import torch
+
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < _OLDEST_SAFE_TORCH:
+        raise UnsupportedError(
+            f"{path}: torch {torch.__version__} cannot read a pickle safely; "
+            f"2.10 or newer is needed"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: no such file") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise FormatError(f"{path}: cannot be read as a pickled state dict: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise FormatError(
+            f"{path}: holds a {type(loaded).__name__}, a dict of named tensors was expected"
+        )
+    return {str(name): _held(path, str(name), value) for name, value in loaded.items()}
+
+
+def _held(path: Path, name: str, value: object) -> Held:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise FormatError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+    dtype = str(value.dtype).removeprefix("torch.")
+    try:
+        return Held(name, value.detach().contiguous(), from_torch_name(dtype))
+    except KeyError as error:
+        raise FormatError(f"{path}: {name} has the dtype {dtype}") from error

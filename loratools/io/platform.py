@@ -1,0 +1,198 @@
+"""What differs between operating systems: one function each, with its fallback.
+
+Linux has `copy_file_range`, `renameat2`, `sync_file_range` and folders that can be fsynced. Where
+one is missing the fallback gives the same bytes and the same promise, more slowly or, where a
+function says so, more weakly.
+"""
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from loratools.errors import OutputError
+
+_COPY_CHUNK = 8 * 2**20
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_SYNC_FILE_RANGE_WRITE = 2
+#: What a file system or a kernel answers that does not know a call at all.
+_NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM)
+_seek_lock = threading.Lock()
+
+
+def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` from `offset` on; the bytes read, fewer only at the end of the file."""
+    done = 0
+    while done < len(buffer):
+        count = _read_once(fd, buffer[done:], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    done = 0
+    while done < len(data):
+        done += _write_once(fd, data[done:], offset + done)
+
+
+def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> int:
+    """Copy `size` bytes between two files, in the kernel where it can; the bytes copied."""
+    done = 0
+    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
+    while done < size and copy is not None:
+        try:
+            count = copy(source, target, size - done, begin + done, offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            break
+        if count == 0:
+            return done
+        done += count
+    return done + _copy_by_hand(source, begin + done, target, offset + done, size - done)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename, atomically, to a name that nobody has.
+
+    Without `renameat2` a folder still cannot replace a folder that has entries, but an empty one
+    made in the same instant would be replaced; a file is linked, which never replaces.
+
+    Raises:
+        OutputError: `target` exists.
+    """
+    try:
+        if not _renameat2(source, target, _RENAME_NOREPLACE):
+            _rename_new_portably(source, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise OutputError(
+                f"{target}: appeared while this run was at work; it is left as it is"
+            ) from error
+        raise
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two names: at every instant both exist.
+
+    Without `renameat2` three renames do it, and for a moment `second` is absent; a kill in that
+    moment leaves the old content under the name `<second>.loratools-old`.
+    """
+    if _renameat2(first, second, _RENAME_EXCHANGE):
+        return
+    aside = second.with_name(f"{second.name}.loratools-old")
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder for this process; the descriptor that holds the lock, None without locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable; nothing to do where folders cannot be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    finally:
+        os.close(fd)
+
+
+def start_writeback(fd: int, offset: int, size: int) -> None:
+    """Ask the kernel to begin writing a range to disk, so that the fsync later has less to do."""
+    function = _libc_function("sync_file_range")
+    if function is not None:
+        function(
+            fd, ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+        )
+
+
+def _read_once(fd: int, buffer: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    with _seek_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        data = os.read(fd, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _write_once(fd: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, data, offset)
+    with _seek_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+
+
+def _copy_by_hand(source: int, begin: int, target: int, offset: int, size: int) -> int:
+    buffer = memoryview(bytearray(min(size, _COPY_CHUNK)))
+    done = 0
+    while done < size:
+        chunk = buffer[: size - done]
+        count = pread_into(source, chunk, begin + done)
+        if count == 0:
+            break
+        pwrite_all(target, chunk[:count], offset + done)
+        done += count
+    return done
+
+
+def _rename_new_portably(source: Path, target: Path) -> None:
+    if source.is_dir():
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "exists", str(target))
+        source.rename(target)
+        return
+    os.link(source, target)
+    source.unlink()
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Whether the kernel and the file system knew the call."""
+    function = _libc_function("renameat2")
+    if function is None:
+        return False
+    paths = os.fsencode(source), os.fsencode(target)
+    if function(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(flags)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
+def _libc_function(name: str) -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    function: Callable[..., int] | None = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    return function

@@ -1,0 +1,255 @@
+"""A tensor that can be read when it is needed: its keys, dtype and shape are known before.
+
+Adapters are made of sources, so that a header is enough to describe one, and a merge holds the
+factors of one weight at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, final
+
+from loratools.io.dtypes import nbytes, to_torch
+from loratools.io.file import InputFile
+from loratools.io.header import TensorInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_COMPARED_BYTES = 8 * 2**20
+
+
+class Source(Protocol):
+    """A tensor not yet read."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the stored tensors it is made of."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype, by its safetensors name."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape `read` gives."""
+        ...
+
+    def read(self) -> "Tensor":
+        """The whole tensor, in its stored dtype."""
+        ...
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Entries `begin` to `end` of the first dimension."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file."""
+
+    file: InputFile
+    info: TensorInfo
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its name in the file."""
+        return (self.info.name,)
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype in the file."""
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape in the file."""
+        return self.info.shape
+
+    def read(self) -> "Tensor":
+        """The whole tensor."""
+        return self._read_bytes(self.info.begin, self.shape)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows: only their bytes are read."""
+        row_bytes = self.info.nbytes // max(1, self.shape[0])
+        return self._read_bytes(
+            self.info.begin + begin * row_bytes, (end - begin, *self.shape[1:])
+        )
+
+    def read_columns(self, begin: int, end: int) -> "Tensor":
+        """Some columns of a matrix: one read a row, so that a wide matrix need not be held."""
+        import torch
+
+        rows, columns = self.shape
+        element = self.info.nbytes // max(1, rows * columns)
+        tensor = torch.empty((rows, end - begin), dtype=to_torch(self.dtype))
+        for row in range(rows):
+            offset = self.info.begin + (row * columns + begin) * element
+            self.file.read_into(as_bytes(tensor[row]), offset)
+        return tensor
+
+    def _read_bytes(self, offset: int, shape: tuple[int, ...]) -> "Tensor":
+        import torch
+
+        tensor = torch.empty(shape, dtype=to_torch(self.dtype))
+        self.file.read_into(as_bytes(tensor), offset)
+        return tensor
+
+
+@final
+@dataclass(frozen=True)
+class Held:
+    """A tensor that is in memory already."""
+
+    key: str
+    tensor: "Tensor"
+    dtype: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The name it was given."""
+        return (self.key,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.tensor.shape)
+
+    def read(self) -> "Tensor":
+        """The tensor itself: not to be written to."""
+        return self.tensor
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """A view of some rows."""
+        return self.tensor[begin:end]
+
+
+@final
+@dataclass(frozen=True)
+class Reshaped:
+    """The same elements in another shape with the same first dimension."""
+
+    source: Source
+    shape: tuple[int, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of what is reshaped."""
+        return self.source.keys
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of what is reshaped."""
+        return self.source.dtype
+
+    def read(self) -> "Tensor":
+        """The whole, reshaped."""
+        return self.source.read().reshape(self.shape)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows, reshaped."""
+        return self.source.read_rows(begin, end).reshape(end - begin, *self.shape[1:])
+
+
+@final
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix with its axes swapped."""
+
+    source: Source
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of what is transposed."""
+        return self.source.keys
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of what is transposed."""
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Columns, rows."""
+        rows, columns = self.source.shape
+        return columns, rows
+
+    def read(self) -> "Tensor":
+        """The whole, transposed."""
+        return self.source.read().T
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows, which are columns of what is stored."""
+        if isinstance(self.source, Stored):
+            return self.source.read_columns(begin, end).T
+        return self.read()[begin:end]
+
+
+@final
+@dataclass(frozen=True)
+class Derived:
+    """A tensor computed from one source, read whole: a block-diagonal expansion, for one."""
+
+    source: Source
+    shape: tuple[int, ...]
+    compute: "Callable[[Tensor], Tensor]"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of what it is computed from."""
+        return self.source.keys
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of what it is computed from."""
+        return self.source.dtype
+
+    def read(self) -> "Tensor":
+        """The computed tensor."""
+        return self.compute(self.source.read())
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows of the computed tensor."""
+        return self.read()[begin:end]
+
+
+def flattened(source: Source) -> Source:
+    """As a matrix: the first dimension, and all others in one."""
+    columns = 1
+    for size in source.shape[1:]:
+        columns *= size
+    shape = (source.shape[0], columns)
+    return source if source.shape == shape else Reshaped(source, shape)
+
+
+def transposed(source: Source) -> Source:
+    """A matrix with its axes swapped."""
+    return source.source if isinstance(source, Transposed) else Transposed(source)
+
+
+def as_bytes(tensor: "Tensor") -> memoryview:
+    """The memory of a contiguous tensor."""
+    import torch
+
+    # Flattened first: a 0-d tensor cannot be seen as bytes.
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())
+
+
+def same_bytes(one: Source, other: Source) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes; a few megabytes at a time."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    rows = one.shape[0] if one.shape else 1
+    row_bytes = nbytes(one.dtype, one.shape) // max(1, rows)
+    step = max(1, _COMPARED_BYTES // max(1, row_bytes))
+    if not one.shape:
+        return bytes(as_bytes(one.read())) == bytes(as_bytes(other.read()))
+    return all(
+        as_bytes(one.read_rows(begin, min(begin + step, rows)))
+        == as_bytes(other.read_rows(begin, min(begin + step, rows)))
+        for begin in range(0, rows, step)
+    )

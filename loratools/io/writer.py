@@ -1,0 +1,114 @@
+"""A safetensors file written by position: its layout is known before its first byte.
+
+Tensors, and rows of tensors, can be written in any order and by any number of threads or
+processes, each to its own bytes.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.errors import StorageError, storage_errors
+from loratools.io.dtypes import nbytes
+from loratools.io.file import InputFile
+from loratools.io.header import TensorInfo, encode_header
+from loratools.io.platform import copy_range, pwrite_all, start_writeback
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """The bytes of a file: its encoded header, and where each tensor will lie."""
+
+    header: bytes
+    tensors: Mapping[str, TensorInfo]
+    size: int
+
+
+def lay_out(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> Layout:
+    """The layout of a file that holds `(name, dtype, shape)` in this order."""
+    header = encode_header(tensors, metadata)
+    position = len(header)
+    placed: dict[str, TensorInfo] = {}
+    for name, dtype, shape in tensors:
+        end = position + nbytes(dtype, shape)
+        placed[name] = TensorInfo(name, dtype, shape, position, end)
+        position = end
+    return Layout(header, placed, position)
+
+
+@final
+class OutputFile:
+    """A new file with room for its whole layout.
+
+    It can be pickled, and opens the same file again where it is unpickled.
+
+    Raises:
+        StorageError: it cannot be created or written.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path = path
+        self.layout = layout
+        with storage_errors(path):
+            # 0o666 less the umask, as for any file that a person makes.
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+            os.ftruncate(self._fd, layout.size)
+        self._write(memoryview(layout.header), 0)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, tuple[Path, Layout]]:
+        return _reopen, (self.path, self.layout)
+
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Write `data` into a tensor, `offset` bytes after its beginning."""
+        info = self.layout.tensors[name]
+        assert offset + len(data) <= info.nbytes, name
+        self._write(data, info.begin + offset)
+
+    def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
+        """Copy `size` bytes of another file, in the kernel, to the position `offset`.
+
+        Raises:
+            StorageError: the source has become shorter, or the disk is full.
+        """
+        with storage_errors(self.path):
+            if copy_range(source.fd, begin, self._fd, offset, size) != size:
+                raise StorageError(f"{source.path}: became shorter while it was read")
+            start_writeback(self._fd, offset, size)
+
+    def start_writeback(self, name: str, offset: int, size: int) -> None:
+        """Let the kernel begin to store bytes of a tensor that are written."""
+        start_writeback(self._fd, self.layout.tensors[name].begin + offset, size)
+
+    def sync(self) -> None:
+        """Make the bytes durable. A failure is final: the kernel may have dropped them."""
+        with storage_errors(self.path):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        with storage_errors(self.path):
+            pwrite_all(self._fd, data, offset)
+
+
+_O_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def _reopen(path: Path, layout: Layout) -> OutputFile:
+    output = OutputFile.__new__(OutputFile)
+    output.path, output.layout = path, layout
+    with storage_errors(path):
+        output._fd = os.open(path, os.O_RDWR | _O_BINARY)
+    return output

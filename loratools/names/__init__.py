@@ -1,0 +1,1 @@
+"""From an adapter's targets to a base's tensors."""

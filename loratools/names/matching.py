@@ -1,0 +1,146 @@
+"""Which base tensor a target means: decided by the base's own names and shapes.
+
+In this order: the same name; the only one that differs by a known container prefix added, removed
+or moved; the only one whose name ends with the target, or with which the target ends. A tensor of
+another shape is no match, whatever its name.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from loratools.errors import MatchError, listing, shorten
+
+#: Wrappers that trainers, heads and exporters put around a model, or leave out.
+_CONTAINERS = (
+    "model.",
+    "base_model.",
+    "transformer.",
+    "language_model.",
+    "text_model.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "deberta.",
+    "electra.",
+    "gpt_neox.",
+    "vit.",
+    "module.",
+    "_orig_mod.",
+)
+
+#: How vision-language models nested the same tensors before and after transformers 4.52.
+_RENESTINGS = (
+    ("model.", "language_model.model."),
+    ("model.", "model.language_model."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("visual.", "model.visual."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+
+
+@final
+@dataclass(frozen=True)
+class Match:
+    """The base tensor a target means, how the name changed, and whether axes are swapped."""
+
+    name: str
+    renaming: str | None
+    is_transposed: bool
+
+
+@final
+@dataclass(frozen=True)
+class BaseNames:
+    """The names and shapes of a base, searchable by the ends of names."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def _by_leaf(self) -> Mapping[str, tuple[str, ...]]:
+        """Names by their last two parts: every suffix match shares at least those."""
+        groups: dict[str, list[str]] = {}
+        for name in self.shapes:
+            groups.setdefault(_leaf(name), []).append(name)
+        return {leaf: tuple(group) for leaf, group in groups.items()}
+
+    def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool = False) -> Match:
+        """The tensor that `target` means, of this shape or, where allowed, of its transpose.
+
+        Raises:
+            MatchError: none fits, or several fit equally well; the nearest are named.
+        """
+        shapes = {shape, shape[::-1]} if may_transpose else {shape}
+        found = self._find(target, lambda name: self.shapes[name] in shapes)
+        if found is None:
+            raise MatchError(self._complaint(target, shape))
+        name, renaming = found
+        return Match(name, renaming, is_transposed=self.shapes[name] != shape)
+
+    def match_name(self, target: str) -> Match | None:
+        """The tensor that `target` means, whatever its shape; None if the base has none."""
+        found = self._find(target, lambda _: True)
+        return Match(*found, is_transposed=False) if found else None
+
+    def _find(self, target: str, fits: Callable[[str], bool]) -> tuple[str, str | None] | None:
+        if target in self.shapes and fits(target):
+            return target, None
+        for stage in (self._renamed(target), self._same_end(target)):
+            fitting = {name: renaming for name, renaming in stage.items() if fits(name)}
+            if len(fitting) > 1:
+                raise MatchError(
+                    f"{shorten(target)}: several base tensors fit equally well: {listing(fitting)}"
+                )
+            if fitting:
+                return next(iter(fitting.items()))
+        return None
+
+    def _renamed(self, target: str) -> Mapping[str, str]:
+        """Names of the base that differ from the target by a known prefix, and how."""
+        found: dict[str, str] = {}
+        for name, renaming in _renamings(target):
+            if name in self.shapes:
+                found.setdefault(name, renaming)
+        return found
+
+    def _same_end(self, target: str) -> Mapping[str, str]:
+        names = self._by_leaf.get(_leaf(target), ())
+        return {
+            name: f"the only name that ends so: {name}"
+            for name in names
+            if name.endswith(f".{target}") or target.endswith(f".{name}")
+        }
+
+    def _complaint(self, target: str, shape: tuple[int, ...]) -> str:
+        wanted = f"{shorten(target)} {list(shape)}"
+        named = [target] if target in self.shapes else [*self._renamed(target)]
+        named = named or [*self._same_end(target)]
+        if named:
+            found = ", ".join(f"{shorten(n)} {list(self.shapes[n])}" for n in named[:3])
+            return f"{wanted}: the base has it with another shape: {found}"
+        near = listing(self._nearest(target), 3)
+        return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
+
+    def _nearest(self, target: str) -> Iterable[str]:
+        # Comparing with every name of a large base takes minutes; those with its end are likely.
+        pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
+        return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)
+
+
+def _renamings(target: str) -> Iterator[tuple[str, str]]:
+    for one, other in _RENESTINGS:
+        for old, new in ((one, other), (other, one)):
+            if target.startswith(old):
+                yield new + target.removeprefix(old), f"{old} → {new}"
+    for prefix in _CONTAINERS:
+        yield prefix + target, f"{prefix} added"
+        if target.startswith(prefix):
+            yield target.removeprefix(prefix), f"{prefix} removed"
+
+
+def _leaf(name: str) -> str:
+    return ".".join(name.split(".")[-2:])

@@ -1,0 +1,168 @@
+"""The plan of a merge: what becomes of every tensor of the base and of every adapter.
+
+Headers are read, and a few tensors that an adapter stores twice; nothing is written. A plan that
+exists can be carried out: names are matched, shapes agree, every adapter tensor is accounted for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import final
+
+from loratools.adapter import Adapter
+from loratools.deltas import Delta
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.source import Source, Stored
+from loratools.names.tied import TiedHead
+
+
+@final
+@dataclass(frozen=True)
+class MergeOptions:
+    """What to merge, and into what.
+
+    Attributes:
+        dtype: the safetensors name of the dtype for all float weights; None keeps each one's own.
+        only: globs; only targets or base tensors that match one are changed.
+        skip: globs; targets and base tensors that match one are not changed.
+        allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
+    """
+
+    dtype: str | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    allow_unmatched: bool = False
+
+    def selects(self, *names: str) -> bool:
+        """Whether a thing of these names is wanted."""
+
+        def hit(globs: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(name, glob) for glob in globs for name in names)
+
+        return (not self.only or hit(self.only)) and not hit(self.skip)
+
+
+@final
+@dataclass(frozen=True)
+class Change:
+    """One adapter's change to one weight, oriented as the base stores that weight."""
+
+    adapter: int
+    target: str
+    delta: Delta
+    strength: float
+    renaming: str | None
+    is_transposed: bool
+
+
+@final
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output: where it starts from, and what is then done to it.
+
+    Attributes:
+        base: the base's tensor; None where the base has none of this name.
+        origin: the values to start from: that tensor, or what an adapter puts in its place.
+        is_trained: whether `origin` is itself a result of training.
+    """
+
+    name: str
+    dtype: str
+    base: Stored | None
+    origin: Source
+    is_trained: bool = False
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the output."""
+        return self.origin.shape
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether an adapter's training shows in it."""
+        return self.is_trained or bool(self.changes)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the output holds the very bytes of the base's tensor of this name."""
+        return self.origin is self.base and not self.changes and self.dtype == self.origin.dtype
+
+
+@final
+@dataclass(frozen=True)
+class MergePlan:
+    """All that a merge will do.
+
+    Attributes:
+        tensors: the output's tensors by name: the base's in their order, then the new ones.
+        applied: adapter tensors that have an effect, `adapter number: key`.
+        skipped: adapter tensors left out by `only` and `skip`.
+        unmatched: adapter tensors left out by `allow_unmatched`.
+        inert: adapter tensors that change no weight, with the reason.
+        untied: the head that is stored by itself from now on.
+        vocabulary: rows of the embedding before and after, where they differ.
+        notes: what a person should know.
+    """
+
+    base: Checkpoint
+    adapters: tuple[Adapter, ...]
+    weights: tuple[float, ...]
+    tensors: Mapping[str, PlannedTensor]
+    applied: tuple[str, ...]
+    skipped: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    inert: Mapping[str, str]
+    untied: TiedHead | None
+    vocabulary: tuple[int, int] | None
+    notes: tuple[str, ...]
+
+    @property
+    def changed(self) -> tuple[PlannedTensor, ...]:
+        """The tensors of the output in which an adapter shows."""
+        return tuple(
+            tensor
+            for tensor in self.tensors.values()
+            if tensor.changes or tensor.origin is not tensor.base
+        )
+
+    @property
+    def adapter_tensors(self) -> int:
+        """The number of tensors in all adapter files."""
+        groups = (self.applied, self.skipped, self.unmatched, self.inert)
+        return sum(len(group) for group in groups)
+
+
+def plan_merge(
+    base: Checkpoint,
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    options: MergeOptions,
+) -> MergePlan:
+    """Plan `base + Σ weight · adapter`.
+
+    Raises:
+        MatchError: an update has no counterpart in the base, or one of another shape.
+        UnsupportedError: the base is quantised, or an adapter cannot be merged exactly.
+        FormatError: two adapters replace one tensor by different ones.
+    """
+    from loratools.operations._planner import Planner
+
+    planner = Planner(base, options)
+    planner.refuse_quantised()
+    for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
+        planner.add(number, adapter, weight)
+    planner.finish()
+    return MergePlan(
+        base=base,
+        adapters=tuple(adapters),
+        weights=tuple(weights),
+        tensors=planner.tensors,
+        applied=tuple(planner.applied),
+        skipped=tuple(planner.skipped),
+        unmatched=tuple(planner.unmatched),
+        inert=planner.inert,
+        untied=planner.untied,
+        vocabulary=planner.vocabulary,
+        notes=tuple(planner.notes),
+    )

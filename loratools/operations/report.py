@@ -1,0 +1,145 @@
+"""What a merge did, tensor by tensor: for people as text, for programs as one JSON object."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from loratools.io.dtypes import torch_name
+from loratools.operations.merge import Change, MergePlan, PlannedTensor
+
+if TYPE_CHECKING:
+    from loratools.operations.rounding import Fidelity
+
+#: A share of the update lost to rounding above which the report warns.
+WORRYING_LOSS = 0.2
+
+
+@final
+@dataclass(frozen=True)
+class MergeReport:
+    """The account of a merge, or of the plan of one (`fidelity` is then empty).
+
+    Attributes:
+        output: where the result is; None for a dry run.
+        files: the names of the output's weight files, and their sizes.
+        fidelity: by output tensor, how much of its update survived the rounding.
+    """
+
+    plan: MergePlan
+    output: str | None
+    files: Mapping[str, int]
+    fidelity: "Mapping[str, Fidelity]"
+    left_out: Sequence[str]
+
+    @property
+    def total(self) -> "Fidelity | None":
+        """The fidelity over all changed tensors."""
+        parts = list(self.fidelity.values())
+        return sum(parts[1:], start=parts[0]) if parts else None
+
+    @property
+    def accounting(self) -> str:
+        """The sentence that accounts for every tensor."""
+        plan = self.plan
+        changed = len(plan.changed)
+        converted = sum(
+            not (tensor.is_unchanged or tensor.changes) and tensor.origin is tensor.base
+            for tensor in plan.tensors.values()
+        )
+        unchanged = len(plan.tensors) - changed - converted
+        sentence = (
+            f"{len(plan.applied)} of {plan.adapter_tensors} adapter tensors applied to "
+            f"{changed} {'weight' if changed == 1 else 'weights'}; "
+            f"{unchanged} base tensors unchanged"
+        )
+        counts = (
+            (converted, "converted to another dtype"),
+            (len(plan.skipped), "adapter tensors skipped as asked"),
+            (len(plan.unmatched), "adapter tensors left out without a match"),
+            (len(plan.inert), "adapter tensors without effect on weights"),
+        )
+        return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went otherwise than a person would hope."""
+        total = self.total
+        if total is None or total.relative_error <= WORRYING_LOSS:
+            return ()
+        return (
+            f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
+            f"the dtype of the weights; write --dtype float32, use --rounding stochastic, or "
+            f"keep the adapter apart",
+        )
+
+    def rows(self) -> Iterator[tuple[PlannedTensor, str]]:
+        """Every changed tensor, with a word on what was done to it."""
+        for tensor in self.plan.changed:
+            yield tensor, ", ".join(_actions(self.plan, tensor))
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object of `merge --json`."""
+        plan, total = self.plan, self.total
+        return {
+            "output": self.output,
+            "base": str(plan.base.path),
+            "adapters": [
+                {"path": adapter.where, "weight": weight, "kinds": list(adapter.kinds)}
+                for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
+            ],
+            "accounting": {
+                "adapter_tensors": plan.adapter_tensors,
+                "applied": len(plan.applied),
+                "skipped": list(plan.skipped),
+                "unmatched": list(plan.unmatched),
+                "inert": dict(plan.inert),
+                "weights_changed": len(plan.changed),
+                "base_tensors_unchanged": sum(t.is_unchanged for t in plan.tensors.values()),
+            },
+            "tensors": [self._row(tensor) for tensor in plan.changed],
+            "fidelity": _fidelity(total),
+            "files": dict(self.files),
+            "files_left_out": list(self.left_out),
+            "notes": list(plan.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def _row(self, tensor: PlannedTensor) -> dict[str, object]:
+        return {
+            "name": tensor.name,
+            "dtype": torch_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "replaced": tensor.origin is not tensor.base,
+            "changes": [_change(change) for change in tensor.changes],
+            "fidelity": _fidelity(self.fidelity.get(tensor.name)),
+        }
+
+
+def _change(change: Change) -> dict[str, object]:
+    return {
+        "adapter": change.adapter,
+        "target": change.target,
+        "kind": change.delta.kind,
+        "strength": change.strength,
+        "renaming": change.renaming,
+        "transposed": change.is_transposed,
+    }
+
+
+def _fidelity(fidelity: "Fidelity | None") -> dict[str, float] | None:
+    if fidelity is None:
+        return None
+    return {"relative_error": fidelity.relative_error, "cosine": fidelity.cosine}
+
+
+def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
+    if tensor.base is None:
+        yield "new"
+    elif tensor.origin is not tensor.base:
+        yield "replaced"
+    elif tensor.name not in plan.base.tensors and not tensor.changes:
+        yield f"as {tensor.base.info.name}"
+    for change in tensor.changes:
+        strength = "" if change.strength == 1 else f" × {change.strength:g}"
+        details = [d for d in (change.renaming, "transposed" if change.is_transposed else "") if d]
+        yield f"{change.delta.kind}{strength}" + (f" ({', '.join(details)})" if details else "")

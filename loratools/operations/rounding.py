@@ -1,0 +1,199 @@
+"""Rounding a computed weight to its stored dtype, and how much of the update that keeps.
+
+A bfloat16 has 8 significant bits. An update that moves a weight by less than half of its last bit
+is lost by rounding to nearest, and kept on average by rounding stochastically.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loratools.io.dtypes import FLOATS, to_torch
+from loratools.io.source import Source
+
+#: Elements of a block: 4 MB of float32, which stays in a core's cache and was fastest.
+BLOCK_ELEMENTS = 2**20
+
+#: Rounds a block to the output's dtype; the number is the position of its first element.
+Round = Callable[[Tensor, int], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Fidelity:
+    """How much of an update survived the rounding, as sums over all elements.
+
+    `error` is ‖realised - intended‖², `intended` is ‖intended‖² and `product` their inner product
+    ⟨realised, intended⟩, where the intended update is the computed weight minus the base's, and
+    the realised one the rounded weight minus the base's.
+    """
+
+    error: float = 0.0
+    intended: float = 0.0
+    product: float = 0.0
+
+    def __add__(self, other: "Fidelity") -> "Fidelity":
+        """The sums over both."""
+        return Fidelity(
+            self.error + other.error,
+            self.intended + other.intended,
+            self.product + other.product,
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every element that was summed is finite."""
+        return math.isfinite(self.error) and math.isfinite(self.intended)
+
+    @property
+    def relative_error(self) -> float:
+        """‖realised - intended‖ / ‖intended‖; 0 for an update of zero."""
+        return math.sqrt(self.error / self.intended) if self.intended else 0.0
+
+    @property
+    def cosine(self) -> float:
+        """The cosine between both updates; 1 for an update of zero, 0 for one wholly lost."""
+        realised = self.error - self.intended + 2 * self.product
+        if not self.intended:
+            return 1.0
+        return self.product / math.sqrt(realised * self.intended) if realised > 0 else 0.0
+
+
+@final
+@dataclass(frozen=True)
+class Rounding:
+    """How results are rounded: to nearest, or stochastically where there is a seed."""
+
+    seed: int | None = None
+    allow_nonfinite: bool = False
+
+    def of(self, dtype: str, name: str) -> Round:
+        """The rounding of the tensor `name` to a dtype."""
+        if self.seed is None:
+            return round_to_nearest(dtype)
+        return round_stochastically(dtype, self.seed, name)
+
+
+def compute_dtype(stored: str, output: str) -> torch.dtype:
+    """float32 where its 24 bits decide every bfloat16; float64 for all wider dtypes."""
+    narrow = output == "BF16" and stored in {"BF16", "F16"}
+    return torch.float32 if narrow else torch.float64
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor seen as a matrix."""
+    return shape[0] if shape else 1
+
+
+def block_rows(shape: tuple[int, ...]) -> int:
+    """Rows of a block: decided by the shape alone, so that bytes do not depend on who computes."""
+    columns = math.prod(shape[1:])
+    return max(1, BLOCK_ELEMENTS // max(1, columns))
+
+
+def spans(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    """`begin` to `end` in pieces of `step`."""
+    for first in range(begin, end, step):
+        yield first, min(first + step, end)
+
+
+def read_block(source: Source, begin: int, end: int) -> Float[Tensor, "rows columns"]:
+    """Rows of a source as a matrix, in their stored dtype."""
+    block = source.read_rows(begin, end) if source.shape else source.read()
+    return block.reshape(end - begin, -1)
+
+
+def round_to_nearest(output: str) -> Round:
+    """Rounding to the nearest value of a dtype, ties to even, from float32 or float64."""
+    dtype = to_torch(output)
+
+    def rounded(value: Tensor, _: int) -> Tensor:
+        if value.dtype == torch.float64 and dtype.itemsize == 2:
+            value = _round_to_odd(value)
+        return value.to(dtype)
+
+    return rounded
+
+
+def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """float64 as float32 that rounds on to 16 bits as the float64 would.
+
+    torch goes through float32, and rounding twice is wrong where the first lands on a tie. A
+    float32 whose last bit is set is never a tie (Boldo and Melquiond, 2008).
+    """
+    nearest = value.float()
+    bits = nearest.view(torch.int32)
+    is_even_and_inexact = (nearest != value) & (bits % 2 == 0)
+    step = torch.where(nearest.abs() > value.abs(), -1, 1)
+    return torch.where(is_even_and_inexact, bits + step, bits).to(torch.int32).view(torch.float32)
+
+
+def round_stochastically(output: str, seed: int, name: str) -> Round:
+    """Rounding up or down with probabilities that make the mean exact.
+
+    The random number of an element depends on `seed`, `name` and its position, on nothing else.
+    """
+    dtype, nearest_of = to_torch(output), round_to_nearest(output)
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    key = np.frombuffer(digest[:16], dtype=np.uint64)
+
+    def rounded(value: Tensor, position: int) -> Tensor:
+        nearest = nearest_of(value, position)
+        excess = value.double() - nearest.double()
+        # The next value away from or towards zero is the next integer, for either sign.
+        away = (excess > 0) == (nearest.double() >= 0)
+        bits = nearest.view(integers)
+        other = torch.where(away, bits + 1, bits - 1).view(dtype)
+        # Around zero the neighbour below +0 is the smallest negative number.
+        smallest = torch.tensor([-(2 ** (8 * dtype.itemsize - 1)) + 1], dtype=integers).view(dtype)
+        other = torch.where((nearest == 0) & (excess < 0), smallest, other)
+        share = excess / (other.double() - nearest.double())
+        chance = _uniform(key, position, value.numel()).view_as(value)
+        return torch.where((excess != 0) & (chance < share), other, nearest)
+
+    return rounded
+
+
+def rounds_to(source: Source, stored: Source) -> bool:
+    """Whether `source`, rounded to the dtype of `stored`, is `stored`."""
+    if source.shape != stored.shape or source.dtype not in FLOATS:
+        return False
+    rows = rows_of(source.shape)
+    rounded = round_to_nearest(stored.dtype)
+    return all(
+        torch.equal(rounded(read_block(source, begin, end), 0), read_block(stored, begin, end))
+        for begin, end in spans(0, rows, block_rows(source.shape))
+    )
+
+
+def measure(
+    before: Float[Tensor, "rows columns"],
+    intended: Float[Tensor, "rows columns"],
+    rounded: Float[Tensor, "rows columns"],
+) -> Fidelity:
+    """The sums for one block: added up in the dtype of `intended`, and across blocks in float64."""
+    error = torch.sub(rounded, intended).flatten()
+    update = torch.sub(intended, before).flatten()
+    squares = torch.dot(update, update).item()
+    return Fidelity(
+        error=torch.dot(error, error).item(),
+        intended=squares,
+        product=squares + torch.dot(error, update).item(),
+    )
+
+
+def _uniform(key: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]", position: int, count: int) -> Tensor:
+    """`count` numbers in [0, 1) of a counter-based generator, from the element `position` on."""
+    generator = np.random.Philox(key=key)
+    # One step of the counter gives four words of 64 bits, one for each element.
+    generator.advance(position // 4)
+    words = generator.random_raw(count + position % 4)[position % 4 :]
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
