@@ -39,7 +39,7 @@ class Delta(Protocol):
 
     @property
     def kind(self) -> str:
-        """What people call it: LoRA, DoRA, …"""
+        """What people call it: LoRA, DoRA and so on."""
         ...
 
     @property

@@ -93,7 +93,9 @@ class LoRA:
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Add `strength * scaling * up @ down`."""
-        up = self.up.read_rows(span.begin, span.end).to(span.dtype) * (self.scaling.value * strength)
+        up = self.up.read_rows(span.begin, span.end).to(span.dtype) * (
+            self.scaling.value * strength
+        )
         down = self.down.read().to(span.dtype)
 
         def apply(block: "Tensor", begin: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, final
 from loratools.errors import LoratoolsError, StorageError
 from loratools.files.opening import TOKENIZER_FILES, open_adapter
 from loratools.formats import DecodeOptions
-from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
+from loratools.io.checkpoint import INDEX_SUFFIX, open_checkpoint
 from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.writer import OutputFile

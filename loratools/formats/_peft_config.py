@@ -188,13 +188,10 @@ def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
     return value
 
 
-def _numbers(
-    fields: Mapping[str, Any], name: str, kind: type, where: str
-) -> Mapping[str, Any]:
+def _numbers(fields: Mapping[str, Any], name: str, kind: type, where: str) -> Mapping[str, Any]:
     value = fields.get(name) or {}
     if not isinstance(value, dict):
         raise FormatError(f"{where}: {name} must map names to numbers")
     return {
-        key: (_integer if kind is int else _number)(value, key, f"{where}: {name}")
-        for key in value
+        key: (_integer if kind is int else _number)(value, key, f"{where}: {name}") for key in value
     }

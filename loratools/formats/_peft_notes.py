@@ -14,7 +14,10 @@ _HEADS = {"classifier", "score"}
 def disagreements(
     config: PeftConfig, modules: Sequence[str], replaced: Sequence[str]
 ) -> Iterator[Note]:
-    """What the config announces and the file lacks, and the other way round."""
+    """What the config announces and the file lacks, and the other way round.
+
+    `replaced` are whole tensors, without those of the base that PEFT saves from its wrappers.
+    """
     untargeted = [module for module in modules if config.is_target(module) is False]
     if untargeted:
         yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")

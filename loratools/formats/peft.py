@@ -58,7 +58,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     decoder = _Decoder(bundle.where, config, options, parts)
     updates = decoder.all_updates()
     replaced = parts.replaced(config)
-    if not (updates or parts.tokens or config_saves(config, replaced)):
+    if not (updates or parts.tokens or _is_all_saved(config, replaced)):
         raise UnsupportedError(
             f"{bundle.where}: holds no adapter tensor ({listing(bundle.tensors, 3)})"
         )
@@ -83,14 +83,14 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             *config.notes(),
             *parts.notes,
             *decoder.notes,
-            *disagreements(config, decoder.modules, tuple(replaced)),
+            *disagreements(config, decoder.modules, tuple(parts.saved | parts.plain)),
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
     )
 
 
-def config_saves(config: PeftConfig, replaced: Mapping[str, object]) -> bool:
+def _is_all_saved(config: PeftConfig, replaced: Mapping[str, object]) -> bool:
     """Whether an adapter without updates is one at all: all it trained are whole modules."""
     return bool(replaced) and bool(config.names("modules_to_save"))
 
@@ -256,7 +256,7 @@ class _Decoder:
     def _merged_linear(
         self, path: str, down: Source, up: Source, enabled: tuple[bool, ...], scaling: Scaling
     ) -> LoRA:
-        """PEFT before 0.3 and microsoft/LoRA: one update for each enabled part of a fused weight."""
+        """PEFT before 0.3 and microsoft/LoRA: updates of the enabled parts of a fused weight."""
         up = flattened(up)
         groups = down.shape[0] // max(1, up.shape[1])
         if not groups or down.shape[0] != up.shape[1] * groups or up.shape[0] % sum(enabled):
@@ -312,16 +312,20 @@ def _in_blocks(source: Source, count: int) -> Source:
 
 
 def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":
-    import torch
-
-    return torch.block_diag(*stacked.chunk(count, 0))
+    rows, columns = stacked.shape
+    height = rows // count
+    diagonal = stacked.new_zeros(rows, columns * count)
+    for block in range(count):
+        at = slice(block * height, (block + 1) * height)
+        diagonal[at, block * columns : (block + 1) * columns] = stacked[at]
+    return diagonal
 
 
 def _spread(up: "Tensor", groups: int, enabled: tuple[bool, ...]) -> "Tensor":
     """Block-diagonal over the groups, with rows of zeros for the parts that are not enabled."""
     import torch
 
-    diagonal = torch.block_diag(*up.chunk(groups, 0))
+    diagonal = _block_diagonal(up, groups)
     height = up.shape[0] // sum(enabled)
     is_row = torch.tensor(enabled).repeat_interleave(height)
     spread = up.new_zeros(len(is_row), diagonal.shape[1])

@@ -211,9 +211,7 @@ def _checked_shard_name(index: Path, name: object) -> str:
     return name
 
 
-def _check_index(
-    index: Path, expected: Mapping[str, list[str]], shards: tuple[Shard, ...]
-) -> None:
+def _check_index(index: Path, expected: Mapping[str, list[str]], shards: tuple[Shard, ...]) -> None:
     for shard, names in zip(shards, expected.values(), strict=True):
         held = {tensor.info.name for tensor in shard.tensors}
         missing = [name for name in names if name not in held]
@@ -224,6 +222,4 @@ def _check_index(
         listed = set(names)
         extra = [t.info.name for t in shard.tensors if t.info.name not in listed]
         if extra:
-            raise FormatError(
-                f"{index}: does not list {listing(extra)}, which {shard.name} holds"
-            )
+            raise FormatError(f"{index}: does not list {listing(extra)}, which {shard.name} holds")

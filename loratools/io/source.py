@@ -76,9 +76,12 @@ class Stored:
     def read_rows(self, begin: int, end: int) -> "Tensor":
         """Some rows: only their bytes are read."""
         row_bytes = self.info.nbytes // max(1, self.shape[0])
-        return self._read_bytes(
-            self.info.begin + begin * row_bytes, (end - begin, *self.shape[1:])
-        )
+        return self._read_bytes(self.info.begin + begin * row_bytes, (end - begin, *self.shape[1:]))
+
+    def read_rows_into(self, buffer: "Tensor", begin: int) -> None:
+        """Fill a contiguous `buffer` of the stored dtype with the elements from row `begin` on."""
+        row_bytes = self.info.nbytes // max(1, self.shape[0] if self.shape else 1)
+        self.file.read_into(as_bytes(buffer), self.info.begin + begin * row_bytes)
 
     def read_columns(self, begin: int, end: int) -> "Tensor":
         """Some columns of a matrix: one read a row, so that a wide matrix need not be held."""
@@ -236,7 +239,7 @@ def as_bytes(tensor: "Tensor") -> memoryview:
     import torch
 
     # Flattened first: a 0-d tensor cannot be seen as bytes.
-    return memoryview(tensor.flatten().view(torch.uint8).numpy())
+    return memoryview(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def same_bytes(one: Source, other: Source) -> bool:

@@ -7,9 +7,7 @@ of GPT-2 exist that deny it and adapters of BLOOM that claim it.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_MODEL_TYPES = frozenset(
-    {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
-)
+_MODEL_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 
 
 def square_is_transposed(

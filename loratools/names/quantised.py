@@ -15,9 +15,7 @@ _MARKS = (
 )
 
 
-def quantisation(
-    tensors: Mapping[str, str], config: Mapping[str, Any] | None
-) -> str | None:
+def quantisation(tensors: Mapping[str, str], config: Mapping[str, Any] | None) -> str | None:
     """Why weights of these names and dtypes cannot be merged into; None if they are plain."""
     method = _declared(config)
     if method is not None:

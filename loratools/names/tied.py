@@ -34,9 +34,7 @@ class TiedHead:
     stored: bool
 
 
-def find_tied_head(
-    names: Iterable[str], config: Mapping[str, Any] | None
-) -> TiedHead | None:
+def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
     """The embedding and head of a base that are one tensor; None where they are not, or unknown."""
     names = tuple(names)
     embedding = _only(name for name in names if _ends(name, _EMBEDDINGS))

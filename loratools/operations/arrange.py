@@ -28,10 +28,7 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
 
     A tensor larger than the limit has a file of its own. New tensors come last.
     """
-    if max_shard_bytes is None:
-        groups = _as_in_base(plan)
-    else:
-        groups = _resharded(plan, max_shard_bytes)
+    groups = _as_in_base(plan) if max_shard_bytes is None else _resharded(plan, max_shard_bytes)
     metadata = plan.base.shards[0].metadata
     return tuple(
         PlannedFile(name, tuple(tensors), _layout(tensors, metadata)) for name, tensors in groups
@@ -115,7 +112,7 @@ def _set_where_present(places: Sequence[dict[str, Any]], key: str, *, value: obj
 
 
 def _set_dtype(fields: dict[str, Any], name: str, *, is_top: bool) -> None:
-    """transformers wrote `torch_dtype` before version 5 and writes `dtype` since."""
+    """Set the dtype, called `torch_dtype` before transformers 5 and `dtype` since."""
     present = [key for key in ("torch_dtype", "dtype") if key in fields]
     for key in present or (["torch_dtype"] if is_top else []):
         fields[key] = name

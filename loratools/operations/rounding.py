@@ -15,20 +15,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loratools.io.dtypes import FLOATS, to_torch
+from loratools.io.dtypes import FLOATS
 from loratools.io.source import Source
 
 #: Elements of a block: 4 MB of float32, which stays in a core's cache and was fastest.
 BLOCK_ELEMENTS = 2**20
 
-#: Rounds a block to the output's dtype; the number is the position of its first element.
-Round = Callable[[Tensor, int], Tensor]
+#: Rounds a block into another of the output's dtype; the number is its first element's position.
+Round = Callable[[Tensor, Tensor, int], None]
+
+#: One row in so many is measured: all of them would double the time of the computation.
+_MEASURED_SHARE = 8
+_MEASURED_ELEMENTS = 2**16
 
 
 @final
 @dataclass(frozen=True)
 class Fidelity:
-    """How much of an update survived the rounding, as sums over all elements.
+    """How much of an update survived the rounding, as sums over elements.
 
     `error` is ‖realised - intended‖², `intended` is ‖intended‖² and `product` their inner product
     ⟨realised, intended⟩, where the intended update is the computed weight minus the base's, and
@@ -47,10 +51,9 @@ class Fidelity:
             self.product + other.product,
         )
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether every element that was summed is finite."""
-        return math.isfinite(self.error) and math.isfinite(self.intended)
+    def __mul__(self, factor: float) -> "Fidelity":
+        """The sums over `factor` times as many elements of the same kind."""
+        return Fidelity(self.error * factor, self.intended * factor, self.product * factor)
 
     @property
     def relative_error(self) -> float:
@@ -74,11 +77,9 @@ class Rounding:
     seed: int | None = None
     allow_nonfinite: bool = False
 
-    def of(self, dtype: str, name: str) -> Round:
-        """The rounding of the tensor `name` to a dtype."""
-        if self.seed is None:
-            return round_to_nearest(dtype)
-        return round_stochastically(dtype, self.seed, name)
+    def of(self, name: str) -> Round:
+        """The rounding of the tensor `name`."""
+        return round_to_nearest if self.seed is None else round_stochastically(self.seed, name)
 
 
 def compute_dtype(stored: str, output: str) -> torch.dtype:
@@ -110,16 +111,11 @@ def read_block(source: Source, begin: int, end: int) -> Float[Tensor, "rows colu
     return block.reshape(end - begin, -1)
 
 
-def round_to_nearest(output: str) -> Round:
-    """Rounding to the nearest value of a dtype, ties to even, from float32 or float64."""
-    dtype = to_torch(output)
-
-    def rounded(value: Tensor, _: int) -> Tensor:
-        if value.dtype == torch.float64 and dtype.itemsize == 2:
-            value = _round_to_odd(value)
-        return value.to(dtype)
-
-    return rounded
+def round_to_nearest(value: Tensor, rounded: Tensor, _: int = 0) -> None:
+    """Round to the nearest value of the dtype of `rounded`, ties to even."""
+    if value.dtype == torch.float64 and rounded.dtype.itemsize == 2:
+        value = _round_to_odd(value)
+    rounded.copy_(value)
 
 
 def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
@@ -135,31 +131,34 @@ def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows c
     return torch.where(is_even_and_inexact, bits + step, bits).to(torch.int32).view(torch.float32)
 
 
-def round_stochastically(output: str, seed: int, name: str) -> Round:
+def round_stochastically(seed: int, name: str) -> Round:
     """Rounding up or down with probabilities that make the mean exact.
 
     The random number of an element depends on `seed`, `name` and its position, on nothing else.
     """
-    dtype, nearest_of = to_torch(output), round_to_nearest(output)
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype=np.uint64)
 
-    def rounded(value: Tensor, position: int) -> Tensor:
-        nearest = nearest_of(value, position)
-        excess = value.double() - nearest.double()
-        # The next value away from or towards zero is the next integer, for either sign.
-        away = (excess > 0) == (nearest.double() >= 0)
-        bits = nearest.view(integers)
-        other = torch.where(away, bits + 1, bits - 1).view(dtype)
-        # Around zero the neighbour below +0 is the smallest negative number.
-        smallest = torch.tensor([-(2 ** (8 * dtype.itemsize - 1)) + 1], dtype=integers).view(dtype)
-        other = torch.where((nearest == 0) & (excess < 0), smallest, other)
-        share = excess / (other.double() - nearest.double())
+    def rounding(value: Tensor, rounded: Tensor, position: int) -> None:
+        round_to_nearest(value, rounded)
+        excess = value.double() - rounded.double()
+        other = _neighbour(rounded, is_above=excess > 0)
+        share = excess / (other.double() - rounded.double())
         chance = _uniform(key, position, value.numel()).view_as(value)
-        return torch.where((excess != 0) & (chance < share), other, nearest)
+        rounded.copy_(torch.where((excess != 0) & (chance < share), other, rounded))
 
-    return rounded
+    return rounding
+
+
+def _neighbour(values: Tensor, is_above: Tensor) -> Tensor:
+    """The next larger, or the next smaller, value of the same dtype."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
+    bits = values.view(integers)
+    # The bits are sign and magnitude: one more is the next value away from zero.
+    away = is_above == ~torch.signbit(values)
+    neighbour = torch.where(away, bits + 1, bits - 1).to(integers)
+    smallest = torch.where(is_above, 1, torch.iinfo(integers).min + 1).to(integers)
+    return torch.where(values == 0, smallest, neighbour).view(values.dtype)
 
 
 def rounds_to(source: Source, stored: Source) -> bool:
@@ -167,21 +166,32 @@ def rounds_to(source: Source, stored: Source) -> bool:
     if source.shape != stored.shape or source.dtype not in FLOATS:
         return False
     rows = rows_of(source.shape)
-    rounded = round_to_nearest(stored.dtype)
-    return all(
-        torch.equal(rounded(read_block(source, begin, end), 0), read_block(stored, begin, end))
-        for begin, end in spans(0, rows, block_rows(source.shape))
-    )
+    for begin, end in spans(0, rows, block_rows(source.shape)):
+        block = read_block(stored, begin, end)
+        rounded = torch.empty_like(block)
+        round_to_nearest(read_block(source, begin, end).double(), rounded)
+        if not torch.equal(rounded, block):
+            return False
+    return True
+
+
+def measured_rows(shape: tuple[int, ...], rows: int) -> int:
+    """How many of a block's `rows` rows are measured: a fixed share, all of a small tensor."""
+    if math.prod(shape) <= _MEASURED_ELEMENTS:
+        return rows
+    return -(-rows // _MEASURED_SHARE)
 
 
 def measure(
     before: Float[Tensor, "rows columns"],
     intended: Float[Tensor, "rows columns"],
     rounded: Float[Tensor, "rows columns"],
+    scratch: Float[Tensor, "rows columns"],
 ) -> Fidelity:
-    """The sums for one block: added up in the dtype of `intended`, and across blocks in float64."""
-    error = torch.sub(rounded, intended).flatten()
-    update = torch.sub(intended, before).flatten()
+    """The sums for some rows, in the dtype of `intended`, which it overwrites with the update."""
+    error, update = scratch.flatten(), intended.flatten()
+    scratch.copy_(rounded).sub_(intended)
+    intended.sub_(before)
     squares = torch.dot(update, update).item()
     return Fidelity(
         error=torch.dot(error, error).item(),
@@ -190,7 +200,7 @@ def measure(
     )
 
 
-def _uniform(key: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]", position: int, count: int) -> Tensor:
+def _uniform(key: "np.typing.NDArray[np.uint64]", position: int, count: int) -> Tensor:
     """`count` numbers in [0, 1) of a counter-based generator, from the element `position` on."""
     generator = np.random.Philox(key=key)
     # One step of the counter gives four words of 64 bits, one for each element.

@@ -1,0 +1,74 @@
+"""argv → one call → output: a file a command, shared options in `options.py`."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+import loratools
+from loratools.cli.failures import Terminated, exit_code, message
+
+#: Commands in the order of the help page; each is a module here with a function `command`.
+_COMMANDS = {
+    "inspect": "Describe an adapter.",
+    "merge": "Merge adapters into a base model.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command when it is called, so that `--help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"loratools.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(loratools.__version__, prog_name="loratools")
+def cli() -> None:
+    """Inspect and merge stored LoRA adapters: exact, streaming, offline."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure is one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # Click's standalone mode would turn Ctrl-C into exit code 1.
+        status = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        code = status if isinstance(status, int) else 0
+    except BaseException as error:
+        code = exit_code(error)
+        if os.environ.get("LORATOOLS_DEBUG") == "1":
+            traceback.print_exc()
+        elif (text := message(error)) is not None:
+            click.echo(text, err=True)
+    _leave(code)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; a closed stdout must not turn into a traceback while the interpreter shuts down."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

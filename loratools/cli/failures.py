@@ -1,0 +1,72 @@
+"""The one table from failures to exit codes and messages.
+
+0 done · 1 bad input or refused · 2 usage · 3 a check found a difference · 4 input, output or
+memory failed · 130 interrupted, 143 terminated.
+"""
+
+import unicodedata
+
+import click
+
+from loratools.errors import LoratoolsError, StorageError
+
+CHECK_FAILED = 3
+_LONGEST = 500
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that what is half done is cleaned up."""
+
+
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (click.exceptions.Exit, 0),
+    (click.Abort, 130),
+    (KeyboardInterrupt, 130),
+    (Terminated, 143),
+    (click.UsageError, 2),
+    (StorageError, 4),
+    (LoratoolsError, 1),
+    (MemoryError, 4),
+    (OSError, 4),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a failure; 70 for a fault of loratools itself."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
+
+
+def message(error: BaseException) -> str | None:
+    """One line for stderr; None where nothing needs to be said."""
+    if isinstance(error, click.exceptions.Exit | BrokenPipeError):
+        return None
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "Interrupted."
+    if isinstance(error, Terminated):
+        return "Terminated."
+    if isinstance(error, click.UsageError):
+        context = error.ctx.get_usage() + "\n" if error.ctx else ""
+        return f"{context}Error: {error.format_message()}"
+    if isinstance(error, MemoryError):
+        return "Error: out of memory"
+    if isinstance(error, LoratoolsError | OSError):
+        return f"Error: {printable(str(error))}"
+    return (
+        f"Error: a fault in loratools: {type(error).__name__}: {printable(str(error))}; "
+        f"LORATOOLS_DEBUG=1 shows where, and a report is welcome"
+    )
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what could move a terminal's cursor or reverse its text."""
+    shown = "".join(_escaped(character) for character in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+
+
+def _escaped(character: str) -> str:
+    # Cc: control characters; Cf: bidirectional and other invisible marks; Cs: broken names.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return character.encode("unicode_escape", "surrogatepass").decode()
+    return character

@@ -1,0 +1,165 @@
+"""`loratools merge`."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.options import Size, config_option, json_option, out_proj_option, pickle_option
+
+if TYPE_CHECKING:
+    from loratools.operations.report import MergeReport
+
+_DTYPES = {"keep": None, "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@click.command("merge", short_help="Merge adapters into a base model.")
+@click.argument("base", type=click.Path())
+@click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
+@click.option("-o", "--output", type=click.Path(), help="Where the merged model is written.")
+@click.option(
+    "-w",
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    help="The weight of each adapter, in order. -1 takes one out again.  [default: 1]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(list(_DTYPES)),
+    default="keep",
+    show_default=True,
+    help="The dtype of all float weights.",
+)
+@click.option("--max-shard-size", type=Size(), help="Split the weights anew, e.g. 5GB.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
+@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are.")
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "stochastic"]),
+    default="nearest",
+    show_default=True,
+    help="How results are rounded; stochastic keeps weak updates on average.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For stochastic rounding.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
+@click.option(
+    "--allow-unmatched", is_flag=True, help="Leave out updates the base has no place for."
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Write NaNs and infinities.")
+@pickle_option
+@config_option
+@out_proj_option
+@json_option
+@click.option("-v", "--verbose", is_flag=True, help="Show what was done to each weight.")
+def command(
+    base: str,
+    adapters: tuple[str, ...],
+    output: str | None,
+    weights: tuple[float, ...],
+    as_json: bool,
+    dry_run: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Write BASE + weight x ADAPTER (+ ...) as a model of the same layout.
+
+    BASE and each ADAPTER are a folder or a safetensors file. All adapters are added before the
+    one rounding to BASE's dtype. The output appears complete, or not at all.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    if weights and len(weights) != len(adapters):
+        raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters.")
+    from loratools.files.merging import WriteOptions, merge
+    from loratools.operations.merge import MergeOptions
+
+    with _progress() as progress:
+        report = merge(
+            base,
+            adapters,
+            output=None if dry_run else output,
+            weights=weights or None,
+            options=MergeOptions(
+                dtype=_DTYPES[settings["dtype"]],
+                only=settings["only"],
+                skip=settings["skip"],
+                allow_unmatched=settings["allow_unmatched"],
+            ),
+            write=WriteOptions(
+                max_shard_bytes=settings["max_shard_size"],
+                seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
+                allow_nonfinite=settings["allow_nonfinite"],
+                overwrite=settings["overwrite"],
+                jobs=settings["jobs"],
+                progress=progress,
+            ),
+            config=settings["config"],
+            allow_pickle=settings["allow_pickle"],
+            out_proj=settings["out_proj"],
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print(report, verbose=verbose or dry_run)
+
+
+def _print(report: "MergeReport", *, verbose: bool) -> None:
+    for adapter in report.plan.adapters:
+        for note in adapter.notes:
+            click.echo(f"Note: {adapter.where}: {printable(note.message)}", err=True)
+    for text in report.plan.notes:
+        click.echo(f"Note: {printable(text)}", err=True)
+    for name in report.left_out:
+        click.echo(f"Note: not copied: {printable(name)}", err=True)
+    if verbose:
+        for tensor, actions in report.rows():
+            fidelity = report.fidelity.get(tensor.name)
+            lost = f"  [{fidelity.relative_error:.2%} lost]" if fidelity else ""
+            click.echo(f"  {printable(tensor.name)}: {actions}{lost}")
+    click.echo(report.accounting)
+    if (total := report.total) is not None:
+        click.echo(
+            f"fidelity: {total.relative_error:.2%} of the update lost to rounding, "
+            f"cosine {total.cosine:.6f}"
+        )
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if report.output is None:
+        click.echo("dry run: nothing written")
+    else:
+        size = sum(report.files.values())
+        click.echo(f"written: {printable(report.output)} ({_human(size)})")
+
+
+@contextlib.contextmanager
+def _progress() -> "Iterator[Callable[[int, int], None] | None]":
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _human(size: int) -> str:
+    number = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.4g} {unit}"
+        number /= 1000
+    return f"{number:.4g} TB"
