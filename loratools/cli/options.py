@@ -16,7 +16,8 @@ class Size(click.ParamType[int]):
 
     name = "size"
 
-    def convert(  # noqa: D102 - Click's own methodself, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes that `value` says."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", str(value), re.IGNORECASE)
