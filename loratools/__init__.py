@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loratools.errors import LoratoolsError
+    from loratools.files.inspecting import inspect
     from loratools.files.merging import WriteOptions, merge
     from loratools.files.opening import open_adapter
     from loratools.operations.merge import MergeOptions
@@ -18,11 +19,12 @@ _HOMES = {
     "LoratoolsError": "loratools.errors",
     "MergeOptions": "loratools.operations.merge",
     "WriteOptions": "loratools.files.merging",
+    "inspect": "loratools.files.inspecting",
     "merge": "loratools.files.merging",
     "open_adapter": "loratools.files.opening",
 }
 
-__all__ = ["LoratoolsError", "MergeOptions", "WriteOptions", "merge", "open_adapter"]
+__all__ = ["LoratoolsError", "MergeOptions", "WriteOptions", "inspect", "merge", "open_adapter"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,10 +59,10 @@ def message(error: BaseException) -> str | None:
     )
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit: int | None = _LONGEST) -> str:
     """`text` on one line, without what could move a terminal's cursor or reverse its text."""
     shown = "".join(_escaped(character) for character in text)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def _escaped(character: str) -> str:

@@ -10,6 +10,7 @@ import click
 
 from loratools.cli.failures import printable
 from loratools.cli.options import Size, config_option, json_option, out_proj_option, pickle_option
+from loratools.cli.tables import human_size
 
 if TYPE_CHECKING:
     from loratools.operations.report import MergeReport
@@ -136,7 +137,7 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
         click.echo("dry run: nothing written")
     else:
         size = sum(report.files.values())
-        click.echo(f"written: {printable(report.output)} ({_human(size)})")
+        click.echo(f"written: {printable(report.output)} ({human_size(size)})")
 
 
 @contextlib.contextmanager
@@ -154,12 +155,3 @@ def _progress() -> "Iterator[Callable[[int, int], None] | None]":
             bar.update(done - bar.n)
 
         yield progress
-
-
-def _human(size: int) -> str:
-    number = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.4g} {unit}"
-        number /= 1000
-    return f"{number:.4g} TB"

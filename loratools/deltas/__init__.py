@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, final
 
+from loratools.io.source import Source, stored_elements
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from loratools.deltas.lora import LoRA
 
 #: Changes a block of rows in place; the number is the index of the block's first row.
 Apply = Callable[["Tensor", int], None]
@@ -43,8 +47,8 @@ class Delta(Protocol):
         ...
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The stored tensors it is made of."""
+    def sources(self) -> tuple[Source, ...]:
+        """The tensors it is made of."""
         ...
 
     @property
@@ -57,6 +61,11 @@ class Delta(Protocol):
         """Whether a block of rows can be changed without seeing the others."""
         ...
 
+    @property
+    def low_rank(self) -> "LoRA | None":
+        """The low-rank update in it, None where it has none."""
+        ...
+
     def transposed(self) -> Self:
         """The same change to a weight that is stored as (fan_in, out)."""
         ...
@@ -67,3 +76,13 @@ class Delta(Protocol):
         `strength` 0 leaves the weight as it is and 1 applies the change as it was trained.
         """
         ...
+
+
+def keys_of(delta: Delta) -> tuple[str, ...]:
+    """The names of the stored tensors a change is made of."""
+    return tuple(key for source in delta.sources for key in source.keys)
+
+
+def parameters_of(delta: Delta) -> int:
+    """The number of elements stored for a change."""
+    return sum(stored_elements(source) for source in delta.sources)

@@ -27,9 +27,9 @@ class Diff:
         return "diff"
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The stored tensor."""
-        return self.values.keys
+    def sources(self) -> tuple[Source, ...]:
+        """What is stored."""
+        return (self.values,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +40,11 @@ class Diff:
     def by_rows(self) -> bool:
         """Rows stand alone."""
         return True
+
+    @property
+    def low_rank(self) -> None:
+        """None: it is stored whole."""
+        return None
 
     def transposed(self) -> "Diff":
         """A vector has no other orientation."""

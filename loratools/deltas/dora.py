@@ -50,9 +50,9 @@ class DoRA:
         return "DoRA"
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The tensors of the LoRA, and the magnitudes."""
-        return (*self.lora.keys, *self.magnitude.keys)
+    def sources(self) -> tuple[Source, ...]:
+        """The factors, and the magnitudes."""
+        return (*self.lora.sources, self.magnitude)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,6 +63,11 @@ class DoRA:
     def by_rows(self) -> bool:
         """Norms of columns need every row."""
         return self.axis == "row"
+
+    @property
+    def low_rank(self) -> LoRA:
+        """What is added before the norms are set."""
+        return self.lora
 
     def transposed(self) -> "DoRA":
         """The same change to the transposed matrix: its rows are now columns."""

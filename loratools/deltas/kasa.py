@@ -43,9 +43,9 @@ class KaSA:
         return "KaSA"
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The tensors of the LoRA, and the diagonal."""
-        return (*self.lora.keys, *self.diagonal.keys)
+    def sources(self) -> tuple[Source, ...]:
+        """The factors, and the diagonal."""
+        return (*self.lora.sources, self.diagonal)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,6 +56,11 @@ class KaSA:
     def by_rows(self) -> bool:
         """Singular components need the whole weight."""
         return False
+
+    @property
+    def low_rank(self) -> LoRA:
+        """What is added to the truncated weight, less the diagonal."""
+        return self.lora
 
     def transposed(self) -> "KaSA":
         """The same change to the transposed matrix."""

@@ -71,9 +71,9 @@ class LoRA:
         return "rsLoRA" if self.scaling.rule == "sqrt_rank" else "LoRA"
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The tensors of both factors."""
-        return (*self.down.keys, *self.up.keys)
+    def sources(self) -> tuple[Source, ...]:
+        """Both factors."""
+        return (self.down, self.up)
 
     @property
     def rank(self) -> int:
@@ -84,6 +84,11 @@ class LoRA:
     def by_rows(self) -> bool:
         """Rows of the update need those rows of `up`, and `down`."""
         return True
+
+    @property
+    def low_rank(self) -> "LoRA":
+        """Itself."""
+        return self
 
     def transposed(self) -> "LoRA":
         """The update of the transposed matrix."""

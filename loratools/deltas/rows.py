@@ -43,14 +43,19 @@ class Rows:
         return "rows"
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The stored rows."""
-        return self.values.keys
+    def sources(self) -> tuple[Source, ...]:
+        """The new rows."""
+        return (self.values,)
 
     @property
     def by_rows(self) -> bool:
         """Rows stand alone."""
         return True
+
+    @property
+    def low_rank(self) -> None:
+        """None: rows are replaced."""
+        return None
 
     def transposed(self) -> NoReturn:
         """An embedding has one orientation only."""

@@ -1,5 +1,6 @@
 """PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -294,9 +295,7 @@ def _embedding(path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA
 
 def _vector(source: Source) -> Source:
     """A convolution's magnitudes are stored as (1, out, 1, …)."""
-    count = 1
-    for size in source.shape:
-        count *= size
+    count = math.prod(source.shape)
     return source if source.shape == (count,) else Derived(source, (count,), _flatten)
 
 

@@ -1,5 +1,6 @@
 """The dtypes of safetensors: names and widths, without torch."""
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ _FROM_TORCH_NAMES = {torch_name: name for name, torch_name in _TORCH_NAMES.items
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor; sub-byte dtypes are packed without padding."""
-    bits = BITS[dtype]
-    for size in shape:
-        bits *= size
-    return bits // 8
+    return BITS[dtype] * math.prod(shape) // 8
 
 
 def torch_name(dtype: str) -> str:

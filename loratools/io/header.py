@@ -6,6 +6,7 @@ endian; that many bytes of JSON, padded with spaces; then the tensors, without g
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -39,10 +40,7 @@ class TensorInfo:
     @property
     def parameters(self) -> int:
         """Its number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 @final
@@ -120,6 +118,9 @@ def _parse_json(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
+    if metadata is None:
+        # MLX writes null for none.
+        return {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{where}: __metadata__ must map strings to strings")
     return metadata
@@ -153,9 +154,7 @@ def _are_sizes(values: object) -> bool:
 
 
 def _checked_nbytes(name: str, dtype: str, shape: tuple[int, ...], where: str) -> int:
-    bits = BITS[dtype]
-    for size in shape:
-        bits *= size
+    bits = BITS[dtype] * math.prod(shape)
     if bits >= 8 * _MAX_SIZE:
         raise FormatError(f"{where}: {shorten(name)}: the size overflows 64 bits")
     if bits % 8:

@@ -4,6 +4,7 @@ Adapters are made of sources, so that a header is enough to describe one, and a 
 factors of one weight at a time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
@@ -218,6 +219,13 @@ class Derived:
     def read_rows(self, begin: int, end: int) -> "Tensor":
         """Some rows of the computed tensor."""
         return self.read()[begin:end]
+
+
+def stored_elements(source: Source) -> int:
+    """The number of elements in the file, which a computed tensor may have more of."""
+    while isinstance(source, Reshaped | Transposed | Derived):
+        source = source.source
+    return math.prod(source.shape)
 
 
 def flattened(source: Source) -> Source:

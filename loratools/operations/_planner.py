@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.deltas import keys_of
 from loratools.deltas.rows import Rows
 from loratools.errors import FormatError, MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
@@ -138,7 +139,7 @@ class Planner:
         )
         for target, update, match in matched:
             if not self.options.selects(target, match.name):
-                self._count(self.skipped, number, update.delta.keys)
+                self._count(self.skipped, number, keys_of(update.delta))
                 continue
             delta, is_transposed = update.delta, match.is_transposed
             if update.fan_in_fan_out is not None and delta.shape[0] == delta.shape[1]:
@@ -157,7 +158,7 @@ class Planner:
                 may_transpose=update.fan_in_fan_out is not None,
             )
         except MatchError as error:
-            self._complain(number, update.delta.keys, str(error))
+            self._complain(number, keys_of(update.delta), str(error))
             return None
 
     def _set_rows(
@@ -186,7 +187,7 @@ class Planner:
                     f"{adapter.where}: {shorten(other.target)} and {shorten(change.target)} both "
                     f"mean {name}"
                 )
-        self._count(self.applied, change.adapter, change.delta.keys)
+        self._count(self.applied, change.adapter, keys_of(change.delta))
         self.tensors[name] = replace(planned, changes=(*planned.changes, change))
 
     def _planned(self, name: str, source: Source | None = None) -> PlannedTensor:

@@ -1,6 +1,7 @@
 """Which files an output consists of, and what its config has to say."""
 
 import copy
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, byte
     metadata = dict(plan.base.index_metadata)
     metadata["total_size"] = sum(nbytes(t.dtype, t.shape) for t in tensors)
     if "total_parameters" in metadata:
-        metadata["total_parameters"] = sum(_count(tensor.shape) for tensor in tensors)
+        metadata["total_parameters"] = sum(math.prod(tensor.shape) for tensor in tensors)
     weight_map = {tensor.name: file.name for file in files for tensor in file.tensors}
     name = plan.base.index_name or f"{_stem(plan)}{INDEX_SUFFIX}"
     return name, encode_json({"metadata": metadata, "weight_map": weight_map})
@@ -116,10 +117,3 @@ def _set_dtype(fields: dict[str, Any], name: str, *, is_top: bool) -> None:
     present = [key for key in ("torch_dtype", "dtype") if key in fields]
     for key in present or (["torch_dtype"] if is_top else []):
         fields[key] = name
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

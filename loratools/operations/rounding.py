@@ -175,6 +175,14 @@ def rounds_to(source: Source, stored: Source) -> bool:
     return True
 
 
+def frobenius(source: Source) -> float:
+    """The Frobenius norm of a tensor, a block at a time, added up in float64."""
+    squares = 0.0
+    for begin, end in spans(0, rows_of(source.shape), block_rows(source.shape)):
+        squares += read_block(source, begin, end).double().square().sum().item()
+    return math.sqrt(squares)
+
+
 def measured_rows(shape: tuple[int, ...], rows: int) -> int:
     """How many of a block's `rows` rows are measured: a fixed share, all of a small tensor."""
     if math.prod(shape) <= _MEASURED_ELEMENTS:

@@ -1,0 +1,84 @@
+"""Fields and tables as a person reads them, at the width of the terminal."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import click
+
+from loratools.cli.failures import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+@final
+@dataclass(frozen=True)
+class Column:
+    """A heading and its cells; numbers are set to the right, names are folded if they must."""
+
+    heading: str
+    cells: Sequence[str]
+    is_number: bool = False
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """`label  text`, a line each; those without a text are left out."""
+    table = _table(show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for label, text in fields:
+        if text:
+            table.add_row(label, _plain(text))
+    _print(table)
+
+
+def print_table(columns: Sequence[Column]) -> None:
+    """A table with a heading, between empty lines."""
+    table = _table(show_header=True)
+    for column in columns:
+        table.add_column(
+            column.heading,
+            justify="right" if column.is_number else "left",
+            no_wrap=column.is_number,
+            overflow="fold",
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(_plain, row))
+    click.echo()
+    _print(table)
+    click.echo()
+
+
+def human_size(size: int) -> str:
+    """`1.176 MB`: four digits, decimal units."""
+    number = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.4g} {unit}"
+        number /= 1000
+    return f"{number:.4g} TB"
+
+
+def _plain(text: str) -> "Text":
+    from rich.text import Text
+
+    return Text(printable(text, limit=None))
+
+
+def _table(*, show_header: bool) -> "Table":
+    from rich.table import Table
+
+    return Table(box=None, show_header=show_header, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _print(table: "Table") -> None:
+    """Print without the spaces that fill each line to the table's width."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())

@@ -1,0 +1,34 @@
+"""Describe an adapter from its files, and beside its base."""
+
+from pathlib import Path
+from typing import Literal
+
+from loratools.files.opening import open_adapter
+from loratools.formats import DecodeOptions
+from loratools.io.checkpoint import open_checkpoint
+from loratools.operations.inspect import Inspection, cover, inspect_adapter, measure_spectra
+
+
+def inspect(
+    adapter: str | Path,
+    *,
+    base: str | Path | None = None,
+    spectrum: bool = False,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    out_proj: Literal["auto", "once", "twice"] = "auto",
+) -> Inspection:
+    """Describe an adapter from its headers; with `spectrum`, from its values too.
+
+    With `base`: which of its weights the adapter touches and whether it would merge; with both,
+    the size of each update relative to its weight, for which those weights are read.
+
+    Raises:
+        LoratoolsError: a file is malformed, or of a kind that is not supported.
+    """
+    options = DecodeOptions(out_proj)
+    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle, options=options)
+    coverage, plan = cover(opened, open_checkpoint(Path(base))) if base else (None, None)
+    described = inspect_adapter(opened)
+    spectra = tuple(measure_spectra(opened, plan)) if spectrum else None
+    return Inspection(opened, described.groups, spectra, coverage)

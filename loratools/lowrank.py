@@ -1,0 +1,64 @@
+"""Algebra of a product `up @ down` that is never formed: O((m + n) R²) for an m × n matrix.
+
+Nothing here knows files or names. Factors may be rank-deficient or zero, R may be larger than m
+or n; everything is computed in float64.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def singular_values(
+    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]
+) -> Float[Tensor, " values"]:
+    """The singular values of `up @ down`, falling, in float64: at most min(m, n, R) of them.
+
+    From the R × R core between the orthogonal factors of both sides (QR), which has the same.
+    """
+    left = torch.linalg.qr(up.double(), mode="r").R
+    right = torch.linalg.qr(down.double().T, mode="r").R
+    values: Tensor = torch.linalg.svdvals(left @ right.T)
+    return values
+
+
+@final
+@dataclass(frozen=True)
+class Spectrum:
+    """What the singular values σ of an update say about it.
+
+    Attributes:
+        frobenius: its Frobenius norm, √Σσ².
+        spectral: its spectral norm, the largest σ.
+        stable_rank: ‖·‖²_F / σ₁², at most the rank.
+        effective_rank: exp of the entropy of σ / Σσ (Roy and Vetterli, 2007).
+        half_energy: the share of Σσ² in the larger half of the stored rank.
+    """
+
+    frobenius: float
+    spectral: float
+    stable_rank: float
+    effective_rank: float
+    half_energy: float
+
+
+def spectrum_of(values: Float[Tensor, " values"], rank: int) -> Spectrum:
+    """The summary of falling singular values of an update of a stored rank; all 0 for zero."""
+    energy = values.square().sum().item()
+    if not energy:
+        return Spectrum(0.0, 0.0, 0.0, 0.0, 0.0)
+    spectral = values[0].item()
+    shares = values / values.sum()
+    entropy = -torch.special.xlogy(shares, shares).sum().item()
+    half = values[: -(-rank // 2)].square().sum().item()
+    return Spectrum(
+        frobenius=math.sqrt(energy),
+        spectral=spectral,
+        stable_rank=energy / spectral**2,
+        effective_rank=math.exp(entropy),
+        half_energy=half / energy,
+    )

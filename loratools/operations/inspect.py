@@ -1,0 +1,276 @@
+"""Describe an adapter: from its headers alone, from its factors, and beside its base."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter, Note, Update
+from loratools.deltas import Delta, parameters_of
+from loratools.errors import LoratoolsError
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import torch_name
+from loratools.io.source import Source, stored_elements
+from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
+
+if TYPE_CHECKING:
+    from loratools.lowrank import Spectrum
+
+
+@final
+@dataclass(frozen=True)
+class TargetGroup:
+    """Updates that differ only in the numbers in their names.
+
+    `rank`, `alpha` and what follows are None for a change that is stored whole.
+    """
+
+    pattern: str
+    kind: str
+    shape: tuple[int, ...]
+    rank: int | None
+    alpha: float | None
+    scaling: float | None
+    rule: str | None
+    alpha_from: str | None
+    count: int
+    parameters: int
+
+
+@final
+@dataclass(frozen=True)
+class TargetSpectrum:
+    """The size and shape of one update; `spectrum` is None where a value is not finite.
+
+    `relative` is its Frobenius norm over that of the base's weight, None without a base.
+    """
+
+    target: str
+    spectrum: "Spectrum | None"
+    relative: float | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it changes nothing: its `up` or its `down` is zero."""
+        return self.spectrum is not None and self.spectrum.frobenius == 0
+
+
+@final
+@dataclass(frozen=True)
+class Coverage:
+    """An adapter beside a base: what it touches, and whether it would merge.
+
+    `untouched` are the base's matrices, by pattern, that no update names.
+    """
+
+    base: str
+    touched: int
+    matrices: int
+    untouched: Mapping[str, int]
+    refusal: str | None
+    accounting: Mapping[str, int]
+
+
+@final
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of an adapter; `spectra` and `coverage` only where they were asked for."""
+
+    adapter: Adapter
+    groups: tuple[TargetGroup, ...]
+    spectra: tuple[TargetSpectrum, ...] | None = None
+    coverage: Coverage | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the tensors that make up updates."""
+        return sum(group.parameters for group in self.groups)
+
+    @property
+    def replaced_parameters(self) -> int:
+        """Elements of whole tensors and of single rows."""
+        adapter = self.adapter
+        wholes = [replacement.source for replacement in adapter.replaced.values()]
+        return sum(map(stored_elements, [*wholes, *(rows.rows for rows in adapter.rows.values())]))
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes of its tensors, as torch names them."""
+        return tuple(dict.fromkeys(torch_name(s.dtype) for s in _sources(self.adapter)))
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is odd or wrong, from files, values and base."""
+        return (*self.adapter.notes, *self._value_notes(), *self._base_notes())
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong: what `--check` asks."""
+        return all(note.severity == "info" for note in self.notes)
+
+    def _value_notes(self) -> Iterator[Note]:
+        if self.spectra is None:
+            return
+        broken = [s.target for s in self.spectra if s.spectrum is None]
+        zero = [s.target for s in self.spectra if s.is_zero]
+        if broken:
+            yield Note("refusal", f"not finite: {len(broken)} updates, first {broken[0]}")
+        if zero and len(zero) == len(self.spectra):
+            yield Note("problem", "every update is zero: the adapter was never trained")
+        elif zero:
+            yield Note("info", f"{len(zero)} updates are zero, first {zero[0]}")
+
+    def _base_notes(self) -> Iterator[Note]:
+        if self.coverage is not None and self.coverage.refusal is not None:
+            yield Note("refusal", f"would not merge: {self.coverage.refusal}")
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object of `inspect --json`."""
+        adapter = self.adapter
+        return {
+            "path": adapter.where,
+            "format": adapter.format,
+            "kinds": list(adapter.kinds),
+            "provenance": asdict(adapter.provenance),
+            "settings": dict(adapter.settings),
+            "metadata": dict(adapter.metadata),
+            "parameters": self.parameters,
+            "replaced_parameters": self.replaced_parameters,
+            "bytes": adapter.nbytes,
+            "dtypes": list(self.dtypes),
+            "targets": [asdict(group) for group in self.groups],
+            "replaced": [
+                {"target": t, "shape": list(r.source.shape), "trained": r.is_trained}
+                for t, r in adapter.replaced.items()
+            ],
+            "rows": [
+                {"target": target, "indices": list(rows.indices)}
+                for target, rows in adapter.rows.items()
+            ],
+            "inert": dict(adapter.inert),
+            "tokenizer_files": [path.name for path in adapter.companions],
+            "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
+            "base": None if self.coverage is None else asdict(self.coverage),
+            "notes": [asdict(note) for note in self.notes],
+            "sound": self.is_sound,
+        }
+
+
+def inspect_adapter(adapter: Adapter) -> Inspection:
+    """Describe an adapter from its headers."""
+    return Inspection(adapter, tuple(_group(adapter.updates)))
+
+
+def measure_spectra(adapter: Adapter, plan: MergePlan | None = None) -> Iterator[TargetSpectrum]:
+    """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
+
+    For DoRA and KaSA it is that of the low-rank part.
+    """
+    norms = _base_norms(plan) if plan is not None else {}
+    for target, update in adapter.updates.items():
+        if update.delta.low_rank is not None:
+            spectrum = _spectrum(update.delta)
+            norm = norms.get(target)
+            relative = spectrum.frobenius / norm if spectrum and norm else None
+            yield TargetSpectrum(target, spectrum, relative)
+
+
+def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:
+    """Means over the targets that differ only in the numbers in their names."""
+    groups: dict[str, list[TargetSpectrum]] = {}
+    for row in spectra:
+        groups.setdefault(_pattern(row.target), []).append(row)
+    return tuple(_mean(pattern, rows) for pattern, rows in groups.items())
+
+
+def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
+    finite = [row.spectrum for row in rows if row.spectrum is not None]
+    relative = [row.relative for row in rows if row.relative is not None]
+    if len(finite) < len(rows):
+        return TargetSpectrum(pattern, None)
+    means = {f.name: fmean(getattr(s, f.name) for s in finite) for f in fields(finite[0])}
+    return TargetSpectrum(
+        pattern, replace(finite[0], **means), fmean(relative) if relative else None
+    )
+
+
+def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
+    """What `adapter` touches of `base`; and the plan of their merge, None where it is refused."""
+    try:
+        plan = plan_merge(base, [adapter], [1.0], MergeOptions())
+    except LoratoolsError as error:
+        return Coverage(str(base.path), 0, 0, {}, str(error), {}), None
+    touched = {tensor.name for tensor in plan.changed}
+    matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
+    untouched: dict[str, int] = {}
+    for name in matrices:
+        if name not in touched:
+            untouched[_pattern(name)] = untouched.get(_pattern(name), 0) + 1
+    accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
+    count = sum(name in touched for name in matrices)
+    return Coverage(str(base.path), count, len(matrices), untouched, None, accounting), plan
+
+
+def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
+    groups: dict[tuple[object, ...], list[Delta]] = {}
+    for target, update in updates.items():
+        delta = update.delta
+        lora = delta.low_rank
+        how = (lora.rank, lora.scaling) if lora else (None, None)
+        groups.setdefault((_pattern(target), delta.kind, delta.shape, *how), []).append(delta)
+    for (pattern, kind, *_), deltas in groups.items():
+        lora = deltas[0].low_rank
+        scaling = lora.scaling if lora else None
+        yield TargetGroup(
+            pattern=str(pattern),
+            kind=str(kind),
+            shape=deltas[0].shape,
+            rank=lora.rank if lora else None,
+            alpha=scaling.alpha if scaling else None,
+            scaling=scaling.value if scaling else None,
+            rule=scaling.rule if scaling else None,
+            alpha_from=scaling.origin if scaling else None,
+            count=len(deltas),
+            parameters=sum(map(parameters_of, deltas)),
+        )
+
+
+def _pattern(name: str) -> str:
+    """A name with every number that is a part of its own replaced: `model.layers.*.mlp`."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def _sources(adapter: Adapter) -> Iterable[Source]:
+    for update in adapter.updates.values():
+        yield from update.delta.sources
+    for replacement in adapter.replaced.values():
+        yield replacement.source
+    for rows in adapter.rows.values():
+        yield rows.rows
+
+
+def _spectrum(delta: Delta) -> "Spectrum | None":
+    from loratools.lowrank import singular_values, spectrum_of
+
+    lora = delta.low_rank
+    if lora is None or not all(bool(source.read().isfinite().all()) for source in delta.sources):
+        return None
+    values = singular_values(lora.up.read(), lora.down.read()) * abs(lora.scaling.value)
+    return spectrum_of(values, lora.rank)
+
+
+def _base_norms(plan: MergePlan) -> Mapping[str, float]:
+    """By target, the Frobenius norm of the weight it changes."""
+    from loratools.operations.rounding import frobenius
+
+    norms = {}
+    for tensor in plan.changed:
+        for change in tensor.changes:
+            norms[change.target] = frobenius(tensor.origin)
+    return norms
+
+
+def _spectrum_row(row: TargetSpectrum) -> dict[str, object]:
+    values = asdict(row.spectrum) if row.spectrum is not None else None
+    return {"target": row.target, "spectrum": values, "relative": row.relative}
