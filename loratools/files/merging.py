@@ -1,10 +1,12 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
@@ -131,15 +133,14 @@ def _execute(
     run = _Run(sum(file.layout.size for file in files), write.progress)
     with _workers(write) as pool, ThreadPoolExecutor(1) as syncer:
         try:
-            for file, output in zip(files, outputs, strict=True):
-                run.submit(pool, output, copy_steps(file, output))
+            pairs = list(zip(files, outputs, strict=True))
+            run.submit(pool, _interleaved([copy_steps(*pair) for pair in pairs]))
             with _single_threaded_torch():
                 from loratools.operations.rounding import Rounding
 
                 rounding = Rounding(write.seed, write.allow_nonfinite)
-                for file, output in zip(files, outputs, strict=True):
-                    run.submit(pool, output, edit_steps(file, output, rounding))
-                run.collect(syncer)
+                run.submit(pool, _interleaved([edit_steps(*pair, rounding) for pair in pairs]))
+                run.collect(outputs, syncer)
         except BaseException:
             run.cancel()
             raise
@@ -155,27 +156,26 @@ class _Run:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self._total = total
         self._progress = progress or (lambda done, total: None)
-        self._steps: dict[Future[tuple[str, Fidelity] | None], tuple[OutputFile, int]] = {}
-        self._left: dict[Path, int] = {}
+        self._steps: dict[Future[tuple[str, Fidelity] | None], Step] = {}
 
-    def submit(self, pool: Executor, output: OutputFile, steps: Iterable[Step]) -> None:
-        """Start steps that write to `output`."""
-        self._left.setdefault(output.path, 0)
+    def submit(self, pool: Executor, steps: Iterable[Step]) -> None:
+        """Start steps."""
         for step in steps:
-            self._steps[pool.submit(step.run)] = output, step.nbytes
-            self._left[output.path] += 1
+            self._steps[pool.submit(step.run)] = step
 
-    def collect(self, syncer: Executor) -> None:
+    def collect(self, outputs: Sequence[OutputFile], syncer: Executor) -> None:
         """Wait for all steps; the first failure is raised. Every full file is synced."""
-        done, syncs = 0, []
+        left = Counter(step.output.path for step in self._steps.values())
+        syncs = [syncer.submit(output.sync) for output in outputs if not left[output.path]]
+        done = 0
         for future in as_completed(self._steps):
             future.result()
-            output, nbytes = self._steps[future]
-            done += nbytes
+            step = self._steps[future]
+            done += step.nbytes
             self._progress(done, self._total)
-            self._left[output.path] -= 1
-            if not self._left[output.path]:
-                syncs.append(syncer.submit(output.sync))
+            left[step.output.path] -= 1
+            if not left[step.output.path]:
+                syncs.append(syncer.submit(step.output.sync))
         for sync in syncs:
             sync.result()
 
@@ -192,6 +192,17 @@ class _Run:
                 name, part = result
                 sums[name] = sums[name] + part if name in sums else part
         return sums
+
+
+def _interleaved(groups: Sequence[Iterable[Step]]) -> Iterator[Step]:
+    """The steps of two files in turn, then of the next two.
+
+    A file is locked while it is written to, so workers on one file wait for each other. Two are
+    enough to keep the disk busy, and leave the files before them to be synced meanwhile.
+    """
+    for first in range(0, len(groups), 2):
+        for steps in zip_longest(*groups[first : first + 2]):
+            yield from (step for step in steps if step is not None)
 
 
 @contextmanager

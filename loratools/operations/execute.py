@@ -27,6 +27,11 @@ class Step(Protocol):
     """A piece of work."""
 
     @property
+    def output(self) -> OutputFile:
+        """The file it writes to."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes it writes."""
         ...
