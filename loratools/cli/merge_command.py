@@ -123,12 +123,12 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
     if verbose:
         for tensor, actions in report.rows():
             fidelity = report.fidelity.get(tensor.name)
-            lost = f"  [{fidelity.relative_error:.2%} lost]" if fidelity else ""
+            lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
             click.echo(f"  {printable(tensor.name)}: {actions}{lost}")
     click.echo(report.accounting)
     if (total := report.total) is not None:
         click.echo(
-            f"fidelity: {total.relative_error:.2%} of the update lost to rounding, "
+            f"fidelity: {100 * total.relative_error:.3g}% of the update lost to rounding, "
             f"cosine {total.cosine:.6f}"
         )
     for warning in report.warnings:

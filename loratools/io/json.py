@@ -1,9 +1,13 @@
-"""JSON read strictly: UTF-8, no duplicate keys, no NaN."""
+"""JSON read strictly: UTF-8, no duplicate keys, no half characters, no NaN."""
 
 import json
+import re
+from collections import Counter
 from typing import Any
 
 from loratools.errors import FormatError, shorten
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: bytes, where: str) -> Any:
@@ -13,11 +17,15 @@ def parse_json(text: bytes, where: str) -> Any:
         FormatError: it is not UTF-8, not JSON, or an object has a key twice.
     """
     try:
-        return json.loads(
+        value = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=_unique_fields,
+            parse_int=_whole_number,
             parse_constant=_refuse_constant,
         )
+        if _ESCAPED_SURROGATE.search(text):
+            encode_json(value)  # a surrogate without its other half cannot be written again
+        return value
     except UnicodeDecodeError as error:
         raise FormatError(f"{where}: not UTF-8 (byte {error.start})") from error
     except (ValueError, RecursionError) as error:
@@ -40,10 +48,15 @@ def encode_json(value: object) -> bytes:
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in fields if keys.count(key) > 1)
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {shorten(twice)!r} appears twice")
     return fields
+
+
+def _whole_number(digits: str) -> int:
+    if digits == "-0":  # an integer to Python, a float to other readers
+        raise ValueError("-0 is no whole number")
+    return int(digits)
 
 
 def _refuse_constant(constant: str) -> None:
