@@ -15,8 +15,6 @@ from loratools.cli.tables import human_size
 if TYPE_CHECKING:
     from loratools.operations.report import MergeReport
 
-_DTYPES = {"keep": None, "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-
 
 @click.command("merge", short_help="Merge adapters into a base model.")
 @click.argument("base", type=click.Path())
@@ -32,7 +30,7 @@ _DTYPES = {"keep": None, "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 )
 @click.option(
     "--dtype",
-    type=click.Choice(list(_DTYPES)),
+    type=click.Choice(["keep", "float32", "bfloat16", "float16"]),
     default="keep",
     show_default=True,
     help="The dtype of all float weights.",
@@ -89,7 +87,7 @@ def command(
             output=None if dry_run else output,
             weights=weights or None,
             options=MergeOptions(
-                dtype=_DTYPES[settings["dtype"]],
+                dtype=None if settings["dtype"] == "keep" else settings["dtype"],
                 only=settings["only"],
                 skip=settings["skip"],
                 allow_unmatched=settings["allow_unmatched"],

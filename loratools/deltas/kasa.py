@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class KaSA:
     """A LoRA with a diagonal between its factors, onto a truncated weight.
 
-    PEFT truncates the weight in float32 when an adapter is loaded; here it is done in the dtype
-    of the computation. The whole weight is decomposed, so memory is that of a few copies of it.
+    PEFT truncates the weight in float32 when an adapter is loaded; here it is done in float64.
+    The whole weight is decomposed, so memory is that of a few such copies of it.
     """
 
     additive: ClassVar[bool] = False
@@ -70,12 +70,13 @@ class KaSA:
         """Add `strength` times the difference between the result and the weight."""
         import torch
 
-        weight = torch.cat([block for _, block in span.blocks()])
+        weight = torch.cat([block for _, block in span.blocks()]).double()
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
         kept = max(0, len(s) - self.lora.rank)
         smallest = (u[:, kept:] * s[kept:]) @ vh[kept:]
-        up = self.lora.up.read().to(span.dtype) * self.diagonal.read().to(span.dtype)
-        update = up @ self.lora.down.read().to(span.dtype) * self.lora.scaling.value - smallest
+        up = self.lora.up.read().double() * self.diagonal.read().double()
+        update = up @ self.lora.down.read().double() * self.lora.scaling.value - smallest
+        update = update.to(span.dtype)
 
         def apply(block: "Tensor", begin: int) -> None:
             block.add_(update[begin : begin + block.shape[0]], alpha=strength)

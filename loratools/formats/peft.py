@@ -234,6 +234,7 @@ class _Decoder:
         down, up = roles["lora_A"], roles["lora_B"]
         if enabled := self.config.enabled():
             return self._merged_linear(path, down, up, enabled, scaling)
+        down, up = self._expanded(path, down, up)
         if len(up.shape) > 2 and 1 <= up.shape[1] < down.shape[0]:
             raise UnsupportedError(
                 f"{self.where}: {shorten(path)}: a grouped convolution, whose update has no "
@@ -245,14 +246,22 @@ class _Decoder:
                 f"lora_B {list(up.shape)} do not have the same rank"
             )
         shape = (up.shape[0], *down.shape[1:])
-        up, down = flattened(up), flattened(down)
-        if blocks := self.config.blocks(path):
-            part, count = blocks
-            if part == "down":
-                down, shape = _in_blocks(down, count), (shape[0], shape[1] * count)
-            else:
-                up = _in_blocks(up, count)
-        return LoRA(up, down, scaling, shape)
+        return LoRA(flattened(up), flattened(down), scaling, shape)
+
+    def _expanded(self, path: str, down: Source, up: Source) -> tuple[Source, Source]:
+        """Both factors, the one that BD-LoRA stores as blocks in full."""
+        blocks = self.config.blocks(path)
+        if blocks is None:
+            return down, up
+        part, count = blocks
+        stacked = down if part == "down" else up
+        if len(stacked.shape) != 2 or stacked.shape[0] % count:
+            raise ShapeMismatchError(
+                f"{self.where}: {shorten(path)}: the {part} factor {list(stacked.shape)} does not "
+                f"consist of the {count} blocks that use_bdlora gives it"
+            )
+        expanded = _in_blocks(stacked, count)
+        return (expanded, up) if part == "down" else (down, expanded)
 
     def _merged_linear(
         self, path: str, down: Source, up: Source, enabled: tuple[bool, ...], scaling: Scaling

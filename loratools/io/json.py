@@ -20,14 +20,16 @@ def parse_json(text: bytes, where: str) -> Any:
         value = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=_unique_fields,
-            parse_int=_whole_number,
+            parse_int=_number,
             parse_constant=_refuse_constant,
         )
         if _ESCAPED_SURROGATE.search(text):
-            encode_json(value)  # a surrogate without its other half cannot be written again
+            encode_json(value)  # fails where a surrogate stands alone
         return value
     except UnicodeDecodeError as error:
         raise FormatError(f"{where}: not UTF-8 (byte {error.start})") from error
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{where}: half a surrogate pair is no character") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from error
 
@@ -53,10 +55,9 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _whole_number(digits: str) -> int:
-    if digits == "-0":  # an integer to Python, a float to other readers
-        raise ValueError("-0 is no whole number")
-    return int(digits)
+def _number(digits: str) -> int | float:
+    # As other readers have it: the integer 0 would lose the sign.
+    return -0.0 if digits == "-0" else int(digits)
 
 
 def _refuse_constant(constant: str) -> None:

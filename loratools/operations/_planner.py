@@ -112,6 +112,11 @@ class Planner:
         self, adapter: Adapter, target: str, planned: PlannedTensor, source: Source
     ) -> None:
         base = planned.base
+        if source.dtype != planned.dtype and not {source.dtype, planned.dtype} <= set(FLOATS):
+            raise FormatError(
+                f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in "
+                f"the base"
+            )
         if planned.changes or planned.origin not in (base, source):
             if planned.changes or not same_bytes(planned.origin, source):
                 raise FormatError(
@@ -181,6 +186,11 @@ class Planner:
                 f"weight it changed, so a weight of {change.strength:g} does not take it out again"
             )
         planned = self._planned(name)
+        if planned.origin.dtype not in FLOATS:
+            raise UnsupportedError(
+                f"{self.base.path}: {name} is stored as {planned.origin.dtype}, which are codes "
+                f"or indices; an update cannot be added to them"
+            )
         for other in planned.changes:
             if other.adapter == change.adapter and other.target != change.target:
                 raise MatchError(
@@ -199,7 +209,8 @@ class Planner:
             assert embedding.base is not None, name
             return PlannedTensor(name, embedding.dtype, embedding.base, embedding.base)
         assert source is not None, name
-        return PlannedTensor(name, self._output_dtype(self._main_dtype()), None, source)
+        dtype = self._main_dtype() if source.dtype in FLOATS else source.dtype
+        return PlannedTensor(name, self._output_dtype(dtype), None, source)
 
     def _count(self, group: list[str], number: int, keys: Iterable[str]) -> None:
         group.extend(f"{number}: {key}" for key in keys)
@@ -209,7 +220,8 @@ class Planner:
         self._complaints.append(complaint)
 
     def _output_dtype(self, dtype: str) -> str:
-        return self.options.dtype if self.options.dtype and dtype in FLOATS else dtype
+        wanted = self.options.stored_dtype
+        return wanted if wanted and dtype in FLOATS else dtype
 
     def _main_dtype(self) -> str:
         """The float dtype that most of the base is stored in: what a new tensor is rounded to."""

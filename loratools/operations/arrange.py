@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from loratools.io.checkpoint import INDEX_SUFFIX
-from loratools.io.dtypes import nbytes, torch_name
+from loratools.io.dtypes import nbytes
 from loratools.io.json import encode_json
 from loratools.io.writer import Layout, lay_out
 from loratools.operations.merge import MergePlan, PlannedTensor
@@ -68,7 +68,7 @@ def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
         _set_where_present(nested, "vocab_size", value=plan.vocabulary[1])
     if dtype is not None:
         for fields in nested:
-            _set_dtype(fields, torch_name(dtype), is_top=fields is config)
+            _set_dtype(fields, dtype, is_top=fields is config)
     return None if config == plan.base.config else encode_json(config)
 
 

@@ -7,11 +7,12 @@ exists can be carried out: names are matched, shapes agree, every adapter tensor
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import final
+from typing import Literal, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
 from loratools.names.tied import TiedHead
 
@@ -22,16 +23,21 @@ class MergeOptions:
     """What to merge, and into what.
 
     Attributes:
-        dtype: the safetensors name of the dtype for all float weights; None keeps each one's own.
+        dtype: for all float weights, `float32`, `bfloat16` or `float16`; None keeps each one's own.
         only: globs; only targets or base tensors that match one are changed.
         skip: globs; targets and base tensors that match one are not changed.
         allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
     """
 
-    dtype: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     allow_unmatched: bool = False
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """The safetensors name of `dtype`."""
+        return None if self.dtype is None else from_torch_name(self.dtype)
 
     def selects(self, *names: str) -> bool:
         """Whether a thing of these names is wanted."""
