@@ -1,6 +1,8 @@
 """argv → one call → output: a file a command, shared options in `options.py`."""
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -46,6 +48,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every failure is one line and an exit code."""
+    _open_standard_files()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         # Click's standalone mode would turn Ctrl-C into exit code 1.
@@ -53,20 +56,45 @@ def main() -> NoReturn:
         sys.stdout.flush()
         code = status if isinstance(status, int) else 0
     except BaseException as error:
+        _ignore_signals()
         code = exit_code(error)
         if os.environ.get("LORATOOLS_DEBUG") == "1":
             traceback.print_exc()
         elif (text := message(error)) is not None:
-            click.echo(text, err=True)
+            with contextlib.suppress(OSError):  # nobody listens there either
+                click.echo(text, err=True)
     _leave(code)
 
 
+def _open_standard_files() -> None:
+    """See that no model is opened as stdout and printed into, and that any name can be printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It takes the lowest free number, which is this one; printing to stdout has to fail.
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    _ignore_signals()
     raise Terminated
+
+
+def _ignore_signals() -> None:
+    """Let nothing interrupt the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave(code: int) -> NoReturn:
     """Exit; a closed stdout must not turn into a traceback while the interpreter shuts down."""
+    _ignore_signals()
     try:
         sys.stdout.flush()
     except OSError:

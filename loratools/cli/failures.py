@@ -28,34 +28,51 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (LoratoolsError, 1),
     (MemoryError, 4),
     (OSError, 4),
+    (SystemExit, 4),  # Click's, where the reader of stdout has gone
 )
+#: Click's since 8.2: a command that was called without arguments, and whose message is its help.
+_HELP: type | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a failure; 70 for a fault of loratools itself."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if _is_out_of_memory(error):
+        return 4
     return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
 
 
 def message(error: BaseException) -> str | None:
     """One line for stderr; None where nothing needs to be said."""
-    if isinstance(error, click.exceptions.Exit | BrokenPipeError):
+    if isinstance(error, click.exceptions.Exit | BrokenPipeError | SystemExit):
         return None
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "Interrupted."
     if isinstance(error, Terminated):
         return "Terminated."
     if isinstance(error, click.UsageError):
+        if isinstance(error, _HELP):
+            return error.format_message()
         context = error.ctx.get_usage() + "\n" if error.ctx else ""
-        return f"{context}Error: {error.format_message()}"
-    if isinstance(error, MemoryError):
+        return context + printable(f"Error: {error.format_message()}")
+    if _is_out_of_memory(error):
         return "Error: out of memory"
-    if isinstance(error, LoratoolsError | OSError):
-        return f"Error: {printable(str(error))}"
+    if isinstance(error, OSError):
+        name, reason = error.filename or "standard output", error.strerror or str(error)
+        error = LoratoolsError(f"{name}: {reason.lower()}")
+    if isinstance(error, LoratoolsError):
+        return printable(f"Error: {error}")
     return (
-        f"Error: a fault in loratools: {type(error).__name__}: {printable(str(error))}; "
+        f"Error: a fault in loratools: {printable(f'{type(error).__name__}: {error}', 300)}; "
         f"LORATOOLS_DEBUG=1 shows where, and a report is welcome"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has no class for it on the CPU.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 

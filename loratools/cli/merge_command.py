@@ -105,7 +105,7 @@ def command(
             out_proj=settings["out_proj"],
         )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(report.to_json(), indent=2))
     else:
         _print(report, verbose=verbose or dry_run)
 
@@ -113,7 +113,7 @@ def command(
 def _print(report: "MergeReport", *, verbose: bool) -> None:
     for adapter in report.plan.adapters:
         for note in adapter.notes:
-            click.echo(f"Note: {adapter.where}: {printable(note.message)}", err=True)
+            click.echo(f"Note: {printable(f'{adapter.where}: {note.message}')}", err=True)
     for text in report.plan.notes:
         click.echo(f"Note: {printable(text)}", err=True)
     for name in report.left_out:
@@ -122,7 +122,7 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
         for tensor, actions in report.rows():
             fidelity = report.fidelity.get(tensor.name)
             lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
-            click.echo(f"  {printable(tensor.name)}: {actions}{lost}")
+            click.echo(f"  {printable(f'{tensor.name}: {actions}')}{lost}")
     click.echo(report.accounting)
     if (total := report.total) is not None:
         click.echo(

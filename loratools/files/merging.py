@@ -1,24 +1,25 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import LoratoolsError, StorageError
+from loratools.errors import LoratoolsError, StorageError, UnsupportedError
 from loratools.files.opening import TOKENIZER_FILES, open_adapter
 from loratools.formats import DecodeOptions
-from loratools.io.checkpoint import INDEX_SUFFIX, open_checkpoint
+from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
 from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
-from loratools.operations.execute import Step, copy_steps, edit_steps
+from loratools.operations.execute import Step, copy_steps, edit_steps, single_threaded_torch
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 from loratools.operations.report import MergeReport
 
@@ -79,11 +80,12 @@ def merge(
     if len(weights) != len(opened):
         raise LoratoolsError(f"{len(weights)} weights for {len(opened)} adapters")
     plan = plan_merge(checkpoint, opened, weights, options)
-    files = arrange(plan, write.max_shard_bytes)
+    files = _named(arrange(plan, write.max_shard_bytes), checkpoint, output)
     companions, left_out = _companions(plan)
     fidelity: dict[str, Fidelity] = {}
     if output is not None:
-        inputs = [checkpoint.path, *(Path(path) for path in paths)]
+        inputs = [checkpoint.path, *(shard.file.path for shard in checkpoint.shards)]
+        inputs += [Path(path) for path in (*paths, *([config] if config else []))]
         fidelity = _write(plan, files, companions, Path(output), inputs, options, write)
     return MergeReport(
         plan=plan,
@@ -92,6 +94,20 @@ def merge(
         fidelity=fidelity,
         left_out=left_out,
     )
+
+
+def _named(
+    files: tuple[PlannedFile, ...], base: Checkpoint, output: str | Path | None
+) -> tuple[PlannedFile, ...]:
+    """The files by their names in the output: a single one has the name of the output itself."""
+    if base.is_folder:
+        return files
+    if len(files) > 1:
+        raise UnsupportedError(
+            f"{base.path}: a single file, which is merged into a single file and not split; "
+            f"name its folder to split it"
+        )
+    return files if output is None else (replace(files[0], name=Path(output).name),)
 
 
 def _write(
@@ -103,24 +119,30 @@ def _write(
     options: MergeOptions,
     write: WriteOptions,
 ) -> "dict[str, Fidelity]":
-    needed = sum(file.layout.size for file in files) + _COMPANIONS_SLACK
-    check_output(output, inputs, needed_bytes=needed, overwrite=write.overwrite)
     is_folder = plan.base.is_folder
+    check_output(
+        output,
+        inputs,
+        is_folder=is_folder,
+        needed_bytes=sum(file.layout.size for file in files) + _COMPANIONS_SLACK,
+        overwrite=write.overwrite,
+    )
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
-        names = [file.name if is_folder else output.name for file in files]
-        outputs = [
-            OutputFile(staging.folder / name, file.layout)
-            for name, file in zip(names, files, strict=True)
-        ]
+        outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
         fidelity = _execute(files, outputs, write)
         if is_folder:
             _write_companions(plan, files, companions, staging, options)
-        for name, file in zip(names, files, strict=True):
-            _verify(staging.folder / name, file)
+        for file in files:
+            _verify(staging.folder / file.name, file)
         for source in _input_files(plan):
             source.check_unchanged()
         staging.publish()
-    return {name: fidelity[name] for name in plan.tensors if name in fidelity}
+    # That of an update with a NaN or an infinity would be none, and is no number in JSON.
+    return {
+        name: fidelity[name]
+        for name in plan.tensors
+        if name in fidelity and math.isfinite(fidelity[name].relative_error)
+    }
 
 
 def _execute(
@@ -135,7 +157,7 @@ def _execute(
         try:
             pairs = list(zip(files, outputs, strict=True))
             run.submit(pool, _interleaved([copy_steps(*pair) for pair in pairs]))
-            with _single_threaded_torch():
+            with single_threaded_torch():
                 from loratools.operations.rounding import Rounding
 
                 rounding = Rounding(write.seed, write.allow_nonfinite)
@@ -144,8 +166,9 @@ def _execute(
         except BaseException:
             run.cancel()
             raise
-    for output in outputs:
-        output.close()
+        finally:
+            for output in outputs:
+                output.close()
     return run.fidelity()
 
 
@@ -180,9 +203,8 @@ class _Run:
             sync.result()
 
     def cancel(self) -> None:
-        """Start no further step."""
-        for future in self._steps:
-            future.cancel()
+        """Start no further step, and wait for those that have begun."""
+        wait([future for future in self._steps if not future.cancel()])
 
     def fidelity(self) -> "dict[str, Fidelity]":
         """The sums by tensor, added in the order of the steps and not of their completion."""
@@ -212,19 +234,6 @@ def _workers(write: WriteOptions) -> Iterator[Executor]:
         return
     with ThreadPoolExecutor(write.jobs or os.cpu_count() or 1) as pool:
         yield pool
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """One thread a step: steps are the parallelism, and sums do not depend on their number."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _verify(path: Path, file: PlannedFile) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, UnsupportedError, listing
+from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
 from loratools.formats import DecodeOptions, decode
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import read_json_file
@@ -49,7 +49,8 @@ def open_adapter(
         UnsupportedError: the kind is not supported, or it is a pickle and that is not allowed.
         StorageError: a file cannot be read.
     """
-    return decode(_read_bundle(Path(path), config, allow_pickle=allow_pickle), options)
+    with storage_errors(path):
+        return decode(_read_bundle(Path(path), config, allow_pickle=allow_pickle), options)
 
 
 def _read_bundle(path: Path, config: str | Path | None, *, allow_pickle: bool) -> Bundle:

@@ -1,5 +1,6 @@
 """PEFT's `adapter_config.json`, as far as it decides what stored tensors mean."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ class PeftConfig:
             return None
         for field, factor in (("target_modules_bd_a", "down"), ("target_modules_bd_b", "up")):
             # PEFT looks for these names anywhere in the path.
-            if any(str(name) in module for name in settings.get(field) or ()):
+            names = settings.get(field)
+            if isinstance(names, list) and any(str(name) in module for name in names):
                 return factor, _integer(settings, "nblocks", f"{self.where}: use_bdlora")
         return None
 
@@ -176,16 +178,23 @@ def _matches(pattern: str, module: str, where: str) -> bool:
 
 def _integer(fields: Mapping[str, Any], name: str, where: str) -> int:
     value = _number(fields, name, where)
-    if value != int(value) or value < 1:
+    if value < 1 or not float(value).is_integer():
         raise FormatError(f"{where}: {name} must be a positive integer, is {value!r}")
     return int(value)
 
 
 def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
     value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FormatError(f"{where}: {name} must be a number, is {value!r:.40}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise FormatError(f"{where}: {name} must be a finite number, is {value!r:.40}")
     return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's integers have no limit
+        return False
 
 
 def _numbers(fields: Mapping[str, Any], name: str, kind: type, where: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Update
+from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -84,7 +84,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             *config.notes(),
             *parts.notes,
             *decoder.notes,
-            *disagreements(config, decoder.modules, tuple(parts.saved | parts.plain)),
+            *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
@@ -94,6 +94,13 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
 def _is_all_saved(config: PeftConfig, replaced: Mapping[str, object]) -> bool:
     """Whether an adapter without updates is one at all: all it trained are whole modules."""
     return bool(replaced) and bool(config.names("modules_to_save"))
+
+
+def _kept_whole(parts: Parts, replaced: Mapping[str, Replacement]) -> tuple[str, ...]:
+    """Whole tensors, without those of the base that PEFT saves from its wrappers."""
+    return tuple(
+        name for name, r in replaced.items() if r.is_trained or name not in parts.base_layers
+    )
 
 
 @final
@@ -143,9 +150,9 @@ class _Decoder:
                 f"{self.where}: {module} has trained token rows, and trainable_token_indices "
                 f"does not say which rows they are"
             )
-        if len(indices) != source.shape[0]:
+        if len(source.shape) != 2 or len(indices) != source.shape[0]:
             raise FormatError(
-                f"{self.where}: {module} has {source.shape[0]} trained token rows for "
+                f"{self.where}: {module} has trained token rows {list(source.shape)} for "
                 f"{len(indices)} indices"
             )
         return ReplacedRows(tuple(indices), source)
@@ -267,14 +274,16 @@ class _Decoder:
         self, path: str, down: Source, up: Source, enabled: tuple[bool, ...], scaling: Scaling
     ) -> LoRA:
         """PEFT before 0.3 and microsoft/LoRA: updates of the enabled parts of a fused weight."""
-        up = flattened(up)
-        groups = down.shape[0] // max(1, up.shape[1])
-        if not groups or down.shape[0] != up.shape[1] * groups or up.shape[0] % sum(enabled):
+        groups = sum(enabled)
+        rank = up.shape[1] if len(up.shape) > 1 else 0
+        fit = len(down.shape) == 2 and down.shape[0] == groups * rank
+        if not (groups and rank and fit) or up.shape[0] % groups:
             raise ShapeMismatchError(
                 f"{self.where}: {shorten(path)}: lora_A {list(down.shape)} and lora_B "
                 f"{list(up.shape)} do not fit enable_lora {list(enabled)}"
             )
-        rows = up.shape[0] // sum(enabled) * len(enabled)
+        up = flattened(up)
+        rows = up.shape[0] // groups * len(enabled)
         spread = partial(_spread, groups=groups, enabled=enabled)
         expanded = Derived(up, (rows, down.shape[0]), spread)
         return LoRA(expanded, down, scaling, (rows, down.shape[1]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, final
 
-from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.errors import FormatError, UnsupportedError, listing, shorten, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.json import parse_json_object
 from loratools.io.source import Stored
@@ -82,6 +82,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UnsupportedError: the weights are in a format that cannot be merged into.
         StorageError: a file cannot be read.
     """
+    with storage_errors(path):
+        return _open(path)
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
@@ -205,7 +210,7 @@ def _checked_shard_name(index: Path, name: object) -> str:
         or not name.endswith(".safetensors")
         or PureWindowsPath(name).name != name
         or ":" in name
-        or any(ord(character) < 32 for character in name)
+        or not name.isprintable()
     ):
         raise FormatError(f"{index}: {name!r:.120} is not the plain name of a safetensors file")
     return name

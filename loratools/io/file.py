@@ -23,9 +23,9 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.exists():
-            raise FormatError(f"{path}: no such file")
         with storage_errors(path):
+            if not path.exists():
+                raise FormatError(f"{path}: no such file")
             # O_NONBLOCK: opening a pipe must not wait for its writer.
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
         status = os.fstat(self._fd)
@@ -40,29 +40,25 @@ class InputFile:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
 
-    def __reduce__(self) -> tuple[type["InputFile"], tuple[Path]]:
-        return InputFile, (self.path,)
+    def __reduce__(self) -> tuple[object, tuple[Path, object]]:
+        return _reopen, (self.path, self._identity)
 
     @property
     def fd(self) -> int:
         """The open descriptor, for copies inside the kernel."""
         return self._fd
 
-    @property
-    def mode(self) -> int:
-        """The permission bits."""
-        return stat.S_IMODE(os.fstat(self._fd).st_mode)
-
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes from `offset` on.
 
         Raises:
-            StorageError: the file became shorter, or the device failed.
+            StorageError: somebody wrote to the file since it was opened, or the device failed.
         """
         with storage_errors(self.path):
             count = pread_into(self._fd, buffer, offset)
         if count < len(buffer):
             raise StorageError(f"{self.path}: became shorter while it was read")
+        self.check_unchanged()
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on."""
@@ -86,5 +82,12 @@ class InputFile:
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _reopen(path: Path, identity: object) -> InputFile:
+    file = InputFile(path)
+    if file._identity != identity:
+        raise StorageError(f"{path}: changed while it was read; run again")
+    return file

@@ -4,11 +4,11 @@ Only on request (`--allow-pickle`), with torch's restricted unpickler and on the
 unpickler was broken twice (CVE-2025-32434, CVE-2026-24747), so an old torch is refused.
 """
 
-import pickle
 from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.dtypes import from_torch_name
+from loratools.io.file import InputFile
 from loratools.io.source import Held, Source
 
 _OLDEST_SAFE_TORCH = (2, 10)
@@ -20,6 +20,7 @@ def read_pickle(path: Path) -> dict[str, Source]:
     Raises:
         FormatError: it is not a pickle, or holds something other than named tensors.
         UnsupportedError: this torch is too old to read one safely.
+        StorageError: it may not be read.
     """
     import torch
 
@@ -29,23 +30,26 @@ def read_pickle(path: Path) -> dict[str, Source]:
             f"{path}: torch {torch.__version__} cannot read a pickle safely; "
             f"2.10 or newer is needed"
         )
+    InputFile(path)  # a regular file that may be read
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: no such file") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler checks nothing: broken bytes raise what they will
+        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         raise FormatError(f"{path}: cannot be read as a pickled state dict: {reason}") from error
     if not isinstance(loaded, dict):
         raise FormatError(
             f"{path}: holds a {type(loaded).__name__}, a dict of named tensors was expected"
         )
-    return {str(name): _held(path, str(name), value) for name, value in loaded.items()}
+    return {name: _held(path, name, value) for name, value in loaded.items()}
 
 
-def _held(path: Path, name: str, value: object) -> Held:
+def _held(path: Path, name: object, value: object) -> Held:
     import torch
 
+    if not isinstance(name, str):
+        raise FormatError(f"{path}: has {name!r:.120} for the name of a tensor")
     if not isinstance(value, torch.Tensor):
         raise FormatError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
     dtype = str(value.dtype).removeprefix("torch.")

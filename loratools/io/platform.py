@@ -54,8 +54,8 @@ def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> 
             if error.errno not in _NOT_SUPPORTED:
                 raise
             break
-        if count == 0:
-            return done
+        if count == 0:  # the end; or a file system that answers so without looking
+            break
         done += count
     return done + _copy_by_hand(source, begin + done, target, offset + done, size - done)
 
@@ -64,7 +64,8 @@ def rename_new(source: Path, target: Path) -> None:
     """Rename, atomically, to a name that nobody has.
 
     Without `renameat2` a folder still cannot replace a folder that has entries, but an empty one
-    made in the same instant would be replaced; a file is linked, which never replaces.
+    made in the same instant would be replaced; a file is linked, which never replaces, or, on a
+    file system without links, looked for and renamed.
 
     Raises:
         OutputError: `target` exists.
@@ -89,13 +90,19 @@ def exchange(first: Path, second: Path) -> None:
     if _renameat2(first, second, _RENAME_EXCHANGE):
         return
     aside = second.with_name(f"{second.name}.loratools-old")
-    second.rename(aside)
-    first.rename(second)
+    rename_new(second, aside)
+    try:
+        first.rename(second)
+    except BaseException:
+        aside.rename(second)
+        raise
     aside.rename(first)
 
 
 def lock_folder(folder: Path) -> int | None:
-    """Lock a folder for this process; the descriptor that holds the lock, None without locks.
+    """Open and lock a folder for this process; None where folders cannot be opened.
+
+    Not every file system has locks, and those of a network's reach no other machine.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -104,12 +111,13 @@ def lock_folder(folder: Path) -> int | None:
         import fcntl
     except ImportError:
         return None
-    fd = os.open(folder, os.O_RDONLY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise
+    except OSError as error:
+        if error.errno not in (*_NOT_SUPPORTED, errno.ENOLCK):
+            os.close(fd)
+            raise
     return fd
 
 
@@ -168,13 +176,18 @@ def _copy_by_hand(source: int, begin: int, target: int, offset: int, size: int) 
 
 
 def _rename_new_portably(source: Path, target: Path) -> None:
-    if source.is_dir():
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists", str(target))
-        source.rename(target)
-        return
-    os.link(source, target)
-    source.unlink()
+    if source.is_file():
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+        else:
+            source.unlink()
+            return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "exists", str(target))
+    source.rename(target)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:

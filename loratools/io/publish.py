@@ -2,13 +2,15 @@
 
 It is made in one sibling folder of a fixed name, `.<name>.loratools-partial`, and renamed when
 every file in it is on disk. A kill can leave that folder, and the next run on the same output
-takes it over; a lock on it keeps a second run out while the first is alive.
+removes it; a lock on it keeps a second run out while the first is alive. Where locks do not reach
+(two machines on one network file system), the run that finds its folder replaced gives up.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -21,11 +23,28 @@ from loratools.io.platform import copy_range, exchange, lock_folder, rename_new,
 class Staging:
     """A folder in the making: files are put into `folder`, then `publish` gives it its name."""
 
-    def __init__(self, output: Path, folder: Path, *, is_folder: bool, overwrite: bool) -> None:
+    def __init__(self, output: Path, *, is_folder: bool, overwrite: bool) -> None:
         self.output = output
-        self.folder = folder
+        self.folder = partial_path(output)
         self._is_folder = is_folder
         self._overwrite = overwrite
+        self._held: list[_OpenFolder] = []
+
+    def claim(self) -> None:
+        """Make the folder, in place of what a killed run may have left there."""
+        with storage_errors(self.folder):
+            self._held.append(_claim(self.folder))
+
+    def remove(self) -> None:
+        """Remove what `folder` still holds: after an exchange, the old output."""
+        if self._is_held():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let another run have the folder's name."""
+        for held in self._held:
+            held.close()
+        self._held.clear()
 
     def write_file(self, name: str, data: bytes) -> None:
         """A small file, made durable."""
@@ -44,6 +63,7 @@ class Staging:
             if copied != original.size:
                 raise StorageError(f"{source}: became shorter while it was read")
             os.fsync(file.fileno())
+        original.check_unchanged()
 
     def publish(self) -> None:
         """Give the finished output its name, in one step.
@@ -56,13 +76,37 @@ class Staging:
         with storage_errors(self.output):
             for folder, _, _ in os.walk(self.folder, topdown=False):
                 sync_folder(Path(folder))
+            self._check_held()
             if self._overwrite and os.path.lexists(self.output):
-                exchange(made, self.output)
+                self._replace(made)
             else:
                 rename_new(made, self.output)
+                self._sync_name(partial(rename_new, self.output, made))
+
+    def _replace(self, made: Path) -> None:
+        _check_replaceable(self.output, is_folder=self._is_folder)
+        if self._is_folder:
+            # Its place will be `folder`, from where only this run may remove it.
+            self._held.append(_OpenFolder(self.output))
+        exchange(made, self.output)
+        self._sync_name(partial(exchange, made, self.output))
+
+    def _sync_name(self, undo: Callable[[], None]) -> None:
+        try:
             sync_folder(self.output.parent)
+        except OSError:
+            undo()
+            raise
+
+    def _is_held(self) -> bool:
+        return any(held.is_at(self.folder) for held in self._held)
+
+    def _check_held(self) -> None:
+        if not self._is_held():
+            raise StorageError(f"{self.folder}: another run has begun to write this output")
 
     def _parent(self, name: str) -> Path:
+        self._check_held()
         parent = self.folder / Path(name).parent
         with storage_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -76,16 +120,18 @@ def staged(output: Path, *, is_folder: bool, overwrite: bool) -> Iterator[Stagin
     Raises:
         StorageError: another run is at work on the same output, or the folder cannot be made.
     """
-    folder = partial_path(output)
-    with storage_errors(folder):
-        lock = _claim(folder)
+    staging = Staging(output, is_folder=is_folder, overwrite=overwrite)
     try:
-        yield Staging(output, folder, is_folder=is_folder, overwrite=overwrite)
+        staging.claim()
+        yield staging
     finally:
-        # After an exchange this holds the old content; after a rename it is gone.
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        try:
+            staging.remove()
+        except BaseException:  # a signal: it has to wait until nothing is left
+            staging.remove()
+            raise
+        finally:
+            staging.release()
 
 
 def partial_path(output: Path) -> Path:
@@ -94,24 +140,27 @@ def partial_path(output: Path) -> Path:
 
 
 def check_output(
-    output: Path, inputs: Sequence[Path], *, needed_bytes: int, overwrite: bool
+    output: Path, inputs: Sequence[Path], *, is_folder: bool, needed_bytes: int, overwrite: bool
 ) -> None:
     """Refuse, before anything is written, an output that cannot or must not be there.
 
     Raises:
-        OutputError: it exists, it is an input or lies inside one, or it would not fit.
-        StorageError: its parent is no folder.
+        OutputError: it exists, it is an input or lies inside one, or it cannot be replaced.
+        StorageError: its parent is no folder, or it would not fit.
     """
     parent = output.parent
-    if not parent.is_dir():
-        raise StorageError(f"{parent}: no such folder")
-    for source in inputs:
-        _check_apart(output, source)
-    if os.path.lexists(output):
-        if not overwrite:
-            raise OutputError(f"{output}: exists already; use --overwrite to replace it")
-        _check_replaceable(output)
-    free = shutil.disk_usage(parent).free
+    if output.name in {"", ".."}:
+        raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
+    with storage_errors(output):
+        if not parent.is_dir():
+            raise StorageError(f"{parent}: no such folder")
+        for source in inputs:
+            _check_apart(output, source)
+        if os.path.lexists(output):
+            if not overwrite:
+                raise OutputError(f"{output}: exists already; use --overwrite to replace it")
+            _check_replaceable(output, is_folder=is_folder)
+        free = shutil.disk_usage(parent).free
     if needed_bytes > free:
         raise StorageError(
             f"{parent}: {needed_bytes} bytes are needed and {free} are free on that file system"
@@ -127,43 +176,71 @@ def _check_apart(output: Path, source: Path) -> None:
         if source.exists() and folder.samefile(source):
             relation = "is" if folder == ancestor == output else "lies inside"
             raise OutputError(f"{output}: {relation} the input {source}; name another output")
-    if output.is_dir() and source.resolve().is_relative_to(output.resolve()):
-        raise OutputError(f"{output}: holds the input {source}; name another output")
+    if output.exists():
+        place = output.resolve()
+        # A model in a cache is a folder of links to its files.
+        for file in (source, *source.rglob("*")):
+            if file.resolve().is_relative_to(place):
+                raise OutputError(f"{output}: holds the input {file}; name another output")
 
 
-def _check_replaceable(output: Path) -> None:
+def _check_replaceable(output: Path, *, is_folder: bool) -> None:
     """Only what looks like an earlier output is ever replaced."""
     if output.is_symlink():
         raise OutputError(f"{output}: a link; name the folder or file itself")
-    if not output.is_dir():
+    if not (output.is_dir() if is_folder else output.is_file()):
+        kind = "folder" if is_folder else "file"
+        raise OutputError(f"{output}: not a {kind}, and the output is one; name another output")
+    if not is_folder:
         return
     entries = list(output.iterdir())
     if entries and not any(entry.suffix == ".safetensors" for entry in entries):
         raise OutputError(f"{output}: a folder without safetensors files is not replaced")
 
 
-def _claim(folder: Path) -> int | None:
-    """Make the folder, or take over what a killed run left; the descriptor that holds its lock."""
-    while True:
-        folder.mkdir(exist_ok=True)
+@final
+class _OpenFolder:
+    """A folder that is open and locked: known again by it whatever its name becomes.
+
+    Where folders cannot be opened it is taken for the one that was named.
+    """
+
+    def __init__(self, folder: Path) -> None:
         try:
-            lock = lock_folder(folder)
+            self._fd: int | None = lock_folder(folder)
         except BlockingIOError as error:
             raise StorageError(f"{folder}: another run is writing this output") from error
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        fd, self._fd = getattr(self, "_fd", None), None
+        if fd is not None:
+            os.close(fd)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether it now has this name."""
+        try:
+            return self._fd is None or os.path.samestat(path.lstat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+
+def _claim(folder: Path) -> _OpenFolder:
+    while True:
+        try:
+            folder.mkdir()
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        try:
+            held = _OpenFolder(folder)
+        except FileNotFoundError:
+            continue
         # The run that held the lock may have renamed or removed the folder before letting go.
-        if lock is None or _is_open_as(folder, lock):
-            break
-        os.close(lock)
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    return lock
-
-
-def _is_open_as(folder: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(folder.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
+        if is_new and held.is_at(folder):
+            return held
+        if held.is_at(folder):
+            shutil.rmtree(folder)

@@ -63,8 +63,8 @@ class OutputFile:
     def __del__(self) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[object, tuple[Path, Layout]]:
-        return _reopen, (self.path, self.layout)
+    def __reduce__(self) -> tuple[object, tuple[Path, Layout, int]]:
+        return _reopen, (self.path, self.layout, os.fstat(self._fd).st_ino)
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
         """Write `data` into a tensor, `offset` bytes after its beginning."""
@@ -106,9 +106,11 @@ class OutputFile:
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
 
-def _reopen(path: Path, layout: Layout) -> OutputFile:
+def _reopen(path: Path, layout: Layout, inode: int) -> OutputFile:
     output = OutputFile.__new__(OutputFile)
     output.path, output.layout = path, layout
     with storage_errors(path):
         output._fd = os.open(path, os.O_RDWR | _O_BINARY)
+    if os.fstat(output._fd).st_ino != inode:
+        raise StorageError(f"{path}: another run has begun to write this output")
     return output

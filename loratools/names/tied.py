@@ -7,6 +7,7 @@ from typing import Any, final
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
+    "tokens_embed.weight",
     "word_embeddings.weight",
     "embed_in.weight",
     "tok_embeddings.weight",
@@ -17,9 +18,15 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.w
 #: Model types whose config ties the two unless it says otherwise.
 _TIED_BY_DEFAULT = frozenset(
     {
-        "gpt2", "openai-gpt", "opt", "bloom", "gemma", "gemma2", "gemma3", "gemma3_text", "t5",
-        "mt5", "bart", "bert", "roberta", "distilbert", "albert", "electra", "falcon", "cohere",
-        "cohere2", "phi3small", "xglm", "codegen", "gpt_bigcode", "starcoder2", "mpt",
+        "albert", "bart", "bert", "blenderbot", "blenderbot-small", "bloom", "cohere", "cohere2",
+        "cohere2_moe", "cohere_compass_text", "distilbert", "electra", "ernie4_5", "ernie4_5_moe",
+        "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n",
+        "gemma3n_text", "gemma4", "gemma4_assistant", "gemma4_text", "gemma4_unified_assistant",
+        "gemma4_unified_text", "gpt2", "gpt_bigcode", "gpt_neo", "granite_swa", "jetmoe", "lfm2",
+        "lfm2_moe", "lfm3", "longt5", "mamba", "marian", "mbart", "minicpm3", "mpt", "mt5", "mvp",
+        "openai-gpt", "opt", "pegasus", "phi3small", "plbart", "recurrent_gemma", "roberta",
+        "smollm3", "starcoder2", "switch_transformers", "t5", "umt5", "vaultgemma", "xglm", "youtu",
+        "zamba", "zamba2", "zaya",
     }
 )  # fmt: skip
 
@@ -72,6 +79,9 @@ def _head_name(embedding: str) -> str:
 
 
 def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a name ends so and is in no layer: `layers.0.attention.output.weight` is no head."""
+    if any(part.isdigit() for part in name.split(".")):
+        return False
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 

@@ -117,13 +117,15 @@ class Planner:
                 f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in "
                 f"the base"
             )
-        if planned.changes or planned.origin not in (base, source):
-            if planned.changes or not same_bytes(planned.origin, source):
-                raise FormatError(
-                    f"{adapter.where}: {shorten(target)} would replace what an adapter before it "
-                    f"has changed"
-                )
-        elif base is None:
+        is_replaced = planned.origin is not base and planned.origin is not source
+        if planned.changes or (is_replaced and not same_bytes(planned.origin, source)):
+            raise FormatError(
+                f"{adapter.where}: {shorten(target)} would replace what an adapter before it "
+                f"has changed"
+            )
+        if is_replaced:
+            return
+        if base is None:
             self.notes.append(f"{planned.name}: new, the base has no such tensor")
         elif base.shape != source.shape and not is_embedding(planned.name):
             self.notes.append(
@@ -237,6 +239,9 @@ class Planner:
         As the adapter was trained: a LoRA on one end does not act at the other, an embedding that
         grew before training grew at both ends, and trained tokens act at both.
         """
+        ends = (self.tensors.get(tied.embedding), self.tensors.get(tied.head))
+        if not any(end is not None and end.is_changed for end in ends):
+            return
         self._share_resized(tied)
         embedding, head = self.tensors[tied.embedding], self.tensors.get(tied.head)
         head = head or self._untouched_head(tied, embedding)

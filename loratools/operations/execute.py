@@ -5,6 +5,7 @@ A step is a value that can be pickled and run again with the same result, so any
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -85,12 +86,13 @@ class EditStep:
         from loratools.operations.edit import edited_blocks
 
         total = None
-        for begin, block, fidelity in edited_blocks(
-            self.tensor, self.begin, self.end, self.rounding
-        ):
-            self.output.write(self.tensor.name, begin * self._row_bytes, as_bytes(block))
-            if fidelity is not None:
-                total = fidelity if total is None else total + fidelity
+        with single_threaded_torch():
+            for begin, block, fidelity in edited_blocks(
+                self.tensor, self.begin, self.end, self.rounding
+            ):
+                self.output.write(self.tensor.name, begin * self._row_bytes, as_bytes(block))
+                if fidelity is not None:
+                    total = fidelity if total is None else total + fidelity
         self.output.start_writeback(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
         return None if total is None else (self.tensor.name, total)
 
@@ -130,6 +132,22 @@ def edit_steps(file: PlannedFile, output: OutputFile, rounding: "Rounding") -> I
         step = _SPAN_BLOCKS * block_rows(tensor.shape) if by_rows else max(1, rows)
         for begin, end in spans(0, rows, step):
             yield EditStep(output, tensor, begin, end, rounding)
+
+
+@contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """One thread a step: steps are the parallelism, and sums do not depend on their number.
+
+    Threads that have computed before, and other processes, have a number of their own.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cut(run: CopyStep) -> Iterator[CopyStep]:

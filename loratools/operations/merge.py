@@ -85,14 +85,14 @@ class PlannedTensor:
         return self.origin.shape
 
     @property
-    def is_touched(self) -> bool:
-        """Whether an adapter's training shows in it."""
-        return self.is_trained or bool(self.changes)
+    def is_changed(self) -> bool:
+        """Whether an adapter shows in it."""
+        return bool(self.changes) or self.origin is not self.base
 
     @property
     def is_unchanged(self) -> bool:
         """Whether the output holds the very bytes of the base's tensor of this name."""
-        return self.origin is self.base and not self.changes and self.dtype == self.origin.dtype
+        return not self.is_changed and self.dtype == self.origin.dtype
 
 
 @final
@@ -126,11 +126,7 @@ class MergePlan:
     @property
     def changed(self) -> tuple[PlannedTensor, ...]:
         """The tensors of the output in which an adapter shows."""
-        return tuple(
-            tensor
-            for tensor in self.tensors.values()
-            if tensor.changes or tensor.origin is not tensor.base
-        )
+        return tuple(tensor for tensor in self.tensors.values() if tensor.is_changed)
 
     @property
     def adapter_tensors(self) -> int:

@@ -22,7 +22,7 @@ class MergeReport:
     Attributes:
         output: where the result is; None for a dry run.
         files: the names of the output's weight files, and their sizes.
-        fidelity: by output tensor, how much of its update survived the rounding.
+        fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
     """
 
     plan: MergePlan

@@ -1,0 +1,275 @@
+"""Hypothesis strategies for what loratools works on, to test plug-ins and programs with.
+
+Sizes and ranks begin at 1, and all dtypes that are computed with occur. Tensors are drawn by a
+seed: what shrinks is their shape. Hypothesis is imported when a strategy is made.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from loratools.io.dtypes import FLOATS
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from loratools.adapter import Adapter
+    from loratools.deltas import Delta
+    from loratools.deltas.diff import Diff
+    from loratools.deltas.dora import DoRA
+    from loratools.deltas.kasa import KaSA
+    from loratools.deltas.lora import LoRA, Scaling
+    from loratools.deltas.rows import Rows
+    from loratools.io.source import Held
+
+__all__ = [
+    "adapters",
+    "deltas",
+    "diffs",
+    "doras",
+    "dtypes",
+    "eighths",
+    "exact_scalings",
+    "kasas",
+    "loras",
+    "normals",
+    "rows",
+    "scalings",
+    "shapes",
+]
+
+Shape = tuple[int, ...]
+#: Draws a tensor of a shape, under a key: `normals` or `eighths`.
+Tensors = Callable[[str, Shape], "SearchStrategy[Held]"]
+Scalings = Callable[[int], "SearchStrategy[Scaling]"]
+
+
+def dtypes() -> "SearchStrategy[str]":
+    """The safetensors names of the dtypes that are computed with."""
+    from hypothesis import strategies as st
+
+    return st.sampled_from(FLOATS)
+
+
+def shapes(*, most: int = 7) -> "SearchStrategy[Shape]":
+    """Shapes of weights: matrices, and convolutions with up to three kernel dimensions."""
+    from hypothesis import strategies as st
+
+    def shape(rows: int, columns: int, kernel: list[int]) -> Shape:
+        return rows, columns, *kernel
+
+    sizes = st.integers(1, most)
+    return st.builds(shape, sizes, sizes, st.lists(st.sampled_from((1, 3)), max_size=3))
+
+
+def normals(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy[Held]":
+    """Tensors of normally distributed values of about 1, of any dtype if none is given."""
+    return _seeded(key, shape, dtype, lambda torch, random: torch.randn(shape, generator=random))
+
+
+def eighths(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy[Held]":
+    """Tensors of multiples of 1/8 from -2 to 2: sums of their products are exact in every order."""
+    return _seeded(
+        key,
+        shape,
+        dtype,
+        lambda torch, random: torch.randint(-16, 17, shape, generator=random) / 8,
+    )
+
+
+def scalings(rank: int) -> "SearchStrategy[Scaling]":
+    """Scalings for a rank, positive and negative, by each rule."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.lora import Scaling
+
+    return st.builds(
+        Scaling,
+        alpha=st.floats(-32, 32).filter(lambda alpha: abs(alpha) >= 2**-8),
+        rank=st.just(rank),
+        rule=st.sampled_from(("rank", "sqrt_rank", "direct")),
+        origin=st.just("config"),
+        times=st.sampled_from((1, 2)),
+    )
+
+
+def exact_scalings(rank: int) -> "SearchStrategy[Scaling]":
+    """Scalings that are small multiples of 1/4, for exact sums."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.lora import Scaling
+
+    alphas = st.integers(-16, 16).map(lambda number: number / 4)
+    return st.builds(
+        Scaling,
+        alpha=alphas,
+        rank=st.just(rank),
+        rule=st.just("direct"),
+        origin=st.just("config"),
+    )
+
+
+def loras(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[LoRA]":
+    """LoRAs for a weight of a shape, of ranks from 1 to 4: also above those of small weights."""
+    from hypothesis import strategies as st
+
+    return st.integers(1, 4).flatmap(lambda rank: _lora(shape, rank, tensors, scaling))
+
+
+def doras(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[DoRA]":
+    """DoRAs for a weight of a shape: by rows, and for matrices also by columns."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.dora import DoRA
+
+    rows, columns = _as_matrix(shape)
+    by_row = st.builds(
+        DoRA,
+        lora=loras(shape, tensors=tensors, scaling=scaling),
+        magnitude=tensors("magnitude", (rows,)),
+        axis=st.just("row"),
+    )
+    by_column = st.builds(
+        DoRA,
+        lora=loras(shape, tensors=tensors, scaling=scaling),
+        magnitude=tensors("magnitude", (columns,)),
+        axis=st.just("column"),
+    )
+    return by_row | by_column if len(shape) == 2 else by_row
+
+
+def kasas(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[KaSA]":
+    """KaSAs for a matrix."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.kasa import KaSA
+
+    def of_rank(rank: int) -> "SearchStrategy[KaSA]":
+        lora = _lora(shape, rank, tensors, scaling)
+        return st.builds(KaSA, lora=lora, diagonal=tensors("diagonal", (rank,)))
+
+    return st.integers(1, 4).flatmap(of_rank)
+
+
+def diffs(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[Diff]":
+    """Whole updates of a weight."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.diff import Diff
+
+    return st.builds(Diff, values=tensors("diff", shape), scaling=scaling(1))
+
+
+def rows(shape: Shape, *, tensors: Tensors = normals) -> "SearchStrategy[Rows]":
+    """Replaced rows of a matrix: at least one, each once, in any order."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.rows import Rows
+
+    def of(indices: list[int]) -> "SearchStrategy[Rows]":
+        values = tensors("rows", (len(indices), *shape[1:]))
+        return st.builds(Rows, indices=st.just(tuple(indices)), values=values, shape=st.just(shape))
+
+    indices = st.lists(st.integers(0, shape[0] - 1), min_size=1, max_size=5, unique=True)
+    return indices.flatmap(of)
+
+
+def deltas(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[Delta]":
+    """Changes of every kind that a weight of this shape can have."""
+    from hypothesis import strategies as st
+
+    kinds: list[SearchStrategy[Delta]] = [
+        loras(shape, tensors=tensors, scaling=scaling),
+        doras(shape, tensors=tensors, scaling=scaling),
+        diffs(shape, tensors=tensors, scaling=scaling),
+    ]
+    if len(shape) == 2:
+        kinds.append(kasas(shape, tensors=tensors, scaling=scaling))
+        kinds.append(rows(shape, tensors=tensors))
+    return st.one_of(kinds)
+
+
+def adapters(
+    shapes: Mapping[str, Shape], *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[Adapter]":
+    """Adapters with a LoRA or a DoRA for one or more of the named weights, in any order."""
+    from hypothesis import strategies as st
+
+    from loratools.adapter import Adapter, Provenance, Update
+
+    def of(names: list[str]) -> "SearchStrategy[Adapter]":
+        updates = {
+            name: st.builds(
+                Update,
+                delta=loras(shapes[name], tensors=tensors, scaling=scaling)
+                | doras(shapes[name], tensors=tensors, scaling=scaling),
+            )
+            for name in names
+        }
+        return st.builds(
+            Adapter,
+            format=st.just("peft"),
+            where=st.just("drawn"),
+            updates=st.fixed_dictionaries(updates),
+            replaced=st.just({}),
+            rows=st.just({}),
+            copies=st.just(()),
+            inert=st.just({}),
+            provenance=st.just(Provenance()),
+            settings=st.just({}),
+            metadata=st.just({}),
+            notes=st.just(()),
+            companions=st.just(()),
+            nbytes=st.just(0),
+        )
+
+    return st.lists(st.sampled_from(list(shapes)), min_size=1, unique=True).flatmap(of)
+
+
+def _lora(shape: Shape, rank: int, tensors: Tensors, scaling: Scalings) -> "SearchStrategy[LoRA]":
+    from hypothesis import strategies as st
+
+    from loratools.deltas.lora import LoRA
+
+    rows, columns = _as_matrix(shape)
+    return st.builds(
+        LoRA,
+        up=tensors("up", (rows, rank)),
+        down=tensors("down", (rank, columns)),
+        scaling=scaling(rank),
+        shape=st.just(shape),
+    )
+
+
+def _as_matrix(shape: Shape) -> tuple[int, int]:
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    return shape[0], columns
+
+
+def _seeded(
+    key: str, shape: Shape, dtype: str | None, draw: Callable[..., object]
+) -> "SearchStrategy[Held]":
+    from hypothesis import strategies as st
+
+    def held(seed: int, name: str) -> "Held":
+        import torch
+
+        from loratools.io.dtypes import to_torch
+        from loratools.io.source import Held
+
+        values = torch.as_tensor(draw(torch, torch.Generator().manual_seed(seed)))
+        return Held(key, values.to(to_torch(name)), name)
+
+    names = dtypes() if dtype is None else st.just(dtype)
+    return st.builds(held, st.integers(0, 2**32 - 1), names)
