@@ -4,16 +4,15 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 import loratools
-from loratools.cli.failures import Terminated, exit_code, message
+from loratools.cli.failures import exit_code, message
+from loratools.cli.signals import ignore_signals, raise_on_signals
 
 #: Commands in the order of the help page; each is a module here with a function `command`.
 _COMMANDS = {
@@ -49,14 +48,15 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; every failure is one line and an exit code."""
     _open_standard_files()
-    signal.signal(signal.SIGTERM, _terminate)
+    stopped_by = raise_on_signals()
     try:
         # Click's standalone mode would turn Ctrl-C into exit code 1.
         status = cli.main(standalone_mode=False)
         sys.stdout.flush()
         code = status if isinstance(status, int) else 0
-    except BaseException as error:
-        _ignore_signals()
+    except BaseException as caught:
+        ignore_signals()
+        error = stopped_by[0] if stopped_by else caught
         code = exit_code(error)
         if os.environ.get("LORATOOLS_DEBUG") == "1":
             traceback.print_exc()
@@ -81,20 +81,9 @@ def _open_standard_files() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    _ignore_signals()
-    raise Terminated
-
-
-def _ignore_signals() -> None:
-    """Let nothing interrupt the cleaning up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _leave(code: int) -> NoReturn:
     """Exit; a closed stdout must not turn into a traceback while the interpreter shuts down."""
-    _ignore_signals()
+    ignore_signals()
     try:
         sys.stdout.flush()
     except OSError:

@@ -28,7 +28,6 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (LoratoolsError, 1),
     (MemoryError, 4),
     (OSError, 4),
-    (SystemExit, 4),  # Click's, where the reader of stdout has gone
 )
 #: Click's since 8.2: a command that was called without arguments, and whose message is its help.
 _HELP: type | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -38,6 +37,9 @@ def exit_code(error: BaseException) -> int:
     """The exit code of a failure; 70 for a fault of loratools itself."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, SystemExit):
+        # Click's own: 0 after printing a shell completion, 1 where the reader of stdout has gone.
+        return 4 if error.code else 0
     if _is_out_of_memory(error):
         return 4
     return next((code for kind, code in _CODES if isinstance(error, kind)), 70)

@@ -124,11 +124,8 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
             lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
             click.echo(f"  {printable(f'{tensor.name}: {actions}')}{lost}")
     click.echo(report.accounting)
-    if (total := report.total) is not None:
-        click.echo(
-            f"fidelity: {100 * total.relative_error:.3g}% of the update lost to rounding, "
-            f"cosine {total.cosine:.6f}"
-        )
+    if report.fidelity_line is not None:
+        click.echo(report.fidelity_line)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
     if report.output is None:

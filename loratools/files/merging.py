@@ -93,6 +93,7 @@ def merge(
         files={file.name: file.layout.size for file in files},
         fidelity=fidelity,
         left_out=left_out,
+        is_stochastic=write.seed is not None,
     )
 
 

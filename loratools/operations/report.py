@@ -30,6 +30,7 @@ class MergeReport:
     files: Mapping[str, int]
     fidelity: "Mapping[str, Fidelity]"
     left_out: Sequence[str]
+    is_stochastic: bool = False
 
     @property
     def total(self) -> "Fidelity | None":
@@ -61,10 +62,25 @@ class MergeReport:
         return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
 
     @property
+    def fidelity_line(self) -> str | None:
+        """The total in words; None where nothing was measured."""
+        total = self.total
+        if total is None:
+            return None
+        error = f"{100 * total.relative_error:.3g}%"
+        if self.is_stochastic:
+            return (
+                f"fidelity: {100 * total.kept:.3g}% of the update kept, under noise of {error}, "
+                f"cosine {total.cosine:.6f}"
+            )
+        return f"fidelity: {error} of the update lost to rounding, cosine {total.cosine:.6f}"
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What went otherwise than a person would hope."""
         total = self.total
-        if total is None or total.relative_error <= WORRYING_LOSS:
+        # Stochastic rounding moves more numbers, and further, so that the mean is right.
+        if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
             return ()
         return (
             f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
@@ -129,7 +145,11 @@ def _change(change: Change) -> dict[str, object]:
 def _fidelity(fidelity: "Fidelity | None") -> dict[str, float] | None:
     if fidelity is None:
         return None
-    return {"relative_error": fidelity.relative_error, "cosine": fidelity.cosine}
+    return {
+        "relative_error": fidelity.relative_error,
+        "cosine": fidelity.cosine,
+        "kept": fidelity.kept,
+    }
 
 
 def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:

@@ -61,6 +61,11 @@ class Fidelity:
         return math.sqrt(self.error / self.intended) if self.intended else 0.0
 
     @property
+    def kept(self) -> float:
+        """The length of the realised update along the intended one, as a share; 1 for zero."""
+        return self.product / self.intended if self.intended else 1.0
+
+    @property
     def cosine(self) -> float:
         """The cosine between both updates; 1 for an update of zero, 0 for one wholly lost."""
         realised = self.error - self.intended + 2 * self.product
