@@ -1,0 +1,56 @@
+"""Write `reference/cli.md` from the help of every command; with `--check`, only compare."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from loratools.cli import cli
+
+PAGE = Path(__file__).parent / "reference" / "cli.md"
+
+_HEAD = """\
+<!-- Made by docs/make_cli.py from the program's own help: run scripts/docs, do not edit. -->
+
+# Command line
+
+What `--help` prints. The [guides](../how-to/inspect.md) explain what the options are for, and
+[exit codes](exit-codes.md) what a command returns. `python -m loratools` is `loratools`.
+"""
+#: Click writes for 80 columns, less a margin of two, whatever the terminal.
+_WIDTH = 78
+
+
+def page() -> str:
+    """The page, as it should be."""
+    return "\n".join([_HEAD, *(f"## {name}\n\n```text\n{text}\n```\n" for name, text in _helps())])
+
+
+def _helps() -> Iterator[tuple[str, str]]:
+    """`loratools` and each of its commands, with its help."""
+    with _context(cli, "loratools", None) as context:
+        yield "loratools", cli.get_help(context)
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None, name
+            with _context(command, name, context) as inner:
+                yield f"loratools {name}", command.get_help(inner)
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    return command.make_context(
+        name, [], parent=parent, resilient_parsing=True, terminal_width=_WIDTH
+    )
+
+
+def main() -> None:
+    """Write the page, or complain that it is not current."""
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(page(), encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
+        sys.exit(f"{PAGE}: not what --help says now; run scripts/docs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What all tests share: checked shapes, no network, reproducible examples, the fixtures folder."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, runtime_checkable
+
+import jaxtyping
+import pytest
+from hypothesis import HealthCheck, settings
+
+from loratools.io.source import Source
+
+runtime_checkable(Source)  # else beartype cannot tell one
+# Before the first import of these modules. The tower lets an int stand for a float.
+jaxtyping.install_import_hook(
+    ["loratools.lowrank", "loratools.operations.rounding"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach
+
+settings.register_profile(
+    "local", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.register_profile("nightly", settings.get_profile("local"), max_examples=1000)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local")
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """No test may open a connection; sockets between processes of this machine are free."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            refuse()
+        connect(self, address)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("tests must not use the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        patch.setattr(socket.socket, "connect_ex", guarded)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """As a merge computes, and so that parallel tests do not fight for cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of stored bases and adapters."""
+    return Path(__file__).parent.parent / "fixtures"

@@ -1,0 +1,40 @@
+"""Small PEFT adapters in memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from loratools.adapter import Adapter
+from loratools.formats import DecodeOptions, decode
+from loratools.io.bundle import Bundle
+from loratools.io.source import Held
+
+PREFIX = "base_model.model."
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def bundle(shapes: Shapes, config: Mapping[str, Any] | None) -> Bundle:
+    """Tensors of random values under exactly these keys."""
+    tensors = {key: Held(key, torch.randn(shape), "F32") for key, shape in shapes.items()}
+    return Bundle("here", tensors, {}, config, (), 0)
+
+
+def lora(module: str, rank: int = 2, rows: int = 4, columns: int = 3) -> dict[str, tuple[int, ...]]:
+    """The keys and shapes of a linear layer's pair."""
+    return {
+        f"{PREFIX}{module}.lora_A.weight": (rank, columns),
+        f"{PREFIX}{module}.lora_B.weight": (rows, rank),
+    }
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    return {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **fields}
+
+
+def decoded(shapes: Shapes, options: DecodeOptions | None = None, **fields: Any) -> Adapter:
+    return decode(bundle(shapes, config(**fields)), options)
+
+
+def notes(adapter: Adapter, severity: str) -> list[str]:
+    return [note.message for note in adapter.notes if note.severity == severity]

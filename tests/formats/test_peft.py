@@ -1,0 +1,304 @@
+"""From PEFT's tensors and config to updates: shapes, orientations, half pairs, refusals."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
+from loratools.formats import DecodeOptions, decode
+from tests.formats.bundles import PREFIX, Shapes, bundle, config, decoded, lora, notes
+
+PAIR = lora("layer.q")
+
+
+def parts(**shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Parts of the module `layer.q`, whose first underscore after `lora` stays, others are dots."""
+    return {f"{PREFIX}layer.q.{key.replace('__', '.')}": shape for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "shape"),
+    [
+        ((2, 3), (4, 2), (4, 3)),
+        ((2, 3, 1), (4, 2, 1), (4, 3, 1)),
+        ((2, 3, 5), (4, 2, 1), (4, 3, 5)),
+        ((2, 3, 5, 7), (4, 2, 1, 1), (4, 3, 5, 7)),
+        ((2, 3, 3, 1, 1), (4, 2, 1, 1, 1), (4, 3, 3, 1, 1)),
+        ((2, 1, 3), (1, 2, 1), (1, 1, 3)),
+    ],
+    ids=str,
+)
+def test_update_has_the_shape_of_the_layers_weight(
+    down: tuple[int, ...], up: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    update = decoded(parts(lora_A__weight=down, lora_B__weight=up)).updates["layer.q.weight"]
+    assert update.delta.shape == shape
+    assert (update.fan_in_fan_out is None) == (len(shape) > 2)  # only a matrix may be transposed
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_config_claims_the_orientation_of_a_matrix(claimed: bool) -> None:
+    adapter = decoded(PAIR, fan_in_fan_out=claimed)
+    assert adapter.updates["layer.q.weight"].fan_in_fan_out is claimed
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("lora_A.weight", "layer.q has lora_B and no lora_A: half an update"),
+        ("lora_B.weight", "layer.q has lora_A and no lora_B: half an update"),
+    ],
+)
+def test_half_a_pair_is_refused(missing: str, message: str) -> None:
+    shapes = {key: shape for key, shape in PAIR.items() if not key.endswith(missing)}
+    with pytest.raises(FormatError, match=f"here: {message}"):
+        decoded(shapes)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (parts(lora_embedding_A=(2, 7)), "lora_embedding_A and no lora_embedding_B"),
+        (parts(lora_embedding_B=(3, 2)), "lora_embedding_B and no lora_embedding_A"),
+        (parts(lora_magnitude_vector=(4,)), "lora_magnitude_vector and no lora_embedding_A"),
+        (parts(lora_diag=(2,)), "lora_diag and no lora_A"),
+        (parts(lora_B__bias=(4,)), "lora_B.bias and no lora_B"),
+    ],
+    ids=str,
+)
+def test_part_without_its_pair_is_refused(shapes: Shapes, message: str) -> None:
+    with pytest.raises(FormatError, match=f"layer.q has {message}: half an update"):
+        decoded({**lora("other"), **shapes})
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [((3, 3), (4, 2)), ((2, 3), (4, 3)), ((2,), (4, 2)), ((2, 3), (4,)), ((2, 3, 3), (4, 2))],
+    ids=str,
+)
+def test_factors_of_different_ranks_are_refused(down: tuple[int, ...], up: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeMismatchError, match=r"layer\.q: lora_A .* do not have the same rank"):
+        decoded(parts(lora_A__weight=down, lora_B__weight=up))
+
+
+@pytest.mark.parametrize(("down", "up"), [((2, 7), (3, 3)), ((2,), (3, 2)), ((2, 7, 1), (3, 2))])
+def test_embedding_factors_of_different_ranks_are_refused(
+    down: tuple[int, ...], up: tuple[int, ...]
+) -> None:
+    with pytest.raises(ShapeMismatchError, match=r"lora_embedding_A .* the same rank"):
+        decoded(parts(lora_embedding_A=down, lora_embedding_B=up))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (parts(lora_magnitude_vector=(3,)), "4 magnitudes are expected"),
+        (parts(lora_diag=(3,)), "2 entries are expected"),
+    ],
+    ids=str,
+)
+def test_vector_of_the_wrong_length_is_refused(shapes: Shapes, message: str) -> None:
+    with pytest.raises(ShapeMismatchError, match=message):
+        decoded({**PAIR, **shapes})
+
+
+def test_magnitudes_of_an_embedding_are_one_a_column() -> None:
+    """A vocabulary of 7 and a width of 3: PEFT's norm runs over the tokens."""
+    pair = parts(lora_embedding_A=(2, 7), lora_embedding_B=(3, 2))
+    delta = decoded({**pair, **parts(lora_magnitude_vector=(3,))}).updates["layer.q.weight"].delta
+    assert (delta.kind, delta.shape, delta.by_rows) == ("DoRA", (7, 3), False)
+
+
+def test_grouped_convolution_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"layer\.q: a grouped convolution"):
+        decoded(parts(lora_A__weight=(4, 6, 3, 3), lora_B__weight=(8, 2, 1, 1)))
+
+
+def test_bias_of_the_down_factor_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"layer\.q: a bias on lora_A"):
+        decoded({**PAIR, **parts(lora_A__bias=(2,))})
+
+
+def test_two_updates_of_one_weight_are_refused() -> None:
+    """The output projection inside the attention, and under its own name."""
+    shapes = lora("mha.base_layer.out_proj", rows=3) | lora("mha.out_proj", rows=3)
+    with pytest.raises(FormatError, match=r"mha\.out_proj\.weight has two updates"):
+        decoded(shapes | lora("mha", rows=9))
+
+
+@pytest.mark.parametrize(
+    "module", ["experts.base_layer", "experts.base_layer.base_layer", "mha.base_layer.proj"]
+)
+def test_nested_wrappers_are_refused(module: str) -> None:
+    with pytest.raises(UnsupportedError, match="nested wrappers"):
+        decoded(lora(module))
+
+
+def test_adapter_without_config_is_refused_because_the_scaling_is_only_there() -> None:
+    with pytest.raises(FormatError, match=r"here: no adapter_config.json .*--config"):
+        decode(bundle(PAIR, None))
+
+
+@pytest.mark.parametrize("shapes", [{}, {f"{PREFIX}layer.q.alpha": ()}], ids=str)
+def test_adapter_without_an_adapter_tensor_is_refused(shapes: Shapes) -> None:
+    with pytest.raises(UnsupportedError, match="here: holds no adapter tensor"):
+        decoded(shapes)
+
+
+def test_adapter_of_whole_modules_only_is_one() -> None:
+    adapter = decoded({f"{PREFIX}score.weight": (2, 3)}, modules_to_save=["score"])
+    assert list(adapter.replaced) == ["score.weight"]
+
+
+class TestAttention:
+    """A MultiheadAttention: one pair for the fused input projection, one inside for the output."""
+
+    SHAPES = lora("mha", rows=9) | lora("mha.base_layer.out_proj", rows=3)
+
+    @pytest.mark.parametrize(
+        ("version", "times"),
+        [(None, 2), ("0.15.0", 2), ("0.18.1", 2), ("0.21.2", 2), ("0.21.1.dev0", 2)],
+    )
+    def test_output_projection_counts_twice_as_every_known_peft_did(
+        self, version: str | None, times: int
+    ) -> None:
+        adapter = decoded(self.SHAPES, peft_version=version)
+        names = ["mha.in_proj_weight", "mha.out_proj.weight"]
+        assert list(adapter.updates) == names
+        found = [adapter.updates[name].delta.low_rank.scaling.value for name in names]
+        assert found == [2, 2 * times]
+        assert "counts twice" in notes(adapter, "info")[0]
+
+    @pytest.mark.parametrize("version", ["0.21.3", "0.22.0", "1.0", "0.22.0.dev0"])
+    def test_output_projection_of_an_unknown_peft_is_a_refusal(self, version: str) -> None:
+        refusals = notes(decoded(self.SHAPES, peft_version=version), "refusal")
+        assert refusals == [
+            f"mha.out_proj: PEFT up to 0.21.2 applies this update twice; whether {version} does "
+            f"is not known here; say it with --out-proj once or twice"
+        ]
+
+    @pytest.mark.parametrize(("asked", "times"), [("once", 1), ("twice", 2)])
+    @pytest.mark.parametrize("version", ["0.21.2", "9.0"])
+    def test_it_counts_as_asked(self, asked: Any, times: int, version: str) -> None:
+        adapter = decoded(self.SHAPES, DecodeOptions(out_proj=asked), peft_version=version)
+        assert adapter.updates["mha.out_proj.weight"].delta.low_rank.scaling.times == times
+        assert not notes(adapter, "refusal")
+
+    def test_patterns_see_the_attention_and_not_its_output_projection(self) -> None:
+        adapter = decoded(self.SHAPES, alpha_pattern={"out_proj": 100, "mha": 6})
+        assert adapter.updates["mha.out_proj.weight"].delta.low_rank.scaling.alpha == 6
+
+    def test_bias_of_the_input_projection_is_stored_and_never_applied(self) -> None:
+        key = f"{PREFIX}mha.lora_B.bias"
+        adapter = decoded({**self.SHAPES, key: (9,)})
+        assert adapter.inert == {key: "PEFT stores it and never applies it"}
+        assert list(adapter.updates) == ["mha.in_proj_weight", "mha.out_proj.weight"]
+
+    def test_bias_of_the_output_projection_counts_once(self) -> None:
+        key = f"{PREFIX}mha.base_layer.out_proj.lora_B.bias"
+        adapter = decoded({**self.SHAPES, key: (3,)})
+        assert adapter.updates["mha.out_proj.bias"].delta.scaling.times == 1
+
+
+BLOCKS = {"target_modules_bd_a": ["down"], "target_modules_bd_b": ["up"], "nblocks": 2}
+
+
+class TestBlockDiagonal:
+    """BD-LoRA: the blocks of one factor, stored one under the other."""
+
+    def test_down_factor_is_spread_over_the_columns(self) -> None:
+        """Blocks (1, 2) and (3, 4) are [[1, 2, 0, 0], [0, 0, 3, 4]]."""
+        held = bundle(lora("x.down_proj", columns=2), config(use_bdlora=BLOCKS))
+        key = f"{PREFIX}x.down_proj.lora_A.weight"
+        held.tensors[key].read().copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        delta = decode(held).updates["x.down_proj.weight"].delta
+        assert delta.shape == (4, 4)
+        assert delta.low_rank.down.read().tolist() == [[1, 2, 0, 0], [0, 0, 3, 4]]
+
+    def test_up_factor_is_spread_over_the_ranks(self) -> None:
+        """Blocks of two rows and one rank each make a factor of four rows and two ranks."""
+        shapes = {
+            f"{PREFIX}x.up_proj.lora_A.weight": (2, 3),
+            f"{PREFIX}x.up_proj.lora_B.weight": (4, 1),
+        }
+        held = bundle(shapes, config(use_bdlora=BLOCKS))
+        key = f"{PREFIX}x.up_proj.lora_B.weight"
+        held.tensors[key].read().copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+        delta = decode(held).updates["x.up_proj.weight"].delta
+        assert delta.low_rank.up.read().tolist() == [[1, 0], [2, 0], [0, 3], [0, 4]]
+        assert delta.low_rank.up.read_rows(1, 3).tolist() == [[2, 0], [0, 3]]
+
+    def test_other_modules_are_plain(self) -> None:
+        assert decoded(lora("x.q"), use_bdlora=BLOCKS).updates["x.q.weight"].delta.shape == (4, 3)
+
+    def test_factor_that_is_no_stack_of_blocks_is_refused(self) -> None:
+        with pytest.raises(ShapeMismatchError, match="does not consist of the 2 blocks"):
+            decoded(lora("x.down_proj", rank=3), use_bdlora=BLOCKS)
+
+    @pytest.mark.parametrize("count", [None, 0, "2", 1.5])
+    def test_number_of_blocks_must_be_one(self, count: Any) -> None:
+        fields = {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": count}}
+        with pytest.raises(FormatError, match="here: use_bdlora: nblocks must be"):
+            decoded(PAIR, **fields)
+
+
+class TestMergedLinear:
+    """`enable_lora`: the numbers are compared with the convolution in the oracle tests."""
+
+    @pytest.mark.parametrize(
+        ("down", "up", "enabled", "shape"),
+        [
+            ((4, 3), (10, 2, 1), [True, False, True], (15, 3)),
+            ((4, 3), (10, 2), [True, False, True], (15, 3)),
+            ((2, 3), (5, 2, 1), [False, True], (10, 3)),
+        ],
+        ids=str,
+    )
+    def test_weight_has_rows_for_all_parts(
+        self,
+        down: tuple[int, ...],
+        up: tuple[int, ...],
+        enabled: list[bool],
+        shape: tuple[int, ...],
+    ) -> None:
+        adapter = decoded(parts(lora_A__weight=down, lora_B__weight=up), enable_lora=enabled)
+        assert adapter.updates["layer.q.weight"].delta.shape == shape
+        assert adapter.notes == ()
+
+    @pytest.mark.parametrize(
+        ("down", "up", "enabled"),
+        [
+            ((4, 3), (9, 2, 1), [True, False, True]),
+            ((5, 3), (10, 2, 1), [True, True]),
+            ((1, 3), (10, 2, 1), [True, True]),
+            ((2, 3), (10, 2, 1), [False, False]),
+            ((2, 3), (10, 2, 1), [True, True]),
+            ((2,), (10, 2, 1), [True]),
+            ((2, 3), (10,), [True]),
+        ],
+        ids=str,
+    )
+    def test_factors_that_do_not_fit_the_parts_are_refused(
+        self, down: tuple[int, ...], up: tuple[int, ...], enabled: list[bool]
+    ) -> None:
+        with pytest.raises(ShapeMismatchError, match="do not fit enable_lora"):
+            decoded(parts(lora_A__weight=down, lora_B__weight=up), enable_lora=enabled)
+
+
+def test_provenance_and_settings_are_the_configs() -> None:
+    adapter = decoded(
+        PAIR,
+        base_model_name_or_path="org/base",
+        revision="abc",
+        task_type="CAUSAL_LM",
+        peft_version="0.21.2",
+        bias="none",
+        lora_dropout=0.5,
+        use_dora=False,
+    )
+    assert adapter.provenance.base == "org/base"
+    assert adapter.provenance.revision == "abc"
+    assert adapter.provenance.task == "CAUSAL_LM"
+    assert adapter.provenance.trainer == "peft 0.21.2"
+    assert dict(adapter.settings) == {"r": 2, "lora_alpha": 4, "bias": "none"}

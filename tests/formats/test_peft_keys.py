@@ -1,0 +1,194 @@
+"""Which part of an adapter each of PEFT's keys is, in every form in which it has been found."""
+
+import pytest
+
+from loratools.errors import FormatError, UnsupportedError
+from loratools.formats._peft_keys import is_inside
+from tests.formats.bundles import PREFIX, decoded, lora, notes
+
+PAIR = lora("layer.q")
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        ("lora_A.weight", "lora_B.weight"),
+        ("lora_A", "lora_B"),
+        ("lora_A.default.weight", "lora_B.default.weight"),
+        ("lora_A.my-adapter.weight", "lora_B.my-adapter.weight"),
+        ("lora_A.default", "lora_B.default"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", PREFIX, PREFIX * 2])
+def test_every_form_of_a_pair_is_the_same_update(prefix: str, down: str, up: str) -> None:
+    adapter = decoded({f"{prefix}layer.q.{down}": (2, 3), f"{prefix}layer.q.{up}": (4, 2)})
+    assert {name: update.delta.shape for name, update in adapter.updates.items()} == {
+        "layer.q.weight": (4, 3)
+    }
+    assert not adapter.replaced
+    assert not adapter.inert
+
+
+def test_unusual_prefixes_are_noted() -> None:
+    without = decoded({"q.lora_A.weight": (2, 3), "q.lora_B.weight": (4, 2)})
+    assert notes(without, "info") == [f"keys lack the prefix {PREFIX}: q.lora_A.weight"]
+    twice = decoded({PREFIX + key: shape for key, shape in PAIR.items()})
+    assert notes(twice, "info") == [f"keys repeat the prefix {PREFIX}: it was wrapped twice"]
+    assert decoded(PAIR).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        ("lora_embedding_A", "lora_embedding_B"),
+        ("lora_embedding_A.default", "lora_embedding_B.default"),
+    ],
+)
+def test_embedding_pair_is_the_update_of_its_transpose(down: str, up: str) -> None:
+    """(B @ A).T of A (2, vocabulary 7) and B (width 3, 2) has the shape (7, 3)."""
+    adapter = decoded({f"{PREFIX}tok.{down}": (2, 7), f"{PREFIX}tok.{up}": (3, 2)})
+    update = adapter.updates["tok.weight"]
+    assert (update.delta.shape, update.fan_in_fan_out) == ((7, 3), None)
+
+
+@pytest.mark.parametrize(
+    "key", ["lora_magnitude_vector", "lora_magnitude_vector.default.weight"], ids=str
+)
+@pytest.mark.parametrize("shape", [(4,), (1, 4, 1, 1)], ids=str)
+def test_magnitude_makes_a_dora(key: str, shape: tuple[int, ...]) -> None:
+    adapter = decoded({**PAIR, f"{PREFIX}layer.q.{key}": shape})
+    assert adapter.kinds == ("DoRA",)
+
+
+def test_diagonal_makes_a_kasa() -> None:
+    assert decoded({**PAIR, f"{PREFIX}layer.q.lora_diag": (2,)}).kinds == ("KaSA",)
+
+
+@pytest.mark.parametrize("key", ["lora_B.bias", "lora_B.default.bias"])
+def test_bias_of_the_up_factor_updates_the_bias(key: str) -> None:
+    adapter = decoded({**PAIR, f"{PREFIX}layer.q.{key}": (4,)})
+    assert {name: update.delta.kind for name, update in adapter.updates.items()} == {
+        "layer.q.weight": "LoRA",
+        "layer.q.bias": "diff",
+    }
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "head.weight",
+        "head.modules_to_save.weight",
+        "head.modules_to_save.default.weight",
+    ],
+)
+def test_trained_module_replaces_the_bases_in_every_form(key: str) -> None:
+    adapter = decoded({**PAIR, PREFIX + key: (5, 3)}, modules_to_save=["head"])
+    assert list(adapter.replaced) == ["head.weight"]
+    assert adapter.replaced["head.weight"].is_trained
+    assert adapter.replaced["head.weight"].source.shape == (5, 3)
+
+
+def test_trained_module_may_be_stored_twice_and_beside_its_original() -> None:
+    """What PEFT 0.21 writes for a resized vocabulary: three tensors for one."""
+    keys = ("head.weight", "head.modules_to_save.weight", "head.original_module.weight")
+    adapter = decoded({**PAIR, **{PREFIX + key: (5, 3) for key in keys}}, modules_to_save=["head"])
+    assert list(adapter.replaced) == ["head.weight"]
+    assert [(copy.source.keys, copy.of.keys) for copy in adapter.copies] == [
+        ((PREFIX + keys[1],), (PREFIX + keys[0],))
+    ]
+    assert adapter.inert == {PREFIX + keys[2]: "the base's own weights, as they were"}
+
+
+@pytest.mark.parametrize("wrapper", ["base_layer", "token_adapter.base_layer"])
+def test_weight_inside_a_wrapper_is_the_bases_own(wrapper: str) -> None:
+    adapter = decoded({**PAIR, f"{PREFIX}tok.{wrapper}.weight": (7, 3)})
+    assert not adapter.replaced["tok.weight"].is_trained
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_bias_inside_a_wrapper_is_trained_where_biases_are(bias: str) -> None:
+    shapes = {**PAIR, f"{PREFIX}layer.q.base_layer.bias": (4,)}
+    assert decoded(shapes, bias=bias).replaced["layer.q.bias"].is_trained
+    assert not decoded(shapes).replaced["layer.q.bias"].is_trained
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "token_adapter.trainable_tokens_delta",
+        "token_adapter.trainable_tokens_delta.default",
+        "trainable_tokens_delta",
+    ],
+)
+@pytest.mark.parametrize("indices", [[5, 0], {"tok": [5, 0]}, {"model.tok": [5, 0]}], ids=str)
+def test_trained_tokens_are_rows_of_their_embedding(key: str, indices: object) -> None:
+    adapter = decoded({f"{PREFIX}model.tok.{key}": (2, 3)}, trainable_token_indices=indices)
+    assert adapter.rows["model.tok.weight"].indices == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (None, "does not say which rows"),
+        ({"other": [1, 2]}, "does not say which rows"),
+        ({"tok": [1, 2], "model.tok": [3, 4]}, "does not say which rows"),
+        ([1, -2], "does not say which rows"),
+        ([1, True], "does not say which rows"),
+        ([1.0, 2.0], "does not say which rows"),
+        ([1], r"has trained token rows \[2, 3\] for 1 indices"),
+    ],
+    ids=str,
+)
+def test_trained_tokens_without_their_indices_are_refused(indices: object, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        decoded(
+            {f"{PREFIX}model.tok.trainable_tokens_delta": (2, 3)}, trainable_token_indices=indices
+        )
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["lora_monteclora_sampler.default.mu", "lora_velora_embed.default", "lora_velora_embed"],
+)
+def test_parts_that_only_training_uses_are_inert(key: str) -> None:
+    adapter = decoded({**PAIR, f"{PREFIX}layer.q.{key}": (3,)})
+    assert adapter.inert == {f"{PREFIX}layer.q.{key}": "used in training only"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["layer.q.lora_E", "layer.q.lora_C.weight", "layer.q.lora_A.weight.extra.more", "lora_x"],
+)
+def test_unknown_lora_part_is_refused_and_named(key: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{key}: not a part of LoRA that is known here"):
+        decoded({**PAIR, PREFIX + key: (2, 2)})
+
+
+def test_two_keys_for_one_part_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"lora_A.default.weight: says the same as .*lora_A"):
+        decoded({**PAIR, f"{PREFIX}layer.q.lora_A.default.weight": (2, 3)})
+
+
+def test_several_adapters_in_one_file_are_refused() -> None:
+    one = {key.replace("lora_A.", "lora_A.one."): shape for key, shape in lora("a").items()}
+    two = {key.replace("lora_A.", "lora_A.two."): shape for key, shape in lora("b").items()}
+    with pytest.raises(FormatError, match=r"here: holds several adapters \(one, two\)"):
+        decoded(one | two)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "module", "inside"),
+    [
+        ("model.norm.weight", "norm", True),
+        ("model.input_layernorm.weight", "norm", True),  # PEFT asks how names end, dots or not
+        ("model.norm.weight", "model.norm", True),
+        ("head.dense.weight", "head", True),
+        ("model.norm.weight", "orm.weight", False),
+        ("norm", "norm", False),
+        ("model.normal.weight", "norm", False),
+    ],
+)
+def test_module_is_recognised_by_the_end_of_its_name(
+    parameter: str, module: str, inside: bool
+) -> None:
+    assert is_inside(parameter, module) is inside

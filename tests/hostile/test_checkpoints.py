@@ -1,0 +1,276 @@
+"""A folder is one unambiguous model of float weights, or it is refused with the reason."""
+
+import os
+
+import pytest
+
+from loratools.errors import FormatError, LoratoolsError, StorageError, UnsupportedError
+from loratools.files.merging import merge
+from loratools.io.checkpoint import open_checkpoint
+from tests.hostile.checkpoints import (
+    lora,
+    write_adapter,
+    write_index,
+    write_json,
+    write_safetensors,
+)
+
+ONE, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+WEIGHT = ("F32", (4, 4))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sharded model: `a` and `b` in one file, `c` in the other."""
+    write_safetensors(tmp_path / "model" / ONE, {"a": WEIGHT, "b": WEIGHT})
+    write_safetensors(tmp_path / "model" / OTHER, {"c": WEIGHT})
+    write_index(tmp_path / "model", {"a": ONE, "b": ONE, "c": OTHER}, total_size=192)
+    return tmp_path / "model"
+
+
+def refusal(path, kind=FormatError):
+    with pytest.raises(kind) as caught:
+        open_checkpoint(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_shards_are_read_by_their_index(folder):
+    checkpoint = open_checkpoint(folder)
+    assert list(checkpoint.tensors) == ["a", "b", "c"]
+    assert [shard.name for shard in checkpoint.shards] == [ONE, OTHER]
+    assert checkpoint.index_metadata == {"total_size": 192}
+    assert list(open_checkpoint(folder / "model.safetensors.index.json").tensors) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x.safetensors", "x/../../y.safetensors", "sub/x.safetensors", "./x.safetensors"),
+        *("/etc/x.safetensors", "//host/x.safetensors", "C:x.safetensors", "C:\\x.safetensors"),
+        *("..\\x.safetensors", "sub\\x.safetensors", "\\\\host\\share\\x.safetensors"),
+        *("x\0.safetensors", "x\n.safetensors", "\x1b[2J.safetensors", "x.safetensors:stream"),
+        *("a:b.safetensors", "x\x7f.safetensors", "x.bin", "x.safetensors/", "x.safetensors\0"),
+        *("", "..", "model", None, 3, ["x.safetensors"], {"x.safetensors": 1}, True),
+    ],
+)
+def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder, name):
+    """On POSIX and on Windows; what it would name is never touched."""
+    write_index(folder, {"a": ONE, "b": name})
+    text = refusal(folder)
+    assert "is not the plain name of a safetensors file" in text
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "says"),
+    [
+        ({"a": ONE, "b": ONE}, None),
+        ({"a": ONE, "c": OTHER}, f"does not list b, which {ONE} holds"),
+        ({"a": ONE, "b": ONE, "c": ONE}, f"says that {ONE} holds c; it does not"),
+        ({"a": ONE, "b": OTHER, "c": OTHER}, f"says that {ONE} holds|does not list b"),
+        ({"a": ONE, "b": ONE, "c": OTHER, "d": OTHER}, f"says that {OTHER} holds d; it does not"),
+        ({"a": ONE, "b": ONE, "c": "gone.safetensors"}, "gone.safetensors: no such file"),
+        ({}, "has no weight_map"),
+        (None, "has no weight_map"),
+        ([], "has no weight_map"),
+        ("a", "has no weight_map"),
+    ],
+)
+def test_an_index_says_what_the_shards_hold(folder, weight_map, says):
+    write_index(folder, weight_map)
+    if says is None:
+        assert list(open_checkpoint(folder).tensors) == ["a", "b"]
+    else:
+        assert any(part in refusal(folder) for part in says.split("|"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{", '{"weight_map": {"a": 1, "a": 2}}', "\ufeff{}"]
+)
+def test_a_broken_index_is_named(folder, text):
+    index = folder / "model.safetensors.index.json"
+    index.write_text(text)
+    assert str(index) in refusal(folder)
+
+
+def test_a_tensor_is_in_one_file_only(folder):
+    write_safetensors(folder / OTHER, {"c": WEIGHT, "a": WEIGHT})
+    write_index(folder, {"b": ONE, "c": OTHER, "a": OTHER})
+    assert "does not list a" in refusal(folder)
+
+
+def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder):
+    from loratools.io.checkpoint import Checkpoint
+
+    found = open_checkpoint(folder)
+    with pytest.raises(
+        FormatError, match=r"a is in model-00001.* and in .*; a tensor may be in one"
+    ):
+        Checkpoint(folder, (found.shards[0], found.shards[0]), None, {}, None)
+
+
+def test_index_and_single_file_are_one_too_many(folder):
+    write_safetensors(folder / "model.safetensors", {"a": WEIGHT})
+    assert "has both model.safetensors and model.safetensors.index.json" in refusal(folder)
+    assert len(open_checkpoint(folder / "model.safetensors").tensors) == 1
+    assert len(open_checkpoint(folder / "model.safetensors.index.json").tensors) == 3
+
+
+def test_several_indexes_are_too_many(folder):
+    write_json(folder / "other.safetensors.index.json", {"weight_map": {"c": OTHER}})
+    assert "several indexes" in refusal(folder)
+    assert list(open_checkpoint(folder / "other.safetensors.index.json").tensors) == ["c"]
+
+
+def test_several_files_need_an_index(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    assert f"several safetensors files and no index ({ONE}, {OTHER})" in refusal(folder)
+
+
+def test_model_safetensors_is_preferred_among_several(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    write_safetensors(folder / "model.safetensors", {"a": WEIGHT})
+    assert [shard.name for shard in open_checkpoint(folder).shards] == ["model.safetensors"]
+
+
+def test_a_missing_model_is_named(tmp_path):
+    assert "no such file or folder" in refusal(tmp_path / "gone")
+    assert "no safetensors file in this folder" in refusal(tmp_path)
+
+
+def test_a_name_too_long_for_any_file_is_an_error_of_ours(tmp_path):
+    path = tmp_path / ("n" * 300)
+    for call in (open_checkpoint, lambda path: merge(path, path, output=None)):
+        with pytest.raises(StorageError, match="file name too long"):
+            call(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pytorch_model.bin", "a pickle, which can run code"),
+        ("model.pt", "a pickle, which can run code"),
+        ("model.ckpt", "a pickle, which can run code"),
+        ("model.gguf", "a GGUF file; merge into the safetensors model"),
+        ("weights", "a GGUF file; merge into the safetensors model"),
+    ],
+)
+def test_other_weights_are_refused_with_a_way_out(tmp_path, name, says):
+    """A pickle is refused by its name, a GGUF by its first bytes too."""
+    file = tmp_path / name
+    file.write_bytes(b"GGUF" + bytes(100) if "GGUF" in says else b"\x80\x02.")
+    assert says in refusal(file, UnsupportedError)
+    if file.suffix:
+        assert says in refusal(tmp_path, UnsupportedError)
+
+
+def test_a_broken_safetensors_file_is_not_replaced_by_a_pickle(folder):
+    """The file that was asked for, or none."""
+    (folder / OTHER).write_bytes(b"")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    assert "not a safetensors file: 0 bytes" in refusal(folder)
+
+
+def test_an_adapter_is_no_base(fixtures):
+    text = refusal(fixtures / "adapters/plain", UnsupportedError)
+    assert text.endswith("an adapter, where a base model is expected")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device", "dangling link"])
+def test_a_shard_is_a_regular_file(folder, kind):
+    """Opening a pipe does not wait for somebody to write to it."""
+    shard = folder / OTHER
+    shard.unlink()
+    {
+        "pipe": lambda: os.mkfifo(shard),
+        "folder": shard.mkdir,
+        "link to a device": lambda: shard.symlink_to("/dev/zero"),
+        "dangling link": lambda: shard.symlink_to("gone"),
+    }[kind]()
+    expected = "no such file" if kind == "dangling link" else "not a regular file"
+    with pytest.raises(FormatError, match=f"{shard.name}: {expected}"):
+        open_checkpoint(folder)
+
+
+def test_a_shard_may_be_a_link_as_in_a_cache(folder):
+    blob = (folder / OTHER).rename(folder.parent / "blob")
+    (folder / OTHER).symlink_to(blob)
+    assert list(open_checkpoint(folder).tensors) == ["a", "b", "c"]
+
+
+def linear(target="q", dtype="BF16", shape=(8, 8), **others):
+    return {f"{target}.weight": (dtype, shape)} | others
+
+
+GPTQ = {
+    "q.qweight": ("I32", (1, 8)),
+    "q.qzeros": ("I32", (1, 1)),
+    "q.scales": ("F16", (1, 8)),
+    "q.g_idx": ("I32", (8,)),
+}
+QUANTISED = {
+    "bitsandbytes int8": (linear(dtype="I8") | {"q.SCB": ("F32", (8,))}, "bitsandbytes"),
+    "bitsandbytes nf4": (
+        {
+            "q.weight": ("U8", (32, 1)),
+            "q.weight.absmax": ("U8", (1,)),
+            "q.weight.quant_map": ("F32", (16,)),
+            "q.weight.quant_state.bitsandbytes__nf4": ("U8", (9,)),
+        },
+        "bitsandbytes",
+    ),
+    "GPTQ": (GPTQ, "GPTQ or AWQ"),
+    "AWQ": ({name: GPTQ[name] for name in list(GPTQ)[:3]}, "GPTQ or AWQ"),
+    "fp8 with block scales": (
+        linear(dtype="F8_E4M3") | {"q.weight_scale_inv": ("F32", (1, 1))},
+        "F8_E4M3",
+    ),
+    "int8 with scales": (linear(dtype="I8") | {"q.weight_scale": ("BF16", (8, 1))}, "scales"),
+    "packed integers": ({"q.weight_packed": ("I32", (8, 1))}, "packed"),
+    "MXFP4": (
+        {
+            "mlp.experts.gate_up_proj_blocks": ("U8", (2, 8, 1, 16)),
+            "mlp.experts.gate_up_proj_scales": ("U8", (2, 8, 1)),
+        },
+        "MXFP4",
+    ),
+    "FP4": (linear(dtype="F4"), "F4"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "says"), QUANTISED.values(), ids=QUANTISED)
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_quantised_base_is_refused_before_anything_is_written(tmp_path, tensors, says, declared):
+    """By its tensors, whether or not its config declares it."""
+    base, output = tmp_path / "base", tmp_path / "merged"
+    write_safetensors(base / "model.safetensors", tensors | linear("other"))
+    if declared:
+        write_json(base / "config.json", {"quantization_config": {"quant_method": "some"}})
+    adapter = write_adapter(tmp_path / "adapter", lora("q", (8, 8)))
+    with pytest.raises(UnsupportedError, match="the base is quantised") as caught:
+        merge(base, adapter, output=output)
+    assert ("some" if declared else says) in str(caught.value)
+    assert "merge into the original float weights" in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"quant_method": "bitsandbytes"}, {"quant_algo": "FP8"}, {"bits": 4}]
+)
+def test_a_declared_quantisation_is_enough(tmp_path, fields):
+    base = tmp_path / "base"
+    write_safetensors(base / "model.safetensors", linear())
+    write_json(base / "config.json", {"quantization_config": fields})
+    adapter = write_adapter(tmp_path / "adapter", lora("q", (8, 8)))
+    with pytest.raises(UnsupportedError, match="the base is quantised"):
+        merge(base, adapter, output=None)
+
+
+@pytest.mark.parametrize("text", ["[]", "", "{", "\xff", '{"a": 1, "a": 1}', '{"a": NaN}'])
+def test_a_broken_config_is_named(folder, text):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoratoolsError, match=r"config\.json"):
+        open_checkpoint(folder)

@@ -1,0 +1,96 @@
+"""A pickle is read only with the restricted unpickler of a torch without known holes."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from loratools.errors import FormatError, UnsupportedError
+from loratools.io.pickles import read_pickle
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "adapter_model.bin"
+
+
+def test_tensors_come_in_the_order_of_the_file(path):
+    values = {"b": torch.ones(2, 3).bfloat16(), "a": torch.arange(3), "c": torch.ones(4, 2).T}
+    torch.save(values, path)
+    found = read_pickle(path)
+    assert list(found) == ["b", "a", "c"]
+    for name, source in found.items():
+        assert torch.equal(source.read(), values[name])
+        assert source.read().is_contiguous()
+    assert (found["b"].dtype, found["a"].dtype) == ("BF16", "I64")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_what_a_pickle_would_run_is_not_run(path, protocol):
+    path.write_bytes(pickle.dumps({"a": _Bomb(path.parent / "ran")}, protocol))
+    with pytest.raises(FormatError, match="cannot be read as a pickled state dict"):
+        read_pickle(path)
+    assert not (path.parent / "ran").exists()
+
+
+def test_what_a_torch_file_would_run_is_not_run(path):
+    torch.save({"a": _Bomb(path.parent / "ran")}, path)
+    with pytest.raises(FormatError, match="cannot be read as a pickled state dict") as caught:
+        read_pickle(path)
+    assert "\n" not in str(caught.value)
+    assert not (path.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([torch.ones(1)], "holds a list, a dict of named tensors was expected"),
+        (torch.ones(1), "holds a Tensor, a dict of named tensors was expected"),
+        ({"a": 1}, "a is a int, not a tensor"),
+        ({1: torch.ones(1)}, "has 1 for the name of a tensor"),
+        ({"a": {"b": torch.ones(1)}}, "a is a dict, not a tensor"),
+        ({"a": torch.ones(1, dtype=torch.complex128)}, "a has the dtype complex128"),
+    ],
+)
+def test_only_named_tensors_are_taken(path, value, says):
+    torch.save(value, path)
+    with pytest.raises(FormatError, match=says):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"PK\x03\x04", bytes(100), b"\x80\x02.", b"hello"])
+def test_a_broken_pickle_is_an_error_of_ours(path, data):
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=r"adapter_model\.bin: "):
+        read_pickle(path)
+
+
+def test_a_missing_pickle_is_an_error_of_ours(path):
+    with pytest.raises(FormatError, match="no such file"):
+        read_pickle(path)
+
+
+def test_a_truncated_pickle_is_an_error_of_ours(path):
+    torch.save({"a": torch.ones(1000)}, path)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 211):
+        path.write_bytes(whole[:size])
+        with pytest.raises(FormatError):
+            read_pickle(path)
+
+
+def test_an_old_torch_is_refused(path, monkeypatch):
+    """Its restricted unpickler was broken: CVE-2025-32434, CVE-2026-24747."""
+    torch.save({"a": torch.ones(1)}, path)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(UnsupportedError, match=r"2\.10 or newer is needed"):
+        read_pickle(path)

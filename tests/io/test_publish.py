@@ -1,0 +1,527 @@
+"""An output is absent, or as it was, or complete: at every moment and after every failure."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from loratools.errors import OutputError, StorageError
+from loratools.io import platform, publish
+from loratools.io.publish import Staging, check_output, partial_path, staged
+from tests.reliability.umask import umask
+
+
+@pytest.fixture(params=["folder", "file"])
+def is_folder(request):
+    return request.param == "folder"
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "output"
+
+
+def fill(staging, is_folder, text=b"new"):
+    staging.write_file("model.safetensors" if is_folder else staging.output.name, text)
+    if is_folder:
+        staging.write_file("config.json", text)
+        staging.write_file("sub/folder/file", text)
+
+
+def make_old(output, is_folder):
+    if is_folder:
+        (output / "sub").mkdir(parents=True)
+        (output / "sub/deep").write_text("old")
+        (output / "model.safetensors").write_text("old")
+    else:
+        output.write_text("old")
+
+
+def is_new(output, is_folder):
+    names = ["model.safetensors", "config.json", "sub/folder/file"] if is_folder else [""]
+    return all((output / name).read_bytes() == b"new" for name in names)
+
+
+def is_old(output, is_folder):
+    if not is_folder:
+        return output.read_text() == "old"
+    files = sorted(file.relative_to(output).as_posix() for file in output.rglob("*"))
+    return files == ["model.safetensors", "sub", "sub/deep"]
+
+
+def write(output, *, is_folder, overwrite=False, meanwhile=lambda staging: None, text=b"new"):
+    """An output made as `merge` makes one; `meanwhile`, before it has its name, things happen."""
+    with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
+        fill(staging, is_folder, text)
+        meanwhile(staging)
+        staging.publish()
+
+
+def failing(error):
+    def fail(_):
+        raise error
+
+    return fail
+
+
+def names(output):
+    return sorted(path.name for path in output.parent.iterdir())
+
+
+# --- what is there afterwards --------------------------------------------------------------------
+
+
+def test_an_output_appears_complete_and_alone(output, is_folder):
+    with staged(output, is_folder=is_folder, overwrite=False) as staging:
+        fill(staging, is_folder)
+        assert names(output) == [".output.loratools-partial"]
+        staging.publish()
+        assert is_new(output, is_folder)
+    assert names(output) == ["output"]
+
+
+def test_an_output_that_is_replaced_is_the_old_or_the_new(output, is_folder):
+    make_old(output, is_folder)
+    with staged(output, is_folder=is_folder, overwrite=True) as staging:
+        fill(staging, is_folder)
+        assert is_old(output, is_folder)
+        staging.publish()
+        assert is_new(output, is_folder)
+    assert names(output) == ["output"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_leaves_nothing_behind(output, is_folder, overwrite, error):
+    if overwrite:
+        make_old(output, is_folder)
+    with pytest.raises(error):
+        write(output, is_folder=is_folder, overwrite=overwrite, meanwhile=failing(error))
+    assert names(output) == (["output"] if overwrite else [])
+    assert not overwrite or is_old(output, is_folder)
+
+
+def test_a_signal_while_cleaning_up_waits_for_it(output, is_folder, monkeypatch):
+    real, calls = publish.shutil.rmtree, []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(*arguments, **options)
+
+    monkeypatch.setattr(publish.shutil, "rmtree", interrupted)
+    make_old(output, is_folder)
+    with pytest.raises(KeyboardInterrupt):
+        write(output, is_folder=is_folder, overwrite=True)
+    assert names(output) == ["output"]
+    assert is_new(output, is_folder)
+
+
+@pytest.mark.parametrize("leftover", ["files", "folders", "links", "nothing"])
+def test_what_a_kill_has_left_is_replaced(output, is_folder, leftover, tmp_path):
+    """What its links point to is not touched."""
+    folder, elsewhere = partial_path(output), tmp_path / "elsewhere"
+    folder.mkdir(mode=0o700)
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    if leftover == "files":
+        (folder / "model.safetensors").write_text("half")
+        (folder / "output").write_text("half")
+    elif leftover == "folders":
+        (folder / "sub/deep").mkdir(parents=True)
+        (folder / "sub/deep/file").write_text("half")
+    elif leftover == "links":
+        (folder / "sub").symlink_to(elsewhere)
+        (folder / "file").symlink_to(elsewhere / "mine")
+    write(output, is_folder=is_folder)
+    assert names(output) == ["elsewhere", "output"]
+    assert is_new(output, is_folder)
+    assert (elsewhere / "mine").read_text() == "mine"
+    assert not is_folder or not (output / "file").exists()
+    assert not is_folder or stat.S_IMODE(output.stat().st_mode) == 0o777 & ~current_umask()
+
+
+def current_umask():
+    with umask(0) as _:
+        pass
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "link to nothing", "file", "pipe"])
+def test_the_name_of_the_partial_folder_is_no_trap(output, is_folder, kind, tmp_path):
+    """In a folder that others may write to, somebody could have put a link there."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    folder = partial_path(output)
+    {
+        "link to a folder": lambda: folder.symlink_to(precious),
+        "link to nothing": lambda: folder.symlink_to("gone"),
+        "file": lambda: folder.write_text("mine"),
+        "pipe": lambda: os.mkfifo(folder),
+    }[kind]()
+    with pytest.raises(StorageError, match=f"{folder.name}: "):
+        write(output, is_folder=is_folder)
+    assert (precious / "file").read_text() == "mine"
+    assert not output.exists()
+    assert os.path.lexists(folder)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+def test_the_umask_decides_who_may_read(output, is_folder, mask, mode):
+    with umask(mask):
+        write(output, is_folder=is_folder)
+    for path in (output, *output.rglob("*")):
+        expected = mode if path.is_dir() else mode & 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_a_copied_file_has_the_permissions_of_a_new_one(output, tmp_path):
+    source = tmp_path / "source"
+    source.write_text("new")
+    source.chmod(0o777)
+    with umask(0o022), staged(output, is_folder=True, overwrite=False) as staging:
+        staging.copy_file("sub/copy", source)
+        staging.publish()
+    assert (output / "sub/copy").read_text() == "new"
+    assert stat.S_IMODE((output / "sub/copy").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("change", ["shorter", "other"])
+def test_a_file_that_changes_while_it_is_copied_is_an_error(output, tmp_path, monkeypatch, change):
+    source = tmp_path / "source"
+    source.write_text("content")
+    real = publish.copy_range
+
+    def copy(*arguments):
+        if change == "shorter":
+            os.truncate(source, 3)
+        else:
+            os.utime(source, ns=(1, 1))
+        return real(*arguments)
+
+    monkeypatch.setattr(publish, "copy_range", copy)
+    with (
+        pytest.raises(StorageError, match="while it was read"),
+        staged(output, is_folder=True, overwrite=False) as staging,
+    ):
+        staging.copy_file("copy", source)
+    assert names(output) == ["source"]
+
+
+# --- what is synced when -------------------------------------------------------------------------
+
+
+def test_everything_is_durable_before_it_has_its_name(output, is_folder, monkeypatch):
+    """File, then its folder, then the name, then the folder of the name."""
+    events = []
+
+    def follow(module, name, tell):
+        real = getattr(module, name)
+
+        def call(*arguments):
+            events.append((name, tell(*arguments)))
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    follow(os, "fsync", lambda fd: str(Path(f"/proc/self/fd/{fd}").readlink()))
+    follow(publish, "rename_new", lambda source, target: str(target))
+    write(output, is_folder=is_folder)
+    partial = partial_path(output)
+    made = ["model.safetensors", "config.json", "sub/folder/file"] if is_folder else ["output"]
+    folders = ["sub/folder", "sub"] if is_folder else []
+    assert events == [
+        *(("fsync", str(partial / name)) for name in [*made, *folders]),
+        ("fsync", str(partial)),
+        ("rename_new", str(output)),
+        ("fsync", str(output.parent)),
+    ]
+
+
+@pytest.fixture(params=["renameat2", "no renameat2"])
+def renaming(request, monkeypatch):
+    if request.param != "renameat2":
+        monkeypatch.setattr(platform, "_libc_function", lambda name: None)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_sync_that_fails_leaves_things_as_they_were(
+    output, is_folder, monkeypatch, overwrite, number, renaming
+):
+    """Each in turn, the last of all too: that the new name is on disk is not known then."""
+    real = os.fsync
+    for turn in range(1, 20):
+        if overwrite and not output.exists():
+            make_old(output, is_folder)
+        left = [turn]
+
+        def fsync(fd, left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(number, os.strerror(number))
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        try:
+            write(output, is_folder=is_folder, overwrite=overwrite)
+        except StorageError:
+            assert names(output) == (["output"] if overwrite else [])
+            assert not overwrite or is_old(output, is_folder)
+        else:
+            assert turn > 3
+            assert is_new(output, is_folder)
+            return
+    pytest.fail("it never succeeded")
+
+
+# --- two runs ------------------------------------------------------------------------------------
+
+
+def test_a_second_run_is_turned_away_while_the_first_is_alive(output, is_folder):
+    with staged(output, is_folder=is_folder, overwrite=False) as first:
+        fill(first, is_folder)
+        with pytest.raises(StorageError, match="another run is writing this output"):
+            write(output, is_folder=is_folder)
+        first.publish()
+    assert is_new(output, is_folder)
+    assert names(output) == ["output"]
+
+
+def test_a_run_that_failed_lets_the_next_one_in(output, is_folder):
+    try:
+        write(output, is_folder=is_folder, meanwhile=failing(ValueError))
+    except ValueError:  # which keeps the frames of that run alive
+        write(output, is_folder=is_folder)
+    assert is_new(output, is_folder)
+
+
+def test_an_output_that_appears_meanwhile_is_left_as_it_is(output, is_folder, renaming):
+    with pytest.raises(OutputError, match="appeared while this run was at work"):
+        write(output, is_folder=is_folder, meanwhile=lambda _: make_old(output, is_folder))
+    assert is_old(output, is_folder)
+    assert names(output) == ["output"]
+
+
+@pytest.mark.parametrize("kind", ["link", "other kind", "folder of somebody"])
+def test_what_appears_meanwhile_is_replaced_only_if_it_might_be_an_old_output(
+    output, is_folder, kind
+):
+    def appear(_):
+        if kind == "link":
+            output.symlink_to("elsewhere")
+        elif kind == "other kind":
+            make_old(output, not is_folder)
+        else:
+            output.mkdir()
+            (output / "thesis.tex").write_text("mine")
+
+    with pytest.raises(OutputError):
+        write(output, is_folder=is_folder, overwrite=True, meanwhile=appear)
+    assert names(output) == ["output"]
+    assert kind != "folder of somebody" or (output / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize("when", ["before a file", "before the name", "before cleaning up"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
+    output, is_folder, monkeypatch, when, overwrite
+):
+    """As on a network file system, whose locks reach no other machine."""
+    import fcntl
+
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: None)
+    if overwrite:
+        make_old(output, is_folder)
+    second = Staging(output, is_folder=is_folder, overwrite=overwrite)
+
+    def begin(first):
+        second.claim()
+        fill(second, is_folder)
+        if when == "before a file":
+            first.write_file("more", b"first")
+        elif when == "before cleaning up":
+            raise StorageError("some other")
+
+    with pytest.raises(StorageError, match=r"another run has begun|some other"):
+        write(output, is_folder=is_folder, overwrite=overwrite, meanwhile=begin, text=b"first")
+    assert names(output) == [".output.loratools-partial", *(["output"] if overwrite else [])]
+    second.publish()
+    assert is_new(output, is_folder)
+    second.remove()
+    assert names(output) == ["output"]
+
+
+def test_a_run_removes_no_folder_that_another_has_made_since(output, is_folder):
+    """Between the new name of one and its cleaning up, another may begin."""
+    with staged(output, is_folder=is_folder, overwrite=True) as first:
+        fill(first, is_folder)
+        first.publish()
+        if is_folder:
+            with staged(output, is_folder=True, overwrite=True) as second:
+                fill(second, is_folder)
+                first.remove()
+                first.release()
+                second.publish()
+    assert is_new(output, is_folder)
+    assert names(output) == ["output"]
+
+
+def test_an_old_output_on_its_way_out_is_locked(output):
+    """Its place is that of the partial folder: another run must wait until it is gone."""
+    make_old(output, is_folder=True)
+    with staged(output, is_folder=True, overwrite=True) as first:
+        fill(first, is_folder=True)
+        first.publish()
+        with pytest.raises(StorageError, match="another run is writing this output"):
+            write(output, is_folder=True, overwrite=True)
+    assert names(output) == ["output"]
+
+
+# --- what is refused beforehand ------------------------------------------------------------------
+
+
+def check(output, *inputs, is_folder=True, needed_bytes=0, overwrite=False):
+    check_output(
+        output, inputs, is_folder=is_folder, needed_bytes=needed_bytes, overwrite=overwrite
+    )
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("input")
+    return folder
+
+
+def test_an_output_that_exists_needs_a_flag(output, is_folder):
+    make_old(output, is_folder)
+    with pytest.raises(OutputError, match="exists already; use --overwrite to replace it"):
+        check(output, is_folder=is_folder)
+    check(output, is_folder=is_folder, overwrite=True)
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "x/..", "/"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_has_a_name(tmp_path, monkeypatch, name, overwrite):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="has no name of its own"):
+        check(Path(name), overwrite=overwrite)
+
+
+def test_a_missing_parent_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"gone: no such folder"):
+        check(tmp_path / "gone/output")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file: no such folder"):
+        check(tmp_path / "file/output")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_input_is_never_an_output(tmp_path, model, overwrite, monkeypatch):
+    """By whatever name: files are compared, and not spellings."""
+    file = model / "model.safetensors"
+    (tmp_path / "link").symlink_to(model)
+    (tmp_path / "link to file").symlink_to(file)
+    (tmp_path / "hard link").hardlink_to(file)
+    monkeypatch.chdir(model)
+    for output in (
+        model,
+        tmp_path / "x/../model",
+        tmp_path / "link",
+        model / "output",
+        tmp_path / "link/output",
+        Path("output"),
+        Path("../model"),
+    ):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(OutputError, match="name another output"):
+            check(output, model, overwrite=overwrite)
+    for output in (
+        file,
+        tmp_path / "link to file",
+        tmp_path / "hard link",
+        tmp_path / "link" / file.name,
+    ):
+        with pytest.raises(OutputError, match="is the input"):
+            check(output, file, is_folder=False, overwrite=overwrite)
+
+
+def test_an_output_that_holds_an_input_is_refused(tmp_path, model):
+    with pytest.raises(OutputError, match="holds the input"):
+        check(model, model / "model.safetensors", overwrite=True)
+    with pytest.raises(OutputError, match="holds the input"):
+        check(tmp_path, model, overwrite=True)
+
+
+def test_an_output_that_holds_what_an_input_links_to_is_refused(tmp_path, model):
+    """As in a cache: a folder of links into a folder of files."""
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    (cache / "model.safetensors").symlink_to(model / "model.safetensors")
+    with pytest.raises(OutputError, match=r"holds the input .*snapshot/model\.safetensors"):
+        check(model, cache, overwrite=True)
+    with pytest.raises(OutputError, match="holds the input"):
+        check(model / "model.safetensors", cache, is_folder=False, overwrite=True)
+    check(tmp_path / "output", cache)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_is_never_replaced(output, model, is_folder, overwrite):
+    target = model if is_folder else model / "model.safetensors"
+    output.symlink_to(target)
+    with pytest.raises(OutputError, match="a link; name the" if overwrite else "exists already"):
+        check(output, is_folder=is_folder, overwrite=overwrite)
+    output.unlink()
+    output.symlink_to("gone")
+    with pytest.raises(OutputError, match="a link; name the" if overwrite else "exists already"):
+        check(output, is_folder=is_folder, overwrite=overwrite)
+
+
+def test_only_a_folder_that_may_be_an_output_is_replaced(output):
+    output.mkdir()
+    check(output, overwrite=True)  # an empty one holds nothing to lose
+    (output / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match="a folder without safetensors files is not replaced"):
+        check(output, overwrite=True)
+    (output / "model.safetensors").write_text("")
+    check(output, overwrite=True)
+
+
+def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(output, model):
+    """A single file for an output must not cost a folder of models."""
+    with pytest.raises(OutputError, match="model: not a file, and the output is one"):
+        check(model, is_folder=False, overwrite=True)
+    output.write_text("old")
+    with pytest.raises(OutputError, match="output: not a folder, and the output is one"):
+        check(output, overwrite=True)
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/full", "pipe"])
+def test_a_device_is_never_replaced(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    for is_folder in (False, True):
+        with pytest.raises(OutputError, match="name another output"):
+            check(tmp_path / path, is_folder=is_folder, overwrite=True)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_written(output, monkeypatch):
+    free = publish.shutil.disk_usage(output.parent)._replace(free=1000)
+    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    check(output, needed_bytes=1000)
+    with pytest.raises(StorageError, match="1001 bytes are needed and 1000 are free"):
+        check(output, needed_bytes=1001)
+
+
+def test_a_name_too_long_is_an_error_of_ours(tmp_path):
+    for length in (255, 256):
+        with pytest.raises(StorageError, match="file name too long"):
+            write(tmp_path / ("n" * length), is_folder=True)
+    assert list(tmp_path.iterdir()) == []

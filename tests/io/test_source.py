@@ -1,0 +1,154 @@
+"""A source gives the same rows however they are asked for, and reads no more than those."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from loratools.io import source as module
+from loratools.io.dtypes import BITS, from_torch_name, nbytes, to_torch, torch_name
+from loratools.io.file import InputFile
+from loratools.io.source import (
+    Derived,
+    Held,
+    Reshaped,
+    Stored,
+    Transposed,
+    as_bytes,
+    flattened,
+    same_bytes,
+    transposed,
+)
+
+
+def doubled(tensor):
+    return tensor * 2
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Stored tensors by name, and their values."""
+    values = {
+        "matrix": torch.arange(24.0).reshape(4, 6),
+        "bf16": torch.arange(20.0).reshape(5, 4).bfloat16(),
+        "kernel": torch.arange(48.0).reshape(4, 3, 2, 2).half(),
+        "vector": torch.arange(5.0),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.empty(0, 3),
+        "flags": torch.tensor([True, False]),
+        "codes": torch.arange(6, dtype=torch.uint8).reshape(2, 3),
+    }
+    path = tmp_path_factory.mktemp("source") / "file"
+    save_file(values, path)
+    file = InputFile(path)
+    return {t.name: (Stored(file, t), values[t.name]) for t in file.read_header().tensors}
+
+
+def variants(stored):
+    """Every kind of source, with the values it has to give."""
+    matrix, values = stored["matrix"]
+    kernel, kernels = stored["kernel"]
+    yield from stored.values()
+    yield Held("held", values, "F32"), values
+    yield Reshaped(kernel, (4, 12)), kernels.reshape(4, 12)
+    yield flattened(kernel), kernels.reshape(4, 12)
+    yield Transposed(matrix), values.T
+    yield transposed(Held("held", values, "F32")), values.T
+    yield transposed(transposed(matrix)), values
+    yield flattened(matrix), values
+    yield Derived(matrix, (4, 6), doubled), values * 2
+
+
+def test_every_source_gives_its_values_and_any_of_its_rows(stored):
+    for source, values in variants(stored):
+        assert source.shape == tuple(values.shape)
+        assert to_torch(source.dtype) == values.dtype
+        assert torch.equal(source.read(), values)
+        assert len(source.keys) == 1
+        for begin in range(values.shape[0] if source.shape else 0):
+            for end in range(begin, values.shape[0] + 1):
+                assert torch.equal(source.read_rows(begin, end), values[begin:end])
+
+
+def test_every_source_can_be_sent_to_another_process(stored):
+    for source, values in variants(stored):
+        assert torch.equal(pickle.loads(pickle.dumps(source)).read(), values)
+
+
+def test_rows_are_read_into_a_block_that_is_there(stored):
+    source, values = stored["bf16"]
+    block = torch.empty(2, 4, dtype=torch.bfloat16)
+    source.read_rows_into(block, 3)
+    assert torch.equal(block, values[3:])
+
+
+@pytest.mark.parametrize(("rows", "most"), [((1, 2), 12), ((0, 4), 48)])
+def test_only_the_rows_that_are_asked_for_are_read(stored, monkeypatch, rows, most):
+    source, _ = stored["kernel"]
+    read = []
+    monkeypatch.setattr(
+        InputFile, "read_into", lambda file, buffer, offset: read.append(len(buffer))
+    )
+    source.read_rows(*rows)
+    assert sum(read) == 2 * most
+
+
+def test_columns_are_read_without_the_rest_of_the_matrix(stored, monkeypatch):
+    source, _ = stored["matrix"]
+    read = []
+    monkeypatch.setattr(
+        InputFile, "read_into", lambda file, buffer, offset: read.append(len(buffer))
+    )
+    transposed(source).read_rows(1, 3)
+    assert read == [8, 8, 8, 8]
+
+
+def test_the_bytes_of_a_tensor_are_those_in_the_file(stored):
+    for source, _ in stored.values():
+        assert bytes(as_bytes(source.read())) == source.file.read(
+            source.info.begin, source.info.nbytes
+        )
+
+
+@given(
+    shape=st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    at=st.integers(0),
+    limit=st.sampled_from([1, 8, 10**6]),
+)
+def test_tensors_are_the_same_when_every_bit_is(monkeypatch_module, shape, at, limit):
+    """Whatever the size of the pieces; -0 is not 0, and a NaN is itself."""
+    monkeypatch_module.setattr(module, "_COMPARED_BYTES", limit)
+    one = torch.full(shape, torch.nan)
+    other = one.clone()
+    if count := math.prod(shape):
+        one.view(-1)[at % count] = 0.0
+        other.view(-1)[at % count] = -0.0
+    held = Held("one", one, "F32")
+    assert same_bytes(held, Held("copy", one.clone(), "F32"))
+    assert same_bytes(held, Held("other", other, "F32")) == (count == 0)
+    assert not same_bytes(held, Held("wide", one.double(), "F64"))
+    assert not same_bytes(held, Held("long", one[None], "F32"))
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_every_dtype_has_a_name_and_a_width_everywhere():
+    """Those without a torch dtype are carried as bytes, and computing with one is a KeyError."""
+    for name, bits in BITS.items():
+        assert nbytes(name, (8,)) == bits
+        if torch_name(name) == name:
+            with pytest.raises(KeyError):
+                to_torch(name)
+        else:
+            assert 8 * to_torch(name).itemsize == bits
+            assert from_torch_name(torch_name(name)) == name
+    with pytest.raises(KeyError):
+        from_torch_name("quint8")

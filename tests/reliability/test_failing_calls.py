@@ -1,0 +1,97 @@
+"""Whichever call of the operating system fails, what is left is nothing, or what there was.
+
+The method of SQLite's tests: the Nth storing call fails, for N = 1, 2, 3, ... until a merge succeeds.
+`scripts/kill_loop.py --strace` does the same to real system calls.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+
+import pytest
+
+from loratools import LoratoolsError, WriteOptions, merge
+from loratools.errors import StorageError
+from loratools.io import platform
+from tests.e2e.commands import PLAIN, SHARDED, SINGLE, SMALL, digests, unchanged
+
+ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
+
+
+class Calls:
+    """Counts storing calls, and lets one of them fail."""
+
+    def __init__(self, patch, number):
+        self.left = 0
+        self.failed = ""
+        for name in ("mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "link"):
+            patch.setattr(os, name, self.counted(name, getattr(os, name), number))
+        libc = platform._libc_function
+        patch.setattr(platform, "_libc_function", lambda name: self.libc(name, libc(name), number))
+
+    def fails(self, name):
+        self.left -= 1
+        if self.left == 0:
+            self.failed = name
+        return self.left == 0
+
+    def counted(self, name, real, number):
+        def call(*arguments, **options):
+            if self.fails(name):
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **options)
+
+        return call
+
+    def libc(self, name, real, number):
+        def call(*arguments):
+            if self.fails(name):
+                ctypes.set_errno(number)
+                return -1
+            return real(*arguments)
+
+        # It is a hint, and may fail without a word.
+        return real if name == "sync_file_range" else call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What the old and the new output are, for every base."""
+    folder = tmp_path_factory.mktemp("made")
+    for base in (SHARDED, SINGLE / "model.safetensors"):
+        merge(base, SMALL, output=folder / f"old {base.name}")
+        merge(base, PLAIN, output=folder / f"new {base.name}")
+    return folder
+
+
+@pytest.mark.parametrize("base", [SHARDED, SINGLE / "model.safetensors"], ids=["folder", "file"])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_any_call_may_fail(tmp_path, made, base, overwrite, jobs):
+    work = tmp_path / "work"
+    work.mkdir()
+    output, old = work / "output", made / f"old {base.name}"
+    write = WriteOptions(overwrite=overwrite, jobs=jobs)
+    seen = set()
+    for turn in range(1, 200):
+        if overwrite and not output.exists():
+            (shutil.copytree if old.is_dir() else shutil.copyfile)(old, output)
+        number = ERRORS[turn % len(ERRORS)]
+        with pytest.MonkeyPatch.context() as patch, unchanged(base, PLAIN):
+            calls = Calls(patch, number)
+            calls.left = turn
+            try:
+                merge(base, PLAIN, output=output, write=write)
+            except LoratoolsError as error:
+                assert isinstance(error, StorageError)
+                assert os.strerror(number).lower() in str(error)
+        if not calls.failed:
+            break
+        seen.add(calls.failed)
+        if overwrite:
+            assert digests(output) == digests(old), (turn, calls.failed)
+        assert os.listdir(work) == ["output"] * overwrite, (turn, calls.failed)  # noqa: PTH208
+    assert digests(output) == digests(made / f"new {base.name}")
+    assert os.listdir(work) == ["output"]  # noqa: PTH208
+    assert seen == {"mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "renameat2"}

@@ -1,0 +1,129 @@
+"""Inputs are read-only, and one that changes during a run is noticed."""
+
+import os
+import shutil
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from loratools import WriteOptions, merge
+from loratools.errors import StorageError
+from tests.e2e.commands import PLAIN, SHARDED, digests, unchanged
+
+SHARD, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+class Meanwhile(Executor):
+    """Runs every step at once; between two of them something happens."""
+
+    def __init__(self, happens, after):
+        self.happens = happens
+        self.left = after
+
+    def submit(self, step, /, *arguments, **options):
+        future = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(step(*arguments, **options))
+        except Exception as error:  # noqa: BLE001: as an executor does
+            future.set_exception(error)
+        self.left -= 1
+        if self.left == 0:
+            self.happens()
+        return future
+
+
+@pytest.fixture
+def base(tmp_path):
+    return shutil.copytree(SHARDED, tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    return shutil.copytree(PLAIN, tmp_path / "adapter")
+
+
+def appended(file):
+    with file.open("ab") as other:
+        other.write(b"more")
+
+
+def rewritten(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def touched(file):
+    os.utime(file, ns=(1, 1))
+
+
+def truncated(file):
+    os.truncate(file, file.stat().st_size - 100)
+
+
+@pytest.mark.parametrize("change", [appended, rewritten, touched, truncated])
+@pytest.mark.parametrize("after", [1, 3, 20])
+@pytest.mark.parametrize("which", [SHARD, OTHER, "adapter"])
+def test_an_input_that_changes_is_noticed(tmp_path, base, adapter, change, after, which):
+    """Whenever it is: after the first step, or when all of it was read but for the last."""
+    file = adapter / "adapter_model.safetensors" if which == "adapter" else base / which
+    executor = Meanwhile(lambda: change(file), after)
+    with pytest.raises(StorageError, match=r"changed while it was read|became shorter") as caught:
+        merge(base, adapter, output=tmp_path / "out", write=WriteOptions(executor=executor))
+    assert str(file) in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
+
+
+def test_an_input_that_is_replaced_is_the_one_that_was_opened(tmp_path, base, adapter):
+    """Renaming over it does no harm: it is still open."""
+    merge(base, adapter, output=tmp_path / "expected")
+
+    def replace():
+        for file in (base / SHARD, base / OTHER):
+            shutil.copyfile(adapter / "adapter_model.safetensors", tmp_path / "other")
+            (tmp_path / "other").replace(file)
+
+    write = WriteOptions(executor=Meanwhile(replace, 1))
+    merge(base, adapter, output=tmp_path / "out", write=write)
+    assert digests(tmp_path / "out") == digests(tmp_path / "expected")
+
+
+def test_another_process_does_not_read_what_replaced_an_input(tmp_path, base, adapter):
+    """It opens its files by their names."""
+
+    class Replaced(ProcessPoolExecutor):
+        def submit(self, step, /, *arguments, **options):
+            if (tmp_path / "other").exists():
+                (tmp_path / "other").replace(base / SHARD)
+            return super().submit(step, *arguments, **options)
+
+    shutil.copyfile(base / SHARD, tmp_path / "other")
+    with (
+        Replaced(1, mp_context=get_context("forkserver")) as pool,
+        pytest.raises(StorageError, match=f"{SHARD}: changed while it was read"),
+    ):
+        merge(base, adapter, output=tmp_path / "out", write=WriteOptions(executor=pool))
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
+
+
+def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path, base, adapter):
+    with unchanged(base, adapter):
+        merge(base, adapter, output=tmp_path / "out")
+        with pytest.raises(StorageError):
+            merge(base, adapter, output=tmp_path / "gone" / "out")
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o400])
+def test_a_read_only_input_is_enough(tmp_path, base, adapter, mode):
+    for folder in (base, adapter):
+        for file in folder.iterdir():
+            file.chmod(mode)
+        folder.chmod(0o555)
+    try:
+        merge(base, adapter, output=tmp_path / "out")
+    finally:
+        base.chmod(0o755)
+        adapter.chmod(0o755)
+    assert all(file.stat().st_mode & 0o200 for file in (tmp_path / "out").iterdir())

@@ -1,0 +1,383 @@
+"""The documentation says what the program does: pages exist, examples run, tables are whole."""
+
+import builtins
+import contextlib
+import doctest
+import importlib
+import importlib.util
+import io
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+import loratools
+import loratools.errors
+from loratools import LoratoolsError, WriteOptions, deltas, formats, registry
+from loratools.cli import cli, failures
+from loratools.formats import _peft_config
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PEFT = DOCS / "formats" / "peft.md"
+#: Pages whose `console` and `python` blocks are run, in a folder of their own with the fixtures.
+EXECUTED = (
+    "README.md",
+    "docs/tutorial.md",
+    *(f"docs/how-to/{path.name}" for path in sorted((DOCS / "how-to").glob("*.md"))),
+)
+COMMANDS = tuple(cli.list_commands(click.Context(cli)))
+
+
+def read(page: str | Path) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+# Examples
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; its line is that of its first line of text."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: str) -> Iterator[Block]:
+    text = read(page)
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1)
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command of a `console` block, and the output shown below it."""
+    lines = iter(block.text.splitlines())
+    command: str | None = None
+    output: list[str] = []
+    for line in lines:
+        if not line.startswith("$ "):
+            output.append(line)
+            continue
+        if command is not None:
+            yield command, "\n".join(output)
+        assert command is not None or not output, f"{output[0]!r} comes before any command"
+        command, output = line[2:], []
+        while command.endswith("\\"):
+            command = f"{command}\n{next(lines)}"
+    if command is not None:
+        yield command, "\n".join(output)
+
+
+def comparable(text: str) -> str:
+    """Without spaces at the ends of lines, or empty lines at the end."""
+    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip("\n") + "\n"
+
+
+def assert_output(shown: str, got: str, where: str) -> None:
+    """`...` in what is shown stands for anything."""
+    if not doctest.OutputChecker().check_output(
+        comparable(shown), comparable(got), doctest.ELLIPSIS
+    ):
+        pytest.fail(f"{where} prints\n{comparable(got)}and the page shows\n{comparable(shown)}")
+
+
+def run_console(block: Block, page: str) -> None:
+    # The command that belongs to this interpreter, at the width of a classic terminal.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
+    for command, shown in commands(block):
+        done = subprocess.run(
+            ["bash", "-c", command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=120,
+        )
+        assert_output(shown, done.stdout.decode(), f"{page}:{block.line}: {command}")
+
+
+def run_python(block: Block, page: str, names: dict[str, Any]) -> None:
+    if ">>>" not in block.text:
+        exec(compile(block.text, f"{page}:{block.line}", "exec"), names)
+        return
+    test = doctest.DocTestParser().get_doctest(block.text, names, page, page, block.line - 1)
+    complaints = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    runner.run(test, out=complaints.write, clear_globs=False)
+    names.update(test.globs)
+    assert not complaints.getvalue(), complaints.getvalue()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that has the fixtures and nothing else, as the one in which examples run."""
+    (tmp_path / "fixtures").symlink_to(fixtures.resolve(), target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("page", EXECUTED)
+def test_examples_print_what_the_page_shows(page: str) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "console":
+            run_console(block, page)
+        elif block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                run_python(block, page, names)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_page_has_a_session_and_the_same_in_python(page: str) -> None:
+    assert {"console", "python"} <= {block.language for block in blocks(page)}
+
+
+def modules_with_examples() -> Iterator[str]:
+    for found in pkgutil.walk_packages(loratools.__path__, "loratools."):
+        path = ROOT / f"{found.name.replace('.', '/')}.py"
+        if path.exists() and ">>> " in read(path):
+            yield found.name
+
+
+@pytest.mark.parametrize("name", [*modules_with_examples()])
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.attempted
+    assert not result.failed
+
+
+# Pages
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
+    guide = read(f"docs/how-to/{name}.md")
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = [param.opts for param in command.params if isinstance(param, click.Option)]
+    missing = [opts for opts in options if not any(opt in guide for opt in opts)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", registry.names(formats))
+def test_each_format_has_a_page(name: str) -> None:
+    page = read(f"docs/formats/{name}.md")
+    assert all(f"\n## {title}\n" in page for title in ("Keys", "Shapes", "Scaling", "Refusals"))
+
+
+@pytest.mark.parametrize("name", registry.names(deltas))
+def test_each_kind_is_explained(name: str) -> None:
+    assert f"\n| `{name}` |" in read("docs/explanation/canonical-form.md")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*_peft_config._NOT_WEIGHTS, *_peft_config._REFUSED_SETTINGS, *_peft_config._CHANGED_BASE],
+)
+def test_each_refusal_of_a_peft_config_has_its_reason(name: str) -> None:
+    refusals = read(PEFT).split("\n## Refusals\n")[1].split("\n## ")[0]
+    assert f"`{name}`" in refusals
+
+
+def test_command_line_reference_is_what_help_says() -> None:
+    make_cli = load_script(DOCS / "make_cli.py")
+    assert read(make_cli.PAGE) == make_cli.page(), "run scripts/docs"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_line_reference_is_what_the_terminal_shows(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loratools", name, "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        check=True,
+    )
+    # `python -m` calls the program by its whole command line.
+    usage, _, rest = done.stdout.decode().partition("\n")
+    assert f"{name} [OPTIONS]" in usage
+    assert rest.strip() in read("docs/reference/cli.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", read(page))
+    files = [link for link in links if "://" not in link]
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Tables
+
+
+def table(page: str, title: str) -> list[list[str]]:
+    """The cells of the last table below a heading, without its own two head lines."""
+    section = re.split(rf"^#+ {re.escape(title)}$", read(page), flags=re.MULTILINE)[1]
+    section = re.split(r"^#", section, flags=re.MULTILINE)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    documented = {
+        int(row[0]): row[2] for row in table("docs/reference/exit-codes.md", "Exit codes")
+    }
+    assert documented.keys() == {code for _, code in failures._CODES} | {failures.CHECK_FAILED, 70}
+    errors = {**vars(builtins), **vars(loratools.errors)}
+    for code, text in documented.items():
+        for name in re.findall(r"`(\w+)`", text):
+            assert failures.exit_code(errors[name]()) == code
+
+
+def test_each_error_is_in_the_table_of_exit_codes() -> None:
+    text = read("docs/reference/exit-codes.md")
+    errors = [e for e in vars(loratools.errors).values() if isinstance(e, type)]
+    named = [e for e in errors if issubclass(e, LoratoolsError) and e is not LoratoolsError]
+    assert len(named) >= 7
+    assert [error.__name__ for error in named if f"`{error.__name__}`" not in text] == []
+
+
+def fields(value: object, types: dict[str, str], path: str = "") -> Iterator[tuple[str, object]]:
+    """Each field of a JSON object with its value, by its documented path; maps are not entered."""
+    if isinstance(value, dict) and not types.get(path, "").startswith("map"):
+        for name, inner in value.items():
+            inner_path = f"{path}.{name}" if path else name
+            yield inner_path, inner
+            yield from fields(inner, types, inner_path)
+    elif isinstance(value, list):
+        for item in value:
+            yield from fields(item, types, f"{path}[]")
+
+
+def is_of_type(value: object, documented: str) -> bool:
+    """Whether a JSON value is of a type as the page writes it: `list of string`, `X or null`."""
+    if documented.endswith(" or null"):
+        return value is None or is_of_type(value, documented.removesuffix(" or null"))
+    if documented.startswith("list of "):
+        inner = documented.removeprefix("list of ")
+        return isinstance(value, list) and all(is_of_type(item, inner) for item in value)
+    if documented.startswith("map to "):
+        inner = documented.removeprefix("map to ")
+        return isinstance(value, dict) and all(is_of_type(v, inner) for v in value.values())
+    if documented == "any":
+        return True
+    if isinstance(value, bool):
+        return documented == "boolean"
+    kinds = {"string": str, "integer": int, "number": int | float, "object": dict}
+    return isinstance(value, kinds[documented])
+
+
+def assert_documented(objects: list[dict[str, object]], title: str) -> None:
+    rows = table("docs/reference/json.md", title)
+    types = {row[0].strip("`"): row[1] for row in rows}
+    assert len(types) == len(rows)
+    seen = {}
+    for value in objects:
+        # As a reader of the JSON gets it: without tuples.
+        for path, inner in fields(json.loads(json.dumps(value)), types):
+            assert path in types, f"{path} is not documented"
+            assert is_of_type(inner, types[path]), f"{path} is {inner!r}, no {types[path]}"
+            seen[path] = inner
+    assert types.keys() - seen.keys() == set()
+
+
+def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:
+    adapters, base = fixtures / "adapters", fixtures / "stories260k"
+    objects = [
+        loratools.inspect(adapters / "plain"),
+        loratools.inspect(adapters / "dora", base=base, spectrum=True),
+        loratools.inspect(adapters / "trainable-tokens", base=base),
+        loratools.inspect(adapters / "gpt2-lora-bias-all", base=base, spectrum=True),
+        loratools.inspect(fixtures / "real" / "privacyfilter-moe-tokcls-r16"),
+    ]
+    assert_documented([found.to_json() for found in objects], "inspect --json")
+
+
+def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
+    adapters, base = fixtures / "adapters", fixtures / "stories260k"
+    reports = [
+        loratools.merge(base, adapters / "dora", output=tmp_path / "dora"),
+        loratools.merge(
+            base, [adapters / "embedding-vocab", adapters / "plain"], output=tmp_path / "two"
+        ),
+        loratools.merge(fixtures / "tiny-gpt2", adapters / "gpt2-conv1d", output=None),
+    ]
+    assert_documented([report.to_json() for report in reports], "merge --json")
+
+
+def test_table_of_rounding_is_what_a_merge_reports(fixtures: Path, tmp_path: Path) -> None:
+    base, adapter = fixtures / "stories260k-bf16-sharded", fixtures / "adapters" / "plain"
+    for number, (weight, *shown) in enumerate(
+        table("docs/explanation/rounding.md", "Stochastic rounding")
+    ):
+        found = []
+        for seed in (None, 0):
+            report = loratools.merge(
+                base,
+                adapter,
+                weights=[float(weight)],
+                output=tmp_path / f"{number}-{seed}",
+                write=WriteOptions(seed=seed),
+            )
+            total = report.total
+            assert total is not None
+            found.append(f"{100 * total.relative_error:.0f} %")
+            found.append(f"{100 * total.product / total.intended:.1f} %")
+        assert found == shown
+
+
+# Shell completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_of_the_guide(shell: str) -> None:
+    assert f"_LORATOOLS_COMPLETE={shell}_source loratools" in read(
+        "docs/how-to/shell-completion.md"
+    )
+    done = complete({"_LORATOOLS_COMPLETE": f"{shell}_source"})
+    assert b"_loratools_completion" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("loratools in", ["inspect"]),
+        ("loratools merge --rou", ["--rounding"]),
+        ("loratools merge --rounding ", ["nearest", "stochastic"]),
+    ],
+)
+def test_completion_completes(line: str, expected: list[str]) -> None:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    done = complete({"_LORATOOLS_COMPLETE": "bash_complete", **words})
+    assert done.stdout.decode().split() == [f"plain,{word}" for word in expected]
+
+
+def complete(variables: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """What the installed command does for a shell: quietly, and with success."""
+    program = Path(sys.executable).parent / "loratools"
+    done = subprocess.run(
+        [program], env={**os.environ, **variables}, capture_output=True, check=False
+    )
+    assert (done.stderr, done.returncode) == (b"", 0)
+    return done

@@ -1,0 +1,31 @@
+"""The guards around the tests hold."""
+
+import socket
+import urllib.request
+
+import pytest
+
+from tests.oracles import oracle
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        lambda: socket.create_connection(("127.0.0.1", 9)),
+        lambda: socket.getaddrinfo("example.org", 80),
+        lambda: urllib.request.urlopen("http://example.org"),
+    ],
+    ids=["connection", "name", "url"],
+)
+def test_no_test_reaches_the_network(reach):
+    with pytest.raises((RuntimeError, OSError), match="must not use the network"):
+        reach()
+
+
+def test_missing_oracle_skips_unless_it_is_required(monkeypatch):
+    monkeypatch.delenv("LORATOOLS_REQUIRE_ORACLES", raising=False)
+    with pytest.raises(pytest.skip.Exception):
+        oracle("a_peer_that_nobody_has")
+    monkeypatch.setenv("LORATOOLS_REQUIRE_ORACLES", "1")
+    with pytest.raises(ModuleNotFoundError):
+        oracle("a_peer_that_nobody_has")

@@ -1,0 +1,261 @@
+"""Every plug-in is found, complete, documented and lawful, for existing in its folder."""
+
+import dataclasses
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from loratools import deltas, errors, formats, registry
+from loratools.deltas import Delta, Span, keys_of, parameters_of
+from loratools.deltas.diff import Diff
+from loratools.deltas.dora import DoRA
+from loratools.deltas.kasa import KaSA
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas.rows import Rows
+from loratools.io.source import Held
+
+TESTS = Path(__file__).parent
+KINDS = registry.names(deltas)
+FORMATS = registry.names(formats)
+PACKAGES = {"deltas": deltas, "formats": formats}
+PLUG_INS = [(package, name) for package in PACKAGES for name in registry.names(PACKAGES[package])]
+
+
+# Registries
+
+
+def test_names_of_a_registry_are_its_public_files() -> None:
+    for package in PACKAGES.values():
+        files = Path(package.__path__[0]).glob("[!_]*.py")
+        assert registry.names(package) == tuple(sorted(file.stem for file in files))
+        assert registry.names(package)
+
+
+def test_listing_names_imports_nothing() -> None:
+    code = """
+import sys
+from loratools import deltas, formats, registry
+found = [f"{package.__name__}.{name}" for package in (deltas, formats)
+         for name in registry.names(package)]
+assert found
+loaded = [name for name in found if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["no-such-thing", "_peft_keys", "../peft", ""])
+def test_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(errors.UnsupportedError, match="peft"):
+        registry.load(formats, name)
+
+
+@pytest.mark.parametrize(("package", "name"), PLUG_INS)
+def test_plug_in_is_documented_in_its_first_line(package: str, name: str) -> None:
+    module = registry.load(PACKAGES[package], name)
+    first = (module.__doc__ or "").strip().split("\n", maxsplit=1)[0]
+    assert len(first) > 20
+    assert first.endswith((".", "`"))
+
+
+@pytest.mark.parametrize(("package", "name"), PLUG_INS)
+def test_plug_in_has_a_test_file_of_its_own(package: str, name: str) -> None:
+    assert (TESTS / package / f"test_{name}.py").is_file()
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("function", "parameters"), [("recognises", ["bundle"]), ("decode", ["bundle", "options"])]
+)
+def test_format_has_its_two_functions(name: str, function: str, parameters: list[str]) -> None:
+    implementation = getattr(registry.load(formats, name), function)
+    signature = inspect.signature(implementation)
+    assert list(signature.parameters) == parameters
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert implementation.__doc__
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_does_not_recognise_nothing(name: str) -> None:
+    from loratools.io.bundle import Bundle
+
+    empty = Bundle("nothing", {}, {}, None, (), 0)
+    assert registry.load(formats, name).recognises(empty) is False
+
+
+# Kinds of updates
+
+
+def public_members(protocol: type) -> frozenset[str]:
+    names = {*vars(protocol), *inspect.get_annotations(protocol)}
+    return frozenset(name for name in names if not name.startswith("_"))
+
+
+def kinds_in(module: ModuleType) -> list[type]:
+    """The classes that a module defines and that can be bound to a weight."""
+    own = (
+        c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__
+    )
+    return [c for c in own if hasattr(c, "bind")]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kind_is_one_final_frozen_dataclass(name: str) -> None:
+    (kind,) = kinds_in(registry.load(deltas, name))
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert kind.__final__ is True  # type: ignore[attr-defined]
+    assert kind.__bases__ == (object,)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kind_has_every_member_of_the_protocol_with_a_docstring(name: str) -> None:
+    (kind,) = kinds_in(registry.load(deltas, name))
+    members = public_members(Delta)
+    assert {"additive", "kind", "sources", "shape", "by_rows", "low_rank", "bind"} < members
+    fields = {field.name for field in dataclasses.fields(kind)}
+    assert [m for m in members if m not in fields and not hasattr(kind, m)] == []
+    assert isinstance(kind.additive, bool)  # type: ignore[attr-defined]
+    own = {name: value for name, value in vars(kind).items() if name in members - {"additive"}}
+    assert [m for m, value in own.items() if m not in fields and not inspect.getdoc(value)] == []
+
+
+def held(name: str, values: object) -> Held:
+    return Held(name, torch.tensor(values), "F32")
+
+
+#: Small whole numbers, and halves: sums and products of them are exact in float64.
+WEIGHT = torch.tensor([[3, 1, 0, -2], [1, 4, 2, 0], [0, -1, 5, 1], [2, 0, 1, 6]]).double()
+FACTORS = LoRA(
+    up=held("up", [[1, 0], [2, -1], [0, 3], [-2, 1]]),
+    down=held("down", [[1, 2, 0, -1], [0, 1, -3, 2]]),
+    scaling=Scaling(alpha=1, rank=2, rule="rank", origin="config"),
+    shape=(4, 4),
+)
+#: One of each kind, and for a kind that may see rows or columns both.
+EXAMPLES: dict[str, tuple[Delta, ...]] = {
+    "lora": (FACTORS,),
+    "dora": (
+        DoRA(FACTORS, held("magnitude", [1, 2, 3, 4]), "row"),
+        DoRA(FACTORS, held("magnitude", [1, 2, 3, 4]), "column"),
+    ),
+    "kasa": (KaSA(FACTORS, held("diagonal", [1, -2])),),
+    "diff": (Diff(held("diff", [1, -2, 3, 0]), FACTORS.scaling),),
+    "rows": (Rows((2, 0), held("rows", [[1, 2, 3, 4], [0, -1, 0, 1]]), (4, 4)),),
+}
+ALL = [example for examples in EXAMPLES.values() for example in examples]
+NAMES = [f"{name}-{n}" for name, examples in EXAMPLES.items() for n in range(len(examples))]
+each_example = pytest.mark.parametrize("delta", ALL, ids=NAMES)
+
+
+def weight_for(delta: Delta) -> Tensor:
+    """A weight of the right shape, seen as a matrix."""
+    return WEIGHT if len(delta.shape) == 2 else WEIGHT[:, :1]
+
+
+def applied(
+    delta: Delta, weight: Tensor, strength: float = 1.0, height: int = 4, step: int = 4
+) -> Tensor:
+    """`weight` with the change in it, by spans of `step` rows in blocks of `height`."""
+
+    def blocks() -> Iterator[tuple[int, Tensor]]:
+        for begin in range(0, len(weight), height):
+            yield begin, weight[begin : begin + height].clone()
+
+    changed = weight.clone()
+    for begin in range(0, len(weight), step):
+        end = min(begin + step, len(weight))
+        apply = delta.bind(Span(begin, end, weight.dtype, blocks), strength)
+        for first in range(begin, end, height):
+            block = changed[first : min(first + height, end)].clone()
+            apply(block, first)
+            changed[first : first + len(block)] = block
+    return changed
+
+
+def test_each_kind_has_an_example_here() -> None:
+    assert tuple(sorted(EXAMPLES)) == KINDS
+    for name, examples in EXAMPLES.items():
+        module = importlib.import_module(f"loratools.deltas.{name}")
+        assert {type(example) for example in examples} == set(kinds_in(module))
+
+
+@each_example
+def test_example_describes_itself(delta: Delta) -> None:
+    assert delta.kind
+    assert delta.shape[0] == 4
+    assert keys_of(delta)
+    assert len(set(keys_of(delta))) == len(keys_of(delta))
+    assert parameters_of(delta) >= 4
+    assert isinstance(delta.by_rows, bool)
+    assert delta.low_rank is None or isinstance(delta.low_rank, LoRA)
+
+
+@each_example
+def test_change_changes_the_weight(delta: Delta) -> None:
+    weight = weight_for(delta)
+    assert not torch.equal(applied(delta, weight), weight)
+
+
+@each_example
+def test_strength_zero_leaves_the_weight_as_it_is(delta: Delta) -> None:
+    weight = weight_for(delta)
+    assert torch.equal(applied(delta, weight, strength=0), weight)
+
+
+@each_example
+def test_blocks_do_not_show(delta: Delta) -> None:
+    weight = weight_for(delta)
+    whole = applied(delta, weight)
+    step = 2 if delta.by_rows else 4
+    for height in (1, 2, 3):
+        assert torch.equal(applied(delta, weight, height=height, step=step), whole)
+
+
+@each_example
+def test_additive_means_the_same_difference_for_every_weight(delta: Delta) -> None:
+    weight = weight_for(delta)
+    differences = [applied(delta, w) - w for w in (weight, 2 * weight, torch.zeros_like(weight))]
+    assert all(torch.equal(d, differences[0]) for d in differences) == delta.additive
+
+
+@each_example
+def test_additive_change_is_taken_out_by_its_negative(delta: Delta) -> None:
+    weight = weight_for(delta)
+    back = applied(delta, applied(delta, weight), strength=-1)
+    assert torch.equal(back, weight) == delta.additive
+
+
+@pytest.mark.parametrize("delta", [example for example in ALL if len(example.shape) == 2])
+def test_transposed_change_changes_the_transposed_weight(delta: Delta) -> None:
+    if isinstance(delta, Rows):
+        # Only an embedding has rows for tokens, and it has one orientation.
+        with pytest.raises(NotImplementedError):
+            delta.transposed()
+        return
+    expected = applied(delta, WEIGHT)
+    transposed = delta.transposed()
+    # Norms and singular values are exact for a matrix this near to the weight.
+    near = 0.0 if delta.additive else 16 * torch.finfo(WEIGHT.dtype).eps * WEIGHT.norm().item()
+    assert transposed.shape == delta.shape[::-1]
+    assert (applied(transposed, WEIGHT.T.contiguous()).T - expected).abs().max() <= near
+    assert torch.equal(applied(transposed.transposed(), WEIGHT), expected)
+
+
+@each_example
+def test_unpickled_change_is_the_same_change(delta: Delta) -> None:
+    copy = pickle.loads(pickle.dumps(delta))
+    weight = weight_for(delta)
+    assert torch.equal(applied(copy, weight), applied(delta, weight))
