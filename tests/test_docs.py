@@ -10,6 +10,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -316,8 +317,12 @@ def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:
 
 def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
     adapters, base = fixtures / "adapters", fixtures / "stories260k"
+    odd = shutil.copytree(adapters / "combine-r4", tmp_path / "odd")
+    config = json.loads((odd / "adapter_config.json").read_text())
+    (odd / "adapter_config.json").write_text(json.dumps({**config, "r": 2}))
     reports = [
         loratools.merge(base, adapters / "dora", output=tmp_path / "dora"),
+        loratools.merge(base, odd, output=None),
         loratools.merge(
             base, [adapters / "embedding-vocab", adapters / "plain"], output=tmp_path / "two"
         ),

@@ -1,12 +1,19 @@
 """Describe an adapter from its files, and beside its base."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from loratools.files.opening import open_adapter
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import open_checkpoint
-from loratools.operations.inspect import Inspection, cover, inspect_adapter, measure_spectra
+from loratools.operations.inspect import (
+    Inspection,
+    cover,
+    find_nonfinite,
+    inspect_adapter,
+    measure_spectra,
+)
 
 
 def inspect(
@@ -30,5 +37,10 @@ def inspect(
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle, options=options)
     coverage, plan = cover(opened, open_checkpoint(Path(base))) if base else (None, None)
     described = inspect_adapter(opened)
-    spectra = tuple(measure_spectra(opened, plan)) if spectrum else None
-    return Inspection(opened, described.groups, spectra, coverage)
+    if spectrum:
+        described = replace(
+            described,
+            spectra=tuple(measure_spectra(opened, plan)),
+            nonfinite=find_nonfinite(opened),
+        )
+    return replace(described, coverage=coverage)

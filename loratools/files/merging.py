@@ -4,7 +4,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -164,6 +171,8 @@ def _execute(
                 rounding = Rounding(write.seed, write.allow_nonfinite)
                 run.submit(pool, _interleaved([edit_steps(*pair, rounding) for pair in pairs]))
                 run.collect(outputs, syncer)
+        except BrokenExecutor as error:
+            raise StorageError("a worker process has died, perhaps for lack of memory") from error
         except BaseException:
             run.cancel()
             raise

@@ -115,7 +115,10 @@ class PeftConfig:
         if isinstance(targets, str):
             return None if targets == "all-linear" else _matches(targets, module, self.where)
         if isinstance(targets, list):
-            return any(module == name or module.endswith(f".{name}") for name in targets)
+            if any(module == name or module.endswith(f".{name}") for name in targets):
+                return True
+            # PEFT then also wraps the other end of a tied embedding, and does not list it.
+            return None if self.flag("ensure_weight_tying") else False
         return None
 
     def notes(self) -> Iterator[Note]:

@@ -14,7 +14,7 @@ from loratools.io.platform import pread_into
 class InputFile:
     """A regular file, read with `pread` and never mapped: a truncation is an error, not a SIGBUS.
 
-    It can be pickled, and opens the same file again where it is unpickled.
+    It can be pickled, and where it is unpickled it opens the same file again when it is read.
 
     Raises:
         FormatError: it does not exist, or is a folder, a pipe or a device.
@@ -23,11 +23,7 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with storage_errors(path):
-            if not path.exists():
-                raise FormatError(f"{path}: no such file")
-            # O_NONBLOCK: opening a pipe must not wait for its writer.
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
+        self._fd = _open(path)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
@@ -40,12 +36,16 @@ class InputFile:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
 
-    def __reduce__(self) -> tuple[object, tuple[Path, object]]:
-        return _reopen, (self.path, self._identity)
+    def __getstate__(self) -> dict[str, object]:
+        # Not opened by unpickling: an error there would break a whole pool of processes.
+        return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
 
     @property
     def fd(self) -> int:
         """The open descriptor, for copies inside the kernel."""
+        if self._fd < 0:
+            self._fd = _open(self.path)
+            self.check_unchanged()
         return self._fd
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -55,7 +55,7 @@ class InputFile:
             StorageError: somebody wrote to the file since it was opened, or the device failed.
         """
         with storage_errors(self.path):
-            count = pread_into(self._fd, buffer, offset)
+            count = pread_into(self.fd, buffer, offset)
         if count < len(buffer):
             raise StorageError(f"{self.path}: became shorter while it was read")
         self.check_unchanged()
@@ -75,7 +75,7 @@ class InputFile:
 
     def check_unchanged(self) -> None:
         """Raise a `StorageError` if somebody wrote to the file since it was opened."""
-        if _identity(os.fstat(self._fd)) != self._identity:
+        if _identity(os.fstat(self.fd)) != self._identity:
             raise StorageError(f"{self.path}: changed while it was read; run again")
 
 
@@ -86,8 +86,9 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _reopen(path: Path, identity: object) -> InputFile:
-    file = InputFile(path)
-    if file._identity != identity:
-        raise StorageError(f"{path}: changed while it was read; run again")
-    return file
+def _open(path: Path) -> int:
+    with storage_errors(path):
+        if not path.exists():
+            raise FormatError(f"{path}: no such file")
+        # O_NONBLOCK: opening a pipe must not wait for its writer.
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)

@@ -45,7 +45,7 @@ def lay_out(
 class OutputFile:
     """A new file with room for its whole layout.
 
-    It can be pickled, and opens the same file again where it is unpickled.
+    It can be pickled, and where it is unpickled it opens the same file again when it is written to.
 
     Raises:
         StorageError: it cannot be created or written.
@@ -57,14 +57,16 @@ class OutputFile:
         with storage_errors(path):
             # 0o666 less the umask, as for any file that a person makes.
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+            self._inode = os.fstat(self._fd).st_ino
             os.ftruncate(self._fd, layout.size)
         self._write(memoryview(layout.header), 0)
 
     def __del__(self) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[object, tuple[Path, Layout, int]]:
-        return _reopen, (self.path, self.layout, os.fstat(self._fd).st_ino)
+    def __getstate__(self) -> dict[str, object]:
+        # Not opened by unpickling: an error there would break a whole pool of processes.
+        return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
         """Write `data` into a tensor, `offset` bytes after its beginning."""
@@ -79,13 +81,14 @@ class OutputFile:
             StorageError: the source has become shorter, or the disk is full.
         """
         with storage_errors(self.path):
-            if copy_range(source.fd, begin, self._fd, offset, size) != size:
+            fd = self._open_fd()
+            if copy_range(source.fd, begin, fd, offset, size) != size:
                 raise StorageError(f"{source.path}: became shorter while it was read")
-            start_writeback(self._fd, offset, size)
+            start_writeback(fd, offset, size)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
         """Let the kernel begin to store bytes of a tensor that are written."""
-        start_writeback(self._fd, self.layout.tensors[name].begin + offset, size)
+        start_writeback(self._open_fd(), self.layout.tensors[name].begin + offset, size)
 
     def sync(self) -> None:
         """Make the bytes durable. A failure is final: the kernel may have dropped them."""
@@ -98,19 +101,16 @@ class OutputFile:
             os.close(self._fd)
             self._fd = -1
 
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | _O_BINARY)
+            if os.fstat(self._fd).st_ino != self._inode:
+                raise StorageError(f"{self.path}: another run has begun to write this output")
+        return self._fd
+
     def _write(self, data: memoryview, offset: int) -> None:
         with storage_errors(self.path):
-            pwrite_all(self._fd, data, offset)
+            pwrite_all(self._open_fd(), data, offset)
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)
-
-
-def _reopen(path: Path, layout: Layout, inode: int) -> OutputFile:
-    output = OutputFile.__new__(OutputFile)
-    output.path, output.layout = path, layout
-    with storage_errors(path):
-        output._fd = os.open(path, os.O_RDWR | _O_BINARY)
-    if os.fstat(output._fd).st_ino != inode:
-        raise StorageError(f"{path}: another run has begun to write this output")
-    return output

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, listing
 from loratools.io.checkpoint import Checkpoint
-from loratools.io.dtypes import torch_name
+from loratools.io.dtypes import FLOATS, torch_name
 from loratools.io.source import Source, stored_elements
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TargetGroup:
     """Updates that differ only in the numbers in their names.
 
-    `rank`, `alpha` and what follows are None for a change that is stored whole.
+    `rank`, `alpha`, `scaling`, `rule` and `alpha_from` are None for a change that is stored whole.
     """
 
     pattern: str
@@ -80,6 +80,7 @@ class Inspection:
     adapter: Adapter
     groups: tuple[TargetGroup, ...]
     spectra: tuple[TargetSpectrum, ...] | None = None
+    nonfinite: tuple[str, ...] = ()
     coverage: Coverage | None = None
 
     @property
@@ -112,10 +113,9 @@ class Inspection:
     def _value_notes(self) -> Iterator[Note]:
         if self.spectra is None:
             return
-        broken = [s.target for s in self.spectra if s.spectrum is None]
         zero = [s.target for s in self.spectra if s.is_zero]
-        if broken:
-            yield Note("refusal", f"not finite: {len(broken)} updates, first {broken[0]}")
+        if self.nonfinite:
+            yield Note("refusal", f"holds NaNs or infinities: {listing(self.nonfinite)}")
         if zero and len(zero) == len(self.spectra):
             yield Note("problem", "every update is zero: the adapter was never trained")
         elif zero:
@@ -192,6 +192,16 @@ def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
     means = {f.name: fmean(getattr(s, f.name) for s in finite) for f in fields(finite[0])}
     return TargetSpectrum(
         pattern, replace(finite[0], **means), fmean(relative) if relative else None
+    )
+
+
+def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
+    """The stored tensors that hold a NaN or an infinity."""
+    return tuple(
+        key
+        for source in _sources(adapter)
+        if source.dtype in FLOATS and not source.read().isfinite().all()
+        for key in source.keys
     )
 
 

@@ -86,8 +86,9 @@ class PlannedTensor:
 
     @property
     def is_changed(self) -> bool:
-        """Whether an adapter shows in it."""
-        return bool(self.changes) or self.origin is not self.base
+        """Whether it is other than the base's tensor of this name, which may not exist."""
+        is_own = self.base is not None and self.base.info.name == self.name
+        return bool(self.changes) or self.origin is not self.base or not is_own
 
     @property
     def is_unchanged(self) -> bool:

@@ -1,7 +1,7 @@
 """What a merge did, tensor by tensor: for people as text, for programs as one JSON object."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, final
 
 from loratools.io.dtypes import torch_name
@@ -44,8 +44,7 @@ class MergeReport:
         plan = self.plan
         changed = len(plan.changed)
         converted = sum(
-            not (tensor.is_unchanged or tensor.changes) and tensor.origin is tensor.base
-            for tensor in plan.tensors.values()
+            not tensor.is_unchanged and not tensor.is_changed for tensor in plan.tensors.values()
         )
         unchanged = len(plan.tensors) - changed - converted
         sentence = (
@@ -100,7 +99,12 @@ class MergeReport:
             "output": self.output,
             "base": str(plan.base.path),
             "adapters": [
-                {"path": adapter.where, "weight": weight, "kinds": list(adapter.kinds)}
+                {
+                    "path": adapter.where,
+                    "weight": weight,
+                    "kinds": list(adapter.kinds),
+                    "notes": [asdict(note) for note in adapter.notes],
+                }
                 for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
             ],
             "accounting": {

@@ -17,6 +17,7 @@ def test_smallest_component_gives_way_to_the_update() -> None:
     assert result.flatten().tolist() == pytest.approx([7, 5, 6, 10], rel=2.0**-48)
     assert (delta.kind, delta.shape, delta.by_rows) == ("KaSA", (2, 2), False)
     assert keys_of(delta) == ("down", "up", "diagonal")
+    assert delta.low_rank is LORA
 
 
 def test_rank_above_the_size_removes_the_whole_weight() -> None:

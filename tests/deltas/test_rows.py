@@ -45,5 +45,6 @@ def test_rows_that_do_not_fit_the_weight_are_refused(shape: tuple[int, ...]) -> 
 def test_has_one_orientation() -> None:
     delta = Rows((0,), held([[7.0, 8.0]], "tokens"), (3, 2))
     assert (delta.kind, keys_of(delta), delta.by_rows) == ("rows", ("tokens",), True)
+    assert delta.low_rank is None
     with pytest.raises(NotImplementedError):
         delta.transposed()

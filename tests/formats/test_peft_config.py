@@ -47,6 +47,11 @@ def test_rank_and_alpha_patterns_are_matched_independently() -> None:
     assert [parsed.scaling(module).value for module in "qkv"] == [4 / 8, 32 / 2, 4 / 2]
 
 
+def test_alpha_of_a_pattern_may_be_zero() -> None:
+    """Such a module is switched off; the default does not take the place of 0."""
+    assert parse_config(config(alpha_pattern={"q": 0}), "here").scaling("q").value == 0
+
+
 def test_rank_stabilised_scaling_divides_by_the_root_of_the_patterns_rank() -> None:
     parsed = parse_config(config(use_rslora=True, rank_pattern={"q": 16}), "here")
     assert parsed.scaling("q").value == 4 / 4

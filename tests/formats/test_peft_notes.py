@@ -32,6 +32,7 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
             {"target_modules": "layers.0.k"},
             ["not in target_modules, so PEFT skips it: layers.0.q"],
         ),
+        (Q | K, {"target_modules": ["q"], "ensure_weight_tying": True}, []),
         (Q, {"target_modules": ["q", "k"]}, ["target_modules lists 'k', which has no tensors"]),
         (
             Q,
@@ -43,6 +44,7 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
         ),
         (Q, {"rank_pattern": {"q": 2, ".*": 2}}, []),
         (Q | HEAD, {"modules_to_save": ["head"]}, []),
+        (Q | HEAD, {"modules_to_save": "head"}, []),
         (Q, {"modules_to_save": ["head"]}, ["modules_to_save lists head, which is not stored"]),
         (
             Q | HEAD,

@@ -125,6 +125,24 @@ def test_a_value_that_is_not_finite_is_found(tmp_path, value):
     assert not found.is_sound
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("gpt2-lora-bias", "transformer.h.0.attn.c_attn.lora_B.bias"),
+        ("gpt2-bias-all", "transformer.ln_f.bias"),
+        ("trainable-tokens", "model.embed_tokens.token_adapter.trainable_tokens_delta"),
+        ("dora", "model.layers.2.self_attn.q_proj.lora_magnitude_vector"),
+    ],
+)
+def test_no_tensor_escapes_the_search_for_values_that_are_not_finite(tmp_path, name, key):
+    def spoil(tensors):
+        tensors[f"base_model.model.{key}"].view(-1)[0] = math.nan
+
+    found = loratools.inspect(copy_of(name, tmp_path / "bad", spoil), spectrum=True)
+    assert found.nonfinite == (f"base_model.model.{key}",)
+    assert not found.is_sound
+
+
 def test_half_a_pair_is_an_error_that_names_it(tmp_path):
     def halve(tensors):
         del tensors["base_model.model.model.layers.3.mlp.up_proj.lora_B.weight"]

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratools.deltas.dora import DoRA
-from loratools.deltas.lora import LoRA
+from loratools.deltas.lora import LoRA, Scaling
 from loratools.io.source import Held
 from loratools.operations import rounding
 from loratools.testing import (
@@ -150,23 +149,23 @@ def test_strengths_of_one_update_add_up(data: st.DataObject, shape: Shape) -> No
 
 
 @given(data=st.data(), shape=shapes())
-def test_dora_gives_rows_or_columns_their_magnitudes_as_norms(
+def test_dora_gives_rows_or_columns_their_magnitudes_as_norms_whatever_came_before(
     data: st.DataObject, shape: Shape
 ) -> None:
-    """Relative errors: u of each element and so of a norm; of the kernel `rank + n + 4` roundings,
+    """Relative errors: u of each element and so of a norm; of the kernel `ranks + n + 6` roundings,
     of the terms that were summed, which a sum that nearly cancels has more of than its result.
     """
     base = data.draw(normals("weight", shape))
-    delta: DoRA = data.draw(doras(shape))
+    before, delta = data.draw(loras(shape)), data.draw(doras(shape))
     dtype = DTYPES[base.dtype]
-    result = changed(base, (delta, 1.0)).double().reshape(shape[0], -1)
+    result = changed(base, (before, 1.0), (delta, 1.0)).double().reshape(shape[0], -1)
     axis = 1 if delta.axis == "row" else 0
     magnitude = delta.magnitude.read().double().abs()
-    summed = (matrix(base).abs() + terms(delta.lora)).norm(dim=axis)
-    cancelled = summed / (matrix(base) + dense(delta.lora)).norm(dim=axis)
-    count = max(shape[0], columns(shape))
-    error = unit(dtype) + (delta.lora.rank + count + 4) * computed_with(base) * cancelled
-    allowed = magnitude * error * 1.01 + count * smallest(dtype)
+    summed = (matrix(base).abs() + terms(before) + terms(delta.lora)).norm(dim=axis)
+    cancelled = summed / (matrix(base) + dense(before) + dense(delta.lora)).norm(dim=axis)
+    roundings = before.rank + delta.lora.rank + max(shape[0], columns(shape)) + 6
+    error = unit(dtype) + roundings * computed_with(base) * cancelled
+    allowed = magnitude * error * 1.01 + max(shape[0], columns(shape)) * smallest(dtype)
     assert ((result.norm(dim=axis) - magnitude).abs() <= allowed).all()
 
 
@@ -209,6 +208,21 @@ def test_fidelity_is_that_of_the_realised_update(data: st.DataObject, shape: Sha
     assert fidelity.intended == pytest.approx(float(intended.square().sum()), **close)
     assert fidelity.error == pytest.approx(float((realised - intended).square().sum()), **close)
     assert fidelity.product == pytest.approx(float((realised * intended).sum()), **close)
+
+
+def test_fidelity_of_a_large_weight_is_estimated_from_some_of_its_rows() -> None:
+    """All rows are alike, so that any of them tell the sums: 2^-9 is lost beside 1, and 1 is kept.
+
+    1000 rows of (1, 2^-9, …) on a weight of ones, 50 of each: rounded to (2, 1, …).
+    """
+    base = Held("weight", torch.ones(1000, 100).bfloat16(), "BF16")
+    down = Held("down", torch.tensor([1.0, 2.0**-9]).repeat(50)[None], "F32")
+    up = Held("up", torch.ones(1000, 1), "F32")
+    lora = LoRA(up, down, Scaling(1, 1, "direct", "config"), (1000, 100))
+    _, fidelity = changed_and_measured(base, (lora, 1.0))
+    found = (fidelity.error, fidelity.intended, fidelity.product)
+    expected = (50_000 * 2.0**-18, 50_000 * (1 + 2.0**-18), 50_000)
+    assert found == pytest.approx(expected, rel=2.0**-18)  # sums of float32
 
 
 @given(data=st.data(), shape=shapes())

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.oracles import oracle
+from tests.oracles import WARNED, oracle
 
 oracle("peft")
 
@@ -26,11 +26,7 @@ import loratools  # noqa: E402
 from loratools.deltas.diff import Diff  # noqa: E402
 from loratools.deltas.dora import DoRA  # noqa: E402
 
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-]
+pytestmark = [pytest.mark.oracle, *WARNED]
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 ADAPTERS = sorted(path.name for path in (FIXTURES / "adapters").iterdir())

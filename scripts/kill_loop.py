@@ -1,0 +1,322 @@
+#!/usr/bin/env python
+"""Kill merges at random moments, or fail their system calls one by one, and look at what is left.
+
+    python scripts/kill_loop.py --kills 500 [--seed 0]
+    python scripts/kill_loop.py --strace [--calls 12]
+
+A run merges a small sharded bf16 base: to a new folder, over an old one (`--overwrite`), or from
+and to a single file; with one thread or two. After every kill the output must be absent, or as it
+was, or complete; inputs must be untouched; and at most the one known folder may be left, which the
+next run removes. With `--strace` it is the Nth of each system call that stores something at which
+a run is killed or the call fails (ENOSPC, EIO), N = 1, 2, ... until there is no Nth. After a call
+that failed the exit code is 4, nothing is left, and an old output is as it was.
+
+Prints a table; exits 1 if any promise was broken. Linux only; `--strace` needs strace.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Final, final
+
+FIXTURES: Final = Path(__file__).resolve().parent.parent / "fixtures"
+BASE: Final = FIXTURES / "stories260k-bf16-sharded"
+FILE: Final = FIXTURES / "stories260k" / "model.safetensors"
+ADAPTER: Final = FIXTURES / "adapters" / "plain"
+OLD_ADAPTER: Final = FIXTURES / "adapters" / "combine-r4"
+#: Everything that a run stores by; an unknown name is left out where this kernel has none.
+CALLS: Final = (
+    *("mkdir", "ftruncate", "write", "pwrite64", "copy_file_range", "fsync"),
+    *("rename", "renameat2", "link"),
+)
+FAULTS: Final = ("error=ENOSPC", "error=EIO", "signal=KILL")
+Digest = str | None
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One kind of run: what it merges, and whether over an old output."""
+
+    name: str
+    base: Path
+    overwrite: bool
+    jobs: int
+
+    def command(self, output: Path, adapter: Path = ADAPTER) -> list[str]:
+        """The command line."""
+        program = [sys.executable, "-m", "loratools", "merge", str(self.base), str(adapter)]
+        flags = ["--overwrite"] if self.overwrite else []
+        return [*program, "-o", str(output), "--jobs", str(self.jobs), *flags]
+
+
+JOBS: Final = (
+    Job("sharded, 2 threads", BASE, overwrite=False, jobs=2),
+    Job("sharded, 1 thread", BASE, overwrite=False, jobs=1),
+    Job("sharded, --overwrite, 2 threads", BASE, overwrite=True, jobs=2),
+    Job("sharded, --overwrite, 1 thread", BASE, overwrite=True, jobs=1),
+    Job("single file", FILE, overwrite=False, jobs=2),
+    Job("single file, --overwrite", FILE, overwrite=True, jobs=2),
+)
+#: strace counts by thread, so one thread: then N is the Nth.
+STRACED: Final = (JOBS[3], JOBS[1], JOBS[5], JOBS[4])
+LEFTOVER: Final = "leftover folder"
+
+
+@final
+@dataclass
+class Bench:
+    """A folder to write in, and what each job's output has to be there."""
+
+    folder: Path
+    inputs: Digest
+    complete: dict[Job, Digest] = field(default_factory=dict)
+    old: dict[Job, Digest] = field(default_factory=dict)
+    delays: dict[Job, tuple[float, float]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> Path:
+        """Where every run writes."""
+        return self.folder / "output"
+
+    @property
+    def partial(self) -> Path:
+        """The only thing that may be left beside it."""
+        return self.folder / ".output.loratools-partial"
+
+    def prepare(self, job: Job) -> None:
+        """Let the output be what a run of `job` finds."""
+        for path in self.folder.iterdir():
+            _remove(path)
+        old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
+        if job.overwrite:
+            copy = shutil.copytree if old.is_dir() else shutil.copyfile
+            copy(old, self.output)
+
+    def measure(self, job: Job) -> None:
+        """Learn what the old and the complete output are, and when a run begins to write and ends.
+
+        Called once for every job, before it is used.
+        """
+        old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
+        old.parent.mkdir(exist_ok=True)
+        if not old.exists():
+            _run(Job("", job.base, overwrite=False, jobs=1).command(old, OLD_ADAPTER))
+        self.prepare(job)
+        begin = time.monotonic()
+        with _start(job.command(self.output)) as process:
+            _wait_for(self.partial, process)
+            appeared = time.monotonic()
+        if process.returncode:
+            raise SystemExit(f"{job.name}: exit code {process.returncode}")
+        self.delays[job] = appeared - begin, time.monotonic() - appeared
+        self.complete[job] = digest(self.output)
+        self.old[job] = digest(old) if job.overwrite else None
+        if self.complete[job] == self.old[job]:
+            raise SystemExit(f"{job.name}: the old output is no other than the new one")
+
+    def state(self, job: Job) -> str:
+        """What the output is."""
+        found = digest(self.output)
+        if found == self.complete[job]:
+            return "complete"
+        if found == self.old[job]:
+            return "old" if job.overwrite else "absent"
+        return "TORN"
+
+    def litter(self) -> list[str]:
+        """Names beside the output."""
+        return sorted(path.name for path in self.folder.iterdir() if path != self.output)
+
+    def check(self, *, holds: bool, promise: str) -> None:
+        """Write down a broken promise."""
+        if not holds:
+            self.broken.append(promise)
+            print(f"BROKEN: {promise}", flush=True)
+
+    def check_state(self, job: Job, where: str) -> str:
+        """What the output is after a fault, which must be neither torn nor cost an input."""
+        state, litter = self.state(job), self.litter()
+        self.check(holds=state != "TORN", promise=f"{job.name}: {where}: torn")
+        known = litter in ([], [self.partial.name])
+        self.check(holds=known, promise=f"{job.name}: {where}: left {litter}")
+        self.check(holds=digest(FIXTURES) == self.inputs, promise=f"{where}: an input has changed")
+        return state
+
+    def check_healing(self, job: Job) -> None:
+        """The next run makes the output whole, and removes what was left."""
+        if self.output.exists() and not job.overwrite:
+            _remove(self.output)
+        code = subprocess.run(job.command(self.output), capture_output=True, check=False).returncode
+        healed = code == 0 and self.state(job) == "complete" and not self.litter()
+        self.check(holds=healed, promise=f"{job.name}: the next run did not heal it (exit {code})")
+
+
+def kill_loop(bench: Bench, kills: int, seed: int) -> Counter[tuple[str, str]]:
+    """Kill runs at moments spread over their duration; count what is left."""
+    rng = random.Random(seed)
+    states: Counter[tuple[str, str]] = Counter()
+    for number in range(kills):
+        job = JOBS[number % len(JOBS)]
+        if job not in bench.delays:
+            bench.measure(job)
+        bench.prepare(job)
+        killed = _kill_somewhere(bench, job, rng)
+        state = bench.check_state(job, f"kill {number}")
+        states[job.name, state if killed else f"{state}, ran to its end"] += 1
+        states[job.name, LEFTOVER] += bool(bench.litter())
+        if bench.litter() or number % 10 == 0:
+            bench.check_healing(job)
+    return states
+
+
+def _kill_somewhere(bench: Bench, job: Job, rng: random.Random) -> bool:
+    """Whether a run was killed, and had not ended before.
+
+    Most kills come after the partial folder has appeared: before that nothing can go wrong.
+    """
+    before, after = bench.delays[job]
+    with _start(job.command(bench.output)) as process:
+        if rng.random() < 0.2:
+            delay = rng.uniform(0, before)
+        else:
+            _wait_for(bench.partial, process)
+            delay = rng.uniform(0, after)
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode == -signal.SIGKILL
+
+
+def fail_calls(bench: Bench, most: int, jobs: Sequence[Job]) -> Counter[tuple[str, str]]:
+    """Let the Nth of each storing call fail, N = 1, 2, ... until a run succeeds."""
+    states: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        bench.measure(job)
+        for call, fault in product(_known_calls(), FAULTS):
+            for number in range(1, most + 1):
+                code, state = _run_failing(bench, job, f"{call}:{fault}:when={number}")
+                states[f"{job.name}: {call} {fault}", f"exit {code}, {state}"] += 1
+                if code == 0:
+                    break
+    return states
+
+
+def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
+    bench.prepare(job)
+    before = bench.state(job)
+    call, where = injection.split(":", maxsplit=1)[0], f"{job.name}: {injection}"
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+    if "error" in injection:
+        trace.append("--seccomp-bpf")  # faster, and deaf to injected signals
+    # A write to a pipe or to stderr is not what the promise is about.
+    paths = [part for path in _paths(bench, job) for part in ("-P", str(path))]
+    found = subprocess.run(
+        [*trace, *paths, "-e", f"inject={injection}", *job.command(bench.output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code = found.returncode
+    state = bench.check_state(job, where)
+    if "KILL" in injection and code:
+        bench.check_healing(job)
+        return code, state
+    bench.check(holds=not bench.litter(), promise=f"{where}: left {bench.litter()}")
+    bench.check(holds="Traceback" not in found.stderr, promise=f"{where}: a traceback")
+    as_it_should = state == {0: "complete", 4: before}.get(code)
+    bench.check(
+        holds=as_it_should, promise=f"{where}: exit {code}, {state}: {found.stderr.strip()}"
+    )
+    return code, state
+
+
+def _paths(bench: Bench, job: Job) -> Iterator[Path]:
+    """The files and folders whose calls are counted: those that a run makes or renames."""
+    yield from (bench.output, bench.partial, bench.folder)
+    names = [path.name for path in job.base.iterdir()] if job.base.is_dir() else ["output"]
+    yield from (bench.partial / name for name in names)
+
+
+def _known_calls() -> Iterator[str]:
+    for call in CALLS:
+        command = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "true"]
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            yield call
+
+
+def digest(path: Path) -> Digest:
+    """One SHA-256 over the names and bytes of all files; None where there is nothing."""
+    if not path.exists():
+        return None
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        total.update(f"{file.relative_to(path)}\0".encode())
+        if file.is_file():
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _start(command: list[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.001)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=120, help="how many runs to kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--strace", action="store_true", help="fail system calls instead")
+    parser.add_argument("--calls", type=int, default=100, help="with --strace: the largest N")
+    parser.add_argument("--kinds", type=int, default=4, help="with --strace: how many kinds of run")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder, "work"), digest(FIXTURES))
+        bench.folder.mkdir()
+        if arguments.strace:
+            states = fail_calls(bench, arguments.calls, STRACED[: arguments.kinds])
+        else:
+            states = kill_loop(bench, arguments.kills, arguments.seed)
+    for (name, state), count in sorted(states.items()):
+        print(f"{name:60} {state:30} {count:5}")
+    runs = sum(count for (_, state), count in states.items() if state != LEFTOVER)
+    torn = sum(count for (_, state), count in states.items() if "TORN" in state)
+    left = sum(count for (_, state), count in states.items() if state == LEFTOVER)
+    broken = len(bench.broken)
+    print(f"{runs} runs, {torn} torn, {left} with a leftover folder, {broken} promises broken")
+    return 1 if bench.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
