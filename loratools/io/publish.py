@@ -108,8 +108,9 @@ class Staging:
     def _parent(self, name: str) -> Path:
         self._check_held()
         parent = self.folder / Path(name).parent
-        with storage_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+        if not parent.is_dir():
+            with storage_errors(parent):
+                parent.mkdir(parents=True)
         return parent
 
 
