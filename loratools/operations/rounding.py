@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from loratools.io.dtypes import FLOATS
@@ -110,7 +110,7 @@ def spans(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, end)
 
 
-def read_block(source: Source, begin: int, end: int) -> Float[Tensor, "rows columns"]:
+def read_block(source: Source, begin: int, end: int) -> Shaped[Tensor, "rows columns"]:
     """Rows of a source as a matrix, in their stored dtype."""
     block = source.read_rows(begin, end) if source.shape else source.read()
     return block.reshape(end - begin, -1)

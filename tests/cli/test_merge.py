@@ -139,7 +139,10 @@ def test_json_is_one_object_of_this_form(run, output, dry):
         return value is None or is_object(value, relative_error=float, cosine=float, kept=float)
 
     def is_adapter(value):
-        return is_object(value, path=str, weight=float, kinds=[str])
+        return is_object(value, path=str, weight=float, kinds=[str], notes=[is_note])
+
+    def is_note(value):
+        return is_object(value, severity=str, message=str)
 
     def is_accounting(value):
         return is_object(
@@ -191,7 +194,12 @@ def test_json_is_one_object_of_this_form(run, output, dry):
     )
     assert found["output"] == (None if dry else str(output))
     assert (found["fidelity"] is None) == dry
-    assert found["adapters"][0] == {"path": str(SMALL), "weight": 0.5, "kinds": ["LoRA"]}
+    assert found["adapters"][0] == {
+        "path": str(SMALL),
+        "weight": 0.5,
+        "kinds": ["LoRA"],
+        "notes": [],
+    }
     accounting = found["accounting"]
     assert accounting["applied"] == accounting["adapter_tensors"] == 90
     assert accounting["weights_changed"] == len(found["tensors"]) == 35

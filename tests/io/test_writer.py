@@ -88,8 +88,9 @@ def test_a_pickled_file_is_the_same_file_or_an_error(tmp_path, layout):
     assert read(path)["c"] == b"!"
     path.unlink()
     other = OutputFile(path, layout)
+    reopened = pickle.loads(pickled)
     with pytest.raises(StorageError, match="another run has begun to write this output"):
-        pickle.loads(pickled)
+        reopened.write("c", 0, memoryview(b"!"))
     assert read(path)["c"] == b"\0"
     other.close()
 

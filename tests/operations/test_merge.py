@@ -89,10 +89,6 @@ class TestWeights:
         assert torch.allclose(norms, torch.ones(4).double(), rtol=0, atol=4 * 2.0**-24)
 
 
-#: `read_block` promises floats, and a new tensor is planned as a float.
-AS_FLOATS = pytest.mark.xfail(reason="integers are taken for floats", strict=False)
-
-
 class TestReplaced:
     BIAS = {"layers.0.q.base_layer.bias": eighths(4) - 1}  # noqa: RUF012
     HEAD = {"score.weight": eighths(2, 3)}  # noqa: RUF012
@@ -171,8 +167,8 @@ class TestReplaced:
     @pytest.mark.parametrize(
         "weights",
         [
-            pytest.param({"head.batches": torch.tensor([5])}, id="replaced", marks=AS_FLOATS),
-            pytest.param({}, id="new", marks=AS_FLOATS),
+            pytest.param({"head.batches": torch.tensor([5])}, id="replaced"),
+            pytest.param({}, id="new"),
         ],
     )
     def test_trained_module_may_count_in_integers(
