@@ -12,7 +12,7 @@ import click
 
 import loratools
 from loratools.cli.failures import exit_code, message
-from loratools.cli.signals import ignore_signals, raise_on_signals
+from loratools.cli.signals import Stoppable, ignore_signals
 
 #: Commands in the order of the help page; each is a module here with a function `command`.
 _COMMANDS = {
@@ -48,22 +48,21 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; every failure is one line and an exit code."""
     _open_standard_files()
-    stopped_by = raise_on_signals()
+    # Click's standalone mode would turn Ctrl-C into exit code 1.
+    command = Stoppable(lambda stoppable: cli.main(standalone_mode=False, obj=stoppable))
     try:
-        # Click's standalone mode would turn Ctrl-C into exit code 1.
-        status = cli.main(standalone_mode=False)
+        status = command.run()
         sys.stdout.flush()
         code = status if isinstance(status, int) else 0
-    except BaseException as caught:
+    except BaseException as error:
         ignore_signals()
-        error = stopped_by[0] if stopped_by else caught
         code = exit_code(error)
         if os.environ.get("LORATOOLS_DEBUG") == "1":
             traceback.print_exc()
         elif (text := message(error)) is not None:
             with contextlib.suppress(OSError):  # nobody listens there either
                 click.echo(text, err=True)
-    _leave(code)
+    _leave(code, at_once=command.is_running)
 
 
 def _open_standard_files() -> None:
@@ -81,11 +80,13 @@ def _open_standard_files() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, *, at_once: bool) -> NoReturn:
     """Exit; a closed stdout must not turn into a traceback while the interpreter shuts down."""
     ignore_signals()
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if at_once:
+        os._exit(code)
     sys.exit(code)

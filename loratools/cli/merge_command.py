@@ -10,6 +10,7 @@ import click
 
 from loratools.cli.failures import printable
 from loratools.cli.options import Size, config_option, json_option, out_proj_option, pickle_option
+from loratools.cli.signals import Stoppable
 from loratools.cli.tables import human_size
 
 if TYPE_CHECKING:
@@ -136,17 +137,21 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> "Iterator[Callable[[int, int], None] | None]":
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; and the place where a signal stops the merge."""
+    stoppable = click.get_current_context().find_object(Stoppable)
+    with contextlib.ExitStack() as shown:
+        bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
 
-    with tqdm(unit="B", unit_scale=True, leave=False) as bar:
+            bar = shown.enter_context(tqdm(unit="B", unit_scale=True, leave=False))
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if stoppable is not None:
+                stoppable.check()
+            if bar is not None:
+                bar.total = total
+                bar.update(done - bar.n)
 
         yield progress

@@ -1,33 +1,86 @@
-"""SIGINT and SIGTERM as exceptions, so that what is half done is cleaned up."""
+"""SIGINT and SIGTERM stop a command where it can be stopped, and not in the middle of something.
+
+Python raises what a signal handler raises between any two instructions of the main thread: while
+it takes a lock, which then nobody gives back, or inside torch's C++, which aborts the process. So
+the command runs in another thread; the main thread waits for its end, or for a signal.
+"""
 
 import signal
-import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import FrameType
+from typing import NoReturn, final
 
 from loratools.cli.failures import Terminated
 
-_RETRY_SECONDS = 0.05
+#: A wait without an end cannot be interrupted on Windows.
+_TICK_SECONDS = 0.1
 
 
-def raise_on_signals() -> list[BaseException]:
-    """Raise on SIGINT (unless it is ignored, as for a job in the background) and on SIGTERM.
+@final
+class Stoppable:
+    """A command that can be stopped by a signal.
 
-    What is raised is also added to the list: on its way up it may turn into something else.
+    It ends at once as long as it has not called `check`. From then on it has something to clean
+    up, is stopped by the exception that `check` raises, and is waited for; a second SIGINT ends
+    that too.
     """
-    raised: list[BaseException] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if _is_importing(frame):
-            # An exception in the middle of torch's C++ would abort the process on the spot.
-            threading.Timer(_RETRY_SECONDS, signal.raise_signal, [number]).start()
-            return
-        raised.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
-        raise raised[-1]
+    def __init__(self, command: Callable[["Stoppable"], object]) -> None:
+        self._command = command
+        # `put` may be called by a handler at any moment; nothing with a lock in Python may.
+        self._events: SimpleQueue[int | Callable[[], object]] = SimpleQueue()
+        self._stopped_by: BaseException | None = None
+        self._cleans_up = False
+        self._thread = Thread(target=self._work, daemon=True)
 
-    signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, stop)
-    return raised
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on, because it was not waited for."""
+        return self._thread.is_alive()
+
+    def run(self) -> object:
+        """What the command returns or raises; or the exception that stands for a signal."""
+        signal.signal(signal.SIGTERM, self._note)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for a background job
+            signal.signal(signal.SIGINT, self._note)
+        self._thread.start()
+        while True:
+            try:
+                event = self._events.get(timeout=_TICK_SECONDS)
+            except Empty:
+                continue
+            if not isinstance(event, int):
+                self._thread.join()
+                return event()
+            self._stop(event)
+
+    def check(self) -> None:
+        """Raise if there was a signal; otherwise none will go unnoticed from now on."""
+        self._cleans_up = True
+        if self._stopped_by is not None:
+            raise self._stopped_by
+
+    def _stop(self, number: int) -> None:
+        is_first = self._stopped_by is None
+        if is_first:
+            self._stopped_by = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        if (is_first and not self._cleans_up) or (not is_first and number == signal.SIGINT):
+            assert self._stopped_by is not None
+            raise self._stopped_by
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._events.put(number)
+
+    def _work(self) -> None:
+        try:
+            result = self._command(self)
+        except BaseException as error:  # whatever it is, the main thread raises it
+            caught = error
+            self._events.put(lambda: _raise(caught))
+        else:
+            self._events.put(lambda: result)
 
 
 def ignore_signals() -> None:
@@ -36,9 +89,5 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "importlib._bootstrap":
-            return True
-        frame = frame.f_back
-    return False
+def _raise(error: BaseException) -> NoReturn:
+    raise error

@@ -1,24 +1,14 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import math
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ThreadPoolExecutor,
-    as_completed,
-    wait,
-)
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
 from loratools.errors import LoratoolsError, StorageError, UnsupportedError
+from loratools.files._running import Run, execute
 from loratools.files.opening import TOKENIZER_FILES, open_adapter
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
@@ -26,7 +16,6 @@ from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
-from loratools.operations.execute import Step, copy_steps, edit_steps, single_threaded_torch
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 from loratools.operations.report import MergeReport
 
@@ -42,7 +31,11 @@ _COMPANIONS_SLACK = 2**20
 @final
 @dataclass(frozen=True)
 class WriteOptions:
-    """How an output is written; `jobs` and `progress` do not show in its bytes."""
+    """How an output is written; `jobs` and `progress` do not show in its bytes.
+
+    `progress` is called with the bytes done and the bytes in all: before the first is written,
+    then at least ten times a second. What it raises stops the merge.
+    """
 
     max_shard_bytes: int | None = None
     seed: int | None = None
@@ -135,9 +128,10 @@ def _write(
         needed_bytes=sum(file.layout.size for file in files) + _COMPANIONS_SLACK,
         overwrite=write.overwrite,
     )
+    run = Run(sum(file.layout.size for file in files), write.progress)
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
-        fidelity = _execute(files, outputs, write)
+        fidelity = execute(run, files, outputs, write)
         if is_folder:
             _write_companions(plan, files, companions, staging, options)
         for file in files:
@@ -151,99 +145,6 @@ def _write(
         for name in plan.tensors
         if name in fidelity and math.isfinite(fidelity[name].relative_error)
     }
-
-
-def _execute(
-    files: Sequence[PlannedFile], outputs: Sequence[OutputFile], write: WriteOptions
-) -> "dict[str, Fidelity]":
-    """Run the steps of all files, and make each file durable while the others are written.
-
-    Copies begin before torch is imported, which takes longer than many of them.
-    """
-    run = _Run(sum(file.layout.size for file in files), write.progress)
-    with _workers(write) as pool, ThreadPoolExecutor(1) as syncer:
-        try:
-            pairs = list(zip(files, outputs, strict=True))
-            run.submit(pool, _interleaved([copy_steps(*pair) for pair in pairs]))
-            with single_threaded_torch():
-                from loratools.operations.rounding import Rounding
-
-                rounding = Rounding(write.seed, write.allow_nonfinite)
-                run.submit(pool, _interleaved([edit_steps(*pair, rounding) for pair in pairs]))
-                run.collect(outputs, syncer)
-        except BrokenExecutor as error:
-            raise StorageError("a worker process has died, perhaps for lack of memory") from error
-        except BaseException:
-            run.cancel()
-            raise
-        finally:
-            for output in outputs:
-                output.close()
-    return run.fidelity()
-
-
-@final
-class _Run:
-    """Steps under way: what is left of each file, and what came back."""
-
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._total = total
-        self._progress = progress or (lambda done, total: None)
-        self._steps: dict[Future[tuple[str, Fidelity] | None], Step] = {}
-
-    def submit(self, pool: Executor, steps: Iterable[Step]) -> None:
-        """Start steps."""
-        for step in steps:
-            self._steps[pool.submit(step.run)] = step
-
-    def collect(self, outputs: Sequence[OutputFile], syncer: Executor) -> None:
-        """Wait for all steps; the first failure is raised. Every full file is synced."""
-        left = Counter(step.output.path for step in self._steps.values())
-        syncs = [syncer.submit(output.sync) for output in outputs if not left[output.path]]
-        done = 0
-        for future in as_completed(self._steps):
-            future.result()
-            step = self._steps[future]
-            done += step.nbytes
-            self._progress(done, self._total)
-            left[step.output.path] -= 1
-            if not left[step.output.path]:
-                syncs.append(syncer.submit(step.output.sync))
-        for sync in syncs:
-            sync.result()
-
-    def cancel(self) -> None:
-        """Start no further step, and wait for those that have begun."""
-        wait([future for future in self._steps if not future.cancel()])
-
-    def fidelity(self) -> "dict[str, Fidelity]":
-        """The sums by tensor, added in the order of the steps and not of their completion."""
-        sums: dict[str, Fidelity] = {}
-        for future in self._steps:
-            if (result := future.result()) is not None:
-                name, part = result
-                sums[name] = sums[name] + part if name in sums else part
-        return sums
-
-
-def _interleaved(groups: Sequence[Iterable[Step]]) -> Iterator[Step]:
-    """The steps of two files in turn, then of the next two.
-
-    A file is locked while it is written to, so workers on one file wait for each other. Two are
-    enough to keep the disk busy, and leave the files before them to be synced meanwhile.
-    """
-    for first in range(0, len(groups), 2):
-        for steps in zip_longest(*groups[first : first + 2]):
-            yield from (step for step in steps if step is not None)
-
-
-@contextmanager
-def _workers(write: WriteOptions) -> Iterator[Executor]:
-    if write.executor is not None:
-        yield write.executor
-        return
-    with ThreadPoolExecutor(write.jobs or os.cpu_count() or 1) as pool:
-        yield pool
 
 
 def _verify(path: Path, file: PlannedFile) -> None:

@@ -18,15 +18,26 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.w
 #: Model types whose config ties the two unless it says otherwise.
 _TIED_BY_DEFAULT = frozenset(
     {
-        "albert", "bart", "bert", "blenderbot", "blenderbot-small", "bloom", "cohere", "cohere2",
-        "cohere2_moe", "cohere_compass_text", "distilbert", "electra", "ernie4_5", "ernie4_5_moe",
-        "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n",
-        "gemma3n_text", "gemma4", "gemma4_assistant", "gemma4_text", "gemma4_unified_assistant",
-        "gemma4_unified_text", "gpt2", "gpt_bigcode", "gpt_neo", "granite_swa", "jetmoe", "lfm2",
-        "lfm2_moe", "lfm3", "longt5", "mamba", "marian", "mbart", "minicpm3", "mpt", "mt5", "mvp",
-        "openai-gpt", "opt", "pegasus", "phi3small", "plbart", "recurrent_gemma", "roberta",
-        "smollm3", "starcoder2", "switch_transformers", "t5", "umt5", "vaultgemma", "xglm", "youtu",
-        "zamba", "zamba2", "zaya",
+        "bart", "blenderbot", "blenderbot-small", "bloom", "cohere", "cohere2", "cohere2_moe",
+        "cohere_compass_text", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma",
+        "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_assistant",
+        "gemma4_text", "gemma4_unified_assistant", "gemma4_unified_text", "gpt2", "gpt_bigcode",
+        "gpt_neo", "granite_swa", "jetmoe", "lfm2", "lfm2_moe", "lfm3", "longt5", "mamba", "marian",
+        "mbart", "minicpm3", "mpt", "mt5", "mvp", "openai-gpt", "opt", "pegasus", "phi3small",
+        "plbart", "recurrent_gemma", "smollm3", "starcoder2", "switch_transformers",
+        "t5", "umt5", "vaultgemma", "xglm", "youtu", "zamba", "zamba2", "zaya",
+    }
+)  # fmt: skip
+#: The same, with a head of another name, or with a bias or another embedding tied along.
+_TIED_OTHERWISE = frozenset(
+    {
+        "albert", "bert", "bert-generation", "big_bird", "biogpt", "camembert", "convbert",
+        "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm",
+        "flaubert", "fnet", "gte", "ibert", "jina_embeddings_v3", "layoutlm", "longformer", "luke",
+        "megatron-bert", "mobilebert", "modernbert", "modernbert-decoder", "mpnet", "mra", "neomme",
+        "nomic_bert", "nystromformer", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
+        "squeezebert", "tapas", "trocr", "ultrabert", "whisper", "xlm", "xlm-roberta",
+        "xlm-roberta-xl", "xlnet", "xmod", "yoso",
     }
 )  # fmt: skip
 
@@ -34,11 +45,16 @@ _TIED_BY_DEFAULT = frozenset(
 @final
 @dataclass(frozen=True)
 class TiedHead:
-    """A head that is the embedding: `stored` says whether the base also has a copy of it."""
+    """A head that is the embedding: `stored` says whether the base also has a copy of it.
+
+    The two are `separable` where a model that stores both, and has `tie_word_embeddings` false, is
+    the same model but for that. Encoders tie a bias along, and encoder-decoders three embeddings.
+    """
 
     embedding: str
     head: str
     stored: bool
+    separable: bool = True
 
 
 def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
@@ -48,9 +64,8 @@ def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> Ti
     if embedding is None or not _is_tied(config):
         return None
     heads = [name for name in names if _ends(name, _HEADS)]
-    if heads:
-        return TiedHead(embedding, heads[0], stored=True)
-    return TiedHead(embedding, _head_name(embedding), stored=False)
+    head = heads[0] if heads else _head_name(embedding)
+    return TiedHead(embedding, head, stored=bool(heads), separable=_is_separable(config or {}))
 
 
 def is_embedding(name: str) -> bool:
@@ -65,7 +80,12 @@ def _is_tied(config: Mapping[str, Any] | None) -> bool:
     for fields in (config, text_config if isinstance(text_config, dict) else {}):
         if isinstance(fields.get("tie_word_embeddings"), bool):
             return bool(fields["tie_word_embeddings"])
-    return config.get("model_type") in _TIED_BY_DEFAULT
+    return config.get("model_type") in _TIED_BY_DEFAULT | _TIED_OTHERWISE
+
+
+def _is_separable(config: Mapping[str, Any]) -> bool:
+    is_otherwise = config.get("model_type") in _TIED_OTHERWISE
+    return not (is_otherwise or config.get("is_encoder_decoder"))
 
 
 def _head_name(embedding: str) -> str:

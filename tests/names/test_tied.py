@@ -62,6 +62,29 @@ def test_config_says_it_or_the_model_type_does(
 
 
 @pytest.mark.parametrize(
+    ("config", "separable"),
+    [
+        ({"model_type": "gpt2"}, True),
+        ({"model_type": "llama", "tie_word_embeddings": True}, True),
+        ({"model_type": "a_new_one", "tie_word_embeddings": True}, True),
+        ({"model_type": "bert"}, False),
+        ({"model_type": "modernbert", "tie_word_embeddings": True}, False),
+        ({"model_type": "t5", "is_encoder_decoder": True}, False),
+        ({"model_type": "bart", "is_encoder_decoder": True}, False),
+        ({"model_type": "gpt2", "is_encoder_decoder": False}, True),
+    ],
+    ids=str,
+)
+def test_encoders_and_encoder_decoders_tie_more_than_a_head(
+    config: Mapping[str, Any], separable: bool
+) -> None:
+    """Stored apart, their decoder's bias or their second embedding would start anew."""
+    found = find_tied_head(["embeddings.word_embeddings.weight"], config)
+    assert found is not None
+    assert found.separable is separable
+
+
+@pytest.mark.parametrize(
     "names",
     [
         ["lm_head.weight"],
