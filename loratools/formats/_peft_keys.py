@@ -102,6 +102,8 @@ def sort_keys(bundle: Bundle) -> Parts:
         raise FormatError(
             f"{bundle.where}: holds several adapters ({listing(adapters)}); save each by itself"
         )
+    for target in [name for name in parts.base_layers if name in parts.saved | parts.plain]:
+        parts.inert[parts.base_layers.pop(target).keys[0]] = "the base's own, stored trained too"
     if max(depths, default=1) > 1:
         parts.notes.append(Note("info", f"keys repeat the prefix {PREFIX}: it was wrapped twice"))
     if 0 in depths:

@@ -254,6 +254,12 @@ class Planner:
             else:
                 self.tensors.pop(tied.head, None)
             return
+        if not tied.separable:
+            raise UnsupportedError(
+                f"{self.base.path}: {tied.embedding} is tied to more than a head in this kind of "
+                f"model, which cannot store them apart; leave it out with "
+                f"--skip {tied.embedding!r}"
+            )
         self.tensors[tied.head] = head
         self.untied = tied
         self.notes.append(

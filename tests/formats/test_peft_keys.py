@@ -105,6 +105,16 @@ def test_weight_inside_a_wrapper_is_the_bases_own(wrapper: str) -> None:
     assert not adapter.replaced["tok.weight"].is_trained
 
 
+@pytest.mark.parametrize("trained", ["tok.weight", "tok.modules_to_save.weight"])
+def test_weight_inside_a_wrapper_gives_way_to_the_trained_one(trained: str) -> None:
+    wrapped = f"{PREFIX}tok.base_layer.weight"
+    shapes = {**PAIR, wrapped: (7, 3), PREFIX + trained: (7, 3)}
+    adapter = decoded(shapes, modules_to_save=["tok"])
+    assert adapter.replaced["tok.weight"].source.keys == (PREFIX + trained,)
+    assert adapter.replaced["tok.weight"].is_trained
+    assert adapter.inert == {wrapped: "the base's own, stored trained too"}
+
+
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_bias_inside_a_wrapper_is_trained_where_biases_are(bias: str) -> None:
     shapes = {**PAIR, f"{PREFIX}layer.q.base_layer.bias": (4,)}
