@@ -121,8 +121,9 @@ def test_a_file_that_was_replaced_is_read_to_its_end(path):
     assert file.read(0, 256) == bytes(range(256))
 
 
-def test_a_pickled_file_is_the_same_file_or_an_error(path):
-    """Another process has to open it again, by its name."""
+@pytest.mark.parametrize("use", [lambda file: file.read(0, 2), lambda file: file.fd])
+def test_a_pickled_file_is_the_same_file_or_an_error(path, use):
+    """Another process opens it again by its name: to read it, or for a copy in the kernel."""
     pickled = pickle.dumps(InputFile(path))
     assert pickle.loads(pickled).read(0, 2) == b"\0\1"
     original = path.read_bytes()
@@ -131,7 +132,7 @@ def test_a_pickled_file_is_the_same_file_or_an_error(path):
     path.write_bytes(original)
     reopened = pickle.loads(pickled)
     with pytest.raises(StorageError, match="changed while it was read"):
-        reopened.read(0, 2)
+        use(reopened)
 
 
 def test_descriptors_are_given_back(path):
