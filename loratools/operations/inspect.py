@@ -15,7 +15,7 @@ from loratools.io.source import Source, stored_elements
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 
 if TYPE_CHECKING:
-    from loratools.lowrank import Spectrum
+    from loratools.lowrank.spectrum import Spectrum
 
 
 @final
@@ -261,7 +261,8 @@ def _sources(adapter: Adapter) -> Iterable[Source]:
 
 
 def _spectrum(delta: Delta) -> "Spectrum | None":
-    from loratools.lowrank import singular_values, spectrum_of
+    from loratools.lowrank.factored import singular_values
+    from loratools.lowrank.spectrum import spectrum_of
 
     lora = delta.low_rank
     if lora is None or not all(bool(source.read().isfinite().all()) for source in delta.sources):

@@ -1,8 +1,4 @@
-"""Algebra of a product `up @ down` that is never formed: O((m + n) R²) for an m × n matrix.
-
-Nothing here knows files or names. Factors may be rank-deficient or zero, R may be larger than m
-or n; everything is computed in float64.
-"""
+"""What the singular values of an update say about it."""
 
 import math
 from dataclasses import dataclass
@@ -11,19 +7,6 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-
-def singular_values(
-    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]
-) -> Float[Tensor, " values"]:
-    """The singular values of `up @ down`, falling, in float64: at most min(m, n, R) of them.
-
-    From the R × R core between the orthogonal factors of both sides (QR), which has the same.
-    """
-    left = torch.linalg.qr(up.double(), mode="r").R
-    right = torch.linalg.qr(down.double().T, mode="r").R
-    values: Tensor = torch.linalg.svdvals(left @ right.T)
-    return values
 
 
 @final

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.lowrank import singular_values, spectrum_of
+from loratools.lowrank.factored import singular_values
+from loratools.lowrank.spectrum import spectrum_of
 
 
 def dense(up, down):

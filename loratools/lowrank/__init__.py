@@ -1,0 +1,5 @@
+"""Linear algebra of updates of low rank. Nothing here knows files, names or adapters.
+
+`factored` works on products of thin factors that are never formed, `dense` finds such factors for
+a matrix, and `ranks` decides how many of them are kept.
+"""

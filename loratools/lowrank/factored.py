@@ -1,0 +1,146 @@
+"""Algebra of a product `up @ down` that is never formed: O((m + n) R²) for an m × n matrix.
+
+Factors may be rank-deficient or zero, and R may be larger than m or n. Everything is computed in
+float64, so what is left of the stored values' own precision is kept.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+#: Cholesky's factor of a Gram matrix is trusted when the basis it gives is this near to
+#: orthogonal; a second pass then makes it orthogonal to rounding (CholeskyQR2).
+_NEARLY_ORTHOGONAL = 0.1
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """The m × n matrix `up @ down`."""
+
+    up: Float[Tensor, "m R"]
+    down: Float[Tensor, "R n"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def dense(self) -> Float[Tensor, "m n"]:
+        """The product itself."""
+        return self.up @ self.down
+
+    @cached_property
+    def svd(self) -> "CoreSVD":
+        """Its singular value decomposition."""
+        return core_svd(self.up, self.down)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CoreSVD:
+    """The SVD of `up @ down`, as what has to be multiplied onto the factors.
+
+    With r = min(m, n, R): for any k ≤ r, `(up @ left[:, :k]) @ (right[:k] @ down)` is the best
+    approximation of rank k (Eckart and Young, 1936). Both of its factors have the singular values
+    √σ. Columns for σ that are zero up to rounding are zero.
+
+    Attributes:
+        values: σ, falling, of shape (r,).
+        left: (R, r).
+        right: (r, R).
+    """
+
+    values: Float[Tensor, " r"]
+    left: Float[Tensor, "R r"]
+    right: Float[Tensor, "r R"]
+
+
+def core_svd(up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]) -> CoreSVD:
+    """The SVD of `up @ down`: from the R × R core between orthonormal bases of both sides.
+
+    With up = Q S and downᵀ = P T, the product is Q (S Tᵀ) Pᵀ. The bases are not needed: the
+    singular vectors of the core, multiplied onto T and S, give those of the product by way of the
+    factors themselves.
+    """
+    left, right = triangle(up), triangle(down.T)
+    u, values, vh = torch.linalg.svd(left @ right.T, full_matrices=False)
+    count = min(up.shape[0], down.shape[1], len(values))
+    values = values[:count]
+    eps = torch.finfo(torch.float64).eps * max(up.shape[0], *down.shape)
+    noise = eps * torch.linalg.norm(left) * torch.linalg.norm(right)
+    roots = torch.where(values > noise, values.rsqrt(), 0.0)
+    return CoreSVD(values, right.T @ vh[:count].T * roots, roots[:, None] * (u[:, :count].T @ left))
+
+
+def singular_values(
+    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]
+) -> Float[Tensor, " values"]:
+    """The singular values of `up @ down`, falling, in float64: at most min(m, n, R) of them."""
+    values: Tensor = torch.linalg.svdvals(triangle(up) @ triangle(down.T).T)
+    return values[: min(up.shape[0], down.shape[1])]
+
+
+def inner(one: Factored, other: Factored) -> float:
+    """The sum of the products of entries, trace(oneᵀ other), in float64."""
+    left = one.up.double().T @ other.up.double()
+    right = one.down.double() @ other.down.double().T
+    return (left * right).sum().item()
+
+
+def frobenius(matrix: Factored) -> float:
+    """√Σσ²; not from `inner`, whose rounding is that of the norms of the factors."""
+    return torch.linalg.norm(triangle(matrix.up) @ triangle(matrix.down.T).T).item()
+
+
+def cosine(one: Factored, other: Factored) -> float:
+    """Of the angle between the two as vectors, from -1 to 1; NaN where one of them is zero."""
+    norms = frobenius(one) * frobenius(other)
+    return max(-1.0, min(1.0, inner(one, other) / norms)) if norms else math.nan
+
+
+def principal_angles(
+    one: Float[Tensor, "m p"], other: Float[Tensor, "m q"]
+) -> Float[Tensor, " angles"]:
+    """The angles between the column spaces, rising, in radians: as many as the smaller has.
+
+    Small ones come from sines and large ones from cosines (Björck and Golub, 1973), so all are
+    right to rounding.
+    """
+    a, b = _basis(one), _basis(other)
+    if a.shape[1] < b.shape[1]:
+        a, b = b, a
+    cosines = torch.linalg.svdvals(a.T @ b).clamp(max=1)
+    sines = torch.linalg.svdvals(b - a @ (a.T @ b)).clamp(max=1).flip(0)
+    return torch.where(cosines.square() < 0.5, cosines.acos(), sines[: len(cosines)].asin())
+
+
+def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some columns"]:
+    """The R of a QR decomposition, in float64, up to a rotation: Rᵀ R = matrixᵀ matrix.
+
+    By Cholesky of the Gram matrix, twice (CholeskyQR2: Yamamoto et al., 2015), which runs at the
+    speed of a matrix product and is as accurate as Householder's QR for matrices of moderate
+    condition. Others, and flat ones, are left to that.
+    """
+    matrix = matrix.double()
+    if matrix.shape[0] > matrix.shape[1]:
+        first, failed = torch.linalg.cholesky_ex(matrix.T @ matrix, upper=True)
+        if not failed:
+            basis = torch.linalg.solve_triangular(first, matrix, upper=True, left=False)
+            gram = basis.T @ basis
+            gap = (gram - torch.eye(len(gram), dtype=gram.dtype)).abs().max()
+            if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
+                return torch.linalg.cholesky(gram, upper=True) @ first
+    return torch.linalg.qr(matrix, mode="r").R
+
+
+def _basis(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows some"]:
+    """An orthonormal basis of the column space."""
+    u, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
+    eps = torch.finfo(torch.float64).eps * max(matrix.shape)
+    return u[:, values > eps * values[:1].sum()]
