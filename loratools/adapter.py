@@ -6,7 +6,7 @@ Every dialect on disk is decoded into this, and every verb works on it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from loratools.deltas import Delta
 from loratools.io.source import Source
@@ -36,6 +36,7 @@ class Update:
 
     delta: Delta
     fan_in_fan_out: bool | None = None
+    is_embedding: bool = False
 
 
 @final
@@ -94,6 +95,7 @@ class Adapter:
         rows: rows of a matrix that take the place of the base's.
         inert: stored tensors that change no weight, each with the reason.
         settings: what the config says that matters to people: rank, alpha, target modules, …
+        config: the JSON beside it as it was read, for its own format to write again.
         companions: its tokenizer files.
     """
 
@@ -106,6 +108,7 @@ class Adapter:
     inert: Mapping[str, str]
     provenance: Provenance
     settings: Mapping[str, object]
+    config: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     notes: tuple[Note, ...]
     companions: tuple[Path, ...]

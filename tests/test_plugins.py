@@ -77,9 +77,10 @@ def test_plug_in_has_a_test_file_of_its_own(package: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
-    ("function", "parameters"), [("recognises", ["bundle"]), ("decode", ["bundle", "options"])]
+    ("function", "parameters"),
+    [("recognises", ["bundle"]), ("decode", ["bundle", "options"]), ("encode", ["adapter"])],
 )
-def test_format_has_its_two_functions(name: str, function: str, parameters: list[str]) -> None:
+def test_format_has_its_three_functions(name: str, function: str, parameters: list[str]) -> None:
     implementation = getattr(registry.load(formats, name), function)
     signature = inspect.signature(implementation)
     assert list(signature.parameters) == parameters

@@ -1,4 +1,4 @@
-"""Dialects on disk: one file each, with `recognises(bundle)` and `decode(bundle, options)`."""
+"""Dialects on disk: a file each, with `recognises(bundle)`, `decode(bundle, options)`, `encode`."""
 
 import re
 import sys
@@ -48,6 +48,17 @@ def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
             adapter: Adapter = dialect.decode(bundle, options or DecodeOptions())
             return adapter
     raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
+
+
+def encode(adapter: Adapter) -> Bundle:
+    """The files of `adapter` in the dialect it was read from; tensors are computed when read.
+
+    Raises:
+        UnsupportedError: the dialect has no place for something in it.
+    """
+    dialect = registry.load(sys.modules[__name__], adapter.format)
+    bundle: Bundle = dialect.encode(adapter)
+    return bundle
 
 
 def _readable() -> str:

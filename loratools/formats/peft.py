@@ -1,11 +1,10 @@
 """PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta
@@ -18,11 +17,12 @@ from loratools.formats import DecodeOptions
 from loratools.formats._peft_config import PeftConfig, parse_config
 from loratools.formats._peft_keys import Parts, sort_keys
 from loratools.formats._peft_notes import disagreements
+from loratools.formats._peft_tensors import in_blocks, spread, vector
+from loratools.formats._peft_write import encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Derived, Source, flattened, transposed
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["decode", "encode", "recognises"]
 
 #: The last PEFT seen to apply the update of a MultiheadAttention's out_proj twice, in training and
 #: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
@@ -79,6 +79,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             trainer=f"peft {version}" if version else None,
         ),
         settings={n: config.fields[n] for n in _SETTINGS if config.fields.get(n)},
+        config=config.fields,
         metadata=bundle.metadata,
         notes=(
             *config.notes(),
@@ -169,12 +170,12 @@ class _Decoder:
         self._compare_rank(target.path, lora)
         delta: Delta = lora
         if magnitude := roles.get("lora_magnitude_vector"):
-            delta = DoRA(lora, _vector(magnitude), "column" if embedding else "row")
+            delta = DoRA(lora, vector(magnitude), "column" if embedding else "row")
         elif diagonal := roles.get("lora_diag"):
             delta = KaSA(lora, diagonal)
         is_matrix = len(lora.shape) == 2 and not embedding
         orientation = self.config.flag("fan_in_fan_out") if is_matrix else None
-        yield target.parameter, Update(delta, orientation)
+        yield target.parameter, Update(delta, orientation, is_embedding=embedding)
         if bias := roles.get("lora_B.bias"):
             if target.parameter.endswith(".in_proj_weight"):
                 self.parts.inert[bias.keys[0]] = "PEFT stores it and never applies it"
@@ -267,7 +268,7 @@ class _Decoder:
                 f"{self.where}: {shorten(path)}: the {part} factor {list(stacked.shape)} does not "
                 f"consist of the {count} blocks that use_bdlora gives it"
             )
-        expanded = _in_blocks(stacked, count)
+        expanded = in_blocks(stacked, count)
         return (expanded, up) if part == "down" else (down, expanded)
 
     def _merged_linear(
@@ -284,8 +285,8 @@ class _Decoder:
             )
         up = flattened(up)
         rows = up.shape[0] // groups * len(enabled)
-        spread = partial(_spread, groups=groups, enabled=enabled)
-        expanded = Derived(up, (rows, down.shape[0]), spread)
+        expand = partial(spread, groups=groups, enabled=enabled)
+        expanded = Derived(up, (rows, down.shape[0]), expand)
         return LoRA(expanded, down, scaling, (rows, down.shape[1]))
 
     def _compare_rank(self, path: str, lora: LoRA) -> None:
@@ -309,45 +310,6 @@ def _embedding(path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA
         )
     # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
     return LoRA(transposed(down), transposed(up), scaling, (down.shape[1], up.shape[0]))
-
-
-def _vector(source: Source) -> Source:
-    """A convolution's magnitudes are stored as (1, out, 1, …)."""
-    count = math.prod(source.shape)
-    return source if source.shape == (count,) else Derived(source, (count,), _flatten)
-
-
-def _flatten(tensor: "Tensor") -> "Tensor":
-    return tensor.flatten()
-
-
-def _in_blocks(source: Source, count: int) -> Source:
-    """BD-LoRA stores the blocks of a block-diagonal factor one under the other."""
-    rows, columns = source.shape
-    compute: Callable[[Tensor], Tensor] = partial(_block_diagonal, count=count)
-    return Derived(source, (rows, columns * count), compute)
-
-
-def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":
-    rows, columns = stacked.shape
-    height = rows // count
-    diagonal = stacked.new_zeros(rows, columns * count)
-    for block in range(count):
-        at = slice(block * height, (block + 1) * height)
-        diagonal[at, block * columns : (block + 1) * columns] = stacked[at]
-    return diagonal
-
-
-def _spread(up: "Tensor", groups: int, enabled: tuple[bool, ...]) -> "Tensor":
-    """Block-diagonal over the groups, with rows of zeros for the parts that are not enabled."""
-    import torch
-
-    diagonal = _block_diagonal(up, groups)
-    height = up.shape[0] // sum(enabled)
-    is_row = torch.tensor(enabled).repeat_interleave(height)
-    spread = up.new_zeros(len(is_row), diagonal.shape[1])
-    spread[is_row] = diagonal
-    return spread
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

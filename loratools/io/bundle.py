@@ -1,19 +1,25 @@
-"""Adapter files that are read but not yet understood."""
+"""The files of an adapter as tensors, metadata and JSON: before they are understood, or after."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from loratools.io.file import InputFile
 from loratools.io.source import Source
+
+#: From a finished file, the entries of its metadata that depend on its bytes. Their values have
+#: the lengths of those that were written in their place.
+Seal = Callable[[InputFile], Mapping[str, str]]
 
 
 @final
 @dataclass(frozen=True)
 class Bundle:
-    """Tensors in file order, the file's metadata, and the JSON beside it, if any.
+    """Tensors in file order, the file's metadata, and the JSON beside it.
 
-    `where` names the adapter in messages; `companions` are its tokenizer files.
+    Without JSON (`config` is None) an adapter is a single file, else a folder. `where` names it in
+    messages; `companions` are its tokenizer files.
     """
 
     where: str
@@ -22,3 +28,4 @@ class Bundle:
     config: Mapping[str, Any] | None
     companions: tuple[Path, ...]
     nbytes: int
+    seal: Seal | None = None

@@ -5,7 +5,7 @@ factors of one weight at a time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -215,6 +215,30 @@ class Derived:
     def read(self) -> "Tensor":
         """The computed tensor."""
         return self.compute(self.source.read())
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows of the computed tensor."""
+        return self.read()[begin:end]
+
+
+@final
+@dataclass(frozen=True)
+class Computed:
+    """A tensor computed from others each time it is read, and rounded once to its dtype."""
+
+    sources: tuple[Source, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    compute: "Callable[[Sequence[Tensor]], Tensor]"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all that it is computed from."""
+        return tuple(key for source in self.sources for key in source.keys)
+
+    def read(self) -> "Tensor":
+        """The computed tensor."""
+        return self.compute([source.read() for source in self.sources]).to(to_torch(self.dtype))
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
         """Some rows of the computed tensor."""

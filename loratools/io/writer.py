@@ -68,6 +68,11 @@ class OutputFile:
         # Not opened by unpickling: an error there would break a whole pool of processes.
         return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
 
+    def write_header(self, layout: Layout) -> None:
+        """Write the header anew, with other metadata of the same length."""
+        assert len(layout.header) == len(self.layout.header)
+        self._write(memoryview(layout.header), 0)
+
     def write(self, name: str, offset: int, data: memoryview) -> None:
         """Write `data` into a tensor, `offset` bytes after its beginning."""
         info = self.layout.tensors[name]

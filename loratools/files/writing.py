@@ -1,0 +1,110 @@
+"""Write an adapter in its own dialect: a folder or a file, complete or not at all."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.adapter import Adapter
+from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
+from loratools.formats import encode
+from loratools.io.bundle import Bundle
+from loratools.io.dtypes import FLOATS
+from loratools.io.file import InputFile
+from loratools.io.publish import check_output, staged
+from loratools.io.source import Source, as_bytes
+from loratools.io.writer import Layout, OutputFile, lay_out
+
+_WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_SLACK_BYTES = 2**20
+
+
+@final
+@dataclass(frozen=True)
+class Written:
+    """An adapter that was written: its path, and the bytes of its tensors' file."""
+
+    path: str
+    nbytes: int
+
+
+def write_adapter(
+    adapter: Adapter,
+    output: Path,
+    *,
+    inputs: Sequence[Path],
+    overwrite: bool = False,
+    jobs: int | None = None,
+) -> Written:
+    """Write `adapter`: a folder where its dialect keeps a config beside the tensors, else a file.
+
+    Tensors are computed and written one at a time by each of the `jobs` threads.
+
+    Raises:
+        NonFiniteError: a tensor is not finite in the dtype it is stored in.
+        OutputError: the output exists, is an input, or is named like the other kind.
+        StorageError: it cannot be written.
+    """
+    bundle = encode(adapter)
+    is_folder = bundle.config is not None
+    _check_name(output, is_folder=is_folder)
+    layout = _layout(bundle, bundle.metadata)
+    needed = layout.size + _SLACK_BYTES
+    check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
+    with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
+        path = staging.folder / (_WEIGHTS if is_folder else output.name)
+        _write_tensors(bundle, path, layout, jobs)
+        if bundle.config is not None:
+            staging.write_file(_CONFIG, _json(bundle.config))
+        for companion in bundle.companions if is_folder else ():
+            staging.copy_file(companion.name, companion)
+        staging.publish()
+    return Written(str(output), layout.size)
+
+
+def _check_name(output: Path, *, is_folder: bool) -> None:
+    looks_like_a_file = output.suffix == ".safetensors"
+    if is_folder and looks_like_a_file:
+        raise OutputError(f"{output}: this adapter is a folder, with a config; name a folder")
+    if not is_folder and not looks_like_a_file:
+        raise OutputError(f"{output}: this adapter is one file; name it with .safetensors")
+
+
+def _layout(bundle: Bundle, metadata: Mapping[str, str]) -> Layout:
+    return lay_out([(name, s.dtype, s.shape) for name, s in bundle.tensors.items()], metadata)
+
+
+def _write_tensors(bundle: Bundle, path: Path, layout: Layout, jobs: int | None) -> None:
+    file = OutputFile(path, layout)
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            tasks = [pool.submit(_write, file, *named) for named in bundle.tensors.items()]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if bundle.seal is not None:
+            sealed = {**bundle.metadata, **bundle.seal(InputFile(path))}
+            file.write_header(_layout(bundle, sealed))
+        file.sync()
+    finally:
+        file.close()
+    if {t.name: t for t in InputFile(path).read_header().tensors} != dict(layout.tensors):
+        raise StorageError(f"{path}: was not written as planned; check the disk")
+
+
+def _write(file: OutputFile, name: str, source: Source) -> None:
+    tensor = source.read().contiguous()
+    if source.dtype in FLOATS and not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
+        raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
+    file.write(name, 0, as_bytes(tensor))
+
+
+def _json(config: Mapping[str, object]) -> bytes:
+    return (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,50 @@
+"""PEFT's stored tensors in the shapes that updates are computed with."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from loratools.io.source import Derived, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def vector(source: Source) -> Source:
+    """A convolution's magnitudes are stored as (1, out, 1, …)."""
+    count = math.prod(source.shape)
+    return source if source.shape == (count,) else Derived(source, (count,), _flatten)
+
+
+def _flatten(tensor: "Tensor") -> "Tensor":
+    return tensor.flatten()
+
+
+def in_blocks(source: Source, count: int) -> Source:
+    """BD-LoRA stores the blocks of a block-diagonal factor one under the other."""
+    rows, columns = source.shape
+    compute: Callable[[Tensor], Tensor] = partial(_block_diagonal, count=count)
+    return Derived(source, (rows, columns * count), compute)
+
+
+def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":
+    rows, columns = stacked.shape
+    height = rows // count
+    diagonal = stacked.new_zeros(rows, columns * count)
+    for block in range(count):
+        at = slice(block * height, (block + 1) * height)
+        diagonal[at, block * columns : (block + 1) * columns] = stacked[at]
+    return diagonal
+
+
+def spread(up: "Tensor", groups: int, enabled: tuple[bool, ...]) -> "Tensor":
+    """Block-diagonal over the groups, with rows of zeros for the parts that are not enabled."""
+    import torch
+
+    diagonal = _block_diagonal(up, groups)
+    height = up.shape[0] // sum(enabled)
+    is_row = torch.tensor(enabled).repeat_interleave(height)
+    spread = up.new_zeros(len(is_row), diagonal.shape[1])
+    spread[is_row] = diagonal
+    return spread
