@@ -3,8 +3,8 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -17,6 +17,7 @@ from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.source import Source, as_bytes
 from loratools.io.writer import Layout, OutputFile, lay_out
+from loratools.operations.parallel import Map
 
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -38,11 +39,11 @@ def write_adapter(
     *,
     inputs: Sequence[Path],
     overwrite: bool = False,
-    jobs: int | None = None,
+    each: Map = map,
 ) -> Written:
     """Write `adapter`: a folder where its dialect keeps a config beside the tensors, else a file.
 
-    Tensors are computed and written one at a time by each of the `jobs` threads.
+    Tensors are computed and written one at a time, by each thread of `each` if it has some.
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
@@ -57,7 +58,7 @@ def write_adapter(
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         path = staging.folder / (_WEIGHTS if is_folder else output.name)
-        _write_tensors(bundle, path, layout, jobs)
+        _write_tensors(bundle, path, layout, each)
         if bundle.config is not None:
             staging.write_file(_CONFIG, _json(bundle.config))
         for companion in bundle.companions if is_folder else ():
@@ -78,17 +79,11 @@ def _layout(bundle: Bundle, metadata: Mapping[str, str]) -> Layout:
     return lay_out([(name, s.dtype, s.shape) for name, s in bundle.tensors.items()], metadata)
 
 
-def _write_tensors(bundle: Bundle, path: Path, layout: Layout, jobs: int | None) -> None:
+def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> None:
     file = OutputFile(path, layout)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            tasks = [pool.submit(_write, file, *named) for named in bundle.tensors.items()]
-            try:
-                for task in tasks:
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for _ in each(partial(_write, file), bundle.tensors.items()):
+            pass
         if bundle.seal is not None:
             sealed = {**bundle.metadata, **bundle.seal(InputFile(path))}
             file.write_header(_layout(bundle, sealed))
@@ -99,7 +94,8 @@ def _write_tensors(bundle: Bundle, path: Path, layout: Layout, jobs: int | None)
         raise StorageError(f"{path}: was not written as planned; check the disk")
 
 
-def _write(file: OutputFile, name: str, source: Source) -> None:
+def _write(file: OutputFile, item: tuple[str, Source]) -> None:
+    name, source = item
     tensor = source.read().contiguous()
     if source.dtype in FLOATS and not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
         raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")

@@ -15,6 +15,8 @@ from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
 PREFIX = "base_model.model."
+#: How often PEFT applies the update of a MultiheadAttention's out_proj.
+OUT_PROJ_TIMES = 2
 _PART = re.compile(
     r"""(?P<module>.+?)\.(?:
         (?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_diag)

@@ -15,7 +15,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft_config import PeftConfig, parse_config
-from loratools.formats._peft_keys import PREFIX, is_inside
+from loratools.formats._peft_keys import OUT_PROJ_TIMES, PREFIX, is_inside
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Computed, Held, Reshaped, Source, transposed
@@ -94,7 +94,7 @@ def _modules(adapter: Adapter, rule: Rule) -> tuple[_Module, ...]:
             path = key = target.removesuffix(".weight")
             outer = path.removesuffix(".out_proj")
             if outer != path and outer in attention:
-                path, key, times = outer, f"{outer}.base_layer.out_proj", lora.scaling.times
+                path, key, times = outer, f"{outer}.base_layer.out_proj", OUT_PROJ_TIMES
         modules.append(_Module(path, key, target, update, lora, _alpha(lora, rule, times)))
     _check_paths(adapter, modules)
     return tuple(modules)
@@ -185,9 +185,14 @@ def _bias(adapter: Adapter, module: _Module) -> Source | None:
     update = adapter.updates.get(_bias_target(module))
     if update is None or not isinstance(update.delta, Diff):
         return None
-    values, ratio = update.delta.values, update.delta.scaling.value / module.lora.scaling.value
-    if ratio == 1:
+    values, scaling = update.delta.values, module.lora.scaling
+    if update.delta.scaling.value == scaling.value:
         return values
+    if not scaling.value:
+        raise UnsupportedError(
+            f"{adapter.where}: {shorten(module.path)}: a bias with a scaling of 0"
+        )
+    ratio = update.delta.scaling.value / scaling.value
     return Computed((values,), values.dtype, values.shape, partial(_multiplied, factor=ratio))
 
 

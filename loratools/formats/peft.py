@@ -15,7 +15,7 @@ from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.formats import DecodeOptions
 from loratools.formats._peft_config import PeftConfig, parse_config
-from loratools.formats._peft_keys import Parts, sort_keys
+from loratools.formats._peft_keys import OUT_PROJ_TIMES, Parts, sort_keys
 from loratools.formats._peft_notes import disagreements
 from loratools.formats._peft_tensors import in_blocks, spread, vector
 from loratools.formats._peft_write import encode
@@ -216,7 +216,7 @@ class _Decoder:
 
     def _out_proj_times(self, module: str) -> int:
         if self.options.out_proj != "auto":
-            times = {"once": 1, "twice": 2}[self.options.out_proj]
+            times = {"once": 1, "twice": OUT_PROJ_TIMES}[self.options.out_proj]
             self.notes.append(Note("info", f"{module}: counts {self.options.out_proj}, as asked"))
             return times
         version = self.config.text("peft_version")
@@ -228,7 +228,7 @@ class _Decoder:
                     f"applied it in training and in merging (--out-proj once to change that)",
                 )
             )
-            return 2
+            return OUT_PROJ_TIMES
         self.notes.append(
             Note(
                 "refusal",

@@ -6,7 +6,6 @@ float64, so what is left of the stored values' own precision is kept.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
@@ -35,7 +34,6 @@ class Factored:
         """The product itself."""
         return self.up @ self.down
 
-    @cached_property
     def svd(self) -> "CoreSVD":
         """Its singular value decomposition."""
         return core_svd(self.up, self.down)
@@ -52,13 +50,17 @@ class CoreSVD:
 
     Attributes:
         values: σ, falling, of shape (r,).
-        left: (R, r).
-        right: (r, R).
+        left: (R, k), with k = r unless only `leading` columns were kept.
+        right: (k, R).
     """
 
     values: Float[Tensor, " r"]
-    left: Float[Tensor, "R r"]
-    right: Float[Tensor, "r R"]
+    left: Float[Tensor, "R k"]
+    right: Float[Tensor, "k R"]
+
+    def leading(self, count: int | None) -> "CoreSVD":
+        """All values, and the matrices for the first `count`; for all where that is None."""
+        return CoreSVD(self.values, self.left[:, :count].clone(), self.right[:count].clone())
 
 
 def core_svd(up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]) -> CoreSVD:

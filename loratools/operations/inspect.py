@@ -1,6 +1,5 @@
 """Describe an adapter: from its headers alone, from its factors, and beside its base."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
@@ -12,6 +11,7 @@ from loratools.errors import LoratoolsError, listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS, torch_name
 from loratools.io.source import Source, stored_elements
+from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...
     """Means over the targets that differ only in the numbers in their names."""
     groups: dict[str, list[TargetSpectrum]] = {}
     for row in spectra:
-        groups.setdefault(_pattern(row.target), []).append(row)
+        groups.setdefault(pattern_of(row.target), []).append(row)
     return tuple(_mean(pattern, rows) for pattern, rows in groups.items())
 
 
@@ -216,7 +216,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     untouched: dict[str, int] = {}
     for name in matrices:
         if name not in touched:
-            untouched[_pattern(name)] = untouched.get(_pattern(name), 0) + 1
+            untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
     accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
     count = sum(name in touched for name in matrices)
     return Coverage(str(base.path), count, len(matrices), untouched, None, accounting), plan
@@ -228,7 +228,7 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
         delta = update.delta
         lora = delta.low_rank
         how = (lora.rank, lora.scaling) if lora else (None, None)
-        groups.setdefault((_pattern(target), delta.kind, delta.shape, *how), []).append(delta)
+        groups.setdefault((pattern_of(target), delta.kind, delta.shape, *how), []).append(delta)
     for (pattern, kind, *_), deltas in groups.items():
         lora = deltas[0].low_rank
         scaling = lora.scaling if lora else None
@@ -244,11 +244,6 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
             count=len(deltas),
             parameters=sum(map(parameters_of, deltas)),
         )
-
-
-def _pattern(name: str) -> str:
-    """A name with every number that is a part of its own replaced: `model.layers.*.mlp`."""
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def _sources(adapter: Adapter) -> Iterable[Source]:

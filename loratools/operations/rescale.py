@@ -1,0 +1,188 @@
+"""Make updates stronger or weaker, or store the same updates with another scaling."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Literal, final
+
+from loratools.adapter import Adapter
+from loratools.deltas import Delta
+from loratools.deltas.diff import Diff
+from loratools.deltas.lora import LoRA, Rule, Scaling
+from loratools.errors import LoratoolsError, MatchError, UnsupportedError, listing, shorten
+from loratools.io.source import Computed, Source
+from loratools.operations.factors import scaling_of, with_low_rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: The rules as they are called on the command line.
+RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
+
+
+@final
+@dataclass(frozen=True)
+class Rescaling:
+    """What is to be done; the strengths and `alpha` change updates, the rest does not.
+
+    Attributes:
+        strength: every update times this.
+        where: globs of targets and further strengths; of those that match a target the last counts.
+        alpha: the alpha of every update.
+        fold: put the scaling into the factors, so that alpha is the rank.
+        rule: which scaling rule alpha is written for.
+        balance: give both factors of an update the same norm, to a power of two.
+        keep_replaced: keep whole tensors as they are though the strength changes.
+    """
+
+    strength: float = 1.0
+    where: Sequence[tuple[str, float]] = ()
+    alpha: float | None = None
+    fold: bool = False
+    rule: Literal["alpha-over-rank", "rslora"] | None = None
+    balance: bool = False
+    keep_replaced: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        numbers = [self.strength, self.alpha or 0.0, *(strength for _, strength in self.where)]
+        if not all(map(math.isfinite, numbers)):
+            raise LoratoolsError(f"strengths and alpha must be finite numbers, not {numbers}")
+        if self.fold and (self.rule == "rslora" or self.alpha is not None):
+            raise LoratoolsError("folding sets alpha to the rank: no other alpha or rule fits")
+
+
+@final
+@dataclass(frozen=True)
+class Rescaled:
+    """The rescaled adapter, by how much each update was multiplied, and what was not."""
+
+    adapter: Adapter
+    strengths: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
+    """The adapter with other strengths, or with the same stored in another way.
+
+    Strengths go into alpha, where they are exact. Factors change only with `fold`, `balance` and
+    a strength of zero, because some readers take an alpha of zero for one that is not set.
+
+    Raises:
+        MatchError: a glob matches no target.
+        UnsupportedError: something whose strength would change has none.
+    """
+    local = strengths_of(tuple(adapter.updates), rescaling.where)
+    local = {target: rescaling.strength * strength for target, strength in local.items()}
+    strengths = {
+        target: local[target] * _by_alpha(update.delta, rescaling)
+        for target, update in adapter.updates.items()
+    }
+    for target, update in adapter.updates.items():
+        if strengths[target] != 1 and not update.delta.additive:
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(target)}: {update.delta.kind} depends on the weight it "
+                f"changes, so no other alpha gives it another strength"
+            )
+    updates = {
+        target: replace(update, delta=_rescaled(update.delta, local[target], rescaling))
+        for target, update in adapter.updates.items()
+    }
+    notes = _whole_tensors(adapter, rescaling)
+    return Rescaled(replace(adapter, updates=updates), strengths, notes)
+
+
+def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """The strength of each target: that of the last glob that matches it, else 1.
+
+    A glob is matched with the target's name, and with that of its module.
+
+    Raises:
+        MatchError: a glob matches nothing.
+    """
+    found = dict.fromkeys(targets, 1.0)
+    for glob, strength in where:
+        hits = [target for target in targets if _matches(target, glob)]
+        if not hits:
+            raise MatchError(f"{glob!r} matches no target; there are {listing(targets, 3)}")
+        found |= dict.fromkeys(hits, strength)
+    return found
+
+
+def _matches(target: str, glob: str) -> bool:
+    return fnmatchcase(target, glob) or fnmatchcase(target.rpartition(".")[0], glob)
+
+
+def _scaling(delta: Delta) -> Scaling | None:
+    if isinstance(delta, Diff):
+        return delta.scaling
+    return delta.low_rank.scaling if delta.low_rank else None
+
+
+def _by_alpha(delta: Delta, rescaling: Rescaling) -> float:
+    """How many times as strong the new alpha makes an update; infinite where the old one is 0."""
+    scaling = _scaling(delta)
+    if rescaling.alpha is None or scaling is None or rescaling.alpha == scaling.alpha:
+        return 1.0
+    return rescaling.alpha / scaling.alpha if scaling.alpha else math.inf
+
+
+def _whole_tensors(adapter: Adapter, rescaling: Rescaling) -> tuple[str, ...]:
+    """What is to be said of tensors that take the place of the base's, and so have no strength."""
+    whole = [target for target, r in adapter.replaced.items() if r.is_trained] + [*adapter.rows]
+    if not whole or (rescaling.strength == 1 and rescaling.alpha is None):
+        return ()
+    what = f"{listing(whole)} take the place of the base's tensors, at any strength"
+    if not rescaling.keep_replaced:
+        raise UnsupportedError(f"{adapter.where}: {what}; --keep-replaced keeps them as they are")
+    return (what,)
+
+
+def _rescaled(delta: Delta, strength: float, rescaling: Rescaling) -> Delta:
+    scaling = _scaling(delta)
+    if scaling is None:
+        return delta
+    alpha = strength * (scaling.alpha if rescaling.alpha is None else rescaling.alpha)
+    if isinstance(delta, Diff):
+        return replace(delta, scaling=replace(scaling, alpha=alpha))
+    lora = delta.low_rank
+    assert lora is not None
+    if alpha == 0:
+        lora = replace(lora, up=_times(lora.up, 0.0))
+    else:
+        lora = replace(lora, scaling=replace(scaling, alpha=alpha))
+    return with_low_rank(delta, _restored(lora, rescaling))
+
+
+def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
+    """The same update, stored as it was asked for."""
+    value = lora.scaling.value
+    if rescaling.fold:
+        one = scaling_of(1.0, lora.rank, "rank")
+        lora = replace(lora, up=_times(lora.up, value), scaling=one)
+    elif rescaling.rule is not None:
+        lora = replace(lora, scaling=scaling_of(value, lora.rank, RULES[rescaling.rule]))
+    return _balanced(lora) if rescaling.balance else lora
+
+
+def _balanced(lora: LoRA) -> LoRA:
+    """Both factors of about the same norm: by a power of two, which rounds nothing."""
+    from loratools.operations.rounding import frobenius
+
+    up, down = frobenius(lora.up), frobenius(lora.down)
+    if not (up and down and math.isfinite(up / down)):
+        return lora
+    shift = 2.0 ** round(math.log2(down / up) / 2)
+    return replace(lora, up=_times(lora.up, shift), down=_times(lora.down, 1 / shift))
+
+
+def _times(source: Source, factor: float) -> Source:
+    if factor == 1:
+        return source
+    return Computed((source,), source.dtype, source.shape, partial(_multiplied, factor=factor))
+
+
+def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":
+    return tensors[0].double() * factor

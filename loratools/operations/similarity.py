@@ -1,0 +1,137 @@
+"""How adapters go together: angles between their updates, and where their signs differ."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.adapter import Adapter
+from loratools.operations.factors import sum_of
+from loratools.operations.grouping import pattern_of
+from loratools.operations.parallel import Map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loratools.lowrank.factored import Factored
+
+#: Signs are compared on so many rows of each weight, evenly spread.
+_ROWS = 16
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Angles:
+    """Some targets' updates, compared pair by pair; all are n × n in float64.
+
+    Attributes:
+        count: how many targets.
+        products: inner products, added over the targets.
+        opposed: in how many of the entries looked at two have different signs,
+        compared: and in how many neither is zero.
+    """
+
+    count: int
+    products: "Tensor"
+    opposed: "Tensor"
+    compared: "Tensor"
+
+    def cosine(self, one: int, other: int) -> float | None:
+        """Of the angle between two, from -1 to 1; None where one of them is zero."""
+        norms = (self.products[one, one] * self.products[other, other]).sqrt().item()
+        cosine = self.products[one, other].item() / norms if norms else None
+        return None if cosine is None else max(-1.0, min(1.0, cosine))
+
+    def conflict(self, one: int, other: int) -> float | None:
+        """The share of entries with different signs; None where none has any."""
+        compared = self.compared[one, other].item()
+        return self.opposed[one, other].item() / compared if compared else None
+
+    def __add__(self, other: "Angles") -> "Angles":
+        """Of the targets of both."""
+        return Angles(
+            self.count + other.count,
+            self.products + other.products,
+            self.opposed + other.opposed,
+            self.compared + other.compared,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Similarity:
+    """Of groups of targets whose names differ only in numbers; the result has the last number."""
+
+    groups: Mapping[str, Angles]
+
+    @property
+    def total(self) -> Angles | None:
+        """Of all targets; None where there are none."""
+        angles = list(self.groups.values())
+        return sum(angles[1:], angles[0]) if angles else None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A row for each group; matrices are those of the inputs, with the result last."""
+        return [{"targets": name, **_json(angles)} for name, angles in self.groups.items()]
+
+
+def measure_similarity(adapters: Sequence[Adapter], result: Adapter, each: Map = map) -> Similarity:
+    """Compare the low-rank updates of adapters with each other and with the result.
+
+    Products are exact, from the factors; signs are those of some rows of each weight.
+    """
+    everything = (*adapters, result)
+    targets = [target for target, update in result.updates.items() if update.delta.low_rank]
+    groups: dict[str, Angles] = {}
+    for target, angles in zip(targets, each(partial(_compare, everything), targets), strict=True):
+        pattern = pattern_of(target)
+        groups[pattern] = groups[pattern] + angles if pattern in groups else angles
+    return Similarity(groups)
+
+
+def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
+    import torch
+
+    products = [_read(adapter, target) for adapter in adapters]
+    ranks = torch.tensor([p.down.shape[0] if p else 0 for p in products])
+    stored = [product for product in products if product is not None]
+    ups = torch.cat([product.up for product in stored], dim=1)
+    downs = torch.cat([product.down for product in stored])
+    # The inner product of two is a sum over their block of this matrix.
+    entries = (ups.T @ ups) * (downs @ downs.T)
+    owner = torch.repeat_interleave(torch.arange(len(products)), ranks)
+    blocks = torch.nn.functional.one_hot(owner, len(products)).double()
+    signs = torch.stack([_signs(product, stored[0].shape) for product in products])
+    positive, negative = (signs > 0).double(), (signs < 0).double()
+    opposed = positive @ negative.T
+    return Angles(
+        count=1,
+        products=blocks.T @ entries @ blocks,
+        opposed=opposed + opposed.T,
+        compared=signs.abs() @ signs.abs().T,
+    )
+
+
+def _read(adapter: Adapter, target: str) -> "Factored | None":
+    update = adapter.updates.get(target)
+    lora = update.delta.low_rank if update else None
+    return sum_of([(1.0, lora)]).read() if lora else None
+
+
+def _signs(product: "Factored | None", shape: tuple[int, int]) -> "Tensor":
+    """The signs of the entries in some rows, one after the other."""
+    import torch
+
+    rows = torch.linspace(0, shape[0] - 1, min(_ROWS, shape[0])).round().long()
+    if product is None:
+        return torch.zeros(len(rows) * shape[1], dtype=torch.float64)
+    return (product.up[rows] @ product.down).sign().flatten()
+
+
+def _json(angles: Angles) -> dict[str, Any]:
+    numbers = range(len(angles.products))
+    return {
+        "count": angles.count,
+        "cosine": [[angles.cosine(a, b) for b in numbers] for a in numbers],
+        "sign_conflict": [[angles.conflict(a, b) for b in numbers] for a in numbers],
+    }
