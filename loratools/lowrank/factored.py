@@ -135,7 +135,7 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
         if not failed:
             basis = torch.linalg.solve_triangular(first, matrix, upper=True, left=False)
             gram = basis.T @ basis
-            gap = (gram - torch.eye(len(gram), dtype=gram.dtype)).abs().max()
+            gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
                 return torch.linalg.cholesky(gram, upper=True) @ first
     return torch.linalg.qr(matrix, mode="r").R

@@ -1,0 +1,321 @@
+"""How many ranks are kept: one rule for all verbs that truncate.
+
+Energy is Σσ². Values are those of the true updates, scaling included, so that targets compare.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loratools.errors import LoratoolsError
+from loratools.lowrank.budget import spend
+
+Floats = NDArray[np.float64]
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TargetSpectrum:
+    """What a rule has to know of an m × n update.
+
+    Attributes:
+        values: its singular values, falling; all of them, or the leading ones.
+        energy: of the whole update; None where `values` are all of them.
+    """
+
+    m: int
+    n: int
+    values: Floats
+    energy: float | None = None
+
+    @property
+    def cost(self) -> int:
+        """The stored elements of one rank."""
+        return self.m + self.n
+
+    @cached_property
+    def squares(self) -> Floats:
+        """σ² of the values that are not zero up to rounding: as many as the numerical rank."""
+        values = self.values[: min(self.m, self.n)]
+        noise = _EPS * max(self.m, self.n) * values[:1].sum()
+        return np.square(values[values > noise])
+
+    @cached_property
+    def unknown(self) -> float:
+        """The energy beyond the known values; 0 where it is rounding."""
+        if self.energy is None or len(self.values) >= min(self.m, self.n):
+            return 0.0
+        rest = self.energy - float(np.square(self.values).sum())
+        return rest if rest > _EPS * max(self.m, self.n) * self.energy else 0.0
+
+    @cached_property
+    def lost(self) -> Floats:
+        """`lost[r]` is the energy beyond rank r, up to the last known; summed from the small end."""
+        return np.cumsum(np.append(self.unknown, self.squares[::-1]))[::-1]
+
+    def truncation(self, rank: int) -> "Truncation":
+        """The certificate of its best approximation of a rank."""
+        return Truncation(rank, self.lost[0].item(), self.lost[: rank + 1][-1].item())
+
+
+@final
+@dataclass(frozen=True)
+class Truncation:
+    """What a truncation keeps: a certificate.
+
+    Attributes:
+        rank: how many ranks are stored.
+        total: the energy before.
+        lost: the energy cut off, which is the squared Frobenius error.
+    """
+
+    rank: int
+    total: float
+    lost: float
+
+    @property
+    def energy(self) -> float:
+        """The share that is kept; 1 of nothing."""
+        return 1 - self.lost / self.total if self.total else 1.0
+
+    @property
+    def error(self) -> float:
+        """The relative Frobenius error."""
+        return math.sqrt(self.lost / self.total) if self.total else 0.0
+
+
+def together(truncations: Iterable[Truncation]) -> Truncation:
+    """That of many updates seen as one: ranks and energies add up."""
+    items = list(truncations)
+    return Truncation(
+        sum(item.rank for item in items),
+        math.fsum(item.total for item in items),
+        math.fsum(item.lost for item in items),
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """The ranks of the targets, in their order.
+
+    Attributes:
+        ranks: may be more than a target's spectrum has, to be filled up with zeros.
+        gap: no other choice within the budget keeps more than this share of all energy in addition;
+            0 where the choice is the best, and for all rules but a budget.
+    """
+
+    ranks: tuple[int, ...]
+    gap: float = 0.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RankRule:
+    """At most one of `rank`, `energy`, `error` and `parameters`; none keeps all that is not zero.
+
+    Attributes:
+        rank: exactly this, whatever the target.
+        energy: the smallest rank that keeps this share of a target's Σσ².
+        error: the smallest rank whose relative Frobenius error is at most this.
+        parameters: elements of all factors together, spent where they keep the most energy.
+        max_rank: no rank is above it,
+        min_rank: nor below this, zero updates included.
+        multiple_of: ranks are rounded up to a multiple, or down where `max_rank` leaves none above.
+        uniform: one rank for all, the largest that one of them needs.
+
+    Raises:
+        LoratoolsError: numbers that are out of range or contradict each other.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    error: float | None = None
+    parameters: int | None = None
+    max_rank: int | None = None
+    min_rank: int = 0
+    multiple_of: int = 1
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_goal()
+        if self.multiple_of < 1:
+            raise LoratoolsError(f"ranks cannot be multiples of {self.multiple_of}; use 1 or more")
+        if self.min_rank < 0:
+            raise LoratoolsError(f"the smallest rank is {self.min_rank}; use 0 or more")
+        if self._most is not None and self._most < max(self._least, 1):
+            raise LoratoolsError(
+                f"no rank is a multiple of {self.multiple_of} from {max(self.min_rank, 1)} to "
+                f"{self.max_rank}; raise the largest or lower the smallest"
+            )
+
+    def _check_goal(self) -> None:
+        goals = {
+            "rank": self.rank,
+            "energy": self.energy,
+            "error": self.error,
+            "parameters": self.parameters,
+        }
+        given = [name for name, value in goals.items() if value is not None]
+        if len(given) > 1:
+            raise LoratoolsError(f"{' and '.join(given)} are both given; use one of them")
+        if self.rank is not None:
+            if self.rank < 1:
+                raise LoratoolsError(f"a rank of {self.rank} keeps nothing; use 1 or more")
+            if (self.max_rank, self.min_rank, self.multiple_of) != (None, 0, 1):
+                raise LoratoolsError(
+                    f"a fixed rank of {self.rank} leaves no choice; drop the smallest and largest "
+                    "rank and the multiple"
+                )
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise LoratoolsError(f"energy is a share above 0 and at most 1, not {self.energy}")
+        if self.error is not None and not 0 <= self.error < 1:
+            raise LoratoolsError(f"error is a share from 0 to below 1, not {self.error}")
+        if self.parameters is not None and self.parameters < 1:
+            raise LoratoolsError(f"a budget of {self.parameters} elements keeps nothing")
+
+    @property
+    def _least(self) -> int:
+        return _round_up(self.min_rank, self.multiple_of)
+
+    @property
+    def _most(self) -> int | None:
+        return (
+            None if self.max_rank is None else self.max_rank // self.multiple_of * self.multiple_of
+        )
+
+    @property
+    def _allowed(self) -> float:
+        """The share of a target's energy that may be lost, with the rounding of that number.
+
+        Without it, the 9 of 9 + 1 would be less than a share of 0.9.
+        """
+        if self.error is not None:
+            return self.error**2 * (1 + 8 * _EPS)
+        if self.energy is not None and self.energy < 1:
+            return 1 - self.energy + 4 * _EPS
+        return 0.0
+
+    def choose(self, targets: Sequence[TargetSpectrum]) -> Choice:
+        """The rank of each target.
+
+        Raises:
+            LoratoolsError: `min_rank` alone takes more than the budget.
+        """
+        if self.parameters is not None:
+            return self._spend(targets)
+        if self.rank is not None:
+            return Choice((self.rank,) * len(targets))
+        ranks = tuple(self._within(_needed(target, self._allowed)) for target in targets)
+        return Choice((max(ranks),) * len(ranks) if self.uniform and ranks else ranks)
+
+    def _spend(self, targets: Sequence[TargetSpectrum]) -> Choice:
+        assert self.parameters is not None
+        if not targets:
+            return Choice(())
+        step, least = self.multiple_of, self._least
+        left = self.parameters - least * sum(target.cost for target in targets)
+        if left < 0:
+            raise LoratoolsError(
+                f"a rank of {least} for {len(targets)} targets takes "
+                f"{self.parameters - left} elements, more than the budget of {self.parameters}"
+            )
+        most = math.inf if self._most is None else self._most
+        gains = [_grouped(target.squares, step)[least // step :] for target in targets]
+        gains = [each[: int(min(len(each), (most - least) // step))] for each in gains]
+        costs = [target.cost * step for target in targets]
+        if self.uniform:
+            found = spend([_added(gains)], [sum(costs)], left)
+            counts = found.counts * len(targets)
+        else:
+            found = spend(gains, costs, left)
+            counts = found.counts
+        total = sum(target.lost[0] for target in targets)
+        return Choice(tuple(least + step * count for count in counts), found.gap / (total or 1))
+
+    def _within(self, rank: int) -> int:
+        rank = _round_up(max(rank, self.min_rank), self.multiple_of)
+        return rank if self._most is None else min(rank, self._most)
+
+    def wanted(self, targets: Sequence[TargetSpectrum]) -> "Wanted":
+        """What to find out first about the updates; of `targets`, only the shapes are used."""
+        if self.parameters is None:
+            loss = 1.0 if self.rank is not None else self._allowed
+            rank = self.min_rank if self.rank is None else self.rank
+        else:
+            # Twice the fair share: few targets get more, and those can be asked again.
+            loss = 1.0
+            rank = 2 * self.parameters // max(1, sum(target.cost for target in targets))
+        return Wanted(self._within(rank), loss, self._most, self.multiple_of)
+
+    def unsettled(self, targets: Sequence[TargetSpectrum], choice: Choice) -> tuple[int, ...]:
+        """The targets whose unknown values could change the choice, by their number."""
+        pairs = zip(targets, choice.ranks, strict=True)
+        return tuple(i for i, (target, rank) in enumerate(pairs) if self._open(target, rank))
+
+    def _open(self, target: TargetSpectrum, rank: int) -> bool:
+        known = len(target.squares)
+        if not target.unknown or rank > known:
+            return target.unknown > 0
+        if rank in (self.rank, self._most):
+            return False
+        if self.parameters is not None:
+            return rank + self.multiple_of > known
+        return target.lost[rank].item() > self._allowed * target.lost[0].item()
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """What has to be known of a spectrum before a rule can choose.
+
+    Attributes:
+        rank: at least so many values,
+        loss: and so many that at most this share of the energy is beyond them; 1 asks for nothing.
+        most: but never more values than this.
+        multiple_of: and as many as fill a multiple.
+    """
+
+    rank: int = 0
+    loss: float = 1.0
+    most: int | None = None
+    multiple_of: int = 1
+
+    def count(self, kept: Floats, total: float) -> int:
+        """The number of values, where `kept[i]` is the energy of the first i + 1.
+
+        More than `len(kept)` where these are too few to tell.
+        """
+        enough = int(np.searchsorted(kept, (1 - self.loss) * total)) + 1 if self.loss < 1 else 0
+        rank = _round_up(max(self.rank, enough), self.multiple_of)
+        return rank if self.most is None else min(rank, self.most)
+
+
+def _needed(target: TargetSpectrum, allowed: float) -> int:
+    """The smallest rank that loses at most a share, or all that is known."""
+    enough = int(np.sum(target.lost > allowed * target.lost[0]))
+    return min(enough, len(target.squares))
+
+
+def _grouped(gains: Floats, size: int) -> Floats:
+    """The sums of successive groups; the last may have fewer members."""
+    return np.add.reduceat(gains, range(0, len(gains), size)) if len(gains) else gains
+
+
+def _added(series: Sequence[Floats]) -> Floats:
+    """The sum of series of different lengths."""
+    total = np.zeros(max(map(len, series)))
+    for each in series:
+        total[: len(each)] += each
+    return total
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
