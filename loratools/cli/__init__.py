@@ -18,6 +18,9 @@ from loratools.cli.signals import Stoppable, ignore_signals
 _COMMANDS = {
     "inspect": "Describe an adapter.",
     "merge": "Merge adapters into a base model.",
+    "rescale": "Make an adapter stronger or weaker.",
+    "combine": "Combine adapters of one base into one.",
+    "resize": "Store an adapter at other ranks.",
 }
 
 

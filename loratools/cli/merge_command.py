@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import Size, config_option, json_option, out_proj_option, pickle_option
+from loratools.cli.options import (
+    Size,
+    config_option,
+    jobs_option,
+    json_option,
+    out_proj_option,
+    pickle_option,
+)
 from loratools.cli.signals import Stoppable
 from loratools.cli.tables import human_size
 
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
     help="How results are rounded; stochastic keeps weak updates on average.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For stochastic rounding.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@jobs_option
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
 @click.option(

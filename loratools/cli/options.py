@@ -1,10 +1,14 @@
 """Options that several commands share, each defined once."""
 
+import contextlib
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,3 +69,101 @@ def out_proj_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """`--json`: one documented object on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+class GlobFactor(click.ParamType[tuple[str, float]]):
+    """A glob and a number: `model.layers.[0-9].*=0.5`."""
+
+    name = "glob=number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """The glob, and the number after the last `=`."""
+        if isinstance(value, tuple):
+            return value
+        glob, _, number = str(value).rpartition("=")
+        with contextlib.suppress(ValueError):
+            if glob:
+                return glob, float(number)
+        self.fail(f"{value!r} is not a pattern and a number, like '*.mlp.*=0.5'", param, ctx)
+
+
+def jobs_option(command: Command) -> Command:
+    """`--jobs`: threads."""
+    return click.option(
+        "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a core]"
+    )(command)
+
+
+def modules_option(command: Command) -> Command:
+    """`--modules`: rows of a table."""
+    return click.option("--modules", is_flag=True, help="Show every target, not only groups.")(
+        command
+    )
+
+
+def where_option(command: Command) -> Command:
+    """`--where`: strengths by target."""
+    return click.option(
+        "--where",
+        multiple=True,
+        type=GlobFactor(),
+        metavar="GLOB=F",
+        help="Times F for the targets that match; the last that matches counts.",
+    )(command)
+
+
+def output_options(command: Command) -> Command:
+    """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, or not."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Compute and report; write nothing."),
+        click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+        click.option("-o", "--output", type=click.Path(), help="Where the adapter is written."),
+    ):
+        command = option(command)
+    return command
+
+
+def checked_output(output: str | None, *, dry_run: bool) -> str | None:
+    """The output, which only a dry run can do without.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    return None if dry_run else output
+
+
+_RANK_OPTIONS = (
+    click.option("--rank", type=int, metavar="R", help="Exactly this rank for every target."),
+    click.option("--energy", type=float, metavar="E", help="Keep this share of each target's σ²."),
+    click.option("--error", type=float, metavar="E", help="Lose at most this share of each norm."),
+    click.option("--size", type=Size(), help="A budget for the file, e.g. 64MB, spent at best."),
+    click.option("--parameters", type=int, metavar="N", help="The same as a number of elements."),
+    click.option("--max-rank", type=int, metavar="R", help="No rank above this."),
+    click.option("--min-rank", type=int, metavar="R", help="No rank below this."),
+    click.option("--multiple-of", type=int, metavar="N", help="Round ranks up to a multiple."),
+    click.option("--uniform", is_flag=True, help="One rank for all targets."),
+)
+
+
+def rank_options(command: Command) -> Command:
+    """The rank rule: one goal, and bounds."""
+    for option in reversed(_RANK_OPTIONS):
+        command = option(command)
+    return command
+
+
+def rank_rule(settings: Mapping[str, Any]) -> "RankRule | None":
+    """The rule that the rank options give, without `--size`; None where none of them is used."""
+    from loratools.lowrank.ranks import RankRule
+
+    names = ("rank", "energy", "error", "parameters", "max_rank", "min_rank", "multiple_of")
+    given = {name: settings[name] for name in names if settings[name] is not None}
+    if settings["uniform"]:
+        given["uniform"] = True
+    if not given:
+        return None
+    return RankRule(**given)

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from loratools.files.opening import open_adapter
 from loratools.files.writing import Written, write_adapter
+from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
 from loratools.operations.rescale import Rescaling
 from loratools.operations.rescale import rescale as rescale_adapter
@@ -21,6 +22,14 @@ class RescaleReport:
     strengths: Mapping[str, float]
     notes: tuple[str, ...]
     written: Written | None
+
+    def groups(self) -> dict[str, tuple[float, ...]]:
+        """The strengths of targets whose names differ only in numbers, by pattern."""
+        groups: dict[str, tuple[float, ...]] = {}
+        for target, strength in self.strengths.items():
+            pattern = pattern_of(target)
+            groups[pattern] = (*groups.get(pattern, ()), strength)
+        return groups
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `rescale --json`."""

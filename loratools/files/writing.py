@@ -3,21 +3,24 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
 from loratools.formats import encode
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import FLOATS
+from loratools.io.dtypes import FLOATS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.source import Source, as_bytes
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.operations.parallel import Map
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
 
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -65,6 +68,24 @@ def write_adapter(
             staging.copy_file(companion.name, companion)
         staging.publish()
     return Written(str(output), layout.size)
+
+
+def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
+    """`rule` with as many elements for factors as fit beside the rest in a file of `size` bytes.
+
+    Raises:
+        LoratoolsError: the rest alone is larger, or the rule has another goal.
+    """
+    from loratools.lowrank.ranks import RankRule
+
+    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
+    factors = [source for lora in loras for source in lora.sources]
+    bundle = encode(adapter)
+    rest = _layout(bundle, bundle.metadata).size - sum(nbytes(s.dtype, s.shape) for s in factors)
+    if rest >= size:
+        raise OutputError(f"{adapter.where}: {rest} bytes without any factors, more than {size}")
+    width = max((nbytes(source.dtype, (1,)) for source in factors), default=1)
+    return replace(rule or RankRule(), parameters=(size - rest) // width)
 
 
 def _check_name(output: Path, *, is_folder: bool) -> None:

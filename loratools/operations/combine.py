@@ -59,10 +59,12 @@ class Combination:
 class Combined:
     """The combined adapter, what was lost at its ranks, and how the inputs go together.
 
-    `truncations` is empty where nothing was truncated.
+    `ranks` are those of the updates' factors together, by target. `truncations` is empty where
+    nothing was truncated.
     """
 
     adapter: Adapter
+    ranks: Mapping[str, int]
     truncations: "Mapping[str, Truncation]"
     gap: float
     similarity: Similarity
@@ -139,7 +141,8 @@ def combine(
         inert={},
     )
     similarity = measure_similarity(adapters, adapter, each)
-    return Combined(adapter, found.truncations, found.gap, similarity, agreement.notes)
+    ranks = {target: sum(lora.rank for lora in part.loras) for target, part in parts.items()}
+    return Combined(adapter, ranks, found.truncations, found.gap, similarity, agreement.notes)
 
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> None:

@@ -1,0 +1,63 @@
+"""Certificates of truncations as a person reads them."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.tables import Column, human_size, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loratools.files.writing import Written
+    from loratools.operations.certificates import Certificates
+
+
+def print_certificates(certificates: "Certificates", *, modules: bool) -> None:
+    """A row for each group of targets, or each target, and what was kept of all together."""
+    if not certificates.truncations:
+        return
+    groups = {t: certificates.only(t) for t in certificates.truncations} if modules else None
+    rows = groups or certificates.groups()
+    print_table(
+        [
+            Column("targets", [name.removesuffix(".weight") for name in rows]),
+            Column("n", [str(len(row.truncations)) for row in rows.values()], is_number=True),
+            Column("rank", [_ranks(row) for row in rows.values()], is_number=True),
+            Column("energy", [_share(row.total.energy) for row in rows.values()], is_number=True),
+            Column(
+                "rel. error", [f"{row.total.error:.3g}" for row in rows.values()], is_number=True
+            ),
+        ]
+    )
+    total = certificates.total
+    click.echo(f"kept {_share(total.energy)} of the energy, relative error {total.error:.3g}")
+    if certificates.gap:
+        click.echo(f"another choice of ranks could keep at most {certificates.gap:.1e} more")
+
+
+def print_written(written: "Written | None", notes: "Iterable[str]") -> None:
+    """Notes on stderr, and the last line: what was written."""
+    for note in notes:
+        click.echo(f"Note: {printable(note)}", err=True)
+    if written is None:
+        click.echo("dry run: nothing written")
+    else:
+        click.echo(f"written: {printable(written.path)} ({human_size(written.nbytes)})")
+
+
+def _ranks(row: "Certificates") -> str:
+    """`8 → 4`, with ranges where ranks differ."""
+    before = sorted(row.before.values())
+    return f"{_range(before[0], before[-1])} → {_range(*row.ranks)}"
+
+
+def _range(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least}–{most}"
+
+
+def _share(share: float) -> str:
+    """A percentage; never 100 % of what is not all."""
+    text = f"{100 * share:.4g}%"
+    return "<100%" if share < 1 and text == "100%" else text

@@ -1,0 +1,80 @@
+"""`loratools rescale`."""
+
+import json
+from typing import Any
+
+import click
+
+from loratools.cli.certificates import print_written
+from loratools.cli.options import (
+    checked_output,
+    config_option,
+    json_option,
+    output_options,
+    pickle_option,
+    where_option,
+)
+from loratools.cli.tables import Column, print_table
+
+
+@click.command("rescale", short_help="Make an adapter stronger or weaker.")
+@click.argument("adapter", type=click.Path())
+@output_options
+@click.option("--strength", type=float, metavar="F", help="Every update times F.")
+@where_option
+@click.option("--alpha", type=float, metavar="A", help="Set alpha, and so change the strength.")
+@click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")
+@click.option(
+    "--rule",
+    type=click.Choice(["alpha-over-rank", "rslora"]),
+    help="Write alpha for this rule; the strength stays.",
+)
+@click.option("--balance", is_flag=True, help="Give both factors of an update the same norm.")
+@click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
+@json_option
+@pickle_option
+@config_option
+def command(
+    adapter: str, output: str | None, overwrite: bool, dry_run: bool, as_json: bool, **settings: Any
+) -> None:
+    """Write ADAPTER with other strengths, or with the same strengths stored in another way.
+
+    Strengths go into alpha, where they are exact. --fold, --rule and --balance leave every update
+    as it is.
+    """
+    output = checked_output(output, dry_run=dry_run)
+    rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance")
+    if not any(settings[name] not in (None, False, ()) for name in rescaling_names):
+        raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
+    from loratools.files.rescaling import rescale
+    from loratools.operations.rescale import Rescaling
+
+    config, allow_pickle = settings.pop("config"), settings.pop("allow_pickle")
+    strength = settings.pop("strength")
+    report = rescale(
+        adapter,
+        output=output,
+        rescaling=Rescaling(strength=1.0 if strength is None else strength, **settings),
+        overwrite=overwrite,
+        config=config,
+        allow_pickle=allow_pickle,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        return
+    groups = report.groups()
+    print_table(
+        [
+            Column("targets", [name.removesuffix(".weight") for name in groups]),
+            Column("n", [str(len(strengths)) for strengths in groups.values()], is_number=True),
+            Column("update", [_times(strengths) for strengths in groups.values()], is_number=True),
+        ]
+    )
+    print_written(report.written, report.notes)
+
+
+def _times(strengths: tuple[float, ...]) -> str:
+    least, most = min(strengths), max(strengths)
+    if least == most:
+        return "unchanged" if least == 1 else f"× {least:g}"
+    return f"× {least:g} to {most:g}"

@@ -1,0 +1,109 @@
+"""Combine adapters into one, from files to files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.adapter import Adapter
+from loratools.errors import LoratoolsError
+from loratools.files.opening import open_adapter
+from loratools.files.writing import Written, budget, write_adapter
+from loratools.operations.certificates import Certificates
+from loratools.operations.combine import Combination
+from loratools.operations.combine import combine as combine_adapters
+from loratools.operations.parallel import threads
+from loratools.operations.similarity import Similarity
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
+
+
+@final
+@dataclass(frozen=True)
+class CombineReport:
+    """What was done; `certificates` have no rows where nothing was truncated.
+
+    `written` is None after a dry run.
+    """
+
+    adapters: tuple[str, ...]
+    weights: tuple[float, ...]
+    method: str
+    certificates: Certificates
+    similarity: Similarity
+    notes: tuple[str, ...]
+    written: Written | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `combine --json`."""
+        return {
+            "adapters": list(self.adapters),
+            "weights": list(self.weights),
+            "method": self.method,
+            "output": self.written.path if self.written else None,
+            "bytes": self.written.nbytes if self.written else None,
+            **self.certificates.to_json(),
+            "similarity": self.similarity.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def combine(
+    adapters: Sequence[str | Path],
+    *,
+    output: str | Path | None,
+    weights: Sequence[float] | None = None,
+    combination: Combination | None = None,
+    rule: "RankRule | None" = None,
+    size: int | None = None,
+    overwrite: bool = False,
+    jobs: int | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+) -> CombineReport:
+    """Write one adapter that does what the adapters do together, with weights of 1 by default.
+
+    Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
+    Without an `output` nothing is written.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    if not adapters:
+        raise LoratoolsError("no adapter to combine")
+    opened = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
+    weights = [1.0] * len(opened) if weights is None else list(weights)
+    combination = combination or Combination()
+    if size is not None:
+        rule = budget(rule, _together(opened), size)
+    with threads(jobs) as each:
+        found = combine_adapters(opened, weights, rule, combination, each)
+        written = None
+        if output is not None:
+            inputs = [Path(path) for path in (*adapters, *([config] if config else []))]
+            written = write_adapter(
+                found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
+            )
+    return CombineReport(
+        adapters=tuple(adapter.where for adapter in opened),
+        weights=tuple(weights),
+        method=combination.method,
+        certificates=Certificates(found.ranks, found.truncations, found.gap),
+        similarity=found.similarity,
+        notes=found.notes,
+        written=written,
+    )
+
+
+def _together(adapters: Sequence[Adapter]) -> Adapter:
+    """Every target and whole tensor of any of them, as the first that has it stores it."""
+    found = adapters[-1]
+    for adapter in reversed(adapters[:-1]):
+        found = replace(
+            adapter,
+            updates={**found.updates, **adapter.updates},
+            replaced={**found.replaced, **adapter.replaced},
+            rows={**found.rows, **adapter.rows},
+        )
+    return found

@@ -1,0 +1,69 @@
+"""Resize an adapter, from files to files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.files.opening import open_adapter
+from loratools.files.writing import Written, budget, write_adapter
+from loratools.operations.certificates import Certificates
+from loratools.operations.parallel import threads
+from loratools.operations.resize import resize as resize_adapter
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
+
+
+@final
+@dataclass(frozen=True)
+class ResizeReport:
+    """What was done; `written` is None after a dry run."""
+
+    adapter: str
+    certificates: Certificates
+    notes: tuple[str, ...]
+    written: Written | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `resize --json`."""
+        return {
+            "adapter": self.adapter,
+            "output": self.written.path if self.written else None,
+            "bytes": self.written.nbytes if self.written else None,
+            **self.certificates.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def resize(
+    adapter: str | Path,
+    *,
+    output: str | Path | None,
+    rule: "RankRule",
+    size: int | None = None,
+    overwrite: bool = False,
+    jobs: int | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+) -> ResizeReport:
+    """Write the adapter at other ranks: the best approximation of each update, as strong as before.
+
+    `size` is a budget in bytes for the file of tensors, in place of one in `rule`. Without an
+    `output` nothing is written.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
+    if size is not None:
+        rule = budget(rule, opened, size)
+    with threads(jobs) as each:
+        found = resize_adapter(opened, rule, each)
+        written = None
+        if output is not None:
+            inputs = [Path(adapter), *([Path(config)] if config else [])]
+            written = write_adapter(
+                found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
+            )
+    certificates = Certificates(found.ranks, found.truncations, found.gap)
+    return ResizeReport(opened.where, certificates, found.notes, written)
