@@ -226,6 +226,7 @@ def adapters(
             inert=st.just({}),
             provenance=st.just(Provenance()),
             settings=st.just({}),
+            config=st.none(),
             metadata=st.just({}),
             notes=st.just(()),
             companions=st.just(()),

@@ -20,15 +20,14 @@ def print_certificates(certificates: "Certificates", *, modules: bool) -> None:
         return
     groups = {t: certificates.only(t) for t in certificates.truncations} if modules else None
     rows = groups or certificates.groups()
+    totals = [row.total for row in rows.values()]
     print_table(
         [
             Column("targets", [name.removesuffix(".weight") for name in rows]),
             Column("n", [str(len(row.truncations)) for row in rows.values()], is_number=True),
             Column("rank", [_ranks(row) for row in rows.values()], is_number=True),
-            Column("energy", [_share(row.total.energy) for row in rows.values()], is_number=True),
-            Column(
-                "rel. error", [f"{row.total.error:.3g}" for row in rows.values()], is_number=True
-            ),
+            Column("energy", [_share(total.energy) for total in totals], is_number=True),
+            Column("rel. error", [f"{total.error:.3g}" for total in totals], is_number=True),
         ]
     )
     total = certificates.total

@@ -1,6 +1,5 @@
 """Options that several commands share, each defined once."""
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,10 +82,11 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
         if isinstance(value, tuple):
             return value
         glob, _, number = str(value).rpartition("=")
-        with contextlib.suppress(ValueError):
-            if glob:
-                return glob, float(number)
-        self.fail(f"{value!r} is not a pattern and a number, like '*.mlp.*=0.5'", param, ctx)
+        try:
+            strength = float(number if glob else "")
+        except ValueError:
+            self.fail(f"{value!r} is not a pattern and a number, like '*.mlp.*=0.5'", param, ctx)
+        return glob, strength
 
 
 def jobs_option(command: Command) -> Command:

@@ -29,7 +29,7 @@ from loratools.cli.tables import Column, print_table
     type=click.Choice(["alpha-over-rank", "rslora"]),
     help="Write alpha for this rule; the strength stays.",
 )
-@click.option("--balance", is_flag=True, help="Give both factors of an update the same norm.")
+@click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
 @click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
 @json_option
 @pickle_option

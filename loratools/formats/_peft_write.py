@@ -95,9 +95,19 @@ def _modules(adapter: Adapter, rule: Rule) -> tuple[_Module, ...]:
             outer = path.removesuffix(".out_proj")
             if outer != path and outer in attention:
                 path, key, times = outer, f"{outer}.base_layer.out_proj", OUT_PROJ_TIMES
+        if isinstance(update.delta, DoRA):
+            _check_axis(adapter, target, update.delta, is_embedding=update.is_embedding)
         modules.append(_Module(path, key, target, update, lora, _alpha(lora, rule, times)))
     _check_paths(adapter, modules)
     return tuple(modules)
+
+
+def _check_axis(adapter: Adapter, target: str, delta: DoRA, *, is_embedding: bool) -> None:
+    if (delta.axis == "column") != is_embedding:
+        raise UnsupportedError(
+            f"{adapter.where}: {shorten(target)}: PEFT has a magnitude for each output, and "
+            f"this DoRA has one for each {delta.axis}"
+        )
 
 
 def _alpha(lora: LoRA, rule: Rule, times: int) -> float:

@@ -33,7 +33,7 @@ class Rescaling:
         alpha: the alpha of every update.
         fold: put the scaling into the factors, so that alpha is the rank.
         rule: which scaling rule alpha is written for.
-        balance: give both factors of an update the same norm, to a power of two.
+        balance: bring the norms of the factors of each update within a factor of 2.
         keep_replaced: keep whole tensors as they are though the strength changes.
     """
 
@@ -168,7 +168,7 @@ def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
 
 
 def _balanced(lora: LoRA) -> LoRA:
-    """Both factors of about the same norm: by a power of two, which rounds nothing."""
+    """The norms of both factors within a factor of 2: by a power of two, which rounds nothing."""
     from loratools.operations.rounding import frobenius
 
     up, down = frobenius(lora.up), frobenius(lora.down)
