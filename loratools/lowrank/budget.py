@@ -118,9 +118,8 @@ class _Bound:
         costs = np.concatenate([[0], *(np.full(len(c.gains), c.cost) for c in classes)])
         gains = np.concatenate([[0.0], *(each.gains for each in classes)])
         order = np.argsort(-gains[1:] / costs[1:], kind="stable") + 1
-        self.kinds = np.repeat(range(len(classes)), [len(each.gains) for each in classes])[
-            order - 1
-        ]
+        sizes = [len(each.gains) for each in classes]
+        self.kinds = np.repeat(range(len(classes)), sizes)[order - 1]
         self.cost = np.concatenate([[0], np.cumsum(costs[order])])
         self.gain = np.concatenate([[0.0], np.cumsum(gains[order])])
         self._divisor = math.gcd(*(each.cost for each in classes)) or 1
@@ -128,7 +127,8 @@ class _Bound:
     def __call__(self, budget: NDArray[np.int64] | int) -> Floats:
         """For each budget; only multiples of the common divisor of all costs can be spent."""
         whole = np.asarray(budget) // self._divisor * self._divisor
-        return np.interp(whole, self.cost, self.gain)
+        gain: Floats = np.interp(whole, self.cost, self.gain)
+        return gain
 
     def price(self, budget: int) -> float:
         """The gain / cost of the unit that is taken in part, or would be next."""
@@ -139,7 +139,7 @@ class _Bound:
 def _greedy(classes: list[_Class], bound: _Bound, budget: int) -> list[int]:
     """The whole units that the bound takes, then what fits."""
     whole = int(np.searchsorted(bound.cost, budget, side="right")) - 1
-    counts = np.bincount(bound.kinds[:whole], minlength=len(classes)).tolist()
+    counts: list[int] = np.bincount(bound.kinds[:whole], minlength=len(classes)).tolist()
     left = budget - int(bound.cost[whole])
     for i, each in enumerate(classes):
         more = min(left // each.cost, len(each.gains) - counts[i])
@@ -170,7 +170,9 @@ def _branch(classes: list[_Class], budget: int, start: list[int]) -> tuple[list[
         units = np.arange(most + 1)
         lefts = left - units * each.cost
         uppers = gained + each.sums[: most + 1] + bounds[len(counts)](lefts)
-        for t in np.argsort(uppers, kind="stable"):
-            if uppers[t] > value + margin:
-                nodes.append((uppers[t], [*counts, int(t)], int(lefts[t]), gained + each.sums[t]))
+        order = np.argsort(uppers, kind="stable")
+        nodes += [
+            (uppers[t], [*counts, int(t)], int(lefts[t]), gained + each.sums[t])
+            for t in order[uppers[order] > value + margin]
+        ]
     return best, max([0.0, *(upper - value for upper, *_ in nodes)])

@@ -97,7 +97,8 @@ def inner(one: Factored, other: Factored) -> float:
 
 def frobenius(matrix: Factored) -> float:
     """√Σσ²; not from `inner`, whose rounding is that of the norms of the factors."""
-    return torch.linalg.norm(triangle(matrix.up) @ triangle(matrix.down.T).T).item()
+    norm: float = torch.linalg.norm(triangle(matrix.up) @ triangle(matrix.down.T).T).item()
+    return norm
 
 
 def cosine(one: Factored, other: Factored) -> float:
@@ -137,12 +138,15 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
             gram = basis.T @ basis
             gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
-                return torch.linalg.cholesky(gram, upper=True) @ first
-    return torch.linalg.qr(matrix, mode="r").R
+                second: Tensor = torch.linalg.cholesky(gram, upper=True)
+                return second @ first
+    factor: Tensor = torch.linalg.qr(matrix, mode="r").R
+    return factor
 
 
 def _basis(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows some"]:
     """An orthonormal basis of the column space."""
     u, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
     eps = torch.finfo(torch.float64).eps * max(matrix.shape)
-    return u[:, values > eps * values[:1].sum()]
+    basis: Tensor = u[:, values > eps * values[:1].sum()]
+    return basis

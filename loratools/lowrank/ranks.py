@@ -1,104 +1,19 @@
-"""How many ranks are kept: one rule for all verbs that truncate.
-
-Energy is Σσ². Values are those of the true updates, scaling included, so that targets compare.
-"""
+"""How many ranks are kept: one rule for all verbs that truncate."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loratools.errors import LoratoolsError
-from loratools.lowrank.budget import spend
-
-Floats = NDArray[np.float64]
+from loratools.lowrank.budget import Floats, spend
+from loratools.lowrank.truncation import TargetSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class TargetSpectrum:
-    """What a rule has to know of an m × n update.
-
-    Attributes:
-        values: its singular values, falling; all of them, or the leading ones.
-        energy: of the whole update; None where `values` are all of them.
-    """
-
-    m: int
-    n: int
-    values: Floats
-    energy: float | None = None
-
-    @property
-    def cost(self) -> int:
-        """The stored elements of one rank."""
-        return self.m + self.n
-
-    @cached_property
-    def squares(self) -> Floats:
-        """σ² of the values that are not zero up to rounding: as many as the numerical rank."""
-        values = self.values[: min(self.m, self.n)]
-        noise = _EPS * max(self.m, self.n) * values[:1].sum()
-        return np.square(values[values > noise])
-
-    @cached_property
-    def unknown(self) -> float:
-        """The energy beyond the known values; 0 where it is rounding."""
-        if self.energy is None or len(self.values) >= min(self.m, self.n):
-            return 0.0
-        rest = self.energy - float(np.square(self.values).sum())
-        return rest if rest > _EPS * max(self.m, self.n) * self.energy else 0.0
-
-    @cached_property
-    def lost(self) -> Floats:
-        """`lost[r]` is the energy beyond rank r, up to the last known; summed from the small end."""
-        return np.cumsum(np.append(self.unknown, self.squares[::-1]))[::-1]
-
-    def truncation(self, rank: int) -> "Truncation":
-        """The certificate of its best approximation of a rank."""
-        return Truncation(rank, self.lost[0].item(), self.lost[: rank + 1][-1].item())
-
-
-@final
-@dataclass(frozen=True)
-class Truncation:
-    """What a truncation keeps: a certificate.
-
-    Attributes:
-        rank: how many ranks are stored.
-        total: the energy before.
-        lost: the energy cut off, which is the squared Frobenius error.
-    """
-
-    rank: int
-    total: float
-    lost: float
-
-    @property
-    def energy(self) -> float:
-        """The share that is kept; 1 of nothing."""
-        return 1 - self.lost / self.total if self.total else 1.0
-
-    @property
-    def error(self) -> float:
-        """The relative Frobenius error."""
-        return math.sqrt(self.lost / self.total) if self.total else 0.0
-
-
-def together(truncations: Iterable[Truncation]) -> Truncation:
-    """That of many updates seen as one: ranks and energies add up."""
-    items = list(truncations)
-    return Truncation(
-        sum(item.rank for item in items),
-        math.fsum(item.total for item in items),
-        math.fsum(item.lost for item in items),
-    )
+#: A share of energy that sums in float64 do not tell from none.
+NEGLIGIBLE = 1e-12
 
 
 @final
@@ -187,9 +102,9 @@ class RankRule:
 
     @property
     def _most(self) -> int | None:
-        return (
-            None if self.max_rank is None else self.max_rank // self.multiple_of * self.multiple_of
-        )
+        if self.max_rank is None:
+            return None
+        return self.max_rank // self.multiple_of * self.multiple_of
 
     @property
     def _allowed(self) -> float:
@@ -268,7 +183,7 @@ class RankRule:
             return False
         if self.parameters is not None:
             return rank + self.multiple_of > known
-        return target.lost[rank].item() > self._allowed * target.lost[0].item()
+        return bool(target.lost[rank] > self._allowed * target.lost[0])
 
 
 @final
@@ -291,9 +206,13 @@ class Wanted:
     def count(self, kept: Floats, total: float) -> int:
         """The number of values, where `kept[i]` is the energy of the first i + 1.
 
-        More than `len(kept)` where these are too few to tell.
+        More than `len(kept)` where these are too few to tell, and all of a negligible loss.
         """
-        enough = int(np.searchsorted(kept, (1 - self.loss) * total)) + 1 if self.loss < 1 else 0
+        enough = int(np.searchsorted(kept, (1 - self.loss) * total)) + 1
+        if self.loss >= 1:
+            enough = 0
+        elif self.loss < NEGLIGIBLE:
+            enough = len(kept)
         rank = _round_up(max(self.rank, enough), self.multiple_of)
         return rank if self.most is None else min(rank, self.most)
 

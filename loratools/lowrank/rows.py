@@ -1,0 +1,51 @@
+"""A matrix that is read in blocks of rows."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+#: A million elements stay in a core's cache.
+_BLOCK = 2**20
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowBlocks:
+    """An m × n matrix that is read in blocks of rows, several times.
+
+    Attributes:
+        shape: (m, n).
+        read: gives pairs of the number of a first row and a block, float32 or float64: from row 0
+            on, without gaps, the same at each call.
+    """
+
+    shape: tuple[int, int]
+    read: Callable[[], Iterable[tuple[int, Tensor]]]
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "m n"]) -> "RowBlocks":
+        """A matrix in memory."""
+        m, n = matrix.shape
+        rows = _rows(n)
+        return cls((m, n), lambda: ((at, matrix[at : at + rows]) for at in range(0, m, rows)))
+
+    def whole(self) -> Float[Tensor, "m n"]:
+        """All of it, in memory."""
+        return torch.cat([block for _, block in self.read()])
+
+    def wide(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+        """The blocks in float64, parted where they are large; each is overwritten by the next."""
+        size = _rows(self.shape[1])
+        space = torch.empty(size, self.shape[1], dtype=torch.float64, device=device)
+        for begin, block in self.read():
+            for at in range(0, len(block), size):
+                rows = block[at : at + size]
+                yield begin + at, space[: len(rows)].copy_(rows)
+
+
+def _rows(columns: int) -> int:
+    return max(1, _BLOCK // max(1, columns))
