@@ -94,8 +94,8 @@ def _solve(classes: list[_Class], budget: int) -> tuple[list[int], float]:
     if bound.cost[-1] <= budget:
         return [len(each.gains) for each in classes], 0.0
     first = _greedy(classes, bound, budget)
-    value = sum(each.sums[t] for each, t in zip(classes, first, strict=True))
-    gap = float(bound(budget)) - value
+    value = sum(float(each.sums[t]) for each, t in zip(classes, first, strict=True))
+    gap = bound(np.array([budget]))[0].item() - value
     price = bound.price(budget)
     # A unit that is worth more than its price by the gap is in every better solution, and one that
     # is worth less by the gap in none: only those between are open.
@@ -124,9 +124,9 @@ class _Bound:
         self.gain = np.concatenate([[0.0], np.cumsum(gains[order])])
         self._divisor = math.gcd(*(each.cost for each in classes)) or 1
 
-    def __call__(self, budget: NDArray[np.int64] | int) -> Floats:
+    def __call__(self, budgets: NDArray[np.int64]) -> Floats:
         """For each budget; only multiples of the common divisor of all costs can be spent."""
-        whole = np.asarray(budget) // self._divisor * self._divisor
+        whole = budgets // self._divisor * self._divisor
         gain: Floats = np.interp(whole, self.cost, self.gain)
         return gain
 

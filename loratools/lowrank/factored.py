@@ -139,7 +139,8 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
             gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
                 second: Tensor = torch.linalg.cholesky(gram, upper=True)
-                return second @ first
+                product: Tensor = second @ first
+                return product
     factor: Tensor = torch.linalg.qr(matrix, mode="r").R
     return factor
 

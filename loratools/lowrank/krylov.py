@@ -34,8 +34,13 @@ _DEPENDENT = 1e-4
 
 
 def is_worthwhile(shape: tuple[int, int], wanted: Wanted) -> bool:
-    """Whether the blocks that are usually needed are much less than the matrix."""
-    return wanted.loss >= NEGLIGIBLE and 5 * (wanted.rank + _EXTRA) <= min(shape) // 2
+    """Whether iterating is likely to take less than the matrix's other singular vectors."""
+    return wanted.loss >= NEGLIGIBLE and _is_few(wanted.rank, shape)
+
+
+def _is_few(rank: int, shape: tuple[int, int]) -> bool:
+    """Whether the blocks that a rank usually takes are less than half the matrix."""
+    return 5 * (rank + _EXTRA) <= min(shape) // 2
 
 
 def ritz_vectors(
@@ -44,7 +49,7 @@ def ritz_vectors(
     """As many vectors as wanted, and an estimate of the energy that the best have in addition.
 
     In float64, orthonormal to the rounding of `like`, whose dtype and device the iteration uses;
-    float64 where squares leave the range of float32. None where the blocks reached half the matrix.
+    float64 where squares leave the range of float32. None where that takes too many blocks.
     """
     generator = torch.Generator().manual_seed(seed)
     space = _Space(matrix, like)
@@ -57,6 +62,8 @@ def ritz_vectors(
         if not math.isfinite(space.total):
             raise NonFiniteError("the matrix has a NaN, an infinity or squares beyond float64")
         count = wanted.count(space.curves[-1] - space.noise, space.total)
+        if not _is_few(min(count, space.basis.shape[1] + 1), matrix.shape):
+            return None
         if count > space.basis.shape[1]:
             block = torch.cat([block, _gaussian(space, block.shape[1], generator)], 1)
             continue

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.lowrank.factored import singular_values
+from loratools.lowrank.factored import (
+    Factored,
+    cosine,
+    frobenius,
+    inner,
+    principal_angles,
+    singular_values,
+)
 from loratools.lowrank.spectrum import spectrum_of
 
 
@@ -55,3 +62,106 @@ def test_equal_singular_values_have_full_effective_rank():
     assert found.stable_rank == pytest.approx(5)
     assert found.effective_rank == pytest.approx(5)
     assert found.half_energy == pytest.approx(3 / 5)
+
+
+# --- truncation, inner products and angles -------------------------------------------------------
+
+EPS = 2**-52
+
+
+def factors(m, n, rank, seed, deficient=False):
+    generator = torch.Generator().manual_seed(seed)
+    up = torch.randn(m, rank, generator=generator)
+    down = torch.randn(rank, n, generator=generator)
+    if deficient:
+        up[:, rank // 2 :] = up[:, : rank - rank // 2].clone()
+    return Factored(up, down)
+
+
+def rounding(*matrices):
+    """What backward stable algorithms may be off by: a few eps of the norms of the factors."""
+    size = max(max(each.up.shape + each.down.shape) for each in matrices)
+    norms = math.prod(each.up.norm().item() * each.down.norm().item() for each in matrices)
+    return 64 * EPS * size * norms
+
+
+any_product = st.builds(factors, sizes, sizes, sizes, st.integers(0, 2**16), st.booleans())
+
+
+def exact(matrix):
+    return matrix.up.double() @ matrix.down.double()
+
+
+@given(matrix=any_product)
+def test_a_truncation_leaves_the_tail_of_the_singular_values(matrix):
+    """Eckart and Young (1936)."""
+    svd, product, bound = matrix.svd, exact(matrix), rounding(matrix)
+    expected = torch.linalg.svdvals(product)
+    assert len(svd.values) == min(*matrix.shape, matrix.up.shape[1])
+    for rank in range(len(svd.values) + 1):
+        up = matrix.up.double() @ svd.left[:, :rank]
+        down = svd.right[:rank] @ matrix.down.double()
+        error = torch.linalg.norm(product - up @ down).item()
+        assert abs(error - expected[rank:].square().sum().sqrt().item()) <= bound
+
+
+@given(matrix=any_product)
+def test_both_factors_of_a_truncation_have_the_roots_of_the_values(matrix):
+    svd, bound = matrix.svd, rounding(matrix)
+    up, down = matrix.up.double() @ svd.left, svd.right @ matrix.down.double()
+    count = int((svd.values > bound).sum())
+    values = svd.values[:count]
+    # A column has the length √σ, and an error of `bound` / √σ.
+    errors = bound / values.sqrt()
+    tolerance = 3 * values.sqrt()[:1] * errors.max() if count else 0
+    for gram in (up.T @ up, down @ down.T):
+        assert ((gram[:count, :count] - values.diag()).abs() <= tolerance).all()
+
+
+@given(seed=st.integers(0, 2**16), m=sizes, n=sizes, one=sizes, other=sizes)
+def test_inner_products_are_those_of_the_dense_matrices(seed, m, n, one, other):
+    a, b = factors(m, n, one, seed), factors(m, n, other, seed + 1)
+    expected = (exact(a) * exact(b)).sum().item()
+    assert abs(inner(a, b) - expected) <= rounding(a, b)
+    assert abs(frobenius(a) - torch.linalg.norm(exact(a)).item()) <= rounding(a)
+    norms = frobenius(a) * frobenius(b)
+    assert cosine(a, b) == pytest.approx(expected / norms, abs=2 * rounding(a, b) / norms)
+    assert cosine(a, a) == pytest.approx(1, abs=2 * rounding(a, a) / frobenius(a) ** 2)
+
+
+def test_the_norm_of_a_difference_is_right_beside_the_norms_of_its_factors():
+    """[a, a + e] @ [b; -b] is -e b. From the inner product, 1e-20 would drown in 1."""
+    up = torch.tensor([[1.0, 1.0], [0.0, 1e-10]], dtype=torch.float64)
+    down = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    assert frobenius(Factored(up, down)) == pytest.approx(1e-10, abs=8 * EPS)
+
+
+def test_nothing_has_an_angle_to_a_zero_update():
+    zero = Factored(torch.zeros(3, 2), torch.zeros(2, 4))
+    assert math.isnan(cosine(zero, factors(3, 4, 2, 0)))
+    assert frobenius(zero) == 0
+    assert zero.svd.values.tolist() == [0, 0]
+    assert not (zero.up.double() @ zero.svd.left).any()
+
+
+@pytest.mark.parametrize("spare", [0, 2])
+def test_principal_angles_are_right_to_rounding_at_both_ends(spare):
+    """Columns cos θ qᵢ + sin θ qⱼ beside qᵢ, mixed; an arc cosine alone ends at 1e-8."""
+    angles = torch.tensor([0, 1e-14, 1e-9, 0.3, 0.8, math.pi / 2], dtype=torch.float64)
+    count, generator = len(angles), torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(30, 2 * count + spare, generator=generator).double()).Q
+    one = torch.cat([basis[:, :count], basis[:, 2 * count :]], 1)
+    other = basis[:, :count] * angles.cos() + basis[:, count : 2 * count] * angles.sin()
+    for left, right in ((one, other), (other, one)):
+        mixed = right @ torch.randn(right.shape[1], right.shape[1], generator=generator).double()
+        condition = torch.linalg.cond(mixed).item()
+        found = principal_angles(left, mixed)
+        torch.testing.assert_close(found, angles, rtol=0, atol=8 * condition * 30 * EPS)
+
+
+def test_spaces_are_those_of_independent_columns():
+    """A repeated column does not count; a zero matrix has no angles."""
+    one = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    other = torch.tensor([[1.0], [1.0]])
+    assert principal_angles(one, other).tolist() == pytest.approx([math.pi / 4])
+    assert principal_angles(one, torch.zeros(2, 3)).tolist() == []
