@@ -36,7 +36,7 @@ BITS = {
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 #: The codes of quantised weights: numbers that mean nothing without their scales.
-PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6", "F8")))
+PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6_", "F8")))
 
 _TORCH_NAMES = {
     "BOOL": "bool",

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from loratools.io.dtypes import FLOATS
 from loratools.names.quantised import quantisation
 
 
@@ -59,3 +60,8 @@ def test_config_declares_it(declared: dict[str, Any], method: str) -> None:
 )
 def test_plain_weights_and_buffers_are_none_of_it(name: str, config: Any) -> None:
     assert quantisation({name: "BF16", "index": "I64", "mask": "BOOL"}, config) is None
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_plain_floats_of_every_width_are_not_codes(dtype: str) -> None:
+    assert quantisation({"a.weight": dtype}, None) is None
