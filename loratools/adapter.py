@@ -97,6 +97,7 @@ class Adapter:
         settings: what the config says that matters to people: rank, alpha, target modules, …
         config: the JSON beside it as it was read, for its own format to write again.
         companions: its tokenizer files.
+        order: the keys of its tensors as they were filed, for its own format to keep that order.
     """
 
     format: str
@@ -113,6 +114,7 @@ class Adapter:
     notes: tuple[Note, ...]
     companions: tuple[Path, ...]
     nbytes: int
+    order: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -79,8 +79,10 @@ class Delta(Protocol):
 
 
 def keys_of(delta: Delta) -> tuple[str, ...]:
-    """The names of the stored tensors a change is made of."""
-    return tuple(key for source in delta.sources for key in source.keys)
+    """The names of the stored tensors a change is made of, with that of its alpha."""
+    alpha = delta.low_rank.scaling.source if delta.low_rank else None
+    sources = delta.sources if alpha is None else (*delta.sources, alpha)
+    return tuple(key for source in sources for key in source.keys)
 
 
 def parameters_of(delta: Delta) -> int:

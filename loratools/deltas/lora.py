@@ -5,7 +5,7 @@
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from loratools.deltas import Apply, Span
@@ -30,6 +30,8 @@ class Scaling:
         rule: alpha / rank, alpha / sqrt(rank), or alpha itself.
         origin: where alpha was found.
         times: how often the trainer applied the update.
+        source: the tensor that alpha was read from, if it was. An alpha that changes is stored in
+            the same way.
     """
 
     alpha: float
@@ -37,6 +39,7 @@ class Scaling:
     rule: Rule
     origin: Origin
     times: int = 1
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what no trainer can have meant."""

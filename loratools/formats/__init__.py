@@ -10,15 +10,15 @@ from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, listing
 from loratools.io.bundle import Bundle
 
-#: Key patterns of dialects that are known by sight but cannot be read yet.
+#: Dialects that are known by sight but cannot be read yet: the name of the file that would read
+#: each, a pattern of its keys, and what people call it. A row counts until there is such a file.
 _KNOWN_BY_SIGHT = (
-    (r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
-    (r"^lora_(unet|te\d?|transformer)_.*\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
-    (r"(\.|_)lora\.(down|up)\.weight$|\.processor\..*_lora\.", "a diffusers LoRA"),
-    (r"\.lora_[ab]$", "an MLX LoRA"),
-    (r"^(unet|text_encoder):\d+:(up|down)$", "a cloneofsimo LoRA"),
-    (r"^w_[ab]_\d+$", "a SAM LoRA (Sam_LoRA)"),
-    (r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
+    ("lycoris", r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
+    ("diffusers", r"(\.|_)lora\.(down|up)\.weight$|\.processor\..*_lora\.", "a diffusers LoRA"),
+    ("mlx", r"\.lora_[ab]$", "an MLX LoRA"),
+    ("cloneofsimo", r"^(unet|text_encoder):\d+:(up|down)$", "a cloneofsimo LoRA"),
+    ("sam", r"^w_[ab]_\d+$", "a SAM LoRA (Sam_LoRA)"),
+    ("dotted", r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
 )
 
 
@@ -68,7 +68,8 @@ def _readable() -> str:
 def _appearance(bundle: Bundle) -> str:
     if not bundle.tensors:
         return "holds no tensors"
-    for pattern, name in _KNOWN_BY_SIGHT:
-        if any(re.search(pattern, key) for key in bundle.tensors):
+    readable = registry.names(sys.modules[__name__])
+    for file, pattern, name in _KNOWN_BY_SIGHT:
+        if file not in readable and any(re.search(pattern, key) for key in bundle.tensors):
             return f"looks like {name}, which cannot be read yet"
     return f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)})"

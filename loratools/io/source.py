@@ -254,10 +254,13 @@ def stored_elements(source: Source) -> int:
 
 def flattened(source: Source) -> Source:
     """As a matrix: the first dimension, and all others in one."""
-    columns = 1
-    for size in source.shape[1:]:
-        columns *= size
-    shape = (source.shape[0], columns)
+    return reshaped(source, (source.shape[0], math.prod(source.shape[1:])))
+
+
+def reshaped(source: Source, shape: tuple[int, ...]) -> Source:
+    """The same elements in another shape with the same first dimension."""
+    while isinstance(source, Reshaped):
+        source = source.source
     return source if source.shape == shape else Reshaped(source, shape)
 
 

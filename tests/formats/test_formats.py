@@ -1,10 +1,12 @@
 """Which dialect a file is in, and what is said of those that cannot be read."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import loratools
+from loratools import registry
 from loratools.errors import UnsupportedError
 from loratools.formats import decode
 from tests.formats.bundles import bundle
@@ -13,11 +15,9 @@ from tests.formats.bundles import bundle
 @pytest.mark.parametrize(
     ("key", "appearance"),
     [
-        ("lora_unet_down_blocks_0.lora_down.weight", "a kohya LoRA"),
-        ("lora_te1_text_model_mlp_fc1.alpha", "a kohya LoRA"),
-        ("lora_unet_mid.lokr_w1", "a LyCORIS adapter"),
-        ("lora_unet_mid.lokr_w2_a", "a LyCORIS adapter"),
-        ("lora_unet_mid.hada_w1_b", "a LyCORIS adapter"),
+        ("diffusion_model.mid.lokr_w1", "a LyCORIS adapter"),
+        ("diffusion_model.mid.lokr_w2_a", "a LyCORIS adapter"),
+        ("diffusion_model.mid.hada_w1_b", "a LyCORIS adapter"),
         ("unet.down_blocks.0.attn1.to_q.lora.down.weight", "a diffusers LoRA"),
         ("unet.attn1.processor.to_q_lora.up.weight", "a diffusers LoRA"),
         ("layers.0.self_attn.q_proj.lora_a", "an MLX LoRA"),
@@ -29,6 +29,15 @@ from tests.formats.bundles import bundle
 def test_dialect_known_by_sight_is_named(key: str, appearance: str) -> None:
     with pytest.raises(UnsupportedError, match=f"here: looks like {appearance}, which cannot be"):
         decode(bundle({key: (2, 2)}, None))
+
+
+def test_dialect_with_a_file_of_its_own_is_not_said_to_be_unreadable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "names", lambda _: ("mlx", "peft"))
+    monkeypatch.setattr(registry, "load", lambda *_: SimpleNamespace(recognises=lambda _: False))
+    with pytest.raises(UnsupportedError, match=r"not an adapter of a known kind .*reads mlx, peft"):
+        decode(bundle({"layers.0.q.lora_a": (2, 2)}, None))
 
 
 def test_what_is_no_adapter_is_shown_by_its_keys() -> None:

@@ -1,0 +1,144 @@
+"""What the metadata of a kohya file says of its training, and of the tensors' ranks and alphas."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from loratools.adapter import Note, Provenance
+from loratools.deltas.lora import LoRA
+from loratools.errors import listing
+from loratools.io.scalar import rounded
+
+_ARGUMENTS = "ss_network_args"
+#: What tools write where modules differ.
+_MIXED = "Dynamic"
+_SETTINGS = (
+    "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args",
+    "ss_base_model_version", "ss_output_name", "modelspec.architecture", "modelspec.title",
+    "modelspec.prediction_type",
+)  # fmt: skip
+
+
+@final
+@dataclass(frozen=True)
+class Size:
+    """Rank and alpha of a module, the dtype of its alpha, and whether it has a kernel."""
+
+    rank: int
+    alpha: float
+    alpha_dtype: str
+    has_kernel: bool
+
+    @classmethod
+    def of(cls, lora: LoRA) -> "Size":
+        """That of an update as it was read."""
+        scaling = lora.scaling
+        dtype = scaling.source.dtype if scaling.source else "F64"
+        return cls(lora.rank, scaling.alpha, dtype, has_kernel(lora.shape))
+
+
+def has_kernel(shape: tuple[int, ...]) -> bool:
+    """Whether a weight is a convolution larger than 1x1, which have settings of their own."""
+    return any(size > 1 for size in shape[2:])
+
+
+def provenance(metadata: Mapping[str, str]) -> Provenance:
+    """The base and the trainer, as far as they are named."""
+    named = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture")
+    base = next((metadata[name] for name in named if metadata.get(name)), None)
+    commit = metadata.get("ss_sd_scripts_commit_hash", "")
+    is_sd_scripts = "ss_network_module" in metadata or commit
+    trainer = f"sd-scripts {commit[:8]}".rstrip() if is_sd_scripts else None
+    return Provenance(base=base, trainer=trainer)
+
+
+def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """The entries that matter to people."""
+    return {name: metadata[name] for name in _SETTINGS if name in metadata}
+
+
+def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterator[Note]:
+    """Where the metadata says another rank or alpha than the tensors have: it does not count."""
+    arguments = _arguments(metadata)
+    stated = [(name, metadata.get(f"ss_{name}")) for name in ("network_dim", "network_alpha")]
+    stated += [(name, arguments.get(name)) for name in ("conv_dim", "conv_alpha")]
+    for name, text in stated:
+        wanted = _values(name, arguments, sizes)
+        number = _number(text)
+        if number is None or all(_is_said(number, value, dtype) for value, dtype in wanted):
+            continue
+        where = f"ss_{name}" if name.startswith("network") else f"{name} in {_ARGUMENTS}"
+        found = listing(dict.fromkeys(_plain(value) for value, _ in wanted))
+        yield Note("info", f"{where} says {text}, the tensors have {found}, which counts")
+
+
+def corrected(metadata: Mapping[str, str], sizes: Sequence[Size]) -> dict[str, str]:
+    """The metadata with ranks and alphas as the tensors have them; only that of a training."""
+    result = dict(metadata)
+    if not any(name.startswith("ss_") for name in metadata):
+        return result
+    arguments = dict(_arguments(metadata))
+    for name in ("network_dim", "network_alpha"):
+        text = _true(metadata.get(f"ss_{name}"), _values(name, arguments, sizes))
+        if text is not None:
+            result[f"ss_{name}"] = text
+    before = dict(arguments)
+    for name in ("conv_dim", "conv_alpha"):
+        text = _true(before.get(name), _values(name, before, sizes))
+        if name in before and text is not None and text != str(before[name]):
+            was_text = isinstance(before[name], str) or text == _MIXED
+            arguments[name] = text if was_text else json.loads(text)
+    if arguments != before:
+        result[_ARGUMENTS] = json.dumps(arguments)
+    return result
+
+
+def _arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """The trainer's further arguments, from their JSON; none if it is not an object."""
+    try:
+        arguments = json.loads(metadata.get(_ARGUMENTS, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _values(
+    name: str, arguments: Mapping[str, Any], sizes: Sequence[Size]
+) -> Sequence[tuple[float, str]]:
+    """What an entry speaks of, with the dtypes: kernels apart where they have entries."""
+    kind, _, what = name.partition("_")
+    if "conv_dim" in arguments or "conv_alpha" in arguments:
+        sizes = [size for size in sizes if size.has_kernel == (kind == "conv")]
+    return [(s.rank, "F64") if what == "dim" else (s.alpha, s.alpha_dtype) for s in sizes]
+
+
+def _true(text: object, wanted: Sequence[tuple[float, str]]) -> str | None:
+    """`text` where it says so already, else what does; None if there is nothing to say."""
+    if not wanted:
+        return None
+    values = {value for value, _ in wanted}
+    if len(values) > 1:
+        return _MIXED
+    number = _number(text)
+    if number is not None and all(_is_said(number, value, dtype) for value, dtype in wanted):
+        return str(text)
+    return _plain(wanted[0][0])
+
+
+def _is_said(number: float, value: float, dtype: str) -> bool:
+    # An alpha of 0.1 is 0.0999755859375 in a float16 tensor: compared by its own rounding.
+    return number == value or rounded(number, dtype) == value
+
+
+def _number(text: object) -> float | None:
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        return None
+    try:
+        return float(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else repr(float(number))

@@ -1,0 +1,54 @@
+"""A single number is read and rounded as torch does it."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from loratools.io.dtypes import FLOATS, to_torch
+from loratools.io.file import InputFile
+from loratools.io.scalar import SCALARS, read_scalar, rounded
+from loratools.io.source import Held, Stored
+
+
+@pytest.mark.parametrize("dtype", SCALARS)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_number_is_that_of_torch_from_a_file_and_from_memory(
+    tmp_path: Path, dtype: str, shape: tuple[int, ...]
+) -> None:
+    tensor = torch.tensor(12.5).to(to_torch(dtype)).reshape(shape)
+    save_file({"x": tensor}, tmp_path / "x.safetensors")
+    file = InputFile(tmp_path / "x.safetensors")
+    (info,) = file.read_header().tensors
+    assert read_scalar(Stored(file, info)) == tensor.item()
+    assert read_scalar(Held("x", tensor, dtype)) == tensor.item()
+
+
+@given(
+    number=st.floats(allow_nan=False) | st.floats(-70000, 70000) | st.floats(-1e-6, 1e-6),
+    dtype=st.sampled_from(FLOATS),
+)
+def test_rounding_to_16_bits_goes_through_float32(number: float, dtype: str) -> None:
+    tensor = torch.tensor(number, dtype=torch.float64)
+    expected = (tensor.float() if dtype in ("F16", "BF16") else tensor).to(to_torch(dtype)).item()
+    assert rounded(number, dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "holds"),
+    [
+        (3.0, "I64", True),
+        (0.5, "I64", False),
+        (-128.0, "I8", True),
+        (128.0, "I8", False),
+        (-1.0, "U8", False),
+        (255.0, "U8", True),
+        (math.inf, "I32", False),
+    ],
+)
+def test_integers_are_not_rounded_to(number: float, dtype: str, holds: bool) -> None:
+    assert (rounded(number, dtype) == number) is holds
