@@ -1,7 +1,7 @@
 """`loratools inspect`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,9 +9,12 @@ import click
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.options import config_option, json_option, out_proj_option, pickle_option
 from loratools.cli.tables import Column, human_size, print_fields, print_table
+from loratools.errors import listing, shorten
 
 if TYPE_CHECKING:
     from loratools.operations.inspect import Inspection, TargetSpectrum
+
+_METADATA_SHOWN = 12
 
 
 @click.command("inspect", short_help="Describe an adapter.")
@@ -89,7 +92,13 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     )
     yield "no effect", ", ".join(adapter.inert)
     yield "tokenizer", ", ".join(path.name for path in adapter.companions)
-    yield "metadata", ", ".join(f"{key}={value}" for key, value in adapter.metadata.items())
+    yield "metadata", _metadata(adapter.metadata, adapter.settings)
+
+
+def _metadata(metadata: Mapping[str, str], settings: Mapping[str, object]) -> str:
+    """The first entries, those that are settings before others; a trainer's can fill pages."""
+    names = sorted(metadata, key=lambda name: name not in settings)
+    return listing((f"{name}={shorten(metadata[name], 60)}" for name in names), _METADATA_SHOWN)
 
 
 def _scaling(found: "Inspection") -> str:

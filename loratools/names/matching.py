@@ -1,8 +1,9 @@
 """Which base tensor a target means: decided by the base's own names and shapes.
 
 In this order: the same name; the only one that differs by a known container prefix added, removed
-or moved; the only one whose name ends with the target, or with which the target ends. A tensor of
-another shape is no match, whatever its name.
+or moved; the only one whose name ends with the target, or with which the target ends. A flattened
+target means the only one whose name, or the end of it, is the same when it is flattened. A tensor
+of another shape is no match, whatever its name.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from functools import cached_property
 from typing import final
 
 from loratools.errors import MatchError, listing, shorten
+from loratools.names.flattened import endings, flattened_path, without_kernel
 
 #: Wrappers that trainers, heads and exporters put around a model, or leave out.
 _CONTAINERS = (
@@ -68,18 +70,36 @@ class BaseNames:
             groups.setdefault(_leaf(name), []).append(name)
         return {leaf: tuple(group) for leaf, group in groups.items()}
 
+    @cached_property
+    def _by_ending(self) -> Mapping[str, tuple[str, ...]]:
+        """Weights by their flattened paths and by the ends of those."""
+        groups: dict[str, list[str]] = {}
+        for name in self.shapes:
+            if name.endswith(".weight"):
+                for ending in endings(name):
+                    groups.setdefault(ending, []).append(name)
+        return {ending: tuple(group) for ending, group in groups.items()}
+
     def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool = False) -> Match:
         """The tensor that `target` means, of this shape or, where allowed, of its transpose.
+
+        A flattened target may mean a linear layer with what was trained as a 1x1 convolution, and
+        the other way round: models have changed between the two.
 
         Raises:
             MatchError: none fits, or several fit equally well; the nearest are named.
         """
-        shapes = {shape, shape[::-1]} if may_transpose else {shape}
-        found = self._find(target, lambda name: self.shapes[name] in shapes)
+        if flattened_path(target) is not None:
+            found = self._find(
+                target, lambda name: without_kernel(self.shapes[name]) == without_kernel(shape)
+            )
+        else:
+            shapes = {shape, shape[::-1]} if may_transpose else {shape}
+            found = self._find(target, lambda name: self.shapes[name] in shapes)
         if found is None:
             raise MatchError(self._complaint(target, shape))
         name, renaming = found
-        return Match(name, renaming, is_transposed=self.shapes[name] != shape)
+        return Match(name, renaming, is_transposed=self.shapes[name] == shape[::-1] != shape)
 
     def match_name(self, target: str) -> Match | None:
         """The tensor that `target` means, whatever its shape; None if the base has none."""
@@ -89,7 +109,7 @@ class BaseNames:
     def _find(self, target: str, fits: Callable[[str], bool]) -> tuple[str, str | None] | None:
         if target in self.shapes and fits(target):
             return target, None
-        for stage in (self._renamed(target), self._same_end(target)):
+        for stage in self._stages(target):
             fitting = {name: renaming for name, renaming in stage.items() if fits(name)}
             if len(fitting) > 1:
                 raise MatchError(
@@ -98,6 +118,16 @@ class BaseNames:
             if fitting:
                 return next(iter(fitting.items()))
         return None
+
+    def _stages(self, target: str) -> tuple[Mapping[str, str], ...]:
+        """Names of the base to choose from, the first group that has one, and how they differ."""
+        path = flattened_path(target)
+        if path is None:
+            return self._renamed(target), self._same_end(target)
+        names = self._by_ending.get(path, ())
+        renamings = {name: f"flattened: {name}" for name in names}
+        whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
+        return whole, renamings
 
     def _renamed(self, target: str) -> Mapping[str, str]:
         """Names of the base that differ from the target by a known prefix, and how."""
@@ -117,8 +147,8 @@ class BaseNames:
 
     def _complaint(self, target: str, shape: tuple[int, ...]) -> str:
         wanted = f"{shorten(target)} {list(shape)}"
-        named = [target] if target in self.shapes else [*self._renamed(target)]
-        named = named or [*self._same_end(target)]
+        stages = ([target] if target in self.shapes else [], *self._stages(target))
+        named = next((list(stage) for stage in stages if stage), [])
         if named:
             found = ", ".join(f"{shorten(n)} {list(self.shapes[n])}" for n in named[:3])
             return f"{wanted}: the base has it with another shape: {found}"
@@ -126,6 +156,8 @@ class BaseNames:
         return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
 
     def _nearest(self, target: str) -> Iterable[str]:
+        if flattened_path(target) is not None:
+            return ()
         # Comparing with every name of a large base takes minutes; those with its end are likely.
         pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
         return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)

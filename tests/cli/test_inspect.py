@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from loratools.cli import cli
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-ADAPTERS = sorted((FIXTURES / "adapters").iterdir())
+ADAPTERS = sorted([*(FIXTURES / "adapters").iterdir(), *(FIXTURES / "kohya").iterdir()])
 
 
 def run(*args):
@@ -77,3 +79,23 @@ def test_a_pickle_is_read_only_when_that_is_allowed():
 def test_what_cannot_be_read_is_refused_by_name(slug, reason):
     result = run(FIXTURES / "real" / slug, "--allow-pickle")
     assert reason in str(result.exception)
+
+
+def test_flattened_names_are_grouped_by_the_numbers_between_underscores():
+    shown = run(FIXTURES / "kohya/sd15-locon").stdout
+    assert (
+        "\nlora_unet_down_blocks_*_attentions_*_p  2  32×32×1×1     4      2      0.5  LoRA"
+        in shown
+    )
+    assert "\nbase        v1-5-pruned-emaonly.safetensors\n" in shown
+
+
+def test_metadata_is_shown_in_part_and_settings_first(tmp_path):
+    metadata = {f"ss_{number}": "x" * 1000 for number in range(30)} | {"ss_network_dim": "2"}
+    tensors = {"lora_unet_a.lora_down.weight": torch.ones(2, 3).half(),
+               "lora_unet_a.lora_up.weight": torch.ones(4, 2).half()}  # fmt: skip
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    shown = run(tmp_path / "a.safetensors").stdout
+    assert "metadata    ss_network_dim=2" in shown
+    assert "and 19 more" in shown
+    assert len(shown) < 3000

@@ -15,9 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 import loratools
+from loratools import MergeOptions
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
@@ -30,6 +32,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
 
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "kohya"
 UNET = "lora_unet_mid_block_attentions_0_proj_in"
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 TRAINED = {"ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "1.0"}
@@ -242,6 +245,50 @@ def test_origin_is_that_of_the_metadata() -> None:
     adapter = decoded(module(), {"modelspec.architecture": "flux-1-dev/lora"})
     assert (adapter.provenance.base, adapter.provenance.trainer) == ("flux-1-dev/lora", None)
     assert decoded(module()).provenance == type(adapter.provenance)()
+
+
+@pytest.mark.parametrize("name", ["sd15-locon", "sdxl-dynamic"])
+def test_made_file_is_read_and_written_again_byte_for_byte(tmp_path: Path, name: str) -> None:
+    """Its metadata is true, by hashes computed without loratools, so nothing of it may change."""
+    folder = FIXTURES / name
+    source = folder / f"{name}.safetensors"
+    expected = json.loads((folder / "expected.json").read_text())
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == expected["sha256"]
+    adapter = loratools.open_adapter(folder)
+    assert adapter.notes == ()
+    assert [t.removesuffix(".weight") for t in adapter.updates] == list(expected["delta_norms"])
+    written(adapter, tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == source.read_bytes()
+
+
+def test_file_is_merged_into_the_base_that_has_its_names(tmp_path: Path) -> None:
+    """A U-Net by its own names, with a 1x1 convolution that has become a linear layer."""
+    tensors = load_file(FIXTURES / "sd15-locon" / "sd15-locon.safetensors")
+    random = torch.Generator().manual_seed(0)
+    block = "down_blocks.0.attentions.1"
+    shapes = {
+        f"{block}.transformer_blocks.0.attn1.to_out.0": (32, 32),
+        f"{block}.proj_in": (32, 32),
+        f"{block}.proj_out": (32, 32, 1, 1),
+        "down_blocks.0.resnets.0.conv1": (32, 32, 3, 3),
+    }
+    base = {f"{name}.weight": torch.randn(s, generator=random) for name, s in shapes.items()}
+    safetensors.torch.save_file(base | {"conv_in.bias": torch.ones(3)}, tmp_path / "b.safetensors")
+    report = loratools.merge(
+        tmp_path / "b.safetensors",
+        FIXTURES / "sd15-locon",
+        output=tmp_path / "out.safetensors",
+        weights=[0.5],
+        options=MergeOptions(allow_unmatched=True),
+    )
+    assert (len(report.plan.applied), report.plan.adapter_tensors) == (12, len(tensors))
+    merged = load_file(tmp_path / "out.safetensors")
+    for name, shape in shapes.items():
+        path = f"lora_unet_{name.replace('.', '_')}"
+        down, up = (tensors[f"{path}.lora_{part}.weight"].double() for part in ("down", "up"))
+        delta = 0.25 * up.flatten(1) @ down.flatten(1)
+        expected = base[f"{name}.weight"].double() + delta.reshape(shape)
+        assert torch.equal(merged[f"{name}.weight"], expected.float())
 
 
 # What is refused

@@ -199,3 +199,66 @@ def test_a_match_does_not_depend_on_the_order_of_the_base(names: list[str], targ
             return None
 
     assert found(names) == found(names[::-1])
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("lora_unet_down_blocks_0_to_q.weight", "down_blocks.0.to_q.weight"),
+        (
+            "lora_unet_input_blocks_4_1_to_q.weight",
+            "model.diffusion_model.input_blocks.4.1.to_q.weight",
+        ),
+        (
+            "lora_te1_text_model_layers_0_fc1.weight",
+            "conditioner.embedders.0.transformer.text_model.layers.0.fc1.weight",
+        ),
+        ("lora_unet__blocks_0_q.weight", "blocks.0.q.weight"),
+        ("lycoris_transformer_blocks_0_q.weight", "transformer_blocks.0.q.weight"),
+    ],
+)
+def test_flattened_target_is_found_by_flattening_the_base(target: str, name: str) -> None:
+    names = base(name, "single_transformer_blocks.0.q.weight", "other.0.q.weight")
+    match = names.match(target, SHAPE)
+    assert (match.name, match.renaming) == (name, f"flattened: {name}")
+    assert not match.is_transposed
+
+
+def test_whole_flattened_name_comes_before_an_ending() -> None:
+    names = base("mid.proj.weight", "vae.mid.proj.weight")
+    assert names.match("lora_unet_mid_proj.weight", SHAPE).name == "mid.proj.weight"
+
+
+def test_flattened_target_with_two_candidates_is_refused() -> None:
+    names = base("a.b_c.weight", "a_b.c.weight", "other.weight")
+    with pytest.raises(MatchError, match="several base tensors fit equally well"):
+        names.match("lora_unet_a_b_c.weight", SHAPE)
+    names = base("one.b.c.weight", "two.b.c.weight")
+    with pytest.raises(MatchError, match="several base tensors fit equally well"):
+        names.match("lora_unet_b_c.weight", SHAPE)
+
+
+def test_shape_decides_between_two_encoders() -> None:
+    names = BaseNames({"one.text.fc.weight": (4, 3), "two.text.fc.weight": (6, 5)})
+    assert names.match("lora_te2_text_fc.weight", (6, 5)).name == "two.text.fc.weight"
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 1, 1), (3, 3), (3, 3, 1, 1)])
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+def test_linear_layer_and_1x1_convolution_are_the_same_to_a_flattened_target(
+    shape: tuple[int, ...], kernel: tuple[int, ...]
+) -> None:
+    names = BaseNames({"mid.proj.weight": (*shape[:2], *kernel)})
+    assert not names.match("lora_unet_mid_proj.weight", shape).is_transposed
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3, 3, 3), (4, 6)])
+def test_flattened_target_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    names = BaseNames({"mid.proj.weight": (4, 3)})
+    with pytest.raises(MatchError, match=r"with another shape: mid\.proj\.weight \[4, 3\]"):
+        names.match("lora_unet_mid_proj.weight", shape, may_transpose=True)
+
+
+def test_flattened_target_without_a_counterpart_is_refused() -> None:
+    with pytest.raises(MatchError, match=r"no such tensor in the base$"):
+        base("mid.proj.weight").match("lora_unet_down_proj.weight", SHAPE)

@@ -58,14 +58,35 @@ def test_targets_are_grouped_by_name_rank_and_scaling():
     assert special[0].scaling == pytest.approx(6 / math.sqrt(2), rel=1e-15)
 
 
-@pytest.mark.parametrize("name", ["plain", "dora", "gpt2-conv1d", "combine-r16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapters/plain",
+        "adapters/dora",
+        "adapters/gpt2-conv1d",
+        "adapters/combine-r16",
+        "kohya/sd15-locon",
+        "kohya/sdxl-dynamic",
+    ],
+)
 def test_spectra_have_the_norms_of_the_dense_updates(name):
-    folder = FIXTURES / "adapters" / name
+    folder = FIXTURES / name
     expected = json.loads((folder / "expected.json").read_text())["delta_norms"]
     found = loratools.inspect(folder, spectrum=True)
     norms = {row.target.removesuffix(".weight"): row.spectrum.frobenius for row in found.spectra}
     # PEFT multiplied in float32 what is compared here in float64.
     assert norms == pytest.approx(expected, rel=1e-6)
+
+
+def test_flattened_names_are_grouped_by_the_numbers_in_them():
+    found = loratools.inspect(FIXTURES / "kohya/sd15-locon")
+    groups = {group.pattern: (group.count, group.shape, group.rank) for group in found.groups}
+    block = "lora_unet_down_blocks_*_attentions_*"
+    assert groups[f"{block}_proj_in.weight"] == (2, (32, 32, 1, 1), 4)
+    assert groups[f"{block}_transformer_blocks_*_attn1_to_out_*.weight"] == (2, (32, 32), 4)
+    assert groups["lora_te_text_model_encoder_layers_*_mlp_fc1.weight"] == (2, (48, 24), 4)
+    assert groups["lora_unet_down_blocks_*_resnets_*_conv1.weight"] == (2, (32, 32, 3, 3), 2)
+    assert len(groups) == 14
 
 
 def test_beside_its_base_an_adapter_has_relative_norms_and_coverage():
