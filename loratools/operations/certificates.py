@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.operations.grouping import pattern_of
 
 if TYPE_CHECKING:
-    from loratools.lowrank.ranks import Truncation
+    from loratools.lowrank.truncation import Truncation
 
 
 @final
@@ -26,7 +26,7 @@ class Certificates:
     @property
     def total(self) -> "Truncation":
         """Of all targets together."""
-        from loratools.lowrank.ranks import together
+        from loratools.lowrank.truncation import together
 
         return together(self.truncations.values())
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loratools.lowrank.factored import Factored
-    from loratools.lowrank.ranks import RankRule, Truncation
+    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.truncation import Truncation
 
 
 @final
@@ -221,9 +222,10 @@ def _leading(
     """The leading part of a matrix, as much as the rule may ask for."""
     import torch
 
-    from loratools.lowrank.dense import RowBlocks, leading
+    from loratools.lowrank.dense import leading
     from loratools.lowrank.factored import CoreSVD, Factored
-    from loratools.lowrank.ranks import TargetSpectrum
+    from loratools.lowrank.rows import RowBlocks
+    from loratools.lowrank.truncation import TargetSpectrum
 
     blocks = RowBlocks.of(matrix)
     unknown = TargetSpectrum(*blocks.shape, torch.zeros(0).numpy())

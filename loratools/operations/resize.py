@@ -13,7 +13,8 @@ from loratools.operations.parallel import Map
 from loratools.operations.truncation import approximate, decompose
 
 if TYPE_CHECKING:
-    from loratools.lowrank.ranks import RankRule, Truncation
+    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.truncation import Truncation
 
 
 @final

@@ -12,7 +12,8 @@ from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
     from loratools.lowrank.factored import CoreSVD
-    from loratools.lowrank.ranks import RankRule, TargetSpectrum, Truncation
+    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.truncation import TargetSpectrum, Truncation
 
 
 @final
@@ -30,7 +31,7 @@ class Decomposed:
     @property
     def spectrum(self) -> "TargetSpectrum":
         """What a rule has to know of it."""
-        from loratools.lowrank.ranks import TargetSpectrum
+        from loratools.lowrank.truncation import TargetSpectrum
 
         return TargetSpectrum(*self.updates.shape, self.svd.values.numpy(), self.energy)
 

@@ -13,7 +13,8 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.errors import NonFiniteError, UnsupportedError
 from loratools.io.source import Held
-from loratools.lowrank.ranks import RankRule, together
+from loratools.lowrank.ranks import RankRule
+from loratools.lowrank.truncation import together
 from loratools.operations.parallel import threads
 from loratools.operations.resize import resize
 from loratools.testing import adapters, loras, normals
