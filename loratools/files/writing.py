@@ -1,7 +1,6 @@
 """Write an adapter in its own dialect: a folder or a file, complete or not at all."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
-from loratools.io.source import Source, as_bytes
+from loratools.io.source import Source, as_bytes, is_finite
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.operations.parallel import Map
 
@@ -118,7 +117,7 @@ def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> Non
 def _write(file: OutputFile, item: tuple[str, Source]) -> None:
     name, source = item
     tensor = source.read().contiguous()
-    if source.dtype in FLOATS and not math.isfinite(tensor.sum()) and not tensor.isfinite().all():
+    if source.dtype in FLOATS and not is_finite(tensor):
         raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
     file.write(name, 0, as_bytes(tensor))
 

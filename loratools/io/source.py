@@ -277,6 +277,11 @@ def as_bytes(tensor: "Tensor") -> memoryview:
     return memoryview(tensor.flatten().view(torch.uint8).numpy().data)
 
 
+def is_finite(tensor: "Tensor") -> bool:
+    """Whether there is no NaN and no infinity. A finite sum has finite terms, others may too."""
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+
+
 def same_bytes(one: Source, other: Source) -> bool:
     """Whether two tensors have the same dtype, shape and bytes; a few megabytes at a time."""
     if one is other:

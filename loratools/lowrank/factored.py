@@ -12,8 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: Cholesky's factor of a Gram matrix is trusted when the basis it gives is this near to
-#: orthogonal; a second pass then makes it orthogonal to rounding (CholeskyQR2).
+#: For columns of length 1, the mean of 1 / eigenvalue of a Gram matrix up to which its Cholesky
+#: factor is as good as Householder's: errors grow with the largest of them.
+_WELL_CONDITIONED = 8.0
+#: Else its inverse is applied, and a second factor taken (CholeskyQR2) where that gives columns
+#: this near to orthogonal ones.
 _NEARLY_ORTHOGONAL = 0.1
 
 
@@ -63,21 +66,32 @@ class CoreSVD:
         return CoreSVD(self.values, self.left[:, :count].clone(), self.right[:count].clone())
 
 
-def core_svd(up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]) -> CoreSVD:
-    """The SVD of `up @ down`: from the R × R core between orthonormal bases of both sides.
+def core_svd(
+    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"], scale: Float[Tensor, " R"] | None = None
+) -> CoreSVD:
+    """The SVD of `up @ diag(scale) @ down`, or of `up @ down`, for factors without the scale.
+
+    From the R × R core between orthonormal bases of both sides.
 
     With up = Q S and downᵀ = P T, the product is Q (S Tᵀ) Pᵀ. The bases are not needed: the
     singular vectors of the core, multiplied onto T and S, give those of the product by way of the
     factors themselves.
     """
     left, right = triangle(up), triangle(down.T)
+    if scale is not None:
+        left = left * scale
     u, values, vh = torch.linalg.svd(left @ right.T, full_matrices=False)
     count = min(up.shape[0], down.shape[1], len(values))
     values = values[:count]
     eps = torch.finfo(torch.float64).eps * max(up.shape[0], *down.shape)
     noise = eps * torch.linalg.norm(left) * torch.linalg.norm(right)
     roots = torch.where(values > noise, values.rsqrt(), 0.0)
-    return CoreSVD(values, right.T @ vh[:count].T * roots, roots[:, None] * (u[:, :count].T @ left))
+    mixed = right.T @ vh[:count].T * roots
+    return CoreSVD(
+        values,
+        mixed if scale is None else scale[:, None] * mixed,
+        roots[:, None] * (u[:, :count].T @ left),
+    )
 
 
 def singular_values(
@@ -126,23 +140,32 @@ def principal_angles(
 def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some columns"]:
     """The R of a QR decomposition, in float64, up to a rotation: Rᵀ R = matrixᵀ matrix.
 
-    By Cholesky of the Gram matrix, twice (CholeskyQR2: Yamamoto et al., 2015), which runs at the
-    speed of a matrix product and is as accurate as Householder's QR for matrices of moderate
-    condition. Others, and flat ones, are left to that.
+    By Cholesky of the Gram matrix, twice where it is not well conditioned (CholeskyQR2: Yamamoto
+    et al., 2015). That runs at the speed of a matrix product and is as accurate as Householder's
+    QR, to which nearly dependent columns, and flat matrices, are left.
     """
     matrix = matrix.double()
     if matrix.shape[0] > matrix.shape[1]:
-        first, failed = torch.linalg.cholesky_ex(matrix.T @ matrix, upper=True)
-        if not failed:
-            basis = torch.linalg.solve_triangular(first, matrix, upper=True, left=False)
+        gram = matrix.T @ matrix
+        lengths = gram.diagonal().sqrt()
+        factor, inverse = _cholesky(gram / lengths.outer(lengths))
+        if factor is not None and inverse is not None:
+            if inverse.square().sum() <= _WELL_CONDITIONED * len(gram):
+                return factor * lengths
+            basis = matrix @ (inverse / lengths[:, None])
             gram = basis.T @ basis
-            gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
-            if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
-                second: Tensor = torch.linalg.cholesky(gram, upper=True)
-                product: Tensor = second @ first
-                return product
-    factor: Tensor = torch.linalg.qr(matrix, mode="r").R
-    return factor
+            if (gram - torch.eye(len(gram), dtype=gram.dtype)).abs().max() < _NEARLY_ORTHOGONAL:
+                return torch.linalg.cholesky(gram, upper=True) @ (factor * lengths)
+    return torch.linalg.qr(matrix, mode="r").R
+
+
+def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]:
+    """The upper factor and its inverse; None where there is none."""
+    factor, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    if failed or not math.isfinite(factor.sum()):
+        return None, None
+    identity = torch.eye(len(gram), dtype=gram.dtype)
+    return factor, torch.linalg.solve_triangular(factor, identity, upper=True)
 
 
 def _basis(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows some"]:

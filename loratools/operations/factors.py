@@ -14,12 +14,17 @@ from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Rule, Scaling
-from loratools.io.source import Computed, Held, Source
+from loratools.errors import NonFiniteError, listing
+from loratools.io.source import Computed, Held, is_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from loratools.lowrank.factored import CoreSVD, Factored
+
+    Compute = Callable[[Sequence[Tensor]], Tensor]
 
 
 @final
@@ -54,33 +59,43 @@ class Sum:
         """The sum as one product, in float64."""
         from loratools.lowrank.factored import Factored
 
-        coefficients = [coefficient for coefficient, _ in self.terms]
-        up = _columns([lora.up.read() for _, lora in self.terms], coefficients)
-        return Factored(up, _rows([lora.down.read() for _, lora in self.terms]))
+        ups, downs = self._read()
+        return Factored(ups * self._coefficients(), downs)
+
+    def svd(self) -> "CoreSVD":
+        """The singular values of the sum, and what makes their vectors of the stored factors.
+
+        Raises:
+            NonFiniteError: a factor holds a NaN or an infinity.
+        """
+        from loratools.lowrank.factored import core_svd
+
+        ups, downs = self._read()
+        if not (is_finite(ups) and is_finite(downs)):
+            sources = [source for _, lora in self.terms for source in lora.sources]
+            broken = [key for s in sources if not is_finite(s.read()) for key in s.keys]
+            raise NonFiniteError(f"{listing(broken)}: holds a NaN or an infinity")
+        return core_svd(ups, downs, self._coefficients())
+
+    def _read(self) -> "tuple[Tensor, Tensor]":
+        ups = _side_by_side([lora.up.read() for _, lora in self.terms])
+        return ups, _stacked([lora.down.read() for _, lora in self.terms])
+
+    def _coefficients(self) -> "Tensor":
+        """The coefficient of every column of the factors."""
+        import torch
+
+        found = [torch.full((lora.rank,), c, dtype=torch.float64) for c, lora in self.terms]
+        return torch.cat(found)
 
     def truncated(self, svd: "CoreSVD", rank: int) -> LoRA:
-        """Its best approximation of a rank, with zeros where it has fewer components than that.
-
-        `svd` is that of `read()`.
-        """
-        scaling = self.scaling
-        coefficients = [coefficient for coefficient, _ in self.terms]
-        root = math.sqrt(abs(scaling))  # both factors get the same norms
-        left = svd.left[:, :rank] * (math.copysign(1, scaling) / root)
-        right = svd.right[:rank] / root
-        up = Computed(
-            tuple(lora.up for _, lora in self.terms),
-            self.dtype,
-            (self.shape[0], rank),
-            partial(_mixed_up, coefficients=coefficients, left=left, rank=rank),
+        """Its best approximation of a rank, with zeros where it has fewer components than that."""
+        root = math.sqrt(abs(self.scaling))  # both factors get the same norms
+        up = partial(
+            _mixed_up, left=svd.left, scale=math.copysign(1, self.scaling) / root, rank=rank
         )
-        down = Computed(
-            tuple(lora.down for _, lora in self.terms),
-            self.dtype,
-            (rank, self.shape[1]),
-            partial(_mixed_down, right=right, rank=rank),
-        )
-        return self._lora(up, down)
+        down = partial(_mixed_down, right=svd.right, scale=1 / root, rank=rank)
+        return self._lora(up, down, rank)
 
     def concatenated(self, rank: int | None = None) -> LoRA:
         """All factors side by side; as many zeros after them as `rank` asks for.
@@ -89,22 +104,28 @@ class Sum:
         where they are equal.
         """
         rank = self.rank if rank is None else rank
-        ratios = [coefficient / self.scaling for coefficient, _ in self.terms]
-        ups, downs = zip(*((lora.up, lora.down) for _, lora in self.terms), strict=True)
-        if ratios == [1] and rank == self.rank:
-            return self._lora(ups[0], downs[0])
-        stack_up = partial(_stacked_up, coefficients=ratios, rank=rank)
-        stack_down = partial(_stacked_down, rank=rank)
-        return self._lora(
-            Computed(ups, self.dtype, (self.shape[0], rank), stack_up),
-            Computed(downs, self.dtype, (rank, self.shape[1]), stack_down),
+        ratios = self._coefficients() / self.scaling
+        if len(self.terms) == 1 and rank == self.rank and bool((ratios == 1).all()):
+            _, only = self.terms[0]
+            return replace(only, scaling=self._scaling(rank))
+        up = partial(_scaled_up, ratios=ratios, rank=rank)
+        return self._lora(up, partial(_padded_down, rank=rank), rank)
+
+    def _lora(self, up: "Compute", down: "Compute", rank: int) -> LoRA:
+        rows, columns = self.shape
+        _, first = self.terms[0]
+        return LoRA(
+            up=Computed(tuple(lora.up for _, lora in self.terms), self.dtype, (rows, rank), up),
+            down=Computed(
+                tuple(lora.down for _, lora in self.terms), self.dtype, (rank, columns), down
+            ),
+            scaling=self._scaling(rank),
+            shape=first.shape,
         )
 
-    def _lora(self, up: Source, down: Source) -> LoRA:
-        _, first = self.terms[0]
+    def _scaling(self, rank: int) -> Scaling:
         rules = {lora.scaling.rule for _, lora in self.terms}
-        rule = first.scaling.rule if len(rules) == 1 else "rank"
-        return LoRA(up, down, scaling_of(self.scaling, down.shape[0], rule), first.shape)
+        return scaling_of(self.scaling, rank, rules.pop() if len(rules) == 1 else "rank")
 
 
 def sum_of(updates: Sequence[tuple[float, LoRA]]) -> Sum:
@@ -142,44 +163,43 @@ def widest(dtypes: Sequence[str]) -> str:
     return "F64" if "F64" in dtypes else "F32"
 
 
-def _columns(ups: "Sequence[Tensor]", coefficients: Sequence[float]) -> "Tensor":
+def wide(tensor: "Tensor") -> "Tensor":
+    """In float64; by way of float32, which is ten times as fast from float16."""
+    return tensor.float().double() if tensor.itemsize < 4 else tensor.double()
+
+
+def _side_by_side(ups: "Sequence[Tensor]") -> "Tensor":
     import torch
 
-    scaled = [up.double() * c for up, c in zip(ups, coefficients, strict=True)]
-    return torch.cat(scaled, dim=1)
+    return wide(ups[0]) if len(ups) == 1 else torch.cat([wide(up) for up in ups], dim=1)
 
 
-def _rows(downs: "Sequence[Tensor]") -> "Tensor":
+def _stacked(downs: "Sequence[Tensor]") -> "Tensor":
     import torch
 
-    return torch.cat([down.double() for down in downs])
+    return wide(downs[0]) if len(downs) == 1 else torch.cat([wide(down) for down in downs])
 
 
-def _mixed_up(
-    ups: "Sequence[Tensor]", coefficients: Sequence[float], left: "Tensor", rank: int
-) -> "Tensor":
-    return _padded(_columns(ups, coefficients) @ left, rank, 1)
+def _mixed_up(ups: "Sequence[Tensor]", left: "Tensor", scale: float, rank: int) -> "Tensor":
+    return _padded((_side_by_side(ups) @ left[:, :rank]).mul_(scale), columns=rank)
 
 
-def _mixed_down(downs: "Sequence[Tensor]", right: "Tensor", rank: int) -> "Tensor":
-    return _padded(right @ _rows(downs), rank, 0)
+def _mixed_down(downs: "Sequence[Tensor]", right: "Tensor", scale: float, rank: int) -> "Tensor":
+    return _padded((right[:rank] @ _stacked(downs)).mul_(scale), rows=rank)
 
 
-def _stacked_up(ups: "Sequence[Tensor]", coefficients: Sequence[float], rank: int) -> "Tensor":
-    return _padded(_columns(ups, coefficients), rank, 1)
+def _scaled_up(ups: "Sequence[Tensor]", ratios: "Tensor", rank: int) -> "Tensor":
+    return _padded(_side_by_side(ups) * ratios, columns=rank)
 
 
-def _stacked_down(downs: "Sequence[Tensor]", rank: int) -> "Tensor":
-    return _padded(_rows(downs), rank, 0)
+def _padded_down(downs: "Sequence[Tensor]", rank: int) -> "Tensor":
+    return _padded(_stacked(downs), rows=rank)
 
 
-def _padded(matrix: "Tensor", rank: int, dimension: int) -> "Tensor":
-    """With zeros up to this many columns (1) or rows (0)."""
+def _padded(matrix: "Tensor", *, rows: int | None = None, columns: int | None = None) -> "Tensor":
+    """With zeros below or to the right, up to so many rows or columns."""
     import torch
 
-    missing = rank - matrix.shape[dimension]
-    if not missing:
-        return matrix
-    shape = list(matrix.shape)
-    shape[dimension] = missing
-    return torch.cat([matrix, matrix.new_zeros(shape)], dim=dimension)
+    below = (rows or matrix.shape[0]) - matrix.shape[0]
+    right = (columns or matrix.shape[1]) - matrix.shape[1]
+    return torch.nn.functional.pad(matrix, (0, right, 0, below)) if below or right else matrix

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA
-from loratools.errors import NonFiniteError, shorten
 from loratools.operations.factors import Sum
 from loratools.operations.parallel import Map
 
@@ -63,15 +62,11 @@ def decompose(sums: Mapping[str, Sum], rule: "RankRule", each: Map = map) -> dic
         NonFiniteError: a factor holds a NaN or an infinity.
     """
     most = rule.max_rank if rule.rank is None else rule.rank
-    return dict(zip(sums, each(partial(_decompose, most=most), sums.items()), strict=True))
+    return dict(zip(sums, each(partial(_decompose, most=most), sums.values()), strict=True))
 
 
-def _decompose(item: tuple[str, Sum], most: int | None) -> Decomposed:
-    target, updates = item
-    product = updates.read()
-    if not (product.up.isfinite().all() and product.down.isfinite().all()):
-        raise NonFiniteError(f"{shorten(target)}: holds a NaN or an infinity")
-    return Decomposed(updates, product.svd().leading(most))
+def _decompose(updates: Sum, most: int | None) -> Decomposed:
+    return Decomposed(updates, updates.svd().leading(most))
 
 
 def approximate(decomposed: Mapping[str, Decomposed], rule: "RankRule") -> Approximated:
