@@ -154,9 +154,12 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
                 return factor * lengths
             basis = matrix @ (inverse / lengths[:, None])
             gram = basis.T @ basis
-            if (gram - torch.eye(len(gram), dtype=gram.dtype)).abs().max() < _NEARLY_ORTHOGONAL:
-                return torch.linalg.cholesky(gram, upper=True) @ (factor * lengths)
-    return torch.linalg.qr(matrix, mode="r").R
+            gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
+            if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
+                second: Tensor = torch.linalg.cholesky(gram, upper=True)
+                return torch.mm(second, factor * lengths)
+    r: Tensor = torch.linalg.qr(matrix, mode="r").R
+    return r
 
 
 def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]:
@@ -164,7 +167,7 @@ def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)
     if failed or not math.isfinite(factor.sum()):
         return None, None
-    identity = torch.eye(len(gram), dtype=gram.dtype)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return factor, torch.linalg.solve_triangular(factor, identity, upper=True)
 
 
