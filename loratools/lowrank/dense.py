@@ -32,7 +32,8 @@ class Leading:
     """The approximation `up @ down`; its first r columns and rows are the one of rank r.
 
     Attributes:
-        up: (m, k), in float64. Both factors have the singular values √σ.
+        up: (m, k), in float64. Both factors have the singular values √σ, and are orthogonal to the
+            rounding of the largest.
         values: σ, falling; fewer than wanted where the others are zero up to rounding.
         down: (k, n), in float64.
         total: ‖X‖², right to rounding in float64.

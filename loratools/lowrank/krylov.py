@@ -22,9 +22,9 @@ from loratools.lowrank.rows import RowBlocks
 _SAFE = (1e-24, 1e30)
 #: Energies of an iteration differ by rounding up to this many eps of ‖X‖².
 _NOISE = 4
-#: The least that an increment is thought to be of the one before. It is less where a few large
-#: values are found first, but says nothing then about the others.
-_DECAY = 0.25
+#: The least that an increment is thought to be of the one before: after two, and after more. It is
+#: less where a few large values are found first, which says nothing about the others.
+_DECAY = 0.5, 0.25
 #: The vectors of a block beyond the wanted ones: they part the values at the cut from the next.
 _EXTRA = 8
 #: The rank that is tried first where it follows from the energy.
@@ -121,7 +121,7 @@ class _Space:
         before, last = max(0.0, kept[1] - kept[0]), max(0.0, kept[2] - kept[1])
         if last >= before:
             return kept[2], math.inf if last else 0.0
-        decay = max(_DECAY, last / before)
+        decay = max(_DECAY[len(self.curves) > 3], last / before)
         return kept[2], last * decay / (1 - decay)
 
     def ritz(self, count: int) -> Float[Tensor, "n count"]:

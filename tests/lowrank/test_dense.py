@@ -1,0 +1,280 @@
+"""Leading factors are nearly the best of their rank, and their certificate is exact."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loratools.errors import NonFiniteError
+from loratools.lowrank.dense import leading
+from loratools.lowrank.ranks import RankRule, Wanted
+from loratools.lowrank.rows import RowBlocks
+
+EPS = 2**-52
+TOLERANCE = 1e-4
+#: What `leading` allows an iteration in float32, of ‖X‖².
+NOISE = 5e-7
+
+
+def with_values(values, m, n, seed=0, dtype=torch.float32):
+    """A matrix of random singular vectors, and these values before it was rounded."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.as_tensor(values, dtype=torch.float64)
+    left = torch.randn(m, len(values), generator=generator, dtype=torch.float64)
+    right = torch.randn(n, len(values), generator=generator, dtype=torch.float64)
+    left, right = torch.linalg.qr(left).Q, torch.linalg.qr(right).Q
+    return (left * values @ right.T).to(dtype)
+
+
+def energies(matrix):
+    """σ², by LAPACK in float64."""
+    return torch.linalg.svdvals(matrix.double()).square()
+
+
+def squared_error(matrix, found, rank=None):
+    return (matrix.double() - found.up[:, :rank] @ found.down[:rank]).square().sum().item()
+
+
+def rounding(matrix):
+    """Of sums of squares of projections on vectors that are orthonormal to max(m, n) eps."""
+    return 8 * max(matrix.shape) * EPS * matrix.double().square().sum().item()
+
+
+# --- small matrices: exact -----------------------------------------------------------------------
+
+sizes = st.integers(1, 24)
+
+
+@st.composite
+def matrices(draw):
+    m, n = draw(sizes), draw(sizes)
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    rank = draw(st.integers(0, min(m, n)))
+    left = torch.randn(m, rank, generator=generator, dtype=torch.float64)
+    right = torch.randn(rank, n, generator=generator, dtype=torch.float64)
+    scale = 10.0 ** draw(st.integers(-30, 15))
+    noise = draw(st.sampled_from([0.0, 1e-3]))
+    matrix = left @ right + noise * torch.randn(m, n, generator=generator, dtype=torch.float64)
+    matrix = (scale * matrix).to(dtype)
+    return matrix.T.contiguous().T if draw(st.booleans()) else matrix
+
+
+@given(matrix=matrices(), rank=st.integers(0, 30), data=st.data())
+def test_small_matrices_are_decomposed_exactly(matrix, rank, data):
+    found = leading(RowBlocks.of(matrix), Wanted(rank), seed=0)
+    expected, bound = energies(matrix), rounding(matrix)
+    assert found.exact
+    assert found.missing == 0
+    assert len(found.values) <= min(rank, *matrix.shape)
+    assert found.total == pytest.approx(expected.sum().item(), abs=bound)
+    assert found.kept == pytest.approx(expected[:rank].sum().item(), abs=bound)
+    cut = data.draw(st.integers(0, len(found.values)))
+    tail = found.total - found.values[:cut].square().sum().item()
+    assert squared_error(matrix, found, cut) == pytest.approx(tail, abs=bound)
+
+
+@given(matrix=matrices())
+def test_both_factors_have_the_roots_of_the_values(matrix):
+    found = leading(RowBlocks.of(matrix), Wanted(rank=24), seed=0)
+    roots = found.values.sqrt()
+    torch.testing.assert_close(found.down.norm(dim=1), roots, rtol=8 * 24 * EPS, atol=0)
+    torch.testing.assert_close(found.up.norm(dim=0), roots, rtol=8 * 24 * EPS, atol=0)
+    for gram in (found.up.T @ found.up, found.down @ found.down.T):
+        # In cosines: eps of the largest value beside the smaller of the two.
+        smaller = torch.minimum(found.values, found.values[:, None])
+        bound = 8 * 24 * EPS * found.values[:1] / smaller
+        assert ((gram / roots / roots[:, None]).fill_diagonal_(0).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (300, 310), (1, 400), (400, 1)])
+@pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=0.5), Wanted(loss=0.0), Wanted()])
+def test_a_zero_matrix_has_no_values(shape, wanted):
+    found = leading(RowBlocks.of(torch.zeros(shape)), wanted, seed=0)
+    assert (found.up.shape, found.down.shape) == ((shape[0], 0), (0, shape[1]))
+    assert (found.total, found.kept, found.error, found.optimality) == (0, 0, 0, 1)
+    assert RankRule().choose([found.spectrum()]).ranks == (0,)
+
+
+@pytest.mark.parametrize("size", [5, 300])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=1e-7), Wanted(loss=0.0)])
+def test_values_that_are_not_finite_are_refused(size, bad, wanted):
+    matrix = torch.ones(size, size)
+    matrix[-1, 2] = bad
+    with pytest.raises(NonFiniteError):
+        leading(RowBlocks.of(matrix), wanted, seed=0)
+
+
+# --- iteration -----------------------------------------------------------------------------------
+
+FULL = 320
+index = torch.arange(FULL, dtype=torch.float64)
+SPECTRA = {
+    "geometric": 0.9**index,
+    "slow": (1 + index) ** -0.4,
+    "flat": torch.ones(FULL),
+    "nearly flat": 1 - 1e-3 * index / FULL,
+    "a huge gap": torch.where(index < 3, 1e4, (1 + index) ** -0.3),
+    "equal values at the cut": torch.where(index < 5, 3.0, torch.where(index < 20, 1.0, 0.1)),
+    "a cluster around the cut": 1 - 0.01 * torch.tanh((index - 8) / 4) - index / (2 * FULL),
+    "one value above a flat rest": torch.where(index < 1, 1.1, 1.0),
+    "rounding noise beyond the rank": torch.where(index < 8, 1.0, 1e-3 * (1 - index / FULL / 2)),
+    "the cut in the noise": torch.where(index < 4, 1.0, 1e-3 * (1 - index / FULL / 2)),
+    "fewer ranks than wanted": torch.where(index < 3, 1.0 + index, 0.0),
+}
+
+
+def is_nearly_best(matrix, found, rank):
+    """As promised: both of what is kept and what is not."""
+    expected = energies(matrix)
+    total = expected.sum().item()
+    best = expected[:rank].sum().item()
+    allowed = max(TOLERANCE * min(best, total - best), NOISE * total)
+    bound = rounding(matrix)
+    assert not found.exact
+    assert best - allowed <= found.kept <= best + bound
+    assert squared_error(matrix, found) == pytest.approx(total - found.kept, abs=bound)
+    assert found.total == pytest.approx(total, abs=bound)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("shape", [(320, 330), (500, 320)])
+def test_iteration_is_nearly_the_best_of_its_rank(name, shape):
+    matrix = with_values(SPECTRA[name], *shape)
+    found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=1)
+    is_nearly_best(matrix, found, 8)
+    # A matrix of rank 3 in float64 has more than that when it is rounded to float32.
+    assert len(found.values) == 8
+    assert (found.values.diff() <= 0).all()
+
+
+@settings(max_examples=15)
+@given(
+    decay=st.floats(0.05, 2),
+    level=st.floats(0, 1),
+    rank=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+def test_iteration_is_nearly_the_best_for_any_decay(decay, level, rank, seed):
+    matrix = with_values((1 + index) ** -decay + level, 330, 320, seed)
+    is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank), seed=seed), rank)
+
+
+def test_a_matrix_of_low_rank_is_found_to_rounding():
+    matrix = with_values([3, 2, 1], 400, 320, dtype=torch.float64)
+    found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=0)
+    assert not found.exact
+    assert len(found.values) == 3
+    # Vectors of the iteration are right to float32, and values to the square of that.
+    assert found.error <= 320 * 2**-24
+    squares = torch.tensor([9, 4, 1], dtype=torch.float64)
+    lost = found.error**2 * found.total + rounding(matrix)
+    torch.testing.assert_close(found.values.square(), squares, rtol=0, atol=lost)
+
+
+@pytest.mark.parametrize("exponent", [-100, -60, 60])
+def test_the_scale_of_a_matrix_does_not_matter(exponent):
+    """Squares beyond float32 are iterated on in float64, so values agree to the tolerance."""
+    matrix = with_values(SPECTRA["geometric"], 320, 320).double()
+    wanted = Wanted(rank=8)
+    one = leading(RowBlocks.of(matrix), wanted, seed=0)
+    other = leading(RowBlocks.of(matrix * 2.0**exponent), wanted, seed=0)
+    is_nearly_best(matrix, one, 8)
+    is_nearly_best(matrix * 2.0**exponent, other, 8)
+
+
+@pytest.mark.parametrize("name", ["geometric", "slow", "a huge gap", "fewer ranks than wanted"])
+@pytest.mark.parametrize("loss", [0.5, 0.1, 1e-3, 1e-7])
+def test_a_share_of_energy_is_kept_by_few_values(name, loss):
+    matrix = with_values(SPECTRA[name], 340, 320)
+    found = leading(RowBlocks.of(matrix), Wanted(loss=loss), seed=2)
+    (rank,) = RankRule(energy=1 - loss).choose([found.spectrum()]).ranks
+    kept = found.values[:rank].square().sum().item()
+    assert kept >= (1 - loss) * found.total * (1 - 8 * EPS)
+    best = energies(matrix).cumsum(0)
+    # With one value less, even the best keep too little, or no more than the tolerance too much.
+    before = best[rank - 2].item() if rank > 1 else 0.0
+    assert before - max(TOLERANCE * before, NOISE * found.total) < (1 - loss) * found.total
+
+
+def test_as_many_values_as_a_multiple_takes_and_no_more_than_the_most():
+    matrix = RowBlocks.of(with_values(SPECTRA["geometric"], 320, 320))
+    free = leading(matrix, Wanted(loss=0.2), seed=0)
+    assert len(leading(matrix, Wanted(loss=0.2, multiple_of=5), seed=0).values) == 10
+    assert 5 < len(free.values) < 10
+    assert len(leading(matrix, Wanted(loss=0.2, most=4), seed=0).values) == 4
+    assert len(leading(matrix, Wanted(loss=0.2, rank=12), seed=0).values) == 12
+
+
+# --- all values of a large matrix ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400)])
+@pytest.mark.parametrize("wanted", [Wanted(rank=250), Wanted(loss=0.0), Wanted(rank=999)])
+def test_the_values_of_a_gram_matrix_are_exact(shape, wanted):
+    matrix = with_values(SPECTRA["slow"][:300], *shape)
+    found = leading(RowBlocks.of(matrix), wanted, seed=0)
+    expected, bound = energies(matrix), rounding(matrix)
+    count = 250 if wanted.rank == 250 else 300
+    assert found.exact
+    assert len(found.values) == count
+    torch.testing.assert_close(
+        found.values.square().cumsum(0), expected.cumsum(0)[:count], rtol=0, atol=bound
+    )
+    for rank in (1, 100, count):
+        tail = expected[rank:].sum().item()
+        assert squared_error(matrix, found, rank) == pytest.approx(tail, abs=bound)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def parted(matrix, sizes):
+    blocks = torch.split(matrix, sizes)
+    begins = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    return RowBlocks(tuple(matrix.shape), lambda: zip(begins, blocks, strict=False))
+
+
+@pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200), Wanted(loss=0.3)])
+@pytest.mark.parametrize("sizes", [[320], [1] * 320, [7, 300, 13]])
+def test_how_a_matrix_is_parted_does_not_matter(wanted, sizes):
+    matrix = with_values(SPECTRA["slow"], 320, 330)
+    one = leading(RowBlocks.of(matrix), wanted, seed=0)
+    other = leading(parted(matrix, sizes), wanted, seed=0)
+    assert len(one.values) == len(other.values)
+    assert one.exact == other.exact
+    assert one.total == pytest.approx(other.total, rel=8 * 330 * EPS)
+    assert abs(one.kept - other.kept) <= (rounding(matrix) if one.exact else NOISE * one.total)
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    matrix = with_values(SPECTRA["slow"], 320, 330)
+
+    def run(source, seed):
+        found = leading(RowBlocks.of(source), Wanted(rank=8), seed=seed)
+        return b"".join(each.numpy().tobytes() for each in (found.up, found.values, found.down))
+
+    assert run(matrix, 5) == run(matrix.clone(), 5)
+    assert run(matrix, 5) != run(matrix, 6)
+
+
+def test_a_matrix_of_strides_is_read_as_it_is():
+    base = with_values(SPECTRA["slow"], 330, 640)
+    for view in (base[:, ::2], base[:, :320].T, base.flip(0)[:, :320]):
+        one = leading(RowBlocks.of(view), Wanted(rank=4), seed=0)
+        other = leading(RowBlocks.of(view.contiguous()), Wanted(rank=4), seed=0)
+        assert abs(one.kept - other.kept) <= NOISE * one.total
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=250)])
+def test_a_device_finds_what_the_processor_finds(wanted):
+    matrix = with_values(SPECTRA["slow"], 400, 320)
+    one = leading(RowBlocks.of(matrix), wanted, seed=0)
+    other = leading(RowBlocks.of(matrix), wanted, seed=0, device=torch.device("cuda"))
+    assert abs(one.kept - other.kept) <= (rounding(matrix) if one.exact else NOISE * one.total)
+    assert one.total == pytest.approx(other.total, rel=8 * 400 * EPS)
