@@ -6,6 +6,7 @@ of V that are the singular vectors of X V.
 """
 
 import math
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -22,9 +23,6 @@ from loratools.lowrank.rows import RowBlocks
 _SAFE = (1e-24, 1e30)
 #: Energies of an iteration differ by rounding up to this many eps of ‖X‖².
 _NOISE = 4
-#: The least that an increment is thought to be of the one before: after two, and after more. It is
-#: less where a few large values are found first, which says nothing about the others.
-_DECAY = 0.5, 0.25
 #: The vectors of a block beyond the wanted ones: they part the values at the cut from the next.
 _EXTRA = 8
 #: The rank that is tried first where it follows from the energy.
@@ -111,18 +109,21 @@ class _Space:
     def captured(self, count: int) -> tuple[float, float]:
         """The energy of so many Ritz vectors, and how much more the next blocks will find.
 
-        Increments fall geometrically, or faster.
+        Twice what a geometric series would. It falls faster in the end, but where values are nearly
+        equal at first like 1 / steps², which is 1.5 times the series.
         """
         if not count or not self.total:
             return 0.0, 0.0
-        kept = [float(curve[min(count, len(curve)) - 1]) for curve in self.curves[-3:]]
-        if len(kept) < 3:
+        kept = [float(curve[min(count, len(curve)) - 1]) for curve in self.curves]
+        gains = np.maximum(np.diff(kept), 0)[-3:].tolist()
+        if len(gains) < 2:
             return kept[-1], math.inf
-        before, last = max(0.0, kept[1] - kept[0]), max(0.0, kept[2] - kept[1])
-        if last >= before:
-            return kept[2], math.inf if last else 0.0
-        decay = max(_DECAY[len(self.curves) > 3], last / before)
-        return kept[2], last * decay / (1 - decay)
+        # The first step tells little beside a random start.
+        decay = 1 / 3 if len(gains) == 2 else 1 / 8
+        if gains[-1] > self.noise:
+            ratios = [after / before if before else math.inf for before, after in pairwise(gains)]
+            decay = max(decay, *ratios)
+        return kept[-1], 2 * gains[-1] * decay / (1 - decay) if decay < 1 else math.inf
 
     def ritz(self, count: int) -> Float[Tensor, "n count"]:
         """The vectors that capture the most."""
