@@ -145,7 +145,7 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
     QR, to which nearly dependent columns, and flat matrices, are left.
     """
     matrix = matrix.double()
-    if matrix.shape[0] > matrix.shape[1]:
+    if matrix.shape[0] > matrix.shape[1] > 0:
         gram = matrix.T @ matrix
         lengths = gram.diagonal().sqrt()
         factor, inverse = _cholesky(gram / lengths.outer(lengths))
