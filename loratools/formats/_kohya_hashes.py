@@ -1,4 +1,4 @@
-"""The two hashes by which image programs know a LoRA: they are stored in the file itself."""
+"""The hashes by which image programs know a LoRA: they are stored in the file itself."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -6,16 +6,28 @@ from collections.abc import Iterator, Mapping
 from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, Header, encode_header
 
-MODEL_HASH, LEGACY_HASH = "sshs_model_hash", "sshs_legacy_hash"
-#: What is written before the data is, in the same length.
-PLACEHOLDERS = {MODEL_HASH: "0" * 64, LEGACY_HASH: "0" * 8}
-
+_MODEL_HASH, _LEGACY_HASH, _SPEC_HASH = (
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+    "modelspec.hash_sha256",
+)
+_LENGTHS = {_MODEL_HASH: 64, _LEGACY_HASH: 8, _SPEC_HASH: 66}
 _LEGACY_BEGIN, _LEGACY_END = 0x100000, 0x110000
 _BLOCK_BYTES = 2**20
 
 
+def placeholders(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is written in place of hashes before the data is: of their lengths.
+
+    Metadata of a training has both of its hashes, and that of the ModelSpec if it was there.
+    """
+    is_trained = any(name.startswith(("ss_", "sshs_")) for name in metadata)
+    names = {_MODEL_HASH, _LEGACY_HASH} if is_trained else set()
+    return {n: "0" * length for n, length in _LENGTHS.items() if n in names or n in metadata}
+
+
 def seal(file: InputFile) -> Mapping[str, str]:
-    """Both hashes of a finished file, which is read in blocks.
+    """The hashes of a finished file, of those that it has; it is read in blocks.
 
     The model hash is of the data alone. The legacy hash is of 64 kB, one megabyte into the file as
     it would be with no metadata but the `ss_` entries; a smaller file has that of nothing.
@@ -24,7 +36,13 @@ def seal(file: InputFile) -> Mapping[str, str]:
     digest = hashlib.sha256()
     for block in _data(file, header, 0, file.size):
         digest.update(block)
-    return {MODEL_HASH: digest.hexdigest(), LEGACY_HASH: _legacy_hash(file, header)}
+    model_hash = digest.hexdigest()
+    hashes = {
+        _MODEL_HASH: model_hash,
+        _LEGACY_HASH: _legacy_hash(file, header),
+        _SPEC_HASH: f"0x{model_hash}",
+    }
+    return {name: value for name, value in hashes.items() if name in header.metadata}
 
 
 def _legacy_hash(file: InputFile, header: Header) -> str:

@@ -7,7 +7,7 @@ from typing import final
 from loratools.adapter import Adapter, Update
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, shorten
-from loratools.formats._kohya_hashes import PLACEHOLDERS, seal
+from loratools.formats._kohya_hashes import placeholders, seal
 from loratools.formats._kohya_keys import ALPHA, DOWN, UP
 from loratools.formats._kohya_metadata import Size, corrected, has_kernel
 from loratools.io.bundle import Bundle
@@ -41,15 +41,16 @@ def encode(adapter: Adapter) -> Bundle:
         for target, update in adapter.updates.items()
     ]
     tensors = _in_order(adapter.order, dict(_tensors(modules)))
-    metadata = _metadata(adapter, modules)
+    metadata = corrected(adapter.metadata, [_size(module) for module in modules])
+    hashes = placeholders(metadata)
     return Bundle(
         where=adapter.where,
         tensors=tensors,
-        metadata=metadata,
+        metadata=metadata | hashes,
         config=None,
         companions=(),
         nbytes=sum(nbytes(source.dtype, source.shape) for source in tensors.values()),
-        seal=seal if metadata.keys() >= PLACEHOLDERS.keys() else None,
+        seal=seal if hashes else None,
     )
 
 
@@ -126,14 +127,6 @@ def _in_order(order: Sequence[str], tensors: Mapping[str, Source]) -> dict[str, 
         position = positions[key] = filed.get(key, position)
     keys = sorted(tensors, key=lambda key: (-BITS[tensors[key].dtype], positions[key]))
     return {key: tensors[key] for key in keys}
-
-
-def _metadata(adapter: Adapter, modules: Sequence[_Module]) -> dict[str, str]:
-    """The metadata as it was, with ranks, alphas and hashes that are true: those come last."""
-    sizes = [_size(module) for module in modules]
-    metadata = corrected(adapter.metadata, sizes)
-    is_hashed = any(name.startswith(("ss_", "sshs_")) for name in metadata)
-    return metadata | PLACEHOLDERS if is_hashed else metadata
 
 
 def _size(module: _Module) -> Size:

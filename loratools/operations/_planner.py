@@ -157,7 +157,7 @@ class Planner:
             self._change(adapter, match.name, change)
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
-        """The base tensor of an update; None, and a complaint, where there is none."""
+        """The base tensor of an update; None where it has none, and a complaint if it is wanted."""
         try:
             return self._names.match(
                 target,
@@ -165,7 +165,10 @@ class Planner:
                 may_transpose=update.fan_in_fan_out is not None,
             )
         except MatchError as error:
-            self._complain(number, keys_of(update.delta), str(error))
+            if self.options.selects(target):
+                self._complain(number, keys_of(update.delta), str(error))
+            else:
+                self._count(self.skipped, number, keys_of(update.delta))
             return None
 
     def _set_rows(
