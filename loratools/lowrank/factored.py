@@ -37,6 +37,10 @@ class Factored:
         """The product itself."""
         return self.up @ self.down
 
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "Factored":
+        """The same in another dtype, and on a device if there is one."""
+        return Factored(self.up.to(device, dtype), self.down.to(device, dtype))
+
     def svd(self) -> "CoreSVD":
         """Its singular value decomposition."""
         return core_svd(self.up, self.down)

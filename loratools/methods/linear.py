@@ -1,11 +1,12 @@
-"""The weighted sum, dW = Σ wᵢ·dWᵢ (task arithmetic: Ilharco et al., 2022, arXiv:2212.04089)."""
+"""The weighted sum, dW = λ · Σ wᵢ·dWᵢ (task arithmetic: Ilharco et al., 2022, arXiv:2212.04089)."""
 
 from loratools.methods import MethodOptions, Task
+from loratools.methods._consensus import summed_weights
 
-OPTIONS: tuple[str, ...] = ()
+OPTIONS: tuple[str, ...] = ("normalize", "lam")
 LOW_RANK = True
 
 
 def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
-    """The weights themselves: the sum is exact, as concatenated factors."""
-    return task.weights
+    """The weights themselves, or shares of them: the sum is exact, as concatenated factors."""
+    return summed_weights(task, options)

@@ -137,9 +137,13 @@ def sum_of(updates: Sequence[tuple[float, LoRA]]) -> Sum:
 
 
 def held(product: "Factored", shape: tuple[int, ...]) -> LoRA:
-    """Factors in memory as the update of a weight of this shape, with a scaling of 1."""
-    rank = product.down.shape[0]
-    up, down = Held("up", product.up, "F64"), Held("down", product.down, "F64")
+    """Factors in memory as the update of a weight of this shape, with a scaling of 1.
+
+    Those of rank 0 are stored as zeros of rank 1.
+    """
+    rank = max(1, product.down.shape[0])
+    up = Held("up", _padded(product.up, rank, 1), "F64")
+    down = Held("down", _padded(product.down, rank, 0), "F64")
     return LoRA(up, down, scaling_of(1.0, rank, "rank"), shape)
 
 

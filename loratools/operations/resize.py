@@ -10,7 +10,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.errors import UnsupportedError, shorten
 from loratools.operations.factors import sum_of, with_low_rank
 from loratools.operations.parallel import Map
-from loratools.operations.truncation import approximate, decompose
+from loratools.operations.truncation import approximate, decompose_all
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -46,7 +46,7 @@ def resize(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
                 f"weight as its rank, so another rank would be another change"
             )
     sums = {target: sum_of([(1.0, lora)]) for target, lora in loras.items()}
-    found = approximate(decompose(sums, rule, each), rule)
+    found = approximate(decompose_all(sums, rule, each), rule)
     updates = {
         target: replace(update, delta=with_low_rank(update.delta, found.updates[target]))
         if target in loras

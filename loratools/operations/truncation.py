@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA
@@ -47,41 +46,54 @@ class Approximated:
     """Updates at the ranks that were chosen, by target, and what was lost.
 
     `gap` is the share of all energy that another choice within the same budget might have kept in
-    addition: 0 where the choice is known to be the best.
+    addition: 0 where the choice is known to be the best. For targets that are `unsettled` the
+    choice may be another one when more of their singular values are known.
     """
 
     updates: Mapping[str, LoRA]
     truncations: "Mapping[str, Truncation]"
     gap: float
+    unsettled: tuple[str, ...] = ()
 
 
-def decompose(sums: Mapping[str, Sum], rule: "RankRule", each: Map = map) -> dict[str, Decomposed]:
+def decompose_all(sums: Mapping[str, Sum], rule: "RankRule", each: Map) -> dict[str, Decomposed]:
     """Every sum with its singular values, from its factors: O((m + n) R²) each.
 
     Raises:
         NonFiniteError: a factor holds a NaN or an infinity.
     """
-    most = rule.max_rank if rule.rank is None else rule.rank
-    return dict(zip(sums, each(partial(_decompose, most=most), sums.values()), strict=True))
+    found = each(partial(decompose, rule=rule), sums.values())
+    return dict(zip(sums, found, strict=True))
 
 
-def _decompose(updates: Sum, most: int | None) -> Decomposed:
-    return Decomposed(updates, updates.svd().leading(most))
+def decompose(updates: Sum, rule: "RankRule") -> Decomposed:
+    """A sum with its singular values, and vectors for as many as the rule can keep.
+
+    Raises:
+        NonFiniteError: a factor holds a NaN or an infinity.
+    """
+    return Decomposed(updates, updates.svd().leading(rule.rank or rule.max_rank))
+
+
+def storable(rule: "RankRule") -> "RankRule":
+    """The rule with no rank below 1: a target that is to be stored needs as much."""
+    return rule if rule.rank is not None else replace(rule, min_rank=max(1, rule.min_rank))
 
 
 def approximate(decomposed: Mapping[str, Decomposed], rule: "RankRule") -> Approximated:
-    """Every update at the rank that `rule` gives it: the best approximation there is.
+    """Every update at the rank that `rule` gives it, at least 1: the best approximation there is.
 
-    What stands before a sum's factors stands before the new ones. No rank is below 1: a target
-    that is to be stored needs as much.
+    What stands before a sum's factors stands before the new ones.
     """
-    if rule.rank is None:
-        rule = replace(rule, min_rank=max(1, rule.min_rank))
+    rule = storable(rule)
     spectra = {target: update.spectrum for target, update in decomposed.items()}
     choice = rule.choose(tuple(spectra.values()))
     ranks = dict(zip(decomposed, choice.ranks, strict=True))
+    open_ones = rule.unsettled(tuple(spectra.values()), choice)
+    targets = tuple(decomposed)
     return Approximated(
         updates={target: update.at(ranks[target]) for target, update in decomposed.items()},
         truncations={t: spectrum.truncation(ranks[t]) for t, spectrum in spectra.items()},
         gap=choice.gap,
+        unsettled=tuple(targets[number] for number in open_ones),
     )

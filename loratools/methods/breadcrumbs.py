@@ -1,0 +1,54 @@
+"""Model Breadcrumbs (Davari and Belilovsky, 2023, arXiv:2312.06795): neither outliers nor noise.
+
+dW = λ · Σ wₜ·τₜ, with τₜ the update of adapter t without its largest entries, a share of γ, and
+without its smallest, so many that a share of `density` is kept.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from loratools.errors import LoratoolsError
+from loratools.methods import MethodOptions, Task
+from loratools.methods._consensus import summed_weights, total
+from loratools.methods._stack import Stack, cut, magnitude, share_of
+
+OPTIONS: tuple[str, ...] = ("density", "gamma", "normalize", "lam")
+LOW_RANK = False
+#: The paper keeps what is between the percentiles 85 and 99.
+DENSITY, GAMMA = 0.14, 0.01
+
+
+def combine(task: Task, options: MethodOptions) -> Tensor:
+    """Each update keeps `density` of its entries, the largest after a share of `gamma`.
+
+    Raises:
+        LoratoolsError: `density` and `gamma` are more than all entries together.
+    """
+    stack, factors = Stack.of(task), summed_weights(task, options)
+    count, outliers = _counts(stack, options)
+    numbers = range(len(factors))
+    highs = [cut(stack.only(number), magnitude, outliers) for number in numbers]
+    lows = [cut(stack.only(number), magnitude, outliers + count) for number in numbers]
+
+    def merged(position: int, blocks: Sequence[Tensor]) -> Tensor:
+        parts = []
+        for low, high, block, factor in zip(lows, highs, blocks, factors, strict=True):
+            kept = low.trimmed(block, position).sub_(high.trimmed(block, position))
+            parts.append(kept.mul_(factor))
+        return total(parts)
+
+    return stack.changed(merged)
+
+
+def _counts(stack: Stack, options: MethodOptions) -> tuple[int, int]:
+    """How many entries are kept, and how many larger ones removed; `density` is kept to."""
+    density = options.density or DENSITY
+    if options.gamma is not None and density + options.gamma > 1 + 1e-12:
+        raise LoratoolsError(
+            f"a density of {density} leaves no room for a gamma of {options.gamma}; together they "
+            f"are at most 1"
+        )
+    count = share_of(stack, density)
+    gamma = GAMMA if options.gamma is None else options.gamma
+    return count, min(round(gamma * stack.size), stack.size - count)

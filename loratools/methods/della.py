@@ -1,0 +1,82 @@
+"""DELLA (Deep et al., 2024, arXiv:2406.11617): drop small entries more often, elect, average.
+
+Within each row, the entry of rank r of n, by rising magnitude from 0 on, is kept with probability
+p = density - ε/2 + ε·r/(n - 1), and then divided by p (MagPrune). The signs of the results, times
+their weights, are elected and those that agree averaged, as by TIES; dW = λ · this.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loratools.errors import LoratoolsError
+from loratools.methods import MethodOptions, Task
+from loratools.methods._consensus import elected, scaled_weights
+from loratools.methods._dropping import DENSITY, Stream
+from loratools.methods._stack import Stack
+
+OPTIONS: tuple[str, ...] = (
+    "density",
+    "epsilon",
+    "rescale",
+    "majority_sign_method",
+    "normalize",
+    "lam",
+)
+LOW_RANK = False
+#: From 0.4 to 0.6 at the default density; less where a density leaves no room for it.
+EPSILON = 0.2
+
+
+def combine(task: Task, options: MethodOptions) -> Tensor:
+    """Each entry of each update is kept with a probability that rises with its rank in its row.
+
+    Raises:
+        LoratoolsError: `epsilon` leads to probabilities outside of 0 to 1.
+    """
+    least, window = _probabilities(options)
+    streams = [Stream(task, number) for number in range(len(task.weights))]
+    factors = scaled_weights(task, options)
+
+    def merged(_: int, blocks: Sequence[Tensor]) -> Tensor:
+        kept = []
+        for stream, block, factor in zip(streams, blocks, factors, strict=True):
+            probability = least + window * _ranks(block)
+            dropped = block * stream.below(probability, block)
+            if options.rescale is not False:
+                dropped /= probability
+            kept.append(dropped.mul_(factor))
+        return elected(kept, options)
+
+    return Stack.of(task).changed(merged)
+
+
+def _probabilities(options: MethodOptions) -> tuple[float, float]:
+    """The smallest, and by how much the largest is above it."""
+    density = options.density or DENSITY
+    epsilon = options.epsilon
+    if epsilon is None:
+        epsilon = min(EPSILON, density, 2 * (1 - density))
+    least, most = density - epsilon / 2, density + epsilon / 2
+    if least <= 0 or most > 1:
+        raise LoratoolsError(
+            f"an epsilon of {epsilon} around a density of {density} gives probabilities from "
+            f"{least} to {most}; they have to be above 0 and at most 1"
+        )
+    return least, epsilon
+
+
+def _ranks(block: Tensor) -> Tensor:
+    """The ranks of magnitudes in their rows, from 0 to 1; of equal ones the first is smaller."""
+    rows, columns = block.shape
+    # A float's bits, without the sign, have the order of its magnitude.
+    bits = block.contiguous().view(torch.int32).bitwise_and(0x7FFFFFFF).cpu().numpy()
+    keys = (bits.astype(np.int64) << 32) + np.arange(columns)
+    keys.sort(axis=1)
+    order = torch.from_numpy(keys & 0xFFFFFFFF)
+    ranks = torch.linspace(0, 1, columns).expand(rows, columns)
+    if columns == 1:
+        ranks = torch.full((rows, 1), 0.5)
+    return torch.empty(rows, columns).scatter_(1, order, ranks).to(block.device)

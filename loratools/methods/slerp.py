@@ -1,0 +1,55 @@
+"""Spherical interpolation of two updates (Shoemake, 1985, doi:10.1145/325334.325242).
+
+dW = sin((1-t)Ω)/sin Ω · dW₁ + sin(tΩ)/sin Ω · dW₂, with Ω the angle between w₁·dW₁ and w₂·dW₂ as
+vectors, and each dWᵢ times its weight. It is a weighted sum, so it is exact in the factors.
+"""
+
+import math
+
+import torch
+
+from loratools.errors import LoratoolsError
+from loratools.lowrank.factored import Factored, frobenius
+from loratools.methods import MethodOptions, Task
+from loratools.methods._consensus import scaled_weights
+
+OPTIONS: tuple[str, ...] = ("t", "lam")
+LOW_RANK = True
+#: Below this sine, both coefficients are those of the straight line, to rounding.
+_STRAIGHT = 1e-8
+
+
+def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
+    """The coefficients; a straight line where there is no angle, or no one way around.
+
+    Raises:
+        LoratoolsError: there are more than two adapters.
+    """
+    weights = scaled_weights(task, options)
+    if len(weights) == 1:
+        return weights
+    if len(task.weights) > 2:
+        raise LoratoolsError(f"slerp goes from one adapter to another; {len(task.weights)} given")
+    t = 0.5 if options.t is None else options.t
+    pairs = zip(task.updates, task.weights, strict=True)
+    angle = _angle(*(_unit(update, weight) for update, weight in pairs))
+    first, second = 1 - t, t
+    if math.sin(angle) > _STRAIGHT:
+        first, second = (math.sin(share * angle) / math.sin(angle) for share in (first, second))
+    return first * weights[0], second * weights[1]
+
+
+def _unit(update: Factored, weight: float) -> Factored:
+    """The update with its weight, at a norm of 1; zero if it is."""
+    norm = frobenius(update) if weight else 0.0
+    return Factored(update.up * (math.copysign(1, weight) / norm if norm else 0.0), update.down)
+
+
+def _angle(one: Factored, other: Factored) -> float:
+    """Between two of norm 1, and right for small angles too (Kahan); 0 if one is zero."""
+    if not (one.up.any() and other.up.any()):
+        return 0.0
+    down = torch.cat([one.down, other.down])
+    difference = Factored(torch.cat([one.up, -other.up], 1), down)
+    added = Factored(torch.cat([one.up, other.up], 1), down)
+    return 2 * math.atan2(frobenius(difference), frobenius(added))

@@ -1,0 +1,227 @@
+"""What a method makes of every target, at the ranks that a rule chooses."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Update
+from loratools.deltas import Delta
+from loratools.deltas.diff import Diff
+from loratools.deltas.lora import LoRA
+from loratools.io.dtypes import to_torch
+from loratools.io.source import Held
+from loratools.methods import MethodOptions, Task
+from loratools.operations.factors import Sum, held, scaling_of, sum_of, widest
+from loratools.operations.parallel import Map
+from loratools.operations.truncation import Decomposed, approximate, decompose, storable
+
+if TYPE_CHECKING:
+    import torch
+
+    from loratools.lowrank.factored import Factored
+    from loratools.lowrank.ranks import RankRule, Wanted
+    from loratools.lowrank.truncation import TargetSpectrum, Truncation
+    from loratools.methods import Combined
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """What adapters do to one target, all of them LoRAs or all of them vectors.
+
+    Attributes:
+        numbers: those that change it.
+        updates: theirs.
+        weights: of all adapters.
+        strength: what the result is multiplied with.
+    """
+
+    numbers: tuple[int, ...]
+    updates: tuple[Update, ...]
+    weights: tuple[float, ...]
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.updates[0].delta.shape
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a bias."""
+        return isinstance(self.updates[0].delta, Diff)
+
+    @property
+    def rank(self) -> int:
+        """Those of the factors together."""
+        return sum(lora.rank for lora in self.loras)
+
+    @property
+    def loras(self) -> tuple[LoRA, ...]:
+        """The updates, but for vectors."""
+        return tuple(each.delta for each in self.updates if isinstance(each.delta, LoRA))
+
+    @property
+    def dtype(self) -> str:
+        """A dtype that holds the stored tensors of all."""
+        return widest([source.dtype for each in self.updates for source in each.delta.sources])
+
+    def read(self) -> "tuple[Factored, ...]":
+        """The products, of a vector as a column; of rank 0 where an adapter has none."""
+        from loratools.lowrank.factored import Factored
+
+        stored = {n: _product(u.delta) for n, u in zip(self.numbers, self.updates, strict=True)}
+        some = stored[self.numbers[0]]
+        absent = Factored(some.up[:, :0], some.down[:0])
+        return tuple(stored.get(number, absent) for number in range(len(self.weights)))
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """A method and what it is told."""
+
+    method: "Callable[[Task, MethodOptions], Combined]"
+    options: MethodOptions
+    seed: int
+    device: "torch.device | None"
+
+    def result(self, target: str, part: Part) -> "Combined":
+        """What it makes of a target: the same at each call."""
+        seed = seed_of(self.seed, target)
+        task = Task(target, part.weights, part.read, seed, part.strength, self.device)
+        return self.method(task, self.options)
+
+
+@final
+@dataclass(frozen=True)
+class Results:
+    """The change to each target, and what was lost at its rank."""
+
+    deltas: Mapping[str, Delta]
+    truncations: "Mapping[str, Truncation]"
+    gap: float
+
+
+def results(parts: Mapping[str, Part], job: Job, rule: "RankRule | None", each: Map) -> Results:
+    """Every target's result; without a rule the method's are of low rank and stay as they are."""
+    vectors = {target: part for target, part in parts.items() if part.is_vector}
+    others = {target: part for target, part in parts.items() if not part.is_vector}
+    work = partial(_vector, job=job)
+    changed: dict[str, Delta] = dict(zip(vectors, each(work, vectors.items()), strict=True))
+    if rule is None:
+        exact = each(partial(_exact, job=job), others.items())
+        return Results({**changed, **dict(zip(others, exact, strict=True))}, {}, 0.0)
+    found = _approximated(others, job, rule, each)
+    return replace(found, deltas={**changed, **found.deltas})
+
+
+def seed_of(seed: int, target: str) -> int:
+    """A seed for one target, whatever the others are."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{target}".encode()).digest()[:7])
+
+
+def _vector(item: tuple[str, Part], job: Job) -> Diff:
+    """A bias: the method's result for its column."""
+    from loratools.lowrank.factored import Factored
+
+    target, part = item
+    found = job.result(target, part)
+    if isinstance(found, tuple):
+        columns = [p.dense() * c for p, c in zip(part.read(), found, strict=True)]
+        found = sum(columns[1:], columns[0])
+    elif isinstance(found, Factored):
+        found = found.dense()
+    values = found[:, 0].to("cpu", to_torch(part.dtype))
+    return Diff(Held(target, values, part.dtype), scaling_of(1.0, 1, "rank"))
+
+
+def _exact(item: tuple[str, Part], job: Job) -> LoRA:
+    target, part = item
+    found = _sum(part, job.result(target, part))
+    assert found is not None
+    return found.concatenated()
+
+
+def _sum(part: Part, found: "Combined") -> Sum | None:
+    """A result as a sum of factors; None where it is a matrix."""
+    from loratools.lowrank.factored import Factored
+
+    if isinstance(found, tuple):
+        pairs = zip(part.numbers, part.loras, strict=True)
+        return sum_of([(found[number], lora) for number, lora in pairs])
+    if isinstance(found, Factored):
+        return Sum(((1.0, held(found, part.shape)),), part.dtype)
+    return None
+
+
+# --- ranks -------------------------------------------------------------------------------------
+
+
+def _approximated(parts: Mapping[str, Part], job: Job, rule: "RankRule", each: Map) -> Results:
+    """Every result at its rank.
+
+    Of a matrix only as many singular values are computed as the rule is thought to need. Where it
+    needs more the method is run again: that is rare, and matrices are too large to be kept.
+    """
+    from loratools.lowrank.ranks import Wanted
+
+    rule = storable(rule)
+    wanted = rule.wanted([_unknown(part) for part in parts.values()])
+    work = partial(_decomposed, job=job, rule=rule)
+    items = [(target, part, wanted) for target, part in parts.items()]
+    decomposed = dict(zip(parts, each(work, items), strict=True))
+    asked = dict.fromkeys(parts, 0)
+    while True:
+        found = approximate(decomposed, rule)
+        short = [t for t in found.unsettled if asked[t] < min(decomposed[t].updates.shape)]
+        if not short:
+            return Results(found.updates, found.truncations, found.gap)
+        for target in short:
+            needed = found.updates[target].rank + rule.multiple_of
+            asked[target] = 2 * max(asked[target], len(decomposed[target].svd.values), needed)
+        items = [(target, parts[target], Wanted(asked[target])) for target in short]
+        decomposed |= dict(zip(short, each(work, items), strict=True))
+
+
+def _unknown(part: Part) -> "TargetSpectrum":
+    """What is known of a result before it is made."""
+    import numpy as np
+
+    from loratools.lowrank.truncation import TargetSpectrum
+
+    return TargetSpectrum(part.shape[0], math.prod(part.shape[1:]), np.zeros(0))
+
+
+def _decomposed(item: "tuple[str, Part, Wanted]", job: Job, rule: "RankRule") -> Decomposed:
+    """A result with its singular values; of a matrix, its leading part with those."""
+    import torch
+
+    from loratools.lowrank.dense import leading
+    from loratools.lowrank.factored import CoreSVD, Factored
+    from loratools.lowrank.rows import RowBlocks
+
+    target, part, wanted = item
+    result = job.result(target, part)
+    updates = _sum(part, result)
+    if updates is not None:
+        return decompose(updates, rule)
+    assert isinstance(result, torch.Tensor)
+    seed = seed_of(job.seed, target)
+    found = leading(RowBlocks.of(result), wanted, seed=seed, device=job.device)
+    identity = torch.eye(len(found.values), dtype=torch.float64)
+    leaders = Sum(((1.0, held(Factored(found.up, found.down), part.shape)),), part.dtype)
+    return Decomposed(leaders, CoreSVD(found.values, identity, identity), found.total)
+
+
+def _product(delta: Delta) -> "Factored":
+    from loratools.lowrank.factored import Factored
+
+    if isinstance(delta, LoRA):
+        return sum_of([(1.0, delta)]).read()
+    assert isinstance(delta, Diff)
+    column = delta.values.read().double()[:, None] * delta.scaling.value
+    return Factored(column, column.new_ones(1, 1))
