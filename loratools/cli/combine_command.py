@@ -11,6 +11,7 @@ import click
 from loratools import methods, registry
 from loratools.cli.certificates import print_certificates, print_written
 from loratools.cli.failures import printable
+from loratools.cli.method_options import METHOD_OPTIONS, method_options
 from loratools.cli.options import (
     checked_output,
     config_option,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 )
 @where_option
 @rank_options
-@click.option("--density", type=float, metavar="D", help="The share of entries that is kept.")
+@method_options
 @click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
 @click.option(
     "--replaced",
@@ -91,7 +92,7 @@ def command(
         weights=weights or None,
         combination=Combination(
             method=settings["method"],
-            options=MethodOptions(density=settings["density"]),
+            options=MethodOptions(**{name: settings[name] for name in METHOD_OPTIONS}),
             where=settings["where"],
             replaced=settings["replaced"],
             seed=settings["seed"],

@@ -142,8 +142,8 @@ def held(product: "Factored", shape: tuple[int, ...]) -> LoRA:
     Those of rank 0 are stored as zeros of rank 1.
     """
     rank = max(1, product.down.shape[0])
-    up = Held("up", _padded(product.up, rank, 1), "F64")
-    down = Held("down", _padded(product.down, rank, 0), "F64")
+    up = Held("up", _padded(product.up, columns=rank), "F64")
+    down = Held("down", _padded(product.down, rows=rank), "F64")
     return LoRA(up, down, scaling_of(1.0, rank, "rank"), shape)
 
 

@@ -1,0 +1,32 @@
+"""The options of the methods of `combine`, each with the methods that take it."""
+
+from typing import Any
+
+import click
+
+from loratools.cli.options import Command
+
+#: By the names of the fields of `MethodOptions`.
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {
+    "density": {"type": float, "metavar": "D", "help": "Keep this share of the entries."},
+    "gamma": {"type": float, "metavar": "G", "help": "Remove this share of the largest entries."},
+    "epsilon": {"type": float, "metavar": "E", "help": "Spread of the probabilities to keep."},
+    "rescale": {"default": None, "help": "Make up for entries that are dropped at random."},
+    "majority_sign_method": {
+        "type": click.Choice(["total", "frequency"]),
+        "help": "Elect signs by values or by counts.",
+    },
+    "normalize": {"default": None, "help": "Divide by the sum of the weights."},
+    "lam": {"type": float, "metavar": "L", "help": "Multiply the result."},
+    "select_topk": {"type": float, "metavar": "K", "help": "Combine this share of the entries."},
+    "t": {"type": float, "metavar": "T", "help": "How far from the first to the second."},
+}
+_SPELLED = {"rescale": "--rescale/--no-rescale", "normalize": "--normalize/--no-normalize"}
+
+
+def method_options(command: Command) -> Command:
+    """What methods can be told; one that does not take an option refuses it."""
+    for name, settings in reversed(METHOD_OPTIONS.items()):
+        flag = "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
+        command = click.option(_SPELLED.get(name, flag), name, **settings)(command)
+    return command
