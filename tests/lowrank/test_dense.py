@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratools.errors import NonFiniteError
+from loratools.lowrank import dense, rows
 from loratools.lowrank.dense import leading
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.rows import RowBlocks
@@ -134,7 +135,6 @@ def is_nearly_best(matrix, found, rank):
     best = expected[:rank].sum().item()
     allowed = max(TOLERANCE * min(best, total - best), NOISE * total)
     bound = rounding(matrix)
-    assert not found.exact
     assert best - allowed <= found.kept <= best + bound
     assert squared_error(matrix, found) == pytest.approx(total - found.kept, abs=bound)
     assert found.total == pytest.approx(total, abs=bound)
@@ -146,6 +146,8 @@ def test_iteration_is_nearly_the_best_of_its_rank(name, shape):
     matrix = with_values(SPECTRA[name], *shape)
     found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=1)
     is_nearly_best(matrix, found, 8)
+    # Its blocks reach half the matrix, and all values are computed.
+    assert found.exact == (name == "a cluster around the cut")
     # A matrix of rank 3 in float64 has more than that when it is rounded to float32.
     assert len(found.values) == 8
     assert (found.values.diff() <= 0).all()
@@ -200,6 +202,18 @@ def test_a_share_of_energy_is_kept_by_few_values(name, loss):
     assert before - max(TOLERANCE * before, NOISE * found.total) < (1 - loss) * found.total
 
 
+def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch):
+    matrix = with_values(SPECTRA["geometric"], 320, 320)
+    wrong = torch.eye(320, 3, dtype=torch.float64)
+    monkeypatch.setattr(dense, "ritz_vectors", lambda *_, **__: (wrong, 0.0))
+    found = leading(RowBlocks.of(matrix), Wanted(loss=0.2), seed=0)
+    assert found.kept >= 0.8 * found.total
+    poor = leading(RowBlocks.of(matrix), Wanted(rank=3), seed=0)
+    assert squared_error(matrix, poor) == pytest.approx(
+        poor.total - poor.kept, abs=rounding(matrix)
+    )
+
+
 def test_as_many_values_as_a_multiple_takes_and_no_more_than_the_most():
     matrix = RowBlocks.of(with_values(SPECTRA["geometric"], 320, 320))
     free = leading(matrix, Wanted(loss=0.2), seed=0)
@@ -248,6 +262,18 @@ def test_how_a_matrix_is_parted_does_not_matter(wanted, sizes):
     assert one.exact == other.exact
     assert one.total == pytest.approx(other.total, rel=8 * 330 * EPS)
     assert abs(one.kept - other.kept) <= (rounding(matrix) if one.exact else NOISE * one.total)
+
+
+@pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200)])
+def test_a_large_block_is_widened_in_parts(wanted, monkeypatch):
+    matrix = with_values(SPECTRA["slow"], 320, 330)
+    expected = leading(parted(matrix, [320]), wanted, seed=0)
+    monkeypatch.setattr(rows, "_BLOCK", 7 * 330)
+    found = leading(parted(matrix, [320]), wanted, seed=0)
+    assert found.kept == pytest.approx(expected.kept, abs=rounding(matrix))
+    assert squared_error(matrix, found) == pytest.approx(
+        found.total - found.kept, abs=rounding(matrix)
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes():

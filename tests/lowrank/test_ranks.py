@@ -185,6 +185,8 @@ def test_a_budget_for_everything_keeps_everything_and_nothing_of_zero():
 def test_ties_go_to_the_earlier_target():
     targets = [spectrum([2, 1]), spectrum([2, 1]), spectrum([2, 1])]
     assert RankRule(parameters=4 * 110).choose(targets).ranks == (2, 1, 1)
+    many = [spectrum([1])] * 1000
+    assert RankRule(parameters=400 * 110).choose(many).ranks == (1,) * 400 + (0,) * 600
 
 
 # --- spectra of which only the leading values are known ------------------------------------------
