@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,13 @@ def prepare(inputs: Sequence[Path]) -> None:
         for path in sorted(folder.iterdir()):
             _read(path)
     os.sync()
+
+
+def seconds_to_sync() -> float:
+    """How long the kernel takes to write what it still holds back."""
+    begin = time.perf_counter()
+    os.sync()
+    return time.perf_counter() - begin
 
 
 def fill_page_cache(ballast: Path) -> None:

@@ -36,6 +36,8 @@ class Measurement:
     max_rss_bytes: int
     """The largest single process, mapped files included; never below the measuring process."""
     stdout: str
+    sync_s: float = 0.0
+    """How long a sync took after it; 0 where that was not measured."""
 
 
 class CommandError(Exception):
