@@ -12,12 +12,16 @@ LoratoolsError
 A message is one line: where, what is wrong, found and expected, what to do.
 """
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 class LoratoolsError(Exception):
     """Root of all errors raised on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(escaped(message))
 
 
 class FormatError(LoratoolsError):
@@ -55,6 +59,22 @@ def storage_errors(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def escaped(text: str) -> str:
+    r"""`text` on one line, without what could move a terminal's cursor or reverse its text.
+
+    >>> escaped("two\nlines")
+    'two\\nlines'
+    """
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    # Cc: control characters; Cf: bidirectional and other invisible marks; Cs: broken names.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return character.encode("unicode_escape", "surrogatepass").decode()
+    return character
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:

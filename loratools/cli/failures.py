@@ -4,11 +4,9 @@
 memory failed · 130 interrupted, 143 terminated.
 """
 
-import unicodedata
-
 import click
 
-from loratools.errors import LoratoolsError, StorageError
+from loratools.errors import LoratoolsError, StorageError, escaped
 
 CHECK_FAILED = 3
 _LONGEST = 500
@@ -79,13 +77,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: str, limit: int | None = _LONGEST) -> str:
-    """`text` on one line, without what could move a terminal's cursor or reverse its text."""
-    shown = "".join(_escaped(character) for character in text)
+    """`text` on one line, and not longer than that."""
+    shown = escaped(text)
     return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
-
-
-def _escaped(character: str) -> str:
-    # Cc: control characters; Cf: bidirectional and other invisible marks; Cs: broken names.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape", "surrogatepass").decode()
-    return character
