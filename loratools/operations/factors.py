@@ -149,7 +149,7 @@ def held(product: "Factored", shape: tuple[int, ...]) -> LoRA:
 
 def scaling_of(value: float, rank: int, rule: Rule) -> Scaling:
     """The scaling of this value for factors of this rank."""
-    unit = Scaling(1.0, rank, rule, "assumed")
+    unit = Scaling(1.0, rank, rule, "config")
     return replace(unit, alpha=value / unit.value)
 
 

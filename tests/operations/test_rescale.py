@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
 from loratools.errors import LoratoolsError, MatchError, UnsupportedError
+from loratools.files.opening import open_adapter
+from loratools.formats import encode
 from loratools.io.source import Held
 from loratools.operations.rescale import Rescaling, rescale, strengths_of
 from loratools.testing import adapters, loras
@@ -226,3 +229,12 @@ def test_whole_tensors_do_not_matter_where_the_strength_stays() -> None:
 def test_nonsense_is_refused(fields: Any) -> None:
     with pytest.raises(LoratoolsError):
         Rescaling(**fields)
+
+
+def test_fold_states_an_alpha_that_was_missing() -> None:
+    """Readers differ on a missing one; after folding there is nothing to guess."""
+    folder = Path(__file__).parents[2] / "fixtures" / "kohya" / "sd15-locon"
+    adapter = open_adapter(folder / "sd15-locon.safetensors")
+    found = rescale(adapter, Rescaling(fold=True)).adapter
+    alphas = [key for key in encode(found).tensors if key.endswith(".alpha")]
+    assert len(alphas) == len(adapter.updates)
