@@ -12,7 +12,6 @@ from loratools.methods import MethodOptions, Task
 
 #: Where no density is given; the papers choose it by validation, from 0.1 to 0.9.
 DENSITY = 0.5
-_HALF = 2**31
 
 
 class Stream:
@@ -24,14 +23,11 @@ class Stream:
     def __init__(self, task: Task, number: int) -> None:
         self._generator = np.random.Philox(key=task.seed + (number << 64))
 
-    def below(self, probability: float | Tensor, block: Tensor) -> Tensor:
-        """A mask for a block, true with these probabilities, which are rounded to 32 bits."""
+    def uniform(self, block: Tensor) -> Tensor:
+        """Multiples of 2⁻²⁴ from 0 to below 1, in the shape of a block."""
         words = self._generator.random_raw((block.numel() + 1) // 2).view(np.int32)
-        numbers = torch.from_numpy(words[: block.numel()]).view(block.shape).to(block.device)
-        # The numbers are from -2³¹ on.
-        if isinstance(probability, Tensor):
-            return numbers < (probability.double() * (2 * _HALF)).round_() - _HALF
-        return numbers < round(probability * (2 * _HALF)) - _HALF
+        numbers = torch.from_numpy(words[: block.numel()]) >> 8  # from -2²³ on
+        return numbers.float().mul_(2.0**-24).add_(0.5).view(block.shape).to(block.device)
 
 
 @final
@@ -53,6 +49,6 @@ class Dare:
         """What is kept of the blocks that come next, each with its factor."""
         scale = 1 / self.density if self.rescale else 1.0
         return [
-            (block * stream.below(self.density, block)).mul_(factor * scale)
+            (block * (stream.uniform(block) < self.density)).mul_(factor * scale)
             for stream, block, factor in zip(self.streams, blocks, factors, strict=True)
         ]

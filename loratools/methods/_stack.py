@@ -7,11 +7,14 @@ that works entry by entry needs memory for its result, and for a few blocks.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from loratools.errors import NonFiniteError, shorten
 from loratools.methods import Task
@@ -25,6 +28,8 @@ _DEVIATIONS = 6
 
 #: What is made of one block of all matrices; the number is the position of its first entry.
 Change = Callable[[int, Sequence[Tensor]], Tensor]
+Scores = NDArray[np.floating[Any]]
+Positions = NDArray[np.int64]
 #: A number above or equal to zero for each entry of a block.
 Score = Callable[[Sequence[Tensor]], Tensor]
 
@@ -97,13 +102,14 @@ class Cut:
 
     def trimmed(self, block: Tensor, position: int) -> Tensor:
         """A block with zeros for all entries whose magnitudes are not among the largest."""
-        flat, result = block.view(-1), torch.empty_like(block)
-        at = min(max(self.end - position, 0), len(flat))
         value = torch.tensor(self.value, dtype=block.dtype)
         below = value.nextafter(-torch.ones_like(value)).item()
-        result.view(-1)[:at] = torch.nn.functional.hardshrink(flat[:at], below)
-        result.view(-1)[at:] = torch.nn.functional.hardshrink(flat[at:], self.value)
-        return result
+        at = min(max(self.end - position, 0), block.numel())
+        if at in (0, block.numel()):
+            return hardshrink(block, below if at else self.value)
+        flat = block.view(-1)
+        parts = [hardshrink(flat[:at], below), hardshrink(flat[at:], self.value)]
+        return torch.cat(parts).view_as(block)
 
     def among(self, scores: Tensor, position: int) -> Tensor:
         """For each score of a block, whether it is among the largest."""
@@ -142,19 +148,19 @@ def cut(stack: Stack, score: Score, count: int) -> Cut:
 
 def kept_largest(matrix: Float[Tensor, "m n"], share: float) -> Float[Tensor, "m n"]:
     """A small matrix with zeros for all but a share of its entries, of the largest magnitudes."""
-    scores = matrix.abs().flatten()
+    scores = matrix.abs().flatten().numpy()
     count = max(1, round(share * len(scores)))
     if count >= len(scores):
         return matrix
-    return _cut_among(scores, torch.arange(len(scores)), count).trimmed(matrix.contiguous(), 0)
+    return _cut_among(scores, np.arange(len(scores)), count).trimmed(matrix.contiguous(), 0)
 
 
-def _cut_among(scores: Tensor, positions: Tensor, count: int) -> Cut:
+def _cut_among(scores: Scores, positions: Positions, count: int) -> Cut:
     """Where the `count` largest of these end; positions rise."""
-    value = scores.kthvalue(len(scores) - count + 1).values
+    value = np.partition(scores, len(scores) - count)[len(scores) - count]
     equal = positions[scores == value]
-    last = count - int((scores > value).sum()) - 1
-    return Cut(value.item(), int(equal[last]) + 1)
+    last = count - np.count_nonzero(scores > value) - 1
+    return Cut(float(value), int(equal[last]) + 1)
 
 
 def _bracket(stack: Stack, score: Score, count: int) -> tuple[float, float]:
@@ -163,7 +169,7 @@ def _bracket(stack: Stack, score: Score, count: int) -> tuple[float, float]:
         return 0.0, math.inf
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(stack.size, (_SAMPLE,), generator=generator)
-    sample = score(stack.entries(positions.to(stack.ups[0].device))).sort().values
+    sample = np.sort(score(stack.entries(positions.to(stack.ups[0].device))).cpu().numpy())
     share = 1 - count / stack.size
     margin = _DEVIATIONS * math.sqrt(_SAMPLE * share * (1 - share)) + _DEVIATIONS
     low, high = math.floor(share * _SAMPLE - margin), math.ceil(share * _SAMPLE + margin)
@@ -173,14 +179,14 @@ def _bracket(stack: Stack, score: Score, count: int) -> tuple[float, float]:
     )
 
 
-def _between(stack: Stack, score: Score, low: float, high: float) -> tuple[int, Tensor, Tensor]:
+def _between(stack: Stack, score: Score, low: float, high: float) -> tuple[int, Scores, Positions]:
     """How many scores are above both, and those between, with their positions."""
     above, scores, positions = 0, [], []
     for position, blocks in stack.blocks():
-        flat = score(blocks).view(-1)
+        flat = score(blocks).view(-1).cpu().numpy()  # which compares several times as fast
         greater = flat > high
-        above += int(greater.count_nonzero())
-        (found,) = ((flat >= low) ^ greater).nonzero(as_tuple=True)
+        above += int(np.count_nonzero(greater))
+        found = np.flatnonzero((flat >= low) ^ greater)
         scores.append(flat[found])
         positions.append(found + position)
-    return above, torch.cat(scores), torch.cat(positions)
+    return above, np.concatenate(scores), np.concatenate(positions)

@@ -44,7 +44,7 @@ def combine(task: Task, options: MethodOptions) -> Tensor:
         kept = []
         for stream, block, factor in zip(streams, blocks, factors, strict=True):
             probability = least + window * _ranks(block)
-            dropped = block * stream.below(probability, block)
+            dropped = block * (stream.uniform(block) < probability)
             if options.rescale is not False:
                 dropped /= probability
             kept.append(dropped.mul_(factor))
@@ -71,12 +71,13 @@ def _probabilities(options: MethodOptions) -> tuple[float, float]:
 def _ranks(block: Tensor) -> Tensor:
     """The ranks of magnitudes in their rows, from 0 to 1; of equal ones the first is smaller."""
     rows, columns = block.shape
-    # A float's bits, without the sign, have the order of its magnitude.
-    bits = block.contiguous().view(torch.int32).bitwise_and(0x7FFFFFFF).cpu().numpy()
-    keys = (bits.astype(np.int64) << 32) + np.arange(columns)
-    keys.sort(axis=1)
-    order = torch.from_numpy(keys & 0xFFFFFFFF)
-    ranks = torch.linspace(0, 1, columns).expand(rows, columns)
     if columns == 1:
-        ranks = torch.full((rows, 1), 0.5)
-    return torch.empty(rows, columns).scatter_(1, order, ranks).to(block.device)
+        return torch.full_like(block, 0.5)
+    # A float's bits, without the sign, have the order of its magnitude. Half of them at a time, the
+    # lower first, numpy sorts by radix, several times as fast as floats.
+    bits = block.abs().cpu().numpy().view(np.uint32)
+    order = bits.astype(np.uint16).argsort(axis=1, kind="stable")
+    upper = np.take_along_axis((bits >> 16).astype(np.uint16), order, axis=1)
+    order = np.take_along_axis(order, upper.argsort(axis=1, kind="stable"), axis=1)
+    ranks = torch.linspace(0, 1, columns).expand(rows, columns)
+    return torch.empty(rows, columns).scatter_(1, torch.from_numpy(order), ranks).to(block.device)

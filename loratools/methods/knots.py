@@ -4,6 +4,8 @@ With [w₁·dW₁ … wₙ·dWₙ] = U Σ [V₁ᵀ … Vₙᵀ], the aligned com
 dW = U · TIES(C₁, …, Cₙ). It has no more than the ranks of all updates together.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,7 +36,7 @@ def combine(task: Task, options: MethodOptions) -> Factored:
 
 
 def _left_vectors(
-    cores: list[Float[Tensor, "k _"]], downs: list[Float[Tensor, "_ n"]]
+    cores: Sequence[Float[Tensor, "k _"]], downs: Sequence[Float[Tensor, "_ n"]]
 ) -> Float[Tensor, "k r"]:
     """The left singular vectors of [core₁ down₁ … coreₙ downₙ], where values are not rounding."""
     pairs = zip(cores, downs, strict=True)

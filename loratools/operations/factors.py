@@ -105,9 +105,10 @@ class Sum:
         """
         rank = self.rank if rank is None else rank
         ratios = self._coefficients() / self.scaling
-        if len(self.terms) == 1 and rank == self.rank and bool((ratios == 1).all()):
-            _, only = self.terms[0]
-            return replace(only, scaling=self._scaling(rank))
+        _, first = self.terms[0]
+        is_alone = len(self.terms) == 1 and rank == self.rank and bool((ratios == 1).all())
+        if is_alone and {source.dtype for source in first.sources} == {self.dtype}:
+            return replace(first, scaling=self._scaling(rank))
         up = partial(_scaled_up, ratios=ratios, rank=rank)
         return self._lora(up, partial(_padded_down, rank=rank), rank)
 
