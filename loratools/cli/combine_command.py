@@ -13,6 +13,7 @@ from loratools.cli.certificates import print_certificates, print_written
 from loratools.cli.failures import printable
 from loratools.cli.method_options import METHOD_OPTIONS, method_options
 from loratools.cli.options import (
+    base_option,
     checked_output,
     config_option,
     jobs_option,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 )
 @where_option
 @rank_options
+@base_option
 @method_options
 @click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
 @click.option(
@@ -99,6 +101,7 @@ def command(
         ),
         rule=rank_rule(settings),
         size=settings["size"],
+        base=settings["base"],
         overwrite=overwrite,
         jobs=settings["jobs"],
         config=settings["config"],

@@ -103,6 +103,15 @@ def modules_option(command: Command) -> Command:
     )
 
 
+def base_option(command: Command) -> Command:
+    """`--base`: for updates that depend on their weights."""
+    return click.option(
+        "--base",
+        type=click.Path(),
+        help="The base model, to make DoRA and the like additive for it, at the ranks of the rule.",
+    )(command)
+
+
 def where_option(command: Command) -> Command:
     """`--where`: strengths by target."""
     return click.option(

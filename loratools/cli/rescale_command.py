@@ -7,11 +7,14 @@ import click
 
 from loratools.cli.certificates import print_written
 from loratools.cli.options import (
+    base_option,
     checked_output,
     config_option,
     json_option,
     output_options,
     pickle_option,
+    rank_options,
+    rank_rule,
     where_option,
 )
 from loratools.cli.tables import Column, print_table
@@ -31,6 +34,8 @@ from loratools.cli.tables import Column, print_table
 )
 @click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
 @click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
+@base_option
+@rank_options
 @json_option
 @pickle_option
 @config_option
@@ -46,18 +51,24 @@ def command(
     rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance")
     if not any(settings[name] not in (None, False, ()) for name in rescaling_names):
         raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
+    rule = rank_rule(settings)
+    if settings["base"] is None and (rule is not None or settings["size"] is not None):
+        raise click.UsageError("A rank rule is for what --base makes additive, and there is none.")
     from loratools.files.rescaling import rescale
     from loratools.operations.rescale import Rescaling
 
-    config, allow_pickle = settings.pop("config"), settings.pop("allow_pickle")
-    strength = settings.pop("strength")
+    strength = settings["strength"]
+    chosen = {name: settings[name] for name in (*rescaling_names[1:], "keep_replaced")}
     report = rescale(
         adapter,
         output=output,
-        rescaling=Rescaling(strength=1.0 if strength is None else strength, **settings),
+        rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
+        base=settings["base"],
+        rule=rule,
+        size=settings["size"],
         overwrite=overwrite,
-        config=config,
-        allow_pickle=allow_pickle,
+        config=settings["config"],
+        allow_pickle=settings["allow_pickle"],
     )
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))

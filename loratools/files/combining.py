@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import LoratoolsError
+from loratools.files.based import additive_all
 from loratools.files.opening import open_adapter
 from loratools.files.writing import Written, budget, write_adapter
 from loratools.operations.certificates import Certificates
@@ -57,6 +58,7 @@ def combine(
     combination: Combination | None = None,
     rule: "RankRule | None" = None,
     size: int | None = None,
+    base: str | Path | None = None,
     overwrite: bool = False,
     jobs: int | None = None,
     config: str | Path | None = None,
@@ -65,6 +67,7 @@ def combine(
     """Write one adapter that does what the adapters do together, with weights of 1 by default.
 
     Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
+    Updates that depend on the weight they change, as DoRA does, become additive ones for `base`.
     Without an `output` nothing is written.
 
     Raises:
@@ -78,10 +81,11 @@ def combine(
     if size is not None:
         rule = budget(rule, _together(opened), size)
     with threads(jobs) as each:
+        opened, lost = additive_all(opened, base, rule, each)
         found = combine_adapters(opened, weights, rule, combination, each)
         written = None
         if output is not None:
-            inputs = [Path(path) for path in (*adapters, *([config] if config else []))]
+            inputs = [Path(path) for path in (*adapters, config, base) if path is not None]
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
@@ -91,7 +95,7 @@ def combine(
         method=combination.method,
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
-        notes=found.notes,
+        notes=(*lost, *found.notes),
         written=written,
     )
 

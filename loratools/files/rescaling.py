@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
+from loratools.files.based import additive_all
 from loratools.files.opening import open_adapter
-from loratools.files.writing import Written, write_adapter
+from loratools.files.writing import Written, budget, write_adapter
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
 from loratools.operations.rescale import Rescaling
 from loratools.operations.rescale import rescale as rescale_adapter
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
 
 
 @final
@@ -47,24 +51,32 @@ def rescale(
     *,
     output: str | Path | None,
     rescaling: Rescaling,
+    base: str | Path | None = None,
+    rule: "RankRule | None" = None,
+    size: int | None = None,
     overwrite: bool = False,
     config: str | Path | None = None,
     allow_pickle: bool = False,
 ) -> RescaleReport:
     """Write the adapter with other strengths, or with the same stored in another way.
 
-    Without an `output` nothing is written.
+    Updates that depend on the weight they change, as DoRA does, have no other strength. With a
+    `base` they become additive ones first, at the ranks that `rule` gives, or a `size` in bytes. Without an `output`
+    nothing is written.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
-    found = rescale_adapter(opened, rescaling)
-    written = None
-    if output is not None:
-        inputs = [Path(adapter), *([Path(config)] if config else [])]
-        with threads(None) as each:
+    if size is not None:
+        rule = budget(rule, opened, size)
+    with threads(None) as each:
+        (opened,), lost = additive_all([opened], base, rule, each)
+        found = rescale_adapter(opened, rescaling)
+        written = None
+        if output is not None:
+            inputs = [Path(path) for path in (adapter, config, base) if path is not None]
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
-    return RescaleReport(opened.where, found.strengths, found.notes, written)
+    return RescaleReport(opened.where, found.strengths, (*lost, *found.notes), written)

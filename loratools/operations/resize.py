@@ -10,10 +10,10 @@ from loratools.deltas.kasa import KaSA
 from loratools.errors import UnsupportedError, shorten
 from loratools.operations.factors import sum_of, with_low_rank
 from loratools.operations.parallel import Map
-from loratools.operations.truncation import approximate, decompose_all
+from loratools.operations.truncation import Decomposed, approximate, of_factors
 
 if TYPE_CHECKING:
-    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.ranks import RankRule, Wanted
     from loratools.lowrank.truncation import Truncation
 
 
@@ -46,7 +46,13 @@ def resize(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
                 f"weight as its rank, so another rank would be another change"
             )
     sums = {target: sum_of([(1.0, lora)]) for target, lora in loras.items()}
-    found = approximate(decompose_all(sums, rule, each), rule)
+    most = rule.max_rank if rule.rank is None else rule.rank
+
+    def decompose(question: "tuple[str, Wanted]") -> Decomposed:
+        return of_factors(sums[question[0]], most)
+
+    shapes = {target: updates.shape for target, updates in sums.items()}
+    found = approximate(shapes, decompose, rule, each)
     updates = {
         target: replace(update, delta=with_low_rank(update.delta, found.updates[target]))
         if target in loras

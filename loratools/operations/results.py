@@ -16,14 +16,14 @@ from loratools.io.source import Held
 from loratools.methods import MethodOptions, Task
 from loratools.operations.factors import Sum, held, scaling_of, sum_of, widest
 from loratools.operations.parallel import Map
-from loratools.operations.truncation import Decomposed, approximate, decompose, storable
+from loratools.operations.truncation import Decomposed, approximate, of_factors, of_matrix
 
 if TYPE_CHECKING:
     import torch
 
     from loratools.lowrank.factored import Factored
     from loratools.lowrank.ranks import RankRule, Wanted
-    from loratools.lowrank.truncation import TargetSpectrum, Truncation
+    from loratools.lowrank.truncation import Truncation
     from loratools.methods import Combined
 
 
@@ -167,54 +167,34 @@ def _approximated(parts: Mapping[str, Part], job: Job, rule: "RankRule", each: M
     Of a matrix only as many singular values are computed as the rule is thought to need. Where it
     needs more the method is run again: that is rare, and matrices are too large to be kept.
     """
-    from loratools.lowrank.ranks import Wanted
+    most = rule.max_rank if rule.rank is None else rule.rank
 
-    rule = storable(rule)
-    wanted = rule.wanted([_unknown(part) for part in parts.values()])
-    work = partial(_decomposed, job=job, rule=rule)
-    items = [(target, part, wanted) for target, part in parts.items()]
-    decomposed = dict(zip(parts, each(work, items), strict=True))
-    asked = dict.fromkeys(parts, 0)
-    while True:
-        found = approximate(decomposed, rule)
-        short = [t for t in found.unsettled if asked[t] < min(decomposed[t].updates.shape)]
-        if not short:
-            return Results(found.updates, found.truncations, found.gap)
-        for target in short:
-            needed = found.updates[target].rank + rule.multiple_of
-            asked[target] = 2 * max(asked[target], len(decomposed[target].svd.values), needed)
-        items = [(target, parts[target], Wanted(asked[target])) for target in short]
-        decomposed |= dict(zip(short, each(work, items), strict=True))
+    def decompose(question: "tuple[str, Wanted]") -> Decomposed:
+        target, wanted = question
+        return _decomposed(target, parts[target], job, wanted, most)
+
+    shapes = {t: (part.shape[0], math.prod(part.shape[1:])) for t, part in parts.items()}
+    found = approximate(shapes, decompose, rule, each)
+    return Results(found.updates, found.truncations, found.gap)
 
 
-def _unknown(part: Part) -> "TargetSpectrum":
-    """What is known of a result before it is made."""
-    import numpy as np
-
-    from loratools.lowrank.truncation import TargetSpectrum
-
-    return TargetSpectrum(part.shape[0], math.prod(part.shape[1:]), np.zeros(0))
-
-
-def _decomposed(item: "tuple[str, Part, Wanted]", job: Job, rule: "RankRule") -> Decomposed:
+def _decomposed(
+    target: str, part: Part, job: Job, wanted: "Wanted", most: int | None
+) -> Decomposed:
     """A result with its singular values; of a matrix, its leading part with those."""
     import torch
 
     from loratools.lowrank.dense import leading
-    from loratools.lowrank.factored import CoreSVD, Factored
     from loratools.lowrank.rows import RowBlocks
 
-    target, part, wanted = item
     result = job.result(target, part)
     updates = _sum(part, result)
     if updates is not None:
-        return decompose(updates, rule)
+        return of_factors(updates, most)
     assert isinstance(result, torch.Tensor)
     seed = seed_of(job.seed, target)
     found = leading(RowBlocks.of(result), wanted, seed=seed, device=job.device)
-    identity = torch.eye(len(found.values), dtype=torch.float64)
-    leaders = Sum(((1.0, held(Factored(found.up, found.down), part.shape)),), part.dtype)
-    return Decomposed(leaders, CoreSVD(found.values, identity, identity), found.total)
+    return of_matrix(found, part.shape, part.dtype)
 
 
 def _product(delta: Delta) -> "Factored":

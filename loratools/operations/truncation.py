@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA
-from loratools.operations.factors import Sum
+from loratools.operations.factors import Sum, held
 from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loratools.lowrank.dense import Leading
     from loratools.lowrank.factored import CoreSVD
-    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.ranks import RankRule, Wanted
     from loratools.lowrank.truncation import TargetSpectrum, Truncation
 
 
@@ -27,7 +29,6 @@ class Decomposed:
     svd: "CoreSVD"
     energy: float | None = None
 
-    @property
     def spectrum(self) -> "TargetSpectrum":
         """What a rule has to know of it."""
         from loratools.lowrank.truncation import TargetSpectrum
@@ -47,54 +48,57 @@ class Approximated:
     """Updates at the ranks that were chosen, by target, and what was lost.
 
     `gap` is the share of all energy that another choice within the same budget might have kept in
-    addition: 0 where the choice is known to be the best. For targets that are `unsettled` the
-    choice may be another one when more of their singular values are known.
+    addition: 0 where the choice is known to be the best.
     """
 
     updates: Mapping[str, LoRA]
     truncations: "Mapping[str, Truncation]"
     gap: float
-    unsettled: tuple[str, ...] = ()
 
 
-def decompose_all(sums: Mapping[str, Sum], rule: "RankRule", each: Map) -> dict[str, Decomposed]:
-    """Every sum with its singular values, from its factors: O((m + n) R²) each.
+def approximate(
+    shapes: Mapping[str, tuple[int, int]],
+    decompose: "Callable[[tuple[str, Wanted]], Decomposed]",
+    rule: "RankRule",
+    each: Map,
+) -> Approximated:
+    """Every update at the rank that `rule` gives it, and at least 1, as what is stored has one.
 
-    Raises:
-        NonFiniteError: a factor holds a NaN or an infinity.
+    `decompose` finds out about one target, and again where that was not enough for the rule.
     """
-    found = each(partial(decompose, rule=rule), sums.values())
-    return dict(zip(sums, found, strict=True))
+    from loratools.operations.settle import settle
 
+    if rule.rank is None:
+        rule = replace(rule, min_rank=max(1, rule.min_rank))
+    targets = tuple(shapes)
 
-def decompose(updates: Sum, rule: "RankRule") -> Decomposed:
-    """A sum with its singular values, and vectors for as many as the rule can keep.
+    def find(questions: "Sequence[tuple[int, Wanted]]") -> list[Decomposed]:
+        return list(each(decompose, [(targets[i], wanted) for i, wanted in questions]))
 
-    Raises:
-        NonFiniteError: a factor holds a NaN or an infinity.
-    """
-    return Decomposed(updates, updates.svd().leading(rule.rank or rule.max_rank))
-
-
-def storable(rule: "RankRule") -> "RankRule":
-    """The rule with no rank below 1: a target that is to be stored needs as much."""
-    return rule if rule.rank is not None else replace(rule, min_rank=max(1, rule.min_rank))
-
-
-def approximate(decomposed: Mapping[str, Decomposed], rule: "RankRule") -> Approximated:
-    """Every update at the rank that `rule` gives it, at least 1: the best approximation there is.
-
-    What stands before a sum's factors stands before the new ones.
-    """
-    rule = storable(rule)
-    spectra = {target: update.spectrum for target, update in decomposed.items()}
-    choice = rule.choose(tuple(spectra.values()))
-    ranks = dict(zip(decomposed, choice.ranks, strict=True))
-    open_ones = rule.unsettled(tuple(spectra.values()), choice)
-    targets = tuple(decomposed)
+    settled = settle(tuple(shapes.values()), rule, find)
+    ranked = list(zip(targets, settled.found, settled.choice.ranks, strict=True))
     return Approximated(
-        updates={target: update.at(ranks[target]) for target, update in decomposed.items()},
-        truncations={t: spectrum.truncation(ranks[t]) for t, spectrum in spectra.items()},
-        gap=choice.gap,
-        unsettled=tuple(targets[number] for number in open_ones),
+        updates={target: update.at(rank) for target, update, rank in ranked},
+        truncations={t: update.spectrum().truncation(rank) for t, update, rank in ranked},
+        gap=settled.choice.gap,
     )
+
+
+def of_factors(updates: Sum, most: int | None) -> Decomposed:
+    """A sum with its singular values, from its factors, and vectors for at most so many ranks.
+
+    Raises:
+        NonFiniteError: a factor holds a NaN or an infinity.
+    """
+    return Decomposed(updates, updates.svd().leading(most))
+
+
+def of_matrix(found: "Leading", shape: tuple[int, ...], dtype: str) -> Decomposed:
+    """The leading part of a matrix, for a weight of this shape and factors of this dtype."""
+    import torch
+
+    from loratools.lowrank.factored import CoreSVD, Factored
+
+    identity = torch.eye(len(found.values), dtype=torch.float64)
+    updates = Sum(((1.0, held(Factored(found.up, found.down), shape)),), dtype)
+    return Decomposed(updates, CoreSVD(found.values, identity, identity), found.total)

@@ -29,7 +29,9 @@ def test_no_outlier_removed_is_magnitude_pruning() -> None:
 
 
 def test_sum_of_several_with_weights() -> None:
-    found = result(breadcrumbs, row(9, 2, 1), row(1, 9, 4), weights=(1, -1), density=1 / 3, gamma=0.3)
+    found = result(
+        breadcrumbs, row(9, 2, 1), row(1, 9, 4), weights=(1, -1), density=1 / 3, gamma=0.3
+    )
     assert found == [[0, 2, -4]]
 
 
@@ -40,7 +42,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 
 def test_density_without_room_for_gamma_is_refused() -> None:
-    with pytest.raises(LoratoolsError, match="density of 0.9 leaves no room for a gamma of 0.2"):
+    with pytest.raises(LoratoolsError, match=r"density of 0\.9 leaves no room for a gamma of 0\.2"):
         run(breadcrumbs, task(row(1)), density=0.9, gamma=0.2)
     run(breadcrumbs, task(normals(0, 3, 3, 1)), density=0.9, gamma=0.1)  # whose sum is 1
 

@@ -1,0 +1,60 @@
+"""Ranks chosen over all targets, where singular values are found out as far as the rule needs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar, final
+
+import numpy as np
+
+from loratools.lowrank.ranks import Choice, RankRule, Wanted
+from loratools.lowrank.truncation import TargetSpectrum
+
+
+class Found(Protocol):
+    """What was found out about one target."""
+
+    def spectrum(self) -> TargetSpectrum:
+        """Its leading singular values."""
+        ...
+
+
+_F = TypeVar("_F", bound=Found)
+#: Finds out about some targets, by their numbers, as much as is wanted of each.
+Find = Callable[[Sequence[tuple[int, Wanted]]], Sequence[_F]]
+
+
+@final
+@dataclass(frozen=True)
+class Settled(Generic[_F]):
+    """What was found out, and the ranks chosen by it."""
+
+    found: tuple[_F, ...]
+    choice: Choice
+
+
+def settle(shapes: Sequence[tuple[int, int]], rule: RankRule, find: Find[_F]) -> Settled[_F]:
+    """Find out, choose, and find out more about the targets whose rank that could change.
+
+    The questions depend on the answers alone, so an interrupted run asks the same ones again.
+    """
+    unknown = [TargetSpectrum(m, n, np.empty(0), math.inf) for m, n in shapes]
+    first = rule.wanted(unknown)
+    found = list(find([(i, first) for i in range(len(shapes))]))
+    while True:
+        spectra = [each.spectrum() for each in found]
+        choice = rule.choose(spectra)
+        known = [len(spectrum.values) for spectrum in spectra]
+        questions = [
+            (i, replace(first, rank=max(choice.ranks[i] + rule.multiple_of, 2 * known[i])))
+            for i in rule.unsettled(spectra, choice)
+        ]
+        answers = list(find(questions))
+        for (i, _), answer in zip(questions, answers, strict=True):
+            found[i] = answer
+        # Values that are zero up to rounding are never found, however many are asked for.
+        if all(
+            len(answer.spectrum().values) <= known[i]
+            for (i, _), answer in zip(questions, answers, strict=True)
+        ):
+            return Settled(tuple(found), rule.choose([each.spectrum() for each in found]))
