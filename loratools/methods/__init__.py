@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, NonFiniteError, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,15 @@ class Task:
 
     @cached_property
     def updates(self) -> "tuple[Factored, ...]":
-        """The updates in float64, each with its scaling and without its weight."""
-        return self.read()
+        """The updates in float64, each with its scaling and without its weight.
+
+        Raises:
+            NonFiniteError: a factor holds a NaN or an infinity.
+        """
+        updates = self.read()
+        if not all(each.up.isfinite().all() and each.down.isfinite().all() for each in updates):
+            raise NonFiniteError(f"{shorten(self.target)}: holds a NaN or an infinity")
+        return updates
 
 
 @final

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from loratools.errors import NonFiniteError, shorten
 from loratools.methods import Task
 
 #: A quarter of a million elements of float32, of several matrices, stay in a core's cache.
@@ -45,14 +44,7 @@ class Stack:
 
     @classmethod
     def of(cls, task: Task) -> "Stack":
-        """The updates of a task, without their weights.
-
-        Raises:
-            NonFiniteError: a factor holds a NaN or an infinity.
-        """
-        for update in task.updates:
-            if not (update.up.isfinite().all() and update.down.isfinite().all()):
-                raise NonFiniteError(f"{shorten(task.target)}: holds a NaN or an infinity")
+        """The updates of a task, without their weights."""
         narrow = [update.to(torch.float32, task.device) for update in task.updates]
         return cls(
             task.updates[0].shape,
