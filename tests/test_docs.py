@@ -24,7 +24,7 @@ import pytest
 
 import loratools
 import loratools.errors
-from loratools import LoratoolsError, WriteOptions, deltas, formats, registry
+from loratools import LoratoolsError, WriteOptions, deltas, formats, methods, registry
 from loratools.cli import cli, failures
 from loratools.formats import _peft_config
 
@@ -183,6 +183,24 @@ def test_each_format_has_a_page(name: str) -> None:
 @pytest.mark.parametrize("name", registry.names(deltas))
 def test_each_kind_is_explained(name: str) -> None:
     assert f"\n| `{name}` |" in read("docs/explanation/canonical-form.md")
+
+
+@pytest.mark.parametrize("name", registry.names(methods))
+def test_each_method_is_documented_with_its_paper_options_and_defaults(name: str) -> None:
+    page = read("docs/reference/methods.md")
+    section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    module = registry.load(methods, name)
+    paper = re.search(r"(?:arXiv|doi):([\w./]+\w)", module.__doc__ or "")
+    assert paper
+    assert paper[1] in section or "The same paper" in section
+    assert "*When:*" in section
+    (row,) = re.findall(rf"^\| \[`{name}`\].*$", page, re.MULTILINE)
+    assert row.split(" | ")[1] == ("factors" if module.LOW_RANK else "matrix")
+    options = dict(re.findall(r"`(\w+)` ([\w.]+)", row.split(" | ")[2]))
+    assert tuple(options) == module.OPTIONS
+    for option, default in options.items():
+        constant = getattr(module, option.upper(), None)
+        assert constant is None or constant == float(default)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loratools import deltas, errors, formats, registry
+from loratools import deltas, errors, formats, methods, registry
 from loratools.deltas import Delta, Span, keys_of, parameters_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -22,11 +23,13 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.deltas.rows import Rows
 from loratools.io.source import Held
+from loratools.methods import MethodOptions
 
 TESTS = Path(__file__).parent
 KINDS = registry.names(deltas)
 FORMATS = registry.names(formats)
-PACKAGES = {"deltas": deltas, "formats": formats}
+METHODS = registry.names(methods)
+PACKAGES = {"deltas": deltas, "formats": formats, "methods": methods}
 PLUG_INS = [(package, name) for package in PACKAGES for name in registry.names(PACKAGES[package])]
 
 
@@ -43,8 +46,8 @@ def test_names_of_a_registry_are_its_public_files() -> None:
 def test_listing_names_imports_nothing() -> None:
     code = """
 import sys
-from loratools import deltas, formats, registry
-found = [f"{package.__name__}.{name}" for package in (deltas, formats)
+from loratools import deltas, formats, methods, registry
+found = [f"{package.__name__}.{name}" for package in (deltas, formats, methods)
          for name in registry.names(package)]
 assert found
 loaded = [name for name in found if name in sys.modules]
@@ -94,6 +97,40 @@ def test_format_does_not_recognise_nothing(name: str) -> None:
 
     empty = Bundle("nothing", {}, {}, None, (), 0)
     assert registry.load(formats, name).recognises(empty) is False
+
+
+# Methods of combining
+
+PAPER = re.compile(r"\d{4}, (arXiv:\d{4}\.\d{5}|doi:10\.\S+)\)")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_names_its_paper_in_its_first_line(name: str) -> None:
+    document = registry.load(methods, name).__doc__ or ""
+    assert PAPER.search(document.split("\n", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_says_what_it_takes_and_gives(name: str) -> None:
+    module = registry.load(methods, name)
+    fields = [field.name for field in dataclasses.fields(MethodOptions)]
+    assert isinstance(module.OPTIONS, tuple)
+    assert set(module.OPTIONS) <= set(fields)
+    assert len(set(module.OPTIONS)) == len(module.OPTIONS)
+    assert isinstance(module.LOW_RANK, bool)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_combines_a_task(name: str) -> None:
+    combine = registry.load(methods, name).combine
+    assert inspect.get_annotations(combine).keys() == {"task", "options", "return"}
+    assert list(inspect.signature(combine).parameters) == ["task", "options"]
+    assert combine.__doc__
+
+
+def test_each_option_is_taken_by_a_method() -> None:
+    taken = {option for name in METHODS for option in registry.load(methods, name).OPTIONS}
+    assert taken == {field.name for field in dataclasses.fields(MethodOptions)}
 
 
 # Kinds of updates

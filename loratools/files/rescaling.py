@@ -61,8 +61,8 @@ def rescale(
     """Write the adapter with other strengths, or with the same stored in another way.
 
     Updates that depend on the weight they change, as DoRA does, have no other strength. With a
-    `base` they become additive ones first, at the ranks that `rule` gives, or a `size` in bytes. Without an `output`
-    nothing is written.
+    `base` they become additive ones first, at the ranks that `rule` gives, or a `size` in bytes.
+    Without an `output` nothing is written.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.

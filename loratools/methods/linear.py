@@ -1,4 +1,7 @@
-"""The weighted sum, dW = λ · Σ wᵢ·dWᵢ (task arithmetic: Ilharco et al., 2022, arXiv:2212.04089)."""
+"""The weighted sum: task arithmetic (Ilharco et al., 2022, arXiv:2212.04089).
+
+dW = λ · Σ wₜ·dWₜ.
+"""
 
 from loratools.methods import MethodOptions, Task
 from loratools.methods._consensus import summed_weights
