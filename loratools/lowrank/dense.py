@@ -92,18 +92,29 @@ def leading(
         NonFiniteError: the matrix has a NaN or an infinity.
     """
     device = device or torch.device("cpu")
-    if not _is_small(matrix) and is_worthwhile(matrix.shape, wanted):
-        dtype = torch.float32 if wanted.loss > _FINE else torch.float64
-        like = torch.empty(0, dtype=dtype, device=device)
-        found = ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like)
-        if found is not None:
-            result = _projected_on(matrix, *found)
-            if result.kept >= (1 - wanted.loss) * result.total or len(result.values) == wanted.most:
-                return result
+    found = iterated(matrix, wanted, seed=seed, tolerance=tolerance, device=device)
+    if found is not None:
+        result = _projected_on(matrix, *found)
+        if result.kept >= (1 - wanted.loss) * result.total or len(result.values) == wanted.most:
+            return result
     if matrix.shape[0] >= matrix.shape[1]:
         return _decomposed(matrix, wanted, device)
     turned = _decomposed(RowBlocks.of(matrix.whole().T), wanted, device)
     return replace(turned, up=turned.down.T, down=turned.up.T)
+
+
+def iterated(
+    matrix: RowBlocks, wanted: Wanted, *, seed: int, tolerance: float, device: torch.device
+) -> tuple[Float[Tensor, "n k"], float] | None:
+    """Leading right vectors, nearly orthonormal, and the energy that they are thought to miss.
+
+    None where all singular values are better computed at once.
+    """
+    if _is_small(matrix) or not is_worthwhile(matrix.shape, wanted):
+        return None
+    dtype = torch.float32 if wanted.loss > _FINE else torch.float64
+    like = torch.empty(0, dtype=dtype, device=device)
+    return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like)
 
 
 def _is_small(matrix: RowBlocks) -> bool:
