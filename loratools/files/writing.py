@@ -13,7 +13,7 @@ from loratools.formats import encode
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, nbytes
 from loratools.io.file import InputFile
-from loratools.io.publish import check_output, staged
+from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, as_bytes, is_finite
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.operations.parallel import Map
@@ -59,14 +59,22 @@ def write_adapter(
     needed = layout.size + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
-        path = staging.folder / (_WEIGHTS if is_folder else output.name)
-        _write_tensors(bundle, path, layout, each)
-        if bundle.config is not None:
-            staging.write_file(_CONFIG, _json(bundle.config))
-        for companion in bundle.companions if is_folder else ():
-            staging.copy_file(companion.name, companion)
+        written = put_files(bundle, staging, each)
         staging.publish()
-    return Written(str(output), layout.size)
+    return written
+
+
+def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
+    """Write the files of an adapter into a staging folder."""
+    is_folder = bundle.config is not None
+    layout = _layout(bundle, bundle.metadata)
+    path = staging.folder / (_WEIGHTS if is_folder else staging.output.name)
+    _write_tensors(bundle, path, layout, each)
+    if bundle.config is not None:
+        staging.write_file(_CONFIG, _json(bundle.config))
+    for companion in bundle.companions if is_folder else ():
+        staging.copy_file(companion.name, companion)
+    return Written(str(staging.output), layout.size)
 
 
 def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":

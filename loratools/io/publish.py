@@ -23,21 +23,28 @@ from loratools.io.platform import copy_range, exchange, lock_folder, rename_new,
 class Staging:
     """A folder in the making: files are put into `folder`, then `publish` gives it its name."""
 
-    def __init__(self, output: Path, *, is_folder: bool, overwrite: bool) -> None:
+    def __init__(
+        self, output: Path, *, is_folder: bool, overwrite: bool, resume: bool = False
+    ) -> None:
         self.output = output
         self.folder = partial_path(output)
         self._is_folder = is_folder
         self._overwrite = overwrite
+        self._resume = resume
+        self._is_published = False
         self._held: list[_OpenFolder] = []
 
     def claim(self) -> None:
-        """Make the folder, in place of what a killed run may have left there."""
+        """Make the folder, in place of what a killed run may have left there; or go on with it."""
         with storage_errors(self.folder):
-            self._held.append(_claim(self.folder))
+            self._held.append(_claim(self.folder, keep=self._resume))
 
     def remove(self) -> None:
-        """Remove what `folder` still holds: after an exchange, the old output."""
-        if self._is_held():
+        """Remove what `folder` still holds: after an exchange, the old output.
+
+        What is to be resumed stays, unless it is finished.
+        """
+        if self._is_held() and (self._is_published or not self._resume):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
@@ -82,6 +89,7 @@ class Staging:
             else:
                 rename_new(made, self.output)
                 self._sync_name(partial(rename_new, self.output, made))
+        self._is_published = True
 
     def _replace(self, made: Path) -> None:
         _check_replaceable(self.output, is_folder=self._is_folder)
@@ -115,13 +123,17 @@ class Staging:
 
 
 @contextmanager
-def staged(output: Path, *, is_folder: bool, overwrite: bool) -> Iterator[Staging]:
+def staged(
+    output: Path, *, is_folder: bool, overwrite: bool, resume: bool = False
+) -> Iterator[Staging]:
     """A staging folder for `output`; whatever happens inside, it is gone afterwards.
+
+    With `resume` it may hold what an earlier run left, and it stays if this one does not finish.
 
     Raises:
         StorageError: another run is at work on the same output, or the folder cannot be made.
     """
-    staging = Staging(output, is_folder=is_folder, overwrite=overwrite)
+    staging = Staging(output, is_folder=is_folder, overwrite=overwrite, resume=resume)
     try:
         staging.claim()
         yield staging
@@ -229,7 +241,7 @@ class _OpenFolder:
             return False
 
 
-def _claim(folder: Path) -> _OpenFolder:
+def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
     while True:
         try:
             folder.mkdir()
@@ -241,7 +253,7 @@ def _claim(folder: Path) -> _OpenFolder:
         except FileNotFoundError:
             continue
         # The run that held the lock may have renamed or removed the folder before letting go.
-        if is_new and held.is_at(folder):
+        if (is_new or keep) and held.is_at(folder):
             return held
         if held.is_at(folder):
             shutil.rmtree(folder)
