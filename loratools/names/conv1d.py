@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MODEL_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
+_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 
 
 def square_is_transposed(
@@ -26,3 +27,25 @@ def square_is_transposed(
     if config is not None and isinstance(config.get("model_type"), str):
         return config["model_type"] in _MODEL_TYPES
     return claimed
+
+
+def conv1d_weights(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None
+) -> frozenset[str]:
+    """The weights of a model that are stored as (in, out): those of `Conv1D` modules.
+
+    Without a config, a `c_attn` that is three times as wide as it is high shows the kind of model.
+    """
+    names = [name for name in shapes if _is_conv1d(name)]
+    if config is not None and isinstance(config.get("model_type"), str):
+        return frozenset(names if config["model_type"] in _MODEL_TYPES else ())
+    shows = any(
+        name.endswith("c_attn.weight") and shapes[name][1:] == (3 * shapes[name][0],)
+        for name in names
+    )
+    return frozenset(names if shows else ())
+
+
+def _is_conv1d(name: str) -> bool:
+    module, _, parameter = name.rpartition(".")
+    return parameter == "weight" and module.rpartition(".")[2] in _MODULES

@@ -15,17 +15,23 @@ _MARKS = (
 )
 
 
-def quantisation(tensors: Mapping[str, str], config: Mapping[str, Any] | None) -> str | None:
-    """Why weights of these names and dtypes cannot be merged into; None if they are plain."""
+def quantisation(
+    tensors: Mapping[str, str],
+    config: Mapping[str, Any] | None,
+    *,
+    what: str = "the base",
+    remedy: str = _REMEDY,
+) -> str | None:
+    """Why weights of these names and dtypes cannot be computed with; None if they are plain."""
     method = _declared(config)
     if method is not None:
-        return f"the base is quantised ({method}, says its config.json): {_REMEDY}"
+        return f"{what} is quantised ({method}, says its config.json): {remedy}"
     for name, dtype in tensors.items():
         if dtype in PACKED_FLOATS:
-            return f"the base is quantised ({name} is {dtype}): {_REMEDY}"
+            return f"{what} is quantised ({name} is {dtype}): {remedy}"
         for pattern, mark in _MARKS:
             if re.search(pattern, name):
-                return f"the base is quantised ({mark}: it has {name}): {_REMEDY}"
+                return f"{what} is quantised ({mark}: it has {name}): {remedy}"
     return None
 
 

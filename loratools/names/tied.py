@@ -14,6 +14,16 @@ _EMBEDDINGS = (
     "shared.weight",
     "embeddings.weight",
 )
+#: Modules that look rows up, beside those of tokens.
+_LOOKUPS = frozenset(
+    {
+        "embed_positions", "embed_tokens_per_layer", "pos_embed", "position_embedding",
+        "position_embeddings", "positions_embed", "relative_attention_bias", "token_embedding",
+        "token_type_embeddings", "word_embedding", "wpe",
+    }
+)  # fmt: skip
+#: Numbers of a config that only an embedding has as many rows as.
+_ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_vocab_size")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
 #: Model types whose config ties the two unless it says otherwise.
 _TIED_BY_DEFAULT = frozenset(
@@ -71,6 +81,19 @@ def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> Ti
 def is_embedding(name: str) -> bool:
     """Whether a parameter of this name has a row for every token: an embedding or a head."""
     return _ends(name, _EMBEDDINGS) or _ends(name, _HEADS)
+
+
+def is_lookup(name: str, rows: int, config: Mapping[str, Any] | None) -> bool:
+    """Whether a weight is that of an embedding, whose rows are looked up and not multiplied with.
+
+    By the names that models give to embeddings; for others that have `embed` in their name, by the
+    number of rows.
+    """
+    module = name.removesuffix(".weight").rpartition(".")[2]
+    if _ends(name, _EMBEDDINGS) or module in _LOOKUPS:
+        return True
+    counts = {(config or {}).get(count) for count in _ROW_COUNTS}
+    return "embed" in module and not _ends(name, _HEADS) and rows in counts
 
 
 def _is_tied(config: Mapping[str, Any] | None) -> bool:
