@@ -21,6 +21,7 @@ _COMMANDS = {
     "rescale": "Make an adapter stronger or weaker.",
     "combine": "Combine adapters of one base into one.",
     "resize": "Store an adapter at other ranks.",
+    "svd-extract": "Make an adapter of a fine-tuned model and its base.",
 }
 
 
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"loratools.cli.{cmd_name}_command")
+        module = importlib.import_module(f"loratools.cli.{cmd_name.replace('-', '_')}_command")
         command: click.Command = module.command
         return command
 

@@ -1,9 +1,6 @@
 """`loratools merge`."""
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +14,7 @@ from loratools.cli.options import (
     out_proj_option,
     pickle_option,
 )
-from loratools.cli.signals import Stoppable
+from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
 
 if TYPE_CHECKING:
@@ -88,7 +85,7 @@ def command(
     from loratools.files.merging import WriteOptions, merge
     from loratools.operations.merge import MergeOptions
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         report = merge(
             base,
             adapters,
@@ -141,24 +138,3 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
     else:
         size = sum(report.files.values())
         click.echo(f"written: {printable(report.output)} ({human_size(size)})")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; and the place where a signal stops the merge."""
-    stoppable = click.get_current_context().find_object(Stoppable)
-    with contextlib.ExitStack() as shown:
-        bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            bar = shown.enter_context(tqdm(unit="B", unit_scale=True, leave=False))
-
-        def progress(done: int, total: int) -> None:
-            if stoppable is not None:
-                stoppable.check()
-            if bar is not None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-        yield progress

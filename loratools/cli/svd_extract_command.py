@@ -1,0 +1,131 @@
+"""`loratools svd-extract`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import CHECK_FAILED, printable
+from loratools.cli.options import jobs_option, json_option, rank_options, rank_rule
+from loratools.cli.progress import progress_bar
+from loratools.cli.tables import Column, human_size, print_table
+
+if TYPE_CHECKING:
+    from loratools.operations.extract_report import ExtractReport
+
+
+@click.command("svd-extract", short_help="Make an adapter of a fine-tuned model and its base.")
+@click.argument("tuned", type=click.Path())
+@click.argument("base", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="The folder the adapter is written to.")
+@rank_options
+@click.option("--only", multiple=True, metavar="GLOB", help="Look only at these tensors.")
+@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these tensors out.")
+@click.option("--full", multiple=True, metavar="GLOB", help="Store these modules whole.")
+@click.option(
+    "--residual",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="What has no place in a LoRA, such as norms and biases: stored whole, or left out.",
+)
+@click.option(
+    "--min-change",
+    type=click.FloatRange(min=0),
+    help="Leave out tensors with a relative change below this.  [default: what rounding makes]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="The dtype of the factors.",
+)
+@click.option("--base-name", help="The base's name in the config.  [default: BASE as given]")
+@jobs_option
+@click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option("--dry-run", is_flag=True, help="Compare the two and show the plan; write nothing.")
+@json_option
+@click.option("-v", "--verbose", is_flag=True, help="Show every target.")
+def command(
+    tuned: str,
+    base: str,
+    output: str | None,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+    **settings: Any,
+) -> int:
+    """Write an adapter that makes BASE into TUNED, as nearly as its ranks allow.
+
+    TUNED and BASE are models of one kind: folders or safetensors files, sharded in any way.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    rule = rank_rule(settings)
+    if rule is None and settings["size"] is None:
+        raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
+    from loratools.files.extracting import ExtractRun, svd_extract
+    from loratools.lowrank.ranks import RankRule
+    from loratools.operations.extract import ExtractOptions
+
+    with progress_bar() as progress:
+        report = svd_extract(
+            tuned,
+            base,
+            output=None if dry_run else output,
+            rule=rule or RankRule(),
+            size=settings["size"],
+            options=ExtractOptions(
+                only=settings["only"],
+                skip=settings["skip"],
+                full=settings["full"],
+                keep_residual=settings["residual"] == "keep",
+                min_change=settings["min_change"],
+                dtype=settings["dtype"],
+            ),
+            base_name=settings["base_name"],
+            check=settings["check"],
+            run=ExtractRun(
+                overwrite=settings["overwrite"],
+                resume=settings["resume"],
+                jobs=settings["jobs"],
+                progress=progress,
+            ),
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _print(report, verbose=verbose or dry_run)
+    return 0 if report.check is None or report.check.agrees else CHECK_FAILED
+
+
+def _print(report: "ExtractReport", *, verbose: bool) -> None:
+    for text in report.notes:
+        click.echo(f"Note: {printable(text)}", err=True)
+    if verbose:
+        _print_targets(report)
+    for line in report.lines:
+        click.echo(printable(line))
+    if report.output is None:
+        click.echo("dry run: nothing written")
+    else:
+        click.echo(f"written: {printable(report.output)} ({human_size(report.nbytes or 0)})")
+
+
+def _print_targets(report: "ExtractReport") -> None:
+    rows = report.to_json()["targets"]
+
+    def cells(field: str, pattern: str) -> list[str]:
+        return ["" if row[field] is None else pattern.format(row[field]) for row in rows]
+
+    columns = [
+        Column("target", [row["target"] for row in rows]),
+        Column("change", cells("relative", "{:.3g}"), is_number=True),
+        Column("rank", cells("rank", "{}"), is_number=True),
+        Column("energy", cells("energy", "{:.6f}"), is_number=True),
+        Column("error", cells("error", "{:.3g}"), is_number=True),
+    ]
+    print_table(columns if report.output else columns[:2])

@@ -1,0 +1,284 @@
+"""Extract an adapter from a fine-tuned model and its base, from files to files."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+
+import loratools
+from loratools.errors import OutputError, storage_errors
+from loratools.files.opening import TOKENIZER_FILES, open_adapter
+from loratools.files.parts import Part, Parts
+from loratools.files.writing import put_files
+from loratools.formats import encode
+from loratools.io.checkpoint import Checkpoint, open_checkpoint
+from loratools.io.dtypes import BITS, nbytes
+from loratools.io.file import InputFile
+from loratools.io.publish import Staging, check_output, staged
+from loratools.lowrank.ranks import RankRule, Wanted
+from loratools.lowrank.truncation import TargetSpectrum
+from loratools.operations.compare import compare
+from loratools.operations.difference import Difference, Memory
+from loratools.operations.extract import ExtractOptions, ExtractPlan, comparable, plan_extract
+from loratools.operations.extract_check import Check
+from loratools.operations.extract_check import check as check_extraction
+from loratools.operations.extract_report import ExtractReport
+from loratools.operations.extracted import adapter_of
+from loratools.operations.pairing import Pair, Pairing, pair_up
+from loratools.operations.parallel import Map, threads
+from loratools.operations.principal import principal
+from loratools.operations.results import seed_of
+from loratools.operations.settle import settle
+
+_PARTS = "parts"
+_SLACK_BYTES = 2**20
+#: At most so many bytes of a header describe a tensor, beside its name.
+_HEADER_BYTES = 160
+#: Differences up to this size together are held while they are worked on; others are read again.
+_HELD_BYTES = 192 * 2**20
+
+
+@final
+@dataclass(frozen=True)
+class ExtractRun:
+    """How an extraction runs; nothing of it shows in the bytes of the output.
+
+    `resume` goes on with what a run that was interrupted had finished, and leaves as much if this
+    one is. `progress` is called with the bytes done and the bytes in all, by any thread; what it
+    raises stops the extraction.
+    """
+
+    overwrite: bool = False
+    resume: bool = False
+    jobs: int | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path | None,
+    rule: RankRule,
+    size: int | None = None,
+    options: ExtractOptions | None = None,
+    base_name: str | None = None,
+    check: bool = False,
+    run: ExtractRun | None = None,
+) -> ExtractReport:
+    """Write an adapter that makes `base` into `tuned`, as nearly as the rank rule allows.
+
+    `size` is a budget in bytes for the file of tensors, in place of one in `rule`.
+
+    Differences are read in blocks of rows, and factors put on disk as they are found, so memory
+    depends on neither model's size. Without an `output` the tensors are compared, and nothing is
+    written.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    options, run = options or ExtractOptions(), run or ExtractRun()
+    pairing = pair_up(open_checkpoint(Path(tuned)), open_checkpoint(Path(base)))
+    pairs = comparable(pairing, options)
+    with threads(run.jobs) as each:
+        watch = _Watch(sum(2 * pair.after.info.nbytes for pair in pairs), run.progress)
+        plan = plan_extract(pairing, compare(pairs, each, watch), options)
+        if output is None:
+            return ExtractReport(plan, {})
+        if size is not None:
+            rule = _budget(rule, plan, options, size)
+        work = _Work(plan, rule, options, Path(output), base_name or str(base), check)
+        return _write(work, run, watch, each)
+
+
+@final
+class _Watch:
+    """Bytes done by all threads."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._total = total
+        self._done = 0
+        self._progress = progress or (lambda done, total: None)
+        self._lock = threading.Lock()
+
+    def __call__(self, nbytes: int = 0) -> None:
+        """Count some more, or only look whether to stop."""
+        with self._lock:
+            self._done = min(self._total, self._done + nbytes)
+            self._progress(self._done, self._total)
+
+
+@final
+@dataclass(frozen=True)
+class _Work:
+    """What is to be written."""
+
+    plan: ExtractPlan
+    rule: RankRule
+    options: ExtractOptions
+    output: Path
+    base_name: str
+    check: bool
+
+
+def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractReport:
+    pairing, output = work.plan.pairing, work.output
+    check_output(
+        output,
+        [path for model in (pairing.tuned, pairing.base) for path in _paths(model)],
+        is_folder=True,
+        needed_bytes=_needed_bytes(work),
+        overwrite=run.overwrite,
+    )
+    with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
+        _remove_all_but(staging.folder, _PARTS)
+        parts = Parts(staging.folder / _PARTS, _identity(work))
+        report = _put(work, parts, staging, watch, each)
+        for file in _files(pairing):
+            file.check_unchanged()
+        with storage_errors(parts.folder):
+            shutil.rmtree(parts.folder)
+        staging.publish()
+    return report
+
+
+def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
+    """The factors found, and the adapter's files written; its check reads those."""
+    finder = _Finder(work, parts, watch, each)
+    targets = list(work.plan.factored)
+    shapes = [Difference(p.after, p.before).shape for p in finder.pairs]
+    settled = settle(shapes, work.rule, finder)
+    ranks = [
+        rank if len(part.spectrum().values) else 0
+        for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
+    ]
+    chosen = dict(zip(targets, zip(settled.found, ranks, strict=True), strict=True))
+    adapter = adapter_of(
+        work.plan,
+        chosen,
+        where=str(work.output),
+        base_name=work.base_name,
+        companions=_companions(work.plan.pairing.tuned),
+    )
+    written = put_files(encode(adapter), staging, each)
+    spectra = {target: (part.spectrum(), rank) for target, (part, rank) in chosen.items()}
+    return ExtractReport(
+        plan=work.plan,
+        truncations={t: spectrum.truncation(rank) for t, (spectrum, rank) in spectra.items()},
+        gap=settled.choice.gap,
+        output=str(work.output),
+        nbytes=written.nbytes,
+        reused=finder.reused,
+        check=_checked(work, staging, spectra, watch, each),
+    )
+
+
+def _checked(
+    work: _Work,
+    staging: Staging,
+    spectra: Mapping[str, tuple[TargetSpectrum, int]],
+    watch: _Watch,
+    each: Map,
+) -> Check | None:
+    if not work.check:
+        return None
+    adapter = open_adapter(staging.folder)
+    dtype = work.options.stored_dtype
+    return check_extraction(work.plan, adapter, spectra, dtype, each=each, tick=watch)
+
+
+@final
+class _Finder:
+    """Finds factors: those of a run before, or computed and put on disk."""
+
+    def __init__(self, work: _Work, parts: Parts, watch: _Watch, each: Map) -> None:
+        pairs = work.plan.pairing.pairs
+        # Tied ends are one tensor, and have one part.
+        self.pairs = [pairs[t.pair.twin or name] for name, t in work.plan.factored.items()]
+        self.reused = 0
+        self._work = work
+        self._parts = parts
+        self._watch = watch
+        self._each = each
+        self._memory = Memory(_HELD_BYTES)
+
+    def __call__(self, questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
+        """The parts of some targets, the largest first, so that no thread is left waiting."""
+        asked = {(self.pairs[i].target, wanted): self.pairs[i] for i, wanted in questions}
+        work = sorted(asked.items(), key=lambda item: -item[1].after.info.nbytes)
+        found = dict(zip((key for key, _ in work), self._each(self._find, work), strict=True))
+        return [found[self.pairs[i].target, wanted] for i, wanted in questions]
+
+    def _find(self, question: tuple[tuple[str, Wanted], Pair]) -> Part:
+        (target, wanted), pair = question
+        self._watch(pair.after.info.nbytes)
+        what = [target, *pair.names, asdict(wanted)]
+        if (part := self._parts.find(what)) is not None:
+            self.reused += 1
+            return part
+        found = principal(
+            Difference(pair.after, pair.before, self._watch),
+            wanted,
+            dtype=self._work.options.stored_dtype,
+            seed=seed_of(0, target),
+            memory=self._memory,
+        )
+        return self._parts.store(what, found)
+
+
+def _identity(work: _Work) -> list[object]:
+    """All that every part depends on: programs, inputs, and how factors are stored."""
+    files = [
+        [str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns]
+        for file in _files(work.plan.pairing)
+    ]
+    return [loratools.__version__, torch.__version__, work.options.stored_dtype, files]
+
+
+def _files(pairing: Pairing) -> Iterator[InputFile]:
+    for model in (pairing.tuned, pairing.base):
+        for shard in model.shards:
+            yield shard.file
+
+
+def _paths(model: Checkpoint) -> tuple[Path, ...]:
+    return (model.path, *(shard.file.path for shard in model.shards))
+
+
+def _companions(model: Checkpoint) -> tuple[Path, ...]:
+    if not model.is_folder:
+        return ()
+    files = (model.path / name for name in TOKENIZER_FILES)
+    return tuple(file for file in files if file.is_file())
+
+
+def _needed_bytes(work: _Work) -> int:
+    """About as much as parts and output take together, before it is known what ranks will be."""
+    rule, plan = work.rule, work.plan
+    element = BITS[work.options.stored_dtype] // 8
+    sizes = [sum(Difference(t.pair.after, t.pair.before).shape) for t in plan.factored.values()]
+    factors = rule.parameters or (rule.rank or rule.min_rank) * sum(sizes)
+    whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
+    return 2 * factors * element + whole + _SLACK_BYTES
+
+
+def _budget(rule: RankRule, plan: ExtractPlan, options: ExtractOptions, size: int) -> RankRule:
+    """`rule` with as many elements for factors as fit beside the rest in a file of `size` bytes."""
+    whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
+    names = [*plan.whole, *plan.factored, *plan.factored]
+    rest = whole + sum(len(name) + _HEADER_BYTES for name in names) + _HEADER_BYTES
+    if rest >= size:
+        raise OutputError(f"about {rest} bytes are needed without any factors, more than {size}")
+    return replace(rule, parameters=(size - rest) // (BITS[options.stored_dtype] // 8))
+
+
+def _remove_all_but(folder: Path, name: str) -> None:
+    """What an interrupted run had begun to put together is made again."""
+    with storage_errors(folder):
+        for path in folder.iterdir():
+            if path.name != name:
+                path.unlink()

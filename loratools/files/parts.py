@@ -1,0 +1,146 @@
+"""Finished factors on disk: a run that was killed does not compute them again.
+
+A part has a name made of all that its bytes depend on, and appears under it complete.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.errors import storage_errors
+from loratools.io.file import InputFile
+from loratools.io.header import TensorInfo
+from loratools.io.source import Stored, as_bytes
+from loratools.io.writer import OutputFile, lay_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loratools.lowrank.truncation import TargetSpectrum
+    from loratools.operations.principal import Principal
+
+_UNFINISHED = ".unfinished"
+
+
+@final
+@dataclass(frozen=True)
+class LeadingRows:
+    """The first `count` rows of a tensor in a file that is opened when they are read.
+
+    Those that it does not have are zero.
+    """
+
+    path: Path
+    info: TensorInfo
+    count: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its name in the file."""
+        return (self.info.name,)
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype in the file."""
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With so many rows."""
+        return (self.count, *self.info.shape[1:])
+
+    def read(self) -> "Tensor":
+        """All of them."""
+        return self.read_rows(0, self.count)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some of them."""
+        import torch
+
+        there = self.info.shape[0]
+        rows = Stored(InputFile(self.path), self.info).read_rows(min(begin, there), min(end, there))
+        if len(rows) == end - begin:
+            return rows
+        return torch.cat([rows, rows.new_zeros(end - begin - len(rows), *rows.shape[1:])])
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """The factors of one target in a file of their own."""
+
+    path: Path
+
+    def up_rows(self, rank: int) -> LeadingRows:
+        """The transposed `up` at a rank."""
+        return LeadingRows(self.path, self._tensors["rows"], rank)
+
+    def down(self, rank: int) -> LeadingRows:
+        """The `down` at a rank."""
+        return LeadingRows(self.path, self._tensors["down"], rank)
+
+    def spectrum(self) -> "TargetSpectrum":
+        """What a rule for ranks has to know."""
+        return self._spectrum
+
+    @cached_property
+    def _tensors(self) -> dict[str, TensorInfo]:
+        return {info.name: info for info in InputFile(self.path).read_header().tensors}
+
+    @cached_property
+    def _spectrum(self) -> "TargetSpectrum":
+        from loratools.lowrank.truncation import TargetSpectrum
+
+        values = Stored(InputFile(self.path), self._tensors["values"]).read().numpy()
+        m, n = self._tensors["rows"].shape[1], self._tensors["down"].shape[1]
+        return TargetSpectrum(m, n, values[1:], values[0].item())
+
+
+@final
+class Parts:
+    """A folder of parts of one extraction; `inputs` is all that every part depends on."""
+
+    def __init__(self, folder: Path, inputs: Any) -> None:
+        self.folder = folder
+        self._inputs = inputs
+        with storage_errors(folder):
+            folder.mkdir(exist_ok=True)
+            for path in folder.glob(f"*{_UNFINISHED}"):
+                path.unlink()
+
+    def find(self, what: Any) -> Part | None:
+        """The part of this description, if it was finished."""
+        path = self._path(what)
+        return Part(path) if path.exists() else None
+
+    def store(self, what: Any, principal: "Principal") -> Part:
+        """Write a part, durably before it has its name."""
+        import torch
+
+        path = self._path(what)
+        unfinished = path.with_suffix(_UNFINISHED)
+        energy = torch.tensor([principal.energy], dtype=torch.float64)
+        tensors = {
+            "rows": principal.rows,
+            "down": principal.down,
+            "values": torch.cat([energy, principal.values]),
+        }
+        dtypes = {"rows": principal.dtype, "down": principal.dtype, "values": "F64"}
+        layout = lay_out([(n, dtypes[n], tuple(t.shape)) for n, t in tensors.items()], {})
+        file = OutputFile(unfinished, layout)
+        try:
+            for name, tensor in tensors.items():
+                file.write(name, 0, as_bytes(tensor.contiguous()))
+            file.sync()
+        finally:
+            file.close()
+        with storage_errors(path):
+            unfinished.replace(path)
+        return Part(path)
+
+    def _path(self, what: Any) -> Path:
+        digest = hashlib.sha256(json.dumps([self._inputs, what]).encode()).hexdigest()
+        return self.folder / f"{digest[:40]}.safetensors"

@@ -1,0 +1,178 @@
+"""The difference of two stored tensors, in blocks of rows: read anew each time, or held.
+
+Blocks begin where the shape says, so that results do not depend on what is held.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from loratools.errors import NonFiniteError, shorten
+from loratools.io.dtypes import to_torch
+from loratools.io.source import Stored, same_bytes
+from loratools.lowrank.rows import RowBlocks
+from loratools.operations.rounding import block_rows, rounds_to, rows_of, spans
+
+#: Widths of the last bit, relative to the first: of a number between 1 and 2.
+_ULPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23, "F64": 2.0**-52}
+#: √⟨x²⟩ of numbers whose logarithms are spread evenly between 1 and 2.
+_TYPICAL = math.sqrt(3 / (2 * math.log(2)))
+
+
+@final
+@dataclass(frozen=True)
+class Norms:
+    """Frobenius norms, as squares: of the difference, and of what it is taken from.
+
+    `noise` is the relative norm that rounding alone could have given the difference.
+    """
+
+    change: float
+    weight: float
+    noise: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """The difference relative to the weight; infinite for one of zeros that has changed."""
+        if not self.change:
+            return 0.0
+        return math.sqrt(self.change / self.weight) if self.weight else math.inf
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """`after` - `before`, two tensors of one shape: in float32 if both have 16 bits, else float64.
+
+    Seen as a matrix: the first dimension by all others. `tick` is called for every block that is
+    read; what it raises stops the reading.
+    """
+
+    after: Stored
+    before: Stored
+    tick: Callable[[], None] = lambda: None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        shape = self.after.shape
+        return rows_of(shape), math.prod(shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it is computed in."""
+        narrow = {self.after.dtype, self.before.dtype} <= {"BF16", "F16"}
+        return torch.float32 if narrow else torch.float64
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole, computed."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def is_zero(self) -> bool:
+        """Whether the one tensor is the other, rounded to its dtype."""
+        if self.after.dtype == self.before.dtype:
+            return same_bytes(self.after, self.before)
+        return rounds_to(self.before, self.after)
+
+    @property
+    def noise(self) -> float:
+        """The relative norm that rounding alone can give it.
+
+        Between two dtypes, one rounding to the coarser one: errors spread evenly over its last
+        bit. Within one dtype, the same numbers computed twice in float32 and then rounded: one in
+        `ulp / ulp of float32` falls to the other side and moves by a whole last bit.
+        """
+        coarse = max(_ULPS[self.after.dtype], _ULPS[self.before.dtype])
+        if self.after.dtype != self.before.dtype:
+            return coarse / math.sqrt(12) / _TYPICAL
+        return math.sqrt(coarse * min(coarse, _ULPS["F32"])) / _TYPICAL
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Blocks with the number of their first row; each is overwritten by the next."""
+        for begin, block, _ in self._blocks_and_bases():
+            yield begin, block
+
+    def norms(self) -> Norms:
+        """Read once, added up in float64.
+
+        Raises:
+            NonFiniteError: one of the tensors has a NaN or an infinity.
+        """
+        return self._norms(None)
+
+    @contextmanager
+    def read(self, memory: "Memory") -> Iterator[tuple[RowBlocks, Norms]]:
+        """The matrix to be read several times, held if `memory` has room for it; and its norms."""
+        with memory.room_for(self.nbytes) as has_room:
+            held = torch.empty(self.shape, dtype=self.dtype) if has_room else None
+            norms = self._norms(held)
+            yield RowBlocks(self.shape, self.blocks if held is None else self._cut(held)), norms
+
+    def _norms(self, held: Tensor | None) -> Norms:
+        change = weight = 0.0
+        for begin, block, base in self._blocks_and_bases():
+            if held is not None:
+                held[begin : begin + len(block)] = block
+            change += _squares(block)
+            weight += _squares(base)
+        if not math.isfinite(change + weight):
+            raise NonFiniteError(
+                f"{shorten(self.after.info.name)}: holds a NaN or an infinity, or the base does"
+            )
+        return Norms(change, weight, self.noise)
+
+    def _cut(self, held: Tensor) -> Callable[[], Iterator[tuple[int, Tensor]]]:
+        def blocks() -> Iterator[tuple[int, Tensor]]:
+            for begin, end in spans(0, len(held), block_rows(self.shape)):
+                self.tick()
+                yield begin, held[begin:end]
+
+        return blocks
+
+    def _blocks_and_bases(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        rows, columns = self.shape
+        step = min(rows, block_rows(self.shape))
+        after = torch.empty(step, columns, dtype=to_torch(self.after.dtype))
+        before = torch.empty(step, columns, dtype=to_torch(self.before.dtype))
+        base, block = (torch.empty(step, columns, dtype=self.dtype) for _ in range(2))
+        for begin, end in spans(0, rows, step):
+            self.tick()
+            count = end - begin
+            self.after.read_rows_into(after[:count], begin)
+            self.before.read_rows_into(before[:count], begin)
+            base[:count].copy_(before[:count])
+            yield begin, block[:count].copy_(after[:count]).sub_(base[:count]), base[:count]
+
+
+@final
+class Memory:
+    """Room for held matrices, shared by threads."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._free = nbytes
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def room_for(self, nbytes: int) -> Iterator[bool]:
+        """Whether there is room, which is then taken until the end of the block."""
+        with self._lock:
+            taken = nbytes if nbytes <= self._free else 0
+            self._free -= taken
+        try:
+            yield taken == nbytes
+        finally:
+            with self._lock:
+                self._free += taken
+
+
+def _squares(block: Tensor) -> float:
+    # Norms of rows first: one sum in float32 over a whole block loses three digits.
+    total: float = torch.linalg.vector_norm(block, dim=1).double().square().sum().item()
+    return total

@@ -1,0 +1,202 @@
+"""Which tensor of one model is which of another: two checkpoints of one kind of model, in pairs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, final
+
+from loratools.errors import MatchError, UnsupportedError, shorten
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.source import Stored, same_bytes
+from loratools.names.matching import BaseNames
+from loratools.names.quantised import quantisation
+from loratools.names.tied import find_tied_head
+
+#: Wrappers around a whole model, which its modules do not know of.
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.")
+#: Tensors that some programs store and others make anew: positions, masks, frequencies.
+_MADE = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.masked_bias|attn(ention)?\.bias)$")
+_HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration|DoubleHeads")
+
+
+@final
+@dataclass(frozen=True)
+class Pair:
+    """A parameter of both models.
+
+    Attributes:
+        target: its name in the model that an adapter is put on.
+        names: its names in the two files.
+        twin: the target that is the same tensor in both files: of a tied head, the embedding.
+    """
+
+    target: str
+    names: tuple[str, str]
+    after: Stored
+    before: Stored
+    twin: str | None = None
+
+    def matches(self, globs: Sequence[str]) -> bool:
+        """Whether one of its names matches one of the globs."""
+        return any(fnmatchcase(name, glob) for glob in globs for name in (self.target, *self.names))
+
+
+@final
+@dataclass(frozen=True)
+class Pairing:
+    """All parameters of two models.
+
+    Attributes:
+        pairs: by target, in the order of names.
+        new: what only the tuned model has.
+        missing: what only the base has.
+        config: of the model.
+        entangled: an embedding that is tied to more than a head.
+    """
+
+    tuned: Checkpoint
+    base: Checkpoint
+    pairs: Mapping[str, Pair]
+    new: Mapping[str, Stored]
+    missing: tuple[str, ...]
+    config: Mapping[str, Any] | None
+    entangled: str | None
+
+
+def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
+    """Match the tensors of two models by name.
+
+    Raises:
+        MatchError: a tensor fits several of the other model.
+        UnsupportedError: one of them is quantised.
+    """
+    for model, what in ((tuned, "the tuned model"), (base, "the base")):
+        dtypes = {name: stored.dtype for name, stored in model.tensors.items()}
+        remedy = "extract from the original float weights"
+        if reason := quantisation(dtypes, model.config, what=what, remedy=remedy):
+            raise UnsupportedError(f"{model.path}: {reason}")
+    config = base.config or tuned.config
+    after = _all_tensors(tuned, tuned.config or config)
+    before = _all_tensors(base, config)
+    _add_heads(after, before, tuned, base, config)
+    found, new = _match(tuned, after, before)
+    pairs = _pairs(found, after, before, config)
+    taken = set(found.values())
+    return Pairing(
+        tuned=tuned,
+        base=base,
+        pairs=pairs,
+        new={name: after[name] for name in new},
+        missing=tuple(
+            name for name in sorted(before, key=natural) if name not in taken and not _is_made(name)
+        ),
+        config=config,
+        entangled=_entangled(pairs, config),
+    )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """For sorting: layer 10 comes after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def has_head(config: Mapping[str, Any] | None) -> bool:
+    """Whether a model says words: has an output head for its tokens, as far as is known."""
+    architectures = (config or {}).get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return True
+    return _HEADED.search(str(architectures[0])) is not None
+
+
+def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:
+    """By name; a stored head that repeats its embedding is that embedding."""
+    tensors = dict(model.tensors)
+    tied = find_tied_head(tensors, config)
+    if tied is None or not tied.separable or not tied.stored:
+        return tensors
+    if same_bytes(tensors[tied.head], tensors[tied.embedding]):
+        tensors[tied.head] = tensors[tied.embedding]
+    return tensors
+
+
+def _add_heads(
+    after: dict[str, Stored],
+    before: dict[str, Stored],
+    tuned: Checkpoint,
+    base: Checkpoint,
+    config: Mapping[str, Any] | None,
+) -> None:
+    """Heads that are tied and not stored, where the model has a head at all."""
+    ends = [
+        (tensors, find_tied_head(tensors, model.config or config))
+        for tensors, model in ((after, tuned), (before, base))
+    ]
+    wanted = has_head(config) or any(tied is not None and tied.stored for _, tied in ends)
+    for tensors, tied in ends:
+        if wanted and tied is not None and tied.separable:
+            tensors.setdefault(tied.head, tensors[tied.embedding])
+
+
+def _match(
+    tuned: Checkpoint, after: Mapping[str, Stored], before: Mapping[str, Stored]
+) -> tuple[dict[str, str], list[str]]:
+    """The base's name for each of the tuned model's, and the names without one."""
+    names = BaseNames({name: stored.shape for name, stored in before.items()})
+    found: dict[str, str] = {}
+    new = []
+    owners: dict[str, str] = {}
+    for name in sorted(after, key=natural):
+        match = names.match_name(name)
+        if match is None:
+            if not _is_made(name):
+                new.append(name)
+            continue
+        if match.name in owners:
+            raise MatchError(
+                f"{tuned.path}: {shorten(owners[match.name])} and {shorten(name)} both mean "
+                f"{shorten(match.name)} of the base"
+            )
+        owners[match.name] = name
+        found[name] = match.name
+    return found, new
+
+
+def _pairs(
+    found: Mapping[str, str],
+    after: Mapping[str, Stored],
+    before: Mapping[str, Stored],
+    config: Mapping[str, Any] | None,
+) -> dict[str, Pair]:
+    pairs: dict[str, Pair] = {}
+    firsts: dict[tuple[int, int], str] = {}
+    for name, of in found.items():
+        stored = after[name], before[of]
+        target = _target(name, of, is_nested=has_head(config))
+        # Of the two ends, the embedding is the one that has its own name in the file.
+        key = id(stored[0]), id(stored[1])
+        is_own = stored[0].info.name == name and stored[1].info.name == of
+        firsts.setdefault(key, target)
+        if is_own:
+            firsts[key] = target
+        pairs[target] = Pair(target, (name, of), *stored)
+    return {
+        target: Pair(target, p.names, p.after, p.before, None if first == target else first)
+        for target, p in pairs.items()
+        for first in (firsts[id(p.after), id(p.before)],)
+    }
+
+
+def _target(name: str, of: str, *, is_nested: bool) -> str:
+    """Of two names that differ by a prefix, the one that a model's modules have."""
+    names = [n for n in (name, of) if not n.startswith(_WRAPPERS)] or [name, of]
+    return max(names, key=len) if is_nested else min(names, key=len)
+
+
+def _is_made(name: str) -> bool:
+    return _MADE.search(name) is not None
+
+
+def _entangled(pairs: Mapping[str, Pair], config: Mapping[str, Any] | None) -> str | None:
+    tied = find_tied_head(pairs, config)
+    return tied.embedding if tied and not tied.separable and has_head(config) else None

@@ -1,0 +1,73 @@
+"""The leading part of a difference, as balanced factors in the dtype they will be stored in."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loratools.io.dtypes import to_torch
+from loratools.lowrank.ranks import Wanted
+from loratools.lowrank.right import right_vectors
+from loratools.operations.difference import Difference, Memory
+from loratools.operations.rounding import round_to_nearest
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """`rows.T @ down` is the best approximation found; the first r rows of both, that of rank r.
+
+    Attributes:
+        rows: (k, m), the transposed `up`.
+        down: (k, n).
+        values: the singular values, falling, in float64, before the factors were rounded.
+        energy: of the whole difference.
+        dtype: of the factors.
+    """
+
+    rows: Float[Tensor, "k m"]
+    down: Float[Tensor, "k n"]
+    values: Float[Tensor, " k"]
+    energy: float
+    dtype: str
+
+
+def principal(
+    difference: Difference, wanted: Wanted, *, dtype: str, seed: int, memory: Memory
+) -> Principal:
+    """The leading singular values and vectors of a difference, at least as many as wanted.
+
+    Raises:
+        NonFiniteError: one of the tensors has a NaN or an infinity.
+    """
+    collected: list[Tensor] = []
+
+    def take(begin: int, rows: Tensor) -> None:
+        if not collected:
+            shape = (rows.shape[1], difference.shape[0])
+            collected.append(torch.empty(shape, dtype=difference.dtype))
+        collected[0][:, begin : begin + len(rows)] = rows.T
+
+    with difference.read(memory) as (matrix, _):
+        found = right_vectors(matrix, wanted, take, seed=seed)
+    # As good as sorted: what is out of order differs by the error of the iteration.
+    values, order = found.values.sort(descending=True, stable=True)
+    roots = torch.where(values > 0, values.sqrt(), 1.0)
+    rows = collected[0] if _is_identity(order) else collected[0][order]
+    rows.div_(roots[:, None])
+    down = (found.vectors[:, order] * roots).T
+    return Principal(_rounded(rows, dtype), _rounded(down, dtype), values, found.total, dtype)
+
+
+def _is_identity(order: Tensor) -> bool:
+    return torch.equal(order, torch.arange(len(order)))
+
+
+def _rounded(values: Tensor, dtype: str) -> Tensor:
+    if values.dtype == to_torch(dtype):
+        return values
+    rounded = torch.empty(values.shape, dtype=to_torch(dtype))
+    round_to_nearest(values.contiguous(), rounded)
+    return rounded
