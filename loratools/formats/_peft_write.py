@@ -33,6 +33,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "lora_dropout": 0.0,
     "modules_to_save": None,
 }
+#: PEFT's own word for an adapter that only saves modules.
+_NO_TARGETS = "dummy-target-modules"
 #: How factors were stored that are written in full here.
 _EXPANDED = ("enable_lora", "use_bdlora")
 
@@ -269,7 +271,7 @@ def _set_ranks(config: dict[str, Any], where: str, modules: Sequence[_Module]) -
             "alpha_pattern": {_exactly(p): _plain(a) for p, (_, a) in wanted.items() if a != alpha},
         }
     if known is None or any(known.is_target(path) is False for path in wanted):
-        config["target_modules"] = list(wanted)
+        config["target_modules"] = list(wanted) or _NO_TARGETS
         for narrowing in ("exclude_modules", "layers_to_transform", "layers_pattern"):
             config[narrowing] = None
 

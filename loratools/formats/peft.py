@@ -59,7 +59,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     decoder = _Decoder(bundle.where, config, options, parts)
     updates = decoder.all_updates()
     replaced = parts.replaced(config)
-    if not (updates or parts.tokens or _is_all_saved(config, replaced)):
+    if not (updates or parts.tokens or any(r.is_trained for r in replaced.values())):
         raise UnsupportedError(
             f"{bundle.where}: holds no adapter tensor ({listing(bundle.tensors, 3)})"
         )
@@ -90,11 +90,6 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         companions=bundle.companions,
         nbytes=bundle.nbytes,
     )
-
-
-def _is_all_saved(config: PeftConfig, replaced: Mapping[str, object]) -> bool:
-    """Whether an adapter without updates is one at all: all it trained are whole modules."""
-    return bool(replaced) and bool(config.names("modules_to_save"))
 
 
 def _kept_whole(parts: Parts, replaced: Mapping[str, Replacement]) -> tuple[str, ...]:

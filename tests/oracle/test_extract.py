@@ -1,0 +1,148 @@
+"""An extracted adapter in PEFT: no key is missing or unexpected, and the model is the tuned one."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.oracles import WARNED, oracle
+
+oracle("peft")
+
+from peft import PeftModel  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from loratools.files.extracting import svd_extract  # noqa: E402
+from loratools.lowrank.ranks import RankRule  # noqa: E402
+from loratools.operations.extract import ExtractOptions  # noqa: E402
+
+pytestmark = [pytest.mark.oracle, *WARNED]
+
+FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
+LOSSLESS = RankRule(energy=1.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def tune(base: str, output: Path, change: Callable[[str, Tensor], Tensor | None]) -> Path:
+    """The base with some tensors changed; a head that repeats its embedding is left out."""
+    shutil.copytree(FIXTURES / base, output)
+    tensors = load_file(output / "model.safetensors")
+    tensors.pop("lm_head.weight", None)
+    for name, weight in tensors.items():
+        changed = change(name, weight)
+        tensors[name] = weight if changed is None else changed
+    save_file(tensors, output / "model.safetensors", {"format": "pt"})
+    return output
+
+
+def shaken(name: str, weight: Tensor) -> Tensor:
+    """Everything is changed a little, matrices by a rank of 3."""
+    generator = torch.Generator().manual_seed(len(name) * weight.numel())
+    if weight.dim() < 2:
+        return weight + 0.1 * torch.randn(weight.shape, generator=generator)
+    up = torch.randn(weight.shape[0], 3, generator=generator)
+    down = torch.randn(3, weight.shape[1], generator=generator)
+    return weight + 0.1 * weight.std() * up @ down
+
+
+def load(folder: Path) -> nn.Module:
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def in_peft(base: nn.Module, adapter: Path) -> nn.Module:
+    """PEFT's model, which took every key of the adapter and found all it wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        model = PeftModel.from_pretrained(base, adapter)
+    found = model.load_adapter(adapter, "default")
+    assert found.missing_keys == []
+    assert found.unexpected_keys == []
+    loaded: nn.Module = model.eval()
+    return loaded
+
+
+@torch.no_grad()
+def logits(model: nn.Module, vocabulary: int = 128) -> Tensor:
+    result: Tensor = model(torch.arange(vocabulary).reshape(8, -1)).logits
+    return result
+
+
+def assert_same(adapted: nn.Module, tuned: Path, vocabulary: int = 128) -> None:
+    """Both compute in float32 and in other orders: some hundred operations of 2^-24 each."""
+    expected = logits(load(tuned), vocabulary)
+    torch.testing.assert_close(logits(adapted, vocabulary), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("base", ["stories260k", "tiny-gpt2"])
+def test_everything_that_changed_is_there(base: str, tmp_path: Path) -> None:
+    tuned = tune(base, tmp_path / "tuned", shaken)
+    svd_extract(tuned, FIXTURES / base, output=tmp_path / "adapter", rule=LOSSLESS, check=True)
+    assert_same(in_peft(load(FIXTURES / base), tmp_path / "adapter"), tuned)
+
+
+@pytest.mark.parametrize("base", ["stories260k", "tiny-gpt2"])
+@pytest.mark.parametrize("part", ["norm", "ln_", "bias", "attn", "embed", "wte", "wpe", "c_attn"])
+def test_every_kind_of_tensor_alone(base: str, part: str, tmp_path: Path) -> None:
+    if not any(part in name for name in load_file(FIXTURES / base / "model.safetensors")):
+        pytest.skip("the model has none")
+    tuned = tune(
+        base,
+        tmp_path / "tuned",
+        lambda name, weight: shaken(name, weight) if part in name else None,
+    )
+    svd_extract(tuned, FIXTURES / base, output=tmp_path / "adapter", rule=LOSSLESS)
+    assert_same(in_peft(load(FIXTURES / base), tmp_path / "adapter"), tuned)
+
+
+@pytest.mark.parametrize("globs", [("*embed_tokens*",), ("*q_proj*", "*norm*")])
+def test_modules_stored_whole(globs: tuple[str, ...], tmp_path: Path) -> None:
+    base = FIXTURES / "stories260k"
+    tuned = tune("stories260k", tmp_path / "tuned", shaken)
+    options = ExtractOptions(full=globs)
+    svd_extract(tuned, base, output=tmp_path / "adapter", rule=LOSSLESS, options=options)
+    assert_same(in_peft(load(base), tmp_path / "adapter"), tuned)
+
+
+def test_a_grown_vocabulary(tmp_path: Path) -> None:
+    base = FIXTURES / "stories260k"
+
+    def grown(name: str, weight: Tensor) -> Tensor | None:
+        more = torch.cat([weight, weight[:8] + 0.1]) if "embed" in name else weight
+        return shaken(name, more)
+
+    tuned = tune("stories260k", tmp_path / "tuned", grown)
+    config = json.loads((tuned / "config.json").read_text())
+    (tuned / "config.json").write_text(json.dumps({**config, "vocab_size": 520}))
+    svd_extract(tuned, base, output=tmp_path / "adapter", rule=LOSSLESS, check=True)
+    resized: Any = load(base)
+    resized.resize_token_embeddings(520)
+    assert_same(in_peft(resized, tmp_path / "adapter"), tuned, 520)
+
+
+def test_update_in_peft_is_the_product_of_the_stored_factors(tmp_path: Path) -> None:
+    base = FIXTURES / "tiny-gpt2"
+    tuned = tune("tiny-gpt2", tmp_path / "tuned", shaken)
+    svd_extract(tuned, base, output=tmp_path / "adapter", rule=RankRule(rank=2))
+    before = load_file(base / "model.safetensors")
+    after = load_file(tuned / "model.safetensors")
+    model = in_peft(load(base), tmp_path / "adapter")
+    module: Any = model.get_submodule("base_model.model.transformer.h.0.attn.c_attn")
+    name = "transformer.h.0.attn.c_attn.weight"
+    u, s, vh = torch.linalg.svd(after[name].double() - before[name].double())
+    best = (u[:, :2] * s[:2]) @ vh[:2]
+    found = module.get_delta_weight("default").double()
+    torch.testing.assert_close(found, best, rtol=0, atol=1e-6 * s[0].item())
