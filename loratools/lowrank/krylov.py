@@ -150,11 +150,12 @@ def _normalised(block: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
 
 def _squared(matrix: RowBlocks, vectors: Float[Tensor, "n b"]) -> tuple[Tensor, float]:
     """Xᵀ X V, and ‖X‖² up to the rounding of V's dtype."""
-    product = torch.zeros_like(vectors)
+    across = vectors.T.contiguous()  # products with a flat matrix on the left are the faster ones
+    product = torch.zeros_like(across)
     total = vectors.new_zeros((), dtype=torch.float64)
     for _, block in matrix.read():
         rows = block.to(vectors)
-        product.addmm_(rows.T, rows @ vectors)
+        product.addmm_(across @ rows.T, rows)
         # Norms of rows first: one sum in float32 over a whole block loses three digits.
         total += torch.linalg.vector_norm(rows, dim=1).double().square().sum()
-    return product, total.item()
+    return product.T, total.item()

@@ -18,7 +18,7 @@ from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.rows import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 
-#: Takes rows of X V, from a row on, in float64.
+#: Takes rows of X V, from a row on, as the columns of a matrix in float64.
 Take = Callable[[int, Tensor], None]
 #: Squared errors are at most this share above those of the best approximation.
 _TOLERANCE = 1e-4
@@ -58,11 +58,12 @@ def right_vectors(matrix: RowBlocks, wanted: Wanted, take: Take, *, seed: int) -
         NonFiniteError: the matrix has a NaN or an infinity.
     """
     vectors, missing = _vectors(matrix, wanted, seed)
-    norms = vectors.new_zeros(vectors.shape[1])
+    across = vectors.T.contiguous()
+    norms = vectors.new_zeros(len(across))
     total = 0.0
     for begin, block in matrix.wide(vectors.device):
-        rows = block @ vectors
-        norms += rows.square().sum(0)
+        rows = across @ block.T
+        norms += rows.square().sum(1)
         total += torch.dot(block.view(-1), block.view(-1)).item()
         take(begin, rows)
     if not torch.isfinite(norms.sum() + total):

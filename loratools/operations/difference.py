@@ -70,11 +70,6 @@ class Difference:
         narrow = {self.after.dtype, self.before.dtype} <= {"BF16", "F16"}
         return torch.float32 if narrow else torch.float64
 
-    @property
-    def nbytes(self) -> int:
-        """Of the whole, computed."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
     def is_zero(self) -> bool:
         """Whether the one tensor is the other, rounded to its dtype."""
         if self.after.dtype == self.before.dtype:
@@ -110,8 +105,7 @@ class Difference:
     @contextmanager
     def read(self, memory: "Memory") -> Iterator[tuple[RowBlocks, Norms]]:
         """The matrix to be read several times, held if `memory` has room for it; and its norms."""
-        with memory.room_for(self.nbytes) as has_room:
-            held = torch.empty(self.shape, dtype=self.dtype) if has_room else None
+        with memory.room_for(self.shape, self.dtype) as held:
             norms = self._norms(held)
             yield RowBlocks(self.shape, self.blocks if held is None else self._cut(held)), norms
 
@@ -153,23 +147,39 @@ class Difference:
 
 @final
 class Memory:
-    """Room for held matrices, shared by threads."""
+    """Room for held matrices, shared by threads.
+
+    Memory is kept and used again: the kernel hands out new pages more slowly than we compute.
+    """
 
     def __init__(self, nbytes: int) -> None:
-        self._free = nbytes
+        self._left = nbytes
+        self._free: list[Tensor] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def room_for(self, nbytes: int) -> Iterator[bool]:
-        """Whether there is room, which is then taken until the end of the block."""
+    def room_for(self, shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor | None]:
+        """A matrix of this shape until the end of the block; None where there is no room."""
+        count = math.prod(shape) * dtype.itemsize
         with self._lock:
-            taken = nbytes if nbytes <= self._free else 0
-            self._free -= taken
+            taken = self._take(count)
         try:
-            yield taken == nbytes
+            yield None if taken is None else taken[:count].view(dtype).view(shape)
         finally:
-            with self._lock:
-                self._free += taken
+            if taken is not None:
+                with self._lock:
+                    self._free.append(taken)
+
+    def _take(self, count: int) -> Tensor | None:
+        for number, free in enumerate(self._free):
+            if len(free) >= count:
+                return self._free.pop(number)
+        while count > self._left and self._free:
+            self._left += len(self._free.pop())
+        if count > self._left:
+            return None
+        self._left -= count
+        return torch.empty(count, dtype=torch.uint8)
 
 
 def _squares(block: Tensor) -> float:

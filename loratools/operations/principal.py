@@ -46,9 +46,9 @@ def principal(
 
     def take(begin: int, rows: Tensor) -> None:
         if not collected:
-            shape = (rows.shape[1], difference.shape[0])
+            shape = (len(rows), difference.shape[0])
             collected.append(torch.empty(shape, dtype=difference.dtype))
-        collected[0][:, begin : begin + len(rows)] = rows.T
+        collected[0][:, begin : begin + rows.shape[1]] = rows
 
     with difference.read(memory) as (matrix, _):
         found = right_vectors(matrix, wanted, take, seed=seed)
