@@ -39,7 +39,7 @@ _SLACK_BYTES = 2**20
 #: At most so many bytes of a header describe a tensor, beside its name.
 _HEADER_BYTES = 160
 #: Differences up to this size together are held while they are worked on; others are read again.
-_HELD_BYTES = 192 * 2**20
+_HELD_BYTES = 128 * 2**20
 
 
 @final

@@ -11,7 +11,9 @@ from loratools.io.dtypes import to_torch
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.right import right_vectors
 from loratools.operations.difference import Difference, Memory
-from loratools.operations.rounding import round_to_nearest
+from loratools.operations.rounding import round_to_nearest, spans
+
+_COLUMNS = 2**15
 
 
 @final
@@ -55,14 +57,13 @@ def principal(
     # As good as sorted: what is out of order differs by the error of the iteration.
     values, order = found.values.sort(descending=True, stable=True)
     roots = torch.where(values > 0, values.sqrt(), 1.0)
-    rows = collected[0] if _is_identity(order) else collected[0][order]
-    rows.div_(roots[:, None])
+    rows = collected[0]
+    # In place, some columns at a time: of a large vocabulary, a second copy would be the peak.
+    scales = (1 / roots)[:, None].to(rows.dtype)
+    for begin, end in spans(0, rows.shape[1], _COLUMNS):
+        rows[:, begin:end] = rows[order, begin:end] * scales
     down = (found.vectors[:, order] * roots).T
     return Principal(_rounded(rows, dtype), _rounded(down, dtype), values, found.total, dtype)
-
-
-def _is_identity(order: Tensor) -> bool:
-    return torch.equal(order, torch.arange(len(order)))
 
 
 def _rounded(values: Tensor, dtype: str) -> Tensor:

@@ -84,7 +84,9 @@ def logits(model: nn.Module, vocabulary: int = 128) -> Tensor:
 def assert_same(adapted: nn.Module, tuned: Path, vocabulary: int = 128) -> None:
     """Both compute in float32 and in other orders: some hundred operations of 2^-24 each."""
     expected = logits(load(tuned), vocabulary)
-    torch.testing.assert_close(logits(adapted, vocabulary), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    torch.testing.assert_close(
+        logits(adapted, vocabulary), expected, rtol=0, atol=2e-5 * expected.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("base", ["stories260k", "tiny-gpt2"])
