@@ -1,0 +1,408 @@
+"""What an extraction keeps is certified; what has no place in a LoRA is stored, named or refused."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import loratools
+from loratools.errors import LoratoolsError, MatchError, NonFiniteError, UnsupportedError
+from loratools.files.extracting import ExtractRun, svd_extract
+from loratools.lowrank.dense import RowBlocks
+from loratools.lowrank.ranks import RankRule, TargetSpectrum, Wanted
+from loratools.lowrank.right import right_vectors
+from loratools.operations.difference import Difference, Memory
+from loratools.operations.extract import ExtractOptions
+from loratools.operations.pairing import natural, pair_up
+from loratools.operations.settle import settle
+from tests.files import write_base
+
+LINEAR = "model.layers.0.proj.weight"
+OTHER = "model.layers.1.proj.weight"
+NORM = "model.layers.0.norm.weight"
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def model(seed=0):
+    return {
+        LINEAR: random(20, 12, seed=seed),
+        OTHER: random(8, 30, seed=seed + 1),
+        NORM: 1 + 0.1 * random(12, seed=seed + 2),
+        "model.layers.0.proj.bias": random(20, seed=seed + 3),
+    }
+
+
+def changed(tensors, changes):
+    return {name: tensors[name] + changes.get(name, 0) for name in tensors}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A base, and a function that writes a tuned model and extracts an adapter of it."""
+    tensors = model()
+    base = write_base(tmp_path / "base", tensors)
+
+    def extract(changes, rule=None, dtype=torch.float32, **arguments):
+        tuned = tmp_path / f"tuned{len(list(tmp_path.iterdir()))}"
+        write_base(tuned, {n: t.to(dtype) for n, t in changed(tensors, changes).items()})
+        arguments = {"output": tmp_path / "out", "check": True, **arguments}
+        return svd_extract(tuned, base, rule=rule or RankRule(energy=1.0), **arguments)
+
+    return extract
+
+
+def dense(folder, target):
+    delta = loratools.open_adapter(folder).updates[target].delta
+    return delta.up.read().double() @ delta.down.read().double() * delta.scaling.value
+
+
+# Certificates
+
+
+def test_certificate_is_the_tail_of_the_singular_values(folders, tmp_path):
+    """In float64, of the difference of the two files: both sides round to 1e-15 of the total."""
+    report = folders({LINEAR: random(20, 12, seed=9)}, RankRule(rank=4))
+    tuned = load_file(report.plan.pairing.tuned.path / "model.safetensors")[LINEAR]
+    difference = tuned.double() - model()[LINEAR].double()
+    squares = torch.linalg.svdvals(difference).square()
+    certificate = report.truncations[LINEAR]
+    assert certificate.total == pytest.approx(squares.sum().item(), rel=1e-13)
+    assert certificate.lost == pytest.approx(squares[4:].sum().item(), rel=1e-12)
+    lost = (difference - dense(tmp_path / "out", LINEAR)).norm().item()
+    assert lost == pytest.approx(math.sqrt(certificate.lost), rel=1e-6)
+    assert report.check.agrees
+    assert report.check.distance == pytest.approx(math.sqrt(certificate.lost), rel=1e-6)
+
+
+def test_a_merged_adapter_comes_back(fixtures, tmp_path):
+    """A float32 weight of about 1 holds an update of about 1e-2 to 24 - 7 bits."""
+    base, adapter = fixtures / "stories260k", fixtures / "adapters/plain"
+    loratools.merge(base, adapter, output=tmp_path / "tuned")
+    report = svd_extract(
+        tmp_path / "tuned", base, output=tmp_path / "out", rule=RankRule(rank=8), check=True
+    )
+    assert report.total.error < 1e-5
+    assert report.check.agrees
+    updates = loratools.open_adapter(adapter).updates
+    assert set(report.plan.factored) == set(updates)
+    for target, update in updates.items():
+        delta = update.delta
+        expected = delta.up.read().double() @ delta.down.read().double() * delta.scaling.value
+        found = dense(tmp_path / "out", target)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_check_allows_for_the_rounding_of_factors(folders, dtype):
+    options = ExtractOptions(dtype=dtype)
+    report = folders({LINEAR: random(20, 12, seed=9)}, RankRule(rank=3), options=options)
+    assert report.check.agrees
+    assert report.check.distance != pytest.approx(report.check.expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_energy_and_error_rules_hold_for_each_target(folders, dtype):
+    changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
+    report = folders(changes, RankRule(energy=0.8), dtype=dtype)
+    for target in changes:
+        kept = report.truncations[target]
+        assert kept.energy >= 0.8
+        assert 0 < kept.rank < 8
+    report = folders(changes, RankRule(error=0.3), dtype=dtype, run=ExtractRun(overwrite=True))
+    assert all(truncation.error <= 0.3 for truncation in report.truncations.values())
+
+
+def test_budget_is_spent_over_all_targets(folders, tmp_path):
+    changes = {LINEAR: random(20, 12, seed=9), OTHER: 0.01 * random(8, 30, seed=10)}
+    report = folders(changes, RankRule(parameters=32 * 5))
+    assert report.truncations[LINEAR].rank == 5
+    assert report.truncations[OTHER].rank == 0
+    assert list(loratools.open_adapter(tmp_path / "out").updates) == [LINEAR]
+    assert report.check.agrees
+    assert report.worst()[0][0] == LINEAR or report.worst()[0][0] == OTHER
+
+
+def test_more_ranks_than_there_are_values_are_zeros(folders, tmp_path):
+    report = folders({LINEAR: random(20, 1) @ random(1, 12)}, RankRule(rank=15))
+    assert report.truncations[LINEAR].rank == 15
+    lora = loratools.open_adapter(tmp_path / "out").updates[LINEAR].delta
+    assert lora.rank == 15
+    assert lora.scaling.value == 1
+    assert report.total.error < 1e-6
+
+
+# What is stored
+
+
+def test_unchanged_tensors_store_nothing(folders, tmp_path):
+    report = folders({LINEAR: random(20, 12, seed=9)})
+    stored = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert {name.split(".lora_")[0] for name in stored} == {"base_model.model.model.layers.0.proj"}
+    assert report.plan.unchanged == 3
+
+
+def test_norms_and_biases_are_kept_exactly_or_dropped_and_counted(folders, tmp_path):
+    changes = {
+        LINEAR: random(20, 12, seed=9),
+        NORM: 0.1 * random(12, seed=4),
+        "model.layers.0.proj.bias": random(20, seed=5),
+    }
+    report = folders(changes)
+    assert set(report.plan.whole) == {NORM, "model.layers.0.proj.bias"}
+    assert report.check.relative < 1e-6
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["bias"] == "all"
+    assert config["modules_to_save"] == ["model.layers.0.norm"]
+    options = ExtractOptions(keep_residual=False)
+    report = folders(changes, options=options, run=ExtractRun(overwrite=True))
+    assert not report.plan.whole
+    lost = sum(changes[n].double().square().sum().item() for n in report.plan.left_out)
+    assert report.total.lost == pytest.approx(lost, rel=1e-6)
+    assert report.check.agrees
+    assert "no place in a LoRA" in report.notes[0]
+
+
+def test_skipped_changes_count_as_lost(folders):
+    changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
+    report = folders(changes, options=ExtractOptions(skip=("*layers.1*",)))
+    assert list(report.plan.factored) == [LINEAR]
+    assert report.total.lost == pytest.approx(changes[OTHER].square().sum().item(), rel=1e-5)
+    assert report.check.agrees
+
+
+def test_full_modules_are_stored_whole(folders, tmp_path):
+    changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
+    report = folders(changes, options=ExtractOptions(full=("*layers.0*",)))
+    assert set(report.plan.whole) == {LINEAR, "model.layers.0.proj.bias"}
+    assert list(report.plan.factored) == [OTHER]
+    assert report.check.agrees
+
+
+def test_rounding_is_no_change(tmp_path):
+    """A base in float32, the same in bfloat16, and one matrix that did change."""
+    tensors = model()
+    base = write_base(tmp_path / "base", tensors)
+    after = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    after[LINEAR] = (tensors[LINEAR] + random(20, 12, seed=9)).bfloat16()
+    tuned = write_base(tmp_path / "tuned", after)
+    report = svd_extract(tuned, base, output=None, rule=RankRule(rank=1))
+    assert list(report.plan.changes) == [LINEAR]
+
+
+def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
+    """One element of 40,000 that falls to the other side: less than the default; 0 keeps it."""
+    tensors = {LINEAR: random(200, 200).bfloat16(), OTHER: random(8, 8).bfloat16()}
+    base = write_base(tmp_path / "base", tensors)
+    after = {LINEAR: tensors[LINEAR].clone(), OTHER: tensors[OTHER] + 1}
+    after[LINEAR].view(torch.int16)[tensors[LINEAR].abs() < 0.02] += 0
+    position = tensors[LINEAR].abs().flatten().argmin()
+    after[LINEAR].view(torch.int16).flatten()[position] += 1
+    tuned = write_base(tmp_path / "tuned", after)
+    rule = RankRule(rank=1)
+    report = svd_extract(tuned, base, output=None, rule=rule)
+    assert "as rounding makes" in report.plan.left_out[LINEAR].reason
+    kept = svd_extract(tuned, base, output=None, rule=rule, options=ExtractOptions(min_change=0))
+    assert LINEAR in kept.plan.factored
+
+
+def test_convolutions_are_flattened(tmp_path):
+    before = {"conv.weight": random(6, 4, 3, 3), "linear.weight": random(5, 5)}
+    after = {**before, "conv.weight": before["conv.weight"] + random(6, 4, 3, 3, seed=1)}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    report = svd_extract(
+        tuned, base, output=tmp_path / "out", rule=RankRule(energy=1.0), check=True
+    )
+    assert report.check.relative < 1e-6
+    stored = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert stored["base_model.model.conv.lora_A.weight"].shape[1:] == (4, 3, 3)
+    assert stored["base_model.model.conv.lora_B.weight"].shape[2:] == (1, 1)
+
+
+# Names and shards
+
+
+def test_shards_and_jobs_do_not_show(fixtures, tmp_path):
+    base = fixtures / "stories260k-bf16-sharded"
+    loratools.merge(base, fixtures / "adapters/plain", output=tmp_path / "sharded")
+    (tmp_path / "single").mkdir()
+    tensors = {}
+    for file in sorted((tmp_path / "sharded").glob("*.safetensors")):
+        tensors |= load_file(file)
+    save_file(dict(reversed(tensors.items())), tmp_path / "single/model.safetensors")
+    shutil.copy(base / "config.json", tmp_path / "single")
+    found = set()
+    for name, jobs in (("sharded", 1), ("single", 3)):
+        run = ExtractRun(jobs=jobs, overwrite=True)
+        svd_extract(
+            tmp_path / name, base, output=tmp_path / "out", rule=RankRule(energy=0.9), run=run
+        )
+        found.add((tmp_path / "out/adapter_model.safetensors").read_bytes())
+    assert len(found) == 1
+
+
+def test_what_is_held_does_not_show(tmp_path):
+    before = {"a.weight": random(3000, 400).bfloat16()}
+    after = {"a.weight": before["a.weight"] + 0.1}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    pair = pair_up(*(loratools.io.checkpoint.open_checkpoint(p) for p in (tuned, base)))
+    difference = Difference(pair.pairs["a.weight"].after, pair.pairs["a.weight"].before)
+    found = []
+    for room in (0, 10**9):
+        with difference.read(Memory(room)) as (matrix, norms):
+            rows = []
+            right = right_vectors(
+                matrix, Wanted(rank=3), lambda begin, block, rows=rows: rows.append(block), seed=1
+            )
+        found.append((right.values, torch.cat(rows, 1), norms))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def test_prefixes_are_matched_and_the_models_own_name_is_used(tmp_path):
+    before = {"layers.0.q.weight": random(6, 5), "layers.10.q.weight": random(6, 5)}
+    after = {f"model.{name}": tensor + 1 for name, tensor in before.items()}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    report = svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=1), check=True)
+    assert list(report.plan.factored) == ["model.layers.0.q.weight", "model.layers.10.q.weight"]
+    assert report.check.agrees
+
+
+def test_layers_are_in_the_order_of_their_numbers():
+    names = ["a.10.b", "a.9.b", "a.b", "a.9.a"]
+    assert sorted(names, key=natural) == ["a.b", "a.9.a", "a.9.b", "a.10.b"]
+
+
+def test_a_tied_head_follows_its_embedding(fixtures, tmp_path):
+    """Stored twice in the base, once in the tuned model: both ends get the change."""
+    tensors = load_file(fixtures / "stories260k/model.safetensors")
+    tensors.pop("lm_head.weight")
+    name = "model.embed_tokens.weight"
+    tensors[name] = tensors[name] + 0.1 * random(512, 64)
+    config = json.loads((fixtures / "stories260k/config.json").read_text())
+    tuned = write_base(tmp_path / "tuned", tensors, config)
+    report = svd_extract(
+        tuned,
+        fixtures / "stories260k",
+        output=tmp_path / "out",
+        rule=RankRule(rank=8),
+        check=True,
+    )
+    assert set(report.plan.factored) == {name, "lm_head.weight"}
+    assert torch.equal(dense(tmp_path / "out", name), dense(tmp_path / "out", "lm_head.weight"))
+    assert report.check.agrees
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "message"),
+    [
+        ({"new.weight": random(3, 3)}, MatchError, "new.weight: the base has no such tensor"),
+        ({LINEAR: random(20, 13)}, MatchError, r"is \[20, 13\] and \[20, 12\] in the base"),
+        ({NORM: None}, MatchError, "the tuned model has no such tensor"),
+        ({}, LoratoolsError, "nothing to extract"),
+        ({LINEAR: torch.full((20, 12), math.nan)}, NonFiniteError, "NaN"),
+        ({"model.scale": torch.ones(())}, UnsupportedError, "beside modules"),
+    ],
+)
+def test_what_cannot_be_extracted_is_named(after, error, message, tmp_path):
+    base = write_base(tmp_path / "base", {**model(), "model.scale": torch.zeros(())})
+    tensors = {**model(), "model.scale": torch.zeros(()), **after}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    tuned = write_base(tmp_path / "tuned", tensors)
+    with pytest.raises(error, match=message):
+        svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
+
+
+def test_quantised_and_integer_weights_are_refused(tmp_path):
+    codes = torch.arange(20, dtype=torch.int8).reshape(4, 5)
+    base = write_base(tmp_path / "base", {LINEAR: codes})
+    tuned = write_base(tmp_path / "tuned", {LINEAR: codes + 1})
+    with pytest.raises(UnsupportedError, match="stored as I8, codes or indices"):
+        svd_extract(tuned, base, output=None, rule=RankRule(rank=1))
+    quantised = write_base(
+        tmp_path / "quantised", {LINEAR: codes}, {"quantization_config": {"quant_method": "x"}}
+    )
+    with pytest.raises(UnsupportedError, match="the base is quantised .*: extract from"):
+        svd_extract(tuned, quantised, output=None, rule=RankRule(rank=1))
+
+
+def test_a_new_head_can_be_stored_whole(tmp_path):
+    config = {"architectures": ["LlamaForSequenceClassification"]}
+    base = write_base(tmp_path / "base", model())
+    after = {**model(), OTHER: model()[OTHER] + 1, "score.weight": random(2, 12)}
+    tuned = write_base(tmp_path / "tuned", after, config)
+    svd_extract(
+        tuned,
+        base,
+        output=tmp_path / "out",
+        rule=RankRule(rank=1),
+        options=ExtractOptions(full=("score*",)),
+        check=True,
+    )
+    fields = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert fields["task_type"] == "SEQ_CLS"
+    assert fields["modules_to_save"] == ["score"]
+
+
+# Ranks that need more than was found out
+
+
+def test_settling_asks_for_more_until_the_choice_is_sure():
+    """All budget goes to the one large target, which was first asked for its fair share."""
+    spectra = [np.full(40, 10.0), np.full(40, 1.0)]
+    asked = []
+
+    def find(questions):
+        asked.append(len(questions))
+        return [
+            _Found(spectra[i][: wanted.rank], float(np.square(spectra[i]).sum()))
+            for i, wanted in questions
+        ]
+
+    settled = settle([(50, 50)] * 2, RankRule(parameters=100 * 30), find)
+    assert settled.choice.ranks == (30, 0)
+    assert len(asked) >= 1
+
+
+class _Found:
+    def __init__(self, values, energy):
+        self._spectrum = TargetSpectrum(50, 50, values, energy)
+
+    def spectrum(self):
+        return self._spectrum
+
+
+def test_uniform_rank_extends_those_that_know_less(folders):
+    changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 1) @ random(1, 30)}
+    report = folders(changes, RankRule(energy=0.9, uniform=True))
+    ranks = {truncation.rank for truncation in report.truncations.values()}
+    assert len(ranks) == 1
+    assert report.check.agrees
+
+
+def test_right_vectors_find_the_leading_subspace():
+    matrix = random(600, 40) @ torch.diag(0.7 ** torch.arange(40.0)) @ random(40, 500)
+    columns = []
+    found = right_vectors(
+        RowBlocks.of(matrix.double()),
+        Wanted(rank=10),
+        lambda _, block: columns.append(block),
+        seed=0,
+    )
+    exact = torch.linalg.svdvals(matrix.double())
+    kept = found.values.square().sum()
+    best = exact[: len(found.values)].square().sum()
+    assert kept == pytest.approx(best.item(), rel=1e-4)
+    assert found.total == pytest.approx(exact.square().sum().item(), rel=1e-12)
+    assert torch.cat(columns, 1).shape == (len(found.values), 600)

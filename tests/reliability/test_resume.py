@@ -1,0 +1,104 @@
+"""A killed extraction goes on where it stopped, and ends with the bytes of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import loratools
+from loratools.files.extracting import ExtractRun, svd_extract
+from loratools.io.publish import partial_path
+from loratools.lowrank.ranks import RankRule
+from tests.e2e.commands import FIXTURES, digests
+
+BASE = FIXTURES / "stories260k"
+RULE = RankRule(parameters=9000, multiple_of=2)
+
+
+class Stop(Exception):
+    """A signal, say."""
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    loratools.merge(BASE, FIXTURES / "adapters/plain", output=folder)
+    return folder
+
+
+def extract(tuned, output, rule=RULE, **how):
+    return svd_extract(
+        tuned, BASE, output=output, rule=rule, base_name="base", run=ExtractRun(jobs=1, **how)
+    )
+
+
+def stopped_after(parts, folder):
+    def progress(done, total):
+        if len(list(folder.glob("parts/*.safetensors"))) >= parts:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("finished", [1, 20, 35])
+def test_resumed_run_has_the_same_bytes(tuned, tmp_path, finished):
+    extract(tuned, tmp_path / "whole")
+    output = tmp_path / "out"
+    progress = stopped_after(finished, partial_path(output))
+    if finished < 35:
+        with pytest.raises(Stop):
+            extract(tuned, output, resume=True, progress=progress)
+        assert len(list(partial_path(output).glob("parts/*.safetensors"))) == finished
+        assert not output.exists()
+    report = extract(tuned, output, resume=True)
+    assert report.reused == (finished if finished < 35 else 0)
+    assert digests(output) == digests(tmp_path / "whole")
+    assert not partial_path(output).exists()
+
+
+def test_parts_of_other_settings_are_not_used(tuned, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(Stop):
+        extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
+    report = extract(tuned, output, RankRule(energy=0.5), resume=True)
+    assert report.reused == 0
+
+
+def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(Stop):
+        extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
+    os.utime(tuned / "model.safetensors", ns=(1, time.time_ns()))
+    assert extract(tuned, output, resume=True).reused == 0
+
+
+def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(Stop):
+        extract(tuned, output, progress=stopped_after(3, partial_path(output)))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Stop):
+        extract(tuned, output, resume=True, progress=stopped_after(3, partial_path(output)))
+    assert extract(tuned, output).reused == 0
+    assert not partial_path(output).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills")
+@pytest.mark.parametrize("parts", [1, 12])
+def test_killed_process_can_be_resumed(tuned, tmp_path, parts):
+    extract(tuned, tmp_path / "whole")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "loratools", "svd-extract", tuned, BASE, "-o", output]
+    command += ["--parameters", "9000", "--multiple-of", "2", "--base-name", "base"]
+    process = subprocess.Popen([*map(str, command), "--jobs", "1"], stdout=subprocess.DEVNULL)
+    folder = partial_path(output) / "parts"
+    while process.poll() is None and len(list(folder.glob("*.safetensors"))) < parts:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not output.exists():  # else it was faster than we are
+        assert extract(tuned, output, resume=True).reused >= parts
+    assert digests(output) == digests(tmp_path / "whole")
