@@ -1,4 +1,4 @@
-"""What an extraction keeps is certified; what has no place in a LoRA is stored, named or refused."""
+"""An extraction is certified; what has no place in a LoRA is stored whole, named or refused."""
 
 import json
 import math
@@ -297,8 +297,8 @@ def test_a_tied_head_follows_its_embedding(fixtures, tmp_path):
     )
     assert set(report.plan.factored) == {name, "lm_head.weight"}
     one, other = dense(tmp_path / "out", name), dense(tmp_path / "out", "lm_head.weight")
-        # The same factors, multiplied in another order: eps for each of their products.
-        torch.testing.assert_close(one, other, rtol=0, atol=64 * 2**-52 * float(one.abs().max()))
+    # The same factors, multiplied in another order: eps for each of their products.
+    torch.testing.assert_close(one, other, rtol=0, atol=64 * 2**-52 * float(one.abs().max()))
     assert report.check.agrees
 
 

@@ -18,7 +18,7 @@ BASE = FIXTURES / "stories260k"
 RULE = RankRule(parameters=9000, multiple_of=2)
 
 
-class Stop(Exception):
+class StopError(Exception):
     """A signal, say."""
 
 
@@ -38,7 +38,7 @@ def extract(tuned, output, rule=RULE, **how):
 def stopped_after(parts, folder):
     def progress(done, total):
         if len(list(folder.glob("parts/*.safetensors"))) >= parts:
-            raise Stop
+            raise StopError
 
     return progress
 
@@ -49,7 +49,7 @@ def test_resumed_run_has_the_same_bytes(tuned, tmp_path, finished):
     output = tmp_path / "out"
     progress = stopped_after(finished, partial_path(output))
     if finished < 35:
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             extract(tuned, output, resume=True, progress=progress)
         assert len(list(partial_path(output).glob("parts/*.safetensors"))) == finished
         assert not output.exists()
@@ -61,7 +61,7 @@ def test_resumed_run_has_the_same_bytes(tuned, tmp_path, finished):
 
 def test_parts_of_other_settings_are_not_used(tuned, tmp_path):
     output = tmp_path / "out"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
     report = extract(tuned, output, RankRule(energy=0.5), resume=True)
     assert report.reused == 0
@@ -69,7 +69,7 @@ def test_parts_of_other_settings_are_not_used(tuned, tmp_path):
 
 def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
     output = tmp_path / "out"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
     os.utime(tuned / "model.safetensors", ns=(1, time.time_ns()))
     assert extract(tuned, output, resume=True).reused == 0
@@ -77,10 +77,10 @@ def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
 
 def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
     output = tmp_path / "out"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         extract(tuned, output, progress=stopped_after(3, partial_path(output)))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(3, partial_path(output)))
     assert extract(tuned, output).reused == 0
     assert not partial_path(output).exists()
