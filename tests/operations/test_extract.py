@@ -335,7 +335,7 @@ def test_quantised_and_integer_weights_are_refused(tmp_path):
     quantised = write_base(
         tmp_path / "quantised", {LINEAR: codes}, {"quantization_config": {"quant_method": "x"}}
     )
-    with pytest.raises(UnsupportedError, match="the base is quantised .*: extract from"):
+    with pytest.raises(UnsupportedError, match=r"the base is quantised .*: extract from"):
         svd_extract(tuned, quantised, output=None, rule=RankRule(rank=1))
 
 
