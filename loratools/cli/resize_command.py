@@ -46,12 +46,11 @@ def command(
     if rule is None and settings["size"] is None:
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
     from loratools.files.resizing import resize
-    from loratools.lowrank.ranks import RankRule
 
     report = resize(
         adapter,
         output=output,
-        rule=rule or RankRule(),
+        rule=rule,
         size=settings["size"],
         overwrite=overwrite,
         jobs=settings["jobs"],

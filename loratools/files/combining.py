@@ -9,9 +9,9 @@ from loratools.adapter import Adapter
 from loratools.errors import LoratoolsError
 from loratools.files.based import additive_all
 from loratools.files.opening import open_adapter
-from loratools.files.writing import Written, budget, write_adapter
+from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
-from loratools.operations.combine import Combination
+from loratools.operations.combine import Combination, Combined
 from loratools.operations.combine import combine as combine_adapters
 from loratools.operations.parallel import threads
 from loratools.operations.similarity import Similarity
@@ -78,11 +78,14 @@ def combine(
     opened = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
     weights = [1.0] * len(opened) if weights is None else list(weights)
     combination = combination or Combination()
-    if size is not None:
-        rule = budget(rule, _together(opened), size)
     with threads(jobs) as each:
-        opened, lost = additive_all(opened, base, rule, each)
-        found = combine_adapters(opened, weights, rule, combination, each)
+
+        def make(rule: "RankRule | None") -> Combined:
+            additive, lost = additive_all(opened, base, rule, each)
+            found = combine_adapters(additive, weights, rule, combination, each)
+            return replace(found, notes=(*lost, *found.notes))
+
+        found = make(rule) if size is None else fitted(make, rule, _together(opened), size)
         written = None
         if output is not None:
             inputs = [Path(path) for path in (*adapters, config, base) if path is not None]
@@ -95,7 +98,7 @@ def combine(
         method=combination.method,
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
-        notes=(*lost, *found.notes),
+        notes=found.notes,
         written=written,
     )
 

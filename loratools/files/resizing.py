@@ -1,11 +1,12 @@
 """Resize an adapter, from files to files."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.files.opening import open_adapter
-from loratools.files.writing import Written, budget, write_adapter
+from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
 from loratools.operations.parallel import threads
 from loratools.operations.resize import resize as resize_adapter
@@ -39,7 +40,7 @@ def resize(
     adapter: str | Path,
     *,
     output: str | Path | None,
-    rule: "RankRule",
+    rule: "RankRule | None" = None,
     size: int | None = None,
     overwrite: bool = False,
     jobs: int | None = None,
@@ -48,17 +49,18 @@ def resize(
 ) -> ResizeReport:
     """Write the adapter at other ranks: the best approximation of each update, as strong as before.
 
-    `size` is a budget in bytes for the file of tensors, in place of one in `rule`. Without an
-    `output` nothing is written.
+    `size` is a budget in bytes for the file of tensors, in place of one in `rule`. With neither of
+    them all that is not zero is kept. Without an `output` nothing is written.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
+    from loratools.lowrank.ranks import RankRule
+
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
-    if size is not None:
-        rule = budget(rule, opened, size)
     with threads(jobs) as each:
-        found = resize_adapter(opened, rule, each)
+        make = partial(resize_adapter, opened, each=each)
+        found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
         written = None
         if output is not None:
             inputs = [Path(adapter), *([Path(config)] if config else [])]

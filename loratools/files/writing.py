@@ -1,11 +1,11 @@
 """Write an adapter in its own dialect: a folder or a file, complete or not at all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
@@ -77,6 +77,39 @@ def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
     return Written(str(staging.output), layout.size)
 
 
+class _Made(Protocol):
+    @property
+    def adapter(self) -> Adapter: ...
+
+
+_Found = TypeVar("_Found", bound=_Made)
+
+
+def fitted(
+    make: "Callable[[RankRule], _Found]", rule: "RankRule | None", adapter: Adapter, size: int
+) -> _Found:
+    """What `make` makes of as large a budget for factors as leaves a file of at most `size` bytes.
+
+    The budget is what an adapter like `adapter` has left beside its other tensors and its header.
+    Where the result has wider dtypes, or a longer header, another one is made that fits.
+
+    Raises:
+        LoratoolsError: nothing fits, or the rule has another goal.
+    """
+    rule = budget(rule, adapter, size)
+    while True:
+        found = make(rule)
+        bundle = encode(found.adapter)
+        excess = _layout(bundle, bundle.metadata).size - size
+        if excess <= 0:
+            return found
+        assert rule.parameters is not None
+        fewer = -(-excess // _width(_factors(found.adapter)))
+        if fewer >= rule.parameters:
+            raise OutputError(f"{adapter.where}: {size} bytes are too few, by {excess} or more")
+        rule = replace(rule, parameters=rule.parameters - fewer)
+
+
 def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     """`rule` with as many elements for factors as fit beside the rest in a file of `size` bytes.
 
@@ -85,14 +118,22 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     """
     from loratools.lowrank.ranks import RankRule
 
-    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
-    factors = [source for lora in loras for source in lora.sources]
+    factors = _factors(adapter)
     bundle = encode(adapter)
     rest = _layout(bundle, bundle.metadata).size - sum(nbytes(s.dtype, s.shape) for s in factors)
     if rest >= size:
         raise OutputError(f"{adapter.where}: {rest} bytes without any factors, more than {size}")
-    width = max((nbytes(source.dtype, (1,)) for source in factors), default=1)
-    return replace(rule or RankRule(), parameters=(size - rest) // width)
+    return replace(rule or RankRule(), parameters=max(1, (size - rest) // _width(factors)))
+
+
+def _factors(adapter: Adapter) -> list[Source]:
+    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
+    return [source for lora in loras for source in lora.sources]
+
+
+def _width(factors: Sequence[Source]) -> int:
+    """The bytes of an element, of the widest."""
+    return max((nbytes(source.dtype, (1,)) for source in factors), default=1)
 
 
 def _check_name(output: Path, *, is_folder: bool) -> None:
