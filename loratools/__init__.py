@@ -7,24 +7,64 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loratools.adapter import Adapter
     from loratools.errors import LoratoolsError
+    from loratools.files.combining import combine
     from loratools.files.inspecting import inspect
     from loratools.files.merging import WriteOptions, merge
     from loratools.files.opening import open_adapter
+    from loratools.files.rescaling import rescale
+    from loratools.files.resizing import resize
+    from loratools.formats import DecodeOptions
+    from loratools.lowrank.ranks import RankRule
+    from loratools.methods import MethodOptions
+    from loratools.operations.combine import Combination
+    from loratools.operations.inspect import Inspection
     from loratools.operations.merge import MergeOptions
+    from loratools.operations.report import MergeReport
+    from loratools.operations.rescale import Rescaling
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adapter": "loratools.adapter",
+    "Combination": "loratools.operations.combine",
+    "DecodeOptions": "loratools.formats",
+    "Inspection": "loratools.operations.inspect",
     "LoratoolsError": "loratools.errors",
     "MergeOptions": "loratools.operations.merge",
+    "MergeReport": "loratools.operations.report",
+    "MethodOptions": "loratools.methods",
+    "RankRule": "loratools.lowrank.ranks",
+    "Rescaling": "loratools.operations.rescale",
     "WriteOptions": "loratools.files.merging",
+    "combine": "loratools.files.combining",
     "inspect": "loratools.files.inspecting",
     "merge": "loratools.files.merging",
     "open_adapter": "loratools.files.opening",
+    "rescale": "loratools.files.rescaling",
+    "resize": "loratools.files.resizing",
 }
 
-__all__ = ["LoratoolsError", "MergeOptions", "WriteOptions", "inspect", "merge", "open_adapter"]
+__all__ = [
+    "Adapter",
+    "Combination",
+    "DecodeOptions",
+    "Inspection",
+    "LoratoolsError",
+    "MergeOptions",
+    "MergeReport",
+    "MethodOptions",
+    "RankRule",
+    "Rescaling",
+    "WriteOptions",
+    "combine",
+    "inspect",
+    "merge",
+    "open_adapter",
+    "rescale",
+    "resize",
+]
 
 
 def __getattr__(name: str) -> Any:
