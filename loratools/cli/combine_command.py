@@ -15,7 +15,9 @@ from loratools.cli.method_options import METHOD_OPTIONS, method_options
 from loratools.cli.options import (
     base_option,
     checked_output,
+    chosen_device,
     config_option,
+    device_option,
     jobs_option,
     json_option,
     modules_option,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 @rank_options
 @base_option
 @method_options
+@device_option
 @click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
 @click.option(
     "--replaced",
@@ -98,6 +101,7 @@ def command(
             where=settings["where"],
             replaced=settings["replaced"],
             seed=settings["seed"],
+            device=chosen_device(settings["device"]),
         ),
         rule=rank_rule(settings),
         size=settings["size"],

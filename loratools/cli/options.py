@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from loratools.lowrank.ranks import RankRule
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -110,6 +112,32 @@ def base_option(command: Command) -> Command:
         type=click.Path(),
         help="The base model, to make DoRA and the like additive for it, at the ranks of the rule.",
     )(command)
+
+
+def device_option(command: Command) -> Command:
+    """`--device`: where matrices are computed with."""
+    return click.option(
+        "--device",
+        metavar="NAME",
+        help="Compute matrices there: cuda, cuda:1, mps.  [default: cpu]",
+    )(command)
+
+
+def chosen_device(name: str | None) -> "torch.device | None":
+    """The device of this name, None for the CPU.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name is None:
+        return None
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch's own, where it was built without it
+        reason = str(error).splitlines()[0]
+        raise click.UsageError(f"Device {name!r} cannot be used: {reason}") from error
 
 
 def where_option(command: Command) -> Command:

@@ -1,16 +1,16 @@
 """Rescale an adapter, from files to files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.files.based import additive_all
 from loratools.files.opening import open_adapter
-from loratools.files.writing import Written, budget, write_adapter
+from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
-from loratools.operations.rescale import Rescaling
+from loratools.operations.rescale import Rescaled, Rescaling
 from loratools.operations.rescale import rescale as rescale_adapter
 
 if TYPE_CHECKING:
@@ -68,15 +68,18 @@ def rescale(
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
-    if size is not None:
-        rule = budget(rule, opened, size)
     with threads(None) as each:
-        (opened,), lost = additive_all([opened], base, rule, each)
-        found = rescale_adapter(opened, rescaling)
+
+        def make(rule: "RankRule | None") -> Rescaled:
+            (additive,), lost = additive_all([opened], base, rule, each)
+            found = rescale_adapter(additive, rescaling)
+            return replace(found, notes=(*lost, *found.notes))
+
+        found = make(rule) if size is None else fitted(make, rule, opened, size)
         written = None
         if output is not None:
             inputs = [Path(path) for path in (adapter, config, base) if path is not None]
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
-    return RescaleReport(opened.where, found.strengths, (*lost, *found.notes), written)
+    return RescaleReport(opened.where, found.strengths, found.notes, written)
