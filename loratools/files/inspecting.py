@@ -38,9 +38,9 @@ def inspect(
     coverage, plan = cover(opened, open_checkpoint(Path(base))) if base else (None, None)
     described = inspect_adapter(opened)
     if spectrum:
-        described = replace(
-            described,
-            spectra=tuple(measure_spectra(opened, plan)),
-            nonfinite=find_nonfinite(opened),
-        )
+        from loratools.operations.parallel import threads
+
+        with threads(None) as each:
+            spectra = tuple(measure_spectra(opened, plan, each))
+        described = replace(described, spectra=spectra, nonfinite=find_nonfinite(opened))
     return replace(described, coverage=coverage)

@@ -99,10 +99,11 @@ def core_svd(
 
 
 def singular_values(
-    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"]
+    up: Float[Tensor, "m R"], down: Float[Tensor, "R n"], scale: Float[Tensor, " R"] | None = None
 ) -> Float[Tensor, " values"]:
-    """The singular values of `up @ down`, falling, in float64: at most min(m, n, R) of them."""
-    values: Tensor = torch.linalg.svdvals(triangle(up) @ triangle(down.T).T)
+    """Those of `up @ down`, or with a scale between, falling, in float64: at most min(m, n, R)."""
+    left = triangle(up) if scale is None else triangle(up) * scale
+    values: Tensor = torch.linalg.svdvals(left @ triangle(down.T).T)
     return values[: min(up.shape[0], down.shape[1])]
 
 

@@ -70,12 +70,25 @@ class Sum:
         """
         from loratools.lowrank.factored import core_svd
 
+        return core_svd(*self._read_finite(), self._coefficients())
+
+    def values(self) -> "Tensor":
+        """The singular values of the sum, falling, in float64.
+
+        Raises:
+            NonFiniteError: a factor holds a NaN or an infinity.
+        """
+        from loratools.lowrank.factored import singular_values
+
+        return singular_values(*self._read_finite(), self._coefficients())
+
+    def _read_finite(self) -> "tuple[Tensor, Tensor]":
         ups, downs = self._read()
         if not (is_finite(ups) and is_finite(downs)):
             sources = [source for _, lora in self.terms for source in lora.sources]
             broken = [key for s in sources if not is_finite(s.read()) for key in s.keys]
             raise NonFiniteError(f"{listing(broken)}: holds a NaN or an infinity")
-        return core_svd(ups, downs, self._coefficients())
+        return ups, downs
 
     def _read(self) -> "tuple[Tensor, Tensor]":
         ups = _side_by_side([lora.up.read() for _, lora in self.terms])

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
-from loratools.errors import LoratoolsError, listing
+from loratools.deltas.lora import LoRA
+from loratools.errors import LoratoolsError, NonFiniteError, listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS, torch_name
-from loratools.io.source import Source, stored_elements
+from loratools.io.source import Source, is_finite, stored_elements
+from loratools.operations.factors import sum_of
 from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 
 if TYPE_CHECKING:
     from loratools.lowrank.spectrum import Spectrum
+    from loratools.operations.parallel import Map
 
 
 @final
@@ -162,18 +165,19 @@ def inspect_adapter(adapter: Adapter) -> Inspection:
     return Inspection(adapter, tuple(_group(adapter.updates)))
 
 
-def measure_spectra(adapter: Adapter, plan: MergePlan | None = None) -> Iterator[TargetSpectrum]:
+def measure_spectra(
+    adapter: Adapter, plan: MergePlan | None = None, each: "Map" = map
+) -> Iterator[TargetSpectrum]:
     """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
 
     For DoRA and KaSA it is that of the low-rank part.
     """
     norms = _base_norms(plan) if plan is not None else {}
-    for target, update in adapter.updates.items():
-        if update.delta.low_rank is not None:
-            spectrum = _spectrum(update.delta)
-            norm = norms.get(target)
-            relative = spectrum.frobenius / norm if spectrum and norm else None
-            yield TargetSpectrum(target, spectrum, relative)
+    deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.low_rank is not None}
+    for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
+        norm = norms.get(target)
+        relative = spectrum.frobenius / norm if spectrum and norm else None
+        yield TargetSpectrum(target, spectrum, relative)
 
 
 def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:
@@ -200,7 +204,7 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
     return tuple(
         key
         for source in _sources(adapter)
-        if source.dtype in FLOATS and not source.read().isfinite().all()
+        if source.dtype in FLOATS and not is_finite(source.read())
         for key in source.keys
     )
 
@@ -256,14 +260,20 @@ def _sources(adapter: Adapter) -> Iterable[Source]:
 
 
 def _spectrum(delta: Delta) -> "Spectrum | None":
-    from loratools.lowrank.factored import singular_values
     from loratools.lowrank.spectrum import spectrum_of
 
     lora = delta.low_rank
-    if lora is None or not all(bool(source.read().isfinite().all()) for source in delta.sources):
+    if lora is None or not all(is_finite(source.read()) for source in _beside(lora, delta)):
         return None
-    values = singular_values(lora.up.read(), lora.down.read()) * abs(lora.scaling.value)
-    return spectrum_of(values, lora.rank)
+    try:
+        return spectrum_of(sum_of([(1.0, lora)]).values(), lora.rank)
+    except NonFiniteError:
+        return None
+
+
+def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
+    """What a change is made of beside its factors."""
+    yield from (source for source in delta.sources if source not in lora.sources)
 
 
 def _base_norms(plan: MergePlan) -> Mapping[str, float]:
