@@ -32,7 +32,8 @@ def test_public_name_exists_with_a_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", loratools.__all__)
 def test_public_name_is_documented(name: str) -> None:
     page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-    assert f":: loratools.{name}\n" in page
+    # With empty parentheses where nobody is to call it.
+    assert f":: loratools.{name}\n" in page or f":: loratools.{name}()\n" in page
 
 
 def test_dir_has_the_public_names_and_no_other() -> None:
@@ -99,6 +100,7 @@ COMMANDS = pytest.mark.parametrize(
         ("-m", "loratools", "--help"),
         ("-m", "loratools", "--version"),
         ("-m", "loratools", "merge", "--help"),
+        ("-m", "loratools", "combine", "--help"),
         ("-m", "loratools", "inspect", "fixtures/adapters/plain"),
         ("-m", "loratools", "inspect", "fixtures/adapters/dora", "--json"),
         (

@@ -24,7 +24,17 @@ import pytest
 
 import loratools
 import loratools.errors
-from loratools import LoratoolsError, WriteOptions, deltas, formats, methods, registry
+from loratools import (
+    Combination,
+    LoratoolsError,
+    RankRule,
+    Rescaling,
+    WriteOptions,
+    deltas,
+    formats,
+    methods,
+    registry,
+)
 from loratools.cli import cli, failures
 from loratools.formats import _peft_config
 
@@ -291,16 +301,20 @@ def fields(value: object, types: dict[str, str], path: str = "") -> Iterator[tup
 
 def is_of_type(value: object, documented: str) -> bool:
     """Whether a JSON value is of a type as the page writes it: `list of string`, `X or null`."""
+    if documented.startswith("map to "):
+        inner = documented.removeprefix("map to ")
+        return isinstance(value, dict) and all(is_of_type(v, inner) for v in value.values())
     if documented.endswith(" or null"):
         return value is None or is_of_type(value, documented.removesuffix(" or null"))
     if documented.startswith("list of "):
         inner = documented.removeprefix("list of ")
         return isinstance(value, list) and all(is_of_type(item, inner) for item in value)
-    if documented.startswith("map to "):
-        inner = documented.removeprefix("map to ")
-        return isinstance(value, dict) and all(is_of_type(v, inner) for v in value.values())
     if documented == "any":
         return True
+    if documented == "matrix":
+        rows = [row for row in value if isinstance(row, list)] if isinstance(value, list) else []
+        square = all(len(row) == len(rows) for row in rows) and rows == value
+        return square and all(is_of_type(x, "number or null") for row in rows for x in row)
     if isinstance(value, bool):
         return documented == "boolean"
     kinds = {"string": str, "integer": int, "number": int | float, "object": dict}
@@ -347,6 +361,37 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
         loratools.merge(fixtures / "tiny-gpt2", adapters / "gpt2-conv1d", output=None),
     ]
     assert_documented([report.to_json() for report in reports], "merge --json")
+
+
+def test_fields_of_rescale_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
+    adapter = fixtures / "adapters" / "gpt2-bias-all"
+    rescaling = Rescaling(strength=0.5, keep_replaced=True)
+    reports = [
+        loratools.rescale(adapter, output=output, rescaling=rescaling)
+        for output in (None, tmp_path / "written")
+    ]
+    assert_documented([report.to_json() for report in reports], "rescale --json")
+
+
+def test_fields_of_combine_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
+    adapters = [fixtures / "adapters" / name for name in ("combine-r4", "combine-r8")]
+    vocabulary = fixtures / "adapters" / "embedding-vocab"
+    reports = [
+        loratools.combine(adapters, output=None),
+        loratools.combine(adapters, rule=RankRule(rank=3), output=tmp_path / "three"),
+        loratools.combine(
+            [*adapters, vocabulary], combination=Combination(replaced="first"), output=None
+        ),
+    ]
+    assert_documented([report.to_json() for report in reports], "combine --json")
+
+
+def test_fields_of_resize_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
+    reports = [
+        loratools.resize(fixtures / "adapters" / "dora", rule=RankRule(rank=2), output=None),
+        loratools.resize(fixtures / "adapters" / "plain", size=100_000, output=tmp_path / "small"),
+    ]
+    assert_documented([report.to_json() for report in reports], "resize --json")
 
 
 def test_table_of_rounding_is_what_a_merge_reports(fixtures: Path, tmp_path: Path) -> None:

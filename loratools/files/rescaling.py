@@ -1,5 +1,6 @@
 """Rescale an adapter, from files to files."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class RescaleReport:
-    """What was done; `written` is None after a dry run. `strengths` are by target."""
+    """What was done; `written` is None after a dry run.
+
+    `strengths` are by target: infinite where an alpha of 0 became another one.
+    """
 
     adapter: str
     strengths: Mapping[str, float]
@@ -41,7 +45,7 @@ class RescaleReport:
             "adapter": self.adapter,
             "output": self.written.path if self.written else None,
             "bytes": self.written.nbytes if self.written else None,
-            "strengths": dict(self.strengths),
+            "strengths": {t: s if math.isfinite(s) else None for t, s in self.strengths.items()},
             "notes": list(self.notes),
         }
 

@@ -51,12 +51,13 @@ class Certificates:
         return min(ranks), max(ranks)
 
     def to_json(self) -> dict[str, Any]:
-        """The total, and a row for each target."""
+        """The total, None where nothing was truncated, and a row for each target."""
         rows = [
             {"target": target, "rank_before": self.before[target], **_json(truncation)}
             for target, truncation in self.truncations.items()
         ]
-        return {"total": _json(self.total), "budget_gap": self.gap, "targets": rows}
+        total = _json(self.total) if rows else None
+        return {"total": total, "budget_gap": self.gap, "targets": rows}
 
 
 def _json(truncation: "Truncation") -> dict[str, Any]:
