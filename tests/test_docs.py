@@ -36,7 +36,9 @@ from loratools import (
     registry,
 )
 from loratools.cli import cli, failures
+from loratools.files.extracting import svd_extract
 from loratools.formats import _peft_config
+from loratools.operations.extract import ExtractOptions
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -345,6 +347,24 @@ def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:
         loratools.inspect(fixtures / "real" / "privacyfilter-moe-tokcls-r16"),
     ]
     assert_documented([found.to_json() for found in objects], "inspect --json")
+
+
+def test_fields_of_svd_extract_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
+    base, adapters = fixtures / "stories260k", fixtures / "adapters"
+    loratools.merge(base, [adapters / "plain", adapters / "dora"], output=tmp_path / "tuned")
+    options = ExtractOptions(full=("*embed_tokens*",), skip=("*layers.0.mlp*",))
+    reports = [
+        svd_extract(
+            tmp_path / "tuned",
+            base,
+            output=tmp_path / "out",
+            rule=RankRule(rank=4),
+            options=options,
+            check=True,
+        ),
+        svd_extract(tmp_path / "tuned", base, output=None),
+    ]
+    assert_documented([report.to_json() for report in reports], "svd-extract --json")
 
 
 def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:

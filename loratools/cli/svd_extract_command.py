@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.failures import CHECK_FAILED, printable
-from loratools.cli.options import jobs_option, json_option, rank_options, rank_rule
+from loratools.cli.options import (
+    checked_output,
+    jobs_option,
+    json_option,
+    modules_option,
+    output_options,
+    rank_options,
+    rank_rule,
+)
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import Column, human_size, print_table
 
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 @click.command("svd-extract", short_help="Make an adapter of a fine-tuned model and its base.")
 @click.argument("tuned", type=click.Path())
 @click.argument("base", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="The folder the adapter is written to.")
+@output_options
 @rank_options
 @click.option("--only", multiple=True, metavar="GLOB", help="Look only at these tensors.")
 @click.option("--skip", multiple=True, metavar="GLOB", help="Leave these tensors out.")
@@ -45,38 +53,34 @@ if TYPE_CHECKING:
 @jobs_option
 @click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
-@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-@click.option("--dry-run", is_flag=True, help="Compare the two and show the plan; write nothing.")
 @json_option
-@click.option("-v", "--verbose", is_flag=True, help="Show every target.")
+@modules_option
 def command(
     tuned: str,
     base: str,
     output: str | None,
     dry_run: bool,
     as_json: bool,
-    verbose: bool,
+    modules: bool,
     **settings: Any,
 ) -> int:
     """Write an adapter that makes BASE into TUNED, as nearly as its ranks allow.
 
     TUNED and BASE are models of one kind: folders or safetensors files, sharded in any way.
     """
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    output = checked_output(output, dry_run=dry_run)
     rule = rank_rule(settings)
     if rule is None and settings["size"] is None:
-        raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
+        raise click.UsageError("Say how many ranks to keep: --rank, --energy, --size, ...")
     from loratools.files.extracting import ExtractRun, svd_extract
-    from loratools.lowrank.ranks import RankRule
     from loratools.operations.extract import ExtractOptions
 
     with progress_bar() as progress:
         report = svd_extract(
             tuned,
             base,
-            output=None if dry_run else output,
-            rule=rule or RankRule(),
+            output=output,
+            rule=rule,
             size=settings["size"],
             options=ExtractOptions(
                 only=settings["only"],
@@ -98,14 +102,14 @@ def command(
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
-        _print(report, verbose=verbose or dry_run)
+        _print(report, modules=modules or dry_run)
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED
 
 
-def _print(report: "ExtractReport", *, verbose: bool) -> None:
+def _print(report: "ExtractReport", *, modules: bool) -> None:
     for text in report.notes:
         click.echo(f"Note: {printable(text)}", err=True)
-    if verbose:
+    if modules:
         _print_targets(report)
     for line in report.lines:
         click.echo(printable(line))

@@ -36,8 +36,8 @@ from loratools.operations.settle import settle
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
-#: At most so many bytes of a header describe a tensor, beside its name.
-_HEADER_BYTES = 160
+#: A tensor in a file's header takes this and its target's name, at most.
+_ENTRY_BYTES = 144
 #: Differences up to this size together are held while they are worked on; others are read again.
 _HELD_BYTES = 128 * 2**20
 
@@ -63,7 +63,7 @@ def svd_extract(
     base: str | Path,
     *,
     output: str | Path | None,
-    rule: RankRule,
+    rule: RankRule | None = None,
     size: int | None = None,
     options: ExtractOptions | None = None,
     base_name: str | None = None,
@@ -72,8 +72,7 @@ def svd_extract(
 ) -> ExtractReport:
     """Write an adapter that makes `base` into `tuned`, as nearly as the rank rule allows.
 
-    `size` is a budget in bytes for the file of tensors, in place of one in `rule`.
-
+    `size` is a budget for the file in bytes; without it and a rule, all is kept that is not zero.
     Differences are read in blocks of rows, and factors put on disk as they are found, so memory
     depends on neither model's size. Without an `output` the tensors are compared, and nothing is
     written.
@@ -89,8 +88,9 @@ def svd_extract(
         plan = plan_extract(pairing, compare(pairs, each, watch), options)
         if output is None:
             return ExtractReport(plan, {})
+        rule = rule or RankRule()
         if size is not None:
-            rule = _budget(rule, plan, options, size)
+            rule = replace(rule, parameters=_elements(plan, options, size))
         work = _Work(plan, rule, options, Path(output), base_name or str(base), check)
         return _write(work, run, watch, each)
 
@@ -266,19 +266,26 @@ def _needed_bytes(work: _Work) -> int:
     return 2 * factors * element + whole + _SLACK_BYTES
 
 
-def _budget(rule: RankRule, plan: ExtractPlan, options: ExtractOptions, size: int) -> RankRule:
-    """`rule` with as many elements for factors as fit beside the rest in a file of `size` bytes."""
-    whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    names = [*plan.whole, *plan.factored, *plan.factored]
-    rest = whole + sum(len(name) + _HEADER_BYTES for name in names) + _HEADER_BYTES
+def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
+    """How many numbers of factors fit into a file of a size, beside whole tensors and its header.
+
+    Raises:
+        OutputError: the rest alone is larger.
+    """
+    rest = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
+    rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * [*plan.factored]))
     if rest >= size:
-        raise OutputError(f"about {rest} bytes are needed without any factors, more than {size}")
-    return replace(rule, parameters=(size - rest) // (BITS[options.stored_dtype] // 8))
+        raise OutputError(
+            f"{rest} bytes without any factors, more than {size}; use --residual drop"
+        )
+    return (size - rest) * 8 // BITS[options.stored_dtype]
 
 
 def _remove_all_but(folder: Path, name: str) -> None:
     """What an interrupted run had begun to put together is made again."""
     with storage_errors(folder):
         for path in folder.iterdir():
-            if path.name != name:
+            if path.is_dir() and path.name != name:
+                shutil.rmtree(path)
+            elif not path.is_dir():
                 path.unlink()

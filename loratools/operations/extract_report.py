@@ -78,15 +78,16 @@ class ExtractReport:
         """The account in a few sentences."""
         plan, total = self.plan, self.total
         stored = sum(truncation.rank > 0 for truncation in self.truncations.values())
+        found = f"{_count(len(plan.factored), 'matrix', 'matrices')} to factor"
+        if self.output is not None:
+            found = f"{_count(stored, 'matrix', 'matrices')} of low rank"
         lines = [
-            f"{len(plan.factored)} matrices to factor, {len(plan.whole)} tensors whole, "
-            f"{len(plan.left_out)} changes left out; {plan.unchanged} tensors unchanged"
+            f"{found}, {_count(len(plan.whole), 'tensor', 'tensors')} whole, "
+            f"{_count(len(plan.left_out), 'change', 'changes')} left out; "
+            f"{_count(plan.unchanged, 'tensor', 'tensors')} unchanged"
         ]
         if self.output is None:
             return tuple(lines)
-        lines[0] = lines[0].replace(
-            f"{len(plan.factored)} matrices to factor", f"{stored} matrices of low rank"
-        )
         lines.append(
             f"energy kept: {total.energy:.6f}, relative error {total.error:.3g} "
             f"(before the factors are rounded)"
@@ -142,3 +143,7 @@ class ExtractReport:
     def _relative(self, target: str) -> float | None:
         norms = self.plan.changes.get(target)
         return norms.relative if norms and math.isfinite(norms.relative) else None
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
