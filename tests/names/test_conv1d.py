@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loratools.names.conv1d import square_is_transposed
+from loratools.names.conv1d import conv1d_weights, square_is_transposed
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,13 @@ def test_shapes_decide_then_the_model_type_then_the_claim(
     claimed: bool, non_square: list[bool], config: Mapping[str, Any] | None, transposed: bool
 ) -> None:
     assert square_is_transposed(claimed, non_square, config) is transposed
+
+
+def test_conv1d_weights_by_model_type_or_by_the_shape_of_c_attn():
+    shapes = {"h.0.attn.c_attn.weight": (4, 12), "h.0.attn.c_proj.weight": (4, 4)}
+    others = {"wte.weight": (9, 4), "h.0.attn.c_attn.bias": (12,)}
+    assert conv1d_weights(shapes | others, {"model_type": "gpt2"}) == set(shapes)
+    assert conv1d_weights(shapes | others, None) == set(shapes)
+    assert conv1d_weights(shapes, {"model_type": "gpt_bigcode"}) == set()
+    turned = {name: shape[::-1] for name, shape in shapes.items()}
+    assert conv1d_weights(turned, None) == set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loratools.names.tied import TiedHead, find_tied_head, is_embedding
+from loratools.names.tied import TiedHead, find_tied_head, is_embedding, is_lookup
 
 TIED: Mapping[str, Any] = {"tie_word_embeddings": True}
 
@@ -112,3 +112,20 @@ def test_without_one_clear_embedding_nothing_is_tied(names: list[str]) -> None:
 )
 def test_embeddings_and_heads_are_known_by_the_ends_of_their_names(name: str, is_one: bool) -> None:
     assert is_embedding(name) is is_one
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "expected"),
+    [
+        ("model.embed_tokens.weight", 100, True),
+        ("transformer.wpe.weight", 64, True),
+        ("bert.embeddings.token_type_embeddings.weight", 2, True),
+        ("model.my_embedder.weight", 100, True),
+        ("x_embedder.weight", 64, False),
+        ("embed_out.weight", 100, False),
+        ("lm_head.weight", 100, False),
+        ("model.layers.0.q_proj.weight", 100, False),
+    ],
+)
+def test_embeddings_are_known_by_their_names_or_rows(name, rows, expected):
+    assert is_lookup(name, rows, {"vocab_size": 100}) is expected

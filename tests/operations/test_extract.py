@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 import loratools
 from loratools.errors import LoratoolsError, MatchError, NonFiniteError, UnsupportedError
 from loratools.files.extracting import ExtractRun, svd_extract
-from loratools.lowrank.dense import RowBlocks
-from loratools.lowrank.ranks import RankRule, TargetSpectrum, Wanted
+from loratools.io.checkpoint import open_checkpoint
+from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.right import right_vectors
+from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations.difference import Difference, Memory
 from loratools.operations.extract import ExtractOptions
 from loratools.operations.pairing import natural, pair_up
@@ -212,6 +214,26 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
     assert LINEAR in kept.plan.factored
 
 
+def test_default_noise_is_that_of_rounding(tmp_path):
+    """Measured on Gaussian weights: one rounding to bfloat16, and float32 computed in two ways."""
+    weight = random(600, 600).double()
+    files = {
+        "wide": weight.float(),
+        "narrow": weight.bfloat16(),
+        "again": (weight * (1 + 2.0**-24 * random(600, 600, seed=1).sign())).bfloat16(),
+    }
+    stored = {
+        name: open_checkpoint(write_base(tmp_path / name, {"w": tensor})).tensors["w"]
+        for name, tensor in files.items()
+    }
+    once = Difference(stored["narrow"], stored["wide"])
+    assert once.noise == pytest.approx(1.53e-3, rel=1e-2)
+    assert 0.9 * once.noise < once.norms().relative < 1.2 * once.noise
+    twice = Difference(stored["again"], stored["narrow"])
+    assert twice.noise == pytest.approx(2.08e-5, rel=1e-2)
+    assert twice.norms().relative < 1.2 * twice.noise
+
+
 def test_convolutions_are_flattened(tmp_path):
     before = {"conv.weight": random(6, 4, 3, 3), "linear.weight": random(5, 5)}
     after = {**before, "conv.weight": before["conv.weight"] + random(6, 4, 3, 3, seed=1)}
@@ -251,7 +273,7 @@ def test_what_is_held_does_not_show(tmp_path):
     before = {"a.weight": random(3000, 400).bfloat16()}
     after = {"a.weight": before["a.weight"] + 0.1}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
-    pair = pair_up(*(loratools.io.checkpoint.open_checkpoint(p) for p in (tuned, base)))
+    pair = pair_up(*(open_checkpoint(p) for p in (tuned, base)))
     difference = Difference(pair.pairs["a.weight"].after, pair.pairs["a.weight"].before)
     found = []
     for room in (0, 10**9):

@@ -17,7 +17,7 @@ from tests.oracles import WARNED, oracle
 oracle("peft")
 
 from peft import PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModel, AutoModelForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 from loratools.files.extracting import svd_extract  # noqa: E402
@@ -96,11 +96,16 @@ def test_everything_that_changed_is_there(base: str, tmp_path: Path) -> None:
     assert_same(in_peft(load(FIXTURES / base), tmp_path / "adapter"), tuned)
 
 
-@pytest.mark.parametrize("base", ["stories260k", "tiny-gpt2"])
-@pytest.mark.parametrize("part", ["norm", "ln_", "bias", "attn", "embed", "wte", "wpe", "c_attn"])
+@pytest.mark.parametrize(
+    ("base", "part"),
+    [
+        ("stories260k", "norm"),
+        ("stories260k", "self_attn"),
+        ("stories260k", "embed"),
+        *(("tiny-gpt2", part) for part in ("ln_", "bias", "attn", "wte", "wpe", "c_proj.weight")),
+    ],
+)
 def test_every_kind_of_tensor_alone(base: str, part: str, tmp_path: Path) -> None:
-    if not any(part in name for name in load_file(FIXTURES / base / "model.safetensors")):
-        pytest.skip("the model has none")
     tuned = tune(
         base,
         tmp_path / "tuned",
@@ -148,3 +153,40 @@ def test_update_in_peft_is_the_product_of_the_stored_factors(tmp_path: Path) -> 
     best = (u[:, :2] * s[:2]) @ vh[:2]
     found = module.get_delta_weight("default").double()
     torch.testing.assert_close(found, best, rtol=0, atol=1e-6 * s[0].item())
+
+
+def test_a_model_without_a_head_whose_last_norm_ends_the_names_of_others(tmp_path: Path) -> None:
+    """PEFT saves every module whose name ends in `norm`; all of them are in the file."""
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    config = json.loads((FIXTURES / "stories260k/config.json").read_text())
+    tensors = load_file(FIXTURES / "stories260k/model.safetensors")
+    bare = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    for folder, found in ((base, bare), (tuned, {n: shaken(n, t) for n, t in bare.items()})):
+        folder.mkdir()
+        save_file(found, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaModel"]}))
+    svd_extract(tuned, base, output=tmp_path / "adapter", rule=LOSSLESS, check=True)
+    tokens = torch.arange(128).reshape(8, -1)
+    with torch.no_grad():
+        adapted = in_peft(AutoModel.from_pretrained(base), tmp_path / "adapter")
+        found = adapted(tokens).last_hidden_state
+        expected = AutoModel.from_pretrained(tuned).eval()(tokens).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def test_convolutions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = nn.ModuleDict({"conv": nn.Conv2d(4, 6, 3), "line": nn.Conv1d(4, 6, 3)})
+    before = base.state_dict()
+    for name, weights in (("base", before), ("tuned", before)):
+        (tmp_path / name).mkdir()
+        after = {
+            n: w + 0.1 * torch.randn(w.shape) if name == "tuned" else w for n, w in weights.items()
+        }
+        save_file(after, tmp_path / name / "model.safetensors")
+    svd_extract(tmp_path / "tuned", tmp_path / "base", output=tmp_path / "out", rule=LOSSLESS)
+    model: Any = in_peft(base, tmp_path / "out")
+    merged = model.merge_and_unload().state_dict()
+    expected = load_file(tmp_path / "tuned" / "model.safetensors")
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name], weight, rtol=0, atol=1e-6)
