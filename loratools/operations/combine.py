@@ -131,7 +131,7 @@ def _check_additive(where: str, delta: Delta) -> None:
     if not isinstance(delta, LoRA | Diff):
         raise UnsupportedError(
             f"{where}: {delta.kind} depends on the weight it changes, and cannot be added to "
-            f"others without it"
+            f"others without it; see --base"
         )
     if isinstance(delta, Diff) and len(delta.shape) > 1:
         raise UnsupportedError(f"{where}: a matrix that is stored whole has no factors to combine")

@@ -84,7 +84,7 @@ def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
         if strengths[target] != 1 and not update.delta.additive:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: {update.delta.kind} depends on the weight it "
-                f"changes, so no other alpha gives it another strength"
+                f"changes, so no other alpha gives it another strength; see --base"
             )
     updates = {
         target: replace(update, delta=_rescaled(update.delta, local[target], rescaling))

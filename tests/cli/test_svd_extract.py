@@ -26,7 +26,7 @@ def run(*args):
 
 
 def test_an_adapter_is_written_and_described(tuned, tmp_path):
-    result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 4, "--check", "-v")
+    result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 4, "--check", "--modules")
     assert result.return_value == 0, result.output
     assert "10 matrices of low rank, 0 tensors whole, 0 changes left out" in result.stdout
     assert "as certified" in result.stdout
@@ -40,11 +40,11 @@ def test_an_adapter_is_written_and_described(tuned, tmp_path):
 
 def test_json_is_one_object_on_stdout(tuned, tmp_path):
     result = run(
-        tuned, BASE, "-o", tmp_path / "out", "--size", "20kB", "--json", "--base-name", "me/base"
+        tuned, BASE, "-o", tmp_path / "out", "--size", "30kB", "--json", "--base-name", "me/base"
     )
     fields = json.loads(result.stdout)
     assert len(fields["targets"]) == 10
-    assert sum(target["rank"] * sum(target["shape"]) for target in fields["targets"]) <= 5000
+    assert (tmp_path / "out/adapter_model.safetensors").stat().st_size <= 30_000
     assert 0.9 < fields["total"]["energy"] <= 1
     assert fields["check"] is None
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
@@ -71,7 +71,6 @@ def test_a_check_that_disagrees_exits_3(tuned, tmp_path, monkeypatch):
     [
         (["--rank", "4"], "Missing option"),
         (["-o", "out"], "how many ranks"),
-        (["-o", "out", "--size", "1MB", "--parameters", "5"], "both given"),
     ],
 )
 def test_usage_errors(tuned, arguments, message):

@@ -1,4 +1,4 @@
-"""An extraction is certified; what has no place in a LoRA is stored whole, named or refused."""
+"""What an extraction keeps is certified; what a LoRA cannot hold is stored, named or refused."""
 
 import json
 import math
@@ -128,7 +128,7 @@ def test_budget_is_spent_over_all_targets(folders, tmp_path):
     assert report.truncations[OTHER].rank == 0
     assert list(loratools.open_adapter(tmp_path / "out").updates) == [LINEAR]
     assert report.check.agrees
-    assert report.worst()[0][0] == LINEAR or report.worst()[0][0] == OTHER
+    assert [target for target, _ in report.worst()] == [LINEAR, OTHER]
 
 
 def test_more_ranks_than_there_are_values_are_zeros(folders, tmp_path):
@@ -203,7 +203,6 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
     tensors = {LINEAR: random(200, 200).bfloat16(), OTHER: random(8, 8).bfloat16()}
     base = write_base(tmp_path / "base", tensors)
     after = {LINEAR: tensors[LINEAR].clone(), OTHER: tensors[OTHER] + 1}
-    after[LINEAR].view(torch.int16)[tensors[LINEAR].abs() < 0.02] += 0
     position = tensors[LINEAR].abs().flatten().argmin()
     after[LINEAR].view(torch.int16).flatten()[position] += 1
     tuned = write_base(tmp_path / "tuned", after)
@@ -318,9 +317,10 @@ def test_a_tied_head_follows_its_embedding(fixtures, tmp_path):
         check=True,
     )
     assert set(report.plan.factored) == {name, "lm_head.weight"}
-    one, other = dense(tmp_path / "out", name), dense(tmp_path / "out", "lm_head.weight")
-    # The same factors, multiplied in another order: eps for each of their products.
-    torch.testing.assert_close(one, other, rtol=0, atol=64 * 2**-52 * float(one.abs().max()))
+    updates = loratools.open_adapter(tmp_path / "out").updates
+    embedding, head = updates[name].delta, updates["lm_head.weight"].delta
+    assert torch.equal(embedding.up.read(), head.up.read())
+    assert torch.equal(embedding.down.read(), head.down.read())
     assert report.check.agrees
 
 
