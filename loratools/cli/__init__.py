@@ -46,7 +46,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(loratools.__version__, prog_name="loratools")
 def cli() -> None:
-    """Inspect and merge stored LoRA adapters: exact, streaming, offline."""
+    """Inspect, merge and reshape stored LoRA adapters: exact, streaming, offline."""
 
 
 def main() -> NoReturn:

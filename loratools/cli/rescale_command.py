@@ -49,7 +49,8 @@ def command(
     """
     output = checked_output(output, dry_run=dry_run)
     rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance")
-    if not any(settings[name] not in (None, False, ()) for name in rescaling_names):
+    # By identity, because a strength or an alpha of 0 is something to do, and equal to False.
+    if all(settings[name] in ((), None) or settings[name] is False for name in rescaling_names):
         raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
     rule = rank_rule(settings)
     if settings["base"] is None and (rule is not None or settings["size"] is not None):

@@ -114,8 +114,9 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: C
         raise LoratoolsError("there are no adapters to combine")
     if len(weights) != len(adapters):
         raise LoratoolsError(f"{len(weights)} weights for {len(adapters)} adapters")
-    if not all(map(math.isfinite, weights)):
-        raise LoratoolsError(f"weights must be finite numbers, not {list(weights)}")
+    numbers = [*weights, *(strength for _, strength in combination.where)]
+    if not all(map(math.isfinite, numbers)):
+        raise LoratoolsError(f"weights and strengths must be finite numbers, not {numbers}")
     formats = dict.fromkeys(adapter.format for adapter in adapters)
     if len(formats) > 1:
         raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")

@@ -1,5 +1,6 @@
 """How adapters go together: angles between their updates, and where their signs differ."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,10 +38,11 @@ class Angles:
     compared: "Tensor"
 
     def cosine(self, one: int, other: int) -> float | None:
-        """Of the angle between two, from -1 to 1; None where one of them is zero."""
-        norms = (self.products[one, one] * self.products[other, other]).sqrt().item()
-        cosine = self.products[one, other].item() / norms if norms else None
-        return None if cosine is None else max(-1.0, min(1.0, cosine))
+        """Of the angle between two, from -1 to 1; None where one of them is zero, or too large."""
+        squares = self.products[one, one].item(), self.products[other, other].item()
+        norms = math.sqrt(squares[0]) * math.sqrt(squares[1])
+        cosine = self.products[one, other].item() / norms if norms else math.nan
+        return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else None
 
     def conflict(self, one: int, other: int) -> float | None:
         """The share of entries with different signs; None where none has any."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA
+from loratools.errors import NonFiniteError, shorten
 from loratools.operations.factors import Sum, held
 from loratools.operations.parallel import Map
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from loratools.lowrank.factored import CoreSVD
     from loratools.lowrank.ranks import RankRule, Wanted
     from loratools.lowrank.truncation import TargetSpectrum, Truncation
+
+#: The squares of such singular values, and sums of them, are still numbers.
+_LARGEST = 1e140
 
 
 @final
@@ -65,6 +69,9 @@ def approximate(
     """Every update at the rank that `rule` gives it, and at least 1, as what is stored has one.
 
     `decompose` finds out about one target, and again where that was not enough for the rule.
+
+    Raises:
+        NonFiniteError: an update is too large for its energy to be a number.
     """
     from loratools.operations.settle import settle
 
@@ -73,7 +80,13 @@ def approximate(
     targets = tuple(shapes)
 
     def find(questions: "Sequence[tuple[int, Wanted]]") -> list[Decomposed]:
-        return list(each(decompose, [(targets[i], wanted) for i, wanted in questions]))
+        found = list(each(decompose, [(targets[i], wanted) for i, wanted in questions]))
+        for (i, _), update in zip(questions, found, strict=True):
+            if update.svd.values[:1].sum() > _LARGEST:
+                raise NonFiniteError(
+                    f"{shorten(targets[i])}: the update is too large: above {_LARGEST}"
+                )
+        return found
 
     settled = settle(tuple(shapes.values()), rule, find)
     ranked = list(zip(targets, settled.found, settled.choice.ranks, strict=True))

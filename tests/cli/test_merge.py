@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from loratools.cli.failures import Terminated
 from loratools.io import publish
+from tests.cli.results import is_object, refused
 from tests.e2e.commands import (
     FIXTURES,
     PLAIN,
@@ -53,19 +54,6 @@ def tensors(folder):
     return {
         k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()
     }
-
-
-def refused(result, code, says):
-    """One line on stderr, nothing on stdout."""
-    assert result.code == code, result
-    assert result.out == ""
-    *others, last = result.err.splitlines()
-    assert last.startswith("Error: ")
-    assert re.search(says, last), last
-    assert len(last) <= 500
-    assert last.isprintable()
-    assert all(line.startswith("Usage: ") for line in others)
-    return True
 
 
 # --- what it does --------------------------------------------------------------------------------
@@ -107,24 +95,6 @@ def test_a_dry_run_writes_nothing_and_says_the_same(run, output, tmp_path):
     done = run(SINGLE, PLAIN, "-o", output)
     accounting = next(line for line in planned.out.splitlines() if line.startswith("70 of 70"))
     assert done.out.splitlines()[0] == accounting
-
-
-def is_object(value, **fields):
-    """Whether `value` has these fields and no others, each of its type or as its function says."""
-
-    def fits(found, wanted):
-        if isinstance(wanted, type):
-            return type(found) is wanted
-        if isinstance(wanted, tuple):
-            return any(fits(found, one) for one in wanted)
-        if isinstance(wanted, list):
-            return type(found) is list and all(fits(one, wanted[0]) for one in found)
-        return found is None if wanted is None else wanted(found)
-
-    assert list(value) == list(fields)
-    for name, wanted in fields.items():
-        assert fits(value[name], wanted), (name, value[name])
-    return True
 
 
 @pytest.mark.parametrize("dry", [False, True])

@@ -1,0 +1,204 @@
+"""`loratools rescale` as people and scripts call it; what it shares is in `test_writing.py`."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import loratools
+from tests.cli.results import is_object, refused
+from tests.e2e.commands import FIXTURES, PLAIN, SMALL, run_here, unchanged
+
+WEIGHTS = "adapter_model.safetensors"
+PATTERNS = FIXTURES / "adapters/rslora-patterns"
+KOHYA = FIXTURES / "kohya/sd15-locon"
+
+
+@pytest.fixture
+def run(capsys):
+    """`loratools rescale …` in this process; whatever happens, no traceback and no surprise."""
+
+    def rescale(*arguments):
+        result = run_here(capsys, "rescale", *arguments)
+        assert "Traceback" not in result.err
+        assert result.code != 70, result.err
+        return result
+
+    return rescale
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "made"
+
+
+def updates(path):
+    """Every update in float64, by its target."""
+    found = {}
+    for target, update in loratools.open_adapter(path).updates.items():
+        lora = update.delta.low_rank
+        product = lora.up.read().double() @ lora.down.read().double()
+        found[target] = product * lora.scaling.value
+    return found
+
+
+def test_it_says_what_updates_were_multiplied_with(run, output):
+    where = ["--where", "*.v_proj=0", "--where", "*.0.*=3"]
+    result = run(SMALL, "--strength", "0.5", *where, "-o", output)
+    assert (result.code, result.err) == (0, "")
+    lines = [line.rstrip() for line in result.out.splitlines() if line]
+    assert re.split(r"  +", lines[0]) == ["targets", "n", "update"]
+    assert [line.split("×")[-1] for line in lines[1:3]] == [" 0.5 to 1.5", " 0 to 1.5"]
+    assert lines[3].startswith(f"written: {output} (")
+
+
+def test_unchanged_strengths_are_called_so(run):
+    lines = run(SMALL, "--balance", "--dry-run").out.splitlines()
+    assert sum(line.endswith("  unchanged") for line in lines) == 2
+
+
+@pytest.mark.parametrize("strength", [0.5, -1, 3, 0.1])
+def test_a_strength_is_all_that_changes(run, output, strength):
+    with unchanged(PATTERNS):
+        assert run(PATTERNS, "--strength", strength, "-o", output).code == 0
+    assert (output / WEIGHTS).read_bytes() == (PATTERNS / WEIGHTS).read_bytes()
+    before, after = updates(PATTERNS), updates(output)
+    assert list(after) == list(before)
+    for target, update in before.items():
+        # The product of a strength, an alpha and one over a rank: each rounded once.
+        assert torch.allclose(after[target], strength * update, rtol=2.0**-50, atol=0)
+
+
+def test_a_strength_of_zero_is_in_the_factors(run, output):
+    run(SMALL, "--strength", "0", "-o", output)
+    config = json.loads((output / "adapter_config.json").read_text())
+    before = json.loads((SMALL / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == before["lora_alpha"]
+    values = load_file(output / WEIGHTS)
+    assert all(bool(value.any()) == ("lora_A" in name) for name, value in values.items())
+
+
+def test_alpha_is_set_for_all(run, output):
+    found = json.loads(run(PATTERNS, "--alpha", "8", "-o", output, "--json").out)
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["lora_alpha"], config["alpha_pattern"]) == (8, {})
+    # In that adapter alpha is 8, and by its pattern 3, 5 or 6.
+    alphas = {round(8 / value, 9) for value in found["strengths"].values()}
+    assert alphas == {3, 5, 6, 8}
+
+
+@pytest.mark.parametrize("option", [["--fold"], ["--balance"], ["--rule", "rslora"]])
+def test_other_ways_to_store_are_the_same_updates(run, output, option):
+    assert run(PLAIN, *option, "-o", output).code == 0
+    for target, update in updates(PLAIN).items():
+        # Folding rounds each of 8 products of float32 numbers; the others round alpha at most.
+        allowed = 8 * 2.0**-24 if option == ["--fold"] else 2.0**-50
+        found = updates(output)[target]
+        assert float((found - update).abs().max()) <= allowed * float(update.abs().max()) * 8
+
+
+def test_an_alpha_that_its_dtype_has_not_is_stored_wider(run, tmp_path):
+    """The alphas there are float16 numbers, and 0.3 times one is none."""
+    output = tmp_path / "made.safetensors"
+    assert run(KOHYA, "--strength", "0.3", "-o", output).code == 0
+    before = load_file(KOHYA / "sd15-locon.safetensors")
+    after = load_file(output)
+    for name, value in before.items():
+        if name.endswith(".alpha"):
+            assert after[name].dtype == torch.float64
+            assert after[name].item() == 0.3 * value.item()
+        else:
+            assert torch.equal(after[name], value)
+
+
+def test_json_is_one_object_of_this_form(run, output):
+    """The schema of `rescale --json`, which scripts rely on."""
+    found = json.loads(run(SMALL, "--where", "*.q_proj=2", "-o", output, "--json").out)
+    assert is_object(
+        found,
+        adapter=str,
+        output=str,
+        bytes=int,
+        strengths=lambda strengths: {type(value) for value in strengths.values()} == {float},
+        notes=[str],
+    )
+    assert found["adapter"] == str(SMALL)
+    assert found["strengths"] == {
+        target: 2.0 if "q_proj" in target else 1.0
+        for target in loratools.open_adapter(SMALL).updates
+    }
+
+
+def test_json_has_null_for_a_strength_that_is_no_number(run, tmp_path):
+    """From an alpha of 0 to another one."""
+    config = json.loads((SMALL / "adapter_config.json").read_text()) | {"lora_alpha": 0}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    command = [SMALL, "--config", tmp_path / "c.json", "--alpha", "2", "--dry-run"]
+    found = json.loads(run(*command, "--json").out, parse_constant=pytest.fail)
+    assert set(found["strengths"].values()) == {None}
+    assert "× inf" in run(*command).out
+
+
+USAGE = {
+    "nothing to do": ([], "Nothing to do: give --strength"),
+    "keeping alone": (["--keep-replaced"], "Nothing to do"),
+    "no number": (["--strength", "weak"], "'weak' is not a valid float"),
+    "no glob": (["--where", "=2"], "'=2' is not a pattern and a number"),
+    "no factor": (["--where", "*.mlp.*"], "is not a pattern and a number"),
+    "an odd factor": (["--where", "*=much"], "is not a pattern and a number"),
+    "no rule": (["--rule", "sqrt"], "'sqrt' is not one of"),
+    "jobs": (["--strength", "2", "--jobs", "2"], "No such option"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
+def test_a_wrong_call_exits_2(run, output, arguments, says):
+    assert refused(run(SMALL, *arguments, "-o", output), 2, says)
+    assert not output.exists()
+
+
+REFUSED = {
+    "NaN": ([SMALL, "--strength", "nan"], "must be finite numbers"),
+    "infinity": ([SMALL, "--alpha", "inf"], "must be finite numbers"),
+    "infinity in places": ([SMALL, "--where", "*=inf"], "must be finite numbers"),
+    "too much": ([SMALL, "--strength", "1e308", "--alpha", "100"], "alpha inf"),
+    "a glob for nothing": ([SMALL, "--where", "*.mlp.*=2"], r"'\*\.mlp\.\*' matches no target"),
+    "folded with alpha": ([SMALL, "--fold", "--alpha", "8"], "folding sets alpha to the rank"),
+    "folded for rsLoRA": ([SMALL, "--fold", "--rule", "rslora"], "folding sets alpha to the rank"),
+    "DoRA": ([FIXTURES / "adapters/dora", "--strength", "2"], "DoRA depends on the weight"),
+    "DoRA's alpha": ([FIXTURES / "adapters/dora", "--alpha", "3"], "DoRA depends on the weight"),
+    "whole tensors": (
+        [FIXTURES / "adapters/embedding-vocab", "--strength", "2"],
+        r"lm_head\.weight, model\.embed_tokens\.weight take the place .* --keep-replaced",
+    ),
+    "token rows": (
+        [FIXTURES / "adapters/trainable-tokens", "--alpha", "1"],
+        r"model\.embed_tokens\.weight take",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
+def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
+    assert refused(run(*arguments, "-o", output), 1, says)
+    assert list(output.parent.iterdir()) == []
+
+
+def test_whole_tensors_are_kept_with_a_note(run, output):
+    adapter = FIXTURES / "adapters/embedding-vocab"
+    result = run(adapter, "--strength", "0.5", "--keep-replaced", "-o", output)
+    assert result.code == 0
+    assert result.err == (
+        "Note: lm_head.weight, model.embed_tokens.weight take the place of the base's tensors, at "
+        "any strength\n"
+    )
+    replaced = loratools.open_adapter(adapter).replaced
+    for target, after in loratools.open_adapter(output).replaced.items():
+        assert torch.equal(after.source.read(), replaced[target].source.read())
+
+
+def test_a_dora_is_stored_in_another_way(run, output):
+    assert run(FIXTURES / "adapters/dora", "--balance", "--fold", "-o", output).code == 0
+    assert loratools.open_adapter(output).kinds == ("DoRA",)

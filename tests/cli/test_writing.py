@@ -1,0 +1,282 @@
+"""What `rescale`, `resize` and `combine` have in common: where they write, and what they refuse."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from loratools.io import publish
+from tests.cli.results import refused
+from tests.e2e.commands import FIXTURES, SINGLE, SMALL, digests, run_here, unchanged
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+OTHER = FIXTURES / "adapters/combine-r8"
+KOHYA = FIXTURES / "kohya/sd15-locon"
+#: A verb with what it needs beside adapters and an output.
+VERBS = {
+    "rescale": ["--strength", "0.5"],
+    "resize": ["--rank", "2"],
+    "combine": ["-w", "0.5"],
+}
+verbs = pytest.mark.parametrize("verb", VERBS)
+
+
+@pytest.fixture
+def run(capsys):
+    """`loratools VERB …` with what it needs; whatever happens, no traceback and no surprise."""
+
+    def call(verb, *arguments):
+        result = run_here(capsys, verb, *arguments, *VERBS[verb])
+        assert "Traceback" not in result.err
+        assert result.code != 70, result.err
+        return result
+
+    return call
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "made"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- where it writes -----------------------------------------------------------------------------
+
+
+@verbs
+def test_a_peft_adapter_is_a_folder(run, verb, output):
+    with unchanged(SMALL):
+        result = run(verb, SMALL, "-o", output)
+    assert (result.code, result.err) == (0, "")
+    size = (output / WEIGHTS).stat().st_size
+    assert result.out.splitlines()[-1] == f"written: {output} ({size / 1000:.4g} kB)"
+    assert names(output) == [CONFIG, WEIGHTS]
+    assert names(output.parent) == ["made"]
+
+
+@verbs
+def test_a_kohya_adapter_is_a_file(run, verb, tmp_path):
+    with unchanged(KOHYA):
+        result = run(verb, KOHYA, "-o", tmp_path / "made.safetensors")
+    assert (result.code, result.err) == (0, "")
+    assert names(tmp_path) == ["made.safetensors"]
+
+
+@verbs
+def test_a_tokenizer_comes_along(run, verb, output):
+    adapter = FIXTURES / "adapters/embedding-lora-resized"
+    assert run(verb, adapter, "-o", output).code == 0
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (output / name).read_bytes() == (adapter / name).read_bytes()
+    assert not (output / "SOURCE.json").exists(), "which says of another adapter where it is from"
+
+
+@verbs
+def test_a_dry_run_writes_nothing_and_says_the_same(run, verb, output):
+    *planned, last = run(verb, SMALL, "--dry-run").out.splitlines()
+    assert last == "dry run: nothing written"
+    assert run(verb, SMALL, "--dry-run", "-o", output).out.splitlines() == [*planned, last]
+    assert names(output.parent) == []
+    assert run(verb, SMALL, "-o", output).out.splitlines()[:-1] == planned
+
+
+@verbs
+@pytest.mark.parametrize("dry", [False, True])
+def test_json_is_all_that_is_printed(run, verb, output, dry):
+    result = run(verb, SMALL, "-o", output, "--json", *["--dry-run"] * dry)
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(result.out, parse_constant=pytest.fail)
+    assert found["output"] == (None if dry else str(output))
+    assert found["bytes"] == (None if dry else (output / WEIGHTS).stat().st_size)
+    assert found["notes"] == []
+    assert output.exists() != dry
+
+
+@verbs
+def test_json_has_the_notes_that_are_else_on_stderr(run, verb, output):
+    adapter = FIXTURES / "adapters/gpt2-bias-all"
+    command = [verb, adapter, "--dry-run", *["--keep-replaced"] * (verb == "rescale")]
+    noted = [line.removeprefix("Note: ") for line in run(*command).err.splitlines()]
+    assert json.loads(run(*command, "--json").out)["notes"] == noted
+    assert bool(noted) == (verb == "rescale")
+
+
+@verbs
+def test_an_output_that_exists_is_replaced_only_when_asked(run, verb, output):
+    run("rescale", OTHER, "-o", output)
+    before = digests(output)
+    assert refused(run(verb, SMALL, "-o", output), 1, "made: exists already")
+    assert digests(output) == before
+    assert run(verb, SMALL, "-o", output, "--overwrite").code == 0
+    after = digests(output)
+    assert after != before
+    run(verb, SMALL, "-o", output.parent / "again")
+    assert digests(output.parent / "again") == after
+    assert names(output.parent) == ["again", "made"]
+
+
+@verbs
+def test_the_config_of_the_result_is_sorted_and_ends_its_last_line(run, verb, output):
+    run(verb, SMALL, "-o", output)
+    text = (output / CONFIG).read_text()
+    config = json.loads(text)
+    assert text == json.dumps(config, indent=2, sort_keys=True) + "\n"
+    assert config["base_model_name_or_path"] == "stories260k"
+
+
+@verbs
+def test_a_config_that_is_elsewhere_is_named(run, verb, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(SMALL / WEIGHTS, bare)
+    command = [verb, bare, "-o", tmp_path / "made"]
+    assert refused(run(*command), 1, "bare.*--config")
+    assert run(*command, "--config", SMALL / CONFIG).code == 0
+    run(verb, SMALL, "-o", tmp_path / "expected")
+    assert digests(tmp_path / "made") == digests(tmp_path / "expected")
+
+
+@verbs
+def test_a_pickle_is_read_only_when_that_is_allowed(run, verb, output):
+    adapter = FIXTURES / "real/bloom560m-mergedlinear-bin"
+    assert refused(run(verb, adapter, "-o", output), 1, "a pickle.*--allow-pickle")
+    assert run(verb, adapter, "-o", output, "--allow-pickle").code == 0
+    assert names(output) == [CONFIG, WEIGHTS]
+
+
+# --- what it refuses -----------------------------------------------------------------------------
+
+USAGE = {
+    "no output": ([SMALL], "Missing option '-o'"),
+    "no adapter": (["-o", "x"], "Missing argument 'ADAPTER"),
+    "no such option": ([SMALL, "--frobnicate"], "No such option"),
+    "an option that moves the cursor": ([SMALL, "--\x1b[2J"], r"\\x1b\[2J"),
+}
+
+
+@verbs
+@pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
+def test_a_wrong_call_exits_2(run, monkeypatch, tmp_path, verb, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    result = run(verb, *arguments)
+    assert refused(result, 2, says)
+    assert result.err.startswith("Usage: ")
+    assert f"loratools {verb} [OPTIONS]" in result.err
+    assert names(tmp_path) == []
+
+
+REFUSED = {
+    "no such adapter": (["gone"], "gone.*: no such file"),
+    "a base": ([SINGLE], "stories260k: not an adapter"),
+    "another dialect": ([FIXTURES / "real/sam-vitb-lora-r2"], "cannot be read yet"),
+    "a broken file": (["broken"], r"broken/adapter_model\.safetensors: not a safetensors file"),
+    "a hostile name": (["hostile"], r"\\x1b\[2J\\u202e"),
+    "a broken config": ([SMALL, "--config", "broken.json"], r"broken\.json: not valid JSON"),
+    "its input for output": ([SMALL, "-o", SMALL, "--overwrite"], "is the input"),
+    "inside its input": ([SMALL, "-o", SMALL / "out"], "lies inside the input"),
+    "its config for output": (
+        [KOHYA, "--config", "c.safetensors", "-o", "c.safetensors", "--overwrite"],
+        "is the input",
+    ),
+    "its file for output": (
+        ["lora.safetensors", "-o", "lora.safetensors", "--overwrite"],
+        "is the input",
+    ),
+    "an output that exists": ([SMALL, "-o", "there"], "there: exists already"),
+    "an output that is precious": (
+        [SMALL, "-o", "there", "--overwrite"],
+        "a folder without safetensors files is not replaced",
+    ),
+    "a folder named like a file": (
+        [SMALL, "-o", "x.safetensors"],
+        "this adapter is a folder, with a config; name a folder",
+    ),
+    "a file named like a folder": (
+        [KOHYA, "-o", "x"],
+        r"this adapter is one file; name it with \.safetensors",
+    ),
+    "a folder for a file": (
+        [KOHYA, "-o", "folder.safetensors", "--overwrite"],
+        "not a file, and the output is one",
+    ),
+    "an output without a name": ([SMALL, "-o", ".", "--overwrite"], "has no name"),
+}
+
+
+@verbs
+@pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
+def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
+    run, monkeypatch, tmp_path, verb, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    for name, header in (("broken", b""), ("hostile", b'{"\\u001b[2J\\u202e": 1}')):
+        (tmp_path / name).mkdir()
+        length = len(header).to_bytes(8, "little") if header else b""
+        (tmp_path / name / WEIGHTS).write_bytes(length + header)
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "c.safetensors").write_text("{}")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/thesis.tex").write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    shutil.copy(KOHYA / "sd15-locon.safetensors", tmp_path / "lora.safetensors")
+    before = sorted(tmp_path.rglob("*"))
+    with unchanged(SMALL, KOHYA, tmp_path):
+        assert refused(run(verb, *arguments, *([] if "-o" in arguments else ["-o", "x"])), 1, says)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@verbs
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_none_is_an_error_that_names_its_tensor(run, verb, tmp_path, value):
+    adapter = shutil.copytree(SMALL, tmp_path / "adapter")
+    tensors = load_file(adapter / WEIGHTS)
+    name = list(tensors)[3]
+    tensors[name][0, 0] = value
+    save_file(tensors, adapter / WEIGHTS, {"format": "pt"})
+    with unchanged(adapter):
+        result = run(verb, adapter, "-o", tmp_path / "made")
+    assert refused(result, 1, rf"^Error: {name}: holds a NaN or an infinity")
+    assert names(tmp_path) == ["adapter"]
+
+
+STORAGE = {
+    "no parent": ("gone/out", "gone: no such folder"),
+    "a file for a parent": ("file/out", "file: no such folder"),
+    "a name too long": ("n" * 250, "file name too long"),
+}
+
+
+@verbs
+@pytest.mark.parametrize(("output", "says"), STORAGE.values(), ids=STORAGE)
+def test_a_failure_of_the_disk_exits_4(run, monkeypatch, tmp_path, verb, output, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert refused(run(verb, SMALL, "-o", output), 4, says)
+    assert names(tmp_path) == ["file"]
+
+
+@verbs
+def test_a_full_disk_is_noticed_before_it_is_full(run, verb, output, monkeypatch):
+    free = publish.shutil.disk_usage(output.parent)._replace(free=10_000)
+    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    assert refused(run(verb, SMALL, "-o", output), 4, r"\d+ bytes are needed and 10000 are free")
+    assert os.listdir(output.parent) == []  # noqa: PTH208
+
+
+@verbs
+def test_a_fault_of_ours_says_so(capsys, monkeypatch, verb):
+    def fail(*arguments, **options):
+        raise KeyError("x")
+
+    module = {"rescale": "rescaling", "resize": "resizing", "combine": "combining"}[verb]
+    monkeypatch.setattr(f"loratools.files.{module}.{verb}", fail)
+    result = run_here(capsys, verb, SMALL, "-o", "x", *VERBS[verb])
+    assert (result.code, result.out) == (70, "")
+    assert result.err.startswith("Error: a fault in loratools: KeyError: 'x'")
