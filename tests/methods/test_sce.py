@@ -69,3 +69,8 @@ def test_formula_of_the_paper(parts: tuple[Factored, ...], share: float) -> None
     scaled = [weight * part.dense() for weight, part in zip(weights, parts, strict=True)]
     found = run(sce, task(*parts, weights=weights), select_topk=share)
     torch.testing.assert_close(found, formula(scaled, share), rtol=1e-5, atol=1e-5)
+
+
+def test_one_adapter_has_nothing_to_select_from() -> None:
+    part = normals(0, 20, 30, 2)
+    torch.testing.assert_close(run(sce, task(part)), part.dense(), **CLOSE)
