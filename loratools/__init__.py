@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from loratools.adapter import Adapter
     from loratools.errors import LoratoolsError
     from loratools.files.combining import combine
+    from loratools.files.extracting import ExtractRun, svd_extract
     from loratools.files.inspecting import inspect
     from loratools.files.merging import WriteOptions, merge
     from loratools.files.opening import open_adapter
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
     from loratools.methods import MethodOptions
     from loratools.operations.combine import Combination
+    from loratools.operations.extract import ExtractOptions
     from loratools.operations.inspect import Inspection
     from loratools.operations.merge import MergeOptions
     from loratools.operations.report import MergeReport
@@ -30,6 +32,8 @@ _HOMES = {
     "Adapter": "loratools.adapter",
     "Combination": "loratools.operations.combine",
     "DecodeOptions": "loratools.formats",
+    "ExtractOptions": "loratools.operations.extract",
+    "ExtractRun": "loratools.files.extracting",
     "Inspection": "loratools.operations.inspect",
     "LoratoolsError": "loratools.errors",
     "MergeOptions": "loratools.operations.merge",
@@ -44,12 +48,15 @@ _HOMES = {
     "open_adapter": "loratools.files.opening",
     "rescale": "loratools.files.rescaling",
     "resize": "loratools.files.resizing",
+    "svd_extract": "loratools.files.extracting",
 }
 
 __all__ = [
     "Adapter",
     "Combination",
     "DecodeOptions",
+    "ExtractOptions",
+    "ExtractRun",
     "Inspection",
     "LoratoolsError",
     "MergeOptions",
@@ -64,6 +71,7 @@ __all__ = [
     "open_adapter",
     "rescale",
     "resize",
+    "svd_extract",
 ]
 
 
