@@ -8,6 +8,8 @@ import click
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.options import (
     checked_output,
+    chosen_device,
+    device_option,
     jobs_option,
     json_option,
     modules_option,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     help="The dtype of the factors.",
 )
 @click.option("--base-name", help="The base's name in the config.  [default: BASE as given]")
+@device_option
 @jobs_option
 @click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
@@ -75,6 +78,7 @@ def command(
     from loratools.files.extracting import ExtractRun, svd_extract
     from loratools.operations.extract import ExtractOptions
 
+    device = chosen_device(settings["device"])
     with progress_bar() as progress:
         report = svd_extract(
             tuned,
@@ -89,6 +93,7 @@ def command(
                 keep_residual=settings["residual"] == "keep",
                 min_change=settings["min_change"],
                 dtype=settings["dtype"],
+                device=None if device is None else str(device),
             ),
             base_name=settings["base_name"],
             check=settings["check"],

@@ -226,6 +226,7 @@ class _Finder:
             dtype=self._work.options.stored_dtype,
             seed=seed_of(0, target),
             memory=self._memory,
+            device=self._work.options.device,
         )
         return self._parts.store(what, found)
 
@@ -236,7 +237,9 @@ def _identity(work: _Work) -> list[object]:
         [str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns]
         for file in _files(work.plan.pairing)
     ]
-    return [loratools.__version__, torch.__version__, work.options.stored_dtype, files]
+    options = work.options
+    programs = [loratools.__version__, torch.__version__, options.device]
+    return [*programs, options.stored_dtype, files]
 
 
 def _files(pairing: Pairing) -> Iterator[InputFile]:

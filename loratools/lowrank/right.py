@@ -48,7 +48,14 @@ class Right:
         return TargetSpectrum(*self.shape, self.values.numpy(), self.total)
 
 
-def right_vectors(matrix: RowBlocks, wanted: Wanted, take: Take, *, seed: int) -> Right:
+def right_vectors(
+    matrix: RowBlocks,
+    wanted: Wanted,
+    take: Take,
+    *,
+    seed: int,
+    device: torch.device | None = None,
+) -> Right:
     """The leading right singular vectors, at least as many as wanted; `take` gets the rows of X V.
 
     Energies are sums of what the last pass over the matrix finds in float64, whatever the iteration
@@ -57,7 +64,7 @@ def right_vectors(matrix: RowBlocks, wanted: Wanted, take: Take, *, seed: int) -
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
     """
-    vectors, missing = _vectors(matrix, wanted, seed)
+    vectors, missing = _vectors(matrix, wanted, seed, device or torch.device("cpu"))
     across = vectors.T.contiguous()
     norms = vectors.new_zeros(len(across))
     total = 0.0
@@ -65,17 +72,18 @@ def right_vectors(matrix: RowBlocks, wanted: Wanted, take: Take, *, seed: int) -
         rows = across @ block.T
         norms += rows.square().sum(1)
         total += torch.dot(block.view(-1), block.view(-1)).item()
-        take(begin, rows)
+        take(begin, rows.cpu())
     if not torch.isfinite(norms.sum() + total):
         raise NonFiniteError("the matrix has a NaN or an infinity; repair or leave out the tensor")
-    return Right(matrix.shape, vectors, norms.sqrt(), total, missing)
+    return Right(matrix.shape, vectors.cpu(), norms.sqrt().cpu(), total, missing)
 
 
-def _vectors(matrix: RowBlocks, wanted: Wanted, seed: int) -> tuple[Tensor, float]:
+def _vectors(
+    matrix: RowBlocks, wanted: Wanted, seed: int, device: torch.device
+) -> tuple[Tensor, float]:
     """Orthonormal columns, and the energy that they are thought to miss."""
-    device = torch.device("cpu")
     found = iterated(matrix, wanted, seed=seed, tolerance=_TOLERANCE, device=device)
     if found is None:
-        found = leading(matrix, wanted, seed=seed).down.T, 0.0
+        found = leading(matrix, wanted, seed=seed, device=device).down.T.to(device), 0.0
     vectors, missing = found
     return torch.linalg.qr(vectors).Q, missing

@@ -34,6 +34,7 @@ class ExtractOptions:
         min_change: tensors whose relative change is below this are left out; None for what
             rounding alone can make, by the dtypes of the two files.
         dtype: of the factors, `float32`, `bfloat16` or `float16`.
+        device: where differences are factored; the CPU if None. Another one gives other last bits.
     """
 
     only: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class ExtractOptions:
     keep_residual: bool = True
     min_change: float | None = None
     dtype: str = "float32"
+    device: str | None = None
 
     @property
     def stored_dtype(self) -> str:

@@ -37,7 +37,13 @@ class Principal:
 
 
 def principal(
-    difference: Difference, wanted: Wanted, *, dtype: str, seed: int, memory: Memory
+    difference: Difference,
+    wanted: Wanted,
+    *,
+    dtype: str,
+    seed: int,
+    memory: Memory,
+    device: str | None = None,
 ) -> Principal:
     """The leading singular values and vectors of a difference, at least as many as wanted.
 
@@ -53,7 +59,8 @@ def principal(
         collected[0][:, begin : begin + rows.shape[1]] = rows
 
     with difference.read(memory) as (matrix, _):
-        found = right_vectors(matrix, wanted, take, seed=seed)
+        place = None if device is None else torch.device(device)
+        found = right_vectors(matrix, wanted, take, seed=seed, device=place)
     # As good as sorted: what is out of order differs by the error of the iteration.
     values, order = found.values.sort(descending=True, stable=True)
     roots = torch.where(values > 0, values.sqrt(), 1.0)
