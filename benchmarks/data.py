@@ -2,57 +2,23 @@
 
     python benchmarks/data.py OUT --only base-1b,adapter-1b-all
 
-Values are drawn in blocks of a few million, so memory does not grow with the model. A tensor's
-seed is its folder and name, so the bytes do not depend on what else is generated. They hold for
-one version of torch: its generator's stream is not promised across versions.
+Values are drawn in blocks of a few million, so memory does not grow with the model. The bytes
+depend on nothing but the version of torch; see `draws.py`.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
 import torch
+from draws import DecayingFactor, Draw, Drawn, size_in_file, write_safetensors
 
-BLOCK: Final = 1 << 22  # values drawn at once: 16 MiB of float32
-SEED: Final = "loratools"
-STORED_AS: Final = {torch.bfloat16: "BF16", torch.float32: "F32"}
 LINEARS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@final
-@dataclass(frozen=True)
-class Draw:
-    """One tensor to be written: Gaussian values of the given mean and standard deviation."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    std: float
-    mean: float = 0.0
-
-    @property
-    def nbytes(self) -> int:
-        """The tensor's size in the file."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def blocks(self, folder: str) -> Iterator[memoryview]:
-        """The tensor's bytes, a block at a time; valid until the next block is drawn."""
-        digest = hashlib.sha256(f"{SEED}/{folder}/{self.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-        count = math.prod(self.shape)
-        drawn = torch.empty(min(BLOCK, count))
-        stored = torch.empty(drawn.shape, dtype=self.dtype)
-        for start in range(0, count, BLOCK):
-            size = min(BLOCK, count - start)
-            drawn[:size].normal_(self.mean, self.std, generator=generator)
-            stored[:size].copy_(drawn[:size])
-            yield stored[:size].view(torch.uint8).numpy().data
 
 
 @final
@@ -198,8 +164,56 @@ class Lora:
         }
 
 
+@final
+@dataclass(frozen=True)
+class Kohya:
+    """A LoRA as sd-scripts writes it, in float16, on the U-Net of SDXL: 314 modules."""
+
+    rank: int = 128
+    alpha: int = 64
+
+    def tensors(self) -> list[Drawn]:
+        """Both factors and the alpha of every module."""
+        return [tensor for module, shape in self._modules() for tensor in self._lora(module, shape)]
+
+    def metadata(self) -> dict[str, str]:
+        """Two hashes are there for those who write the file anew and have to renew them."""
+        return {
+            "ss_network_alpha": f"{self.alpha:.1f}",
+            "ss_network_dim": str(self.rank),
+            "ss_network_module": "networks.lora",
+            "sshs_legacy_hash": "0" * 8,
+            "sshs_model_hash": "0" * 64,
+        }
+
+    def _modules(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        for block, width, depth in ((4, 640, 10), (7, 1280, 21)):
+            for layer in range(depth):
+                path = f"lora_unet_input_blocks_{block}_1_transformer_blocks_{layer}"
+                for attention, context in (("attn1", width), ("attn2", 2048)):
+                    yield f"{path}_{attention}_to_q", (width, width)
+                    yield f"{path}_{attention}_to_k", (width, context)
+                    yield f"{path}_{attention}_to_v", (width, context)
+                    yield f"{path}_{attention}_to_out_0", (width, width)
+                yield f"{path}_ff_net_0_proj", (8 * width, width)
+                yield f"{path}_ff_net_2", (width, 4 * width)
+        for block in (7, 8):
+            for name in ("proj_in", "proj_out"):
+                yield f"lora_unet_input_blocks_{block}_1_{name}", (1280, 1280)
+
+    def _lora(self, module: str, shape: tuple[int, int]) -> list[Drawn]:
+        rows, columns = shape
+        spread = 1 / math.sqrt(columns)
+        return [
+            DecayingFactor(module, "lora_up", (rows, self.rank), torch.float16, std=0.02),
+            DecayingFactor(module, "lora_down", (self.rank, columns), torch.float16, std=spread),
+            Draw(f"{module}.alpha", (), torch.float16, std=0.0, mean=self.alpha),
+        ]
+
+
 BASES: Final = {
     "base-1b": Llama(18, 2048, 8192, heads=32, kv_heads=8, vocab=32_000, shards=4),
+    "base-1b-2-layers": Llama(2, 2048, 8192, heads=32, kv_heads=8, vocab=32_000, shards=1),
     "base-3b": Llama(26, 3072, 8192, heads=24, kv_heads=8, vocab=128_256, shards=4, head_dim=128),
     "base-embedding-4gb": Llama(
         1, 2048, 8192, heads=32, kv_heads=8, vocab=1_000_000, shards=1, has_head=False
@@ -210,41 +224,25 @@ ADAPTERS: Final = {
     "adapter-1b-qv": Lora("base-1b", ("q_proj", "v_proj")),
     "adapter-3b-all": Lora("base-3b", LINEARS),
     "adapter-embedding": Lora("base-embedding-4gb", ("q_proj", "embed_tokens")),
+    # To be combined, with a scaling of 1; also on two layers, for tools that take minutes.
+    **{f"combine-{n}": Lora("base-1b", LINEARS, alpha=16) for n in (1, 2, 3)},
+    **{f"combine-2-layers-{n}": Lora("base-1b-2-layers", LINEARS, alpha=16) for n in (1, 2, 3)},
 }
-NAMES: Final = (*BASES, *ADAPTERS)
+KOHYA: Final = {"lora-sdxl": Kohya()}
+NAMES: Final = (*BASES, *ADAPTERS, *KOHYA)
 
 
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def write_safetensors(path: Path, tensors: Sequence[Draw], folder: str) -> None:
-    """Write one file in the order of names, as the safetensors library does."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    ordered = sorted(tensors, key=lambda tensor: tensor.name)
-    offset = 0
-    for tensor in ordered:
-        header[tensor.name] = {
-            "dtype": STORED_AS[tensor.dtype],
-            "shape": tensor.shape,
-            "data_offsets": [offset, offset := offset + tensor.nbytes],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in ordered:
-            for block in tensor.blocks(folder):
-                file.write(block)
-
-
 def write_base(folder: Path, name: str) -> None:
     base = BASES[name]
     shards: list[list[Draw]] = [[] for _ in range(base.shards)]
-    total, offset = sum(tensor.nbytes for tensor in base.tensors()), 0
+    total, offset = sum(map(size_in_file, base.tensors())), 0
     for tensor in base.tensors():
         shards[offset * base.shards // total].append(tensor)
-        offset += tensor.nbytes
+        offset += size_in_file(tensor)
     write_json(folder / "config.json", base.config())
     write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
     if base.shards == 1:
@@ -267,8 +265,8 @@ def write_adapter(folder: Path, name: str) -> None:
 
 def size_of(name: str) -> int:
     """Bytes of tensor data in a data set."""
-    source = BASES[name] if name in BASES else ADAPTERS[name]
-    return sum(tensor.nbytes for tensor in source.tensors())
+    source = {**BASES, **ADAPTERS, **KOHYA}[name]
+    return sum(map(size_in_file, source.tensors()))
 
 
 def generate(out: Path, name: str) -> None:
@@ -278,6 +276,9 @@ def generate(out: Path, name: str) -> None:
     unfinished.mkdir(parents=True)
     if name in BASES:
         write_base(unfinished, name)
+    elif name in KOHYA:
+        path, lora = unfinished / f"{name}.safetensors", KOHYA[name]
+        write_safetensors(path, lora.tensors(), name, lora.metadata())
     else:
         write_adapter(unfinished, name)
     unfinished.rename(out / name)
