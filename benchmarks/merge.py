@@ -80,7 +80,7 @@ def run(tool: Tool, case: Case, out: Path, ballast: Path | None) -> Measurement:
     if ballast:
         fill_page_cache(ballast)
     prepare([case.base, case.adapter])
-    measured = measure(command, environment=environment(tool))
+    measured = measure(command, environment=environment(tool.environment))
     measured = replace(measured, sync_s=seconds_to_sync())
     model = out / "model" if (out / "model").is_dir() else out
     written = weight_bytes(model)

@@ -123,9 +123,9 @@ def available(*, mergekit_executable: str, tuned_malloc: bool) -> Iterator[Tool]
         note(f"{mergekit_executable!r} is no executable: mergekit skipped")
 
 
-def environment(tool: Tool) -> dict[str, str]:
-    """Offline, and with bytecode kept as an installed package keeps it."""
+def environment(added: Mapping[str, str]) -> dict[str, str]:
+    """This one with `added`, offline, and with bytecode kept as an installed package keeps it."""
     inherited = {
         key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
     }
-    return {**inherited, "HF_HUB_OFFLINE": "1", **tool.environment}
+    return {**inherited, "HF_HUB_OFFLINE": "1", **added}

@@ -1,0 +1,99 @@
+"""How near results are to the best ones, in float64 and by other means than loratools' own.
+
+Adapters are read with the safetensors library. Each answer is that of the worst module looked at.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+
+def _tensor(folder: Path, name: str) -> Tensor:
+    """A tensor of a folder's files, in float64."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            if name in file.keys():  # noqa: SIM118  # it is no mapping
+                return file.get_tensor(name).double()
+    raise KeyError(name)
+
+
+def _update(adapter: Path, module: str, layer: int = 0) -> Tensor:
+    """What a PEFT adapter adds to a weight."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    path = f"base_model.model.model.layers.{layer}.{module}"
+    up, down = (_tensor(adapter, f"{path}.lora_{factor}.weight") for factor in "BA")
+    return up @ down * (config["lora_alpha"] / config["r"])
+
+
+def _squares(matrix: Tensor) -> Tensor:
+    """The squared singular values, falling."""
+    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
+    return torch.linalg.eigvalsh(gram).clamp(min=0).flip(0)
+
+
+def _error(found: Tensor, wanted: Tensor, rank: int) -> float:
+    """The Frobenius error over that of the best approximation of this rank, by a dense SVD."""
+    values = torch.linalg.svdvals(wanted)
+    return ((found - wanted).norm() / values[rank:].norm()).item()
+
+
+def of_sum(found: Path, adapters: Sequence[Path], modules: Sequence[str], *, rank: int) -> str:
+    errors = [
+        _error(_update(found, module), sum(_update(each, module) for each in adapters), rank)
+        for module in modules
+    ]
+    return f"{max(errors):.7f}"
+
+
+def of_ties(
+    found: Path, adapters: Sequence[Path], module: str, *, rank: int, density: float
+) -> str:
+    """Against PEFT's own TIES in float64."""
+    from peft.utils.merge_utils import ties
+
+    updates = [_update(adapter, module) for adapter in adapters]
+    wanted = ties(updates, torch.ones(len(updates), dtype=torch.float64), density)
+    return f"{_error(_update(found, module), wanted, rank):.7f}"
+
+
+def of_resized(found: Path, stored: Path, *, rank: int) -> str:
+    """All modules, from the R factors of both sides with the old and the new factors in them."""
+    worst = 0.0
+    with safe_open(stored, "pt") as before, safe_open(found, "pt") as after:
+        for key in before.keys():  # noqa: SIM118  # it is no mapping
+            if not key.endswith(".alpha"):
+                continue
+            (up, down), (new_up, new_down) = (
+                _factors(file, key.removesuffix(".alpha")) for file in (before, after)
+            )
+            left = torch.linalg.qr(torch.cat([up, new_up], 1), mode="r").R
+            right = torch.linalg.qr(torch.cat([down, -new_down]).T, mode="r").R
+            old = left[:, : up.shape[1]] @ right[:, : len(down)].T
+            error = (left @ right.T).norm() / torch.linalg.svdvals(old)[rank:].norm()
+            worst = max(worst, error.item())
+    return f"{worst:.7f}"
+
+
+def _factors(file: safe_open, module: str) -> tuple[Tensor, Tensor]:
+    """Those of a kohya LoRA, scaled."""
+    up, down, alpha = (
+        file.get_tensor(f"{module}.{part}").double()
+        for part in ("lora_up.weight", "lora_down.weight", "alpha")
+    )
+    return up * (alpha / len(down)), down
+
+
+def of_extracted(found: Path, tuned: Path, base: Path, *, rank: int) -> str:
+    """The energy kept over the most that can be, on all linears of the first layer."""
+    kept = []
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    for module in (*attention, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
+        name = f"model.layers.0.{module}.weight"
+        wanted = _tensor(tuned, name) - _tensor(base, name)
+        missed = (wanted - _update(found, module)).square().sum()
+        kept.append((wanted.square().sum() - missed) / _squares(wanted)[:rank].sum())
+    return f"{min(kept).item():.6f}"
