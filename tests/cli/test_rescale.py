@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import loratools
+from tests.adapters import effects
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, run_here, unchanged
 
@@ -36,12 +37,7 @@ def output(tmp_path):
 
 def updates(path):
     """Every update in float64, by its target."""
-    found = {}
-    for target, update in loratools.open_adapter(path).updates.items():
-        lora = update.delta.low_rank
-        product = lora.up.read().double() @ lora.down.read().double()
-        found[target] = product * lora.scaling.value
-    return found
+    return effects(loratools.open_adapter(path))
 
 
 def test_it_says_what_updates_were_multiplied_with(run, output):

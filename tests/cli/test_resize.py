@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import loratools
+from tests.adapters import effects
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, digests, run_here, unchanged
 
@@ -35,12 +36,7 @@ def output(tmp_path):
 
 def updates(path):
     """Every update in float64, by its target."""
-    found = {}
-    for target, update in loratools.open_adapter(path).updates.items():
-        lora = update.delta.low_rank
-        product = lora.up.read().double() @ lora.down.read().double()
-        found[target] = product * lora.scaling.value
-    return found
+    return effects(loratools.open_adapter(path))
 
 
 def ranks(path):

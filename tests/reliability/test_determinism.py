@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -56,6 +58,45 @@ def test_the_world_does_not_show(tmp_path):
         found.append(digests(work / "merged"))
     assert found[0] == found[1]
     assert len(found[0]) == len(list(SHARDED.iterdir()))
+
+
+#: Every verb that writes adapters, in one process; its number of threads comes first.
+WRITE = """
+import sys
+from pathlib import Path
+from loratools import Combination, RankRule, Rescaling, combine, rescale, resize
+jobs, fixtures = int(sys.argv[1]), Path(sys.argv[2])
+small, middle, large = (fixtures / f"adapters/combine-r{rank}" for rank in (4, 8, 16))
+kohya, patterns = fixtures / "kohya/sdxl-dynamic", fixtures / "adapters/rslora-patterns"
+rescale(patterns, output="rescaled", rescaling=Rescaling(strength=0.3, where=[("*.mlp.*", 2)]))
+rescale(kohya, output="rescaled.safetensors", rescaling=Rescaling(fold=True, balance=True))
+resize(large, output="resized", size=100_000, jobs=jobs)
+resize(kohya, output="resized.safetensors", rule=RankRule(energy=0.6), jobs=jobs)
+combine([small, middle, patterns], output="sum", weights=[1, -2, 0.3], jobs=jobs)
+for method in ("dare_ties", "della", "knots"):
+    combination = Combination(method=method, seed=3)
+    rule = RankRule(rank=5)
+    combine([small, middle, large], output=method, combination=combination, rule=rule, jobs=jobs)
+"""
+
+
+def test_the_world_does_not_show_in_adapters(tmp_path):
+    """Hash seed, time zone, language, umask, folder and threads."""
+    found = []
+    for seed, jobs, mask, zone in ((0, 1, 0o022, "UTC"), (7, 2, 0o077, "Asia/Tokyo")):
+        work = tmp_path / str(seed)
+        work.mkdir()
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "TZ": zone}
+        with umask(mask):
+            subprocess.run(
+                [sys.executable, "-c", WRITE, str(jobs), FIXTURES],
+                cwd=work,
+                env=environment,
+                check=True,
+            )
+        found.append(digests(work))
+    assert found[0] == found[1]
+    assert len(found[0]) == 2 + 2 * 6
 
 
 @pytest.fixture(scope="module")

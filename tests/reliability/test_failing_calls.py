@@ -12,10 +12,10 @@ from functools import partial
 
 import pytest
 
-from loratools import WriteOptions, merge
+from loratools import RankRule, WriteOptions, merge, resize
 from loratools.errors import StorageError
 from loratools.io import platform
-from tests.e2e.commands import PLAIN, SHARDED, SINGLE, SMALL, digests, unchanged
+from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, digests, unchanged
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
 
@@ -102,3 +102,37 @@ def test_any_call_may_fail(tmp_path, made, base, overwrite, jobs):
     assert digests(output) == digests(made / f"new {base.name}")
     assert os.listdir(work) == ["output"]  # noqa: PTH208
     assert seen == {"mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "renameat2"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [(SMALL, "adapter"), (FIXTURES / "kohya/sd15-locon", "adapter.safetensors")],
+    ids=["folder", "file"],
+)
+def test_any_call_may_fail_while_an_adapter_is_written(tmp_path, adapter, name, overwrite):
+    work, output = tmp_path / "work", tmp_path / "work" / name
+    work.mkdir()
+    old, new = tmp_path / f"old {name}", tmp_path / f"new {name}"
+    resize(adapter, output=old, rule=RankRule(rank=1))
+    resize(adapter, output=new, rule=RankRule(rank=2))
+    seen = set()
+    for turn in range(1, 200):
+        if overwrite and not output.exists():
+            (shutil.copytree if old.is_dir() else shutil.copyfile)(old, output)
+        number = ERRORS[turn % len(ERRORS)]
+        with pytest.MonkeyPatch.context() as patch, unchanged(adapter):
+            calls = Calls(patch, number)
+            calls.left = turn
+            again = partial(resize, adapter, rule=RankRule(rank=2), overwrite=overwrite, jobs=1)
+            error = failure(partial(again, output=output))
+        assert error is None or os.strerror(number).lower() in str(error)
+        if not calls.failed:
+            break
+        seen.add(calls.failed)
+        if overwrite:
+            assert digests(output) == digests(old), (turn, calls.failed)
+        assert os.listdir(work) == [name] * overwrite, (turn, calls.failed)  # noqa: PTH208
+    assert digests(output) == digests(new)
+    assert os.listdir(work) == [name]  # noqa: PTH208
+    assert seen >= {"mkdir", "ftruncate", "pwrite", "fsync", "renameat2"}
