@@ -194,18 +194,11 @@ def rank_options(command: Command) -> Command:
 
 
 def rank_rule(settings: Mapping[str, Any]) -> "RankRule | None":
-    """The rule that the rank options give, without `--size`; None where none of them is used.
-
-    Raises:
-        UsageError: there is another goal beside a size.
-    """
+    """The rule that the rank options give, without `--size`; None where none of them is used."""
     from loratools.lowrank.ranks import RankRule
 
     names = ("rank", "energy", "error", "parameters", "max_rank", "min_rank", "multiple_of")
     given = {name: settings[name] for name in names if settings[name] is not None}
-    for goal in ("rank", "energy", "error", "parameters"):
-        if settings["size"] is not None and goal in given:
-            raise click.UsageError(f"--size and --{goal} are both given; use one of them.")
     if settings["uniform"]:
         given["uniform"] = True
     if not given:

@@ -90,6 +90,7 @@ def svd_extract(
             return ExtractReport(plan, {})
         rule = rule or RankRule()
         if size is not None:
+            rule.refuse_goal_beside("size")
             rule = replace(rule, parameters=_elements(plan, options, size))
         work = _Work(plan, rule, options, Path(output), base_name or str(base), check)
         return _write(work, run, watch, each)

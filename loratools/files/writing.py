@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
-from loratools.errors import LoratoolsError, NonFiniteError, OutputError, StorageError, shorten
+from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
 from loratools.formats import encode
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, nbytes
@@ -119,11 +119,7 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     from loratools.lowrank.ranks import RankRule
 
     rule = rule or RankRule()
-    goals = {"rank": rule.rank, "energy": rule.energy, "error": rule.error}
-    goals["parameters"] = rule.parameters
-    for name, goal in goals.items():
-        if goal is not None:
-            raise LoratoolsError(f"size and {name} are both given; use one of them")
+    rule.refuse_goal_beside("size")
     factors = _factors(adapter)
     bundle = encode(adapter)
     rest = _layout(bundle, bundle.metadata).size - sum(nbytes(s.dtype, s.shape) for s in factors)

@@ -71,16 +71,23 @@ class RankRule:
                 f"{self.max_rank}; raise the largest or lower the smallest"
             )
 
+    @property
+    def _goals(self) -> tuple[str, ...]:
+        names = ("rank", "energy", "error", "parameters")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def refuse_goal_beside(self, other: str) -> None:
+        """Refuse a second goal.
+
+        Raises:
+            LoratoolsError: this rule has one.
+        """
+        for goal in self._goals:
+            raise LoratoolsError(f"{other} and {goal} are both given; use one of them")
+
     def _check_goal(self) -> None:
-        goals = {
-            "rank": self.rank,
-            "energy": self.energy,
-            "error": self.error,
-            "parameters": self.parameters,
-        }
-        given = [name for name, value in goals.items() if value is not None]
-        if len(given) > 1:
-            raise LoratoolsError(f"{' and '.join(given)} are both given; use one of them")
+        if len(self._goals) > 1:
+            raise LoratoolsError(f"{' and '.join(self._goals)} are both given; use one of them")
         if self.rank is not None:
             if self.rank < 1:
                 raise LoratoolsError(f"a rank of {self.rank} keeps nothing; use 1 or more")
