@@ -33,12 +33,11 @@ def test_failure_is_told_when_nothing_runs_any_more() -> None:
         threading.Event().wait(0.2)
         finished.set()
 
-    with threads(2) as each, pytest.raises(ValueError, match="0"):
-        try:
+    with threads(2) as each:
+        with pytest.raises(ValueError, match="0"):
             list(each(work, range(20)))
-        finally:
-            assert finished.is_set()
-            assert len(begun) < 20
+        assert finished.is_set()
+        assert len(begun) < 20
 
 
 def test_results_that_are_not_wanted_are_not_made() -> None:
