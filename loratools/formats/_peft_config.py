@@ -121,6 +121,29 @@ class PeftConfig:
             return None if self.flag("ensure_weight_tying") else False
         return None
 
+    def leaves_out(self, module: str) -> bool:
+        """Whether PEFT passes over a module that `target_modules` names: excluded, or elsewhere."""
+        excluded = self.fields.get("exclude_modules") or ()
+        if isinstance(excluded, str):
+            if _matches(excluded, module, self.where):
+                return True
+        elif any(module == name or module.endswith(f".{name}") for name in excluded):
+            return True
+        layers, targets = self.fields.get("layers_to_transform"), self.fields.get("target_modules")
+        if layers is None or layers == [] or isinstance(targets, str) or module in (targets or ()):
+            return False
+        number = self._layer(module)
+        return number is None or number not in (layers if isinstance(layers, list) else [layers])
+
+    def _layer(self, module: str) -> int | None:
+        """PEFT's rule: the first number behind one of the names of lists, or behind any name."""
+        patterns = [rf"(?:^|.*?\.){name}" for name in self.names("layers_pattern") if name]
+        for pattern in patterns or [r".*?\.[^.]*"]:
+            found = re.match(rf"{pattern}\.(\d+)\.", module)
+            if found:
+                return int(found[found.lastindex or 0])
+        return None
+
     def notes(self) -> Iterator[Note]:
         """What the config alone says against a merge."""
         for setting, reason in _REFUSED_SETTINGS.items():

@@ -270,7 +270,9 @@ def _set_ranks(config: dict[str, Any], where: str, modules: Sequence[_Module]) -
             "rank_pattern": {_exactly(p): r for p, (r, _) in wanted.items() if r != rank},
             "alpha_pattern": {_exactly(p): _plain(a) for p, (_, a) in wanted.items() if a != alpha},
         }
-    if known is None or any(known.is_target(path) is False for path in wanted):
+    if known is None or any(
+        known.is_target(path) is False or known.leaves_out(path) for path in wanted
+    ):
         config["target_modules"] = list(wanted) or _NO_TARGETS
         for narrowing in ("exclude_modules", "layers_to_transform", "layers_pattern"):
             config[narrowing] = None

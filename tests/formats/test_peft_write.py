@@ -118,6 +118,47 @@ def test_module_that_the_config_does_not_target_is_targeted_by_its_full_name() -
     assert written["layers_to_transform"] is None
 
 
+@pytest.mark.parametrize(
+    "narrowing",
+    [
+        {"layers_to_transform": [0]},
+        {"layers_to_transform": 0, "layers_pattern": "layers"},
+        {"layers_to_transform": [0], "layers_pattern": ["blocks", "layers"]},
+        {"layers_to_transform": [0], "layers_pattern": "blocks"},
+        {"exclude_modules": ["1.q"]},
+        {"exclude_modules": r".*\.1\.q"},
+    ],
+    ids=str,
+)
+def test_module_that_the_config_leaves_out_is_targeted_by_its_full_name(
+    narrowing: dict[str, Any],
+) -> None:
+    adapter = decoded(lora("m.layers.0.q"), target_modules=["q"], **narrowing)
+    more = {**adapter.updates, "m.layers.1.q.weight": update()}
+    written = settings(replace(adapter, updates=more))
+    assert written["target_modules"] == ["m.layers.0.q", "m.layers.1.q"]
+    assert all(written[name] is None for name in narrowing)
+
+
+@pytest.mark.parametrize(
+    "narrowing",
+    [
+        {"layers_to_transform": [0, 1]},
+        {"layers_to_transform": []},
+        {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+        {"exclude_modules": ["2.q"]},
+        {"exclude_modules": "q"},
+    ],
+    ids=str,
+)
+def test_modules_that_the_config_names_stay_as_it_names_them(narrowing: dict[str, Any]) -> None:
+    adapter = decoded(lora("m.layers.0.q"), target_modules=["q"], **narrowing)
+    more = {**adapter.updates, "m.layers.1.q.weight": update()}
+    written = settings(replace(adapter, updates=more))
+    assert written["target_modules"] == ["q"]
+    assert {name: written[name] for name in narrowing} == narrowing
+
+
 def test_scaling_rule_is_the_stabilised_one_only_where_all_have_it() -> None:
     adapter = decoded(lora("a.q"), use_rslora=True)
     assert settings(adapter)["use_rslora"] is True
