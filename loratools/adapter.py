@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from loratools.deltas import Delta
+from loratools.errors import UnsupportedError
 from loratools.io.source import Source
 
-#: `info` explains, `problem` makes `inspect --check` fail, `refusal` also makes a merge impossible.
+#: `info` explains, `problem` makes `inspect --check` fail, `refusal` is one by all other verbs too.
 Severity = Literal["info", "problem", "refusal"]
 
 
@@ -115,6 +116,16 @@ class Adapter:
     companions: tuple[Path, ...]
     nbytes: int
     order: tuple[str, ...] = ()
+
+    def check_usable(self) -> None:
+        """Whether its updates are what its tensors say.
+
+        Raises:
+            UnsupportedError: a note says why not.
+        """
+        for note in self.notes:
+            if note.severity == "refusal":
+                raise UnsupportedError(f"{self.where}: {note.message}")
 
     @property
     def kinds(self) -> tuple[str, ...]:

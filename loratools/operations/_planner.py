@@ -53,9 +53,7 @@ class Planner:
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
         """All of one adapter: replaced tensors first, then updates, then single rows."""
-        for note in adapter.notes:
-            if note.severity == "refusal":
-                raise UnsupportedError(f"{adapter.where}: {note.message}")
+        adapter.check_usable()
         for copy in adapter.copies:
             if not same_bytes(copy.source, copy.of):
                 raise FormatError(

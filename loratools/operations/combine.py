@@ -121,9 +121,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: C
     if len(formats) > 1:
         raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")
     for adapter in adapters:
-        for note in adapter.notes:
-            if note.severity == "refusal":
-                raise UnsupportedError(f"{adapter.where}: {note.message}")
+        adapter.check_usable()
         for target, update in adapter.updates.items():
             _check_additive(f"{adapter.where}: {shorten(target)}", update.delta)
 

@@ -72,8 +72,10 @@ def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
 
     Raises:
         MatchError: a glob matches no target.
-        UnsupportedError: something whose strength would change has none.
+        UnsupportedError: something whose strength would change has none, or the adapter cannot be
+            merged exactly.
     """
+    adapter.check_usable()
     local = strengths_of(tuple(adapter.updates), rescaling.where)
     local = {target: rescaling.strength * strength for target, strength in local.items()}
     strengths = {

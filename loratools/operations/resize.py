@@ -36,8 +36,10 @@ def resize(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
 
     Raises:
         NonFiniteError: a factor holds a NaN or an infinity.
-        UnsupportedError: an update's rank means more than its precision.
+        UnsupportedError: an update's rank means more than its precision, or the adapter cannot be
+            merged exactly.
     """
+    adapter.check_usable()
     loras = {t: u.delta.low_rank for t, u in adapter.updates.items() if u.delta.low_rank}
     for target in loras:
         if isinstance(adapter.updates[target].delta, KaSA):

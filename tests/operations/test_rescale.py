@@ -238,3 +238,9 @@ def test_fold_states_an_alpha_that_was_missing() -> None:
     found = rescale(adapter, Rescaling(fold=True)).adapter
     alphas = [key for key in encode(found).tensors if key.endswith(".alpha")]
     assert len(alphas) == len(adapter.updates)
+
+
+def test_adapter_that_cannot_be_merged_exactly_is_refused() -> None:
+    """The update of a PiSSA is not its product: that of its beginning is taken out of the base."""
+    with pytest.raises(UnsupportedError, match="started from a changed base"):
+        rescale(plain(init_lora_weights="pissa"), Rescaling(strength=0.5))

@@ -185,3 +185,9 @@ def test_kasa_is_refused_by_name() -> None:
     kasa = KaSA(low_rank, Held("d", torch.ones(2), "F32"))
     with pytest.raises(UnsupportedError, match=r"a\.weight: KaSA"):
         resize(replace(adapter, updates={"a.weight": Update(kasa)}), RankRule(rank=1))
+
+
+def test_adapter_that_cannot_be_merged_exactly_is_refused() -> None:
+    """The update of a PiSSA is not its product: that of its beginning is taken out of the base."""
+    with pytest.raises(UnsupportedError, match="started from a changed base"):
+        resize(decoded(lora("a"), init_lora_weights="pissa"), RankRule(rank=1))
