@@ -142,6 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="runs of each tool (default: 3)")
     parser.add_argument("--only", metavar="NAME,…", help="of combine, ties, resize, spectrum, …")
     parser.add_argument("--mergekit", metavar="PATH", help="mergekit-extract-lora")
+    parser.add_argument("--whole", action="store_true", help="resize by dense SVDs all modules")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     return parser.parse_args()
 
@@ -152,7 +153,7 @@ def main() -> None:
     executable = shutil.which(arguments.mergekit or "mergekit-extract-lora")
     if executable is None:
         note("no mergekit-extract-lora: skipped")
-    known = comparisons(data, data / "algebra", executable)
+    known = comparisons(data, data / "algebra", executable, whole=arguments.whole)
     names = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(names) - set(known):
         raise SystemExit(f"unknown: {sorted(unknown)}; known: {list(known)}")
