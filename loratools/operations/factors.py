@@ -83,7 +83,9 @@ class Sum:
         return singular_values(*self._read_finite(), self._coefficients())
 
     def _read_finite(self) -> "tuple[Tensor, Tensor]":
-        ups, downs = self._read()
+        """The concatenated factors in a dtype that holds them all."""
+        ups = _joined([lora.up.read() for _, lora in self.terms], 1)
+        downs = _joined([lora.down.read() for _, lora in self.terms], 0)
         if not (is_finite(ups) and is_finite(downs)):
             sources = [source for _, lora in self.terms for source in lora.sources]
             broken = [key for s in sources if not is_finite(s.read()) for key in s.keys]
@@ -181,21 +183,22 @@ def widest(dtypes: Sequence[str]) -> str:
     return "F64" if "F64" in dtypes else "F32"
 
 
-def wide(tensor: "Tensor") -> "Tensor":
-    """In float64; by way of float32, which is ten times as fast from float16."""
-    return tensor.float().double() if tensor.itemsize < 4 else tensor.double()
+def _joined(factors: "Sequence[Tensor]", dimension: int) -> "Tensor":
+    import torch
+
+    return factors[0] if len(factors) == 1 else torch.cat(list(factors), dim=dimension)
 
 
 def _side_by_side(ups: "Sequence[Tensor]") -> "Tensor":
-    import torch
+    from loratools.lowrank.factored import wide
 
-    return wide(ups[0]) if len(ups) == 1 else torch.cat([wide(up) for up in ups], dim=1)
+    return _joined([wide(up) for up in ups], 1)
 
 
 def _stacked(downs: "Sequence[Tensor]") -> "Tensor":
-    import torch
+    from loratools.lowrank.factored import wide
 
-    return wide(downs[0]) if len(downs) == 1 else torch.cat([wide(down) for down in downs])
+    return _joined([wide(down) for down in downs], 0)
 
 
 def _mixed_up(ups: "Sequence[Tensor]", left: "Tensor", scale: float, rank: int) -> "Tensor":
