@@ -243,7 +243,19 @@ def _config(adapter: Adapter, modules: Sequence[_Module], rule: Rule) -> dict[st
     config["lora_bias"] = any(isinstance(u.delta, Diff) for u in adapter.updates.values())
     _set_ranks(config, adapter.where, modules)
     _set_replaced(config, adapter)
+    _check_saved(config["modules_to_save"] or (), adapter.where, modules)
     return config
+
+
+def _check_saved(saved: Sequence[str], where: str, modules: Sequence[_Module]) -> None:
+    for module in modules:
+        for name in saved:
+            # PEFT's own rule, by which it passes over what is saved whole.
+            if re.match(rf"(^|.*\.){name}($|\..*)", module.path):
+                raise UnsupportedError(
+                    f"{where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no place "
+                    f"for a LoRA on it as well"
+                )
 
 
 def _all_or_none(adapter: Adapter, modules: Sequence[_Module], kind: type) -> bool:

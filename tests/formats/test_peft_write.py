@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter, Replacement, Update
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA, Scaling
@@ -157,6 +157,22 @@ def test_modules_that_the_config_names_stay_as_it_names_them(narrowing: dict[str
     written = settings(replace(adapter, updates=more))
     assert written["target_modules"] == ["q"]
     assert {name: written[name] for name in narrowing} == narrowing
+
+
+@pytest.mark.parametrize("whole", ["head", "model.head", "model"])
+def test_lora_on_a_module_that_is_saved_whole_is_refused(whole: str) -> None:
+    """PEFT would load the result without the LoRA."""
+    adapter = decoded(lora("model.head"))
+    replaced = {f"{whole}.weight": Replacement(held(4, 3), is_trained=True)}
+    with pytest.raises(UnsupportedError, match=r"model\.head: PEFT saves '[a-z.]*' whole"):
+        encode(replace(adapter, replaced=replaced))
+
+
+def test_bias_of_a_module_with_a_lora_may_be_trained() -> None:
+    adapter = decoded(lora("model.head"))
+    replaced = {"model.head.bias": Replacement(held(4), is_trained=True)}
+    written = settings(replace(adapter, replaced=replaced))
+    assert (written["bias"], written["modules_to_save"]) == ("all", None)
 
 
 def test_scaling_rule_is_the_stabilised_one_only_where_all_have_it() -> None:
