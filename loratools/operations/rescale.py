@@ -161,23 +161,23 @@ def _rescaled(delta: Delta, strength: float, rescaling: Rescaling) -> Delta:
 def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
     """The same update, stored as it was asked for."""
     value = lora.scaling.value
+    factor = value if rescaling.fold else 1.0
     if rescaling.fold:
-        one = scaling_of(1.0, lora.rank, "rank")
-        lora = replace(lora, up=_times(lora.up, value), scaling=one)
+        lora = replace(lora, scaling=scaling_of(1.0, lora.rank, "rank"))
     elif rescaling.rule is not None:
         lora = replace(lora, scaling=scaling_of(value, lora.rank, RULES[rescaling.rule]))
-    return _balanced(lora) if rescaling.balance else lora
+    shift = _balance(lora, factor) if rescaling.balance else 1.0
+    return replace(lora, up=_times(lora.up, factor * shift), down=_times(lora.down, 1 / shift))
 
 
-def _balanced(lora: LoRA) -> LoRA:
-    """The norms of both factors within a factor of 2: by a power of two, which rounds nothing."""
+def _balance(lora: LoRA, factor: float) -> float:
+    """What brings the norms of `factor` times up, and of down, within 2: a power of two."""
     from loratools.operations.rounding import frobenius
 
-    up, down = frobenius(lora.up), frobenius(lora.down)
+    up, down = abs(factor) * frobenius(lora.up), frobenius(lora.down)
     if not (up and down and math.isfinite(up / down)):
-        return lora
-    shift = 2.0 ** round(math.log2(down / up) / 2)
-    return replace(lora, up=_times(lora.up, shift), down=_times(lora.down, 1 / shift))
+        return 1.0
+    return 2.0 ** round(math.log2(down / up) / 2)
 
 
 def _times(source: Source, factor: float) -> Source:

@@ -244,3 +244,20 @@ def test_adapter_that_cannot_be_merged_exactly_is_refused() -> None:
     """The update of a PiSSA is not its product: that of its beginning is taken out of the base."""
     with pytest.raises(UnsupportedError, match="started from a changed base"):
         rescale(plain(init_lora_weights="pissa"), Rescaling(strength=0.5))
+
+
+def test_balance_keeps_what_folding_alone_would_round_to_zero() -> None:
+    """Both factors are rounded once, after both."""
+    adapter = plain(lora_alpha=0.0625)
+    updates = {}
+    for target, update in adapter.updates.items():
+        low_rank = update.delta.low_rank
+        assert low_rank is not None
+        up = Held("up", (low_rank.up.read() * 2**-20).half(), "F16")
+        down = Held("down", low_rank.down.read().half(), "F16")
+        updates[target] = replace(update, delta=replace(low_rank, up=up, down=down))
+    weak = replace(adapter, updates=updates)
+    wanted = effects(weak)
+    found = effects(rescale(weak, Rescaling(fold=True, balance=True)).adapter)
+    for target, effect in wanted.items():
+        assert torch.dist(found[target], effect) <= 2**-10 * torch.linalg.norm(effect)
