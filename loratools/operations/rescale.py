@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.adapter import Adapter
+from loratools.adapter import Adapter, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
@@ -72,8 +72,8 @@ def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
 
     Raises:
         MatchError: a glob matches no target.
-        UnsupportedError: something whose strength would change has none, or the adapter cannot be
-            merged exactly.
+        UnsupportedError: something whose strength would change has none, folding leaves nothing of
+            a factor, or the adapter cannot be merged exactly.
     """
     adapter.check_usable()
     local = strengths_of(tuple(adapter.updates), rescaling.where)
@@ -93,6 +93,8 @@ def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
         for target, update in adapter.updates.items()
     }
     notes = _whole_tensors(adapter, rescaling)
+    if rescaling.fold:
+        _check_folded(adapter, updates, local)
     return Rescaled(replace(adapter, updates=updates), strengths, notes)
 
 
@@ -168,6 +170,25 @@ def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
         lora = replace(lora, scaling=scaling_of(value, lora.rank, RULES[rescaling.rule]))
     shift = _balance(lora, factor) if rescaling.balance else 1.0
     return replace(lora, up=_times(lora.up, factor * shift), down=_times(lora.down, 1 / shift))
+
+
+def _check_folded(
+    adapter: Adapter, updates: Mapping[str, Update], strengths: Mapping[str, float]
+) -> None:
+    """Refuse factors that a scaling makes so small that nothing of them is left in their dtype."""
+    from loratools.operations.rounding import frobenius
+
+    for target, update in adapter.updates.items():
+        before, after = update.delta.low_rank, updates[target].delta.low_rank
+        if before is None or after is None or before.up is after.up:
+            continue
+        if not (strengths[target] and before.scaling.value):
+            continue
+        if frobenius(before.up) and not frobenius(after.up):
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(target)}: folded, up is zero in {after.up.dtype}; "
+                f"--balance gives it the norm of down"
+            )
 
 
 def _balance(lora: LoRA, factor: float) -> float:

@@ -257,6 +257,9 @@ def test_balance_keeps_what_folding_alone_would_round_to_zero() -> None:
         down = Held("down", low_rank.down.read().half(), "F16")
         updates[target] = replace(update, delta=replace(low_rank, up=up, down=down))
     weak = replace(adapter, updates=updates)
+    with pytest.raises(UnsupportedError, match="folded, up is zero in F16; --balance"):
+        rescale(weak, Rescaling(fold=True, strength=2**-8))
+    rescale(weak, Rescaling(fold=True, strength=0))
     wanted = effects(weak)
     found = effects(rescale(weak, Rescaling(fold=True, balance=True)).adapter)
     for target, effect in wanted.items():
