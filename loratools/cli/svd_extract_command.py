@@ -135,6 +135,6 @@ def _print_targets(report: "ExtractReport") -> None:
         Column("change", cells("relative", "{:.3g}"), is_number=True),
         Column("rank", cells("rank", "{}"), is_number=True),
         Column("energy", cells("energy", "{:.6f}"), is_number=True),
-        Column("error", cells("error", "{:.3g}"), is_number=True),
+        Column("error", cells("relative_error", "{:.3g}"), is_number=True),
     ]
     print_table(columns if report.output else columns[:2])

@@ -44,7 +44,8 @@ def additive_all(
         total = together(found.truncations.values())
         notes.append(
             f"{adapter.where}: {', '.join(adapter.kinds)} made additive for {base}: "
-            f"{total.energy:.4%} of the energy kept, relative error {total.error:.3g}"
+            f"{total.energy:.4%} of the energy kept, relative error {total.error:.3g}, which no "
+            f"other figure includes"
         )
         made.append(found.adapter)
     return made, tuple(notes)

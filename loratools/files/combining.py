@@ -15,6 +15,7 @@ from loratools.operations.combine import Combination, Combined
 from loratools.operations.combine import combine as combine_adapters
 from loratools.operations.parallel import threads
 from loratools.operations.similarity import Similarity
+from loratools.operations.stored import rounding_error, rounding_note
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class CombineReport:
     """What was done; `certificates` have no rows where nothing was truncated.
 
-    `written` is None after a dry run.
+    `rounding` is the relative error that storing factors in 16 bits adds to them; None where they
+    have more, or are stored as they were. `written` is None after a dry run.
     """
 
     adapters: tuple[str, ...]
@@ -34,6 +36,7 @@ class CombineReport:
     certificates: Certificates
     similarity: Similarity
     notes: tuple[str, ...]
+    rounding: float | None
     written: Written | None
 
     def to_json(self) -> dict[str, Any]:
@@ -46,6 +49,7 @@ class CombineReport:
             "bytes": self.written.nbytes if self.written else None,
             **self.certificates.to_json(),
             "similarity": self.similarity.to_json(),
+            "rounding": self.rounding,
             "notes": list(self.notes),
         }
 
@@ -86,6 +90,7 @@ def combine(
             return replace(found, notes=(*lost, *found.notes))
 
         found = make(rule) if size is None else fitted(make, rule, _together(opened), size)
+        rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
             inputs = [Path(path) for path in (*adapters, config, base) if path is not None]
@@ -98,7 +103,8 @@ def combine(
         method=combination.method,
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
-        notes=found.notes,
+        notes=(*found.notes, *rounding_note(found.adapter, rounding)),
+        rounding=rounding,
         written=written,
     )
 

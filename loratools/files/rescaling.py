@@ -13,6 +13,7 @@ from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
 from loratools.operations.rescale import Rescaled, Rescaling
 from loratools.operations.rescale import rescale as rescale_adapter
+from loratools.operations.stored import rounding_error, rounding_note
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 class RescaleReport:
     """What was done; `written` is None after a dry run.
 
-    `strengths` are by target: infinite where an alpha of 0 became another one.
+    `strengths` are by target: infinite where an alpha of 0 became another one. `rounding` is the
+    relative error of storing new factors in 16 bits; None where they are as before, or have more.
     """
 
     adapter: str
     strengths: Mapping[str, float]
     notes: tuple[str, ...]
+    rounding: float | None
     written: Written | None
 
     def groups(self) -> dict[str, tuple[float, ...]]:
@@ -46,6 +49,7 @@ class RescaleReport:
             "output": self.written.path if self.written else None,
             "bytes": self.written.nbytes if self.written else None,
             "strengths": {t: s if math.isfinite(s) else None for t, s in self.strengths.items()},
+            "rounding": self.rounding,
             "notes": list(self.notes),
         }
 
@@ -80,10 +84,12 @@ def rescale(
             return replace(found, notes=(*lost, *found.notes))
 
         found = make(rule) if size is None else fitted(make, rule, opened, size)
+        rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
             inputs = [Path(path) for path in (adapter, config, base) if path is not None]
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
-    return RescaleReport(opened.where, found.strengths, found.notes, written)
+    notes = (*found.notes, *rounding_note(found.adapter, rounding))
+    return RescaleReport(opened.where, found.strengths, notes, rounding, written)

@@ -10,6 +10,7 @@ from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
 from loratools.operations.parallel import threads
 from loratools.operations.resize import resize as resize_adapter
+from loratools.operations.stored import rounding_error, rounding_note
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class ResizeReport:
-    """What was done; `written` is None after a dry run."""
+    """What was done; `written` is None after a dry run.
+
+    `rounding` is the relative error that storing the factors in 16 bits adds to the certificates;
+    None where they have more.
+    """
 
     adapter: str
     certificates: Certificates
     notes: tuple[str, ...]
+    rounding: float | None
     written: Written | None
 
     def to_json(self) -> dict[str, Any]:
@@ -32,6 +38,7 @@ class ResizeReport:
             "output": self.written.path if self.written else None,
             "bytes": self.written.nbytes if self.written else None,
             **self.certificates.to_json(),
+            "rounding": self.rounding,
             "notes": list(self.notes),
         }
 
@@ -61,6 +68,7 @@ def resize(
     with threads(jobs) as each:
         make = partial(resize_adapter, opened, each=each)
         found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
+        rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
             inputs = [Path(adapter), *([Path(config)] if config else [])]
@@ -68,4 +76,5 @@ def resize(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
     certificates = Certificates(found.ranks, found.truncations, found.gap)
-    return ResizeReport(opened.where, certificates, found.notes, written)
+    notes = (*found.notes, *rounding_note(found.adapter, rounding))
+    return ResizeReport(opened.where, certificates, notes, rounding, written)

@@ -10,9 +10,9 @@ from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
-from loratools.errors import LoratoolsError, ShapeMismatchError, UnsupportedError, shorten
+from loratools.errors import LoratoolsError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.methods import MethodOptions, check_options
-from loratools.operations.agreement import Policy, agree
+from loratools.operations.agreement import Agreement, Policy, agree
 from loratools.operations.parallel import Map
 from loratools.operations.rescale import strengths_of
 from loratools.operations.results import Job, Part, results
@@ -96,6 +96,7 @@ def combine(
         for target, part in parts.items()
     }
     agreement = agree(adapters, combination.replaced)
+    notes = (*_unweighted(agreement, weights), *agreement.notes)
     adapter = replace(
         adapters[0],
         updates=updates,
@@ -106,7 +107,16 @@ def combine(
     )
     similarity = measure_similarity(adapters, adapter, each)
     ranks = {target: part.rank for target, part in parts.items()}
-    return Combined(adapter, ranks, found.truncations, found.gap, similarity, agreement.notes)
+    return Combined(adapter, ranks, found.truncations, found.gap, similarity, notes)
+
+
+def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ...]:
+    """What is to be said of whole tensors where weights are not 1."""
+    trained = [target for target, whole in agreement.replaced.items() if whole.is_trained]
+    if all(weight == 1 for weight in weights) or not (trained or agreement.rows):
+        return ()
+    whole = listing([*trained, *agreement.rows])
+    return (f"{whole} take the place of the base's tensors, at any weight",)
 
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> None:

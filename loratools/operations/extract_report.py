@@ -120,8 +120,8 @@ class ExtractReport:
             "total": {
                 "norm": math.sqrt(total.total),
                 "energy": total.energy if is_known else None,
-                "error": total.error if is_known else None,
-                "gap": self.gap,
+                "relative_error": total.error if is_known else None,
+                "budget_gap": self.gap,
             },
             "worst": [{"target": t, "share": share} for t, share in self.worst(10)],
             "check": self.check.to_json() if self.check else None,
@@ -137,7 +137,7 @@ class ExtractReport:
             "relative": self._relative(target),
             "rank": truncation.rank if truncation else None,
             "energy": truncation.energy if truncation else None,
-            "error": truncation.error if truncation else None,
+            "relative_error": truncation.error if truncation else None,
         }
 
     def _relative(self, target: str) -> float | None:

@@ -273,7 +273,8 @@ def _spectrum(delta: Delta) -> "Spectrum | None":
 
 def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
     """What a change is made of beside its factors."""
-    yield from (source for source in delta.sources if source not in lora.sources)
+    factors = {id(source) for source in lora.sources}
+    yield from (source for source in delta.sources if id(source) not in factors)
 
 
 def _base_norms(plan: MergePlan) -> Mapping[str, float]:

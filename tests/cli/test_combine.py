@@ -216,6 +216,7 @@ def test_json_is_one_object_of_this_form(run, output, rule):
                 value, targets=str, count=int, cosine=is_matrix, sign_conflict=is_matrix
             )
         ],
+        rounding=(float, None),
         notes=[str],
     )
     assert found["adapters"] == [str(SMALL), str(MIDDLE)]

@@ -118,6 +118,7 @@ def test_json_is_one_object_of_this_form(run, output):
         output=str,
         bytes=int,
         strengths=lambda strengths: {type(value) for value in strengths.values()} == {float},
+        rounding=(float, None),
         notes=[str],
     )
     assert found["adapter"] == str(SMALL)

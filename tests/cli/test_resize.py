@@ -162,6 +162,7 @@ def test_json_is_one_object_of_this_form(run, output):
         total=lambda value: is_object(value, **certificate),
         budget_gap=float,
         targets=[lambda value: is_object(value, target=str, rank_before=int, **certificate)],
+        rounding=(float, None),
         notes=[str],
     )
     assert len(found["targets"]) == 10

@@ -1,0 +1,67 @@
+"""What rounding to 16 bits does to updates whose factors were computed anew."""
+
+import math
+from typing import TYPE_CHECKING
+
+from loratools.adapter import Adapter
+from loratools.deltas.lora import LoRA
+from loratools.io.dtypes import BITS, torch_name
+from loratools.io.source import Computed, Source, Transposed
+from loratools.operations.parallel import Map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rounding_error(adapter: Adapter, each: Map = map) -> float | None:
+    """The relative Frobenius error of all updates together, of which 16-bit factors were rounded.
+
+    None where no such factor was computed: what is stored is then exact, or has 24 bits or more.
+    """
+    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
+    if not any(_is_rounded(source) for lora in loras for source in lora.sources):
+        return None
+    energies = list(each(_energies, loras))
+    total = math.fsum(energy for energy, _ in energies)
+    return math.sqrt(math.fsum(lost for _, lost in energies) / total) if total else 0.0
+
+
+def rounding_note(adapter: Adapter, error: float | None) -> tuple[str, ...]:
+    """The error as a person reads it; nothing where there is none."""
+    if not error:
+        return ()
+    found = (u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None)
+    sources = [source for lora in found for source in lora.sources if _is_rounded(source)]
+    dtypes = ", ".join(dict.fromkeys(torch_name(source.dtype) for source in sources))
+    return (f"rounding the factors to {dtypes} adds a relative error of {error:.2g}",)
+
+
+def _is_rounded(source: Source) -> bool:
+    inner = source.source if isinstance(source, Transposed) else source
+    return isinstance(inner, Computed) and BITS[inner.dtype] == 16
+
+
+def _energies(lora: LoRA) -> tuple[float, float]:
+    """‖dW‖² and the squared error of what is stored: of (U + E)(D + F), that is E (D + F) + U F."""
+    import torch
+
+    up, down = _exact(lora.up), _exact(lora.down)
+    stored_up, stored_down = lora.up.read().double(), lora.down.read().double()
+    squared = lora.scaling.value**2
+    lefts = torch.cat([stored_up - up, up], dim=1)
+    rights = torch.cat([stored_down, stored_down - down])
+    return squared * _energy(up, down), squared * _energy(lefts, rights)
+
+
+def _energy(up: "Tensor", down: "Tensor") -> float:
+    """‖up @ down‖², from the Gram matrices; never negative."""
+    return max(0.0, ((up.T @ up) * (down @ down.T)).sum().item())
+
+
+def _exact(source: Source) -> "Tensor":
+    """Before it is rounded, in float64."""
+    if isinstance(source, Transposed):
+        return _exact(source.source).T
+    if isinstance(source, Computed):
+        return source.compute([inner.read() for inner in source.sources]).double()
+    return source.read().double()
