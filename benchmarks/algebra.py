@@ -9,6 +9,7 @@ extrapolated: the table says so. Outputs are checked against the optimum in floa
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -153,7 +154,8 @@ def main() -> None:
     executable = shutil.which(arguments.mergekit or "mergekit-extract-lora")
     if executable is None:
         note("no mergekit-extract-lora: skipped")
-    known = comparisons(data, data / "algebra", executable, whole=arguments.whole)
+    scratch = data / f"algebra-{os.getpid()}"
+    known = comparisons(data, scratch, executable, whole=arguments.whole)
     names = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(names) - set(known):
         raise SystemExit(f"unknown: {sorted(unknown)}; known: {list(known)}")
@@ -165,7 +167,7 @@ def main() -> None:
         rows = compare(known[name], arguments.runs)
         print(table(known[name], rows), end="\n\n", flush=True)
         found += as_json(known[name], rows)
-    shutil.rmtree(data / "algebra", ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
     if arguments.json:
         report = {"machine": describe(), "runs": found}
         arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
