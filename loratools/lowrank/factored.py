@@ -71,6 +71,21 @@ class CoreSVD:
         """All values, and the matrices for the first `count`; for all where that is None."""
         return CoreSVD(self.values, self.left[:, :count].clone(), self.right[:count].clone())
 
+    def held_in(self, space: Float[Tensor, " elements"]) -> "CoreSVD":
+        """The same in memory of the caller's: the values, then as many columns as it has room for.
+
+        Small matrices that are kept between large ones that are freed would leave holes between
+        them, which `malloc` cannot return.
+        """
+        r, ranks = len(self.values), len(self.left)
+        count = (len(space) - r) // (2 * ranks)
+        left, right = space[r:].view(2, -1)
+        return CoreSVD(
+            space[:r].copy_(self.values),
+            left.view(ranks, count).copy_(self.left[:, :count]),
+            right.view(count, ranks).copy_(self.right[:count]),
+        )
+
 
 def core_svd(
     up: Float[Tensor, "m R"], down: Float[Tensor, "R n"], scale: Float[Tensor, " R"] | None = None
@@ -177,6 +192,14 @@ def _gram(
         block = wide(rows) if onto is None else wide(rows) @ onto
         gram.addmm_(block.T, block)
     return gram
+
+
+def wide_product(
+    matrix: Float[Tensor, "rows some"], onto: Float[Tensor, "some columns"]
+) -> Float[Tensor, "rows columns"]:
+    """`matrix @ onto` in float64, of a matrix that is widened some rows at a time."""
+    blocks = torch.split(matrix, max(1, _BLOCK // max(1, matrix.shape[1])))
+    return torch.cat([wide(rows) @ onto for rows in blocks])
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -202,11 +202,22 @@ def _stacked(downs: "Sequence[Tensor]") -> "Tensor":
 
 
 def _mixed_up(ups: "Sequence[Tensor]", left: "Tensor", scale: float, rank: int) -> "Tensor":
-    return _padded((_side_by_side(ups) @ left[:, :rank]).mul_(scale), columns=rank)
+    return _padded(_mixed(ups, left[:, :rank]).mul_(scale), columns=rank)
 
 
 def _mixed_down(downs: "Sequence[Tensor]", right: "Tensor", scale: float, rank: int) -> "Tensor":
     return _padded((right[:rank] @ _stacked(downs)).mul_(scale), rows=rank)
+
+
+def _mixed(ups: "Sequence[Tensor]", onto: "Tensor") -> "Tensor":
+    """Factors side by side times a matrix; they are tall, and widened some rows at a time."""
+    import torch
+
+    from loratools.lowrank.factored import wide_product
+
+    parts = torch.split(onto, [up.shape[1] for up in ups])
+    mixed = [wide_product(up, part) for up, part in zip(ups, parts, strict=True)]
+    return sum(mixed[1:], mixed[0])
 
 
 def _scaled_up(ups: "Sequence[Tensor]", ratios: "Tensor", rank: int) -> "Tensor":

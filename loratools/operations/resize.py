@@ -10,7 +10,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.errors import UnsupportedError, shorten
 from loratools.operations.factors import sum_of, with_low_rank
 from loratools.operations.parallel import Map
-from loratools.operations.truncation import Decomposed, approximate, of_factors
+from loratools.operations.truncation import Decomposed, approximate, rooms
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule, Wanted
@@ -50,8 +50,11 @@ def resize(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
     sums = {target: sum_of([(1.0, lora)]) for target, lora in loras.items()}
     most = rule.max_rank if rule.rank is None else rule.rank
 
+    space = rooms(sums, most)
+
     def decompose(question: "tuple[str, Wanted]") -> Decomposed:
-        return of_factors(sums[question[0]], most)
+        target, _ = question
+        return Decomposed(sums[target], sums[target].svd().held_in(space[target]))
 
     shapes = {target: updates.shape for target, updates in sums.items()}
     found = approximate(shapes, decompose, rule, each)

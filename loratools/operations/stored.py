@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA
-from loratools.io.dtypes import BITS, torch_name
+from loratools.io.dtypes import BITS, to_torch, torch_name
 from loratools.io.source import Computed, Source, Transposed
 from loratools.operations.parallel import Map
 
@@ -45,23 +45,23 @@ def _energies(lora: LoRA) -> tuple[float, float]:
     """‖dW‖² and the squared error of what is stored: of (U + E)(D + F), that is E (D + F) + U F."""
     import torch
 
-    up, down = _exact(lora.up), _exact(lora.down)
-    stored_up, stored_down = lora.up.read().double(), lora.down.read().double()
+    up, stored_up = _exact_and_stored(lora.up)
+    down, stored_down = _exact_and_stored(lora.down)
     squared = lora.scaling.value**2
     lefts = torch.cat([stored_up - up, up], dim=1)
     rights = torch.cat([stored_down, stored_down - down])
-    return squared * _energy(up, down), squared * _energy(lefts, rights)
+    entries = (lefts.T @ lefts) * (rights @ rights.T)
+    energy = ((up.T @ up) * (down @ down.T)).sum().item()
+    return squared * energy, squared * max(0.0, entries.sum().item())
 
 
-def _energy(up: "Tensor", down: "Tensor") -> float:
-    """‖up @ down‖², from the Gram matrices; never negative."""
-    return max(0.0, ((up.T @ up) * (down @ down.T)).sum().item())
-
-
-def _exact(source: Source) -> "Tensor":
-    """Before it is rounded, in float64."""
+def _exact_and_stored(source: Source) -> "tuple[Tensor, Tensor]":
+    """Before and after it is rounded, both in float64."""
     if isinstance(source, Transposed):
-        return _exact(source.source).T
+        exact, stored = _exact_and_stored(source.source)
+        return exact.T, stored.T
     if isinstance(source, Computed):
-        return source.compute([inner.read() for inner in source.sources]).double()
-    return source.read().double()
+        exact = source.compute([inner.read() for inner in source.sources]).double()
+        return exact, exact.to(to_torch(source.dtype)).double()
+    values = source.read().double()
+    return values, values

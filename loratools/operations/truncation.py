@@ -12,6 +12,8 @@ from loratools.operations.parallel import Map
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor
+
     from loratools.lowrank.dense import Leading
     from loratools.lowrank.factored import CoreSVD
     from loratools.lowrank.ranks import RankRule, Wanted
@@ -95,6 +97,18 @@ def approximate(
         truncations={t: update.spectrum().truncation(rank) for t, update, rank in ranked},
         gap=settled.choice.gap,
     )
+
+
+def rooms(sums: Mapping[str, Sum], most: int | None) -> "dict[str, Tensor]":
+    """Memory in one piece for what is kept of the decompositions of sums, by target."""
+    import torch
+
+    sizes = []
+    for updates in sums.values():
+        values = min(updates.rank, *updates.shape)
+        sizes.append(values + 2 * updates.rank * min(values, most or values))
+    spaces = torch.split(torch.empty(sum(sizes), dtype=torch.float64), sizes)
+    return dict(zip(sums, spaces, strict=True))
 
 
 def of_factors(updates: Sum, most: int | None) -> Decomposed:

@@ -65,7 +65,9 @@ def test_a_peft_adapter_is_a_folder(run, verb, output):
 def test_a_kohya_adapter_is_a_file(run, verb, tmp_path):
     with unchanged(KOHYA):
         result = run(verb, KOHYA, "-o", tmp_path / "made.safetensors")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
+    # A truncation computes new factors, and they are stored in float16.
+    assert ("Note: rounding the factors to float16" in result.err) == (verb == "resize")
     assert names(tmp_path) == ["made.safetensors"]
 
 
@@ -105,7 +107,8 @@ def test_json_has_the_notes_that_are_else_on_stderr(run, verb, output):
     command = [verb, adapter, "--dry-run", *["--keep-replaced"] * (verb == "rescale")]
     noted = [line.removeprefix("Note: ") for line in run(*command).err.splitlines()]
     assert json.loads(run(*command, "--json").out)["notes"] == noted
-    assert bool(noted) == (verb == "rescale")
+    # Strengths and weights do not reach whole tensors: said where one of them is not 1.
+    assert bool(noted) == (verb in {"rescale", "combine"})
 
 
 @verbs
