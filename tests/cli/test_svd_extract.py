@@ -73,7 +73,9 @@ def test_a_check_that_disagrees_exits_3(tuned, tmp_path, monkeypatch):
         (["-o", "out"], "how many ranks"),
     ],
 )
-def test_usage_errors(tuned, arguments, message):
+def test_usage_errors(tuned, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["svd-extract", str(tuned), str(BASE), *arguments])
     assert result.exit_code == 2
     assert message in result.output
+    assert list(tmp_path.iterdir()) == []
