@@ -50,7 +50,17 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; every failure is one line and an exit code."""
+    """Run the command line, and exit with its code."""
+    code = run()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # At once: to take torch apart first would take the interpreter a third of a second.
+    os._exit(code)
+
+
+def run() -> int:
+    """The exit code of the command line; every failure is one line."""
     _open_standard_files()
     # Click's standalone mode would turn Ctrl-C into exit code 1.
     command = Stoppable(lambda stoppable: cli.main(standalone_mode=False, obj=stoppable))
@@ -66,7 +76,8 @@ def main() -> NoReturn:
         elif (text := message(error)) is not None:
             with contextlib.suppress(OSError):  # nobody listens there either
                 click.echo(text, err=True)
-    _leave(code, at_once=command.is_running)
+    ignore_signals()
+    return code
 
 
 def _open_standard_files() -> None:
@@ -82,15 +93,3 @@ def _open_standard_files() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _leave(code: int, *, at_once: bool) -> NoReturn:
-    """Exit; a closed stdout must not turn into a traceback while the interpreter shuts down."""
-    ignore_signals()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if at_once:
-        os._exit(code)
-    sys.exit(code)

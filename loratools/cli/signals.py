@@ -35,11 +35,6 @@ class Stoppable:
         self._cleans_up = False
         self._thread = Thread(target=self._work, daemon=True)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it goes on, because it was not waited for."""
-        return self._thread.is_alive()
-
     def run(self) -> object:
         """What the command returns or raises; or the exception that stands for a signal."""
         signal.signal(signal.SIGTERM, self._note)

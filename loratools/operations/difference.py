@@ -100,20 +100,8 @@ class Difference:
         Raises:
             NonFiniteError: one of the tensors has a NaN or an infinity.
         """
-        return self._norms(None)
-
-    @contextmanager
-    def read(self, memory: "Memory") -> Iterator[tuple[RowBlocks, Norms]]:
-        """The matrix to be read several times, held if `memory` has room for it; and its norms."""
-        with memory.room_for(self.shape, self.dtype) as held:
-            norms = self._norms(held)
-            yield RowBlocks(self.shape, self.blocks if held is None else self._cut(held)), norms
-
-    def _norms(self, held: Tensor | None) -> Norms:
         change = weight = 0.0
-        for begin, block, base in self._blocks_and_bases():
-            if held is not None:
-                held[begin : begin + len(block)] = block
+        for _, block, base in self._blocks_and_bases():
             change += _squares(block)
             weight += _squares(base)
         if not math.isfinite(change + weight):
@@ -121,6 +109,17 @@ class Difference:
                 f"{shorten(self.after.info.name)}: holds a NaN or an infinity, or the base does"
             )
         return Norms(change, weight, self.noise)
+
+    @contextmanager
+    def read(self, memory: "Memory") -> Iterator[RowBlocks]:
+        """The matrix to be read several times, held if `memory` has room for it."""
+        with memory.room_for(self.shape, self.dtype) as held:
+            if held is None:
+                yield RowBlocks(self.shape, self.blocks)
+                return
+            for begin, block in self.blocks():
+                held[begin : begin + len(block)] = block
+            yield RowBlocks(self.shape, self._cut(held))
 
     def _cut(self, held: Tensor) -> Callable[[], Iterator[tuple[int, Tensor]]]:
         def blocks() -> Iterator[tuple[int, Tensor]]:

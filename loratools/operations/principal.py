@@ -58,7 +58,7 @@ def principal(
             collected.append(torch.empty(shape, dtype=difference.dtype))
         collected[0][:, begin : begin + rows.shape[1]] = rows
 
-    with difference.read(memory) as (matrix, _):
+    with difference.read(memory) as matrix:
         place = None if device is None else torch.device(device)
         found = right_vectors(matrix, wanted, take, seed=seed, device=place)
     # As good as sorted: what is out of order differs by the error of the iteration.

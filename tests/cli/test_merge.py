@@ -629,10 +629,11 @@ def test_a_terminal_sees_progress_and_is_left_clean(tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["merge", "--help"], ["--version"]])
 def test_help_needs_neither_torch_nor_numpy(arguments):
     program = (
-        "import sys\nfrom loratools.cli import main\n"
-        "try:\n    main()\nfinally:\n"
-        "    heavy = {'torch', 'numpy', 'safetensors', 'tqdm', 'rich', 'jaxtyping'}\n"
-        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+        "import sys\nfrom loratools.cli import run\n"
+        "code = run()\n"
+        "heavy = {'torch', 'numpy', 'safetensors', 'tqdm', 'rich', 'jaxtyping'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+        "sys.exit(code)"
     )
     found = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False

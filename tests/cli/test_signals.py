@@ -45,7 +45,7 @@ def test_a_command_without_anything_to_clean_up_is_not_waited_for(number, kind):
     with pytest.raises(kind):
         stoppable.run()
     assert time.monotonic() - begin < 3
-    assert stoppable.is_running
+    assert stoppable._thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_command_that_cleans_up_is_stopped_where_it_asks_and_waited_for(number
     with pytest.raises(kind):
         stoppable.run()
     assert events == ["in the middle", "cleaned up"]
-    assert not stoppable.is_running
+    assert not stoppable._thread.is_alive()
 
 
 def test_a_second_interrupt_ends_the_cleaning_up_too():
@@ -107,7 +107,7 @@ def test_a_signal_before_the_first_check_is_not_forgotten():
         stoppable = Stoppable(command)
         with pytest.raises(Terminated):
             stoppable.run()
-        assert not begun or not stoppable.is_running
+        assert not begun or not stoppable._thread.is_alive()
 
 
 def test_a_signal_after_the_last_check_lets_the_command_succeed():

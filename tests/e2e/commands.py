@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from loratools.cli import main
+from loratools.cli import run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SINGLE = FIXTURES / "stories260k"
@@ -38,14 +38,12 @@ def run_here(capsys: Any, *arguments: object) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["loratools", *map(str, arguments)])
         try:
-            with pytest.raises(SystemExit) as caught:
-                main()
+            code = run()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     out, err = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return Result(caught.value.code, out, err)
+    return Result(code, out, err)
 
 
 def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":

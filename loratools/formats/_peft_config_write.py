@@ -1,0 +1,119 @@
+"""The config of a written PEFT adapter: the one that was read, made to say what is stored."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loratools.adapter import Adapter
+from loratools.deltas.diff import Diff
+from loratools.deltas.dora import DoRA
+from loratools.deltas.lora import Rule
+from loratools.errors import UnsupportedError, shorten
+from loratools.formats._peft_config import PeftConfig, parse_config
+from loratools.formats._peft_keys import is_inside
+from loratools.formats._peft_modules import Module
+
+_DEFAULTS: Mapping[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": None,
+    "base_model_name_or_path": None,
+    "inference_mode": True,
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "lora_dropout": 0.0,
+    "modules_to_save": None,
+}
+#: PEFT's own word for an adapter that only saves modules.
+_NO_TARGETS = "dummy-target-modules"
+#: How factors were stored that are written in full here.
+_EXPANDED = ("enable_lora", "use_bdlora")
+
+
+def config_of(adapter: Adapter, modules: Sequence[Module], rule: Rule) -> dict[str, Any]:
+    """The config as it was read where that still says what is stored; else with what does."""
+    config = {**_DEFAULTS, **(adapter.config or {})}
+    config |= dict.fromkeys(filter(config.get, _EXPANDED))
+    config["use_rslora"] = rule == "sqrt_rank"
+    config["use_dora"] = _all_or_none(adapter, modules, DoRA)
+    if adapter.provenance.base is not None:
+        config["base_model_name_or_path"] = adapter.provenance.base
+    config["lora_bias"] = any(isinstance(u.delta, Diff) for u in adapter.updates.values())
+    _set_ranks(config, adapter.where, modules)
+    _set_replaced(config, adapter)
+    _check_saved(config["modules_to_save"] or (), adapter.where, modules)
+    return config
+
+
+def _check_saved(saved: Sequence[str], where: str, modules: Sequence[Module]) -> None:
+    for module in modules:
+        for name in saved:
+            # PEFT's own rule, by which it passes over what is saved whole.
+            if re.match(rf"(^|.*\.){name}($|\..*)", module.path):
+                raise UnsupportedError(
+                    f"{where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no place "
+                    f"for a LoRA on it as well"
+                )
+
+
+def _all_or_none(adapter: Adapter, modules: Sequence[Module], kind: type) -> bool:
+    found = {isinstance(module.update.delta, kind) for module in modules}
+    if len(found) > 1:
+        raise UnsupportedError(
+            f"{adapter.where}: PEFT has one kind of update in an adapter, and this has "
+            f"{', '.join(adapter.kinds)}"
+        )
+    return found == {True}
+
+
+def _set_ranks(config: dict[str, Any], where: str, modules: Sequence[Module]) -> None:
+    wanted = {module.path: (module.lora.rank, module.alpha) for module in modules}
+    known = parse_config(config, where) if "r" in config else None
+    if known is None or any(_said(known, path) != said for path, said in wanted.items()):
+        ranks = Counter(rank for rank, _ in wanted.values())
+        alphas = Counter(alpha for _, alpha in wanted.values())
+        rank = ranks.most_common(1)[0][0] if ranks else config.get("r", 8)
+        alpha = alphas.most_common(1)[0][0] if alphas else config.get("lora_alpha", rank)
+        config |= {
+            "r": rank,
+            "lora_alpha": _plain(alpha),
+            "rank_pattern": {_exactly(p): r for p, (r, _) in wanted.items() if r != rank},
+            "alpha_pattern": {_exactly(p): _plain(a) for p, (_, a) in wanted.items() if a != alpha},
+        }
+    if known is None or any(
+        known.is_target(path) is False or known.leaves_out(path) for path in wanted
+    ):
+        config["target_modules"] = list(wanted) or _NO_TARGETS
+        for narrowing in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+            config[narrowing] = None
+
+
+def _said(config: PeftConfig, path: str) -> tuple[int, float]:
+    return config.expected_rank(path), config.scaling(path).alpha
+
+
+def _exactly(path: str) -> str:
+    """A pattern that matches this module and no other that ends in the same way."""
+    return f"^{re.escape(path)}"
+
+
+def _plain(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
+
+
+def _set_replaced(config: dict[str, Any], adapter: Adapter) -> None:
+    if adapter.rows:
+        config["trainable_token_indices"] = {
+            target.removesuffix(".weight"): list(rows.indices)
+            for target, rows in adapter.rows.items()
+        }
+    listed = config.get("modules_to_save")
+    saved = list(listed) if isinstance(listed, list) else []
+    for target, replacement in adapter.replaced.items():
+        if not replacement.is_trained or any(is_inside(target, name) for name in saved):
+            continue
+        if target.endswith("bias"):
+            config["bias"] = "all" if config["bias"] == "none" else config["bias"]
+        else:
+            saved.append(target.rpartition(".")[0])
+    config["modules_to_save"] = saved or None
