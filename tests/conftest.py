@@ -1,5 +1,6 @@
 """What all tests share: checked shapes, no network, reproducible examples, the fixtures folder."""
 
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -32,22 +33,44 @@ settings.load_profile(
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
-    """No test may open a connection; sockets between processes of this machine are free."""
-    connect = socket.socket.connect
+    """No test may leave this machine; sockets between its processes and on loopback are free."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    look_up = socket.getaddrinfo
 
-    def guarded(self: socket.socket, address: Any) -> None:
-        if self.family != getattr(socket, "AF_UNIX", None):
-            refuse()
+    def connect_here(self: socket.socket, address: Any) -> None:
+        check(self, address)
         connect(self, address)
 
-    def refuse(*_: object, **__: object) -> NoReturn:
+    def connect_ex_here(self: socket.socket, address: Any) -> int:
+        check(self, address)
+        return connect_ex(self, address)
+
+    def look_up_here(host: Any, *rest: Any, **options: Any) -> Any:
+        if not _is_loopback(host):
+            refuse()
+        return look_up(host, *rest, **options)
+
+    def check(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None) and not _is_loopback(address[0]):
+            refuse()
+
+    def refuse() -> NoReturn:
         raise RuntimeError("tests must not use the network")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", guarded)
-        patch.setattr(socket.socket, "connect_ex", guarded)
-        patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(socket.socket, "connect", connect_here)
+        patch.setattr(socket.socket, "connect_ex", connect_ex_here)
+        patch.setattr(socket, "getaddrinfo", look_up_here)
         yield
+
+
+def _is_loopback(host: Any) -> bool:
+    """Whether a host is an address of loopback, or the name for it."""
+    name = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 @pytest.fixture(autouse=True, scope="session")

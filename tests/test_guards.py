@@ -11,15 +11,24 @@ from tests.oracles import oracle
 @pytest.mark.parametrize(
     "reach",
     [
-        lambda: socket.create_connection(("127.0.0.1", 9)),
+        lambda: socket.create_connection(("192.0.2.1", 9)),  # an address for examples
+        lambda: _connect_ex("192.0.2.1"),
         lambda: socket.getaddrinfo("example.org", 80),
         lambda: urllib.request.urlopen("http://example.org"),
     ],
-    ids=["connection", "name", "url"],
+    ids=["connection", "code", "name", "url"],
 )
 def test_no_test_reaches_the_network(reach):
     with pytest.raises((RuntimeError, OSError), match="must not use the network"):
         reach()
+
+
+def test_a_test_may_talk_to_itself():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(("localhost", server.getsockname()[1])) as client,
+    ):
+        assert client.getpeername() == server.getsockname()
 
 
 def test_missing_oracle_skips_unless_it_is_required(monkeypatch):
@@ -29,3 +38,8 @@ def test_missing_oracle_skips_unless_it_is_required(monkeypatch):
     monkeypatch.setenv("LORATOOLS_REQUIRE_ORACLES", "1")
     with pytest.raises(ModuleNotFoundError):
         oracle("a_peer_that_nobody_has")
+
+
+def _connect_ex(host: str) -> int:
+    with socket.socket() as client:
+        return client.connect_ex((host, 9))
