@@ -1,0 +1,80 @@
+"""Which request goes where. Paths are matched as sent: `refs%2Fpr%2F1` is one segment."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.hub.server import commits, downloads, listings, pulls, repos, storage
+from tests.hub.server.answers import RefusedError
+from tests.hub.server.state import Hub
+
+Handler = Callable[[Hub, Request], Awaitable[Response]]
+
+API = "/api/models/{namespace}/{name}"
+FILES = "/{namespace}/{name}"
+HUB: list[tuple[str, str, Handler]] = [
+    ("GET", "/api/whoami-v2", repos.whoami),
+    ("POST", "/api/repos/create", repos.create),
+    ("DELETE", "/api/repos/delete", repos.delete),
+    ("POST", "/api/validate-yaml", repos.validate_yaml),
+    ("PUT", API + "/settings", repos.settings),
+    ("GET", API, listings.model_info),
+    ("GET", API + "/revision/{revision}", listings.model_info),
+    ("GET", API + "/tree/{revision}", listings.tree),
+    ("GET", API + "/tree/{revision}/{path:path}", listings.tree),
+    ("POST", API + "/paths-info/{revision}", listings.paths_info),
+    ("GET", API + "/refs", listings.refs),
+    ("GET", API + "/commits/{revision}", listings.commits),
+    ("POST", API + "/preupload/{revision}", commits.preupload),
+    ("POST", API + "/commit/{revision}", commits.commit),
+    ("POST", API + "/branch/{branch}", pulls.create_branch),
+    ("DELETE", API + "/branch/{branch}", pulls.delete_branch),
+    ("POST", API + "/tag/{revision}", pulls.create_tag),
+    ("DELETE", API + "/tag/{revision}", pulls.delete_tag),
+    ("GET", API + "/discussions", pulls.discussions),
+    ("POST", API + "/discussions", pulls.open_discussion),
+    ("GET", API + "/discussions/{number:int}", pulls.discussion),
+    ("POST", API + "/discussions/{number:int}/status", pulls.change_status),
+    ("POST", API + "/discussions/{number:int}/merge", pulls.merge),
+    ("POST", "/api/complete" + FILES + "/{sha256}", storage.complete),
+    (
+        "GET",
+        "/api/resolve-cache/models" + FILES + "/{revision}/{path:path}",
+        downloads.resolve_cache,
+    ),
+    ("POST", FILES + ".git/info/lfs/objects/batch", storage.batch),
+    ("POST", FILES + ".git/info/lfs/objects/verify", storage.verify),
+    ("GET", FILES + "/resolve/{revision}/{path:path}", downloads.resolve),
+]
+STORAGE: list[tuple[str, str, Handler]] = [
+    ("GET", FILES + "/{sha256}", storage.get),
+    ("PUT", FILES + "/{sha256}", storage.put),
+    ("PUT", FILES + "/{sha256}/{number:int}", storage.put_part),
+]
+
+
+def application(table: list[tuple[str, str, Handler]]) -> Starlette:
+    """The routes of one origin; a GET answers HEAD as well."""
+    app = Starlette(routes=[Route(path, _bound(to), methods=[verb]) for verb, path, to in table])
+    app.router.redirect_slashes = False
+    app.router.default = _nothing_here
+    return app
+
+
+def _bound(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request.scope["hub"], request)
+        except RefusedError as refusal:
+            return refusal.response()
+
+    return answer
+
+
+async def _nothing_here(scope: object, receive: object, send: object) -> None:
+    """What this Hub does not have, Xet among it."""
+    answer = JSONResponse({"error": "Sorry, we can't find the page you are looking for."}, 404)
+    await answer(scope, receive, send)  # type: ignore[arg-type]
