@@ -24,7 +24,7 @@ UNFIT_PATH = re.compile(r"^/|/$|//|(^|/)(\.|\.\.|\.git)(/|$)|\x00|^$", re.IGNORE
 
 async def preupload(hub: Hub, request: Request) -> Response:
     asked = await request.json()
-    repo, _ = hub.writable(request)
+    repo, _ = _changeable(hub, request)
     commit = repo.resolve(unquote(request.path_params["revision"]))
     files, attributes = repo.files(commit), repo.attributes(commit)
     ignored = asked.get("gitIgnore")
@@ -68,7 +68,7 @@ class Change:
 
 async def commit(hub: Hub, request: Request) -> Response:
     body = await request.body()  # before the tip is read, else two commits interleave
-    repo, caller = hub.writable(request)
+    repo, caller = _changeable(hub, request)
     change, revision = Change.parse(body), unquote(request.path_params["revision"])
     told: dict[str, Any] = {"success": True, "hookOutput": ""}
     with repo.git.lock:
@@ -133,6 +133,16 @@ def changed(
             raise RefusedError(400, f"unknown operation: {kind}")
     _refuse_files_that_are_folders(files)
     return files
+
+
+def _changeable(hub: Hub, request: Request) -> tuple[Hosted, Caller]:
+    """The repository and who may change the revision: anybody, if it is their pull request."""
+    repo, caller = hub.proposable(request)
+    revision = unquote(request.path_params["revision"])
+    theirs = [pull.ref for pull in repo.pulls if pull.author == caller.name]
+    if request.query_params.get("create_pr") or revision in theirs:
+        return repo, caller
+    return hub.writable(request)
 
 
 def _content(path: str, value: dict[str, Any]) -> bytes:

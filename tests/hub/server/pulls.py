@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.hub.server.accounts import Caller
-from tests.hub.server.answers import RefusedError, no_revision, no_right, not_signed_in
+from tests.hub.server.answers import RefusedError, no_revision
 from tests.hub.server.hosted import Hosted, PullRequest
 from tests.hub.server.listings import moment
 from tests.hub.server.repository import UnfitNameError
@@ -27,11 +27,7 @@ def opened(
 
 async def open_discussion(hub: Hub, request: Request) -> Response:
     asked = await request.json()
-    repo, caller = hub.readable(request), hub.accounts.caller(request)
-    if caller is None:
-        raise not_signed_in()
-    if caller.role != "write":
-        raise no_right()
+    repo, caller = hub.proposable(request)
     if not asked.get("pullRequest"):
         raise RefusedError(400, "this Hub has no discussions but pull requests")
     base = repo.resolve("main")

@@ -191,17 +191,27 @@ class Hub:
             raise not_signed_in() if caller is None else no_repository()
         return repo
 
+    def proposable(self, request: Request) -> tuple[Hosted, Caller]:
+        """The repository and the caller, if the caller may propose changes to it.
+
+        Raises:
+            RefusedError: as `readable`, or nobody is signed in, or with a token for reading.
+        """
+        repo, caller = self.readable(request), self.accounts.caller(request)
+        if caller is None:
+            raise not_signed_in()
+        if caller.role != "write":
+            raise no_right()
+        return repo, caller
+
     def writable(self, request: Request) -> tuple[Hosted, Caller]:
         """The repository and the caller, if the caller may write to it.
 
         Raises:
-            RefusedError: as `readable`, or the caller has no right.
+            RefusedError: as `proposable`, or it is somebody else's.
         """
-        repo = self.readable(request)
-        caller = self.accounts.caller(request)
-        if caller is None:
-            raise not_signed_in()
-        if caller.role != "write" or not caller.is_in(repo.namespace):
+        repo, caller = self.proposable(request)
+        if not caller.is_in(repo.namespace):
             raise no_right()
         return repo, caller
 

@@ -19,7 +19,7 @@ from tests.hub.server.state import Hub, repo_id
 async def batch(hub: Hub, request: Request) -> Response:
     """Say of each object whether it is there, and if not, where it goes."""
     asked = await request.json()
-    repo, _ = hub.writable(request)
+    repo, _ = hub.proposable(request)  # the objects of a proposal come this way too
     if asked["operation"] != "upload":
         raise RefusedError(400, "only uploads are asked for here")
     in_parts = "multipart" in asked.get("transfers", [])
@@ -66,7 +66,7 @@ async def complete(hub: Hub, request: Request) -> Response:
 
 async def verify(hub: Hub, request: Request) -> Response:
     asked = await request.json()
-    repo, _ = hub.writable(request)
+    repo, _ = hub.proposable(request)  # the objects of a proposal come this way too
     if repo.store.size(asked["oid"]) != asked["size"]:
         raise RefusedError(404, "this content has not arrived")
     return JSONResponse({})
