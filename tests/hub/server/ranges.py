@@ -38,12 +38,14 @@ def wanted(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 async def _pieces(source: bytes | Path, start: int, stop: int) -> AsyncIterator[bytes]:
+    for position in range(start, stop, PIECE):
+        yield _piece(source, position, min(stop, position + PIECE))
+
+
+def _piece(source: bytes | Path, start: int, stop: int) -> bytes:
+    """Some bytes; the file is not kept open for a client that may never ask for the rest."""
     if isinstance(source, bytes):
-        for position in range(start, stop, PIECE):
-            yield source[position : min(stop, position + PIECE)]
-        return
+        return source[start:stop]
     with source.open("rb") as file:
         file.seek(start)
-        while start < stop and (piece := file.read(min(PIECE, stop - start))):
-            start += len(piece)
-            yield piece
+        return file.read(stop - start)
