@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background passes that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "local", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
