@@ -7,7 +7,9 @@ LoratoolsError
 │   └── ShapeMismatchError
 ├── NonFiniteError          a NaN or an infinity, read or made
 ├── OutputError             the output may not be written there
+├── HubError                the Hub has no such thing, or refuses it
 └── StorageError            the disk, the file system or the memory failed
+    └── NetworkError        the Hub cannot be reached, or its answer did not arrive
 
 A message is one line: where, what is wrong, found and expected, what to do.
 """
@@ -48,8 +50,16 @@ class OutputError(LoratoolsError):
     """The output exists, is one of the inputs, or would not fit."""
 
 
+class HubError(LoratoolsError):
+    """The Hub has no such thing, or refuses to show or to take it."""
+
+
 class StorageError(LoratoolsError):
     """Reading or writing failed: no space, no permission, a device error, a file that changed."""
+
+
+class NetworkError(StorageError):
+    """The Hub cannot be reached, or its answer did not arrive."""
 
 
 @contextmanager

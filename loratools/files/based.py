@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.opening import open_base
 from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def additive_all(
     from loratools.lowrank.truncation import together
     from loratools.operations.additive import additive, needs_base
 
-    checkpoint = open_checkpoint(Path(base))
+    checkpoint = open_base(base)
     made, notes = [], []
     for adapter in adapters:
         if not needs_base(adapter):
@@ -43,7 +43,7 @@ def additive_all(
         found = additive(adapter, checkpoint, rule, each)
         total = together(found.truncations.values())
         notes.append(
-            f"{adapter.where}: {', '.join(adapter.kinds)} made additive for {base}: "
+            f"{adapter.where}: {', '.join(adapter.kinds)} made additive for {checkpoint.where}: "
             f"{total.energy:.4%} of the energy kept, relative error {total.error:.3g}, which no "
             f"other figure includes"
         )

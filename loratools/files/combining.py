@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.adapter import Adapter
 from loratools.errors import LoratoolsError
 from loratools.files.based import additive_all
-from loratools.files.opening import open_adapter
+from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
 from loratools.operations.combine import Combination, Combined
@@ -93,7 +93,7 @@ def combine(
         rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
-            inputs = [Path(path) for path in (*adapters, config, base) if path is not None]
+            inputs = local_paths(*adapters, config, base)
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )

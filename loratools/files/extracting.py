@@ -11,11 +11,11 @@ import torch
 
 import loratools
 from loratools.errors import OutputError, storage_errors
-from loratools.files.opening import TOKENIZER_FILES, open_adapter
+from loratools.files.opening import TOKENIZER_FILES, open_adapter, open_base
 from loratools.files.parts import Part, Parts
 from loratools.files.writing import put_files
 from loratools.formats import encode
-from loratools.io.checkpoint import Checkpoint, open_checkpoint
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
@@ -81,7 +81,7 @@ def svd_extract(
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
     options, run = options or ExtractOptions(), run or ExtractRun()
-    pairing = pair_up(open_checkpoint(Path(tuned)), open_checkpoint(Path(base)))
+    pairing = pair_up(open_base(tuned, companions=True), open_base(base))
     pairs = comparable(pairing, options)
     with threads(run.jobs) as each:
         watch = _Watch(sum(2 * pair.after.info.nbytes for pair in pairs), run.progress)
@@ -250,11 +250,12 @@ def _files(pairing: Pairing) -> Iterator[InputFile]:
 
 
 def _paths(model: Checkpoint) -> tuple[Path, ...]:
-    return (model.path, *(shard.file.path for shard in model.shards))
+    files = tuple(shard.file.path for shard in model.shards)
+    return files if model.path is None else (model.path, *files)
 
 
 def _companions(model: Checkpoint) -> tuple[Path, ...]:
-    if not model.is_folder:
+    if not model.is_folder or model.path is None:
         return ()
     files = (model.path / name for name in TOKENIZER_FILES)
     return tuple(file for file in files if file.is_file())

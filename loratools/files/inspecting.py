@@ -4,9 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from loratools.files.opening import open_adapter
+from loratools.files.opening import open_adapter, open_base
 from loratools.formats import DecodeOptions
-from loratools.io.checkpoint import open_checkpoint
 from loratools.operations.inspect import (
     Inspection,
     cover,
@@ -34,8 +33,10 @@ def inspect(
         LoratoolsError: a file is malformed, or of a kind that is not supported.
     """
     options = DecodeOptions(out_proj)
-    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle, options=options)
-    coverage, plan = cover(opened, open_checkpoint(Path(base))) if base else (None, None)
+    opened = open_adapter(
+        adapter, config=config, allow_pickle=allow_pickle, options=options, headers=not spectrum
+    )
+    coverage, plan = cover(opened, open_base(base, headers=not spectrum)) if base else (None, None)
     described = inspect_adapter(opened)
     if spectrum:
         from loratools.operations.parallel import threads

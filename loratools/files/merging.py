@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.errors import LoratoolsError, StorageError, UnsupportedError
 from loratools.files._running import Run, execute
-from loratools.files.opening import TOKENIZER_FILES, open_adapter
+from loratools.files.opening import TOKENIZER_FILES, local_paths, open_adapter, open_base
 from loratools.formats import DecodeOptions
-from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, open_checkpoint
+from loratools.io.checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.writer import OutputFile
@@ -22,9 +22,6 @@ from loratools.operations.report import MergeReport
 if TYPE_CHECKING:
     from loratools.operations.rounding import Fidelity
 
-_WEIGHT_SUFFIXES = frozenset(
-    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
-)
 _COMPANIONS_SLACK = 2**20
 
 
@@ -69,7 +66,7 @@ def merge(
     paths = [adapters] if isinstance(adapters, str | Path) else list(adapters)
     write = write or WriteOptions()
     options = options or MergeOptions()
-    checkpoint = open_checkpoint(Path(base))
+    checkpoint = open_base(base, companions=True)
     opened = [
         open_adapter(
             path, config=config, allow_pickle=allow_pickle, options=DecodeOptions(out_proj)
@@ -84,8 +81,8 @@ def merge(
     companions, left_out = _companions(plan)
     fidelity: dict[str, Fidelity] = {}
     if output is not None:
-        inputs = [checkpoint.path, *(shard.file.path for shard in checkpoint.shards)]
-        inputs += [Path(path) for path in (*paths, *([config] if config else []))]
+        inputs = [shard.file.path for shard in checkpoint.shards]
+        inputs += local_paths(base, *paths, config)
         fidelity = _write(plan, files, companions, Path(output), inputs, options, write)
     return MergeReport(
         plan=plan,
@@ -105,7 +102,7 @@ def _named(
         return files
     if len(files) > 1:
         raise UnsupportedError(
-            f"{base.path}: a single file, which is merged into a single file and not split; "
+            f"{base.where}: a single file, which is merged into a single file and not split; "
             f"name its folder to split it"
         )
     return files if output is None else (replace(files[0], name=Path(output).name),)
@@ -174,16 +171,17 @@ def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
     The base's files that hold no weights, but for hidden ones; the adapter's own tokenizer takes
     the place of the base's, whole.
     """
-    if not plan.base.is_folder:
+    if not plan.base.is_folder or plan.base.path is None:
         return [], []
     found: dict[str, Path] = {}
     left_out = []
     written = {shard.name for shard in plan.base.shards} | {plan.base.index_name}
-    for path in sorted(plan.base.path.rglob("*")):
-        name = path.relative_to(plan.base.path).as_posix()
+    folder = plan.base.path
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
         if not path.is_file() or name in written or any(p.startswith(".") for p in name.split("/")):
             continue
-        if path.suffix in _WEIGHT_SUFFIXES or name.endswith((INDEX_SUFFIX, ".bin.index.json")):
+        if path.suffix in WEIGHT_SUFFIXES or name.endswith((INDEX_SUFFIX, ".bin.index.json")):
             left_out.append(name)
         else:
             found[name] = path

@@ -1,16 +1,22 @@
-"""From a path to an adapter."""
+"""From a name to an adapter or a base: a path, or `hf://owner/name` on the Hub."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
 from loratools.formats import DecodeOptions, decode
+from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
-from loratools.io.checkpoint import read_json_file
+from loratools.io.checkpoint import Checkpoint, open_checkpoint, open_folder
 from loratools.io.file import InputFile
+from loratools.io.folder import Folder, LocalFolder, read_json
 from loratools.io.source import Source, Stored
+
+if TYPE_CHECKING:
+    from loratools.hub.folder import HubFolder
 
 _CONFIG = "adapter_config.json"
 _PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
@@ -38,78 +44,146 @@ def open_adapter(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     options: DecodeOptions | None = None,
+    headers: bool = False,
 ) -> Adapter:
-    """The adapter in a folder or file; tensors are read when they are needed.
+    """The adapter in a folder or file, or by a name on the Hub; tensors are read when needed.
 
     `config` names its `adapter_config.json` where that is not beside it. A PyTorch pickle is read
-    only with `allow_pickle`, and never because a safetensors file is missing or broken.
+    only with `allow_pickle`, and never because a safetensors file is missing or broken. With
+    `headers`, what is on the Hub is not fetched: a tensor that is needed is read from there.
 
     Raises:
         FormatError: a file is missing or malformed.
         UnsupportedError: the kind is not supported, or it is a pickle and that is not allowed.
+        HubError, NetworkError: it cannot be had from the Hub.
         StorageError: a file cannot be read.
     """
     with storage_errors(path):
-        return decode(_read_bundle(Path(path), config, allow_pickle=allow_pickle), options)
+        place = _place(path, headers=headers and not allow_pickle)
+        return decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
 
 
-def _read_bundle(path: Path, config: str | Path | None, *, allow_pickle: bool) -> Bundle:
-    file = _find_weights(path) if path.is_dir() else path
-    folder = file.parent
+def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
+    """The base model in a folder or file, or by a name on the Hub.
+
+    Of the Hub its weights are fetched, and with `companions` the files that belong to them; with
+    `headers` neither, and a tensor that is needed is read from there.
+
+    Raises:
+        FormatError: a file is missing or malformed.
+        UnsupportedError: the weights are in a format that cannot be merged into.
+        HubError, NetworkError: it cannot be had from the Hub.
+        StorageError: a file cannot be read.
+    """
+    if not is_hub_name(path):
+        return open_checkpoint(Path(path))
+    folder, file = _hub_place(path)
+    if headers:
+        if file is not None:
+            raise UnsupportedError(f"{folder.where}/{file}: name the folder of a base on the Hub")
+        return open_folder(folder)
+    from loratools.hub.folder import base_files
+
+    local = folder.fetch(base_files(folder, file, companions=companions))
+    return open_checkpoint(local.path / (file or ""), folder.where)
+
+
+def local_paths(*names: str | Path | None) -> list[Path]:
+    """Those of the names that are paths: what an output must not overwrite."""
+    return [Path(name) for name in names if name is not None and not is_hub_name(name)]
+
+
+@final
+@dataclass(frozen=True)
+class _Place:
+    """Where an adapter is: a folder, the name of its file in it, and what messages call it."""
+
+    folder: Folder
+    file: str
+    where: str
+
+
+def _place(path: str | Path, *, headers: bool) -> _Place:
+    if not is_hub_name(path):
+        path = Path(path)
+        if not path.is_dir():
+            return _Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
+        local = LocalFolder(path, str(path))
+        return _Place(local, find_weights(local), str(path))
+    folder, file = _hub_place(path)
+    where = f"{folder.where}/{file}" if file else folder.where
+    file = file or find_weights(folder)
+    if headers:
+        return _Place(folder, file, where)
+    wanted = {file, _CONFIG, *TOKENIZER_FILES}
+    return _Place(folder.fetch(wanted.intersection(folder.names())), file, where)
+
+
+def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":
+    from loratools.hub.folder import hub_place
+
+    return hub_place(HubName.parse(name))
+
+
+def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool) -> Bundle:
+    folder = place.folder
     fields = _read_config(folder, config)
-    tensors, metadata, size = _read_tensors(file, allow_pickle=allow_pickle)
-    companions = (folder / name for name in TOKENIZER_FILES)
+    tensors, metadata, size = _read_tensors(folder, place.file, allow_pickle=allow_pickle)
+    here = () if folder.path is None else tuple(folder.path / name for name in TOKENIZER_FILES)
     return Bundle(
-        where=str(path),
+        where=place.where,
         tensors=tensors,
         metadata=metadata,
         config=fields,
-        companions=tuple(file for file in companions if file.is_file()),
+        companions=tuple(path for path in here if path.is_file()),
         nbytes=size,
     )
 
 
-def _read_config(folder: Path, config: str | Path | None) -> Mapping[str, Any] | None:
+def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
     if config is not None:
-        return read_json_file(Path(config))
-    beside = folder / _CONFIG
-    return read_json_file(beside) if beside.exists() else None
+        return read_json(InputFile(Path(config)))
+    return read_json(folder.open(_CONFIG)) if _CONFIG in folder.names() else None
 
 
 def _read_tensors(
-    file: Path, *, allow_pickle: bool
+    folder: Folder, name: str, *, allow_pickle: bool
 ) -> tuple[dict[str, Source], Mapping[str, str], int]:
-    if file.suffix in _PICKLES:
-        if not allow_pickle:
+    if name.endswith(_PICKLES):
+        if not allow_pickle or folder.path is None:
             raise UnsupportedError(
-                f"{file}: a pickle, which can run code when it is read; --allow-pickle reads it "
-                f"with torch's restricted unpickler"
+                f"{folder.path or folder.where}/{name}: a pickle, which can run code when it is "
+                f"read; --allow-pickle reads it with torch's restricted unpickler"
             )
         from loratools.io.pickles import read_pickle
 
+        file = folder.path / name
         return read_pickle(file), {}, file.stat().st_size
-    opened = InputFile(file)
+    opened = folder.open(name)
     header = opened.read_header()
     tensors: dict[str, Source] = {t.name: Stored(opened, t) for t in header.tensors}
     return tensors, header.metadata, opened.size
 
 
-def _find_weights(folder: Path) -> Path:
-    """The adapter's file in a folder: safetensors before pickles, known names before others."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+def find_weights(folder: Folder) -> str:
+    """The adapter's file in a folder: safetensors before pickles, known names before others.
+
+    Raises:
+        FormatError: there is none, or it is not clear which it is.
+    """
+    names = folder.names()
     for suffixes in ((".safetensors",), _PICKLES):
-        found = [path for path in files if path.suffix in suffixes]
+        found = [name for name in names if name.endswith(suffixes)]
         for stem in _PREFERRED:
-            for path in found:
-                if path.stem == stem:
-                    return path
+            for name in found:
+                if Path(name).stem == stem:
+                    return name
         if len(found) == 1:
             return found[0]
         if found:
             raise FormatError(
-                f"{folder}: several weight files ({listing(p.name for p in found)}); "
-                f"name the one to use"
+                f"{folder.where}: several weight files ({listing(found)}); name the one to use"
             )
-    inside = [path.name for path in sorted(folder.iterdir()) if (path / _CONFIG).exists()]
+    inside = folder.folders_with(_CONFIG)
     hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
-    raise FormatError(f"{folder}: no adapter file in this folder{hint}")
+    raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")

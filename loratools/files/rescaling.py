@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.files.based import additive_all
-from loratools.files.opening import open_adapter
+from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
@@ -87,7 +87,7 @@ def rescale(
         rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
-            inputs = [Path(path) for path in (adapter, config, base) if path is not None]
+            inputs = local_paths(adapter, config, base)
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )

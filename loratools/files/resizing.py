@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.files.opening import open_adapter
+from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
 from loratools.operations.parallel import threads
@@ -71,7 +71,7 @@ def resize(
         rounding = rounding_error(found.adapter, each)
         written = None
         if output is not None:
-            inputs = [Path(adapter), *([Path(config)] if config else [])]
+            inputs = local_paths(adapter, config)
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )

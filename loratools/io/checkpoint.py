@@ -3,18 +3,24 @@
 Only names, shapes, dtypes and byte ranges are read; tensors, or rows of them, on demand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, final
 
 from loratools.errors import FormatError, UnsupportedError, listing, shorten, storage_errors
 from loratools.io.file import InputFile
-from loratools.io.json import parse_json_object
+from loratools.io.folder import Folder, LocalFolder, read_json
 from loratools.io.source import Stored
 
 INDEX_SUFFIX = ".safetensors.index.json"
-_MAX_JSON_BYTES = 100_000_000
+#: Of the files that a model's weights come in, here or for other programs.
+WEIGHT_SUFFIXES = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
+)  # fmt: skip
+_GGUF = (
+    "a GGUF file; merge into the safetensors model that it was made from, then convert the result"
+)
 
 
 @final
@@ -35,9 +41,15 @@ class Shard:
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a model by name, in file order, and its `config.json` if it has one."""
+    """The tensors of a model by name, in file order, and its `config.json` if it has one.
 
-    path: Path
+    `where` is what messages and reports call it; `path` is where it lies on this disk, None for
+    one that is elsewhere. A model that was named by its folder has companions there.
+    """
+
+    where: str
+    path: Path | None
+    is_folder: bool
     shards: tuple[Shard, ...]
     index_name: str | None
     index_metadata: Mapping[str, Any]
@@ -51,7 +63,7 @@ class Checkpoint:
                 name = tensor.info.name
                 if name in tensors:
                     raise FormatError(
-                        f"{self.path}: {shorten(name)} is in {tensors[name].file.path.name} "
+                        f"{self.where}: {shorten(name)} is in {tensors[name].file.path.name} "
                         f"and in {shard.name}; a tensor may be in one file only"
                     )
                 tensors[name] = tensor
@@ -64,70 +76,50 @@ class Checkpoint:
         return tensors
 
     @property
-    def is_folder(self) -> bool:
-        """Whether it was named by its folder, so that companions belong to it."""
-        return self.path.is_dir()
-
-    @property
     def nbytes(self) -> int:
         """The size of all its weight files."""
         return sum(shard.file.size for shard in self.shards)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`.
+def open_checkpoint(path: Path, where: str | None = None) -> Checkpoint:
+    """The checkpoint at `path`, a folder or a file; messages and reports call it `where`.
 
     Raises:
         FormatError: a file is malformed, a shard is missing, or index and shards disagree.
         UnsupportedError: the weights are in a format that cannot be merged into.
         StorageError: a file cannot be read.
     """
-    with storage_errors(path):
-        return _open(path)
+    where = where or str(path)
+    with storage_errors(where):
+        if path.is_dir():
+            return open_folder(LocalFolder(path, where))
+        if not path.exists():
+            raise FormatError(f"{where}: no such file or folder")
+        if path.name.endswith(INDEX_SUFFIX):
+            return open_folder(LocalFolder(path.parent, str(path.parent)), index=path.name)
+        return _open_file(InputFile(path), where)
 
 
-def _open(path: Path) -> Checkpoint:
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.exists():
-        raise FormatError(f"{path}: no such file or folder")
-    if path.name.endswith(INDEX_SUFFIX):
-        return _open_folder(path.parent, index=path)
-    file = InputFile(path)
-    if file.size >= 4 and file.read(0, 4) == b"GGUF":
-        raise UnsupportedError(
-            f"{path}: a GGUF file; merge into the safetensors model that it was made from, "
-            f"then convert the result"
-        )
-    _refuse_pickle(path)
-    return Checkpoint(path, (_open_shard(file),), None, {}, None)
-
-
-def read_json_file(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        FormatError: it is not a JSON object.
-        StorageError: it cannot be read.
-    """
-    file = InputFile(path)
-    if file.size > _MAX_JSON_BYTES:
-        raise FormatError(f"{path}: {file.size} bytes are too many for a JSON file")
-    return parse_json_object(file.read(0, file.size), str(path))
-
-
-def _open_folder(folder: Path, index: Path | None = None) -> Checkpoint:
+def open_folder(folder: Folder, index: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder, by the index of that name; errors as for `open_checkpoint`."""
+    names = folder.names()
     index = index or _find_index(folder)
     if index is not None:
-        names, index_metadata = _read_index(index)
-        shards = tuple(_open_shard(InputFile(folder / name)) for name in names)
-        _check_index(index, names, shards)
+        shard_names, index_metadata = _read_index(folder, index)
+        shards = tuple(_open_shard(folder.open(name)) for name in shard_names)
+        _check_index(f"{folder.where}/{index}", shard_names, shards)
     else:
         index_metadata = {}
-        shards = (_open_shard(InputFile(_find_single(folder))),)
-    config_path = folder / "config.json"
-    config = read_json_file(config_path) if config_path.exists() else None
-    return Checkpoint(folder, shards, index.name if index else None, index_metadata, config)
+        shards = (_open_shard(folder.open(_find_single(folder))),)
+    config = read_json(folder.open("config.json")) if "config.json" in names else None
+    return Checkpoint(folder.where, folder.path, True, shards, index, index_metadata, config)
+
+
+def _open_file(file: InputFile, where: str) -> Checkpoint:
+    if file.size >= 4 and file.read(0, 4) == b"GGUF":
+        raise UnsupportedError(f"{where}: {_GGUF}")
+    _refuse_pickle(file.path.name, where)
+    return Checkpoint(where, file.path, False, (_open_shard(file),), None, {}, None)
 
 
 def _open_shard(file: InputFile) -> Shard:
@@ -135,64 +127,67 @@ def _open_shard(file: InputFile) -> Shard:
     return Shard(file, tuple(Stored(file, info) for info in header.tensors), header.metadata)
 
 
-def _find_index(folder: Path) -> Path | None:
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(INDEX_SUFFIX))
+def weight_files(folder: Folder) -> tuple[str, ...]:
+    """The names of its weights and of their index; errors as for `open_checkpoint`."""
+    index = _find_index(folder)
+    if index is None:
+        return (_find_single(folder),)
+    return (index, *_read_index(folder, index)[0])
+
+
+def _find_index(folder: Folder) -> str | None:
+    names = folder.names()
+    found = [name for name in names if name.endswith(INDEX_SUFFIX)]
     if len(found) > 1:
         raise FormatError(
-            f"{folder}: several indexes ({listing(path.name for path in found)}); "
-            f"name the one to use"
+            f"{folder.where}: several indexes ({listing(found)}); name the one to use"
         )
-    if found and (folder / "model.safetensors").exists():
+    if found and "model.safetensors" in names:
         raise FormatError(
-            f"{folder}: has both model.safetensors and {found[0].name}, and readers differ in "
+            f"{folder.where}: has both model.safetensors and {found[0]}, and readers differ in "
             f"which they take; name the one to use"
         )
     return found[0] if found else None
 
 
-def _find_single(folder: Path) -> Path:
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix == ".safetensors" and path.name != "adapter_model.safetensors"
-    )
-    preferred = folder / "model.safetensors"
-    if preferred in found:
-        return preferred
+def _find_single(folder: Folder) -> str:
+    names = folder.names()
+    found = [n for n in names if n.endswith(".safetensors") and n != "adapter_model.safetensors"]
+    if "model.safetensors" in found:
+        return "model.safetensors"
     if len(found) == 1:
         return found[0]
     if found:
         raise FormatError(
-            f"{folder}: several safetensors files and no index "
-            f"({listing(path.name for path in found)}); name the one to use"
+            f"{folder.where}: several safetensors files and no index ({listing(found)}); "
+            f"name the one to use"
         )
-    _refuse_other_weights(folder)
-    raise FormatError(f"{folder}: no safetensors file in this folder")
+    _refuse_other_weights(folder, names)
+    raise FormatError(f"{folder.where}: no safetensors file in this folder")
 
 
-def _refuse_other_weights(folder: Path) -> None:
-    if (folder / "adapter_model.safetensors").exists():
-        raise UnsupportedError(f"{folder}: an adapter, where a base model is expected")
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".gguf":
-            raise UnsupportedError(
-                f"{path}: a GGUF file; merge into the safetensors model that it was made from, "
-                f"then convert the result"
-            )
-        _refuse_pickle(path)
+def _refuse_other_weights(folder: Folder, names: Sequence[str]) -> None:
+    if "adapter_model.safetensors" in names:
+        raise UnsupportedError(f"{folder.where}: an adapter, where a base model is expected")
+    for name in names:
+        where = f"{folder.where}/{name}"
+        if name.endswith(".gguf"):
+            raise UnsupportedError(f"{where}: {_GGUF}")
+        _refuse_pickle(name, where)
 
 
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}:
+def _refuse_pickle(name: str, where: str) -> None:
+    if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
         raise UnsupportedError(
-            f"{path}: a pickle, which can run code when it is read; "
+            f"{where}: a pickle, which can run code when it is read; "
             f"save the base model as safetensors first"
         )
 
 
-def _read_index(index: Path) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
+def _read_index(folder: Folder, name: str) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
     """Shard names in order of first appearance, each with its tensors; and the metadata."""
-    fields = read_json_file(index)
+    index = f"{folder.where}/{name}"
+    fields = read_json(folder.open(name))
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: has no weight_map")
@@ -203,7 +198,7 @@ def _read_index(index: Path) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
     return dict(sorted(shards.items())), metadata if isinstance(metadata, dict) else {}
 
 
-def _checked_shard_name(index: Path, name: object) -> str:
+def _checked_shard_name(index: str, name: object) -> str:
     """`name` if it is a plain file name on POSIX and on Windows."""
     if (
         not isinstance(name, str)
@@ -216,7 +211,7 @@ def _checked_shard_name(index: Path, name: object) -> str:
     return name
 
 
-def _check_index(index: Path, expected: Mapping[str, list[str]], shards: tuple[Shard, ...]) -> None:
+def _check_index(index: str, expected: Mapping[str, list[str]], shards: tuple[Shard, ...]) -> None:
     for shard, names in zip(shards, expected.values(), strict=True):
         held = {tensor.info.name for tensor in shard.tensors}
         missing = [name for name in names if name not in held]

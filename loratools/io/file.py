@@ -3,14 +3,12 @@
 import os
 import stat
 from pathlib import Path
-from typing import final
 
 from loratools.errors import FormatError, StorageError, storage_errors
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.platform import pread_into
 
 
-@final
 class InputFile:
     """A regular file, read with `pread` and never mapped: a truncation is an error, not a SIGBUS.
 
@@ -41,6 +39,11 @@ class InputFile:
         return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
 
     @property
+    def where(self) -> str:
+        """What messages call it."""
+        return str(self.path)
+
+    @property
     def fd(self) -> int:
         """The open descriptor, for copies inside the kernel."""
         if self._fd < 0:
@@ -68,10 +71,9 @@ class InputFile:
 
     def read_header(self) -> Header:
         """The checked safetensors header."""
-        where = str(self.path)
         start = self.read(0, min(self.size, LENGTH_BYTES))
-        size = header_size(start, self.size, where)
-        return parse_header(self.read(LENGTH_BYTES, size), self.size, where)
+        size = header_size(start, self.size, self.where)
+        return parse_header(self.read(LENGTH_BYTES, size), self.size, self.where)
 
     def check_unchanged(self) -> None:
         """Raise a `StorageError` if somebody wrote to the file since it was opened."""

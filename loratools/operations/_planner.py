@@ -49,7 +49,7 @@ class Planner:
         dtypes = {name: stored.dtype for name, stored in self.base.tensors.items()}
         reason = quantisation(dtypes, self.base.config)
         if reason is not None:
-            raise UnsupportedError(f"{self.base.path}: {reason}")
+            raise UnsupportedError(f"{self.base.where}: {reason}")
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
         """All of one adapter: replaced tensors first, then updates, then single rows."""
@@ -73,10 +73,10 @@ class Planner:
         if self._complaints and not self.options.allow_unmatched:
             more = len(self._complaints) - 1
             rest = f" (and {more} more without a match)" if more else ""
-            raise MatchError(f"{self.base.path}: {self._complaints[0]}{rest}")
+            raise MatchError(f"{self.base.where}: {self._complaints[0]}{rest}")
         self.notes.extend(f"left out: {complaint}" for complaint in self._complaints)
         if not self.applied:
-            raise MatchError(f"{self.base.path}: no adapter tensor is left to apply")
+            raise MatchError(f"{self.base.where}: no adapter tensor is left to apply")
         if self._tied is not None:
             self._settle_tied(self._tied)
         self._compare_vocabulary()
@@ -191,7 +191,7 @@ class Planner:
         planned = self._planned(name)
         if planned.origin.dtype not in FLOATS:
             raise UnsupportedError(
-                f"{self.base.path}: {name} is stored as {planned.origin.dtype}, which are codes "
+                f"{self.base.where}: {name} is stored as {planned.origin.dtype}, which are codes "
                 f"or indices; an update cannot be added to them"
             )
         for other in planned.changes:
@@ -257,7 +257,7 @@ class Planner:
             return
         if not tied.separable:
             raise UnsupportedError(
-                f"{self.base.path}: {tied.embedding} is tied to more than a head in this kind of "
+                f"{self.base.where}: {tied.embedding} is tied to more than a head in this kind of "
                 f"model, which cannot store them apart; leave it out with "
                 f"--skip {tied.embedding!r}"
             )

@@ -115,7 +115,7 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     for complaint, remedy, name in alone:
         if not options.only or _matches(name, options.only):
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
-            raise MatchError(f"{pairing.tuned.path}: {shorten(complaint)}; {remedy}{more}")
+            raise MatchError(f"{pairing.tuned.where}: {shorten(complaint)}; {remedy}{more}")
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
 
 
@@ -124,7 +124,7 @@ def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> boo
     if after.shape != before.shape:
         if options.selects(pair) and not _is_grown(pair):
             raise MatchError(
-                f"{pairing.tuned.path}: {shorten(pair.names[0])} is {list(after.shape)} and "
+                f"{pairing.tuned.where}: {shorten(pair.names[0])} is {list(after.shape)} and "
                 f"{list(before.shape)} in the base; are both of one kind of model? (--skip it)"
             )
         return False
@@ -148,7 +148,7 @@ def plan_extract(
     planner.store_modules()
     if not planner.factored and not planner.whole:
         raise LoratoolsError(
-            f"{pairing.tuned.path}: nothing to extract: {len(planner.left_out)} changes are left "
+            f"{pairing.tuned.where}: nothing to extract: {len(planner.left_out)} changes are left "
             f"out, and {len(pairing.pairs) - len(planner.left_out)} tensors are those of the base"
         )
     compared = sum(pair.after.shape == pair.before.shape for pair in pairing.pairs.values())
@@ -242,7 +242,7 @@ class _Planner:
     def _refuse(self, target: str, norms: "Norms", reason: str) -> None:
         if self.options.keep_residual:
             raise UnsupportedError(
-                f"{self.pairing.tuned.path}: {shorten(target)} has changed and is {reason}; leave "
+                f"{self.pairing.tuned.where}: {shorten(target)} has changed and is {reason}; leave "
                 f"it out with --skip {target!r}, or all such with --residual drop"
             )
         self.left_out[target] = LeftOut(reason, norms)

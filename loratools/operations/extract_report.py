@@ -104,8 +104,8 @@ class ExtractReport:
         plan, total = self.plan, self.total
         is_known = bool(self.truncations) or not plan.factored
         return {
-            "tuned": str(plan.pairing.tuned.path),
-            "base": str(plan.pairing.base.path),
+            "tuned": plan.pairing.tuned.where,
+            "base": plan.pairing.base.where,
             "output": self.output,
             "bytes": self.nbytes,
             "unchanged": plan.unchanged,

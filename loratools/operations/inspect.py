@@ -214,7 +214,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     except LoratoolsError as error:
-        return Coverage(str(base.path), 0, 0, {}, str(error), {}), None
+        return Coverage(base.where, 0, 0, {}, str(error), {}), None
     touched = {tensor.name for tensor in plan.changed}
     matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
     untouched: dict[str, int] = {}
@@ -223,7 +223,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
             untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
     accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
     count = sum(name in touched for name in matrices)
-    return Coverage(str(base.path), count, len(matrices), untouched, None, accounting), plan
+    return Coverage(base.where, count, len(matrices), untouched, None, accounting), plan
 
 
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:

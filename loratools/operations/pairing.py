@@ -154,7 +154,7 @@ def _match(
             continue
         if match.name in owners:
             raise MatchError(
-                f"{tuned.path}: {shorten(owners[match.name])} and {shorten(name)} both mean "
+                f"{tuned.where}: {shorten(owners[match.name])} and {shorten(name)} both mean "
                 f"{shorten(match.name)} of the base"
             )
         owners[match.name] = name

@@ -97,7 +97,7 @@ class MergeReport:
         plan, total = self.plan, self.total
         return {
             "output": self.output,
-            "base": str(plan.base.path),
+            "base": plan.base.where,
             "adapters": [
                 {
                     "path": adapter.where,

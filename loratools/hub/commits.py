@@ -1,0 +1,136 @@
+"""Files made into one commit: once, whatever becomes of the answer, or not at all."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.errors import HubError, NetworkError, listing
+from loratools.hub import reading, writing
+from loratools.hub.client import ConflictError, UnansweredError
+from loratools.hub.names import HubFile, HubName
+from loratools.hub.verified import digest_like
+
+_ATTEMPTS = 4
+
+
+@final
+@dataclass(frozen=True)
+class Pushed:
+    """What a push came to: the commit that has the files, and those that it changed.
+
+    `changed` is empty where the parent had them all; then there is no new commit. `proposal` is
+    the number of the pull request, where one was asked for.
+    """
+
+    commit: str
+    changed: tuple[str, ...]
+    proposal: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Push:
+    """One commit to be made: files by their paths in the repository, on top of `parent`."""
+
+    repo: str
+    branch: str
+    parent: str
+    files: Mapping[str, Path]
+    message: str
+    proposes: bool = False
+
+    def changed(self) -> tuple[str, ...]:
+        """The paths that the parent does not have with these bytes, sorted.
+
+        Raises:
+            HubError, NetworkError: the parent cannot be listed.
+        """
+        there = {file.path: file for file in reading.list_files(self.repo, self.parent)}
+        return tuple(sorted(p for p in self.files if not self._has(there.get(p), p)))
+
+    def send(self) -> Pushed:
+        """Commit what has changed.
+
+        Raises:
+            HubError: it may not be written, or somebody else has committed meanwhile.
+            NetworkError: the Hub cannot be reached, and no commit was made.
+        """
+        changed = self.changed()
+        if not changed:
+            return Pushed(self.parent, ())
+        before = self._proposals()
+        sent = {path: self.files[path] for path in changed}
+        for attempt in range(_ATTEMPTS):
+            made = self._attempt(sent, before, is_last=attempt == _ATTEMPTS - 1)
+            if made is not None:
+                self._check(made)
+                return made
+            time.sleep(2.0**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(
+        self, sent: Mapping[str, Path], before: Mapping[int, str], *, is_last: bool
+    ) -> Pushed | None:
+        """The commit; None where none was made for want of an answer."""
+        changed = tuple(sent)
+        try:
+            commit, proposal = writing.commit(
+                self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
+            )
+        except ConflictError:
+            raise self._overtaken(reading.head(HubName(self.repo, self.branch))) from None
+        except UnansweredError as error:
+            made = self._settled(changed, before)
+            if made is None and is_last:
+                raise NetworkError(f"{error}; no commit was made") from None
+            return made
+        return Pushed(commit, changed, proposal)
+
+    def _has(self, there: HubFile | None, path: str) -> bool:
+        here = self.files[path]
+        return (
+            there is not None
+            and there.size == here.stat().st_size
+            and there.digest == digest_like(there.digest, here)
+        )
+
+    def _settled(self, changed: tuple[str, ...], before: Mapping[int, str]) -> Pushed | None:
+        """What an attempt without an answer has done: its commit; None where it made none."""
+        if self.proposes:
+            after = self._proposals()
+            for number in sorted(after.keys() - before.keys()):
+                if self._is_ours(after[number], changed):
+                    return Pushed(after[number], changed, number)
+            return None
+        head = reading.head(HubName(self.repo, self.branch))
+        if head == self.parent:
+            return None
+        if self._is_ours(head, changed):
+            return Pushed(head, changed)
+        raise self._overtaken(head)
+
+    def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
+        there = {file.path: file for file in reading.list_files(self.repo, commit)}
+        is_next = writing.parents(self.repo, commit)[:1] == [self.parent]
+        return is_next and all(self._has(there.get(path), path) for path in changed)
+
+    def _proposals(self) -> dict[int, str]:
+        return writing.proposals(self.repo) if self.proposes else {}
+
+    def _check(self, made: Pushed) -> None:
+        """Hold what the Hub now lists against what is here."""
+        there = {file.path: file for file in reading.list_files(self.repo, made.commit)}
+        wrong = [path for path in made.changed if not self._has(there.get(path), path)]
+        if wrong:
+            raise HubError(
+                f"{HubName(self.repo, made.commit)}: the commit was made, and lists other bytes "
+                f"for {listing(wrong)}"
+            )
+
+    def _overtaken(self, head: str) -> HubError:
+        return HubError(
+            f"{HubName(self.repo)}: somebody has committed {head[:12]} to {self.branch} "
+            f"meanwhile; look at it, and push again"
+        )

@@ -1,0 +1,107 @@
+"""A folder of a repository, seen without fetching it; and what of it an adapter or a base needs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.errors import FormatError, HubError, shorten
+from loratools.hub.names import HubName
+from loratools.hub.remote import RemoteFile
+from loratools.hub.repository import Repository, resolve
+from loratools.io.checkpoint import WEIGHT_SUFFIXES, weight_files
+from loratools.io.file import InputFile
+from loratools.io.folder import LocalFolder
+
+_BY_PARTS = ".safetensors"
+
+
+@final
+@dataclass(frozen=True)
+class HubFolder:
+    """A folder at one commit; `inside` is its path with a slash at the end, or nothing."""
+
+    repository: Repository
+    inside: str
+
+    @property
+    def where(self) -> str:
+        """Its pinned name."""
+        return f"{self.repository.name}/{self.inside}".removesuffix("/")
+
+    @property
+    def path(self) -> Path | None:
+        """It is elsewhere."""
+        return None
+
+    def names(self) -> tuple[str, ...]:
+        """The names of its files, sorted."""
+        return tuple(name for name in self.all_names() if "/" not in name)
+
+    def all_names(self) -> tuple[str, ...]:
+        """The paths of all files in it and in its folders, sorted."""
+        inside = self.inside
+        paths = sorted(self.repository.files)
+        return tuple(path[len(inside) :] for path in paths if path.startswith(inside))
+
+    def folders_with(self, name: str) -> tuple[str, ...]:
+        """The names of the folders inside that have a file of this name, sorted."""
+        found = (path.removesuffix(f"/{name}") for path in self.all_names())
+        return tuple(folder for folder in found if f"{folder}/{name}" in self.all_names())
+
+    def open(self, name: str) -> InputFile:
+        """One of its files: tensors by parts, others fetched whole and checked."""
+        path = self.inside + name
+        if path not in self.repository.files:
+            raise FormatError(f"{self.where}/{shorten(name)}: no such file")
+        if name.endswith(_BY_PARTS):
+            return RemoteFile(self.repository, self.repository.files[path])
+        return InputFile(self.repository.fetch([path])[path])
+
+    def fetch(self, names: Iterable[str]) -> LocalFolder:
+        """The folder in the cache, with at least these files, each checked."""
+        paths = [self.inside + name for name in names]
+        found = self.repository.fetch(paths)
+        path, local = next(iter(found.items()))
+        root = local.parents[path.count("/")]
+        return LocalFolder(root / self.inside, self.where)
+
+
+def hub_place(name: HubName) -> tuple[HubFolder, str | None]:
+    """The folder that a name stands for, at the commit of now; and the file's name, if it is one.
+
+    Raises:
+        HubError, NetworkError: it cannot be resolved or listed, or there is no such path.
+    """
+    repository = resolve(name)
+    if name.path in repository.files:
+        parent, _, file = name.path.rpartition("/")
+        return HubFolder(repository, f"{parent}/" if parent else ""), file
+    folder = HubFolder(repository, f"{name.path}/" if name.path else "")
+    if name.path and not folder.all_names():
+        raise HubError(f"{repository.name}: has no file or folder {shorten(name.path)}")
+    return folder, None
+
+
+def base_files(folder: HubFolder, file: str | None, *, companions: bool) -> list[str]:
+    """The names of the files that make up a base: weights, config, and what lies beside them.
+
+    Raises:
+        FormatError: there are no weights, or it is not clear which they are.
+        UnsupportedError: they are of a kind that cannot be merged into.
+    """
+    if file is not None and file.endswith(_BY_PARTS):
+        return [file]
+    weights = [*weight_files(folder)]
+    beside = [
+        name
+        for name in folder.all_names()
+        if name == "config.json" or (companions and is_companion(name))
+    ]
+    return [*weights, *beside]
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file is copied beside merged weights: it holds none, and is not hidden."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not name.endswith((*WEIGHT_SUFFIXES, ".index.json"))

@@ -1,0 +1,93 @@
+"""`hf://owner/name[@revision][/path]`: a repository on the Hub, or something in it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+from urllib.parse import quote
+
+from loratools.errors import HubError, shorten
+
+#: A `Path` has made one slash of two.
+_SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether this names something on the Hub, and not a file here.
+
+    >>> is_hub_name("hf://owner/name")
+    True
+    """
+    return _SCHEME.match(str(name)) is not None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the full hash of a commit, which never means anything else."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+@final
+@dataclass(frozen=True)
+class HubName:
+    """A repository, a revision (the default branch, where that is None) and a path in it.
+
+    >>> HubName.parse("hf://owner/name@v1/folder")
+    HubName(repo='owner/name', revision='v1', path='folder')
+    """
+
+    repo: str
+    revision: str | None = None
+    path: str = ""
+
+    @classmethod
+    def parse(cls, name: str | Path) -> "HubName":
+        """What a name says; a revision with slashes is written with %2F, but for refs/pr/N.
+
+        Raises:
+            HubError: it is not such a name, or not that of a model.
+        """
+        from huggingface_hub import parse_hf_uri
+
+        text = _SCHEME.sub("hf://", str(name), count=1)
+        try:
+            found = parse_hf_uri(text)
+        except ValueError:
+            found = None
+        if found is None or found.type != "model":
+            raise HubError(
+                f"{shorten(str(name))}: not of the form hf://owner/name[@revision][/path]"
+            )
+        path = found.path_in_repo.strip("/")
+        if path:
+            check_path(path, text)
+        return cls(found.id, found.revision, path)
+
+    def __str__(self) -> str:
+        """As it is written; the form that `parse` reads."""
+        revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
+        return f"hf://{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
+
+
+def check_path(path: str, where: str) -> None:
+    """Refuse a path that would not stay in a folder, on this system or another.
+
+    Raises:
+        HubError: it is absolute, has a part like `..`, or characters that a file name cannot have.
+    """
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or re.search(r'[\\:*?"<>|\x00-\x1f]', path):
+        raise HubError(f"{where}: {shorten(path)} is not a plain relative path")
+
+
+@final
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the Hub lists it.
+
+    `digest` is the SHA-256 of a large file, and git's id of a small one; both in hex.
+    """
+
+    path: str
+    size: int
+    digest: str

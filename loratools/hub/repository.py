@@ -1,0 +1,143 @@
+"""A repository at one commit: its files with their hashes, in the cache or by ranges of bytes."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from loratools.errors import HubError, NetworkError, shorten, storage_errors
+from loratools.hub import client, reading
+from loratools.hub.names import HubFile, HubName, is_commit
+from loratools.hub.verified import Verified, digest_like
+
+_WORKERS = 8
+#: What arrives broken is fetched once more.
+_DOWNLOADS = 2
+
+
+@final
+@dataclass(frozen=True)
+class Repository:
+    """One commit of a repository; nothing in it can change."""
+
+    repo: str
+    commit: str
+
+    @property
+    def name(self) -> str:
+        """Its pinned name."""
+        return str(HubName(self.repo, self.commit))
+
+    @cached_property
+    def files(self) -> Mapping[str, HubFile]:
+        """Every file by its path: listed once, then remembered, since a commit does not change.
+
+        Raises:
+            HubError, NetworkError: it cannot be listed, or lists what cannot be stored.
+        """
+        store = _state() / "trees" / self.repo.replace("/", "--") / f"{self.commit}.json"
+        known = _read_tree(store)
+        if known is None:
+            known = reading.list_files(self.repo, self.commit)
+            _write_tree(store, known)
+        return {file.path: file for file in known}
+
+    def fetch(self, paths: Iterable[str]) -> dict[str, Path]:
+        """The files in the cache, each held against its hash.
+
+        Raises:
+            HubError, NetworkError, StorageError: one cannot be had as it is listed; what came in
+                its place has been deleted.
+        """
+        files = [self.files[path] for path in paths]
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
+
+    def read(self, path: str, begin: int, count: int) -> bytes:
+        """Some bytes of a file, which is not fetched and so not held against its hash.
+
+        Raises:
+            HubError, NetworkError: they cannot be had.
+        """
+        return reading.read(self.repo, self.commit, path, begin, count)
+
+    def _fetch(self, file: HubFile) -> Path:
+        verified = Verified(_state() / "verified")
+        cached = reading.cached(self.repo, self.commit, file.path)
+        for _ in range(_DOWNLOADS):
+            path = cached or reading.download(self.repo, self.commit, file.path)
+            if verified.knows(path, file.digest):
+                return path
+            if file.digest == digest_like(file.digest, path):
+                verified.remember(path, file.digest)
+                return path
+            _delete(path)
+            cached = None
+        raise HubError(
+            f"{self.name}/{file.path}: what arrived is not what the Hub lists ({file.digest}), "
+            f"twice; it was deleted"
+        )
+
+
+def resolve(name: HubName) -> Repository:
+    """The commit that a name stands for now; offline, the one that it stood for last.
+
+    Raises:
+        HubError: there is no such repository or revision, or it may not be seen.
+        NetworkError: the Hub cannot be reached, or offline the name was never resolved.
+    """
+    if name.revision is not None and is_commit(name.revision):
+        return Repository(name.repo, name.revision)
+    reference = _reference(name)
+    if client.is_offline():
+        if not reference.is_file():
+            raise NetworkError(f"{name}: offline, and not in the cache")
+        commit = reference.read_text().strip()
+    else:
+        commit = reading.head(name)
+    if not is_commit(commit):
+        raise HubError(f"{name}: resolved to {shorten(commit, 60)!r}, which is no commit")
+    _write_atomically(reference, commit)
+    return Repository(name.repo, commit)
+
+
+def _reference(name: HubName) -> Path:
+    """Where the client's cache, too, keeps what a revision was when it was last resolved."""
+    folder = f"models--{name.repo.replace('/', '--')}"
+    return client.cache_folder() / folder / "refs" / (name.revision or client.DEFAULT_REVISION)
+
+
+def _state() -> Path:
+    """Our own notes, beside the client's cache."""
+    return client.home_folder() / "loratools"
+
+
+def _read_tree(store: Path) -> list[HubFile] | None:
+    try:
+        return [HubFile(**fields) for fields in json.loads(store.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_tree(store: Path, files: Iterable[HubFile]) -> None:
+    _write_atomically(store, json.dumps([asdict(file) for file in files]))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.replace(path)
+
+
+def _delete(link: Path) -> None:
+    """Delete a file of the cache: the link in the snapshot, and what it points to."""
+    with storage_errors(link):
+        blob = link.resolve()
+        link.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Files held against the hashes that the Hub lists for them.
+
+The client checks sizes only. What was hashed once is remembered by its identity on disk, so that
+a model in the cache is not read again for each command.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import final
+
+_CHUNK = 4 * 2**20
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hex: how the Hub names large files."""
+    return _digest(hashlib.sha256(), path)
+
+
+def git_sha1(path: Path) -> str:
+    """The id that git gives to the bytes of a file, as hex: how the Hub names small files."""
+    return _digest(
+        hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False), path
+    )
+
+
+def digest_like(known: str, path: Path) -> str:
+    """The digest of a file, of the kind that `known` is."""
+    return sha256(path) if len(known) == 64 else git_sha1(path)
+
+
+def _digest(digest: "hashlib._Hash", path: Path) -> str:
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+@final
+class Verified:
+    """What has been found to have a hash; in files named by the hash in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def knows(self, path: Path, digest: str) -> bool:
+        """Whether this file, unchanged since, has been found to have this hash."""
+        try:
+            return (self._folder / digest).read_text() == _identity(path)
+        except (OSError, ValueError):
+            return False
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Note that it has; that this cannot be written only costs time later."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / digest).write_text(_identity(path))
+        except OSError:
+            pass
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,104 @@
+"""What the Hub is told to do: repositories, branches, tags and commits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd
+
+from loratools.errors import HubError, NetworkError, shorten
+from loratools.hub import client
+from loratools.hub.client import asked
+from loratools.hub.names import HubName
+
+
+def commit(
+    repo: str,
+    branch: str,
+    parent: str,
+    files: Mapping[str, Path],
+    message: str,
+    *,
+    proposes: bool,
+) -> tuple[str, int | None]:
+    """Make one commit of `files`: its hash, and the number of the pull request that it is in.
+
+    Raises:
+        UnansweredError: the connection broke, or the Hub did; look before trying again.
+        ConflictError: the head of the branch is not the parent any more.
+        HubError: it may not be written, or the Hub refuses a file.
+    """
+    where = HubName(repo)
+    operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
+    try:
+        with client.hub_errors(where):
+            made = client.api().create_commit(
+                repo,
+                operations,
+                commit_message=message,
+                revision=branch,
+                parent_commit=parent,
+                create_pr=proposes,
+            )
+    except ValueError as error:  # of the metadata in README.md
+        raise HubError(f"{where}: {client.redacted(str(error))}") from None
+    except NetworkError as error:
+        raise client.UnansweredError(str(error)) from None
+    return made.oid, None if made.pr_num is None else int(made.pr_num)
+
+
+def parents(repo: str, commit: str) -> list[str]:
+    """The commits before one, the nearest first.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    found = asked(HubName(repo, commit), lambda hub: hub.list_repo_commits(repo, revision=commit))
+    return [entry.commit_id for entry in found[1:]]
+
+
+def proposals(repo: str) -> dict[int, str]:
+    """The heads of the pull requests, by their numbers.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    with client.hub_errors(HubName(repo)):
+        refs = client.retrying(
+            lambda: client.api().list_repo_refs(repo, include_pull_requests=True)
+        )
+    return {int(r.ref.rpartition("/")[2]): r.target_commit for r in refs.pull_requests or ()}
+
+
+def create(repo: str, *, private: bool) -> None:
+    """Make a repository, if there is none of that name.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    asked(HubName(repo), lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
+
+
+def branch(repo: str, name: str) -> None:
+    """Make a branch at the head of the default one, if there is none of that name.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    asked(HubName(repo), lambda hub: hub.create_branch(repo, branch=name, exist_ok=True))
+
+
+def tag(repo: str, name: str, commit: str) -> None:
+    """Give a commit a tag, which it may have already.
+
+    Raises:
+        HubError: another commit has it.
+        NetworkError: see `hub_errors`.
+    """
+    where = HubName(repo)
+    with client.hub_errors(where):
+        client.retrying(
+            lambda: client.api().create_tag(repo, tag=name, revision=commit, exist_ok=True)
+        )
+        refs = client.retrying(lambda: client.api().list_repo_refs(repo))
+    if {ref.name: ref.target_commit for ref in refs.tags}.get(name) != commit:
+        raise HubError(f"{where}: the tag {shorten(name)} is that of another commit")

@@ -1,0 +1,75 @@
+"""A folder of files by their names, on this disk or elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from loratools.errors import FormatError
+from loratools.io.file import InputFile
+from loratools.io.json import parse_json_object
+
+_MAX_JSON_BYTES = 100_000_000
+
+
+class Folder(Protocol):
+    """Files by their names; folders inside it are not seen."""
+
+    @property
+    def where(self) -> str:
+        """What messages and reports call it."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies on this disk; None where it is elsewhere."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """The names of its files, sorted."""
+        ...
+
+    def folders_with(self, name: str) -> tuple[str, ...]:
+        """The names of the folders inside that have a file of this name, sorted."""
+        ...
+
+    def open(self, name: str) -> InputFile:
+        """One of its files.
+
+        Raises:
+            FormatError: there is none of that name.
+            StorageError: it cannot be read.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder on this disk; `where` is another name for it."""
+
+    path: Path
+    where: str
+
+    def names(self) -> tuple[str, ...]:
+        """The names of its files, sorted; of links too, and of pipes, which `open` refuses."""
+        return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
+
+    def folders_with(self, name: str) -> tuple[str, ...]:
+        """The names of the folders inside that have a file of this name, sorted."""
+        return tuple(sorted(p.name for p in self.path.iterdir() if (p / name).exists()))
+
+    def open(self, name: str) -> InputFile:
+        """One of its files."""
+        return InputFile(self.path / name)
+
+
+def read_json(file: InputFile) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        FormatError: it is not a JSON object.
+        StorageError: it cannot be read.
+    """
+    if file.size > _MAX_JSON_BYTES:
+        raise FormatError(f"{file.where}: {file.size} bytes are too many for a JSON file")
+    return parse_json_object(file.read(0, file.size), file.where)
