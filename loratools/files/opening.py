@@ -18,7 +18,7 @@ from loratools.io.source import Source, Stored
 if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
 
-_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
 _PICKLES = (".bin", ".pt", ".pth")
 #: What a tokenizer consists of, by the names transformers gives to it.
@@ -88,6 +88,16 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
     return open_checkpoint(local.path / (file or ""), folder.where)
 
 
+def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
+    """The names of the files in a folder that an adapter is read from.
+
+    Raises:
+        FormatError: it has none, or it is not clear which.
+    """
+    wanted = {file or find_weights(folder), ADAPTER_CONFIG, *TOKENIZER_FILES}
+    return sorted(wanted.intersection(folder.names()))
+
+
 def local_paths(*names: str | Path | None) -> list[Path]:
     """Those of the names that are paths: what an output must not overwrite."""
     return [Path(name) for name in names if name is not None and not is_hub_name(name)]
@@ -115,8 +125,7 @@ def _place(path: str | Path, *, headers: bool) -> _Place:
     file = file or find_weights(folder)
     if headers:
         return _Place(folder, file, where)
-    wanted = {file, _CONFIG, *TOKENIZER_FILES}
-    return _Place(folder.fetch(wanted.intersection(folder.names())), file, where)
+    return _Place(folder.fetch(adapter_files(folder, file)), file, where)
 
 
 def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":
@@ -143,7 +152,7 @@ def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool
 def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
     if config is not None:
         return read_json(InputFile(Path(config)))
-    return read_json(folder.open(_CONFIG)) if _CONFIG in folder.names() else None
+    return read_json(folder.open(ADAPTER_CONFIG)) if ADAPTER_CONFIG in folder.names() else None
 
 
 def _read_tensors(
@@ -184,6 +193,6 @@ def find_weights(folder: Folder) -> str:
             raise FormatError(
                 f"{folder.where}: several weight files ({listing(found)}); name the one to use"
             )
-    inside = folder.folders_with(_CONFIG)
+    inside = folder.folders_with(ADAPTER_CONFIG)
     hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
     raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")

@@ -113,11 +113,11 @@ class Push:
 
     def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
-        is_next = writing.parents(self.repo, commit)[:1] == [self.parent]
+        is_next = reading.parents(self.repo, commit)[:1] == [self.parent]
         return is_next and all(self._has(there.get(path), path) for path in changed)
 
     def _proposals(self) -> dict[int, str]:
-        return writing.proposals(self.repo) if self.proposes else {}
+        return reading.proposals(self.repo) if self.proposes else {}
 
     def _check(self, made: Pushed) -> None:
         """Hold what the Hub now lists against what is here."""

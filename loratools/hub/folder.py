@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import final
 
 from loratools.errors import FormatError, HubError, shorten
-from loratools.hub.names import HubName
+from loratools.hub.names import HubFile, HubName
 from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
-from loratools.io.checkpoint import WEIGHT_SUFFIXES, weight_files
+from loratools.io.checkpoint import is_companion, weight_files
 from loratools.io.file import InputFile
 from loratools.io.folder import LocalFolder
 
@@ -48,6 +48,10 @@ class HubFolder:
         """The names of the folders inside that have a file of this name, sorted."""
         found = (path.removesuffix(f"/{name}") for path in self.all_names())
         return tuple(folder for folder in found if f"{folder}/{name}" in self.all_names())
+
+    def listed(self, name: str) -> HubFile:
+        """One of its files, as the Hub lists it."""
+        return self.repository.files[self.inside + name]
 
     def open(self, name: str) -> InputFile:
         """One of its files: tensors by parts, others fetched whole and checked."""
@@ -99,9 +103,3 @@ def base_files(folder: HubFolder, file: str | None, *, companions: bool) -> list
         if name == "config.json" or (companions and is_companion(name))
     ]
     return [*weights, *beside]
-
-
-def is_companion(name: str) -> bool:
-    """Whether a file is copied beside merged weights: it holds none, and is not hidden."""
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and not name.endswith((*WEIGHT_SUFFIXES, ".index.json"))

@@ -21,6 +21,15 @@ def head(name: HubName) -> str:
     return asked(name, lambda hub: hub.repo_info(name.repo, revision=name.revision)).sha or ""
 
 
+def exists(repo: str) -> bool:
+    """Whether there is such a repository, for all that the token may see.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    return asked(HubName(repo), lambda hub: hub.repo_exists(repo))
+
+
 def list_files(repo: str, commit: str) -> list[HubFile]:
     """Every file of a commit.
 
@@ -90,3 +99,23 @@ def _read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
     if len(data) != count:
         raise ConnectionError(f"{len(data)} bytes came where {count} were asked for")
     return bytes(data)
+
+
+def parents(repo: str, commit: str) -> list[str]:
+    """The commits before one, the nearest first.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    found = asked(HubName(repo, commit), lambda hub: hub.list_repo_commits(repo, revision=commit))
+    return [entry.commit_id for entry in found[1:]]
+
+
+def proposals(repo: str) -> dict[int, str]:
+    """The heads of the pull requests, by their numbers.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    refs = asked(HubName(repo), lambda hub: hub.list_repo_refs(repo, include_pull_requests=True))
+    return {int(r.ref.rpartition("/")[2]): r.target_commit for r in refs.pull_requests or ()}

@@ -57,6 +57,16 @@ class Repository:
         with ThreadPoolExecutor(_WORKERS) as pool:
             return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
 
+    def discard(self, path: str) -> None:
+        """Take a file out of the cache.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        cached = reading.cached(self.repo, self.commit, path)
+        if cached is not None:
+            _delete(cached)
+
     def read(self, path: str, begin: int, count: int) -> bytes:
         """Some bytes of a file, which is not fetched and so not held against its hash.
 

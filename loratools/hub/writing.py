@@ -46,29 +46,6 @@ def commit(
     return made.oid, None if made.pr_num is None else int(made.pr_num)
 
 
-def parents(repo: str, commit: str) -> list[str]:
-    """The commits before one, the nearest first.
-
-    Raises:
-        HubError, NetworkError: see `hub_errors`.
-    """
-    found = asked(HubName(repo, commit), lambda hub: hub.list_repo_commits(repo, revision=commit))
-    return [entry.commit_id for entry in found[1:]]
-
-
-def proposals(repo: str) -> dict[int, str]:
-    """The heads of the pull requests, by their numbers.
-
-    Raises:
-        HubError, NetworkError: see `hub_errors`.
-    """
-    with client.hub_errors(HubName(repo)):
-        refs = client.retrying(
-            lambda: client.api().list_repo_refs(repo, include_pull_requests=True)
-        )
-    return {int(r.ref.rpartition("/")[2]): r.target_commit for r in refs.pull_requests or ()}
-
-
 def create(repo: str, *, private: bool) -> None:
     """Make a repository, if there is none of that name.
 
@@ -95,10 +72,7 @@ def tag(repo: str, name: str, commit: str) -> None:
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo)
-    with client.hub_errors(where):
-        client.retrying(
-            lambda: client.api().create_tag(repo, tag=name, revision=commit, exist_ok=True)
-        )
-        refs = client.retrying(lambda: client.api().list_repo_refs(repo))
+    asked(where, lambda hub: hub.create_tag(repo, tag=name, revision=commit, exist_ok=True))
+    refs = asked(where, lambda hub: hub.list_repo_refs(repo))
     if {ref.name: ref.target_commit for ref in refs.tags}.get(name) != commit:
         raise HubError(f"{where}: the tag {shorten(name)} is that of another commit")

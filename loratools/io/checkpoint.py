@@ -223,3 +223,9 @@ def _check_index(index: str, expected: Mapping[str, list[str]], shards: tuple[Sh
         extra = [t.info.name for t in shard.tensors if t.info.name not in listed]
         if extra:
             raise FormatError(f"{index}: does not list {listing(extra)}, which {shard.name} holds")
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file is copied beside merged weights: it holds none, and is not hidden."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not name.endswith((*WEIGHT_SUFFIXES, ".index.json"))

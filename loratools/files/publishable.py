@@ -1,0 +1,136 @@
+"""What of a folder is published, and what would embarrass: refused before anything is sent."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.errors import (
+    FormatError,
+    NonFiniteError,
+    UnsupportedError,
+    listing,
+    shorten,
+)
+from loratools.files.inspecting import inspect
+from loratools.files.opening import ADAPTER_CONFIG, adapter_files
+from loratools.hub.names import check_path
+from loratools.io.checkpoint import Checkpoint, is_companion, open_checkpoint, weight_files
+from loratools.io.file import InputFile
+from loratools.io.finite import holds_nonfinite
+from loratools.io.folder import LocalFolder
+from loratools.operations.inspect import Inspection
+
+_ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@final
+@dataclass(frozen=True)
+class Contents:
+    """What is to be published: its files by their paths, and what was left out of its folder."""
+
+    found: Inspection | Checkpoint
+    files: Mapping[str, Path]
+    left_out: tuple[str, ...]
+
+    @property
+    def what(self) -> str:
+        """An adapter or a model."""
+        return "an adapter" if isinstance(self.found, Inspection) else "a model"
+
+
+def contents_of(path: Path, *, base: str | None, all_files: bool) -> Contents:
+    """What there is to publish; `base` is what an adapter's config will name as its base.
+
+    Hidden files are left out. With `all_files` others than an adapter's or a model's are sent too.
+
+    Raises:
+        FormatError: it is neither an adapter nor a model, or not sound.
+        UnsupportedError: it has a pickle, other files, or names a local path as its base.
+        NonFiniteError: a tensor has a NaN or an infinity.
+    """
+    folder = path if path.is_dir() else path.parent
+    own = _own_files(path)
+    others = [] if path != folder else _others(folder, own)
+    pickles = [name for name in (*own, *others) if name.endswith(_PICKLES)]
+    if pickles:
+        raise UnsupportedError(
+            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read; "
+            f"take them out of the folder"
+        )
+    if others and not all_files:
+        raise UnsupportedError(
+            f"{path}: holds files that are none of its own ({listing(others)}); --all sends them"
+        )
+    names = sorted([*own, *others])
+    for name in names:
+        check_path(name, str(path))
+    found = _checked(path, base)
+    _refuse_nonfinite(folder, names)
+    left_out = [] if path != folder else [n for n in _all_names(folder) if _is_hidden(n)]
+    return Contents(found, {name: folder / name for name in names}, tuple(left_out))
+
+
+def _own_files(path: Path) -> list[str]:
+    if not path.is_dir():
+        return [path.name]
+    folder = LocalFolder(path, str(path))
+    about = [name for name in folder.names() if name.startswith(_ABOUT)]
+    if _is_model(path):
+        companions = [name for name in _all_names(path) if is_companion(name)]
+        return [*weight_files(folder), *companions]
+    return sorted({*adapter_files(folder), *about})
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").exists() and not (path / ADAPTER_CONFIG).exists()
+
+
+def _others(folder: Path, own: list[str]) -> list[str]:
+    return [name for name in _all_names(folder) if name not in own and not _is_hidden(name)]
+
+
+def _all_names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _checked(path: Path, base: str | None) -> Inspection | Checkpoint:
+    if path.is_dir() and _is_model(path):
+        return open_checkpoint(path)
+    found = inspect(path)
+    wrong = [note.message for note in found.notes if note.severity != "info"]
+    if wrong:
+        raise FormatError(f"{path}: {wrong[0]}; loratools inspect --check {path} says all")
+    named = base or found.adapter.provenance.base
+    if named is not None and _is_local(named):
+        raise UnsupportedError(
+            f"{path}: names {shorten(named)} as its base, which is a path on this machine; "
+            f"--base owner/name sends the name on the Hub"
+        )
+    return found
+
+
+def _is_local(base: str) -> bool:
+    return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
+
+
+def _refuse_nonfinite(folder: Path, names: list[str]) -> None:
+    bad = list(_nonfinite(folder, names))
+    if bad:
+        raise NonFiniteError(f"{folder}: NaNs or infinities in {listing(bad)}")
+
+
+def _nonfinite(folder: Path, names: list[str]) -> Iterator[str]:
+    for name in names:
+        if name.endswith(".safetensors"):
+            file = InputFile(folder / name)
+            for tensor in file.read_header().tensors:
+                if holds_nonfinite(file, tensor):
+                    yield tensor.name

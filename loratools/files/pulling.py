@@ -1,0 +1,176 @@
+"""Fetch an adapter or a base from the Hub: into the cache, or from there into a folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from loratools.errors import HubError, shorten
+from loratools.files.opening import ADAPTER_CONFIG, adapter_files
+from loratools.hub.names import HubName, is_hub_name
+from loratools.io.file import InputFile
+from loratools.io.folder import read_json
+from loratools.io.publish import check_output, staged
+
+if TYPE_CHECKING:
+    from loratools.hub.folder import HubFolder
+    from loratools.hub.lock import Lock
+
+#: Where the base goes in an output.
+_BASE = "base"
+#: What tells about an adapter, by the beginning of its name.
+_ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
+_SLACK_BYTES = 2**20
+
+
+@final
+@dataclass(frozen=True)
+class Pulled:
+    """What was fetched: its pinned name, where it lies, and its files with their SHA-256.
+
+    `base` is the base model, where that was asked for.
+    """
+
+    name: str
+    commit: str
+    folder: str
+    files: Mapping[str, str]
+    nbytes: int
+    base: "Pulled | None" = None
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object of `pull --json`."""
+        return {
+            "name": self.name,
+            "commit": self.commit,
+            "folder": self.folder,
+            "bytes": self.nbytes,
+            "files": dict(self.files),
+            "base": None if self.base is None else self.base.to_json(),
+        }
+
+
+def pull(
+    name: str,
+    *,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    include_base: bool = False,
+    lock: str | Path | None = None,
+    overwrite: bool = False,
+) -> Pulled:
+    """Fetch what a name on the Hub stands for, held against the hashes that the Hub lists.
+
+    Of an adapter its own files, of a base its weights and what lies beside them; into the cache of
+    huggingface_hub, and from there to the folder `output`, where there is one. `include_base`
+    fetches the model too that the adapter's config names, to the folder `base` in `output`.
+    `lock` names a file that says which commits and bytes are meant; what it does not say is added.
+
+    Raises:
+        HubError: there is no such thing, or it is not what the Hub or the lock file says.
+        NetworkError: the Hub cannot be reached.
+        LoratoolsError: see `loratools.errors`; nothing is then left in `output`.
+    """
+    from loratools.hub.lock import Lock
+
+    held = None if lock is None else Lock.read(Path(lock))
+    fetched = _fetch(_named(name, revision), held)
+    base = _fetch(_base_of(fetched), held) if include_base else None
+    if output is not None:
+        parts = {"": fetched} if base is None else {"": fetched, f"{_BASE}/": base}
+        _copy(parts, Path(output), overwrite=overwrite)
+    if held is not None:
+        held.write()
+    place = None if output is None else Path(output)
+    of_base = None if base is None else _pulled(base, place and place / _BASE, None)
+    return _pulled(fetched, place, of_base)
+
+
+@final
+@dataclass(frozen=True)
+class _Fetched:
+    """A folder on the Hub, and those of its files that are in the cache, with their SHA-256."""
+
+    source: "HubFolder"
+    path: Path
+    digests: Mapping[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum((self.path / name).stat().st_size for name in self.digests)
+
+
+def _named(name: str, revision: str | None) -> HubName:
+    found = HubName.parse(name if is_hub_name(name) else f"hf://{name}")
+    if revision is None:
+        return found
+    if found.revision not in {None, revision}:
+        raise HubError(f"{found}: another revision than {shorten(revision)}, which was asked for")
+    return HubName(found.repo, revision, found.path)
+
+
+def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
+    from loratools.hub.folder import hub_place
+    from loratools.hub.verified import sha256
+
+    folder, file = hub_place(lock.pinned(name) if lock is not None else name)
+    local = folder.fetch(_wanted(folder, file))
+    digests = {}
+    for entry in _wanted(folder, file):
+        digest = folder.listed(entry).digest
+        digests[entry] = digest if len(digest) == 64 else sha256(local.path / entry)
+    if lock is not None:
+        lock.check(folder.repository, {f"{folder.inside}{n}": d for n, d in digests.items()})
+    return _Fetched(folder, local.path, digests)
+
+
+def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
+    from loratools.hub.folder import base_files
+
+    names = folder.names()
+    about = [name for name in names if name.startswith(_ABOUT)]
+    if "config.json" in names and ADAPTER_CONFIG not in names:
+        return sorted({*base_files(folder, file, companions=True), *about})
+    return sorted({*adapter_files(folder, file), *about})
+
+
+def _base_of(adapter: _Fetched) -> HubName:
+    config = adapter.path / ADAPTER_CONFIG
+    where = adapter.source.where
+    if ADAPTER_CONFIG not in adapter.digests:
+        raise HubError(f"{where}: has no {ADAPTER_CONFIG}, which would name its base")
+    fields = read_json(InputFile(config))
+    name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
+    try:
+        found = HubName.parse(f"hf://{name}")
+    except HubError:
+        raise HubError(
+            f"{where}: its base is {shorten(str(name))!r}, which is not on the Hub"
+        ) from None
+    return HubName(found.repo, revision if isinstance(revision, str) else None)
+
+
+def _copy(parts: Mapping[str, _Fetched], output: Path, *, overwrite: bool) -> None:
+    check_output(
+        output,
+        [fetched.path for fetched in parts.values()],
+        is_folder=True,
+        needed_bytes=sum(fetched.nbytes for fetched in parts.values()) + _SLACK_BYTES,
+        overwrite=overwrite,
+    )
+    with staged(output, is_folder=True, overwrite=overwrite) as staging:
+        for inside, fetched in parts.items():
+            for name in fetched.digests:
+                staging.copy_file(inside + name, fetched.path / name)
+        staging.publish()
+
+
+def _pulled(fetched: _Fetched, folder: Path | None, base: Pulled | None) -> Pulled:
+    return Pulled(
+        name=fetched.source.where,
+        commit=fetched.source.repository.commit,
+        folder=str(folder or fetched.path),
+        files=fetched.digests,
+        nbytes=fetched.nbytes,
+        base=base,
+    )

@@ -1,0 +1,199 @@
+"""Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.errors import HubError, UnsupportedError
+from loratools.files.card import complete_card
+from loratools.files.card_facts import facts_of
+from loratools.files.publishable import Contents, contents_of
+from loratools.hub.names import HubName
+from loratools.io.file import InputFile
+from loratools.io.folder import read_json
+
+if TYPE_CHECKING:
+    pass
+
+_CARD = "README.md"
+_CONFIG = "adapter_config.json"
+
+
+@final
+@dataclass(frozen=True)
+class PushOptions:
+    """What is sent, and where to.
+
+    Attributes:
+        branch: it is made from the default one, where there is none of that name.
+        create: make the repository, where there is none; `private` then says who sees it.
+        proposes: open a pull request, in place of a commit on the branch.
+        tag: of the commit.
+        message: of the commit.
+        base: what the pushed adapter's config names as its base, in place of what it names now.
+        license: an identifier for the card.
+        reports: what the verbs printed with --json that made it, oldest first.
+        template: of the card's managed section, for Jinja2.
+        card: whether there is to be one.
+        all_files: send files that belong to no adapter or model too.
+        dry_run: check and compare, and send nothing.
+    """
+
+    branch: str = "main"
+    create: bool = False
+    private: bool = False
+    proposes: bool = False
+    tag: str | None = None
+    message: str | None = None
+    base: str | None = None
+    license: str | None = None
+    reports: Sequence[Mapping[str, Any]] = ()
+    template: str | None = None
+    card: bool = True
+    all_files: bool = False
+    dry_run: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class PushReport:
+    """What a push came to: `changed` has the files sent, or to be sent, of all `files`.
+
+    `commit` is None after a dry run of a push to a repository that does not exist.
+    """
+
+    repo: str
+    commit: str | None
+    changed: tuple[str, ...]
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    proposal: int | None
+    tag: str | None
+    dry_run: bool
+
+    def to_json(self) -> dict[str, object]:
+        """The documented object of `push --json`."""
+        return {
+            "name": None if self.commit is None else str(HubName(self.repo, self.commit)),
+            "commit": self.commit,
+            "changed": list(self.changed),
+            "files": list(self.files),
+            "left_out": list(self.left_out),
+            "proposal": self.proposal,
+            "tag": self.tag,
+            "dry_run": self.dry_run,
+        }
+
+
+def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> PushReport:
+    """Send an adapter's or a model's files to `owner/name` on the Hub, as one commit.
+
+    Only what differs from the branch's head is sent, and nothing where all is there. Nobody's
+    commit is overwritten: one that comes between is an error. A card is written, or completed.
+
+    Raises:
+        FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.
+        HubError: it may not be written, or somebody else has committed meanwhile.
+        NetworkError: the Hub cannot be reached; no commit was made.
+    """
+    options = options or PushOptions()
+    name = HubName.parse(f"hf://{repo}")
+    if name.path or name.revision:
+        raise HubError(f"{repo}: not of the form owner/name; a branch is given by --branch")
+    if options.proposes and (options.tag or options.branch != "main"):
+        raise UnsupportedError("a pull request is made for main, and has no tag")
+    contents = contents_of(Path(folder), base=options.base, all_files=options.all_files)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = dict(contents.files)
+        if options.base is not None:
+            files[_CONFIG] = _with_base(files.get(_CONFIG), options.base, scratch)
+        parent = _parent(name, options)
+        if options.card:
+            files[_CARD] = _card(contents, files.get(_CARD), name, parent, options, scratch)
+        return _send(name, parent, files, contents, options)
+
+
+def _parent(name: HubName, options: PushOptions) -> str | None:
+    """The head of the branch, which is made where it has to be."""
+    from loratools.hub import reading, writing
+
+    branch = HubName(name.repo, options.branch)
+    if options.create and not options.dry_run:
+        writing.create(name.repo, private=options.private)
+    try:
+        return reading.head(branch)
+    except HubError:
+        if options.dry_run and options.create:
+            return None
+        if not reading.exists(name.repo):
+            raise
+    if options.dry_run:
+        return reading.head(name)
+    writing.branch(name.repo, options.branch)
+    return reading.head(branch)
+
+
+def _send(
+    name: HubName,
+    parent: str | None,
+    files: Mapping[str, Path],
+    contents: Contents,
+    options: PushOptions,
+) -> PushReport:
+    from loratools.hub import writing
+    from loratools.hub.commits import Push, Pushed
+
+    if parent is None:
+        pushed, commit = Pushed("", tuple(sorted(files))), None
+    else:
+        message = options.message or f"Push {contents.what} with loratools"
+        push = Push(name.repo, options.branch, parent, files, message, options.proposes)
+        pushed = Pushed(parent, push.changed()) if options.dry_run else push.send()
+        commit = pushed.commit
+    if options.tag is not None and commit is not None and not options.dry_run:
+        writing.tag(name.repo, options.tag, commit)
+    return PushReport(
+        repo=name.repo,
+        commit=commit,
+        changed=pushed.changed,
+        files=tuple(sorted(files)),
+        left_out=contents.left_out,
+        proposal=pushed.proposal,
+        tag=options.tag,
+        dry_run=options.dry_run,
+    )
+
+
+def _with_base(config: Path | None, base: str, scratch: Path) -> Path:
+    if config is None:
+        raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
+    fields = {**read_json(InputFile(config)), "base_model_name_or_path": base}
+    written = scratch / _CONFIG
+    written.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return written
+
+
+def _card(
+    contents: Contents,
+    here: Path | None,
+    name: HubName,
+    parent: str | None,
+    options: PushOptions,
+    scratch: Path,
+) -> Path:
+    """The card to be sent: the folder's own, else the one that is there, completed."""
+    from loratools.hub.repository import Repository
+
+    if here is None and parent is not None:
+        there = Repository(name.repo, parent)
+        here = there.fetch([_CARD])[_CARD] if _CARD in there.files else None
+    facts = facts_of(contents.found, name.repo, options.reports, license=options.license)
+    existing = None if here is None else here.read_bytes().decode("utf-8")
+    written = scratch / _CARD
+    written.write_bytes(complete_card(existing, facts, options.template).encode())
+    return written
