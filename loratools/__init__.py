@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from loratools.files.inspecting import inspect
     from loratools.files.merging import WriteOptions, merge
     from loratools.files.opening import open_adapter
+    from loratools.files.pulling import Pulled, pull
+    from loratools.files.pushing import PushOptions, PushReport, push
     from loratools.files.rescaling import rescale
     from loratools.files.resizing import resize
     from loratools.formats import DecodeOptions
@@ -39,6 +41,9 @@ _HOMES = {
     "MergeOptions": "loratools.operations.merge",
     "MergeReport": "loratools.operations.report",
     "MethodOptions": "loratools.methods",
+    "Pulled": "loratools.files.pulling",
+    "PushOptions": "loratools.files.pushing",
+    "PushReport": "loratools.files.pushing",
     "RankRule": "loratools.lowrank.ranks",
     "Rescaling": "loratools.operations.rescale",
     "WriteOptions": "loratools.files.merging",
@@ -46,6 +51,8 @@ _HOMES = {
     "inspect": "loratools.files.inspecting",
     "merge": "loratools.files.merging",
     "open_adapter": "loratools.files.opening",
+    "pull": "loratools.files.pulling",
+    "push": "loratools.files.pushing",
     "rescale": "loratools.files.rescaling",
     "resize": "loratools.files.resizing",
     "svd_extract": "loratools.files.extracting",
@@ -62,6 +69,9 @@ __all__ = [
     "MergeOptions",
     "MergeReport",
     "MethodOptions",
+    "Pulled",
+    "PushOptions",
+    "PushReport",
     "RankRule",
     "Rescaling",
     "WriteOptions",
@@ -69,6 +79,8 @@ __all__ = [
     "inspect",
     "merge",
     "open_adapter",
+    "pull",
+    "push",
     "rescale",
     "resize",
     "svd_extract",

@@ -22,6 +22,8 @@ _COMMANDS = {
     "combine": "Combine adapters of one base into one.",
     "resize": "Store an adapter at other ranks.",
     "svd-extract": "Make an adapter of a fine-tuned model and its base.",
+    "pull": "Fetch an adapter or a base from the Hub.",
+    "push": "Publish an adapter or a merged model on the Hub.",
 }
 
 
@@ -46,7 +48,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(loratools.__version__, prog_name="loratools")
 def cli() -> None:
-    """Inspect, merge and reshape stored LoRA adapters: exact, streaming, offline."""
+    """Inspect, merge and reshape stored LoRA adapters: exact and streaming."""
 
 
 def main() -> NoReturn:
@@ -72,12 +74,18 @@ def run() -> int:
         ignore_signals()
         code = exit_code(error)
         if os.environ.get("LORATOOLS_DEBUG") == "1":
-            traceback.print_exc()
+            click.echo(_redacted(traceback.format_exc()), err=True, nl=False)
         elif (text := message(error)) is not None:
             with contextlib.suppress(OSError):  # nobody listens there either
-                click.echo(text, err=True)
+                click.echo(_redacted(text), err=True)
     ignore_signals()
     return code
+
+
+def _redacted(text: str) -> str:
+    """`text` without the Hub's token, which only its client knows."""
+    client = sys.modules.get("loratools.hub.client")
+    return text if client is None else str(client.redacted(text))
 
 
 def _open_standard_files() -> None:

@@ -21,6 +21,7 @@ from loratools.cli.options import (
     jobs_option,
     json_option,
     modules_option,
+    offline_option,
     output_options,
     pickle_option,
     rank_options,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 @modules_option
 @jobs_option
 @json_option
+@offline_option
 @pickle_option
 @config_option
 def command(

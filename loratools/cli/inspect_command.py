@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.failures import CHECK_FAILED, printable
-from loratools.cli.options import config_option, json_option, out_proj_option, pickle_option
+from loratools.cli.options import (
+    config_option,
+    json_option,
+    offline_option,
+    out_proj_option,
+    pickle_option,
+)
 from loratools.cli.tables import Column, human_size, print_fields, print_table
 from loratools.errors import listing, shorten
 
@@ -24,6 +30,7 @@ _METADATA_SHOWN = 12
 @click.option("--modules", is_flag=True, help="Show every update, not only groups.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")
 @json_option
+@offline_option
 @pickle_option
 @config_option
 @out_proj_option

@@ -11,6 +11,7 @@ from loratools.cli.options import (
     config_option,
     jobs_option,
     json_option,
+    offline_option,
     out_proj_option,
     pickle_option,
 )
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 @config_option
 @out_proj_option
 @json_option
+@offline_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what was done to each weight.")
 def command(
     base: str,

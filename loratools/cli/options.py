@@ -1,5 +1,6 @@
 """Options that several commands share, each defined once."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,6 +71,23 @@ def out_proj_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """`--json`: one documented object on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+def offline_option(command: Command) -> Command:
+    """`--offline`: what `hf://` names stand for is taken from the cache."""
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=_go_offline,
+        help="Take hf:// names from the cache, and use no network.",
+    )(command)
+
+
+def _go_offline(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    # The Hub's client reads it when it is imported, which is later.
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 class GlobFactor(click.ParamType[tuple[str, float]]):

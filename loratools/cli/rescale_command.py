@@ -11,6 +11,7 @@ from loratools.cli.options import (
     checked_output,
     config_option,
     json_option,
+    offline_option,
     output_options,
     pickle_option,
     rank_options,
@@ -37,6 +38,7 @@ from loratools.cli.tables import Column, print_table
 @base_option
 @rank_options
 @json_option
+@offline_option
 @pickle_option
 @config_option
 def command(

@@ -12,6 +12,7 @@ from loratools.cli.options import (
     jobs_option,
     json_option,
     modules_option,
+    offline_option,
     output_options,
     pickle_option,
     rank_options,
@@ -26,6 +27,7 @@ from loratools.cli.options import (
 @modules_option
 @jobs_option
 @json_option
+@offline_option
 @pickle_option
 @config_option
 def command(

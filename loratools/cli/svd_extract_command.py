@@ -13,6 +13,7 @@ from loratools.cli.options import (
     jobs_option,
     json_option,
     modules_option,
+    offline_option,
     output_options,
     rank_options,
     rank_rule,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @json_option
+@offline_option
 @modules_option
 def command(
     tuned: str,

@@ -32,12 +32,11 @@ def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
     buffer = np.empty(_BLOCK_BYTES, dtype=np.uint8)
     for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
         block = buffer[: min(_BLOCK_BYTES, tensor.end - begin)]
-        file.read_into(memoryview(block), begin)
+        file.read_into(block.data, begin)
         if _has(block.view(integers), exponent):
             return True
     return False
 
 
 def _has(numbers: "np.ndarray", exponent: int) -> bool:
-    # The largest exponent is that of the largest number once the sign is shifted out.
     return bool(((numbers & exponent) == exponent).any())

@@ -1,0 +1,61 @@
+"""`loratools pull`."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.options import json_option, offline_option
+from loratools.cli.tables import human_size
+
+if TYPE_CHECKING:
+    from loratools.files.pulling import Pulled
+
+
+@click.command("pull", short_help="Fetch an adapter or a base from the Hub.")
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(), help="A folder to copy the files to.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")
+@click.option("--revision", help="A branch, a tag or a commit.")
+@click.option("--include-base", is_flag=True, help="Fetch the base model too.")
+@click.option("--lock", type=click.Path(), help="Keep to the commits and hashes in this file.")
+@json_option
+@offline_option
+def command(
+    name: str,
+    output: str | None,
+    overwrite: bool,
+    revision: str | None,
+    include_base: bool,
+    lock: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch NAME, which is owner/name[@revision][/path], with or without hf:// before it.
+
+    Every file is held against the hash that the Hub lists at one commit. Without --output it stays
+    in the cache, and the folder there is printed. --lock FILE notes commits and SHA-256 hashes,
+    and refuses anything else from then on.
+    """
+    from loratools.files.pulling import pull
+
+    pulled = pull(
+        name,
+        output=output,
+        revision=revision,
+        include_base=include_base,
+        lock=lock,
+        overwrite=overwrite,
+    )
+    if as_json:
+        click.echo(json.dumps(pulled.to_json(), indent=2, ensure_ascii=False))
+        return
+    for part in (pulled, pulled.base):
+        if part is not None:
+            _print(part)
+
+
+def _print(pulled: "Pulled") -> None:
+    click.echo(printable(pulled.name))
+    click.echo(f"{len(pulled.files)} files, {human_size(pulled.nbytes)}, hashes as listed")
+    click.echo(f"in: {printable(pulled.folder)}")

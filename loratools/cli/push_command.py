@@ -1,0 +1,103 @@
+"""`loratools push`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.options import json_option
+from loratools.errors import listing
+
+if TYPE_CHECKING:
+    from loratools.files.pushing import PushReport
+
+
+@click.command("push", short_help="Publish an adapter or a merged model on the Hub.")
+@click.argument("folder", type=click.Path())
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--create", is_flag=True, help="Make the repository if there is none.")
+@click.option("--private", is_flag=True, help="With --create: only its owners see it.")
+@click.option("--branch", default="main", show_default=True, help="Made if there is none.")
+@click.option("--pr", "proposes", is_flag=True, help="Open a pull request instead.")
+@click.option("--message", help="Of the commit.")
+@click.option("--tag", help="Give the commit a tag.")
+@click.option("--base", metavar="OWNER/NAME", help="The base that the pushed config names.")
+@click.option("--license", help="For the card: apache-2.0, mit, …")
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(),
+    multiple=True,
+    help="What a command printed with --json, for the card; the oldest first.",
+)
+@click.option("--template", type=click.Path(), help="Of the card's section, for Jinja2.")
+@click.option("--no-card", is_flag=True, help="Leave README.md as it is.")
+@click.option("--all", "all_files", is_flag=True, help="Send other files of the folder too.")
+@click.option("--dry-run", is_flag=True, help="Check and compare, and send nothing.")
+@json_option
+def command(
+    folder: str,
+    repo: str,
+    reports: tuple[str, ...],
+    template: str | None,
+    no_card: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Send an adapter's or a model's FOLDER to a repository, as one commit.
+
+    Only what differs is sent, and nothing where all is there. Refused are NaNs and infinities, a
+    local path as the base, pickles, and files that are none of the adapter's or the model's. A
+    model card is written, or the one that is there completed. Needs a token that may write, in
+    HF_TOKEN or from a login.
+    """
+    from loratools.files.pushing import PushOptions, push
+
+    options = PushOptions(
+        **settings,
+        reports=[_report(path) for path in reports],
+        template=None if template is None else _text(template),
+        card=not no_card,
+    )
+    report = push(folder, repo, options)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print(report)
+
+
+def _report(path: str) -> Mapping[str, Any]:
+    from loratools.io.file import InputFile
+    from loratools.io.folder import read_json
+
+    return read_json(InputFile(Path(path)))
+
+
+def _text(path: str) -> str:
+    from loratools.errors import FormatError, storage_errors
+
+    with storage_errors(path):
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise FormatError(f"{path}: not UTF-8") from None
+
+
+def _print(report: "PushReport") -> None:
+    where = report.to_json()["name"] or f"hf://{report.repo}"
+    if not report.changed:
+        click.echo(f"nothing to change: {printable(str(where))} has all {len(report.files)} files")
+    else:
+        verb = "would send" if report.dry_run else "sent"
+        click.echo(f"{verb}: {printable(listing(report.changed, 12))}")
+        if not report.dry_run:
+            click.echo(f"commit: {printable(str(where))}")
+    if report.proposal is not None:
+        click.echo(f"pull request: {report.proposal}")
+    if report.tag is not None and not report.dry_run:
+        click.echo(f"tag: {printable(report.tag)}")
+    if report.left_out:
+        click.echo(f"Note: hidden, not sent: {printable(listing(report.left_out))}", err=True)
