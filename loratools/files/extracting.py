@@ -15,6 +15,7 @@ from loratools.files.opening import TOKENIZER_FILES, open_adapter, open_base
 from loratools.files.parts import Part, Parts
 from loratools.files.writing import put_files
 from loratools.formats import encode
+from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.file import InputFile
@@ -92,7 +93,7 @@ def svd_extract(
         if size is not None:
             rule.refuse_goal_beside("size")
             rule = replace(rule, parameters=_elements(plan, options, size))
-        work = _Work(plan, rule, options, Path(output), base_name or str(base), check)
+        work = _Work(plan, rule, options, Path(output), base_name or _base_name(base), check)
         return _write(work, run, watch, each)
 
 
@@ -247,6 +248,10 @@ def _files(pairing: Pairing) -> Iterator[InputFile]:
     for model in (pairing.tuned, pairing.base):
         for shard in model.shards:
             yield shard.file
+
+
+def _base_name(base: str | Path) -> str:
+    return HubName.parse(base).repo if is_hub_name(base) else str(base)
 
 
 def _paths(model: Checkpoint) -> tuple[Path, ...]:

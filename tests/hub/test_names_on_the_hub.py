@@ -1,9 +1,19 @@
-"""`hf://` names where an adapter or a base is named: what is fetched, and that it is what is listed."""
+"""`hf://` names where an adapter or a base is named: the same result as with files, and no more
+fetched than it needs.
+"""
+
+import json
 
 import pytest
+import torch
+from safetensors.torch import save
 
 import loratools
-from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE
+from loratools.lowrank.ranks import RankRule
+from loratools.operations.rescale import Rescaling
+from tests.e2e.commands import PLAIN, SHARDED, SMALL
+
+STORIES, ADAPTER, OTHER = "hf://ann/stories", "hf://ann/plain", "hf://ann/small"
 
 
 def folder(path):
@@ -12,18 +22,113 @@ def folder(path):
 
 @pytest.fixture
 def stories(hub):
-    hub.create_repo("ann/stories", folder(SHARDED))
-    hub.create_repo("ann/plain", folder(PLAIN))
+    others = {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"onnx", ".hidden": b"?"}
+    hub.create_repo("ann/stories", folder(SHARDED) | others)
+    hub.create_repo("ann/plain", folder(PLAIN) | {"optimizer.pt": b"pickle"})
+    hub.create_repo("ann/small", folder(SMALL))
     return hub
 
 
-def test_a_merge_of_names_is_that_of_the_files(stories, tmp_path):
-    here = loratools.merge(SHARDED, PLAIN, output=tmp_path / "here")
-    there = loratools.merge("hf://ann/stories", "hf://ann/plain", output=tmp_path / "there")
+def test_a_merge_is_that_of_the_files(stories, tmp_path):
+    loratools.merge(SHARDED, [PLAIN, SMALL], output=tmp_path / "here")
+    loratools.merge(STORIES, [ADAPTER, OTHER], output=tmp_path / "there")
     assert folder(tmp_path / "here") == folder(tmp_path / "there")
+
+
+def test_a_merge_fetches_what_it_needs_and_a_second_one_nothing(stories):
+    loratools.merge(STORIES, ADAPTER, output=None)
+    fetched = {request.path.rpartition("/")[2] for request in stories.log.of(path="/resolve/")}
+    assert {"model-00001-of-00002.safetensors", "adapter_model.safetensors"} <= fetched
+    assert not fetched & {"pytorch_model.bin", "model.onnx", ".hidden", "optimizer.pt"}
     stories.log.clear()
-    loratools.merge("hf://ann/stories", "hf://ann/plain", output=None)
+    loratools.merge(STORIES, ADAPTER, output=None)
     assert [request.path for request in stories.log] == [
         "/api/models/ann/stories",
         "/api/models/ann/plain",
     ]
+    stories.log.clear()
+    pinned = [f"hf://ann/{name}@{stories.head(f'ann/{name}')}" for name in ("stories", "plain")]
+    loratools.merge(*pinned, output=None)
+    assert not stories.log
+
+
+def test_a_report_has_the_commits(stories):
+    report = loratools.merge(STORIES, ADAPTER, output=None).to_json()
+    assert report["base"] == f"hf://ann/stories@{stories.head('ann/stories')}"
+    assert report["adapters"][0]["path"] == f"hf://ann/plain@{stories.head('ann/plain')}"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda plain, small, base, out: loratools.rescale(
+            plain, output=out, rescaling=Rescaling(strength=0.5)
+        ),
+        lambda plain, small, base, out: loratools.resize(plain, output=out, rule=RankRule(rank=2)),
+        lambda plain, small, base, out: loratools.combine([plain, small], output=out),
+        lambda plain, small, base, out: loratools.svd_extract(
+            base, base, output=out, rule=RankRule(rank=2)
+        ),
+        lambda plain, small, base, out: loratools.inspect(plain, base=base, spectrum=True),
+    ],
+    ids=["rescale", "resize", "combine", "svd-extract", "inspect"],
+)
+def test_every_verb_takes_names(stories, tmp_path, run):
+    here, there = tmp_path / "here", tmp_path / "there"
+    found = []
+    for names, out in (((PLAIN, SMALL, SHARDED), here), ((ADAPTER, OTHER, STORIES), there)):
+        try:
+            found.append(run(*names, out))
+        except loratools.LoratoolsError as error:
+            found.append(str(error).partition(": ")[2])
+    if isinstance(found[0], loratools.Inspection):
+        assert found[0].spectra == found[1].spectra
+        assert found[0].coverage.accounting == found[1].coverage.accounting
+    elif isinstance(found[0], str):
+        assert found[0] == found[1]
+    else:
+        assert (
+            folder(here)["adapter_model.safetensors"] == folder(there)["adapter_model.safetensors"]
+        )
+
+
+def test_an_extracted_adapter_names_the_repository_of_its_base(stories, tmp_path):
+    loratools.merge(STORIES, ADAPTER, output=tmp_path / "tuned")
+    loratools.svd_extract(tmp_path / "tuned", STORIES, output=tmp_path / "out")
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "ann/stories"
+
+
+def test_an_inspection_transfers_headers_only(hub):
+    """Of 300 MB, less than one."""
+    factors = {
+        f"base_model.model.layers.{layer}.q_proj.lora_{part}.weight": torch.zeros(shape)
+        for layer in range(280)
+        for part, shape in (("A", (16, 8192)), ("B", (8192, 16)))
+    }
+    config = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    weights = save(factors)
+    assert len(weights) > 290_000_000
+    hub.create_repo(
+        "ann/large",
+        {"adapter_model.safetensors": weights, "adapter_config.json": json.dumps(config).encode()},
+    )
+    found = loratools.inspect("hf://ann/large")
+    assert found.parameters == 280 * 2 * 16 * 8192
+    assert hub.log.sent < 1_000_000
+
+
+def test_an_inspection_reads_the_alphas_of_a_kohya_file(hub, tmp_path):
+    tensors = {}
+    for number in range(20):
+        name = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_{number}_attn1_to_q"
+        tensors[f"{name}.lora_down.weight"] = torch.randn(4, 20000)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(8, 4)
+        tensors[f"{name}.alpha"] = torch.tensor(float(number + 1))
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(save(tensors))
+    hub.create_repo("ann/style", {"style.safetensors": file.read_bytes()})
+    here, there = loratools.inspect(file), loratools.inspect("hf://ann/style/style.safetensors")
+    assert here.groups == there.groups
+    assert there.adapter.where.endswith("/style.safetensors")
+    assert hub.log.sent < file.stat().st_size / 5

@@ -1,0 +1,56 @@
+"""What a name on the Hub says."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratools.errors import HubError
+from loratools.hub.names import HubName, check_path, is_commit, is_hub_name
+
+WORDS = st.from_regex(r"[a-zA-Z0-9]{1,9}([-_.][a-zA-Z0-9]{1,9})?", fullmatch=True)
+
+
+@given(
+    owner=WORDS,
+    name=WORDS.filter(lambda word: not word.endswith(".git")),
+    revision=st.none() | st.lists(WORDS, min_size=1, max_size=3).map("/".join),
+    path=st.lists(WORDS, max_size=3).map("/".join),
+)
+def test_a_name_reads_back_as_it_was_written(owner, name, revision, path):
+    found = HubName(f"{owner}/{name}", revision, path)
+    assert HubName.parse(str(found)) == found
+    assert HubName.parse(Path(str(found))) == found, "a Path makes one slash of two"
+
+
+def test_revisions_of_pull_requests_need_no_quoting():
+    found = HubName.parse("hf://ann/plain@refs/pr/7/folder/file.safetensors")
+    assert found == HubName("ann/plain", "refs/pr/7", "folder/file.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://", "hf://ann", "hf://datasets/ann/plain", "hf://ann/plain@", "hf://ann/pl ain"],
+)
+def test_other_forms_are_refused(name):
+    with pytest.raises(HubError, match="not of the form"):
+        HubName.parse(name)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../../x", "/etc/x", "a\\b", "C:x", "a//b", "a/./b", "x\0"]
+)
+def test_a_path_stays_in_its_folder(path):
+    with pytest.raises(HubError, match="not a plain relative path"):
+        check_path(path, "hf://ann/plain")
+
+
+@pytest.mark.parametrize("name", ["hf", "./hf://a/b", "hf:a", "https://x/y", "a/hf://b"])
+def test_other_names_are_paths(name):
+    assert not is_hub_name(name)
+
+
+def test_only_a_whole_lowercase_hash_is_a_commit():
+    assert is_commit("0" * 40)
+    assert not any(map(is_commit, ("0" * 39, "0" * 41, "A" * 40, "main", None)))
