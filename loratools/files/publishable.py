@@ -50,7 +50,6 @@ def contents_of(path: Path, *, base: str | None, all_files: bool) -> Contents:
     Raises:
         FormatError: it is neither an adapter nor a model, or not sound.
         UnsupportedError: it has a pickle, other files, or names a local path as its base.
-        NonFiniteError: a tensor has a NaN or an infinity.
     """
     folder = path if path.is_dir() else path.parent
     own = _own_files(path)
@@ -69,7 +68,6 @@ def contents_of(path: Path, *, base: str | None, all_files: bool) -> Contents:
     for name in names:
         check_path(name, str(path))
     found = _checked(path, base)
-    _refuse_nonfinite(folder, names)
     left_out = [] if path != folder else [n for n in _all_names(folder) if _is_hidden(n)]
     return Contents(found, {name: folder / name for name in names}, tuple(left_out))
 
@@ -121,16 +119,21 @@ def _is_local(base: str) -> bool:
     return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
 
 
-def _refuse_nonfinite(folder: Path, names: list[str]) -> None:
-    bad = list(_nonfinite(folder, names))
+def refuse_nonfinite(contents: Contents) -> None:
+    """Read all that will be published.
+
+    Raises:
+        NonFiniteError: a tensor has a NaN or an infinity.
+    """
+    bad = list(_nonfinite(contents.files))
     if bad:
-        raise NonFiniteError(f"{folder}: NaNs or infinities in {listing(bad)}")
+        raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
 
 
-def _nonfinite(folder: Path, names: list[str]) -> Iterator[str]:
-    for name in names:
+def _nonfinite(files: Mapping[str, Path]) -> Iterator[str]:
+    for name, path in files.items():
         if name.endswith(".safetensors"):
-            file = InputFile(folder / name)
+            file = InputFile(path)
             for tensor in file.read_header().tensors:
                 if holds_nonfinite(file, tensor):
-                    yield tensor.name
+                    yield f"{name}: {tensor.name}"

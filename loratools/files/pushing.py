@@ -1,9 +1,10 @@
 """Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
 
+import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.errors import HubError, UnsupportedError
 from loratools.files.card import complete_card
 from loratools.files.card_facts import facts_of
-from loratools.files.publishable import Contents, contents_of
+from loratools.files.publishable import Contents, contents_of, refuse_nonfinite
 from loratools.hub.names import HubName
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
@@ -107,8 +108,9 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
     if options.proposes and (options.tag or options.branch != "main"):
         raise UnsupportedError("a pull request is made for main, and has no tag")
     contents = contents_of(Path(folder), base=options.base, all_files=options.all_files)
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    _check_values(contents)
+    with tempfile.TemporaryDirectory() as name_of_scratch:
+        scratch = Path(name_of_scratch)
         files = dict(contents.files)
         if options.base is not None:
             files[_CONFIG] = _with_base(files.get(_CONFIG), options.base, scratch)
@@ -116,6 +118,14 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         if options.card:
             files[_CARD] = _card(contents, files.get(_CARD), name, parent, options, scratch)
         return _send(name, parent, files, contents, options)
+
+
+def _check_values(contents: Contents) -> None:
+    """Read all values, and meanwhile import what talks to the Hub, which takes about as long."""
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(refuse_nonfinite, contents)
+        importlib.import_module("loratools.hub.commits")
+        checked.result()
 
 
 def _parent(name: HubName, options: PushOptions) -> str | None:

@@ -65,7 +65,6 @@ class Push:
         for attempt in range(_ATTEMPTS):
             made = self._attempt(sent, before, is_last=attempt == _ATTEMPTS - 1)
             if made is not None:
-                self._check(made)
                 return made
             time.sleep(2.0**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -76,17 +75,18 @@ class Push:
         """The commit; None where none was made for want of an answer."""
         changed = tuple(sent)
         try:
-            commit, proposal = writing.commit(
+            made = writing.commit(
                 self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
             )
         except ConflictError:
             raise self._overtaken(reading.head(HubName(self.repo, self.branch))) from None
         except UnansweredError as error:
-            made = self._settled(changed, before)
-            if made is None and is_last:
+            settled = self._settled(changed, before)
+            if settled is None and is_last:
                 raise NetworkError(f"{error}; no commit was made") from None
-            return made
-        return Pushed(commit, changed, proposal)
+            return settled
+        self._check(made)
+        return Pushed(made.commit, changed, made.proposal)
 
     def _has(self, there: HubFile | None, path: str) -> bool:
         here = self.files[path]
@@ -119,10 +119,15 @@ class Push:
     def _proposals(self) -> dict[int, str]:
         return reading.proposals(self.repo) if self.proposes else {}
 
-    def _check(self, made: Pushed) -> None:
-        """Hold what the Hub now lists against what is here."""
+    def _check(self, made: writing.Committed) -> None:
+        """Hold what the Hub now lists against what was sent."""
         there = {file.path: file for file in reading.list_files(self.repo, made.commit)}
-        wrong = [path for path in made.changed if not self._has(there.get(path), path)]
+        wrong = [
+            path
+            for path, digest in made.digests.items()
+            if path not in there
+            or (there[path].digest != digest and not self._has(there[path], path))
+        ]
         if wrong:
             raise HubError(
                 f"{HubName(self.repo, made.commit)}: the commit was made, and lists other bytes "

@@ -59,8 +59,8 @@ class HubName:
                 f"{shorten(str(name))}: not of the form hf://owner/name[@revision][/path]"
             )
         path = found.path_in_repo.strip("/")
-        if path:
-            check_path(path, text)
+        for part in filter(None, (path, found.revision)):  # both become paths in a cache
+            check_path(part, text)
         return cls(found.id, found.revision, path)
 
     def __str__(self) -> str:

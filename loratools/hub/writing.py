@@ -1,7 +1,9 @@
 """What the Hub is told to do: repositories, branches, tags and commits."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from huggingface_hub import CommitOperationAdd
 
@@ -9,6 +11,16 @@ from loratools.errors import HubError, NetworkError, shorten
 from loratools.hub import client
 from loratools.hub.client import asked
 from loratools.hub.names import HubName
+
+
+@final
+@dataclass(frozen=True)
+class Committed:
+    """A commit, the pull request that it is in, and the SHA-256 of what it was made of."""
+
+    commit: str
+    proposal: int | None
+    digests: Mapping[str, str]
 
 
 def commit(
@@ -19,8 +31,8 @@ def commit(
     message: str,
     *,
     proposes: bool,
-) -> tuple[str, int | None]:
-    """Make one commit of `files`: its hash, and the number of the pull request that it is in.
+) -> Committed:
+    """Make one commit of `files`.
 
     Raises:
         UnansweredError: the connection broke, or the Hub did; look before trying again.
@@ -43,7 +55,9 @@ def commit(
         raise HubError(f"{where}: {client.redacted(str(error))}") from None
     except NetworkError as error:
         raise client.UnansweredError(str(error)) from None
-    return made.oid, None if made.pr_num is None else int(made.pr_num)
+    number = None if made.pr_num is None else int(made.pr_num)
+    digests = {each.path_in_repo: each.upload_info.sha256.hex() for each in operations}
+    return Committed(made.oid, number, digests)
 
 
 def create(repo: str, *, private: bool) -> None:

@@ -24,6 +24,12 @@ def test_a_name_reads_back_as_it_was_written(owner, name, revision, path):
     assert HubName.parse(Path(str(found))) == found, "a Path makes one slash of two"
 
 
+@pytest.mark.parametrize("revision", ["..%2F..%2Fx", "%2Fetc", "a%2F..%2Fb", "a%00"])
+def test_a_revision_stays_in_its_folder_too(revision):
+    with pytest.raises(HubError, match="not a plain relative path"):
+        HubName.parse(f"hf://ann/plain@{revision}")
+
+
 def test_revisions_of_pull_requests_need_no_quoting():
     found = HubName.parse("hf://ann/plain@refs/pr/7/folder/file.safetensors")
     assert found == HubName("ann/plain", "refs/pr/7", "folder/file.safetensors")
