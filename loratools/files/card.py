@@ -14,10 +14,12 @@ from loratools.files.card_template import BEGIN, END, TEMPLATE_NAME, render
 __all__ = ["complete_card"]
 
 _NAME = "README.md"
-#: As the Hub finds it, and also an empty one.
-_FRONT_MATTER = re.compile(
-    r"\A(\ufeff?\s*---(?:\r\n|\r|\n))(.*?)((?:\r\n|\r|\n|(?<=[\r\n]))---[ \t]*(?:\r\n|\n|\Z))",
-    re.DOTALL,
+#: As the Hub finds it; and with nothing in it, where the Hub finds none.
+_FRONT_MATTER = (
+    re.compile(
+        r"\A(\ufeff?\s*---(?:\r\n|\r|\n))(.*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z))", re.DOTALL
+    ),
+    re.compile(r"\A(\ufeff?\s*---(?:\r\n|\r|\n))()(---[ \t]*(?:\r\n|\n|\Z))"),
 )
 #: What PyYAML raises for text that is not YAML, and for tags whose values are not theirs.
 _NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -49,7 +51,7 @@ def complete_card(
 
 
 def _with_section(card: str, section: str) -> str:
-    front = _FRONT_MATTER.match(card)
+    front = _front_matter(card)
     start = front.end() if front else 0
     line_end = _line_end(card)
     section = section.replace("\n", line_end)
@@ -66,7 +68,7 @@ def _section(card: str, where: str, start: int = 0) -> "slice | None":
     if not begins and not ends:
         return None
     if len(begins) > 1 or len(ends) > 1:
-        second = max(begins[1:2] + ends[1:2])
+        second = min(begins[1:2] + ends[1:2])
         raise FormatError(
             f"{where}, line {_line(card, second)}: a second managed section; keep one of them"
         )
@@ -95,6 +97,11 @@ def _line_end(card: str) -> str:
 # --- metadata ----------------------------------------------------------------------------------
 
 
+def _front_matter(card: str) -> re.Match[str] | None:
+    """What is before it, itself, and what ends it."""
+    return next(filter(None, (form.match(card) for form in _FRONT_MATTER)), None)
+
+
 def _metadata(facts: CardFacts) -> dict[str, Any]:
     """The metadata by the Hub's names and rules."""
     fields: dict[str, Any] = {}
@@ -113,7 +120,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 
 def _with_metadata(card: str, facts: CardFacts, where: str) -> str:
     wanted, line_end = _metadata(facts), _line_end(card)
-    front = _FRONT_MATTER.match(card)
+    front = _front_matter(card)
     if front is None:
         mark = "\ufeff" if card.startswith("\ufeff") else ""
         block = f"---\n{_dump(wanted)}---\n\n".replace("\n", line_end)
@@ -126,7 +133,7 @@ def _with_metadata(card: str, facts: CardFacts, where: str) -> str:
     lines = "".join(f"{' ' * indent}{line}\n" for line in _dump(missing).splitlines())
     added = f"\n{lines[:-1]}" if block else lines[: -1 if closing[0] in "\r\n" else None]
     completed = block + added.replace("\n", line_end)
-    if not _is_extended(block, completed, missing):
+    if not _is_extended(f"{block}\n", completed, missing):
         raise FormatError(
             f"{where}: {', '.join(missing)} cannot be added to the front matter as it is written; "
             f"write one key a line"

@@ -1,4 +1,4 @@
-"""What a model card says of the steps before it: inputs and figures from the verbs' JSON reports."""
+"""What a model card says of the steps before it: inputs and figures, from JSON reports of verbs."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
