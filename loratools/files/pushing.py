@@ -202,7 +202,13 @@ def _card(
     if here is None and parent is not None:
         there = Repository(name.repo, parent)
         here = there.fetch([_CARD])[_CARD] if _CARD in there.files else None
-    facts = facts_of(contents.found, name.repo, options.reports, license=options.license)
+    facts = facts_of(
+        name.repo,
+        contents.found,
+        options.reports,
+        base_models=None if options.base is None else (options.base,),
+        licence=options.license,
+    )
     existing = None if here is None else here.read_bytes().decode("utf-8")
     written = scratch / _CARD
     written.write_bytes(complete_card(existing, facts, options.template).encode())
