@@ -42,7 +42,6 @@ def command(
     folder: str,
     repo: str,
     reports: tuple[str, ...],
-    template: str | None,
     no_card: bool,
     as_json: bool,
     **settings: Any,
@@ -59,7 +58,6 @@ def command(
     options = PushOptions(
         **settings,
         reports=[_report(path) for path in reports],
-        template=None if template is None else _text(template),
         card=not no_card,
     )
     report = push(folder, repo, options)
@@ -74,16 +72,6 @@ def _report(path: str) -> Mapping[str, Any]:
     from loratools.io.folder import read_json
 
     return read_json(InputFile(Path(path)))
-
-
-def _text(path: str) -> str:
-    from loratools.errors import FormatError, storage_errors
-
-    with storage_errors(path):
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise FormatError(f"{path}: not UTF-8") from None
 
 
 def _print(report: "PushReport") -> None:

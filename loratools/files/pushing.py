@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import HubError, UnsupportedError
+from loratools.errors import FormatError, HubError, UnsupportedError, storage_errors
 from loratools.files.card import complete_card
-from loratools.files.card_facts import facts_of
+from loratools.files.card_facts import CardFacts, facts_of
 from loratools.files.publishable import Contents, contents_of, refuse_nonfinite
 from loratools.hub.names import HubName
 from loratools.io.file import InputFile
@@ -38,7 +38,7 @@ class PushOptions:
         base: what the pushed adapter's config names as its base, in place of what it names now.
         license: an identifier for the card.
         reports: what the verbs printed with --json that made it, oldest first.
-        template: of the card's managed section, for Jinja2.
+        template: a file, of the card for Jinja2.
         card: whether there is to be one.
         all_files: send files that belong to no adapter or model too.
         dry_run: check and compare, and send nothing.
@@ -53,7 +53,7 @@ class PushOptions:
     base: str | None = None
     license: str | None = None
     reports: Sequence[Mapping[str, Any]] = ()
-    template: str | None = None
+    template: str | Path | None = None
     card: bool = True
     all_files: bool = False
     dry_run: bool = False
@@ -209,7 +209,21 @@ def _card(
         base_models=None if options.base is None else (options.base,),
         licence=options.license,
     )
-    existing = None if here is None else here.read_bytes().decode("utf-8")
     written = scratch / _CARD
-    written.write_bytes(complete_card(existing, facts, options.template).encode())
+    written.write_bytes(_completed(here, facts, options.template).encode())
     return written
+
+
+def _completed(card: Path | None, facts: CardFacts, template: str | Path | None) -> str:
+    existing = None if card is None else _text(card)
+    if template is None:
+        return complete_card(existing, facts)
+    return complete_card(existing, facts, _text(Path(template)), template_name=str(template))
+
+
+def _text(path: Path) -> str:
+    with storage_errors(path):
+        try:
+            return path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError:
+            raise FormatError(f"{path}: not UTF-8") from None
