@@ -46,8 +46,8 @@ class HubFolder:
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the folders inside that have a file of this name, sorted."""
-        found = (path.removesuffix(f"/{name}") for path in self.all_names())
-        return tuple(folder for folder in found if f"{folder}/{name}" in self.all_names())
+        parts = (path.split("/") for path in self.all_names())
+        return tuple(path[0] for path in parts if path[1:] == [name])
 
     def listed(self, name: str) -> HubFile:
         """One of its files, as the Hub lists it."""

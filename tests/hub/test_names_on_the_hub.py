@@ -132,3 +132,12 @@ def test_an_inspection_reads_the_alphas_of_a_kohya_file(hub, tmp_path):
     assert here.groups == there.groups
     assert there.adapter.where.endswith("/style.safetensors")
     assert hub.log.sent < file.stat().st_size / 5
+
+
+def test_a_folder_of_adapters_names_those_in_it(hub):
+    hub.create_repo(
+        "ann/many", {f"{n}/{p}": data for n in "ab" for p, data in folder(PLAIN).items()}
+    )
+    with pytest.raises(loratools.LoratoolsError, match="adapters are in its folders a, b"):
+        loratools.inspect("hf://ann/many")
+    assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
