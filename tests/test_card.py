@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from loratools.errors import FormatError
 from loratools.files.card import complete_card
 from loratools.files.card_facts import CardFacts, CardTarget
 from loratools.files.card_reports import CardFigure, CardSource
-from loratools.files.card_template import BEGIN, END
+from loratools.files.card_template import BEGIN, END, _context, _default
 
 FACTS = CardFacts(
     repo="ann/stories-lora",
@@ -346,6 +347,32 @@ def test_template_may_have_metadata_of_its_own():
 def test_template_that_fails_is_refused_with_its_name_and_line(template, message):
     with pytest.raises(FormatError, match=message):
         complete_card(None, FACTS, template, template_name="mine.jinja")
+
+
+PAGE = (Path(__file__).parent.parent / "docs/how-to/model-card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("template", re.findall(r"^```jinja\n(.*?)^```", PAGE, re.DOTALL | re.M))
+def test_templates_of_the_guide_make_cards(template):
+    card = complete_card(None, FACTS, template)
+    assert "`model.layers.*.q_proj`" in card
+    assert complete_card("mine\n", FACTS, template) != complete_card(
+        "mine\n", replace(FACTS, targets=()), template
+    )
+
+
+def test_names_of_the_guide_are_those_that_a_template_has():
+    table = PAGE.partition("These are the names:")[2]
+    named = set(re.findall(r"`([\w\[\].]+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.M))))
+    found = set()
+    for name, value in _context(FACTS).items():
+        found |= {name}
+        if isinstance(value, list) and isinstance(value[0], dict):
+            found |= {f"{name}[].{inner}" for inner in value[0]}
+    assert named == found
+    assert set(re.findall(r"{% block (\w+)", _default())) == {
+        *("title", "summary", "targets", "sources", "figures", "usage")
+    }
 
 
 # The facts themselves
