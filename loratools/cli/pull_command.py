@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(), help="A folder to copy the files to.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")
-@click.option("--revision", help="A branch, a tag or a commit.")
-@click.option("--include-base", is_flag=True, help="Fetch the base model too.")
-@click.option("--lock", type=click.Path(), help="Keep to the commits and hashes in this file.")
+@click.option("--revision", help="A branch, a tag or a commit, as after @.")
+@click.option("--include-base", is_flag=True, help="Fetch the base that the adapter names too.")
+@click.option(
+    "--lock",
+    type=click.Path(),
+    help="Keep to the commits and hashes in this file, and add what is new.",
+)
 @json_option
 @offline_option
 def command(
@@ -33,9 +37,9 @@ def command(
 ) -> None:
     """Fetch NAME, which is owner/name[@revision][/path], with or without hf:// before it.
 
-    Every file is held against the hash that the Hub lists at one commit. Without --output it stays
-    in the cache, and the folder there is printed. --lock FILE notes commits and SHA-256 hashes,
-    and refuses anything else from then on.
+    All files are of one commit, and each is held against the hash that the Hub lists for it.
+    Without --output they stay in the cache, and the folder there is printed. --lock FILE notes
+    commits and SHA-256 hashes, and from then on anything else is refused.
     """
     from loratools.files.pulling import pull
 

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--create", is_flag=True, help="Make the repository if there is none.")
 @click.option("--private", is_flag=True, help="With --create: only its owners see it.")
-@click.option("--branch", default="main", show_default=True, help="Made if there is none.")
-@click.option("--pr", "proposes", is_flag=True, help="Open a pull request instead.")
-@click.option("--message", help="Of the commit.")
+@click.option(
+    "--branch", default="main", show_default=True, help="Commit there; made if there is none."
+)
+@click.option("--pr", "proposes", is_flag=True, help="Open a pull request for main instead.")
+@click.option("--message", help="The commit's message.")
 @click.option("--tag", help="Give the commit a tag.")
-@click.option("--base", metavar="OWNER/NAME", help="The base that the pushed config names.")
+@click.option("--base", metavar="OWNER/NAME", help="What the pushed config names as its base.")
 @click.option("--license", help="For the card: apache-2.0, mit, …")
 @click.option(
     "--report",
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="What a command printed with --json, for the card; the oldest first.",
 )
-@click.option("--template", type=click.Path(), help="Of the card's section, for Jinja2.")
+@click.option("--template", type=click.Path(), help="A Jinja2 template for the card's section.")
 @click.option("--no-card", is_flag=True, help="Leave README.md as it is.")
 @click.option("--all", "all_files", is_flag=True, help="Send other files of the folder too.")
 @click.option("--dry-run", is_flag=True, help="Check and compare, and send nothing.")
@@ -49,9 +51,9 @@ def command(
     """Send an adapter's or a model's FOLDER to a repository, as one commit.
 
     Only what differs is sent, and nothing where all is there. Refused are NaNs and infinities, a
-    local path as the base, pickles, and files that are none of the adapter's or the model's. A
-    model card is written, or the one that is there completed. Needs a token that may write, in
-    HF_TOKEN or from a login.
+    local path as the base, pickles, and files that are none of the adapter's. A model card is
+    written, or the one that is there completed. Needs a token that may write, in HF_TOKEN or from
+    a login.
     """
     from loratools.files.pushing import PushOptions, push
 
