@@ -4,17 +4,17 @@ Every hash that the Hub lists comes from the Hub; only one that was noted before
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, HubError, shorten, storage_errors
+from loratools.errors import FormatError, HubError, StorageError, listing, shorten
 from loratools.hub.names import HubName, is_commit
 from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
+from loratools.io.small import replace_text
 
 _VERSION = 1
 
@@ -45,6 +45,8 @@ class Lock:
             StorageError: it cannot be read.
         """
         if not path.exists():
+            if not path.parent.is_dir():
+                raise StorageError(f"{path.parent}: no such folder")
             return cls(path)
         fields = read_json(InputFile(path))
         found = fields.get("repositories")
@@ -77,16 +79,21 @@ class Lock:
         locked = self.repositories.setdefault(
             repository.repo, Locked(repository.commit, dict(digests))
         )
-        for path, digest in digests.items():
-            where = f"{repository.name}/{path}"
-            if path not in locked.files:
-                raise HubError(f"{where}: not in {self.path}; take {repository.repo} out of it")
-            if locked.files[path] != digest:
-                repository.discard(path)
-                raise HubError(
-                    f"{where}: has the SHA-256 {digest}, and {locked.files[path]} in {self.path}; "
-                    f"it was deleted"
-                )
+        new = [path for path in digests if path not in locked.files]
+        if new:
+            raise HubError(
+                f"{repository.name}: {listing(new)} not in {self.path}; take {repository.repo} "
+                f"out of it to move on"
+            )
+        changed = [path for path in digests if digests[path] != locked.files[path]]
+        if changed:
+            repository.discard(changed)
+            first = changed[0]
+            raise HubError(
+                f"{repository.name}: other bytes than in {self.path}, deleted: {listing(changed)}; "
+                f"{shorten(first)} has the SHA-256 {digests[first]}, and {locked.files[first]} "
+                f"there"
+            )
 
     def write(self) -> None:
         """Write the file, whole or not at all.
@@ -99,10 +106,7 @@ class Lock:
             for repo, locked in sorted(self.repositories.items())
         }
         text = json.dumps({"version": _VERSION, "repositories": repositories}, indent=2)
-        with storage_errors(self.path):
-            unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            unfinished.write_text(f"{text}\n")
-            unfinished.replace(self.path)
+        replace_text(self.path, f"{text}\n")
 
 
 def _locked(repo: str, entry: Any, path: Path) -> Locked:

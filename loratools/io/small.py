@@ -1,0 +1,25 @@
+"""A small text file, replaced whole: whoever reads it sees the old text or the new one."""
+
+import os
+import threading
+from pathlib import Path
+
+from loratools.errors import storage_errors
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file under a name of its own, which no other run or thread has, and rename it.
+
+    Raises:
+        StorageError: it cannot be written; the old text is in place, and nothing beside it.
+    """
+    unfinished = path.with_name(f".{os.getpid()}-{threading.get_ident()}.loratools-partial")
+    with storage_errors(path):
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
