@@ -74,13 +74,15 @@ def pull(
     from loratools.hub.lock import Lock
 
     held = None if lock is None else Lock.read(Path(lock))
+    if output is not None:
+        check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
     fetched = _fetch(_named(name, revision), held)
     base = _fetch(_base_of(fetched), held) if include_base else None
+    if held is not None:
+        held.write()
     if output is not None:
         parts = {"": fetched} if base is None else {"": fetched, f"{_BASE}/": base}
         _copy(parts, Path(output), overwrite=overwrite)
-    if held is not None:
-        held.write()
     place = None if output is None else Path(output)
     of_base = None if base is None else _pulled(base, place and place / _BASE, None)
     return _pulled(fetched, place, of_base)

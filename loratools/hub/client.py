@@ -1,9 +1,9 @@
 """The only module that uses the network: huggingface_hub's client, made strict.
 
-Added to it are retries where a repeat is safe, a check of the ETags that name files in its cache,
-and errors of one line that never show a token.
+Added to it are retries where a repeat is safe, and errors of one line that never show a token.
 """
 
+import base64
 import re
 import sys
 import time
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 from huggingface_hub import (
     HfApi,
     constants,
     get_token,
-    set_client_factory,
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -29,13 +29,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import (
-    _http,
     disable_progress_bars,
     logging,
 )
 
 import loratools
-from loratools.errors import HubError, NetworkError, StorageError
+from loratools.errors import HubError, NetworkError, StorageError, shorten
 
 T = TypeVar("T")
 
@@ -44,8 +43,7 @@ DEFAULT_REVISION = constants.DEFAULT_REVISION
 _ATTEMPTS = 5
 _LONGEST_WAIT_SECONDS = 60.0
 _BUSY = frozenset({429, 500, 502, 503, 504})
-#: Of content: a SHA-1 or SHA-256 in quotes, perhaps marked weak. Others could name any path.
-_ETAG = re.compile(r'(W/)?"?[0-9A-Za-z_-]+"?')
+_LONGEST_SAYING = 200
 
 
 def api() -> HfApi:
@@ -91,19 +89,27 @@ def _retrying(call: Callable[[], T]) -> T:
     for attempt in range(_ATTEMPTS - 1):
         try:
             return call()
-        except HfHubHTTPError as error:
-            if error.response.status_code not in _BUSY:
+        except (httpx2.TransportError, OSError) as error:
+            if not _may_pass(error):
                 raise
             pause = _retry_after(error)
-        except (httpx2.TransportError, ConnectionError) as error:
-            if isinstance(error, OfflineModeIsEnabled):
-                raise
-            pause = None
         time.sleep(2.0**attempt if pause is None else pause)
     return call()
 
 
-def _retry_after(error: HfHubHTTPError) -> float | None:
+def _may_pass(error: Exception) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _BUSY
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return False
+    # The client's own errors have no number: of a file that came in another size, for one.
+    return not isinstance(error, OSError) or isinstance(error, ConnectionError) or not error.errno
+
+
+def _retry_after(error: Exception) -> float | None:
+    if not isinstance(error, HfHubHTTPError):
+        return None
     value = error.response.headers.get("Retry-After", "")
     return min(float(value), _LONGEST_WAIT_SECONDS) if value.isdecimal() else None
 
@@ -129,25 +135,45 @@ def hub_errors(what: object) -> Iterator[None]:
         raise HubError(f"{what}: the repository has no such revision") from None
     except RepositoryNotFoundError:
         raise HubError(f"{what}: {_missing()}") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
-        reason = "offline, and not in the cache" if is_offline() else "the Hub cannot be reached"
-        raise NetworkError(f"{what}: {reason}") from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise _unlocated(what, error) from None
     except EntryNotFoundError:
         raise HubError(f"{what}: the repository has no such file") from None
     except HfHubHTTPError as error:
         raise _refusal(what, error) from None
     except (httpx2.HTTPError, ConnectionError) as error:
-        reason = redacted(str(error)) or type(error).__name__
+        reason = quoted(str(error)) or type(error).__name__
         raise NetworkError(f"{what}: the Hub cannot be reached ({reason})") from None
-    except OSError as error:
-        raise StorageError(f"{what}: {(error.strerror or redacted(str(error))).lower()}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _broken(what, error) from None
+
+
+def _broken(what: object, error: Exception) -> StorageError:
+    """Of the disk, if the system gave it a number; else of an answer that the client choked on."""
+    said = quoted(str(error))
+    if isinstance(error, OSError) and error.errno:
+        return StorageError(f"{what}: {(error.strerror or said).lower()}")
+    if isinstance(error, OSError):
+        return NetworkError(f"{what}: did not arrive whole ({said})")
+    return NetworkError(f"{what}: not the answer of a Hub ({type(error).__name__}: {said})")
+
+
+def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
+    """The client could not learn where a file is; it tells why in the error before."""
+    if is_offline():
+        return NetworkError(f"{what}: offline, and not in the cache")
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError):
+        return _refusal(what, cause)
+    reason = f" ({quoted(str(cause))})" if cause is not None else ""
+    return NetworkError(f"{what}: the Hub cannot be reached, or does not answer as one{reason}")
 
 
 def _refusal(what: object, error: HfHubHTTPError) -> HubError | NetworkError:
     status = error.response.status_code
     if status == 412:
         return ConflictError(f"{what}: has changed meanwhile")
-    said = f" ({redacted(error.server_message)})" if error.server_message else ""
+    said = f" ({quoted(error.server_message)})" if error.server_message else ""
     if status == 401 and get_token() is None:
         return HubError(f"{what}: {_missing()}")
     if status == 401:
@@ -165,36 +191,31 @@ def _missing() -> str:
     return "no such repository, or a private one that the token may not see"
 
 
+def quoted(text: str) -> str:
+    """What somebody else says: redacted first, since half a token cannot be found any more."""
+    return shorten(redacted(text.strip()), _LONGEST_SAYING)
+
+
 def redacted(text: str) -> str:
     """`text` without the token, and without a user and a password in an address."""
-    for token in filter(None, {get_token()}):
-        text = text.replace(token, "hf_…")
+    for secret in _secrets():
+        text = text.replace(secret, "hf_…")
     return _without_user(text)
 
 
+def _secrets() -> list[str]:
+    """The token, and what the endpoint's address has in its place, as it may be echoed."""
+    endpoint = urlsplit(constants.ENDPOINT)
+    user, password = endpoint.username or "", endpoint.password or ""
+    pair = f"{unquote(user)}:{unquote(password)}"
+    basic = base64.b64encode(pair.encode()).decode() if endpoint.password else ""
+    return [secret for secret in (get_token(), basic, password, unquote(password)) if secret]
+
+
 def _without_user(text: str) -> str:
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
-def _check_etag(response: httpx2.Response) -> None:
-    for name in ("ETag", "X-Linked-Etag"):
-        value = response.headers.get(name)
-        if value is not None and _ETAG.fullmatch(value) is None:
-            raise HubError(f"{_without_user(str(response.url))}: a malformed {name}")
-
-
-def _client() -> httpx2.Client:
-    client = _inner_factory()
-    client.event_hooks = {
-        **client.event_hooks,
-        "response": [*client.event_hooks.get("response", []), _check_etag],
-    }
-    return client
-
-
-#: The user's own, or the client's.
-_inner_factory = _http._GLOBAL_CLIENT_FACTORY
-set_client_factory(_client)
 logging.set_verbosity(logging.ERROR)
 if not sys.stderr.isatty():
     disable_progress_bars()

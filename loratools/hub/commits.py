@@ -79,7 +79,11 @@ class Push:
                 self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
             )
         except ConflictError:
-            raise self._overtaken(reading.head(HubName(self.repo, self.branch))) from None
+            # An earlier attempt of this push may have landed late.
+            settled = self._settled(changed, before)
+            if settled is None:
+                raise
+            return settled
         except UnansweredError as error:
             settled = self._settled(changed, before)
             if settled is None and is_last:
@@ -101,20 +105,27 @@ class Push:
         if self.proposes:
             after = self._proposals()
             for number in sorted(after.keys() - before.keys()):
-                if self._is_ours(after[number], changed):
-                    return Pushed(after[number], changed, number)
+                commit = self._next(after[number])
+                if commit is not None and self._is_ours(commit, changed):
+                    return Pushed(commit, changed, number)
             return None
         head = reading.head(HubName(self.repo, self.branch))
         if head == self.parent:
             return None
-        if self._is_ours(head, changed):
-            return Pushed(head, changed)
+        commit = self._next(head)
+        if commit is not None and self._is_ours(commit, changed):
+            return Pushed(commit, changed)
         raise self._overtaken(head)
+
+    def _next(self, head: str) -> str | None:
+        """The commit on top of the parent: others may have committed on top of that again."""
+        history = reading.history(self.repo, head)
+        later = history[: history.index(self.parent)] if self.parent in history else []
+        return later[-1] if later else None
 
     def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
-        is_next = reading.parents(self.repo, commit)[:1] == [self.parent]
-        return is_next and all(self._has(there.get(path), path) for path in changed)
+        return all(self._has(there.get(path), path) for path in changed)
 
     def _proposals(self) -> dict[int, str]:
         return reading.proposals(self.repo) if self.proposes else {}

@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from loratools.errors import HubError, shorten
 from loratools.hub.client import asked
+from loratools.hub.expected import expecting
 from loratools.hub.names import HubFile, HubName, check_path
 
 
@@ -38,10 +39,12 @@ def list_files(repo: str, commit: str) -> list[HubFile]:
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo, commit)
-    entries = asked(
-        where, lambda hub: list(hub.list_repo_tree(repo, recursive=True, revision=commit))
-    )
-    return [_listed(entry, str(where)) for entry in entries if isinstance(entry, RepoFile)]
+
+    def listed(hub: HfApi) -> list[HubFile]:
+        entries = hub.list_repo_tree(repo, recursive=True, revision=commit)
+        return [_listed(entry, str(where)) for entry in entries if isinstance(entry, RepoFile)]
+
+    return asked(where, listed)
 
 
 def _listed(entry: RepoFile, where: str) -> HubFile:
@@ -58,17 +61,16 @@ def cached(repo: str, commit: str, path: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download(repo: str, commit: str, path: str) -> Path:
+def download(repo: str, commit: str, file: HubFile) -> Path:
     """A file in the cache; its size has been checked, and not its hash.
 
     Raises:
         HubError, NetworkError, StorageError: see `hub_errors`.
     """
-    where = HubName(repo, commit, path)
-    found = Path(asked(where, lambda hub: hub.hf_hub_download(repo, path, revision=commit)))
-    if commit not in found.parts:
-        raise HubError(f"{where}: the answer was for another commit")
-    return found
+    where = HubName(repo, commit, file.path)
+    with expecting(where, file.digest):
+        found = asked(where, lambda hub: hub.hf_hub_download(repo, file.path, revision=commit))
+    return Path(found)
 
 
 def read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
@@ -101,14 +103,14 @@ def _read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
     return bytes(data)
 
 
-def parents(repo: str, commit: str) -> list[str]:
-    """The commits before one, the nearest first.
+def history(repo: str, commit: str) -> list[str]:
+    """The commit and those before it, the newest first.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
     """
     found = asked(HubName(repo, commit), lambda hub: hub.list_repo_commits(repo, revision=commit))
-    return [entry.commit_id for entry in found[1:]]
+    return [entry.commit_id for entry in found]
 
 
 def proposals(repo: str) -> dict[int, str]:

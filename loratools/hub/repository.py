@@ -1,7 +1,6 @@
 """A repository at one commit: its files with their hashes, in the cache or by ranges of bytes."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -9,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import final
 
-from loratools.errors import HubError, NetworkError, shorten, storage_errors
+from loratools.errors import HubError, NetworkError, storage_errors
 from loratools.hub import client, reading
-from loratools.hub.names import HubFile, HubName, is_commit
+from loratools.hub.names import HubFile, HubName, check_path, is_commit
 from loratools.hub.verified import Verified, digest_like
+from loratools.io.small import replace_text
 
 _WORKERS = 8
 #: What arrives broken is fetched once more.
@@ -39,11 +39,10 @@ class Repository:
         Raises:
             HubError, NetworkError: it cannot be listed, or lists what cannot be stored.
         """
-        store = _state() / "trees" / self.repo.replace("/", "--") / f"{self.commit}.json"
-        known = _read_tree(store)
+        known = _read_tree(self._tree)
         if known is None:
             known = reading.list_files(self.repo, self.commit)
-            _write_tree(store, known)
+            _write(self._tree, json.dumps([asdict(file) for file in known]))
         return {file.path: file for file in known}
 
     def fetch(self, paths: Iterable[str]) -> dict[str, Path]:
@@ -54,18 +53,24 @@ class Repository:
                 its place has been deleted.
         """
         files = [self.files[path] for path in paths]
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
+        try:
+            with ThreadPoolExecutor(_WORKERS) as pool:
+                return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
+        except HubError:
+            self._forget_tree()
+            raise
 
-    def discard(self, path: str) -> None:
-        """Take a file out of the cache.
+    def discard(self, paths: Iterable[str]) -> None:
+        """Take files out of the cache, and ask for the listing anew: it told of other bytes.
 
         Raises:
-            StorageError: it cannot be deleted.
+            StorageError: one cannot be deleted.
         """
-        cached = reading.cached(self.repo, self.commit, path)
-        if cached is not None:
-            _delete(cached)
+        for path in paths:
+            cached = reading.cached(self.repo, self.commit, path)
+            if cached is not None:
+                _delete(cached)
+        self._forget_tree()
 
     def read(self, path: str, begin: int, count: int) -> bytes:
         """Some bytes of a file, which is not fetched and so not held against its hash.
@@ -79,7 +84,7 @@ class Repository:
         verified = Verified(_state() / "verified")
         cached = reading.cached(self.repo, self.commit, file.path)
         for _ in range(_DOWNLOADS):
-            path = cached or reading.download(self.repo, self.commit, file.path)
+            path = cached or reading.download(self.repo, self.commit, file)
             if verified.knows(path, file.digest):
                 return path
             if file.digest == digest_like(file.digest, path):
@@ -92,6 +97,15 @@ class Repository:
             f"twice; it was deleted"
         )
 
+    @property
+    def _tree(self) -> Path:
+        return _state() / "trees" / self.repo.replace("/", "--") / f"{self.commit}.json"
+
+    def _forget_tree(self) -> None:
+        """The file may be right, and the listing wrong: the next run asks for it again."""
+        with storage_errors(self._tree):
+            self._tree.unlink(missing_ok=True)
+
 
 def resolve(name: HubName) -> Repository:
     """The commit that a name stands for now; offline, the one that it stood for last.
@@ -102,16 +116,20 @@ def resolve(name: HubName) -> Repository:
     """
     if name.revision is not None and is_commit(name.revision):
         return Repository(name.repo, name.revision)
+    if name.revision is not None:
+        check_path(name.revision, str(name))  # a file is named by it
     reference = _reference(name)
     if client.is_offline():
         if not reference.is_file():
             raise NetworkError(f"{name}: offline, and not in the cache")
-        commit = reference.read_text().strip()
+        with storage_errors(reference):
+            commit = reference.read_text().strip()
     else:
         commit = reading.head(name)
     if not is_commit(commit):
-        raise HubError(f"{name}: resolved to {shorten(commit, 60)!r}, which is no commit")
-    _write_atomically(reference, commit)
+        raise HubError(f"{name}: resolved to {client.quoted(commit)!r}, which is no commit")
+    if not client.is_offline():
+        _write(reference, commit)
     return Repository(name.repo, commit)
 
 
@@ -133,16 +151,10 @@ def _read_tree(store: Path) -> list[HubFile] | None:
         return None
 
 
-def _write_tree(store: Path, files: Iterable[HubFile]) -> None:
-    _write_atomically(store, json.dumps([asdict(file) for file in files]))
-
-
-def _write_atomically(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+    replace_text(path, text)
 
 
 def _delete(link: Path) -> None:

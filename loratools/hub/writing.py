@@ -1,6 +1,8 @@
 """What the Hub is told to do: repositories, branches, tags and commits."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -42,7 +44,7 @@ def commit(
     where = HubName(repo)
     operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
     try:
-        with client.hub_errors(where):
+        with client.hub_errors(where), _card_refusal(where):
             made = client.api().create_commit(
                 repo,
                 operations,
@@ -51,13 +53,24 @@ def commit(
                 parent_commit=parent,
                 create_pr=proposes,
             )
-    except ValueError as error:  # of the metadata in README.md
-        raise HubError(f"{where}: {client.redacted(str(error))}") from None
+            number = None if made.pr_num is None else int(made.pr_num)
     except NetworkError as error:
         raise client.UnansweredError(str(error)) from None
-    number = None if made.pr_num is None else int(made.pr_num)
     digests = {each.path_in_repo: each.upload_info.sha256.hex() for each in operations}
     return Committed(made.oid, number, digests)
+
+
+@contextmanager
+def _card_refusal(where: HubName) -> Iterator[None]:
+    """What the Hub says against the metadata in README.md; what it would rather have is its own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ValueError as error:
+        if "README.md" not in str(error):
+            raise
+        raise HubError(f"{where}: {client.quoted(str(error))}") from None
 
 
 def create(repo: str, *, private: bool) -> None:
