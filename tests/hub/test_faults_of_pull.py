@@ -1,0 +1,265 @@
+"""`loratools pull` under every fault: the right bytes or none, nothing left, and it heals."""
+
+import json
+import resource
+
+import pytest
+
+from tests.e2e.commands import run_here
+from tests.hub.faulty import (
+    BLOB,
+    CONFIG,
+    FILES,
+    REPO,
+    WEIGHTS,
+    Row,
+    Under,
+    both,
+    each_of,
+    everything,
+    goes_offline,
+    has_token,
+    home,
+    is_nowhere,
+    line_of,
+    sends_to,
+    strikes,
+    unfinished,
+)
+from tests.hub.server import faults
+
+STEPS = [(f"/api/models/{REPO}$", "GET"), ("/tree/", "GET"), ("resolve", "HEAD"), (BLOB, "GET")]
+BUSY = "busy or broken"
+
+
+def linked(etag):
+    return strikes(faults.Headers({"X-Linked-Etag": etag}), WEIGHTS, "HEAD", times=None)
+
+
+def commit_is(commit):
+    return strikes(faults.Headers({"X-Repo-Commit": commit}), "resolve", "HEAD", times=None)
+
+
+def tree(change):
+    """Another listing: `change` takes the item of the weights, and returns one in its place."""
+
+    def changed(body):
+        return json.dumps(
+            [change(item) if item["path"] == WEIGHTS else item for item in json.loads(body)]
+        ).encode()
+
+    return strikes(faults.Body(changed), "/tree/", times=None)
+
+
+def answers(path, body):
+    return strikes(faults.Body(lambda _: body), path, times=None)
+
+
+def renamed(path):
+    return tree(lambda item: item | {"path": path})
+
+
+def waits_briefly(under):
+    under.patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+
+
+def disk_holds(size):
+    """No file may grow beyond this, as on a full disk."""
+
+    def limit(under):
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    return limit
+
+
+ROWS = [
+    Row("429 with Retry-After, once", each_of(STEPS, faults.Status(429, {"Retry-After": "7"}))),
+    Row("503, once", each_of(STEPS, faults.Status(503))),
+    Row("500, once", each_of(STEPS, faults.Status(500))),
+    Row("429, always", strikes(faults.Status(429), times=None), 4, BUSY),
+    Row("503, always", strikes(faults.Status(503), times=None), 4, BUSY),
+    Row("500, always", strikes(faults.Status(500), times=None), 4, BUSY),
+    Row(
+        "503 of the headers only", strikes(faults.Status(503), WEIGHTS, "HEAD", times=None), 4, BUSY
+    ),
+    Row("503 of the content only", strikes(faults.Status(503), BLOB, times=None), 4, BUSY),
+    Row("connection reset before the answer, once", each_of(STEPS, faults.Reset())),
+    Row("connection reset, always", strikes(faults.Reset(), times=None), 4, "cannot be reached"),
+    Row("connection reset at HEAD, once", strikes(faults.Reset(), WEIGHTS, "HEAD")),
+    Row("connection reset in the body, once", strikes(faults.Reset(50_000), BLOB)),
+    Row("body cut off, once", strikes(faults.Cut(50_000), BLOB)),
+    Row("body cut off, always", strikes(faults.Cut(50_000), BLOB, times=None), 4, "reached"),
+    Row("stalled body", both(waits_briefly, strikes(faults.Stall(1000, seconds=30), BLOB))),
+    Row("slow body", strikes(faults.Slow(1_000_000), BLOB)),
+    Row("one flipped bit, once", strikes(faults.Flip(100_000), BLOB), ends="fetched again"),
+    Row(
+        "one flipped bit, always",
+        strikes(faults.Flip(100_000), BLOB, times=None),
+        1,
+        "is not what the Hub lists",
+        "what came is deleted",
+    ),
+    Row(
+        "one flipped bit of a small file, always",
+        strikes(faults.Flip(3), CONFIG, "GET", times=None),
+        1,
+        "is not what the Hub lists",
+        "what came is deleted",
+    ),
+    Row("Content-Length too small, once", strikes(faults.Length(1000), BLOB)),
+    Row("Content-Length too small", strikes(faults.Length(1000), BLOB, times=None), 4, "whole"),
+    Row("Content-Length too large, once", strikes(faults.Length(10**6), BLOB)),
+    Row(
+        "X-Linked-Size of another file",
+        strikes(faults.Headers({"X-Linked-Size": "5"}), WEIGHTS, "HEAD", times=None),
+        4,
+        "whole",
+    ),
+    Row(
+        "short body, and no X-Linked-Size",
+        both(
+            strikes(faults.Headers({"X-Linked-Size": None}), WEIGHTS, "HEAD", times=None),
+            strikes(faults.Length(1000), BLOB, times=None),
+        ),
+        1,
+        "is not what the Hub lists",
+        "what came is deleted",
+    ),
+    Row("ETag of another content", linked(f'"{"0" * 64}"'), 1, "another content"),
+    Row("ETag that is a path", linked('"../../../outside"'), 1, "another content"),
+    Row(
+        "ETag of a redirect that is a path",
+        strikes(
+            faults.Headers({"X-Linked-Etag": None, "ETag": '"../../../outside"'}),
+            WEIGHTS,
+            "HEAD",
+            times=None,
+        ),
+        4,
+        "ETag",
+    ),
+    Row("no X-Repo-Commit", commit_is(None), 4, "does not answer as one"),
+    Row("X-Repo-Commit of another commit", commit_is("1" * 40), 1, "another commit"),
+    Row("X-Repo-Commit that is a path", commit_is("../../../../outside"), 1, "another commit"),
+    Row("listing with `..`", renamed(f"../{WEIGHTS}"), 1, "not a plain relative path"),
+    Row("listing with an absolute path", renamed(f"/tmp/{WEIGHTS}"), 1, "not a plain relative"),
+    Row("listing with a backslash", renamed(f"..\\{WEIGHTS}"), 1, "not a plain relative path"),
+    Row("listing with a drive", renamed(f"C:{WEIGHTS}"), 1, "not a plain relative path"),
+    Row(
+        "listing with a malformed hash",
+        tree(lambda item: item | {"lfs": item["lfs"] | {"oid": "../x"}}),
+        1,
+        "malformed hash",
+    ),
+    Row(
+        "listing with the hash of another content",
+        tree(lambda item: item | {"lfs": item["lfs"] | {"oid": "0" * 64}}),
+        1,
+        "another content",
+    ),
+    Row(
+        "listing without sizes", tree(lambda item: {"path": WEIGHTS}), 4, "not the answer of a Hub"
+    ),
+    Row("a page in place of the listing", answers("/tree/", b"<html>"), 4, "not the answer"),
+    Row("a page in place of the commit", answers(f"{REPO}$", b"<html>"), 4, "not the answer"),
+    Row(
+        "revision that stands for no commit",
+        answers(f"{REPO}$", b'{"id": "ann/plain", "sha": "main", "siblings": []}'),
+        1,
+        "which is no commit",
+    ),
+    Row(
+        "gated", lambda under: setattr(under.hub.repos[REPO], "gated", "manual"), 1, "gated; accept"
+    ),
+    Row("private", lambda under: setattr(under.hub.repos[REPO], "private", True), 1, "private one"),
+    Row("no such repository", sends_to("ann/none"), 1, "no such repository"),
+    Row("no such revision", sends_to(f"{REPO}@v9"), 1, "no such revision"),
+    Row("no such commit", sends_to(f"{REPO}@{'0' * 40}"), 1, "no such revision"),
+    Row("no such file", sends_to(f"{REPO}/none.safetensors"), 1, "has no file or folder"),
+    Row(
+        "file gone while it is fetched",
+        strikes(faults.Status(404, {"X-Error-Code": "EntryNotFound"}), WEIGHTS, times=None),
+        1,
+        "no such file",
+    ),
+    Row("token of nobody", has_token(None), 1, "the token is not valid"),
+    Row("403 of the content", strikes(faults.Status(403), BLOB, times=None), 1, "no right to this"),
+    Row(
+        "403 of the headers",
+        strikes(faults.Status(403), WEIGHTS, "HEAD", times=None),
+        1,
+        "no right",
+    ),
+    Row("nobody listens", is_nowhere, 4, "cannot be reached"),
+    Row("offline, and not in the cache", goes_offline, 4, "offline, and not in the cache"),
+    Row("disk full, in the cache", disk_holds(100_000), 4, "file too large"),
+    Row("disk full, at the first note", disk_holds(10), 4, "file too large"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _room():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def under(hub, sleeps):
+    hub.create_repo(REPO, FILES)
+    with pytest.MonkeyPatch.context() as patch:
+        yield Under(hub, patch)
+
+
+def pulled(folder):
+    """The files of an output, which is whole or not there."""
+    if not folder.exists():
+        return None
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stored():
+    """The files that the cache would give to somebody else."""
+    return {
+        path: path.read_bytes()
+        for path in (home() / "hub").glob("models--*/snapshots/*/*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
+def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, tmp_path, capsys):
+    out, lock = tmp_path / "out", tmp_path / "loratools.lock"
+    row.arrange(under)
+    result = run_here(capsys, "pull", *under.repo, "-o", out, "--lock", lock)
+    _room_again()
+    assert all(rule.hits for rule in under.hub.rules), "the fault did not strike"
+    assert result.code == row.code, result.err
+    assert pulled(out) == (FILES if row.code == 0 else None)
+    if row.code:
+        assert row.says in line_of(result)
+        assert not lock.exists()
+    for path, data in stored().items():
+        assert data == FILES[path.name], path
+    assert unfinished(tmp_path, home()) == []
+    # Whatever a Hub says, it chooses no place: not beside the client's folder, nor in its top.
+    assert everything(home().parent) <= {"huggingface", *_inside(home())}
+    assert not [path for path in everything(home().parent) if "outside" in path]
+
+    under.patch.undo()
+    under.hub.rules.clear()
+    repo = under.hub.repos[REPO]
+    repo.gated, repo.private = False, False
+    again = run_here(capsys, "pull", REPO, "-o", out, "--lock", lock, "--overwrite")
+    assert (again.code, again.err) == (0, "")
+    assert pulled(out) == FILES
+
+
+def _room_again():
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def _inside(folder):
+    return {f"{folder.name}/{path}" for path in everything(folder)}
