@@ -25,8 +25,16 @@ class Under:
 
     hub: Hub
     patch: Any
+    folder: Path = Path()  # what is pushed
     options: list[str] = field(default_factory=list)
     repo: list[str] = field(default_factory=lambda: [REPO])
+
+    def heal(self) -> None:
+        """Take all of it back."""
+        self.patch.undo()
+        self.hub.rules.clear()
+        if REPO in self.hub.repos:
+            self.hub.repos[REPO].gated = self.hub.repos[REPO].private = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Row:
     code: int = 0
     says: str = ""
     ends: str = ""
-    commits: int | None = None  # of others as well, after a push
+    commits: int | None = None  # of others as well, after a push; None: ours, if it succeeds
+    takes_turns: bool = False  # somebody else commits meanwhile
 
     @property
     def outcome(self) -> str:

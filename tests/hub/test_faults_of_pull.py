@@ -247,10 +247,7 @@ def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, tmp_path, capsys)
     assert everything(home().parent) <= {"huggingface", *_inside(home())}
     assert not [path for path in everything(home().parent) if "outside" in path]
 
-    under.patch.undo()
-    under.hub.rules.clear()
-    repo = under.hub.repos[REPO]
-    repo.gated, repo.private = False, False
+    under.heal()
     again = run_here(capsys, "pull", REPO, "-o", out, "--lock", lock, "--overwrite")
     assert (again.code, again.err) == (0, "")
     assert pulled(out) == FILES
