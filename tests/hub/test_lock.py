@@ -1,0 +1,187 @@
+"""`pull --lock`: the same commit and the same bytes again, whatever the Hub says by then."""
+
+import hashlib
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from loratools.hub.lock import Lock, Locked
+from tests.e2e.commands import run_here
+from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, home, line_of
+from tests.hub.server import faults
+
+OTHER = "ann/other"
+CHANGED = FILES[WEIGHTS][:-1] + bytes([FILES[WEIGHTS][-1] ^ 1])
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "loratools.lock"
+
+
+@pytest.fixture
+def plain(hub, sleeps):
+    hub.create_repo(REPO, FILES)
+    return hub
+
+
+def test_the_lock_holds_though_the_branch_moves(plain, lock, tmp_path, capsys):
+    locked = plain.head(REPO)
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    written = lock.read_bytes()
+    plain.commit(REPO, {WEIGHTS: CHANGED})
+    shutil.rmtree(home())
+    plain.log.clear()
+    result = run_here(capsys, "pull", REPO, "--lock", lock, "-o", tmp_path / "out", "--json")
+    assert json.loads(result.out)["commit"] == locked
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert not plain.log.of("GET", f"{REPO}$")  # it does not ask where the branch is
+    assert lock.read_bytes() == written
+
+
+def lie(hub):
+    """Other bytes at the same commit, and all that is said of them fits."""
+    sha256 = hashlib.sha256(CHANGED).hexdigest()
+
+    def listing(body):
+        items = json.loads(body)
+        for item in items:
+            if item["path"] == WEIGHTS:
+                item["lfs"]["oid"] = sha256
+        return json.dumps(items).encode()
+
+    hub.fail(faults.Body(listing), "/tree/", times=None)
+    hub.fail(faults.Headers({"X-Linked-Etag": f'"{sha256}"'}), WEIGHTS, method="HEAD", times=None)
+    hub.fail(faults.Body(lambda _: CHANGED), BLOB, times=None)
+
+
+def test_other_bytes_at_the_same_commit_are_noticed_by_the_lock(plain, lock, tmp_path, capsys):
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    written = lock.read_bytes()
+    shutil.rmtree(home())
+    lie(plain)
+    result = run_here(capsys, "pull", REPO, "--lock", lock, "-o", tmp_path / "out")
+    assert result.code == 1
+    assert f"other bytes than in {lock}, deleted: {WEIGHTS}" in line_of(result)
+    assert not (tmp_path / "out").exists()
+    assert lock.read_bytes() == written
+    assert CHANGED not in [path.read_bytes() for path in home().rglob("*") if path.is_file()]
+    assert run_here(capsys, "pull", REPO).code == 0  # which nobody could notice without a lock
+    plain.rules.clear()
+    shutil.rmtree(home())
+    lie(plain)
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 1
+    plain.rules.clear()
+    assert run_here(capsys, "pull", REPO, "--lock", lock, "-o", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_another_repository_is_added_to_the_lock(plain, lock, capsys):
+    plain.create_repo(OTHER, FILES)
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    first = json.loads(lock.read_text())["repositories"]
+    assert run_here(capsys, "pull", OTHER, "--lock", lock).code == 0
+    both = json.loads(lock.read_text())["repositories"]
+    assert list(both) == [OTHER, REPO]
+    assert both[REPO] == first[REPO]
+    assert both[OTHER] == {
+        "commit": plain.head(OTHER),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()},
+    }
+
+
+def test_a_file_that_the_lock_does_not_have_is_refused(plain, lock, capsys):
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    fields = json.loads(lock.read_text())
+    del fields["repositories"][REPO]["files"][CONFIG]
+    lock.write_text(json.dumps(fields))
+    result = run_here(capsys, "pull", REPO, "--lock", lock)
+    assert result.code == 1
+    assert f"{CONFIG} not in {lock}" in line_of(result)
+
+
+def of(commit: object = "0" * 40, files: object = None) -> bytes:
+    entry = {"commit": commit, "files": {} if files is None else files}
+    return json.dumps({"version": 1, "repositories": {REPO: entry}}).encode()
+
+
+MALFORMED = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe",
+    "a list": b"[]",
+    "no version": b"{}",
+    "a later version": b'{"version": 2, "repositories": {}}',
+    "a list of repositories": b'{"version": 1, "repositories": []}',
+    "an entry that is no object": b'{"version": 1, "repositories": {"a/b": []}}',
+    "a branch for a commit": of("main"),
+    "a number for a commit": of(5),
+    "a list of files": of(files=[]),
+    "a short hash": of(files={WEIGHTS: "0" * 40}),
+    "a number for a hash": of(files={WEIGHTS: 5}),
+    "cut off": of()[:-5],
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=list(MALFORMED))
+def test_a_malformed_lock_is_refused_before_anything_is_asked(text, plain, lock, capsys):
+    lock.write_bytes(text)
+    result = run_here(capsys, "pull", REPO, "--lock", lock)
+    assert result.code == 1
+    assert str(lock) in line_of(result)
+    assert not plain.log
+    assert lock.read_bytes() == text
+
+
+def test_a_lock_that_is_a_folder_or_in_none_is_refused_at_once(plain, tmp_path, capsys):
+    for place, code in ((tmp_path, 1), (tmp_path / "none" / "lock", 4)):
+        result = run_here(capsys, "pull", REPO, "--lock", place)
+        assert result.code == code
+        line_of(result)
+    assert not plain.log
+
+
+def test_a_commit_that_contradicts_the_lock_is_refused(plain, lock, capsys):
+    locked = plain.head(REPO)
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    later = plain.commit(REPO, {WEIGHTS: CHANGED})
+    for name, *revision in ((REPO, "--revision", later), (f"{REPO}@{later}",)):
+        result = run_here(capsys, "pull", name, *revision, "--lock", lock)
+        assert result.code == 1
+        assert f"at {locked}, not at {later}" in line_of(result)
+    assert run_here(capsys, "pull", REPO, "--revision", locked, "--lock", lock).code == 0
+
+
+def test_writers_at_once_do_not_tear_the_lock(tmp_path):
+    path = tmp_path / "lock"
+    texts = {f"a/{n}": {WEIGHTS: hashlib.sha256(bytes([n])).hexdigest()} for n in range(4)}
+
+    def write(repo: str, files: dict[str, str]) -> None:
+        for _ in range(25):
+            Lock(path, {repo: Locked("0" * 40, files)}).write()
+
+    writers = [threading.Thread(target=write, args=item) for item in texts.items()]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        for repo, locked in Lock.read(path).repositories.items():
+            assert locked.files == texts[repo]
+    assert [entry.name for entry in Path(tmp_path).iterdir()] == ["lock"]
+
+
+def test_a_lock_that_cannot_be_written_leaves_no_output(plain, tmp_path, capsys, monkeypatch):
+    lock = tmp_path / "lock"
+    replace = Path.replace
+
+    def fails(self, target):
+        if target == lock:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    result = run_here(capsys, "pull", REPO, "--lock", lock, "-o", tmp_path / "out")
+    assert result.code == 4
+    assert "no space left" in line_of(result)
+    assert list(tmp_path.iterdir()) == []
