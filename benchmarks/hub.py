@@ -98,15 +98,16 @@ def main() -> None:
     adapter = arguments.folder.absolute() / "adapter-hub"
     write_adapter(adapter)
     seconds: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
-        with loopback(Path(scratch) / "hub", adapter) as variables:
-            for number in range(arguments.runs):
-                for tool, command in commands(number, adapter).items():
-                    home = Path(scratch) / "home"
-                    shutil.rmtree(home, ignore_errors=True)
-                    place = environment({**variables, "HF_HOME": str(home)})
-                    run = measure(command, environment=place)
-                    seconds.setdefault(tool, []).append(run.wall_s)
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.folder) as scratch,
+        loopback(Path(scratch) / "hub", adapter) as variables,
+    ):
+        home = Path(scratch) / "home"
+        for number in range(arguments.runs):
+            for tool, command in commands(number, adapter).items():
+                shutil.rmtree(home, ignore_errors=True)
+                place = environment({**variables, "HF_HOME": str(home)})
+                seconds.setdefault(tool, []).append(measure(command, environment=place).wall_s)
     print("| tool | s, median (min–max) | × the client |\n|---|--:|--:|")
     client = ""
     for tool, found in seconds.items():
