@@ -45,13 +45,11 @@ DOCS = ROOT / "docs"
 PEFT = DOCS / "formats" / "peft.md"
 GUIDES = tuple(f"docs/how-to/{path.name}" for path in sorted((DOCS / "how-to").glob("*.md")))
 #: Pages whose examples need a Hub: tests/hub/test_docs.py runs them.
-ON_THE_HUB = frozenset(
-    {"README.md", *(f"docs/how-to/{name}.md" for name in ("hub", "model-card", "release"))}
-)
+ON_THE_HUB = frozenset({"README.md", "docs/how-to/hub.md", "docs/how-to/release.md"})
 #: Pages whose `console` and `python` blocks are run, in a folder of their own with the fixtures.
 EXECUTED = tuple(page for page in ("docs/tutorial.md", *GUIDES) if page not in ON_THE_HUB)
 #: The guides of those commands that have none of their own.
-GUIDES_OF = {"pull": ("hub",), "push": ("hub", "model-card")}
+GUIDES_OF = {"pull": "hub", "push": "hub"}
 COMMANDS = tuple(cli.list_commands(click.Context(cli)))
 
 
@@ -183,7 +181,7 @@ def test_examples_in_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
-    guide = "".join(read(f"docs/how-to/{page}.md") for page in GUIDES_OF.get(name, (name,)))
+    guide = read(f"docs/how-to/{GUIDES_OF.get(name, name)}.md")
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     options = [param.opts for param in command.params if isinstance(param, click.Option)]
