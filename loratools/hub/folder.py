@@ -54,11 +54,11 @@ class HubFolder:
         return self.repository.files[self.inside + name]
 
     def open(self, name: str) -> InputFile:
-        """One of its files: tensors by parts, others fetched whole and checked."""
+        """One of its files: tensors by parts, unless they are here; others fetched and checked."""
         path = self.inside + name
         if path not in self.repository.files:
             raise FormatError(f"{self.where}/{shorten(name)}: no such file")
-        if name.endswith(_BY_PARTS):
+        if name.endswith(_BY_PARTS) and not self.repository.has_here(path):
             return RemoteFile(self.repository, self.repository.files[path])
         return InputFile(self.repository.fetch([path])[path])
 

@@ -60,6 +60,14 @@ class Repository:
             self._forget_tree()
             raise
 
+    def has_here(self, path: str) -> bool:
+        """Whether a file is in the cache, and need not be hashed first; offline that has to do."""
+        cached = reading.cached(self.repo, self.commit, path)
+        if cached is None:
+            return False
+        verified = Verified(_state() / "verified")
+        return client.is_offline() or verified.knows(cached, self.files[path].digest)
+
     def discard(self, paths: Iterable[str]) -> None:
         """Take files out of the cache, and ask for the listing anew: it told of other bytes.
 

@@ -141,3 +141,14 @@ def test_a_folder_of_adapters_names_those_in_it(hub):
     with pytest.raises(loratools.LoratoolsError, match="adapters are in its folders a, b"):
         loratools.inspect("hf://ann/many")
     assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
+
+
+def test_an_inspection_reads_what_was_fetched_from_the_cache(stories, monkeypatch):
+    loratools.pull("ann/plain")
+    stories.log.clear()
+    found = loratools.inspect(ADAPTER)
+    assert [request.path for request in stories.log] == ["/api/models/ann/plain"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    stories.log.clear()
+    assert loratools.inspect(ADAPTER).groups == found.groups == loratools.inspect(PLAIN).groups
+    assert not stories.log
