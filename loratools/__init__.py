@@ -14,18 +14,15 @@ if TYPE_CHECKING:
     from loratools.files.inspecting import inspect
     from loratools.files.merging import WriteOptions, merge
     from loratools.files.opening import open_adapter
-    from loratools.files.pulling import Pulled, pull
-    from loratools.files.pushing import PushOptions, PushReport, push
+    from loratools.files.pulling import pull
+    from loratools.files.pushing import PushOptions, push
     from loratools.files.rescaling import rescale
     from loratools.files.resizing import resize
-    from loratools.formats import DecodeOptions
     from loratools.lowrank.ranks import RankRule
     from loratools.methods import MethodOptions
     from loratools.operations.combine import Combination
     from loratools.operations.extract import ExtractOptions
-    from loratools.operations.inspect import Inspection
     from loratools.operations.merge import MergeOptions
-    from loratools.operations.report import MergeReport
     from loratools.operations.rescale import Rescaling
 
 __version__ = "0.1.0"
@@ -33,17 +30,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Adapter": "loratools.adapter",
     "Combination": "loratools.operations.combine",
-    "DecodeOptions": "loratools.formats",
     "ExtractOptions": "loratools.operations.extract",
     "ExtractRun": "loratools.files.extracting",
-    "Inspection": "loratools.operations.inspect",
     "LoratoolsError": "loratools.errors",
     "MergeOptions": "loratools.operations.merge",
-    "MergeReport": "loratools.operations.report",
     "MethodOptions": "loratools.methods",
-    "Pulled": "loratools.files.pulling",
     "PushOptions": "loratools.files.pushing",
-    "PushReport": "loratools.files.pushing",
     "RankRule": "loratools.lowrank.ranks",
     "Rescaling": "loratools.operations.rescale",
     "WriteOptions": "loratools.files.merging",
@@ -61,17 +53,12 @@ _HOMES = {
 __all__ = [
     "Adapter",
     "Combination",
-    "DecodeOptions",
     "ExtractOptions",
     "ExtractRun",
-    "Inspection",
     "LoratoolsError",
     "MergeOptions",
-    "MergeReport",
     "MethodOptions",
-    "Pulled",
     "PushOptions",
-    "PushReport",
     "RankRule",
     "Rescaling",
     "WriteOptions",

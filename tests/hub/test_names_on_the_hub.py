@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 import loratools
 from loratools.lowrank.ranks import RankRule
+from loratools.operations.inspect import Inspection
 from loratools.operations.rescale import Rescaling
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
 
@@ -81,7 +82,7 @@ def test_every_verb_takes_names(stories, tmp_path, run):
             found.append(run(*names, out))
         except loratools.LoratoolsError as error:
             found.append(str(error).partition(": ")[2])
-    if isinstance(found[0], loratools.Inspection):
+    if isinstance(found[0], Inspection):
         assert found[0].spectra == found[1].spectra
         assert found[0].coverage.accounting == found[1].coverage.accounting
     elif isinstance(found[0], str):
