@@ -59,7 +59,7 @@ def open_adapter(
         StorageError: a file cannot be read.
     """
     with storage_errors(path):
-        place = _place(path, headers=headers and not allow_pickle)
+        place = _place(path, headers=headers and not allow_pickle, allow_pickle=allow_pickle)
         return decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
 
 
@@ -113,16 +113,18 @@ class _Place:
     where: str
 
 
-def _place(path: str | Path, *, headers: bool) -> _Place:
+def _place(path: str | Path, *, headers: bool, allow_pickle: bool) -> _Place:
     if not is_hub_name(path):
         path = Path(path)
         if not path.is_dir():
             return _Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
         local = LocalFolder(path, str(path))
         return _Place(local, find_weights(local), str(path))
-    folder, file = _hub_place(path)
-    where = f"{folder.where}/{file}" if file else folder.where
-    file = file or find_weights(folder)
+    folder, named = _hub_place(path)
+    file = named or find_weights(folder)
+    if is_pickle(file) and not allow_pickle:
+        raise _refused_pickle(f"{folder.where}/{file}")
+    where = f"{folder.where}/{file}" if named else folder.where
     if headers:
         return _Place(folder, file, where)
     return _Place(folder.fetch(adapter_files(folder, file)), file, where)
@@ -158,12 +160,9 @@ def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any]
 def _read_tensors(
     folder: Folder, name: str, *, allow_pickle: bool
 ) -> tuple[dict[str, Source], Mapping[str, str], int]:
-    if name.endswith(_PICKLES):
+    if is_pickle(name):
         if not allow_pickle or folder.path is None:
-            raise UnsupportedError(
-                f"{folder.path or folder.where}/{name}: a pickle, which can run code when it is "
-                f"read; --allow-pickle reads it with torch's restricted unpickler"
-            )
+            raise _refused_pickle(f"{folder.path or folder.where}/{name}")
         from loratools.io.pickles import read_pickle
 
         file = folder.path / name
@@ -172,6 +171,18 @@ def _read_tensors(
     header = opened.read_header()
     tensors: dict[str, Source] = {t.name: Stored(opened, t) for t in header.tensors}
     return tensors, header.metadata, opened.size
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name is a PyTorch pickle."""
+    return name.endswith(_PICKLES)
+
+
+def _refused_pickle(where: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{where}: a pickle, which can run code when it is read; --allow-pickle reads it with "
+        f"torch's restricted unpickler"
+    )
 
 
 def find_weights(folder: Folder) -> str:

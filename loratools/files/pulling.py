@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from loratools.errors import HubError, shorten
-from loratools.files.opening import ADAPTER_CONFIG, adapter_files
+from loratools.errors import HubError, UnsupportedError, shorten
+from loratools.files.opening import ADAPTER_CONFIG, adapter_files, is_pickle
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
@@ -133,7 +133,14 @@ def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
     about = [name for name in names if name.startswith(_ABOUT)]
     if "config.json" in names and ADAPTER_CONFIG not in names:
         return sorted({*base_files(folder, file, companions=True), *about})
-    return sorted({*adapter_files(folder, file), *about})
+    found = adapter_files(folder, file)
+    pickles = [name for name in found if is_pickle(name)]
+    if pickles:
+        raise UnsupportedError(
+            f"{folder.where}/{shorten(pickles[0])}: a pickle, which can run code when it is read; "
+            f"none is fetched"
+        )
+    return sorted({*found, *about})
 
 
 def _base_of(adapter: _Fetched) -> HubName:
