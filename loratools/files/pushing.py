@@ -1,6 +1,5 @@
 """Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
 
-import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import FormatError, HubError, UnsupportedError, storage_errors
-from loratools.files.card import complete_card
-from loratools.files.card_facts import CardFacts, facts_of
 from loratools.files.publishable import Contents, contents_of, refuse_nonfinite
 from loratools.hub.names import HubName
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 
 if TYPE_CHECKING:
-    pass
+    from loratools.files.card_facts import CardFacts
+    from loratools.hub.writing import Addition
 
 _CARD = "README.md"
 _CONFIG = "adapter_config.json"
@@ -108,24 +106,34 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
     if options.proposes and (options.tag or options.branch != "main"):
         raise UnsupportedError("a pull request is made for main, and has no tag")
     contents = contents_of(Path(folder), base=options.base, all_files=options.all_files)
-    _check_values(contents)
+    additions = _checked(contents)
     with tempfile.TemporaryDirectory() as name_of_scratch:
         scratch = Path(name_of_scratch)
-        files = dict(contents.files)
+        written = {}
         if options.base is not None:
-            files[_CONFIG] = _with_base(files.get(_CONFIG), options.base, scratch)
+            config = contents.files.get(_CONFIG)
+            written[_CONFIG] = _with_base(config, options.base, scratch)
         parent = _parent(name, options)
         if options.card:
-            files[_CARD] = _card(contents, files.get(_CARD), name, parent, options, scratch)
-        return _send(name, parent, files, contents, options)
+            card = contents.files.get(_CARD)
+            written[_CARD] = _card(contents, card, name, parent, options, scratch)
+        additions |= _additions(written)
+        return _send(name, parent, additions, contents, options)
 
 
-def _check_values(contents: Contents) -> None:
-    """Read all values, and meanwhile import what talks to the Hub, which takes about as long."""
+def _checked(contents: Contents) -> dict[str, "Addition"]:
+    """The files, hashed, while their values are read."""
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(refuse_nonfinite, contents)
-        importlib.import_module("loratools.hub.commits")
-        checked.result()
+        values = pool.submit(refuse_nonfinite, contents)
+        additions = _additions(contents.files)
+        values.result()
+    return additions
+
+
+def _additions(files: Mapping[str, Path]) -> dict[str, "Addition"]:
+    from loratools.hub.writing import Addition
+
+    return {name: Addition.of(name, path) for name, path in files.items()}
 
 
 def _parent(name: HubName, options: PushOptions) -> str | None:
@@ -151,7 +159,7 @@ def _parent(name: HubName, options: PushOptions) -> str | None:
 def _send(
     name: HubName,
     parent: str | None,
-    files: Mapping[str, Path],
+    files: "Mapping[str, Addition]",
     contents: Contents,
     options: PushOptions,
 ) -> PushReport:
@@ -197,6 +205,7 @@ def _card(
     scratch: Path,
 ) -> Path:
     """The card to be sent: the folder's own, else the one that is there, completed."""
+    from loratools.files.card_facts import facts_of
     from loratools.hub.repository import Repository
 
     if here is None and parent is not None:
@@ -214,7 +223,9 @@ def _card(
     return written
 
 
-def _completed(card: Path | None, facts: CardFacts, template: str | Path | None) -> str:
+def _completed(card: Path | None, facts: "CardFacts", template: str | Path | None) -> str:
+    from loratools.files.card import complete_card
+
     existing = None if card is None else _text(card)
     if template is None:
         return complete_card(existing, facts)

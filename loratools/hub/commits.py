@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from loratools.errors import HubError, NetworkError, listing
 from loratools.hub import reading, writing
 from loratools.hub.client import ConflictError, UnansweredError
-from loratools.hub.names import HubFile, HubName
-from loratools.hub.verified import digest_like
+from loratools.hub.names import HubName
+from loratools.hub.writing import Addition
 
 _ATTEMPTS = 4
 
@@ -37,7 +36,7 @@ class Push:
     repo: str
     branch: str
     parent: str
-    files: Mapping[str, Path]
+    files: Mapping[str, Addition]
     message: str
     proposes: bool = False
 
@@ -48,7 +47,7 @@ class Push:
             HubError, NetworkError: the parent cannot be listed.
         """
         there = {file.path: file for file in reading.list_files(self.repo, self.parent)}
-        return tuple(sorted(p for p in self.files if not self._has(there.get(p), p)))
+        return tuple(sorted(p for p, f in self.files.items() if not f.is_listed(there.get(p))))
 
     def send(self) -> Pushed:
         """Commit what has changed.
@@ -61,21 +60,20 @@ class Push:
         if not changed:
             return Pushed(self.parent, ())
         before = self._proposals()
-        sent = {path: self.files[path] for path in changed}
         for attempt in range(_ATTEMPTS):
-            made = self._attempt(sent, before, is_last=attempt == _ATTEMPTS - 1)
+            made = self._attempt(changed, before, is_last=attempt == _ATTEMPTS - 1)
             if made is not None:
                 return made
             time.sleep(2.0**attempt)
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(
-        self, sent: Mapping[str, Path], before: Mapping[int, str], *, is_last: bool
+        self, changed: tuple[str, ...], before: Mapping[int, str], *, is_last: bool
     ) -> Pushed | None:
         """The commit; None where none was made for want of an answer."""
-        changed = tuple(sent)
+        sent = [self.files[path] for path in changed]
         try:
-            made = writing.commit(
+            commit, proposal = writing.commit(
                 self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
             )
         except ConflictError:
@@ -89,16 +87,8 @@ class Push:
             if settled is None and is_last:
                 raise NetworkError(f"{error}; no commit was made") from None
             return settled
-        self._check(made)
-        return Pushed(made.commit, changed, made.proposal)
-
-    def _has(self, there: HubFile | None, path: str) -> bool:
-        here = self.files[path]
-        return (
-            there is not None
-            and there.size == here.stat().st_size
-            and there.digest == digest_like(there.digest, here)
-        )
+        self._check(commit, changed)
+        return Pushed(commit, changed, proposal)
 
     def _settled(self, changed: tuple[str, ...], before: Mapping[int, str]) -> Pushed | None:
         """What an attempt without an answer has done: its commit; None where it made none."""
@@ -125,24 +115,19 @@ class Push:
 
     def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
-        return all(self._has(there.get(path), path) for path in changed)
+        return all(self.files[path].is_listed(there.get(path)) for path in changed)
 
     def _proposals(self) -> dict[int, str]:
         return reading.proposals(self.repo) if self.proposes else {}
 
-    def _check(self, made: writing.Committed) -> None:
+    def _check(self, commit: str, changed: tuple[str, ...]) -> None:
         """Hold what the Hub now lists against what was sent."""
-        there = {file.path: file for file in reading.list_files(self.repo, made.commit)}
-        wrong = [
-            path
-            for path, digest in made.digests.items()
-            if path not in there
-            or (there[path].digest != digest and not self._has(there[path], path))
-        ]
+        there = {file.path: file for file in reading.list_files(self.repo, commit)}
+        wrong = [path for path in changed if not self.files[path].is_listed(there.get(path))]
         if wrong:
             raise HubError(
-                f"{HubName(self.repo, made.commit)}: the commit was made, and lists other bytes "
-                f"for {listing(wrong)}"
+                f"{HubName(self.repo, commit)}: the commit was made, and lists other bytes for "
+                f"{listing(wrong)}"
             )
 
     def _overtaken(self, head: str) -> HubError:

@@ -1,7 +1,7 @@
 """What the Hub is told to do: repositories, branches, tags and commits."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +12,41 @@ from huggingface_hub import CommitOperationAdd
 from loratools.errors import HubError, NetworkError, shorten
 from loratools.hub import client
 from loratools.hub.client import asked
-from loratools.hub.names import HubName
+from loratools.hub.names import HubFile, HubName
+from loratools.hub.verified import git_sha1
 
 
 @final
 @dataclass(frozen=True)
-class Committed:
-    """A commit, the pull request that it is in, and the SHA-256 of what it was made of."""
+class Addition:
+    """A file to be sent: hashed once, and not uploaded twice where a commit is tried again."""
 
-    commit: str
-    proposal: int | None
-    digests: Mapping[str, str]
+    path: Path
+    operation: CommitOperationAdd
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> "Addition":
+        """The file at `path`, which will have a name in the repository."""
+        return cls(path, CommitOperationAdd(name, str(path)))
+
+    def is_listed(self, there: HubFile | None) -> bool:
+        """Whether the Hub lists it with these bytes."""
+        if there is None or there.size != self.operation.upload_info.size:
+            return False
+        sha256: str = self.operation.upload_info.sha256.hex()
+        return there.digest in {sha256, git_sha1(self.path) if len(there.digest) == 40 else ""}
 
 
 def commit(
     repo: str,
     branch: str,
     parent: str,
-    files: Mapping[str, Path],
+    files: Iterable[Addition],
     message: str,
     *,
     proposes: bool,
-) -> Committed:
-    """Make one commit of `files`.
+) -> tuple[str, int | None]:
+    """Make one commit of `files`: its hash, and the number of the pull request that it is in.
 
     Raises:
         UnansweredError: the connection broke, or the Hub did; look before trying again.
@@ -42,22 +54,19 @@ def commit(
         HubError: it may not be written, or the Hub refuses a file.
     """
     where = HubName(repo)
-    operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
     try:
         with client.hub_errors(where), _card_refusal(where):
             made = client.api().create_commit(
                 repo,
-                operations,
+                [file.operation for file in files],
                 commit_message=message,
                 revision=branch,
                 parent_commit=parent,
                 create_pr=proposes,
             )
-            number = None if made.pr_num is None else int(made.pr_num)
+            return made.oid, None if made.pr_num is None else int(made.pr_num)
     except NetworkError as error:
         raise client.UnansweredError(str(error)) from None
-    digests = {each.path_in_repo: each.upload_info.sha256.hex() for each in operations}
-    return Committed(made.oid, number, digests)
 
 
 @contextmanager
