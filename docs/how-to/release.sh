@@ -25,8 +25,9 @@ loratools push "$work/r8" "$owner/tales-r8" --create --base "$owner/stories260k"
 # --- every release: pull what is locked ------------------------------------------------------
 
 pinned() { # pinned OWNER/NAME: pulled into the cache, and its name with the locked commit
-    loratools pull "$1" --lock "$lock" --json \
-        | python3 -c 'import json, sys; print(json.load(sys.stdin)["name"])'
+    local pulled
+    pulled=$(loratools pull "$1" --lock "$lock" --json) || return
+    python3 -c 'import json, sys; print(json.loads(sys.argv[1])["name"])' "$pulled"
 }
 base=$(pinned "$owner/stories260k")
 first=$(pinned "$owner/tales-r4")
