@@ -192,7 +192,9 @@ def _with_base(config: Path | None, base: str, scratch: Path) -> Path:
         raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
     fields = {**read_json(InputFile(config)), "base_model_name_or_path": base}
     written = scratch / _CONFIG
-    written.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    with storage_errors(written):
+        written.write_text(f"{text}\n", encoding="utf-8")
     return written
 
 

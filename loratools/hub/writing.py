@@ -86,9 +86,13 @@ def create(repo: str, *, private: bool) -> None:
     """Make a repository, if there is none of that name.
 
     Raises:
-        HubError, NetworkError: see `hub_errors`.
+        HubError: there is one that everybody sees, and it should be private.
+        NetworkError: see `hub_errors`.
     """
-    asked(HubName(repo), lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
+    where = HubName(repo)
+    asked(where, lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
+    if private and not asked(where, lambda hub: hub.repo_info(repo)).private:
+        raise HubError(f"{where}: is there already, and public; leave out --private to push to it")
 
 
 def branch(repo: str, name: str) -> None:

@@ -229,13 +229,14 @@ def stored():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
-def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, tmp_path, capsys):
+def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, sleeps, tmp_path, capsys):
     out, lock = tmp_path / "out", tmp_path / "loratools.lock"
     row.arrange(under)
     result = run_here(capsys, "pull", *under.repo, "-o", out, "--lock", lock)
     _room_again()
     assert all(rule.hits for rule in under.hub.rules), "the fault did not strike"
     assert result.code == row.code, result.err
+    assert "Retry-After" not in row.fault or 7.0 in sleeps
     assert pulled(out) == (FILES if row.code == 0 else None)
     if row.code:
         assert row.says in line_of(result)

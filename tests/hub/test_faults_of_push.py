@@ -1,5 +1,6 @@
 """`loratools push` under every fault: one commit or none, nobody's overwritten, and it heals."""
 
+import re
 import shutil
 
 import pytest
@@ -54,7 +55,7 @@ def with_options(*options):
 
 
 def is_there(under):
-    under.hub.commit(REPO, FILES)
+    under.hub.commit(REPO, FILES, user="ann")
 
 
 def before_commit(under):
@@ -66,6 +67,25 @@ def after_commit(under):
     under.hub.before(
         "/commit/", lambda: under.hub.before("/api/models/", lambda: somebody_commits(under))
     )
+
+
+def lands_late(path):
+    """The first attempt is lost, and its commit is there only when the second is on its way."""
+
+    def late(under):
+        under.hub.fail(faults.Reset(), COMMIT)
+        under.hub.fail(
+            faults.Before(lambda: under.hub.commit(REPO, FILES, user="ann")), path, skip=1
+        )
+
+    return late
+
+
+def disk_is_full(under):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    under.patch.setattr("pathlib.Path.write_text", fails)
 
 
 def is_missing(under):
@@ -110,6 +130,12 @@ ROWS = [
         commits=2,
         takes_turns=True,
     ),
+    Row(
+        "commit that lands late, before the next attempt",
+        lands_late("/preupload/"),
+        ends="one commit",
+    ),
+    Row("commit that lands late, in the next attempt", lands_late(COMMIT), ends="one commit"),
     Row(
         "a page in place of the commit's answer",
         strikes(faults.Body(lambda _: b"<html>"), COMMIT),
@@ -156,10 +182,19 @@ ROWS = [
     Row("private", both(is_private, has_token("bob")), 1, "private one that the token"),
     Row("no such repository", both(is_missing, sends_to("ann/none")), 1, "no such repository"),
     Row("token of nobody", has_token(None), 1, "the token is not valid"),
+    Row(
+        "no token", lambda under: under.patch.setenv("HF_TOKEN", ""), 1, "give a token in HF_TOKEN"
+    ),
     Row("token that may only read", has_token("ann", "read"), 1, "no right to this"),
     Row("somebody else's repository", has_token("bob"), 1, "no right to this"),
     Row("nobody listens", is_nowhere, 4, "cannot be reached"),
     Row("offline, and not in the cache", goes_offline, 4, "offline"),
+    Row(
+        "disk full, at what is changed to be sent",
+        both(with_options("--base", "ann/base"), disk_is_full),
+        4,
+        "no space left",
+    ),
 ]
 
 
@@ -192,18 +227,21 @@ def revision_of(options):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
-def test_a_push_makes_one_commit_or_none(row, under, tmp_path, capsys):
+def test_a_push_makes_one_commit_or_none(row, under, sleeps, tmp_path, capsys):
     hub = under.hub
     row.arrange(under)
     before = commits(hub)
     result = run_here(capsys, "push", under.folder, *under.repo, "--no-card", *under.options)
     assert all(rule.hits for rule in hub.rules), "the fault did not strike"
     assert result.code == row.code, result.err
+    assert "Retry-After" not in row.fault or 7.0 in sleeps
     if row.code:
         assert row.says in line_of(result)
     else:
         assert result.err == ""
         assert has_files(hub, revision_of(under.options))
+        named = re.search(f"hf://{REPO}@([0-9a-f]{{40}})", result.out)[1]
+        assert hub.repos[REPO].git.read_commit(named).author == "ann"
     if REPO in hub.repos:
         made = (1 if row.code == 0 else 0) if row.commits is None else row.commits
         assert commits(hub, revision_of(under.options)) - before == made
@@ -219,7 +257,8 @@ def test_a_push_makes_one_commit_or_none(row, under, tmp_path, capsys):
 @pytest.mark.parametrize("row", [row for row in ROWS if row.code], ids=lambda row: row.fault)
 def test_the_next_push_succeeds(row, under, capsys):
     row.arrange(under)
-    assert run_here(capsys, "push", under.folder, *under.repo, "--no-card").code == row.code
+    failed = run_here(capsys, "push", under.folder, *under.repo, "--no-card", *under.options)
+    assert failed.code == row.code
     under.heal()
     (under.folder / "README.md").unlink(missing_ok=True)
     before = commits(under.hub)

@@ -172,6 +172,18 @@ def test_the_token_is_nowhere_after_a_process(under, tmp_path):
     assert not list(tmp_path.rglob("*token*"))
 
 
+def test_what_is_to_be_private_is_not_sent_to_a_public_repository(under, tmp_path, capsys):
+    adapter = write(tmp_path / "adapter", FILES)
+    under.patch.delenv("LORATOOLS_DEBUG")
+    for repo, code in (("ann/new", 0), ("ann/new", 0), (REPO, 1)):
+        head = under.hub.head(repo) if repo in under.hub.repos else None
+        result = run_here(capsys, "push", adapter, repo, "--no-card", "--create", "--private")
+        assert result.code == code
+        assert under.hub.repos[repo].private == (code == 0)
+    assert "is there already, and public" in result.err
+    assert under.hub.head(REPO) == head
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
