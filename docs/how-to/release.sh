@@ -38,7 +38,6 @@ second=$(pinned "$owner/tales-r8")
 cd "$work"
 loratools combine "$first" "$second" --rank 8 -o both --offline --json > combine.json
 loratools merge "$base" both -o merged --offline --json > merge.json
-rm -f merged/README.md # the base's card, which comes along with its other files
 
 # --- publish it, and look at what is there ---------------------------------------------------
 

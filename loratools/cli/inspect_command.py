@@ -43,7 +43,7 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> int:
-    """Describe ADAPTER, a folder or a file, from its headers and config.
+    """Describe ADAPTER, a folder, a file or an hf:// name, from its headers and config.
 
     --check also reads the values: a NaN, or an adapter that was never trained, is wrong.
     """

@@ -77,8 +77,9 @@ def command(
 ) -> None:
     """Write BASE + weight x ADAPTER (+ ...) as a model of the same layout.
 
-    BASE and each ADAPTER are a folder or a safetensors file. All adapters are added before the
-    one rounding to BASE's dtype. The output appears complete, or not at all.
+    BASE and each ADAPTER are a folder, a safetensors file or an hf://owner/name on the Hub. All
+    adapters are added before the one rounding to BASE's dtype. The output appears complete, or not
+    at all.
     """
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")

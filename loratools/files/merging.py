@@ -22,6 +22,7 @@ from loratools.operations.report import MergeReport
 if TYPE_CHECKING:
     from loratools.operations.rounding import Fidelity
 
+_CARD = "README.md"
 _COMPANIONS_SLACK = 2**20
 
 
@@ -168,8 +169,8 @@ class _Companion:
 def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
     """What is copied beside the weights, and what of the base's folder is left out.
 
-    The base's files that hold no weights, but for hidden ones; the adapter's own tokenizer takes
-    the place of the base's, whole.
+    The base's files that hold no weights, but for hidden ones and its model card, which tells of
+    another model; the adapter's own tokenizer takes the place of the base's, whole.
     """
     if not plan.base.is_folder or plan.base.path is None:
         return [], []
@@ -181,7 +182,8 @@ def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or name in written or any(p.startswith(".") for p in name.split("/")):
             continue
-        if path.suffix in WEIGHT_SUFFIXES or name.endswith((INDEX_SUFFIX, ".bin.index.json")):
+        is_weights = name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX, ".bin.index.json"))
+        if is_weights or name == _CARD:
             left_out.append(name)
         else:
             found[name] = path

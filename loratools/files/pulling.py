@@ -154,7 +154,7 @@ def _base_of(adapter: _Fetched) -> HubName:
         found = HubName.parse(f"hf://{name}")
     except HubError:
         raise HubError(
-            f"{where}: its base is {shorten(str(name))!r}, which is not on the Hub"
+            f"{where}: its base is {shorten(str(name))!r}, which is no owner/name on the Hub"
         ) from None
     return HubName(found.repo, revision if isinstance(revision, str) else None)
 

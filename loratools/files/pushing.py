@@ -4,18 +4,19 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import FormatError, HubError, UnsupportedError, storage_errors
 from loratools.files.publishable import Contents, contents_of, refuse_nonfinite
-from loratools.hub.names import HubName
+from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 
 if TYPE_CHECKING:
     from loratools.files.card_facts import CardFacts
+    from loratools.hub.commits import Push
     from loratools.hub.writing import Addition
 
 _CARD = "README.md"
@@ -100,9 +101,13 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         NetworkError: the Hub cannot be reached; no commit was made.
     """
     options = options or PushOptions()
-    name = HubName.parse(f"hf://{repo}")
+    name = HubName.parse(repo if is_hub_name(repo) else f"hf://{repo}")
     if name.path or name.revision:
         raise HubError(f"{repo}: not of the form owner/name; a branch is given by --branch")
+    if is_hub_name(folder):
+        raise UnsupportedError(f"{folder}: not a folder here; pull it first")
+    if options.base is not None and is_hub_name(options.base):
+        options = replace(options, base=HubName.parse(options.base).repo)
     if options.proposes and (options.tag or options.branch != "main"):
         raise UnsupportedError("a pull request is made for main, and has no tag")
     contents = contents_of(Path(folder), base=options.base, all_files=options.all_files)
@@ -145,11 +150,11 @@ def _parent(name: HubName, options: PushOptions) -> str | None:
         writing.create(name.repo, private=options.private)
     try:
         return reading.head(branch)
-    except HubError:
+    except HubError as error:
         if options.dry_run and options.create:
             return None
         if not reading.exists(name.repo):
-            raise
+            raise HubError(f"{error}; --create makes one") from None
     if options.dry_run:
         return reading.head(name)
     writing.branch(name.repo, options.branch)
@@ -171,6 +176,8 @@ def _send(
     else:
         message = options.message or f"Push {contents.what} with loratools"
         push = Push(name.repo, options.branch, parent, files, message, options.proposes)
+        if options.tag is not None:
+            _check_tag(push, options.tag)
         pushed = Pushed(parent, push.changed()) if options.dry_run else push.send()
         commit = pushed.commit
     if options.tag is not None and commit is not None and not options.dry_run:
@@ -185,6 +192,15 @@ def _send(
         tag=options.tag,
         dry_run=options.dry_run,
     )
+
+
+def _check_tag(push: "Push", tag: str) -> None:
+    """Refuse a tag that would have to move, before anything is sent."""
+    from loratools.hub import reading
+
+    commit = reading.tags(push.repo).get(tag)
+    if commit is not None and (commit != push.parent or push.changed()):
+        raise HubError(f"hf://{push.repo}: the tag {tag} is there already, at {commit[:12]}")
 
 
 def _with_base(config: Path | None, base: str, scratch: Path) -> Path:

@@ -113,6 +113,16 @@ def history(repo: str, commit: str) -> list[str]:
     return [entry.commit_id for entry in found]
 
 
+def tags(repo: str) -> dict[str, str]:
+    """The commits that have tags, by the tags.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    refs = asked(HubName(repo), lambda hub: hub.list_repo_refs(repo))
+    return {ref.name: ref.target_commit for ref in refs.tags}
+
+
 def proposals(repo: str) -> dict[int, str]:
     """The heads of the pull requests, by their numbers.
 

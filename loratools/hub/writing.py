@@ -10,7 +10,7 @@ from typing import final
 from huggingface_hub import CommitOperationAdd
 
 from loratools.errors import HubError, NetworkError, shorten
-from loratools.hub import client
+from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName
 from loratools.hub.verified import git_sha1
@@ -113,6 +113,5 @@ def tag(repo: str, name: str, commit: str) -> None:
     """
     where = HubName(repo)
     asked(where, lambda hub: hub.create_tag(repo, tag=name, revision=commit, exist_ok=True))
-    refs = asked(where, lambda hub: hub.list_repo_refs(repo))
-    if {ref.name: ref.target_commit for ref in refs.tags}.get(name) != commit:
+    if reading.tags(repo).get(name) != commit:
         raise HubError(f"{where}: the tag {shorten(name)} is that of another commit")

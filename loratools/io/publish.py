@@ -162,6 +162,8 @@ def check_output(
         StorageError: its parent is no folder, or it would not fit.
     """
     parent = output.parent
+    if output.parts[:1] == ("hf:",):
+        raise OutputError(f"{output}: an output is a path here; loratools push sends it to the Hub")
     if output.name in {"", ".."}:
         raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
     with storage_errors(output):

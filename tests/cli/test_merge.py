@@ -315,11 +315,13 @@ def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(run, outpu
 
 def test_what_is_not_copied_is_named(run, output, tmp_path):
     base = shutil.copytree(SINGLE, tmp_path / "base")
-    for name in ("pytorch_model.bin", "original/consolidated.pth", ".cache/x", "extra/README.md"):
+    others = ("original/consolidated.pth", ".cache/x", "extra/README.md")
+    for name in ("README.md", "pytorch_model.bin", *others):
         (base / name).parent.mkdir(exist_ok=True)
         (base / name).write_text("x")
     result = run(base, PLAIN, "-o", output)
     assert result.err.splitlines() == [
+        "Note: not copied: README.md",
         "Note: not copied: original/consolidated.pth",
         "Note: not copied: pytorch_model.bin",
     ]
