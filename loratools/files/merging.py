@@ -82,8 +82,8 @@ def merge(
     companions, left_out = _companions(plan)
     fidelity: dict[str, Fidelity] = {}
     if output is not None:
-        inputs = [shard.file.path for shard in checkpoint.shards]
-        inputs += local_paths(base, *paths, config)
+        inputs = local_paths(base, *paths, config)
+        inputs += [shard.file.path for shard in checkpoint.shards]
         fidelity = _write(plan, files, companions, Path(output), inputs, options, write)
     return MergeReport(
         plan=plan,
@@ -180,10 +180,10 @@ def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
     folder = plan.base.path
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or name in written or any(p.startswith(".") for p in name.split("/")):
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not path.is_file() or name in written or is_hidden or name == _CARD:
             continue
-        is_weights = name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX, ".bin.index.json"))
-        if is_weights or name == _CARD:
+        if name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX, ".bin.index.json")):
             left_out.append(name)
         else:
             found[name] = path

@@ -64,7 +64,8 @@ def pull(
     Of an adapter its own files, of a base its weights and what lies beside them; into the cache of
     huggingface_hub, and from there to the folder `output`, where there is one. `include_base`
     fetches the model too that the adapter's config names, to the folder `base` in `output`.
-    `lock` names a file that says which commits and bytes are meant; what it does not say is added.
+    `lock` names a file that says which commits and bytes are meant; repositories that it does not
+    name are added.
 
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.

@@ -74,17 +74,20 @@ class Lock:
         """Hold files, by their SHA-256, against the lock; those of a new repository are noted.
 
         Raises:
-            HubError: a file has other bytes, or is not in the lock of its repository.
+            HubError: a file has other bytes, is not in the lock of its repository, or is missing.
         """
         locked = self.repositories.setdefault(
             repository.repo, Locked(repository.commit, dict(digests))
         )
-        new = [path for path in digests if path not in locked.files]
-        if new:
-            raise HubError(
-                f"{repository.name}: {listing(new)} not in {self.path}; take {repository.repo} "
-                f"out of it to move on"
-            )
+        for found, known, what in (
+            (digests, locked.files, f"not in {self.path}"),
+            (locked.files, digests, f"in {self.path}, and not in what was asked for"),
+        ):
+            if other := [path for path in found if path not in known]:
+                raise HubError(
+                    f"{repository.name}: {listing(other)} {what}; take {repository.repo} out of "
+                    f"it to move on"
+                )
         changed = [path for path in digests if digests[path] != locked.files[path]]
         if changed:
             repository.discard(changed)

@@ -321,12 +321,12 @@ def test_what_is_not_copied_is_named(run, output, tmp_path):
         (base / name).write_text("x")
     result = run(base, PLAIN, "-o", output)
     assert result.err.splitlines() == [
-        "Note: not copied: README.md",
         "Note: not copied: original/consolidated.pth",
         "Note: not copied: pytorch_model.bin",
     ]
     assert (output / "extra/README.md").read_text() == "x"
     assert not (output / ".cache").exists()
+    assert not (output / "README.md").exists(), "which tells of another model"
 
 
 # --- what it refuses -----------------------------------------------------------------------------

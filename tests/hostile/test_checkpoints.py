@@ -109,7 +109,7 @@ def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder):
     with pytest.raises(
         FormatError, match=r"a is in model-00001.* and in .*; a tensor may be in one"
     ):
-        Checkpoint(folder, (found.shards[0], found.shards[0]), None, {}, None)
+        Checkpoint(str(folder), folder, True, (found.shards[0], found.shards[0]), None, {}, None)
 
 
 def test_index_and_single_file_are_one_too_many(folder):

@@ -99,7 +99,7 @@ def test_a_release_fails_where_the_hub_keeps_something_else(hub, monkeypatch):
     hub.commit("ann/tales", changed, user="mallory")
     done = release("v1")
     assert done.returncode == 1
-    assert "Error: hf://ann/tales: the tag v1 is that of another commit\n" in done.stderr
+    assert "Error: hf://ann/tales: the tag v1 is there already, at " in done.stderr
 
 
 @pytest.mark.usefixtures("workplace")

@@ -103,6 +103,16 @@ def test_a_file_that_the_lock_does_not_have_is_refused(plain, lock, capsys):
     assert f"{CONFIG} not in {lock}" in line_of(result)
 
 
+def test_a_file_that_the_hub_does_not_list_any_more_is_noticed(plain, lock, capsys):
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    fields = json.loads(lock.read_text())
+    fields["repositories"][REPO]["files"]["tokenizer.json"] = "0" * 64
+    lock.write_text(json.dumps(fields))
+    result = run_here(capsys, "pull", REPO, "--lock", lock)
+    assert result.code == 1
+    assert f"tokenizer.json in {lock}, and not in what was asked for" in line_of(result)
+
+
 def of(commit: object = "0" * 40, files: object = None) -> bytes:
     entry = {"commit": commit, "files": {} if files is None else files}
     return json.dumps({"version": 1, "repositories": {REPO: entry}}).encode()

@@ -118,7 +118,6 @@ def test_a_missing_repository_is_made_where_that_is_asked_for(signed_in, adapter
 def test_a_merged_model_has_no_card_of_its_base(signed_in, adapter, tmp_path):
     base = shutil.copytree(SHARDED, tmp_path / "base")
     (base / "README.md").write_text("# The base\n")
-    report = loratools.merge(base, adapter, output=tmp_path / "merged")
-    assert report.left_out == ["README.md"]
+    loratools.merge(base, adapter, output=tmp_path / "merged")
     push(tmp_path / "merged", "ann/merged")
     assert "The base" not in signed_in.files("ann/merged")["README.md"].decode()

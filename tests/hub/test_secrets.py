@@ -193,6 +193,7 @@ def test_what_is_to_be_private_is_not_sent_to_a_public_repository(under, tmp_pat
         ("hf://ann/plain@main", "hf://ann/plain@main"),
         (f"a{CANARY}b", "ahf_…b"),
     ],
+    ids=["user", "at sign", "revision", "name", "token"],  # a token stays out of names of tests too
 )
 def test_what_is_redacted(text, shown, under):
     assert client.redacted(text) == shown
