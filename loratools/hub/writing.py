@@ -27,7 +27,9 @@ class Addition:
     @classmethod
     def of(cls, name: str, path: Path) -> "Addition":
         """The file at `path`, which will have a name in the repository."""
-        return cls(path, CommitOperationAdd(name, str(path)))
+        operation = CommitOperationAdd(name, str(path))
+        _ = operation.upload_info.sha256  # which the client would compute when it sends it
+        return cls(path, operation)
 
     def is_listed(self, there: HubFile | None) -> bool:
         """Whether the Hub lists it with these bytes."""
