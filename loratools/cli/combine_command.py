@@ -1,6 +1,5 @@
 """`loratools combine`."""
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -24,6 +23,7 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
+    print_json,
     rank_options,
     rank_rule,
     where_option,
@@ -114,7 +114,7 @@ def command(
         allow_pickle=settings["allow_pickle"],
     )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report)
         return
     _print_similarity(report)
     print_certificates(report.certificates, modules=modules)

@@ -1,6 +1,5 @@
 """`loratools inspect`."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from loratools.cli.options import (
     offline_option,
     out_proj_option,
     pickle_option,
+    print_json,
 )
 from loratools.cli.tables import Column, human_size, print_fields, print_table
 from loratools.errors import listing, shorten
@@ -51,7 +51,7 @@ def command(
 
     found = inspect(adapter, base=base, spectrum=spectrum or check, **settings)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         _print(found, show_spectrum=spectrum, show_modules=modules)
     return CHECK_FAILED if check and not found.is_sound else 0

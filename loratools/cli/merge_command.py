@@ -1,6 +1,5 @@
 """`loratools merge`."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from loratools.cli.options import (
     offline_option,
     out_proj_option,
     pickle_option,
+    print_json,
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
@@ -113,7 +113,7 @@ def command(
             out_proj=settings["out_proj"],
         )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        print_json(report)
     else:
         _print(report, verbose=verbose or dry_run)
 

@@ -1,9 +1,10 @@
 """Options that several commands share, each defined once."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -71,6 +72,19 @@ def out_proj_option(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """`--json`: one documented object on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+class Report(Protocol):
+    """What a verb returns."""
+
+    def to_json(self) -> dict[str, object]:
+        """Its documented object."""
+        ...
+
+
+def print_json(report: Report) -> None:
+    """The object that `--json` asks for."""
+    click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
 
 
 def offline_option(command: Command) -> Command:

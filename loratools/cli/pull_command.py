@@ -1,12 +1,11 @@
 """`loratools pull`."""
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, offline_option
+from loratools.cli.options import json_option, offline_option, print_json
 from loratools.cli.tables import human_size
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def command(
         overwrite=overwrite,
     )
     if as_json:
-        click.echo(json.dumps(pulled.to_json(), indent=2, ensure_ascii=False))
+        print_json(pulled)
         return
     for part in (pulled, pulled.base):
         if part is not None:

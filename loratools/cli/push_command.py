@@ -1,6 +1,5 @@
 """`loratools push`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option
+from loratools.cli.options import json_option, print_json
 from loratools.errors import listing
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def command(
     )
     report = push(folder, repo, options)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report)
     else:
         _print(report)
 

@@ -1,6 +1,5 @@
 """`loratools rescale`."""
 
-import json
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
+    print_json,
     rank_options,
     rank_rule,
     where_option,
@@ -74,7 +74,7 @@ def command(
         allow_pickle=settings["allow_pickle"],
     )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report)
         return
     groups = report.groups()
     print_table(

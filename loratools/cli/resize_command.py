@@ -1,6 +1,5 @@
 """`loratools resize`."""
 
-import json
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
+    print_json,
     rank_options,
     rank_rule,
 )
@@ -60,7 +60,7 @@ def command(
         allow_pickle=settings["allow_pickle"],
     )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report)
         return
     print_certificates(report.certificates, modules=modules)
     print_written(report.written, report.notes)

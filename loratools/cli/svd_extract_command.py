@@ -1,6 +1,5 @@
 """`loratools svd-extract`."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from loratools.cli.options import (
     modules_option,
     offline_option,
     output_options,
+    print_json,
     rank_options,
     rank_rule,
 )
@@ -107,7 +107,7 @@ def command(
             ),
         )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        print_json(report)
     else:
         _print(report, modules=modules or dry_run)
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED
