@@ -383,7 +383,7 @@ def test_names_of_the_guide_are_those_that_a_template_has():
     [
         {"repo": "no-owner"},
         {"repo": 'a/b"\nimport os'},
-        {"base_models": ("/home/me/model",)},
+        {"base_models": ("/models/mine",)},
         {"base_models": ("a/b/c",)},
         {"base_models": ("a--b",)},
         {"licence": "Apache 2.0"},

@@ -111,7 +111,7 @@ def test_merged_model(tmp_path, architectures, library, name):
     assert f"hf://{REPO}" in complete_card(None, found) or library
 
 
-@pytest.mark.parametrize("base", ["/home/me/model", "../model", "C:\\me\\model", "model.bin", ""])
+@pytest.mark.parametrize("base", ["/models/mine", "../model", "C:\\me\\model", "model.bin", ""])
 def test_base_that_is_a_path_is_not_named(tmp_path, base):
     folder = shutil.copytree(PLAIN, tmp_path / "adapter")
     config = folder / "adapter_config.json"
@@ -219,7 +219,7 @@ def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path):
     folders = {*FIXTURES.parts[1:], "private", *tmp_path.parts[1:-1]} - {"tests", "plain", "work"}
     assert [folder for folder in folders if re.search(rf"\b{re.escape(folder)}[/\\0]", card)] == []
     for report in (
-        {"adapter": "/home/me/x/", "strengths": {}},
+        {"adapter": "/models/private/x/", "strengths": {}},
         {"adapter": "C:\\me\\secret\\x", "strengths": {}},
     ):
         assert [s.name for s in facts("adapters/plain", [report]).sources] == ["x"]

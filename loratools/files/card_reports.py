@@ -76,7 +76,7 @@ def read_report(report: object, where: str) -> Step:
 def shown(name: str) -> str:
     r"""A name without the folders of the machine that it is from; one on the Hub is kept.
 
-    >>> shown("/home/me/private/adapter/"), shown("C:\\me\\a.safetensors"), shown("hf://me/a")
+    >>> shown("/models/private/adapter/"), shown("C:\\me\\a.safetensors"), shown("hf://me/a")
     ('adapter', 'a.safetensors', 'hf://me/a')
     """
     if is_hub_name(name):

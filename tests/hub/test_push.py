@@ -54,7 +54,7 @@ def set_weight(folder, value):
     ("spoil", "error", "match"),
     [
         (
-            lambda f: set_base(f, "/home/me/llama"),
+            lambda f: set_base(f, "/models/llama"),
             UnsupportedError,
             "path",
         ),
