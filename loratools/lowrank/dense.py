@@ -80,11 +80,11 @@ def leading(
 ) -> Leading:
     """The leading singular values and vectors of a matrix, as many as wanted.
 
-    As far as the convergence shows, what is kept and the squared error differ from the best
-    approximation's by at most `tolerance` of themselves, or 5e-7 of ‖X‖². The same seed, blocks
-    and number of threads give the same bytes.
+    As far as the convergence shows, what is kept differs from the best approximation's by at most
+    `tolerance` of it and ten times that share of the squared error, or by 5e-7 of ‖X‖². The same
+    seed, blocks and number of threads give the same bytes.
 
-    The iteration takes about 6 n k elements of memory. Where that would be half the matrix, or the
+    The iteration takes about 8 n k elements of memory. Where that would be half the matrix, or the
     matrix is small, all singular values are computed instead, in float64. From a Gram matrix,
     those below 1.2e-7 of the largest then count as zero; a matrix wider than high is read whole.
 

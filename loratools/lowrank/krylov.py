@@ -1,18 +1,15 @@
 """Block Krylov iteration for leading right singular vectors (Musco and Musco, arXiv:1504.05477).
 
 All iterates are kept, so that a few products find what subspace iteration needs many for. With V
-all blocks so far, the next is what Xᵀ X V has beyond V, and the Ritz vectors are the combinations
-of V that are the singular vectors of X V.
+all blocks so far, the Ritz vectors are the combinations of V that are the singular vectors of X V.
+The next block is what Xᵀ X has beyond V of those that are not good enough: their residuals.
 """
 
 import math
-from itertools import pairwise
 from typing import final
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from loratools.errors import NonFiniteError
@@ -25,6 +22,10 @@ _SAFE = (1e-24, 1e30)
 _NOISE = 4
 #: The vectors of a block beyond the wanted ones: they part the values at the cut from the next.
 _EXTRA = 8
+#: What is missing may be this many times as large a share of the squared error as of the energy.
+_LOOSER = 10
+#: Vectors that together miss at most this share of the goal need no further step.
+_GOOD_ENOUGH = 1 / 64
 #: The rank that is tried first where it follows from the energy.
 _FIRST = 24
 #: Cholesky's factor of a Gram matrix serves where its diagonal falls to no less than this share.
@@ -57,109 +58,134 @@ def ritz_vectors(
         return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like.double())
     if not math.isfinite(space.total):
         raise NonFiniteError("the matrix has a NaN, an infinity or squares beyond float64")
-    while space.basis.shape[1] + block.shape[1] <= min(matrix.shape) // 2:
-        block = space.extend(block)
-        count = wanted.count(space.curves[-1] - space.noise, space.total)
-        if not _is_few(min(count, space.basis.shape[1] + 1), matrix.shape):
+    while space.width + len(block) <= min(matrix.shape) // 2:
+        space.extend(block)
+        kept = space.energies.cumsum(0)
+        count = wanted.count(kept.numpy() - space.noise, space.total)
+        if not _is_few(min(count, space.width + 1), matrix.shape):
             return None
-        if count > space.basis.shape[1]:
-            block = torch.cat([block, space.sketch(block.shape[1], generator)], 1)
+        if count > space.width:
+            block = space.sketch(space.width, generator)
             continue
-        kept, missing = space.captured(count)
-        if missing <= max(tolerance * min(kept, space.total - kept), space.noise):
-            return space.ritz(count), missing
+        residuals = space.residuals(min(count + _EXTRA, space.width))
+        missing = space.missing(residuals[:count])
+        best = kept[:count].max().item() if count else 0.0
+        goal = tolerance * min(best, _LOOSER * (space.total - best))
+        if (least := min(missing.sum().item(), space.unseen)) <= max(goal, space.noise):
+            return space.ritz(count).T, least
+        worst = _largest(missing, all_but=goal * _GOOD_ENOUGH)
+        # Vectors beyond the cut fill up what takes no longer than a few.
+        fill = range(count, min(len(residuals), count + _EXTRA - len(worst)))
+        block = residuals[[*worst, *fill]]
     return None
 
 
 @final
 class _Space:
-    """A growing Krylov space.
+    """A growing Krylov space. Vectors are rows here: products with flat matrices are the faster.
 
     Attributes:
-        basis: V, orthonormal.
+        basis: Vᵀ, orthonormal.
+        images: Vᵀ Xᵀ X.
         core: Vᵀ Xᵀ X V, in float64 and on the CPU.
-        curves: after each block, the energy that the first 1, 2, … Ritz vectors capture.
+        energies: its eigenvalues, falling: the squares of the singular values of X V.
+        turn: its eigenvectors, as rows, which make the Ritz vectors of V.
         total: ‖X‖², up to the rounding of V's dtype; from the first sketch on.
         noise: the rounding of energies.
     """
 
     def __init__(self, matrix: RowBlocks, like: Tensor) -> None:
         self.matrix = matrix
-        self.basis = like.new_empty(matrix.shape[1], 0)
-        self.core = torch.empty(0, 0, dtype=torch.float64)
-        self.curves: list[NDArray[np.float64]] = []
+        self.basis = self.images = like.new_empty(0, matrix.shape[1])
+        self.core = self.turn = torch.empty(0, 0, dtype=torch.float64)
+        self.energies = torch.empty(0, dtype=torch.float64)
         self.total = self.noise = 0.0
 
-    def sketch(self, columns: int, generator: torch.Generator) -> Float[Tensor, "n columns"]:
-        """Xᵀ G for a random G: half the work of `extend`, and half a step further than any V."""
-        found = self.basis.new_zeros(columns, self.matrix.shape[1])
+    @property
+    def width(self) -> int:
+        """The number of vectors in V."""
+        return len(self.basis)
+
+    @property
+    def unseen(self) -> float:
+        """‖X - X V Vᵀ‖², which no choice of vectors can gain more than."""
+        return max(0.0, self.total - self.energies.sum().item())
+
+    def sketch(self, count: int, generator: torch.Generator) -> Float[Tensor, "count n"]:
+        """Gᵀ X for a random G: half the work of `extend`, and half a step further than any V."""
+        found = self.basis.new_zeros(count, self.matrix.shape[1])
         total = self.basis.new_zeros((), dtype=torch.float64)
         for _, block in self.matrix.read():
             rows = block.to(found)
-            found.addmm_(torch.randn(columns, len(rows), generator=generator).to(found), rows)
+            found.addmm_(torch.randn(count, len(rows), generator=generator).to(found), rows)
             # Norms of rows first: one sum in float32 over a whole block loses three digits.
             total += torch.linalg.vector_norm(rows, dim=1).double().square().sum()
         self.total = total.item()
         self.noise = _NOISE * torch.finfo(found.dtype).eps * self.total
-        return found.T
+        return found
 
-    def extend(self, block: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
-        """Add what is new in a block, V, and give Xᵀ X V."""
+    def extend(self, block: Float[Tensor, "b n"]) -> None:
+        """Add what is new in a block to V."""
         for _ in range(2):  # the second for what the rounding of the first left
-            block = _normalised(block - self.basis @ (self.basis.T @ block))
-        self.basis = torch.cat([self.basis, block], 1)
-        product = _squared(self.matrix, block)
-        columns = (self.basis.T @ product).double().cpu()
-        old, new = columns[: len(self.core)], columns[len(self.core) :]
-        lower = torch.cat([old.T, (new + new.T) / 2], 1)
-        self.core = torch.cat([torch.cat([self.core, old], 1), lower])
-        energies = torch.linalg.eigvalsh(self.core).flip(0).clamp(min=0)
-        self.curves.append(energies.cumsum(0).numpy())
-        return product
+            block = _normalised(block - (block @ self.basis.T) @ self.basis)
+        images = _squared(self.matrix, block)
+        self.basis = torch.cat([self.basis, block])
+        self.images = torch.cat([self.images, images])
+        rows = (images @ self.basis.T).double().cpu()
+        old, new = rows[:, : len(self.core)], rows[:, len(self.core) :]
+        lower = torch.cat([old, (new + new.T) / 2], 1)
+        self.core = torch.cat([torch.cat([self.core, old.T], 1), lower])
+        energies, turn = torch.linalg.eigh(self.core)
+        self.energies, self.turn = energies.flip(0).clamp(min=0), turn.T.flip(0)
 
-    def captured(self, count: int) -> tuple[float, float]:
-        """The energy of so many Ritz vectors, and how much more the next blocks will find.
+    def residuals(self, count: int) -> Float[Tensor, "count n"]:
+        """What Xᵀ X gives the first Ritz vectors beyond their energies times themselves."""
+        turn, energies = self.turn[:count].to(self.basis), self.energies[:count].to(self.basis)
+        return turn @ self.images - (energies[:, None] * turn) @ self.basis
 
-        Twice what a geometric series would. It falls faster in the end, but where values are nearly
-        equal at first like 1 / steps², which is 1.5 times the series.
+    def missing(self, residuals: Float[Tensor, "k n"]) -> Float[Tensor, " k"]:
+        """How much more energy the best vectors may have than each of the first Ritz vectors.
+
+        Twice the bound of Li and Li (doi:10.1016/j.laa.2004.08.026) for one eigenvalue, in which
+        the next Ritz value stands for the largest energy that V has nothing of: both that and what
+        residuals have in common are a little more.
         """
-        if not count or not self.total:
-            return 0.0, 0.0
-        kept = [float(curve[min(count, len(curve)) - 1]) for curve in self.curves]
-        gains = np.maximum(np.diff(kept), 0)[-3:].tolist()
-        if len(gains) < 2:
-            return kept[-1], math.inf
-        # Two steps tell little beside a random start.
-        decay = 1 / 3 if len(gains) == 2 else 1 / 8
-        if gains[-1] > self.noise:
-            ratios = [after / before if before else math.inf for before, after in pairwise(gains)]
-            decay = max(decay, *ratios)
-        return kept[-1], 2 * gains[-1] * decay / (1 - decay) if decay < 1 else math.inf
+        count = len(residuals)
+        squares = torch.linalg.vector_norm(residuals, dim=1).double().square().cpu()
+        gaps = self.energies[:count] - self.energies[: count + 1].min()
+        missing: Tensor = (gaps.square() + 4 * squares).sqrt() - gaps
+        return missing
 
-    def ritz(self, count: int) -> Float[Tensor, "n count"]:
-        """The vectors that capture the most."""
-        vectors = torch.linalg.eigh(self.core).eigenvectors.flip(1)[:, :count]
-        found: Tensor = self.basis.double() @ vectors.to(self.basis.device)
+    def ritz(self, count: int) -> Float[Tensor, "count n"]:
+        """The vectors that capture the most, in float64."""
+        found: Tensor = self.turn[:count].to(self.basis.device) @ self.basis.double()
         return found
 
 
-def _normalised(block: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
-    """An orthonormal basis, nearly: by Cholesky, or Householder for nearly dependent columns."""
+def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
+    """Which to take, so that the others add up to no more."""
+    order = values.argsort(descending=True, stable=True)
+    rest = values[order].flip(0).cumsum(0).flip(0)
+    taken: list[int] = order[rest > all_but].tolist()
+    return taken
+
+
+def _normalised(block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Orthonormal rows, nearly: by Cholesky, or Householder where they are nearly dependent."""
     wide = block.double()
-    factor, failed = torch.linalg.cholesky_ex(wide.T @ wide, upper=True)
+    factor, failed = torch.linalg.cholesky_ex(wide @ wide.T)
     spread = factor.diagonal()
     if failed or not spread.min() > _DEPENDENT * spread.max():
-        basis: Tensor = torch.linalg.qr(block).Q
+        basis: Tensor = torch.linalg.qr(block.T).Q.T
         return basis
-    solved: Tensor = torch.linalg.solve_triangular(factor.to(block), block, upper=True, left=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.to(block), block, upper=False)
     return solved
 
 
-def _squared(matrix: RowBlocks, vectors: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
-    """Xᵀ X V."""
-    across = vectors.T.contiguous()  # products with a flat matrix on the left are the faster ones
-    product = torch.zeros_like(across)
+def _squared(matrix: RowBlocks, vectors: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Vᵀ Xᵀ X, for vectors as rows."""
+    product = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
     for _, block in matrix.read():
         rows = block.to(vectors)
-        product.addmm_(across @ rows.T, rows)
-    return product.T
+        product.addmm_(vectors @ rows.T, rows)
+    return product

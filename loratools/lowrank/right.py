@@ -20,7 +20,7 @@ from loratools.lowrank.truncation import TargetSpectrum
 
 #: Takes rows of X V, from a row on, as the columns of a matrix in float64.
 Take = Callable[[int, Tensor], None]
-#: Squared errors are at most this share above those of the best approximation.
+#: At most this share of the energy that the best approximation has is missing.
 _TOLERANCE = 1e-4
 
 

@@ -20,7 +20,8 @@ def compare(
     Raises:
         NonFiniteError: a tensor has a NaN or an infinity.
     """
-    own = [pair for pair in pairs if pair.twin is None]
+    # The largest first, so that no thread is left waiting.
+    own = sorted((p for p in pairs if p.twin is None), key=lambda pair: -pair.after.info.nbytes)
     found = dict(zip((p.target for p in own), each(partial(_compare, tick), own), strict=True))
     return {
         pair.target: norms

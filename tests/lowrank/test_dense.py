@@ -133,7 +133,7 @@ def is_nearly_best(matrix, found, rank):
     expected = energies(matrix)
     total = expected.sum().item()
     best = expected[:rank].sum().item()
-    allowed = max(TOLERANCE * min(best, total - best), NOISE * total)
+    allowed = max(TOLERANCE * min(best, 10 * (total - best)), NOISE * total)
     bound = rounding(matrix)
     assert best - allowed <= found.kept <= best + bound
     assert squared_error(matrix, found) == pytest.approx(total - found.kept, abs=bound)
@@ -142,15 +142,31 @@ def is_nearly_best(matrix, found, rank):
 
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("shape", [(320, 330), (500, 320)])
-def test_iteration_is_nearly_the_best_of_its_rank(name, shape):
+@pytest.mark.parametrize("rank", [1, 8])
+def test_iteration_is_nearly_the_best_of_its_rank(name, shape, rank):
     matrix = with_values(SPECTRA[name], *shape)
-    found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=1)
-    is_nearly_best(matrix, found, 8)
-    # Its blocks reach half the smaller side first, and all values are computed.
-    assert found.exact == (name == "a cluster around the cut" and shape == (320, 330))
+    found = leading(RowBlocks.of(matrix), Wanted(rank), seed=1)
+    is_nearly_best(matrix, found, rank)
+    # Else its blocks reach half the smaller side first, and all values are computed.
+    assert not found.exact or name == "a cluster around the cut"
     # A matrix of rank 3 in float64 has more than that when it is rounded to float32.
-    assert len(found.values) == 8
+    assert len(found.values) == rank
     assert (found.values.diff() <= 0).all()
+
+
+def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest():
+    """One random block has as much of each of twelve directions, and Krylov spaces no more."""
+    matrix = with_values(torch.cat([torch.ones(12), torch.full((100,), 0.9)]), 400, 320)
+    is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank=12), seed=0), 12)
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+def test_the_estimate_is_not_far_below_what_is_missing(rank):
+    for seed, name in enumerate(SPECTRA):
+        matrix = with_values(SPECTRA[name], 400, 320, seed)
+        found = leading(RowBlocks.of(matrix), Wanted(rank), seed=seed)
+        best = energies(matrix)[:rank].sum().item()
+        assert best - found.kept <= found.missing + NOISE * found.total
 
 
 @settings(max_examples=15)
@@ -246,6 +262,15 @@ def test_the_values_of_a_gram_matrix_are_exact(shape, wanted):
 # --- reading -------------------------------------------------------------------------------------
 
 
+def agree(matrix, one, other):
+    """As two of the nearly best do; exact ones to rounding."""
+    assert len(one.values) == len(other.values)
+    if one.exact:
+        assert one.kept == pytest.approx(other.kept, abs=rounding(matrix))
+    for found in (one, other):
+        is_nearly_best(matrix, found, len(found.values))
+
+
 def parted(matrix, sizes):
     blocks = torch.split(matrix, sizes)
     begins = torch.tensor([0, *sizes]).cumsum(0).tolist()
@@ -258,10 +283,9 @@ def test_how_a_matrix_is_parted_does_not_matter(wanted, sizes):
     matrix = with_values(SPECTRA["slow"], 320, 330)
     one = leading(RowBlocks.of(matrix), wanted, seed=0)
     other = leading(parted(matrix, sizes), wanted, seed=0)
-    assert len(one.values) == len(other.values)
     assert one.exact == other.exact
     assert one.total == pytest.approx(other.total, rel=8 * 330 * EPS)
-    assert abs(one.kept - other.kept) <= (rounding(matrix) if one.exact else NOISE * one.total)
+    agree(matrix, one, other)
 
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200)])
@@ -292,7 +316,7 @@ def test_a_matrix_of_strides_is_read_as_it_is():
     for view in (base[:, ::2], base[:, :320].T, base.flip(0)[:, :320]):
         one = leading(RowBlocks.of(view), Wanted(rank=4), seed=0)
         other = leading(RowBlocks.of(view.contiguous()), Wanted(rank=4), seed=0)
-        assert abs(one.kept - other.kept) <= NOISE * one.total
+        agree(view, one, other)
 
 
 @pytest.mark.gpu
@@ -302,5 +326,5 @@ def test_a_device_finds_what_the_processor_finds(wanted):
     matrix = with_values(SPECTRA["slow"], 400, 320)
     one = leading(RowBlocks.of(matrix), wanted, seed=0)
     other = leading(RowBlocks.of(matrix), wanted, seed=0, device=torch.device("cuda"))
-    assert abs(one.kept - other.kept) <= (rounding(matrix) if one.exact else NOISE * one.total)
+    agree(matrix, one, other)
     assert one.total == pytest.approx(other.total, rel=8 * 400 * EPS)
