@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from loratools.errors import NonFiniteError
 from loratools.lowrank import dense, rows
 from loratools.lowrank.dense import leading
+from loratools.lowrank.krylov import _Space
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.rows import RowBlocks
 
@@ -158,6 +159,16 @@ def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest():
     """One random block has as much of each of twelve directions, and Krylov spaces no more."""
     matrix = with_values(torch.cat([torch.ones(12), torch.full((100,), 0.9)]), 400, 320)
     is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank=12), seed=0), 12)
+
+
+def test_vectors_stay_orthonormal_when_nothing_new_is_left():
+    """Residuals of converged vectors are rounding, most of it in what was found before."""
+    space = _Space(RowBlocks.of(with_values(0.5**index, 400, 320)), torch.empty(0))
+    space.extend(space.sketch(16, torch.Generator().manual_seed(0)))
+    for _ in range(8):
+        space.extend(space.residuals(16))
+    gram = space.basis @ space.basis.T
+    torch.testing.assert_close(gram, torch.eye(len(gram)), rtol=0, atol=64 * 2**-24)
 
 
 @pytest.mark.parametrize("rank", [3, 8])

@@ -40,6 +40,24 @@ def test_singular_values_equal_those_of_the_dense_product(m, n, rank, seed, defi
     assert all(value <= bound for value in [*found[count:], *expected[count:]])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e5])
+def test_small_values_of_many_columns_are_as_right_as_the_large_ones(dtype, condition):
+    """Columns of `up` nearly depend on each other; the oracle is Householder's QR in float64."""
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.linalg.qr(torch.randn(75, 75, generator=generator)).Q
+    mixed = mixed * torch.logspace(0, -math.log10(condition), 75)
+    up = (torch.randn(300, 75, generator=generator) @ mixed.T).to(dtype)
+    down = torch.randn(75, 200, generator=generator).to(dtype)
+    left, right = (torch.linalg.qr(side.double()).R for side in (up, down.T))
+    expected = torch.linalg.svdvals(left @ right.T)
+    # What is small was computed beside the largest: by QR with eps, by Gram with eps * condition.
+    bound = 1e-14 if dtype == torch.float64 else 1e-10
+    found = singular_values(up, down)
+    largest = expected[0].item()
+    torch.testing.assert_close(found, expected, rtol=bound, atol=64 * 2**-52 * largest)
+
+
 def test_a_zero_update_has_a_spectrum_of_zeros():
     values = singular_values(torch.zeros(3, 2), torch.randn(2, 4))
     assert spectrum_of(values, 2) == spectrum_of(torch.zeros(2, dtype=torch.float64), 2)
