@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from loratools.errors import (
     FormatError,
@@ -13,14 +13,15 @@ from loratools.errors import (
     listing,
     shorten,
 )
-from loratools.files.inspecting import inspect
 from loratools.files.opening import ADAPTER_CONFIG, adapter_files
 from loratools.hub.names import check_path
 from loratools.io.checkpoint import Checkpoint, is_companion, open_checkpoint, weight_files
 from loratools.io.file import InputFile
 from loratools.io.finite import holds_nonfinite
 from loratools.io.folder import LocalFolder
-from loratools.operations.inspect import Inspection
+
+if TYPE_CHECKING:
+    from loratools.operations.inspect import Inspection
 
 _ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -29,27 +30,42 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @final
 @dataclass(frozen=True)
-class Contents:
+class Publishable:
     """What is to be published: its files by their paths, and what was left out of its folder."""
 
-    found: Inspection | Checkpoint
+    path: Path
     files: Mapping[str, Path]
     left_out: tuple[str, ...]
 
     @property
-    def what(self) -> str:
-        """An adapter or a model."""
-        return "an adapter" if isinstance(self.found, Inspection) else "a model"
+    def is_model(self) -> bool:
+        """Whether it is a whole model, and not an adapter."""
+        return _is_model(self.path)
+
+    def checked(self, base: str | None) -> "Inspection | Checkpoint":
+        """What it holds; `base` is what an adapter's config will name as its base, if another.
+
+        All values are read.
+
+        Raises:
+            FormatError: it is neither an adapter nor a model, or not sound.
+            UnsupportedError: it names a local path as its base.
+            NonFiniteError: a tensor has a NaN or an infinity.
+        """
+        found = open_checkpoint(self.path) if self.is_model else _checked_adapter(self.path, base)
+        if bad := list(_nonfinite(self.files)):
+            raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
+        return found
 
 
-def contents_of(path: Path, *, base: str | None, all_files: bool) -> Contents:
-    """What there is to publish; `base` is what an adapter's config will name as its base.
+def publishable(path: Path, *, all_files: bool) -> Publishable:
+    """What there is to publish.
 
     Hidden files are left out. With `all_files` others than an adapter's or a model's are sent too.
 
     Raises:
-        FormatError: it is neither an adapter nor a model, or not sound.
-        UnsupportedError: it has a pickle, other files, or names a local path as its base.
+        FormatError: it is neither an adapter nor a model.
+        UnsupportedError: it has a pickle, or other files.
     """
     folder = path if path.is_dir() else path.parent
     own = _own_files(path)
@@ -67,9 +83,8 @@ def contents_of(path: Path, *, base: str | None, all_files: bool) -> Contents:
     names = sorted([*own, *others])
     for name in names:
         check_path(name, str(path))
-    found = _checked(path, base)
     left_out = [] if path != folder else [n for n in _all_names(folder) if _is_hidden(n)]
-    return Contents(found, {name: folder / name for name in names}, tuple(left_out))
+    return Publishable(path, {name: folder / name for name in names}, tuple(left_out))
 
 
 def _own_files(path: Path) -> list[str]:
@@ -84,6 +99,7 @@ def _own_files(path: Path) -> list[str]:
 
 
 def _is_model(path: Path) -> bool:
+    """A folder with a model's config and no adapter's."""
     return (path / "config.json").exists() and not (path / ADAPTER_CONFIG).exists()
 
 
@@ -99,9 +115,9 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _checked(path: Path, base: str | None) -> Inspection | Checkpoint:
-    if path.is_dir() and _is_model(path):
-        return open_checkpoint(path)
+def _checked_adapter(path: Path, base: str | None) -> "Inspection":
+    from loratools.files.inspecting import inspect
+
     found = inspect(path)
     wrong = [note.message for note in found.notes if note.severity != "info"]
     if wrong:
@@ -117,17 +133,6 @@ def _checked(path: Path, base: str | None) -> Inspection | Checkpoint:
 
 def _is_local(base: str) -> bool:
     return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
-
-
-def refuse_nonfinite(contents: Contents) -> None:
-    """Read all that will be published.
-
-    Raises:
-        NonFiniteError: a tensor has a NaN or an infinity.
-    """
-    bad = list(_nonfinite(contents.files))
-    if bad:
-        raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
 
 
 def _nonfinite(files: Mapping[str, Path]) -> Iterator[str]:

@@ -2,14 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import FormatError, HubError, UnsupportedError, storage_errors
-from loratools.files.publishable import Contents, contents_of, refuse_nonfinite
+from loratools.files.publishable import Publishable, publishable
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from loratools.files.card_facts import CardFacts
     from loratools.hub.commits import Push
     from loratools.hub.writing import Addition
+    from loratools.io.checkpoint import Checkpoint
+    from loratools.operations.inspect import Inspection
 
 _CARD = "README.md"
 _CONFIG = "adapter_config.json"
@@ -110,32 +113,35 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         options = replace(options, base=HubName.parse(options.base).repo)
     if options.proposes and (options.tag or options.branch != "main"):
         raise UnsupportedError("a pull request is made for main, and has no tag")
-    contents = contents_of(Path(folder), base=options.base, all_files=options.all_files)
-    additions = _checked(contents)
-    with tempfile.TemporaryDirectory() as name_of_scratch:
-        scratch = Path(name_of_scratch)
+    contents = publishable(Path(folder), all_files=options.all_files)
+    with tempfile.TemporaryDirectory() as scratch, _hashing(contents.files) as additions:
+        found = contents.checked(options.base)
         written = {}
         if options.base is not None:
-            config = contents.files.get(_CONFIG)
-            written[_CONFIG] = _with_base(config, options.base, scratch)
+            written[_CONFIG] = _with_base(contents.files.get(_CONFIG), options.base, Path(scratch))
         parent = _parent(name, options)
         if options.card:
-            card = contents.files.get(_CARD)
-            written[_CARD] = _card(contents, card, name, parent, options, scratch)
-        additions |= _additions(written)
-        return _send(name, parent, additions, contents, options)
+            facts = _facts(name.repo, found, options)
+            card = contents.files.get(_CARD) or _card_of(name.repo, parent)
+            written[_CARD] = _card(card, facts, options.template, Path(scratch))
+        files = {**additions(), **_additions(written)}
+        return _send(name, parent, files, contents, options)
 
 
-def _checked(contents: Contents) -> dict[str, "Addition"]:
-    """The files, hashed, while their values are read."""
-    with ThreadPoolExecutor(1) as pool:
-        values = pool.submit(refuse_nonfinite, contents)
-        additions = _additions(contents.files)
-        values.result()
-    return additions
+@contextmanager
+def _hashing(files: Mapping[str, Path]) -> "Iterator[Callable[[], dict[str, Addition]]]":
+    """Files are hashed while something else is done; the function waits for the last of them."""
+    from loratools.hub.writing import Addition
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        futures = {name: pool.submit(Addition.of, name, path) for name, path in files.items()}
+        yield lambda: {name: future.result() for name, future in futures.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _additions(files: Mapping[str, Path]) -> dict[str, "Addition"]:
+def _additions(files: Mapping[str, Path]) -> "dict[str, Addition]":
     from loratools.hub.writing import Addition
 
     return {name: Addition.of(name, path) for name, path in files.items()}
@@ -165,7 +171,7 @@ def _send(
     name: HubName,
     parent: str | None,
     files: "Mapping[str, Addition]",
-    contents: Contents,
+    contents: Publishable,
     options: PushOptions,
 ) -> PushReport:
     from loratools.hub import writing
@@ -174,7 +180,8 @@ def _send(
     if parent is None:
         pushed, commit = Pushed("", tuple(sorted(files))), None
     else:
-        message = options.message or f"Push {contents.what} with loratools"
+        what = "a model" if contents.is_model else "an adapter"
+        message = options.message or f"Push {what} with loratools"
         push = Push(name.repo, options.branch, parent, files, message, options.proposes)
         if options.tag is not None:
             _check_tag(push, options.tag)
@@ -214,30 +221,27 @@ def _with_base(config: Path | None, base: str, scratch: Path) -> Path:
     return written
 
 
-def _card(
-    contents: Contents,
-    here: Path | None,
-    name: HubName,
-    parent: str | None,
-    options: PushOptions,
-    scratch: Path,
-) -> Path:
-    """The card to be sent: the folder's own, else the one that is there, completed."""
+def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":
     from loratools.files.card_facts import facts_of
+
+    base_models = None if options.base is None else (options.base,)
+    return facts_of(repo, found, options.reports, base_models=base_models, licence=options.license)
+
+
+def _card_of(repo: str, commit: str | None) -> Path | None:
+    """The card that is there."""
     from loratools.hub.repository import Repository
 
-    if here is None and parent is not None:
-        there = Repository(name.repo, parent)
-        here = there.fetch([_CARD])[_CARD] if _CARD in there.files else None
-    facts = facts_of(
-        name.repo,
-        contents.found,
-        options.reports,
-        base_models=None if options.base is None else (options.base,),
-        licence=options.license,
-    )
+    there = None if commit is None else Repository(repo, commit)
+    return there.fetch([_CARD])[_CARD] if there is not None and _CARD in there.files else None
+
+
+def _card(
+    existing: Path | None, facts: "CardFacts", template: str | Path | None, scratch: Path
+) -> Path:
+    """The card to be sent: the folder's own, else the one that is there, completed."""
     written = scratch / _CARD
-    written.write_bytes(_completed(here, facts, options.template).encode())
+    written.write_bytes(_completed(existing, facts, template).encode())
     return written
 
 

@@ -23,14 +23,26 @@ def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
     """
     if tensor.dtype not in _INFINITIES:
         return False
-    import numpy as np
-
-    integers, magnitude, infinity = _INFINITIES[tensor.dtype]
-    buffer = np.empty(min(_BLOCK_BYTES, tensor.nbytes), dtype=np.uint8)
+    buffer = bytearray(min(_BLOCK_BYTES, tensor.nbytes))
     for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
-        block = buffer[: min(_BLOCK_BYTES, tensor.end - begin)]
-        file.read_into(block.data, begin)
-        numbers = block.view(integers)
-        if np.bitwise_and(numbers, magnitude, out=numbers).max() >= infinity:
+        del buffer[tensor.end - begin :]
+        file.read_into(memoryview(buffer), begin)
+        if _may_hold(buffer, tensor.dtype) and _holds(buffer, tensor.dtype):
             return True
     return False
+
+
+def _may_hold(numbers: bytearray, dtype: str) -> bool:
+    """By their highest bytes alone, so that numpy need not be imported, which takes longer."""
+    integers, _, infinity = _INFINITIES[dtype]
+    width = int(integers[-1])
+    highest = numbers[width - 1 :: width]
+    least = infinity >> 8 * (width - 1)
+    return any(byte in highest or byte + 128 in highest for byte in range(least, 128))
+
+
+def _holds(numbers: bytearray, dtype: str) -> bool:
+    import numpy as np
+
+    integers, magnitude, infinity = _INFINITIES[dtype]
+    return bool((np.frombuffer(numbers, integers) & magnitude).max() >= infinity)
