@@ -2,12 +2,14 @@
 
     python benchmarks/hub.py FOLDER --runs 5
 
-Each run is a fresh process with an empty cache, and the tools take turns. The client checks sizes,
-loratools the hashes of everything too. Both wait for a server in Python, in another process.
+Each run is a fresh process with an empty cache; the tools take turns, forwards and backwards. The
+client checks sizes, loratools the hashes of everything too. Both wait for a server in Python, in
+another process.
 """
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import statistics
 import sys
@@ -78,6 +80,16 @@ def loopback(root: Path, adapter: Path) -> Iterator[dict[str, str]]:
         process.join()
 
 
+def settle(file: Path) -> None:
+    """The same state before each run: nothing left to be put on disk, and as much memory at hand.
+
+    A virtual machine gives what was free for long back to its host, and gets it again slowly.
+    """
+    os.sync()
+    file.write_bytes(bytes(2**30))
+    file.unlink()
+
+
 def commands(number: int, adapter: Path) -> dict[str, list[str]]:
     """Each with repositories of its own, which it makes."""
     python, module = sys.executable, [sys.executable, "-m", "loratools"]
@@ -104,8 +116,10 @@ def main() -> None:
     ):
         home = Path(scratch) / "home"
         for number in range(arguments.runs):
-            for tool, command in commands(number, adapter).items():
+            turns = list(commands(number, adapter).items())
+            for tool, command in reversed(turns) if number % 2 else turns:
                 shutil.rmtree(home, ignore_errors=True)
+                settle(Path(scratch) / "memory")
                 place = environment({**variables, "HF_HOME": str(home)})
                 seconds.setdefault(tool, []).append(measure(command, environment=place).wall_s)
     print("| tool | s, median (min–max) | × the client |\n|---|--:|--:|")

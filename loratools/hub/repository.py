@@ -10,6 +10,7 @@ from typing import final
 
 from loratools.errors import HubError, NetworkError, storage_errors
 from loratools.hub import client, reading
+from loratools.hub.following import following
 from loratools.hub.names import HubFile, HubName, check_path, is_commit
 from loratools.hub.verified import Verified, digest_like
 from loratools.io.small import replace_text
@@ -17,6 +18,8 @@ from loratools.io.small import replace_text
 _WORKERS = 8
 #: What arrives broken is fetched once more.
 _DOWNLOADS = 2
+#: Of a large file's hash; small ones have git's.
+_SHA256_DIGITS = 64
 
 
 @final
@@ -92,10 +95,10 @@ class Repository:
         verified = Verified(_state() / "verified")
         cached = reading.cached(self.repo, self.commit, file.path)
         for _ in range(_DOWNLOADS):
-            path = cached or reading.download(self.repo, self.commit, file)
+            path, digest = (cached, None) if cached is not None else self._download(file)
             if verified.knows(path, file.digest):
                 return path
-            if file.digest == digest_like(file.digest, path):
+            if digest == file.digest or digest_like(file.digest, path) == file.digest:
                 verified.remember(path, file.digest)
                 return path
             _delete(path)
@@ -104,6 +107,14 @@ class Repository:
             f"{self.name}/{file.path}: what arrived is not what the Hub lists ({file.digest}), "
             f"twice; it was deleted"
         )
+
+    def _download(self, file: HubFile) -> tuple[Path, str | None]:
+        """A file in the cache, and its hash where that was found meanwhile."""
+        if len(file.digest) != _SHA256_DIGITS:
+            return reading.download(self.repo, self.commit, file), None
+        with following(_cache(self.repo) / "blobs", f"{file.digest}.*") as follower:
+            path = reading.download(self.repo, self.commit, file)
+        return path, follower.digest_of(path)
 
     @property
     def _tree(self) -> Path:
@@ -143,8 +154,12 @@ def resolve(name: HubName) -> Repository:
 
 def _reference(name: HubName) -> Path:
     """Where the client's cache, too, keeps what a revision was when it was last resolved."""
-    folder = f"models--{name.repo.replace('/', '--')}"
-    return client.cache_folder() / folder / "refs" / (name.revision or client.DEFAULT_REVISION)
+    return _cache(name.repo) / "refs" / (name.revision or client.DEFAULT_REVISION)
+
+
+def _cache(repo: str) -> Path:
+    """Where the client's cache has all of a repository."""
+    return client.cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def _state() -> Path:
@@ -162,7 +177,7 @@ def _read_tree(store: Path) -> list[HubFile] | None:
 def _write(path: Path, text: str) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
+    replace_text(path, text, is_durable=False)
 
 
 def _delete(link: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from loratools.errors import storage_errors
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
     """Write a file under a name of its own, which no other run or thread has, and rename it.
+
+    What only saves time later need not be durable: after a loss of power it may be empty.
 
     Raises:
         StorageError: it cannot be written; the old text is in place, and nothing beside it.
@@ -19,7 +21,8 @@ def replace_text(path: Path, text: str) -> None:
             with unfinished.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    os.fsync(file.fileno())
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from loratools.io.source import Stored, same_bytes
 from loratools.lowrank.rows import RowBlocks
 from loratools.operations.rounding import block_rows, rounds_to, rows_of, spans
 
+#: Elements that are read at a time: few enough for `malloc` not to fetch new pages for each.
+_BLOCK = 2**18
 #: Widths of the last bit, relative to the first: of a number between 1 and 2.
 _ULPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23, "F64": 2.0**-52}
 #: √⟨x²⟩ of numbers whose logarithms are spread evenly between 1 and 2.
@@ -131,7 +133,7 @@ class Difference:
 
     def _blocks_and_bases(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         rows, columns = self.shape
-        step = min(rows, block_rows(self.shape))
+        step = min(rows, max(1, _BLOCK // max(1, columns)))
         after = torch.empty(step, columns, dtype=to_torch(self.after.dtype))
         before = torch.empty(step, columns, dtype=to_torch(self.before.dtype))
         base, block = (torch.empty(step, columns, dtype=self.dtype) for _ in range(2))

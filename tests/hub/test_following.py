@@ -1,0 +1,63 @@
+"""A file that is followed while it grows has its hash when it is whole, or none at all."""
+
+import hashlib
+import time
+
+import pytest
+
+from loratools.hub.following import following
+
+CHUNKS = [b"first", b"x" * 5_000_000, b"", b"last"]
+
+
+def written(path, chunks=CHUNKS, pause=0.01):
+    with path.open("wb", buffering=0) as file:
+        for chunk in chunks:
+            file.write(chunk)
+            time.sleep(pause)
+
+
+@pytest.mark.parametrize("pause", [0, 0.02])
+def test_the_hash_of_a_file_that_grew_and_was_renamed(tmp_path, pause):
+    with following(tmp_path, "abc.*") as follower:
+        written(tmp_path / "other.incomplete")
+        written(tmp_path / "abc.1.incomplete", pause=pause)
+        found = (tmp_path / "abc.1.incomplete").rename(tmp_path / "abc")
+        time.sleep(pause)
+    expected = hashlib.sha256(b"".join(CHUNKS)).hexdigest()
+    # What appears and is renamed between two looks is never seen.
+    assert follower.digest_of(found) == expected or pause == 0
+
+
+def test_no_hash_of_what_was_never_seen(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"here before")
+    with following(tmp_path, "abc.*") as follower:
+        time.sleep(0.02)
+    assert follower.digest_of(path) is None
+    with following(tmp_path / "nowhere", "abc.*") as follower:
+        pass
+    assert follower.digest_of(path) is None
+
+
+def test_no_hash_of_another_file_or_of_one_that_changed_since(tmp_path):
+    with following(tmp_path, "abc.*") as follower:
+        written(tmp_path / "abc.1")
+    assert follower.digest_of(tmp_path / "abc.1")
+    (tmp_path / "other").write_bytes(b"".join(CHUNKS))
+    assert follower.digest_of(tmp_path / "other") is None
+    with (tmp_path / "abc.1").open("ab") as file:
+        file.write(b"more")
+    assert follower.digest_of(tmp_path / "abc.1") is None
+
+
+def test_a_file_that_is_begun_anew_never_has_the_hash_of_what_it_holds(tmp_path):
+    """It was hashed from its first beginning on, so it is read again."""
+    path = tmp_path / "abc.1"
+    with following(tmp_path, "abc.*") as follower, path.open("wb", buffering=0) as file:
+        file.write(b"begun")
+        time.sleep(0.05)
+        file.seek(0)
+        file.truncate()
+        file.write(b"quite another beginning")
+    assert follower.digest_of(path) != hashlib.sha256(path.read_bytes()).hexdigest()
