@@ -17,7 +17,7 @@ from loratools.errors import NonFiniteError, shorten
 from loratools.io.dtypes import to_torch
 from loratools.io.source import Stored, same_bytes
 from loratools.lowrank.rows import RowBlocks
-from loratools.operations.rounding import block_rows, rounds_to, rows_of, spans
+from loratools.operations.rounding import rounds_to, rows_of, spans
 
 #: Elements that are read at a time: few enough for `malloc` not to fetch new pages for each.
 _BLOCK = 2**18
@@ -72,6 +72,11 @@ class Difference:
         narrow = {self.after.dtype, self.before.dtype} <= {"BF16", "F16"}
         return torch.float32 if narrow else torch.float64
 
+    @property
+    def _step(self) -> int:
+        """The rows of a block: by the shape alone, so that what is held does not show."""
+        return max(1, _BLOCK // max(1, self.shape[1]))
+
     def is_zero(self) -> bool:
         """Whether the one tensor is the other, rounded to its dtype."""
         if self.after.dtype == self.before.dtype:
@@ -125,7 +130,7 @@ class Difference:
 
     def _cut(self, held: Tensor) -> Callable[[], Iterator[tuple[int, Tensor]]]:
         def blocks() -> Iterator[tuple[int, Tensor]]:
-            for begin, end in spans(0, len(held), block_rows(self.shape)):
+            for begin, end in spans(0, len(held), self._step):
                 self.tick()
                 yield begin, held[begin:end]
 
@@ -133,7 +138,7 @@ class Difference:
 
     def _blocks_and_bases(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         rows, columns = self.shape
-        step = min(rows, max(1, _BLOCK // max(1, columns)))
+        step = min(rows, self._step)
         after = torch.empty(step, columns, dtype=to_torch(self.after.dtype))
         before = torch.empty(step, columns, dtype=to_torch(self.before.dtype))
         base, block = (torch.empty(step, columns, dtype=self.dtype) for _ in range(2))
