@@ -12,6 +12,7 @@ from loratools.errors import (
     UnsupportedError,
     listing,
     shorten,
+    storage_errors,
 )
 from loratools.files.opening import ADAPTER_CONFIG, adapter_files
 from loratools.hub.names import check_path
@@ -45,13 +46,17 @@ class Publishable:
     def checked(self, base: str | None) -> "Inspection | Checkpoint":
         """What it holds; `base` is what an adapter's config will name as its base, if another.
 
-        All values are read.
+        All values are read, and all other files opened.
 
         Raises:
             FormatError: it is neither an adapter nor a model, or not sound.
             UnsupportedError: it names a local path as its base.
             NonFiniteError: a tensor has a NaN or an infinity.
+            StorageError: a file cannot be read.
         """
+        for path in self.files.values():
+            with storage_errors(path):
+                path.open("rb").close()
         found = open_checkpoint(self.path) if self.is_model else _checked_adapter(self.path, base)
         if bad := list(_nonfinite(self.files)):
             raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")

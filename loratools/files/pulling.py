@@ -120,8 +120,8 @@ def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
     local = folder.fetch(_wanted(folder, file))
     digests = {}
     for entry in _wanted(folder, file):
-        digest = folder.listed(entry).digest
-        digests[entry] = digest if len(digest) == 64 else sha256(local.path / entry)
+        listed = folder.listed(entry)
+        digests[entry] = listed.digest if listed.is_large else sha256(local.path / entry)
     if lock is not None:
         lock.check(folder.repository, {f"{folder.inside}{n}": d for n, d in digests.items()})
     return _Fetched(folder, local.path, digests)

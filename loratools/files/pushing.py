@@ -124,7 +124,8 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
             facts = _facts(name.repo, found, options)
             card = contents.files.get(_CARD) or _card_of(name.repo, parent)
             written[_CARD] = _card(card, facts, options.template, Path(scratch))
-        files = {**additions(), **_additions(written)}
+        with _hashing(written) as more:
+            files = {**additions(), **more()}
         return _send(name, parent, files, contents, options)
 
 
@@ -139,12 +140,6 @@ def _hashing(files: Mapping[str, Path]) -> "Iterator[Callable[[], dict[str, Addi
         yield lambda: {name: future.result() for name, future in futures.items()}
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _additions(files: Mapping[str, Path]) -> "dict[str, Addition]":
-    from loratools.hub.writing import Addition
-
-    return {name: Addition.of(name, path) for name, path in files.items()}
 
 
 def _parent(name: HubName, options: PushOptions) -> str | None:

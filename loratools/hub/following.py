@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
+from loratools.hub.verified import identity
+
 _CHUNK = 4 * 2**20
 _PAUSE_SECONDS = 0.004
 
@@ -52,7 +54,7 @@ class Follower:
         """The SHA-256 of a file, as hex, if it is the one that was followed, and as it was."""
         if self._end is None:
             return None
-        return self._digest.hexdigest() if _identity(path.stat()) == _identity(self._end) else None
+        return self._digest.hexdigest() if identity(path.stat()) == identity(self._end) else None
 
     def run(self) -> None:
         """Follow the file."""
@@ -83,7 +85,3 @@ class Follower:
             end = os.fstat(file.fileno())
         if end.st_size == total:
             self._end = end
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -91,3 +91,8 @@ class HubFile:
     path: str
     size: int
     digest: str
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the digest is a SHA-256."""
+        return len(self.digest) == 64

@@ -18,8 +18,6 @@ from loratools.io.small import replace_text
 _WORKERS = 8
 #: What arrives broken is fetched once more.
 _DOWNLOADS = 2
-#: Of a large file's hash; small ones have git's.
-_SHA256_DIGITS = 64
 
 
 @final
@@ -110,7 +108,7 @@ class Repository:
 
     def _download(self, file: HubFile) -> tuple[Path, str | None]:
         """A file in the cache, and its hash where that was found meanwhile."""
-        if len(file.digest) != _SHA256_DIGITS:
+        if not file.is_large:
             return reading.download(self.repo, self.commit, file), None
         with following(_cache(self.repo) / "blobs", f"{file.digest}.*") as follower:
             path = reading.download(self.repo, self.commit, file)

@@ -5,6 +5,7 @@ a model in the cache is not read again for each command.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import final
 
@@ -46,7 +47,7 @@ class Verified:
     def knows(self, path: Path, digest: str) -> bool:
         """Whether this file, unchanged since, has been found to have this hash."""
         try:
-            return (self._folder / digest).read_text() == _identity(path)
+            return (self._folder / digest).read_text() == identity(path.stat())
         except (OSError, ValueError):
             return False
 
@@ -54,11 +55,11 @@ class Verified:
         """Note that it has; that this cannot be written only costs time later."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / digest).write_text(_identity(path))
+            (self._folder / digest).write_text(identity(path.stat()))
         except OSError:
             pass
 
 
-def _identity(path: Path) -> str:
-    status = path.stat()
+def identity(status: os.stat_result) -> str:
+    """Which file it is, and in which state: another one, or a changed one, has another."""
     return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"

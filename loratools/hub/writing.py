@@ -9,7 +9,7 @@ from typing import final
 
 from huggingface_hub import CommitOperationAdd
 
-from loratools.errors import HubError, NetworkError, shorten
+from loratools.errors import HubError, NetworkError, shorten, storage_errors
 from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName
@@ -26,9 +26,14 @@ class Addition:
 
     @classmethod
     def of(cls, name: str, path: Path) -> "Addition":
-        """The file at `path`, which will have a name in the repository."""
-        operation = CommitOperationAdd(name, str(path))
-        _ = operation.upload_info.sha256  # which the client would compute when it sends it
+        """The file at `path`, which will have a name in the repository.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        with storage_errors(path):
+            operation = CommitOperationAdd(name, str(path))
+            _ = operation.upload_info.sha256  # which the client would compute when it sends it
         return cls(path, operation)
 
     def is_listed(self, there: HubFile | None) -> bool:
@@ -36,7 +41,7 @@ class Addition:
         if there is None or there.size != self.operation.upload_info.size:
             return False
         sha256: str = self.operation.upload_info.sha256.hex()
-        return there.digest in {sha256, git_sha1(self.path) if len(there.digest) == 40 else ""}
+        return there.digest == (sha256 if there.is_large else git_sha1(self.path))
 
 
 def commit(

@@ -5,7 +5,10 @@ import time
 
 import pytest
 
+from loratools.hub import client, reading, repository
 from loratools.hub.following import following
+from loratools.hub.names import HubFile
+from loratools.hub.repository import Repository
 
 CHUNKS = [b"first", b"x" * 5_000_000, b"", b"last"]
 
@@ -61,3 +64,35 @@ def test_a_file_that_is_begun_anew_never_has_the_hash_of_what_it_holds(tmp_path)
         file.truncate()
         file.write(b"quite another beginning")
     assert follower.digest_of(path) != hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("is_begun_anew", [False, True])
+def test_what_was_hashed_on_its_way_is_not_read_again(tmp_path, monkeypatch, is_begun_anew):
+    content = b"".join(CHUNKS)
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(client, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(repository, "_state", lambda: tmp_path / "state")
+    blobs = tmp_path / "models--ann--x" / "blobs"
+    blobs.mkdir(parents=True)
+
+    def download(repo, commit, file):
+        path = blobs / f"{digest}.1.incomplete"
+        with path.open("wb", buffering=0) as begun:
+            if is_begun_anew:
+                begun.write(b"y" * 100)
+                time.sleep(0.05)
+                begun.seek(0)
+                begun.truncate()
+            for chunk in CHUNKS:
+                begun.write(chunk)
+                time.sleep(0.02)
+        return path.rename(blobs / digest)
+
+    read = []
+    monkeypatch.setattr(reading, "cached", lambda *_: None)
+    monkeypatch.setattr(reading, "download", download)
+    monkeypatch.setattr(repository, "digest_like", lambda *_: read.append(1) or digest)
+    listed = HubFile("x", len(content), digest)
+    monkeypatch.setattr(Repository, "files", {"x": listed})
+    assert Repository("ann/x", "0" * 40).fetch(["x"]) == {"x": blobs / digest}
+    assert bool(read) == is_begun_anew

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools import PushOptions
-from loratools.errors import FormatError, HubError, NonFiniteError, OutputError, UnsupportedError
+from loratools.errors import (
+    FormatError,
+    HubError,
+    NonFiniteError,
+    OutputError,
+    StorageError,
+    UnsupportedError,
+)
+from loratools.hub.writing import Addition
 from tests.e2e.commands import PLAIN, SHARDED
 
 BASE = "ann/stories"
@@ -64,8 +73,9 @@ def set_weight(folder, value):
         (lambda f: set_config(f, target_modules=["q_proj", "none"]), FormatError, "not in target"),
         (lambda f: (f / "optimizer.pt").write_bytes(b"x"), UnsupportedError, "pickles"),
         (lambda f: (f / "notes.txt").write_bytes(b"x"), UnsupportedError, "none of its own"),
+        (lambda f: (f / "LICENSE").symlink_to("nowhere"), StorageError, "LICENSE"),
     ],
-    ids=["absolute", "relative", "drive", "NaN", "unsound", "pickle", "other file"],
+    ids=["absolute", "relative", "drive", "NaN", "unsound", "pickle", "other file", "no file"],
 )
 def test_what_would_embarrass_is_refused_before_anything_is_sent(
     signed_in, adapter, spoil, error, match
@@ -74,6 +84,22 @@ def test_what_would_embarrass_is_refused_before_anything_is_sent(
     with pytest.raises(error, match=match):
         push(adapter)
     assert not signed_in.log.of("POST")
+
+
+def test_after_a_refusal_no_more_is_hashed(signed_in, adapter, monkeypatch):
+    hashed = []
+
+    def slowly(name, path):
+        time.sleep(0.2)
+        hashed.append(name)
+
+    monkeypatch.setattr(Addition, "of", slowly)
+    for number in range(20):
+        (adapter / f"{number}.txt").write_bytes(b"x")
+    set_weight(adapter, torch.nan)
+    with pytest.raises(NonFiniteError):
+        push(adapter, all_files=True)
+    assert len(hashed) < 20
 
 
 def test_other_files_go_along_where_that_is_asked_for_and_pickles_never(signed_in, adapter):
