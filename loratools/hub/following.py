@@ -1,7 +1,7 @@
 """A file is hashed while the client writes it, so that its hash is there when the file is.
 
 This saves time and nothing else: where no file is found, or another one is there in the end, there
-is no hash, and the file has to be read again.
+is no hash, and where it was begun anew, a wrong one. Then the file has to be read again.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Follower:
         self._end: os.stat_result | None = None
 
     def digest_of(self, path: Path) -> str | None:
-        """The SHA-256 of a file, as hex, if it is the one that was followed, and as it was."""
+        """The SHA-256 of what was read, as hex, if this file was followed and is as it was."""
         if self._end is None:
             return None
         return self._digest.hexdigest() if identity(path.stat()) == identity(self._end) else None
@@ -71,17 +71,13 @@ class Follower:
 
     def _read(self, path: Path) -> None:
         buffer = memoryview(bytearray(_CHUNK))
-        total = 0
         with path.open("rb", buffering=0) as file:
             while True:
                 is_over = self.over.is_set()  # before what is read last
                 if count := file.readinto(buffer):
                     self._digest.update(buffer[:count])
-                    total += count
                 elif is_over:
                     break
                 else:
                     self.over.wait(_PAUSE_SECONDS)
-            end = os.fstat(file.fileno())
-        if end.st_size == total:
-            self._end = end
+            self._end = os.fstat(file.fileno())
