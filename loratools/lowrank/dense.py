@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loratools.errors import NonFiniteError
 from loratools.lowrank.factored import triangle
-from loratools.lowrank.krylov import is_worthwhile, ritz_vectors
+from loratools.lowrank.krylov import Ritz, is_worthwhile, ritz_vectors
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.rows import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
@@ -92,9 +92,10 @@ def leading(
         NonFiniteError: the matrix has a NaN or an infinity.
     """
     device = device or torch.device("cpu")
-    found = iterated(matrix, wanted, seed=seed, tolerance=tolerance, device=device)
+    # X V is not held: the last pass gives it in float64.
+    found = iterated(matrix, wanted, seed=seed, tolerance=tolerance, device=device, room=0)
     if found is not None:
-        result = _projected_on(matrix, *found)
+        result = _projected_on(matrix, found.vectors, found.missing)
         if result.kept >= (1 - wanted.loss) * result.total or len(result.values) == wanted.most:
             return result
     if matrix.shape[0] >= matrix.shape[1]:
@@ -104,17 +105,20 @@ def leading(
 
 
 def iterated(
-    matrix: RowBlocks, wanted: Wanted, *, seed: int, tolerance: float, device: torch.device
-) -> tuple[Float[Tensor, "n k"], float] | None:
-    """Leading right vectors, nearly orthonormal, and the energy that they are thought to miss.
-
-    None where all singular values are better computed at once.
-    """
+    matrix: RowBlocks,
+    wanted: Wanted,
+    *,
+    seed: int,
+    tolerance: float,
+    device: torch.device,
+    room: int,
+) -> Ritz | None:
+    """Leading right vectors; None where all singular values are better computed at once."""
     if _is_small(matrix) or not is_worthwhile(matrix.shape, wanted):
         return None
     dtype = torch.float32 if wanted.loss > _FINE else torch.float64
     like = torch.empty(0, dtype=dtype, device=device)
-    return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like)
+    return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like, room=room)
 
 
 def _is_small(matrix: RowBlocks) -> bool:

@@ -6,6 +6,7 @@ The next block is what Xᵀ X has beyond V of those that are not good enough: th
 """
 
 import math
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -28,6 +29,8 @@ _LOOSER = 10
 _GOOD_ENOUGH = 1 / 64
 #: The rank that is tried first where it follows from the energy.
 _FIRST = 24
+#: X V tells what is lost to a thousandth where that is this many times its rounding.
+_CLEAR = 2**11
 #: Cholesky's factor of a Gram matrix serves where its diagonal falls to no less than this share.
 _DEPENDENT = 1e-4
 
@@ -42,20 +45,39 @@ def _is_few(rank: int, shape: tuple[int, int]) -> bool:
     return 5 * (rank + _EXTRA) <= min(shape) // 2
 
 
-def ritz_vectors(
-    matrix: RowBlocks, wanted: Wanted, *, seed: int, tolerance: float, like: Tensor
-) -> tuple[Float[Tensor, "n k"], float] | None:
-    """As many vectors as wanted, and an estimate of the energy that the best have in addition.
+@final
+@dataclass(frozen=True, eq=False)
+class Ritz:
+    """What the iteration found, in float64, right to the rounding of the dtype it was in.
 
-    In float64, orthonormal to the rounding of `like`, whose dtype and device the iteration uses;
-    float64 where squares leave the range of float32. None where that takes too many blocks.
+    Attributes:
+        vectors: V, orthonormal.
+        rows: (X V)ᵀ; None where there is no room, or they are too rough to tell ‖X - X V Vᵀ‖ by.
+        missing: an estimate of the energy that the best vectors have in addition.
+        total: ‖X‖², right to the rounding of float64.
+    """
+
+    vectors: Float[Tensor, "n k"]
+    rows: Float[Tensor, "k m"] | None
+    missing: float
+    total: float
+
+
+def ritz_vectors(
+    matrix: RowBlocks, wanted: Wanted, *, seed: int, tolerance: float, like: Tensor, room: int
+) -> Ritz | None:
+    """As many vectors as wanted.
+
+    The iteration uses the dtype and device of `like`; float64 where squares leave the range of
+    float32. At most `room` elements of X V are held. None where it takes too many blocks.
     """
     generator = torch.Generator().manual_seed(seed)
-    space = _Space(matrix, like)
+    space = _Space(matrix, like, room)
     rank = wanted.rank if wanted.loss >= 1 else max(wanted.rank, _FIRST)
     block = space.sketch(rank + _EXTRA, generator)
     if like.dtype == torch.float32 and not _SAFE[0] < space.total < _SAFE[1]:
-        return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like.double())
+        like = like.double()
+        return ritz_vectors(matrix, wanted, seed=seed, tolerance=tolerance, like=like, room=room)
     if not math.isfinite(space.total):
         raise NonFiniteError("the matrix has a NaN, an infinity or squares beyond float64")
     while space.width + len(block) <= min(matrix.shape) // 2:
@@ -72,7 +94,7 @@ def ritz_vectors(
         best = kept[:count].max().item() if count else 0.0
         goal = tolerance * min(best, _LOOSER * (space.total - best))
         if (least := min(missing.sum().item(), space.unseen)) <= max(goal, space.noise):
-            return space.ritz(count).T, least
+            return space.ritz(count, least)
         worst = _largest(missing, all_but=goal * _GOOD_ENOUGH)
         # Vectors beyond the cut fill up what takes no longer than a few.
         fill = range(count, min(len(residuals), count + _EXTRA - len(worst)))
@@ -86,20 +108,23 @@ class _Space:
 
     Attributes:
         basis: Vᵀ, orthonormal.
+        rows: Vᵀ Xᵀ; None where there is no room for all of it.
         images: Vᵀ Xᵀ X.
         core: Vᵀ Xᵀ X V, in float64 and on the CPU.
         energies: its eigenvalues, falling: the squares of the singular values of X V.
         turn: its eigenvectors, as rows, which make the Ritz vectors of V.
-        total: ‖X‖², up to the rounding of V's dtype; from the first sketch on.
+        total: ‖X‖², from the first sketch on.
         noise: the rounding of energies.
     """
 
-    def __init__(self, matrix: RowBlocks, like: Tensor) -> None:
+    def __init__(self, matrix: RowBlocks, like: Tensor, room: int = 0) -> None:
         self.matrix = matrix
         self.basis = self.images = like.new_empty(0, matrix.shape[1])
+        self.rows: Tensor | None = like.new_empty(0, matrix.shape[0])
         self.core = self.turn = torch.empty(0, 0, dtype=torch.float64)
         self.energies = torch.empty(0, dtype=torch.float64)
         self.total = self.noise = 0.0
+        self._room = room
 
     @property
     def width(self) -> int:
@@ -114,13 +139,12 @@ class _Space:
     def sketch(self, count: int, generator: torch.Generator) -> Float[Tensor, "count n"]:
         """Gᵀ X for a random G: half the work of `extend`, and half a step further than any V."""
         found = self.basis.new_zeros(count, self.matrix.shape[1])
-        total = self.basis.new_zeros((), dtype=torch.float64)
+        self.total = 0.0
         for _, block in self.matrix.read():
             rows = block.to(found)
             found.addmm_(torch.randn(count, len(rows), generator=generator).to(found), rows)
-            # Norms of rows first: one sum in float32 over a whole block loses three digits.
-            total += torch.linalg.vector_norm(rows, dim=1).double().square().sum()
-        self.total = total.item()
+            wide = rows.double().flatten()
+            self.total += torch.dot(wide, wide).item()
         self.noise = _NOISE * torch.finfo(found.dtype).eps * self.total
         return found
 
@@ -128,15 +152,31 @@ class _Space:
         """Add what is new in a block to V."""
         for _ in range(2):  # the second for what the rounding of the first left
             block = _normalised(block - (block @ self.basis.T) @ self.basis)
-        images = _squared(self.matrix, block)
+        images = self._images(block)
         self.basis = torch.cat([self.basis, block])
         self.images = torch.cat([self.images, images])
-        rows = (images @ self.basis.T).double().cpu()
-        old, new = rows[:, : len(self.core)], rows[:, len(self.core) :]
+        added = (images @ self.basis.T).double().cpu()
+        old, new = added[:, : len(self.core)], added[:, len(self.core) :]
         lower = torch.cat([old, (new + new.T) / 2], 1)
         self.core = torch.cat([torch.cat([self.core, old.T], 1), lower])
         energies, turn = torch.linalg.eigh(self.core)
         self.energies, self.turn = energies.flip(0).clamp(min=0), turn.T.flip(0)
+
+    def _images(self, block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """The block times Xᵀ X; on the way, the block's rows of Vᵀ Xᵀ."""
+        if self.rows is not None and (self.width + len(block)) * self.rows.shape[1] > self._room:
+            self.rows = None
+        images = torch.zeros_like(block, memory_format=torch.contiguous_format)
+        halfway = []
+        for _, rows in self.matrix.read():
+            below = rows.to(block)
+            product = block @ below.T
+            images.addmm_(product, below)
+            if self.rows is not None:
+                halfway.append(product)
+        if self.rows is not None:
+            self.rows = torch.cat([self.rows, torch.cat(halfway, 1)])
+        return images
 
     def residuals(self, count: int) -> Float[Tensor, "count n"]:
         """What Xᵀ X gives the first Ritz vectors beyond their energies times themselves."""
@@ -156,10 +196,14 @@ class _Space:
         missing: Tensor = (gaps.square() + 4 * squares).sqrt() - gaps
         return missing
 
-    def ritz(self, count: int) -> Float[Tensor, "count n"]:
-        """The vectors that capture the most, in float64."""
-        found: Tensor = self.turn[:count].to(self.basis.device) @ self.basis.double()
-        return found
+    def ritz(self, count: int, missing: float) -> Ritz:
+        """The vectors that capture the most."""
+        turn = self.turn[:count].to(self.basis.device)
+        lost = self.total - self.energies[:count].sum().item()
+        rows = None
+        if self.rows is not None and lost > _CLEAR * self.noise:
+            rows = turn @ self.rows.double()
+        return Ritz((turn @ self.basis.double()).T, rows, missing, self.total)
 
 
 def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
@@ -180,12 +224,3 @@ def _normalised(block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         return basis
     solved: Tensor = torch.linalg.solve_triangular(factor.to(block), block, upper=False)
     return solved
-
-
-def _squared(matrix: RowBlocks, vectors: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Vᵀ Xᵀ X, for vectors as rows."""
-    product = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
-    for _, block in matrix.read():
-        rows = block.to(vectors)
-        product.addmm_(vectors @ rows.T, rows)
-    return product

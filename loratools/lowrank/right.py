@@ -22,6 +22,10 @@ from loratools.lowrank.truncation import TargetSpectrum
 Take = Callable[[int, Tensor], None]
 #: At most this share of the energy that the best approximation has is missing.
 _TOLERANCE = 1e-4
+#: What is lost is known to the smaller of these shares: of all energy, and of itself.
+CERTAIN = 1e-7, 1e-3
+#: Elements of X V that are held while the iteration finds V.
+_ROOM = 2**22
 
 
 @final
@@ -58,32 +62,40 @@ def right_vectors(
 ) -> Right:
     """The leading right singular vectors, at least as many as wanted; `take` gets the rows of X V.
 
-    Energies are sums of what the last pass over the matrix finds in float64, whatever the iteration
-    did. The same seed, blocks and machine give the same bytes.
+    What is lost, `total` less the squares of `values`, is known as `CERTAIN` says, whatever the
+    iteration found: from its own products, or where those are too rough for so little or too many
+    to be held, to rounding from one more pass in float64. The same seed, blocks and machine give
+    the same bytes.
 
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
     """
-    vectors, missing = _vectors(matrix, wanted, seed, device or torch.device("cpu"))
+    device = device or torch.device("cpu")
+    found = iterated(matrix, wanted, seed=seed, tolerance=_TOLERANCE, device=device, room=_ROOM)
+    if found is None:
+        vectors = leading(matrix, wanted, seed=seed, device=device).down.T.to(device)
+        return _projected_on(matrix, torch.linalg.qr(vectors).Q, 0.0, take)
+    vectors, triangle = torch.linalg.qr(found.vectors)
+    if found.rows is None:
+        return _projected_on(matrix, vectors, found.missing, take)
+    rows = torch.linalg.solve_triangular(triangle.T, found.rows, upper=False).cpu()
+    take(0, rows)
+    values = torch.linalg.vector_norm(rows, dim=1)
+    return Right(matrix.shape, vectors.cpu(), values, found.total, found.missing)
+
+
+def _projected_on(
+    matrix: RowBlocks, vectors: Float[Tensor, "n k"], missing: float, take: Take
+) -> Right:
+    """What the rows have in common with orthonormal vectors, in float64."""
     across = vectors.T.contiguous()
-    norms = vectors.new_zeros(len(across))
+    squares = vectors.new_zeros(len(across))
     total = 0.0
     for begin, block in matrix.wide(vectors.device):
         rows = across @ block.T
-        norms += rows.square().sum(1)
+        squares += rows.square().sum(1)
         total += torch.dot(block.view(-1), block.view(-1)).item()
         take(begin, rows.cpu())
-    if not torch.isfinite(norms.sum() + total):
+    if not torch.isfinite(squares.sum() + total):
         raise NonFiniteError("the matrix has a NaN or an infinity; repair or leave out the tensor")
-    return Right(matrix.shape, vectors.cpu(), norms.sqrt().cpu(), total, missing)
-
-
-def _vectors(
-    matrix: RowBlocks, wanted: Wanted, seed: int, device: torch.device
-) -> tuple[Tensor, float]:
-    """Orthonormal columns, and the energy that they are thought to miss."""
-    found = iterated(matrix, wanted, seed=seed, tolerance=_TOLERANCE, device=device)
-    if found is None:
-        found = leading(matrix, wanted, seed=seed, device=device).down.T.to(device), 0.0
-    vectors, missing = found
-    return torch.linalg.qr(vectors).Q, missing
+    return Right(matrix.shape, vectors.cpu(), squares.sqrt().cpu(), total, missing)

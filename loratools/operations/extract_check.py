@@ -8,6 +8,7 @@ from typing import Any, final
 
 from loratools.adapter import Adapter
 from loratools.io.source import Source
+from loratools.lowrank.right import CERTAIN
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations.edit import edited_blocks
 from loratools.operations.execute import single_threaded_torch
@@ -30,8 +31,8 @@ class Check:
         distance: the Frobenius norm of merged - tuned, over all tensors.
         change: that of tuned - base.
         expected: the distance that the certificate states.
-        rounding: how far the two may differ by the rounding of the factors, and of the result to
-            float32.
+        rounding: how far the two may differ by the rounding of the factors, of the result to
+            float32, and of the certificate.
     """
 
     distance: float
@@ -88,13 +89,16 @@ def check(
     untouched = [
         plan.changes[target].change for target in plan.changes if target not in {w[0] for w in work}
     ]
-    lost = [spectrum.truncation(rank).lost for spectrum, rank in spectra.values()]
-    lost += [left.norms.change for left in plan.left_out.values() if left.norms]
+    truncations = [spectrum.truncation(rank) for spectrum, rank in spectra.values()]
+    left_out = [left.norms.change for left in plan.left_out.values() if left.norms]
+    expected = math.sqrt(math.fsum([*(each.lost for each in truncations), *left_out]))
+    of_all, of_itself = CERTAIN
+    unsure = math.fsum(min(of_all * each.total, of_itself * each.lost) for each in truncations)
     return Check(
         distance=math.sqrt(math.fsum([*squares, *untouched])),
         change=math.sqrt(math.fsum(norms.change for norms in plan.changes.values())),
-        expected=math.sqrt(math.fsum(lost)),
-        rounding=_rounding(plan, spectra, dtype),
+        expected=expected,
+        rounding=_rounding(plan, spectra, dtype) + (unsure / expected if unsure else 0.0),
     )
 
 

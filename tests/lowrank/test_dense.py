@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loratools.errors import NonFiniteError
 from loratools.lowrank import dense, rows
 from loratools.lowrank.dense import leading
-from loratools.lowrank.krylov import _Space
+from loratools.lowrank.krylov import Ritz, _Space
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.rows import RowBlocks
 
@@ -231,8 +231,8 @@ def test_a_share_of_energy_is_kept_by_few_values(name, loss):
 
 def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch):
     matrix = with_values(SPECTRA["geometric"], 320, 320)
-    wrong = torch.eye(320, 3, dtype=torch.float64)
-    monkeypatch.setattr(dense, "ritz_vectors", lambda *_, **__: (wrong, 0.0))
+    wrong = Ritz(torch.eye(320, 3, dtype=torch.float64), None, 0.0, 1.0)
+    monkeypatch.setattr(dense, "ritz_vectors", lambda *_, **__: wrong)
     found = leading(RowBlocks.of(matrix), Wanted(loss=0.2), seed=0)
     assert found.kept >= 0.8 * found.total
     poor = leading(RowBlocks.of(matrix), Wanted(rank=3), seed=0)

@@ -15,7 +15,6 @@ from loratools.files.extracting import ExtractRun, svd_extract
 from loratools.io.checkpoint import open_checkpoint
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.right import right_vectors
-from loratools.lowrank.rows import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations.difference import Difference, Memory
 from loratools.operations.extract import ExtractOptions
@@ -412,20 +411,3 @@ def test_uniform_rank_extends_those_that_know_less(folders):
     ranks = {truncation.rank for truncation in report.truncations.values()}
     assert len(ranks) == 1
     assert report.check.agrees
-
-
-def test_right_vectors_find_the_leading_subspace():
-    matrix = random(600, 40) @ torch.diag(0.7 ** torch.arange(40.0)) @ random(40, 500)
-    columns = []
-    found = right_vectors(
-        RowBlocks.of(matrix.double()),
-        Wanted(rank=10),
-        lambda _, block: columns.append(block),
-        seed=0,
-    )
-    exact = torch.linalg.svdvals(matrix.double())
-    kept = found.values.square().sum()
-    best = exact[: len(found.values)].square().sum()
-    assert kept == pytest.approx(best.item(), rel=1e-4)
-    assert found.total == pytest.approx(exact.square().sum().item(), rel=1e-12)
-    assert torch.cat(columns, 1).shape == (len(found.values), 600)

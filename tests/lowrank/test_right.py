@@ -1,0 +1,94 @@
+"""Right vectors are nearly the best of their rank, and what they lose is known as said."""
+
+import pytest
+import torch
+
+from loratools.errors import NonFiniteError
+from loratools.lowrank import right
+from loratools.lowrank.ranks import Wanted
+from loratools.lowrank.right import right_vectors
+from loratools.lowrank.rows import RowBlocks
+from tests.lowrank.test_dense import EPS, SPECTRA, energies, parted, rounding, with_values
+
+#: How well what is lost is known: as a share of ‖X‖², and of itself.
+OF_ALL, OF_ITSELF = 1e-7, 1e-3
+#: Of ‖X‖²: of what is lost less, the iteration cannot tell enough.
+CLEAR = 2**13 * 2**-23
+
+
+def found_in(matrix, wanted, seed=0):
+    """What is found, the rows put together, and how often the matrix was read."""
+    reads = []
+    blocks = parted(matrix, [70] * (len(matrix) // 70) + [len(matrix) % 70])
+    counted = RowBlocks(blocks.shape, lambda: reads.append(0) or blocks.read())
+    pieces = {}
+    found = right_vectors(counted, wanted, pieces.__setitem__, seed=seed)
+    return found, torch.cat([pieces[begin] for begin in sorted(pieces)], 1), len(reads)
+
+
+def lost(matrix, found, rows):
+    """The squared error, multiplied out in float64."""
+    return (matrix.double() - rows.double().T @ found.vectors.T).square().sum().item()
+
+
+def is_certified(matrix, found, rows):
+    total = matrix.double().square().sum().item()
+    stated = found.total - found.values.square().sum().item()
+    true = lost(matrix, found, rows)
+    assert found.total == pytest.approx(total, rel=8 * max(matrix.shape) * EPS)
+    bound = max(rounding(matrix), min(OF_ALL * total, OF_ITSELF * true))
+    assert stated == pytest.approx(true, abs=bound)
+    torch.testing.assert_close(rows.norm(dim=1), found.values, rtol=1e-12, atol=1e-14 * total**0.5)
+    gram = found.vectors.T @ found.vectors
+    torch.testing.assert_close(gram, torch.eye(len(gram), dtype=gram.dtype), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("shape", [(320, 330), (500, 320)])
+@pytest.mark.parametrize("room", [2**22, 0])
+def test_what_is_lost_is_known(name, shape, room, monkeypatch):
+    monkeypatch.setattr(right, "_ROOM", room)
+    matrix = with_values(SPECTRA[name], *shape)
+    found, rows, _ = found_in(matrix, Wanted(rank=8))
+    is_certified(matrix, found, rows)
+    best = energies(matrix)[:8].sum().item()
+    assert found.values.square().sum().item() <= best * (1 + OF_ALL)
+
+
+@pytest.mark.parametrize("exponent", [-60, 0, 60])
+def test_it_is_known_in_float64_where_that_is_needed(exponent):
+    matrix = with_values(SPECTRA["slow"], 340, 320).double() * 2.0**exponent
+    for wanted in (Wanted(rank=8), Wanted(loss=1e-6)):
+        is_certified(matrix, *found_in(matrix, wanted)[:2])
+
+
+def test_only_small_losses_take_another_pass(monkeypatch):
+    """The same space is found in any case."""
+    matrix = with_values([3, 2, 1, 0.5], 400, 320)
+    shares = energies(matrix).flip(0).cumsum(0).flip(0) / energies(matrix).sum()
+    assert shares[3] > CLEAR > shares[4]
+    found = {}
+    for rank in (3, 4):
+        for room in (2**22, 0):
+            monkeypatch.setattr(right, "_ROOM", room)
+            found[rank, room] = found_in(matrix, Wanted(rank))
+    assert found[3, 0][2] == found[3, 2**22][2] + 1
+    assert found[4, 0][2] == found[4, 2**22][2]
+    assert torch.equal(found[3, 0][0].vectors, found[3, 2**22][0].vectors)
+    torch.testing.assert_close(found[3, 0][1], found[3, 2**22][1], rtol=0, atol=1e-6)
+
+
+def test_rows_that_are_too_many_are_not_held(monkeypatch):
+    """As soon as the next block's would be."""
+    matrix = with_values(SPECTRA["slow"], 400, 320)
+    *_, reads = found_in(matrix, Wanted(rank=8))
+    monkeypatch.setattr(right, "_ROOM", 400 * 20)
+    assert found_in(matrix, Wanted(rank=8))[2] == reads + 1
+
+
+@pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=1e-7), Wanted(rank=300)])
+def test_values_that_are_not_finite_are_refused(wanted):
+    matrix = torch.ones(400, 320)
+    matrix[-1, 2] = torch.nan
+    with pytest.raises(NonFiniteError):
+        found_in(matrix, wanted)
