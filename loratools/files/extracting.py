@@ -22,9 +22,15 @@ from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.truncation import TargetSpectrum
-from loratools.operations.compare import compare
+from loratools.operations.compare import differing, measure
 from loratools.operations.difference import Difference, Memory
-from loratools.operations.extract import ExtractOptions, ExtractPlan, comparable, plan_extract
+from loratools.operations.extract import (
+    ExtractOptions,
+    ExtractPlan,
+    comparable,
+    matrices,
+    plan_extract,
+)
 from loratools.operations.extract_check import Check
 from loratools.operations.extract_check import check as check_extraction
 from loratools.operations.extract_report import ExtractReport
@@ -33,7 +39,7 @@ from loratools.operations.pairing import Pair, Pairing, pair_up
 from loratools.operations.parallel import Map, threads
 from loratools.operations.principal import principal
 from loratools.operations.results import seed_of
-from loratools.operations.settle import settle
+from loratools.operations.settle import first_question, settle
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
@@ -84,17 +90,31 @@ def svd_extract(
     options, run = options or ExtractOptions(), run or ExtractRun()
     pairing = pair_up(open_base(tuned, companions=True), open_base(base))
     pairs = comparable(pairing, options)
+    rule = rule or RankRule()
+    if size is not None:
+        rule.refuse_goal_beside("size")
     with threads(run.jobs) as each:
-        watch = _Watch(sum(2 * pair.after.info.nbytes for pair in pairs), run.progress)
-        plan = plan_extract(pairing, compare(pairs, each, watch), options)
+        watch = _Watch(sum(pair.after.info.nbytes for pair in pairs), run.progress)
+        plan = _plan(pairing, pairs, options, watch, each)
         if output is None:
-            return ExtractReport(plan, {})
-        rule = rule or RankRule()
-        if size is not None:
-            rule.refuse_goal_beside("size")
-            rule = replace(rule, parameters=_elements(plan, options, size))
-        work = _Work(plan, rule, options, Path(output), base_name or _base_name(base), check)
+            found = measure([target.pair for target in plan.factored.values()], each, watch)
+            return ExtractReport(plan.measured(found, options), {})
+        name = base_name or _base_name(base)
+        work = _Work(plan, rule, size, options, Path(output), name, check)
         return _write(work, run, watch, each)
+
+
+def _plan(
+    pairing: Pairing, pairs: Sequence[Pair], options: ExtractOptions, watch: "_Watch", each: Map
+) -> ExtractPlan:
+    """The plan, with the norms of all that is not to be factored."""
+    changed = differing(pairs, each, watch)
+    factored = matrices(pairing, changed, options)
+    others = [pair for pair in changed if pair.target not in factored]
+    plan = plan_extract(pairing, factored, measure(others, each, watch), options)
+    # Matrices of a module that is stored whole.
+    moved = [pair for pair in changed if pair.target in factored.keys() - plan.factored.keys()]
+    return plan.measured(measure(moved, each, watch), options) if moved else plan
 
 
 @final
@@ -120,11 +140,23 @@ class _Work:
     """What is to be written."""
 
     plan: ExtractPlan
-    rule: RankRule
+    goal: RankRule
+    size: int | None
     options: ExtractOptions
     output: Path
     base_name: str
     check: bool
+
+    @property
+    def rule(self) -> RankRule:
+        """The goal, with what a file of the size has room for, as far as the plan is known.
+
+        Raises:
+            OutputError: there is room for no factors.
+        """
+        if self.size is None:
+            return self.goal
+        return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
 
 
 def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractReport:
@@ -151,9 +183,15 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
 def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
     """The factors found, and the adapter's files written; its check reads those."""
     finder = _Finder(work, parts, watch, each)
+    first = finder.first()
+    norms = {target: part.norms for target, part in first.items()}
+    work = replace(work, plan=work.plan.measured(norms, work.options))
     targets = list(work.plan.factored)
-    shapes = [Difference(p.after, p.before).shape for p in finder.pairs]
-    settled = settle(shapes, work.rule, finder)
+
+    def find(questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
+        return finder([(targets[i], wanted) for i, wanted in questions])
+
+    settled = settle([first[target] for target in targets], work.rule, find)
     ranks = [
         rank if len(part.spectrum().values) else 0
         for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
@@ -198,9 +236,6 @@ class _Finder:
     """Finds factors: those of a run before, or computed and put on disk."""
 
     def __init__(self, work: _Work, parts: Parts, watch: _Watch, each: Map) -> None:
-        pairs = work.plan.pairing.pairs
-        # Tied ends are one tensor, and have one part.
-        self.pairs = [pairs[t.pair.twin or name] for name, t in work.plan.factored.items()]
         self.reused = 0
         self._work = work
         self._parts = parts
@@ -208,23 +243,37 @@ class _Finder:
         self._each = each
         self._memory = Memory(_HELD_BYTES)
 
-    def __call__(self, questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
-        """The parts of some targets, the largest first, so that no thread is left waiting."""
-        asked = {(self.pairs[i].target, wanted): self.pairs[i] for i, wanted in questions}
-        work = sorted(asked.items(), key=lambda item: -item[1].after.info.nbytes)
-        found = dict(zip((key for key, _ in work), self._each(self._find, work), strict=True))
-        return [found[self.pairs[i].target, wanted] for i, wanted in questions]
+    def first(self) -> dict[str, Part]:
+        """The parts of all targets, before anything is known of them."""
+        factored = self._work.plan.factored
+        shapes = [Difference(t.pair.after, t.pair.before).shape for t in factored.values()]
+        wanted = first_question(shapes, self._work.rule)
+        return dict(zip(factored, self([(target, wanted) for target in factored]), strict=True))
 
-    def _find(self, question: tuple[tuple[str, Wanted], Pair]) -> Part:
-        (target, wanted), pair = question
+    def __call__(self, questions: Sequence[tuple[str, Wanted]]) -> list[Part]:
+        """The parts of some targets, the largest first, so that no thread is left waiting."""
+        pairs = self._work.plan.pairing.pairs
+        # Tied ends are one tensor, and have one part.
+        own = [(pairs[target].twin or target, wanted) for target, wanted in questions]
+        work = sorted(
+            dict.fromkeys(own), key=lambda question: -pairs[question[0]].after.info.nbytes
+        )
+        found = dict(zip(work, self._each(self._find, work), strict=True))
+        return [found[question] for question in own]
+
+    def _find(self, question: tuple[str, Wanted]) -> Part:
+        target, wanted = question
+        pair = self._work.plan.pairing.pairs[target]
         self._watch(pair.after.info.nbytes)
         what = [target, *pair.names, asdict(wanted)]
         if (part := self._parts.find(what)) is not None:
             self.reused += 1
             return part
+        difference = Difference(pair.after, pair.before, self._watch)
         found = principal(
-            Difference(pair.after, pair.before, self._watch),
+            difference,
             wanted,
+            least=self._work.options.least(difference.noise),
             dtype=self._work.options.stored_dtype,
             seed=seed_of(0, target),
             memory=self._memory,
@@ -241,7 +290,7 @@ def _identity(work: _Work) -> list[object]:
     ]
     options = work.options
     programs = [loratools.__version__, torch.__version__, options.device]
-    return [*programs, options.stored_dtype, files]
+    return [*programs, options.stored_dtype, options.min_change, files]
 
 
 def _files(pairing: Pairing) -> Iterator[InputFile]:

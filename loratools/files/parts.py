@@ -5,7 +5,7 @@ A part has a name made of all that its bytes depend on, and appears under it com
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loratools.lowrank.truncation import TargetSpectrum
+    from loratools.operations.difference import Norms
     from loratools.operations.principal import Principal
 
 _UNFINISHED = ".unfinished"
@@ -87,6 +88,13 @@ class Part:
         return self._spectrum
 
     @cached_property
+    def norms(self) -> "Norms":
+        """How far the target changed."""
+        from loratools.operations.difference import Norms
+
+        return Norms(*self._read("norms").tolist())
+
+    @cached_property
     def _tensors(self) -> dict[str, TensorInfo]:
         return {info.name: info for info in InputFile(self.path).read_header().tensors}
 
@@ -94,9 +102,11 @@ class Part:
     def _spectrum(self) -> "TargetSpectrum":
         from loratools.lowrank.truncation import TargetSpectrum
 
-        values = Stored(InputFile(self.path), self._tensors["values"]).read().numpy()
         m, n = self._tensors["rows"].shape[1], self._tensors["down"].shape[1]
-        return TargetSpectrum(m, n, values[1:], values[0].item())
+        return TargetSpectrum(m, n, self._read("values").numpy(), self.norms.change)
+
+    def _read(self, name: str) -> "Tensor":
+        return Stored(InputFile(self.path), self._tensors[name]).read()
 
 
 @final
@@ -122,13 +132,13 @@ class Parts:
 
         path = self._path(what)
         unfinished = path.with_suffix(_UNFINISHED)
-        energy = torch.tensor([principal.energy], dtype=torch.float64)
         tensors = {
             "rows": principal.rows,
             "down": principal.down,
-            "values": torch.cat([energy, principal.values]),
+            "values": principal.values,
+            "norms": torch.tensor(astuple(principal.norms), dtype=torch.float64),
         }
-        dtypes = {"rows": principal.dtype, "down": principal.dtype, "values": "F64"}
+        dtypes = {"rows": principal.dtype, "down": principal.dtype, "values": "F64", "norms": "F64"}
         layout = lay_out([(n, dtypes[n], tuple(t.shape)) for n, t in tensors.items()], {})
         file = OutputFile(unfinished, layout)
         try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loratools.errors import NonFiniteError
 from loratools.lowrank.ranks import NEGLIGIBLE, Wanted
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.rows import RowBlocks, squares
 
 #: ‖X‖² in float32 beyond this overflows, or loses what is small beside the largest.
 _SAFE = (1e-24, 1e30)
@@ -139,12 +139,13 @@ class _Space:
     def sketch(self, count: int, generator: torch.Generator) -> Float[Tensor, "count n"]:
         """Gᵀ X for a random G: half the work of `extend`, and half a step further than any V."""
         found = self.basis.new_zeros(count, self.matrix.shape[1])
-        self.total = 0.0
+        total = 0.0
         for _, block in self.matrix.read():
             rows = block.to(found)
             found.addmm_(torch.randn(count, len(rows), generator=generator).to(found), rows)
-            wide = rows.double().flatten()
-            self.total += torch.dot(wide, wide).item()
+            if self.matrix.total is None:
+                total += squares(rows)
+        self.total = self.matrix.total or total
         self.noise = _NOISE * torch.finfo(found.dtype).eps * self.total
         return found
 

@@ -21,10 +21,12 @@ class RowBlocks:
         shape: (m, n).
         read: gives pairs of the number of a first row and a block, float32 or float64: from row 0
             on, without gaps, the same at each call.
+        total: ‖X‖², added up in float64, if it is known.
     """
 
     shape: tuple[int, int]
     read: Callable[[], Iterable[tuple[int, Tensor]]]
+    total: float | None = None
 
     @classmethod
     def of(cls, matrix: Float[Tensor, "m n"]) -> "RowBlocks":
@@ -45,6 +47,13 @@ class RowBlocks:
             for at in range(0, len(block), size):
                 rows = block[at : at + size]
                 yield begin + at, space[: len(rows)].copy_(rows)
+
+
+def squares(block: Tensor) -> float:
+    """The sum of squares, in float64: sums in float32 lose three digits over many numbers."""
+    wide = block.double().flatten()
+    total: float = torch.dot(wide, wide).item()
+    return total
 
 
 def _rows(columns: int) -> int:

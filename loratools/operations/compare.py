@@ -9,31 +9,49 @@ from loratools.operations.difference import Difference, Norms
 from loratools.operations.pairing import Pair
 from loratools.operations.parallel import Map
 
+#: Called with the bytes that were read; what it raises stops the comparison.
+Tick = Callable[[int], None]
 
-def compare(
-    pairs: Sequence[Pair], each: Map = map, tick: Callable[[int], None] = lambda _: None
-) -> dict[str, Norms]:
-    """How far tensors changed, of those that did, by target.
 
-    `tick` is called with the bytes that were read; what it raises stops the comparison.
+def differing(pairs: Sequence[Pair], each: Map, tick: Tick) -> tuple[Pair, ...]:
+    """The pairs whose tensors are not the same, rounded to one dtype."""
+    own = _own(pairs)
+    found = dict(zip(own, each(partial(_differs, tick), own.values()), strict=True))
+    return tuple(pair for pair in pairs if found[pair.twin or pair.target])
+
+
+def measure(pairs: Sequence[Pair], each: Map, tick: Tick) -> dict[str, Norms]:
+    """How far tensors changed, by target.
 
     Raises:
         NonFiniteError: a tensor has a NaN or an infinity.
     """
-    # The largest first, so that no thread is left waiting.
-    own = sorted((p for p in pairs if p.twin is None), key=lambda pair: -pair.after.info.nbytes)
-    found = dict(zip((p.target for p in own), each(partial(_compare, tick), own), strict=True))
-    return {
-        pair.target: norms
-        for pair in pairs
-        if (norms := found[pair.twin or pair.target]) is not None
-    }
+    own = _own(pairs)
+    found = dict(zip(own, each(partial(_norms, tick), own.values()), strict=True))
+    return {pair.target: found[pair.twin or pair.target] for pair in pairs}
 
 
-def _compare(tick: Callable[[int], None], pair: Pair) -> Norms | None:
+def _own(pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """One of each two twins; the largest first, so that no thread is left waiting."""
+    largest = sorted(pairs, key=lambda pair: -pair.after.info.nbytes)
+    return {pair.twin or pair.target: pair for pair in largest}
+
+
+def _differs(tick: Tick, pair: Pair) -> bool:
+    if _is_float(pair):
+        is_same = Difference(pair.after, pair.before).is_zero()
+    else:
+        is_same = same_bytes(pair.after, pair.before)
+    tick(pair.after.info.nbytes if is_same else 0)
+    return not is_same
+
+
+def _norms(tick: Tick, pair: Pair) -> Norms:
     tick(pair.after.info.nbytes)
-    if not {pair.after.dtype, pair.before.dtype} <= set(FLOATS):
-        # Codes and indices have no norm.
-        return None if same_bytes(pair.after, pair.before) else Norms(0.0, 0.0)
-    difference = Difference(pair.after, pair.before, partial(tick, 0))
-    return None if difference.is_zero() else difference.norms()
+    if not _is_float(pair):
+        return Norms(0.0, 0.0)  # codes and indices have no norm
+    return Difference(pair.after, pair.before, partial(tick, 0)).norms()
+
+
+def _is_float(pair: Pair) -> bool:
+    return {pair.after.dtype, pair.before.dtype} <= set(FLOATS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from loratools.errors import NonFiniteError, shorten
 from loratools.io.dtypes import to_torch
 from loratools.io.source import Stored, same_bytes
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.rows import RowBlocks, squares
 from loratools.operations.rounding import rounds_to, rows_of, spans
 
 #: Elements that are read at a time: few enough for `malloc` not to fetch new pages for each.
@@ -101,16 +101,16 @@ class Difference:
         for begin, block, _ in self._blocks_and_bases():
             yield begin, block
 
-    def norms(self) -> Norms:
-        """Read once, added up in float64.
+    def norms(self, held: Tensor | None = None) -> Norms:
+        """Read once, added up in float64; and put into `held`, if there is one.
 
         Raises:
             NonFiniteError: one of the tensors has a NaN or an infinity.
         """
         change = weight = 0.0
-        for _, block, base in self._blocks_and_bases():
-            change += _squares(block)
-            weight += _squares(base)
+        for _, block, base in self._blocks_and_bases(held):
+            change += squares(block)
+            weight += squares(base)
         if not math.isfinite(change + weight):
             raise NonFiniteError(
                 f"{shorten(self.after.info.name)}: holds a NaN or an infinity, or the base does"
@@ -118,15 +118,16 @@ class Difference:
         return Norms(change, weight, self.noise)
 
     @contextmanager
-    def read(self, memory: "Memory") -> Iterator[RowBlocks]:
-        """The matrix to be read several times, held if `memory` has room for it."""
+    def read(self, memory: "Memory") -> Iterator[tuple[RowBlocks, Norms]]:
+        """The matrix to be read several times, held if `memory` has room for it, and its norms.
+
+        Raises:
+            NonFiniteError: one of the tensors has a NaN or an infinity.
+        """
         with memory.room_for(self.shape, self.dtype) as held:
-            if held is None:
-                yield RowBlocks(self.shape, self.blocks)
-                return
-            for begin, block in self.blocks():
-                held[begin : begin + len(block)] = block
-            yield RowBlocks(self.shape, self._cut(held))
+            norms = self.norms(held)
+            blocks = self.blocks if held is None else self._cut(held)
+            yield RowBlocks(self.shape, blocks, norms.change), norms
 
     def _cut(self, held: Tensor) -> Callable[[], Iterator[tuple[int, Tensor]]]:
         def blocks() -> Iterator[tuple[int, Tensor]]:
@@ -136,19 +137,22 @@ class Difference:
 
         return blocks
 
-    def _blocks_and_bases(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def _blocks_and_bases(self, held: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """First row, difference and base of each block; the differences in `held`, if given."""
         rows, columns = self.shape
         step = min(rows, self._step)
         after = torch.empty(step, columns, dtype=to_torch(self.after.dtype))
         before = torch.empty(step, columns, dtype=to_torch(self.before.dtype))
-        base, block = (torch.empty(step, columns, dtype=self.dtype) for _ in range(2))
+        base = torch.empty(step, columns, dtype=self.dtype)
+        space = torch.empty_like(base)
         for begin, end in spans(0, rows, step):
             self.tick()
             count = end - begin
             self.after.read_rows_into(after[:count], begin)
             self.before.read_rows_into(before[:count], begin)
             base[:count].copy_(before[:count])
-            yield begin, block[:count].copy_(after[:count]).sub_(base[:count]), base[:count]
+            block = space[:count] if held is None else held[begin:end]
+            yield begin, block.copy_(after[:count]).sub_(base[:count]), base[:count]
 
 
 @final
@@ -186,9 +190,3 @@ class Memory:
             return None
         self._left -= count
         return torch.empty(count, dtype=torch.uint8)
-
-
-def _squares(block: Tensor) -> float:
-    # Norms of rows first: one sum in float32 over a whole block loses three digits.
-    total: float = torch.linalg.vector_norm(block, dim=1).double().square().sum().item()
-    return total

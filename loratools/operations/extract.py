@@ -4,10 +4,10 @@ Matrices become products of low rank. What has no place in a LoRA is stored whol
 biases by `bias: "all"`, other modules by `modules_to_save`, tables of another size by themselves.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
 from loratools.errors import LoratoolsError, MatchError, UnsupportedError, shorten
@@ -19,6 +19,8 @@ from loratools.operations.saved_modules import saved_modules
 
 if TYPE_CHECKING:
     from loratools.operations.difference import Norms
+
+_V = TypeVar("_V")
 
 
 @final
@@ -54,6 +56,17 @@ class ExtractOptions:
         """Whether a change of this tensor is wanted."""
         return (not self.only or pair.matches(self.only)) and not pair.matches(self.skip)
 
+    def least(self, noise: float) -> float:
+        """The smallest relative change that counts, where rounding can make one of `noise`."""
+        return noise if self.min_change is None else self.min_change
+
+    def as_rounding(self, norms: "Norms") -> "LeftOut | None":
+        """What a change of these norms is if it is too small to count."""
+        least = self.least(norms.noise)
+        if norms.relative >= least:
+            return None
+        return LeftOut(f"a relative change below {least:.2g}, as rounding makes", norms)
+
 
 @final
 @dataclass(frozen=True)
@@ -61,7 +74,6 @@ class Target:
     """A matrix that becomes a product of low rank; `is_conv1d` ones are stored as (in, out)."""
 
     pair: Pair
-    norms: "Norms"
     is_embedding: bool
     is_conv1d: bool
 
@@ -80,6 +92,9 @@ class LeftOut:
 class ExtractPlan:
     """All that an extraction will do, but for ranks.
 
+    Matrices are measured when they are read to be factored. Until `measured` has been told the
+    outcome, `changes` lacks those in `factored`, and some of them may be left out yet.
+
     Attributes:
         changes: by target, how far each tensor changed; those of equal bytes are not in it.
         factored: matrices that become products.
@@ -94,6 +109,40 @@ class ExtractPlan:
     whole: Mapping[str, Replacement]
     left_out: Mapping[str, LeftOut]
     unchanged: int
+
+    def measured(self, norms: "Mapping[str, Norms]", options: ExtractOptions) -> "ExtractPlan":
+        """The plan when more is known of how far tensors changed: it leaves out what is rounding.
+
+        Raises:
+            LoratoolsError: nothing is left to store.
+        """
+        rounding = {
+            target: left
+            for target in self.factored
+            if target in norms and (left := options.as_rounding(norms[target]))
+        }
+        left_out = {**self.left_out, **rounding}
+        plan = replace(
+            self,
+            changes=_ordered(self.pairing, {**self.changes, **norms}),
+            factored={t: each for t, each in self.factored.items() if t not in rounding},
+            left_out=_ordered(self.pairing, left_out),
+        )
+        plan.check_not_empty()
+        return plan
+
+    def check_not_empty(self) -> None:
+        """Refuse to make an adapter of nothing.
+
+        Raises:
+            LoratoolsError: nothing is left to store.
+        """
+        if not self.factored and not self.whole:
+            pairs, left_out = self.pairing.pairs, self.left_out
+            raise LoratoolsError(
+                f"{self.pairing.tuned.where}: nothing to extract: {len(left_out)} changes are left "
+                f"out, and {len(pairs) - len(left_out)} tensors are those of the base"
+            )
 
 
 def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
@@ -131,35 +180,55 @@ def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> boo
     return True
 
 
+def matrices(
+    pairing: Pairing, differing: Sequence[Pair], options: ExtractOptions
+) -> dict[str, Target]:
+    """Of the tensors that differ, those that become products of low rank."""
+    shapes = {target: pair.after.shape for target, pair in pairing.pairs.items()}
+    conv1d = conv1d_weights(shapes, pairing.config)
+    full = _full(pairing, options)
+    return {
+        pair.target: Target(
+            pair,
+            is_lookup(pair.target, pair.after.shape[0], pairing.config),
+            pair.target in conv1d,
+        )
+        for pair in differing
+        if options.selects(pair)
+        and {pair.after.dtype, pair.before.dtype} <= set(FLOATS)
+        and pair.target != pairing.entangled
+        and _is_matrix(pair.target, pair.after.shape)
+        and pair.target not in full
+    }
+
+
 def plan_extract(
     pairing: Pairing,
+    factored: Mapping[str, Target],
     changes: "Mapping[str, Norms]",
     options: ExtractOptions,
 ) -> ExtractPlan:
-    """What becomes of each change.
+    """What becomes of each change: of matrices to be factored, and of others with their norms.
 
     Raises:
         UnsupportedError: PEFT has no place for a changed tensor.
         LoratoolsError: nothing is left to store.
     """
-    planner = _Planner(pairing, changes, options)
+    planner = _Planner(pairing, factored, changes, options)
     for target, pair in pairing.pairs.items():
         planner.place(target, pair)
     planner.store_modules()
-    if not planner.factored and not planner.whole:
-        raise LoratoolsError(
-            f"{pairing.tuned.where}: nothing to extract: {len(planner.left_out)} changes are left "
-            f"out, and {len(pairing.pairs) - len(planner.left_out)} tensors are those of the base"
-        )
     compared = sum(pair.after.shape == pair.before.shape for pair in pairing.pairs.values())
-    return ExtractPlan(
+    plan = ExtractPlan(
         pairing=pairing,
         changes=changes,
         factored=planner.factored,
         whole=planner.whole,
         left_out=planner.left_out,
-        unchanged=compared - len(changes),
+        unchanged=compared - len(changes) - len(factored),
     )
+    plan.check_not_empty()
+    return plan
 
 
 @final
@@ -169,18 +238,18 @@ class _Planner:
     def __init__(
         self,
         pairing: Pairing,
+        factored: Mapping[str, Target],
         changes: "Mapping[str, Norms]",
         options: ExtractOptions,
     ) -> None:
         self.pairing = pairing
         self.options = options
         self.changes = changes
-        self.factored: dict[str, Target] = {}
+        self.factored = dict(factored)
         self.whole: dict[str, Replacement] = {}
         self.left_out: dict[str, LeftOut] = {}
+        self._full = _full(pairing, options)
         self._modules: dict[str, str] = {}
-        shapes = {target: pair.after.shape for target, pair in pairing.pairs.items()}
-        self._conv1d = conv1d_weights(shapes, pairing.config)
         for name in pairing.new:
             if _matches(name, options.full):
                 self._modules.setdefault(name.rpartition(".")[0], name)
@@ -189,7 +258,7 @@ class _Planner:
         """Decide about one parameter."""
         has_grown = pair.after.shape != pair.before.shape
         norms = self.changes.get(target)
-        if norms is None and not has_grown:
+        if target in self.factored or (norms is None and not has_grown):
             return
         if not self.options.selects(pair):
             self.left_out[target] = LeftOut("not selected", norms)
@@ -197,20 +266,16 @@ class _Planner:
             self._grow(target, pair)
         elif pair.after.dtype not in FLOATS:
             self._refuse(target, norms, f"stored as {pair.after.dtype}, codes or indices")
-        elif norms.relative < self._least(norms):
-            reason = f"a relative change below {self._least(norms):.2g}, as rounding makes"
-            self.left_out[target] = LeftOut(reason, norms)
+        elif rounding := self.options.as_rounding(norms):
+            self.left_out[target] = rounding
         else:
             self._store(target, pair, norms)
 
     def _store(self, target: str, pair: Pair, norms: "Norms") -> None:
-        if pair.matches(self.options.full) or self._twin_is_full(pair):
+        if target in self._full:
             self._modules.setdefault(target.rpartition(".")[0], target)
         elif target == self.pairing.entangled:
             self._refuse(target, norms, "tied to more than a head in this kind of model")
-        elif _is_matrix(target, pair.after.shape):
-            lookup = is_lookup(target, pair.after.shape[0], self.pairing.config)
-            self.factored[target] = Target(pair, norms, lookup, target in self._conv1d)
         elif not self.options.keep_residual:
             self.left_out[target] = LeftOut("no place in a LoRA", norms)
         elif target.endswith("bias"):
@@ -229,9 +294,6 @@ class _Planner:
             self.whole[target] = Replacement(stored, is_trained=True)
             self.left_out.pop(target, None)
 
-    def _least(self, norms: "Norms") -> float:
-        return norms.noise if self.options.min_change is None else self.options.min_change
-
     def _grow(self, target: str, pair: Pair) -> None:
         """A table with other rows, whole; its tied twin follows it."""
         if not self.options.keep_residual:
@@ -247,11 +309,6 @@ class _Planner:
             )
         self.left_out[target] = LeftOut(reason, norms)
 
-    def _twin_is_full(self, pair: Pair) -> bool:
-        twins = [p for p in self.pairing.pairs.values() if p.twin == pair.target]
-        twins += [self.pairing.pairs[pair.twin]] if pair.twin else []
-        return any(twin.matches(self.options.full) for twin in twins)
-
     def _is_alone(self, target: str) -> bool:
         """Whether its module has no modules inside."""
         module = target.rpartition(".")[0]
@@ -266,6 +323,19 @@ def _is_matrix(target: str, shape: tuple[int, ...]) -> bool:
     """Whether PEFT can put a LoRA on it; not on depthwise convolutions, nor on bare parameters."""
     is_depthwise = len(shape) > 2 and shape[1] == 1
     return target.endswith(".weight") and len(shape) >= 2 and not is_depthwise
+
+
+def _full(pairing: Pairing, options: ExtractOptions) -> set[str]:
+    """The targets to be stored whole, and those that are the same tensor."""
+    pairs = pairing.pairs
+    full = {target for target, pair in pairs.items() if pair.matches(options.full)}
+    heads = {target for target, pair in pairs.items() if pair.twin in full}
+    return full | heads | {twin for target in full if (twin := pairs[target].twin)}
+
+
+def _ordered(pairing: Pairing, values: Mapping[str, _V]) -> dict[str, _V]:
+    """In the order of the pairs."""
+    return {target: values[target] for target in pairing.pairs if target in values}
 
 
 def _is_grown(pair: Pair) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from loratools.io.dtypes import to_torch
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.right import right_vectors
-from loratools.operations.difference import Difference, Memory
+from loratools.operations.difference import Difference, Memory, Norms
 from loratools.operations.rounding import round_to_nearest, spans
 
 _COLUMNS = 2**15
@@ -25,14 +25,14 @@ class Principal:
         rows: (k, m), the transposed `up`.
         down: (k, n).
         values: the singular values, falling, in float64, before the factors were rounded.
-        energy: of the whole difference.
+        norms: of the whole difference.
         dtype: of the factors.
     """
 
     rows: Float[Tensor, "k m"]
     down: Float[Tensor, "k n"]
     values: Float[Tensor, " k"]
-    energy: float
+    norms: Norms
     dtype: str
 
 
@@ -40,12 +40,15 @@ def principal(
     difference: Difference,
     wanted: Wanted,
     *,
+    least: float,
     dtype: str,
     seed: int,
     memory: Memory,
     device: str | None = None,
 ) -> Principal:
     """The leading singular values and vectors of a difference, at least as many as wanted.
+
+    None of them where the relative norm is below `least`.
 
     Raises:
         NonFiniteError: one of the tensors has a NaN or an infinity.
@@ -58,7 +61,9 @@ def principal(
             collected.append(torch.empty(shape, dtype=difference.dtype))
         collected[0][:, begin : begin + rows.shape[1]] = rows
 
-    with difference.read(memory) as matrix:
+    with difference.read(memory) as (matrix, norms):
+        if norms.relative < least:
+            return _nothing(matrix.shape, norms, dtype)
         place = None if device is None else torch.device(device)
         found = right_vectors(matrix, wanted, take, seed=seed, device=place)
     # As good as sorted: what is out of order differs by the error of the iteration.
@@ -70,7 +75,12 @@ def principal(
     for begin, end in spans(0, rows.shape[1], _COLUMNS):
         rows[:, begin:end] = rows[order, begin:end] * scales
     down = (found.vectors[:, order] * roots).T
-    return Principal(_rounded(rows, dtype), _rounded(down, dtype), values, found.total, dtype)
+    return Principal(_rounded(rows, dtype), _rounded(down, dtype), values, norms, dtype)
+
+
+def _nothing(shape: tuple[int, int], norms: Norms, dtype: str) -> Principal:
+    rows, down = (torch.empty(0, size, dtype=to_torch(dtype)) for size in shape)
+    return Principal(rows, down, torch.empty(0, dtype=torch.float64), norms, dtype)
 
 
 def _rounded(values: Tensor, dtype: str) -> Tensor:

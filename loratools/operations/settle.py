@@ -33,20 +33,25 @@ class Settled(Generic[_F]):
     choice: Choice
 
 
-def settle(shapes: Sequence[tuple[int, int]], rule: RankRule, find: Find[_F]) -> Settled[_F]:
-    """Find out, choose, and find out more about the targets whose rank that could change.
+def first_question(shapes: Sequence[tuple[int, int]], rule: RankRule) -> Wanted:
+    """What to find out about all targets before anything is known of them."""
+    return rule.wanted([TargetSpectrum(m, n, np.empty(0), math.inf) for m, n in shapes])
 
-    The questions depend on the answers alone, so an interrupted run asks the same ones again.
+
+def settle(first: Sequence[_F], rule: RankRule, find: Find[_F]) -> Settled[_F]:
+    """Choose, and find out more about the targets whose rank that could change.
+
+    `first` is what the first question found. The questions depend on the answers alone, so an
+    interrupted run asks the same ones again.
     """
-    unknown = [TargetSpectrum(m, n, np.empty(0), math.inf) for m, n in shapes]
-    first = rule.wanted(unknown)
-    found = list(find([(i, first) for i in range(len(shapes))]))
+    found = list(first)
+    wanted = rule.wanted([each.spectrum() for each in found])
     while True:
         spectra = [each.spectrum() for each in found]
         choice = rule.choose(spectra)
         known = [len(spectrum.values) for spectrum in spectra]
         questions = [
-            (i, replace(first, rank=max(choice.ranks[i] + rule.multiple_of, 2 * known[i])))
+            (i, replace(wanted, rank=max(choice.ranks[i] + rule.multiple_of, 2 * known[i])))
             for i in rule.unsettled(spectra, choice)
         ]
         answers = list(find(questions))

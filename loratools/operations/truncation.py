@@ -75,7 +75,7 @@ def approximate(
     Raises:
         NonFiniteError: an update is too large for its energy to be a number.
     """
-    from loratools.operations.settle import settle
+    from loratools.operations.settle import first_question, settle
 
     if rule.rank is None:
         rule = replace(rule, min_rank=max(1, rule.min_rank))
@@ -90,7 +90,8 @@ def approximate(
                 )
         return found
 
-    settled = settle(tuple(shapes.values()), rule, find)
+    wanted = first_question(tuple(shapes.values()), rule)
+    settled = settle(find([(i, wanted) for i in range(len(targets))]), rule, find)
     ranked = list(zip(targets, settled.found, settled.choice.ranks, strict=True))
     return Approximated(
         updates={target: update.at(rank) for target, update, rank in ranked},

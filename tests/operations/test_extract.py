@@ -13,13 +13,15 @@ import loratools
 from loratools.errors import LoratoolsError, MatchError, NonFiniteError, UnsupportedError
 from loratools.files.extracting import ExtractRun, svd_extract
 from loratools.io.checkpoint import open_checkpoint
+from loratools.io.source import Stored
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.right import right_vectors
 from loratools.lowrank.truncation import TargetSpectrum
+from loratools.operations import principal
 from loratools.operations.difference import Difference, Memory
 from loratools.operations.extract import ExtractOptions
 from loratools.operations.pairing import natural, pair_up
-from loratools.operations.settle import settle
+from loratools.operations.settle import first_question, settle
 from tests.files import write_base
 
 LINEAR = "model.layers.0.proj.weight"
@@ -193,8 +195,9 @@ def test_rounding_is_no_change(tmp_path):
     after = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     after[LINEAR] = (tensors[LINEAR] + random(20, 12, seed=9)).bfloat16()
     tuned = write_base(tmp_path / "tuned", after)
-    report = svd_extract(tuned, base, output=None, rule=RankRule(rank=1))
-    assert list(report.plan.changes) == [LINEAR]
+    for output in (None, tmp_path / "out"):
+        report = svd_extract(tuned, base, output=output, rule=RankRule(rank=1))
+        assert list(report.plan.changes) == [LINEAR]
 
 
 def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
@@ -206,10 +209,77 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
     after[LINEAR].view(torch.int16).flatten()[position] += 1
     tuned = write_base(tmp_path / "tuned", after)
     rule = RankRule(rank=1)
-    report = svd_extract(tuned, base, output=None, rule=rule)
-    assert "as rounding makes" in report.plan.left_out[LINEAR].reason
-    kept = svd_extract(tuned, base, output=None, rule=rule, options=ExtractOptions(min_change=0))
-    assert LINEAR in kept.plan.factored
+    for output in (None, tmp_path / "out"):
+        report = svd_extract(tuned, base, output=output, rule=rule)
+        assert "as rounding makes" in report.plan.left_out[LINEAR].reason
+        assert list(report.plan.factored) == [OTHER]
+        assert set(report.plan.changes) == {LINEAR, OTHER}
+        assert report.plan.unchanged == 0
+        options = ExtractOptions(min_change=0)
+        run = ExtractRun(overwrite=True)
+        kept = svd_extract(tuned, base, output=output, rule=rule, options=options, run=run)
+        assert set(kept.plan.factored) == {LINEAR, OTHER}
+        assert not kept.plan.left_out
+
+
+def test_nothing_but_rounding_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(principal, "right_vectors", None)  # which nobody asks
+    weight = random(200, 200).bfloat16()
+    after = weight.clone()
+    after.view(torch.int16).flatten()[weight.abs().flatten().argmin()] += 1
+    base = write_base(tmp_path / "base", {LINEAR: weight})
+    tuned = write_base(tmp_path / "tuned", {LINEAR: after})
+    for output in (None, tmp_path / "out"):
+        with pytest.raises(LoratoolsError, match="nothing to extract: 1 changes are left out"):
+            svd_extract(tuned, base, output=output, rule=RankRule(rank=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
+
+
+def test_a_budget_is_not_kept_back_for_what_is_left_out(tmp_path):
+    """Of the two, one is rounding: its share goes to the other."""
+    tensors = {LINEAR: random(200, 200).bfloat16(), OTHER: random(40, 40).bfloat16()}
+    after = {LINEAR: tensors[LINEAR].clone(), OTHER: tensors[OTHER] + random(40, 40, seed=1)}
+    after[LINEAR].view(torch.int16).flatten()[tensors[LINEAR].abs().flatten().argmin()] += 1
+    base, tuned = (
+        write_base(tmp_path / name, each) for name, each in (("base", tensors), ("tuned", after))
+    )
+    rule = RankRule(parameters=80 * 12, min_rank=2)
+    report = svd_extract(tuned, base, output=tmp_path / "out", rule=rule)
+    assert report.truncations[OTHER].rank == 12
+    report = svd_extract(
+        tuned, base, output=tmp_path / "out", size=6000, run=ExtractRun(overwrite=True)
+    )
+    file = tmp_path / "out/adapter_model.safetensors"
+    assert 6000 - 80 * 4 - 200 < file.stat().st_size <= 6000
+
+
+def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path):
+    before = {"block.weight": random(6, 5), "block.scale": random(5), OTHER: random(8, 8)}
+    after = {name: tensor + 1 for name, tensor in before.items()}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    for output in (None, tmp_path / "out"):
+        report = svd_extract(tuned, base, output=output, rule=RankRule(rank=1), check=True)
+        assert set(report.plan.whole) == {"block.weight", "block.scale"}
+        assert set(report.plan.changes) == set(before)
+        assert report.plan.changes["block.weight"].change == pytest.approx(30, rel=1e-6)
+    assert report.check.agrees
+
+
+def test_models_are_read_once(tmp_path, monkeypatch):
+    """But for the first rows of each tensor, by which it is told from one that is the same."""
+    before = {f"{name}.weight": random(3000, 400).bfloat16() for name in "abc"}
+    after = {**before, "b.weight": before["b.weight"] + 0.1, "c.weight": before["c.weight"] - 0.1}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    rows = []
+    read = Stored.read_rows_into
+
+    def counted(stored, out, begin):
+        rows.append(len(out))
+        read(stored, out, begin)
+
+    monkeypatch.setattr(Stored, "read_rows_into", counted)
+    svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=3))
+    assert sum(rows) == 2 * 2 * 3000
 
 
 def test_default_noise_is_that_of_rounding(tmp_path):
@@ -275,7 +345,7 @@ def test_what_is_held_does_not_show(tmp_path):
     difference = Difference(pair.pairs["a.weight"].after, pair.pairs["a.weight"].before)
     found = []
     for room in (0, 10**9):
-        with difference.read(Memory(room)) as matrix:
+        with difference.read(Memory(room)) as (matrix, _):
             rows = []
             right = right_vectors(
                 matrix, Wanted(rank=3), lambda begin, block, rows=rows: rows.append(block), seed=1
@@ -299,24 +369,53 @@ def test_layers_are_in_the_order_of_their_numbers():
     assert sorted(names, key=natural) == ["a.b", "a.9.a", "a.9.b", "a.10.b"]
 
 
-def test_a_tied_head_follows_its_embedding(fixtures, tmp_path):
-    """Stored twice in the base, once in the tuned model: both ends get the change."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture
+def from_tied(fixtures, tmp_path):
+    """Extracts from a tied model, stored twice in the base and once in the tuned one."""
     tensors = load_file(fixtures / "stories260k/model.safetensors")
-    tensors.pop("lm_head.weight")
-    name = "model.embed_tokens.weight"
-    tensors[name] = tensors[name] + 0.1 * random(512, 64)
+    tensors.pop(HEAD)
+    tensors[EMBEDDING] = tensors[EMBEDDING] + 0.1 * random(512, 64)
     config = json.loads((fixtures / "stories260k/config.json").read_text())
     tuned = write_base(tmp_path / "tuned", tensors, config)
-    report = svd_extract(
-        tuned,
-        fixtures / "stories260k",
-        output=tmp_path / "out",
-        rule=RankRule(rank=8),
-        check=True,
-    )
-    assert set(report.plan.factored) == {name, "lm_head.weight"}
+
+    def extract(**options):
+        return svd_extract(
+            tuned,
+            fixtures / "stories260k",
+            output=tmp_path / "out",
+            rule=RankRule(rank=8),
+            options=ExtractOptions(**options),
+            check=True,
+        )
+
+    return extract
+
+
+@pytest.mark.parametrize("end", [EMBEDDING, HEAD])
+def test_both_ends_of_a_tied_matrix_are_whole_where_one_is(from_tied, end):
+    report = from_tied(full=(end,))
+    assert set(report.plan.whole) == {EMBEDDING, HEAD}
+    assert not report.plan.factored
+    assert report.check.relative < 1e-6
+
+
+@pytest.mark.parametrize(("skipped", "kept"), [(EMBEDDING, HEAD), (HEAD, EMBEDDING)])
+def test_one_end_of_a_tied_matrix_may_be_left(from_tied, skipped, kept):
+    report = from_tied(skip=(skipped,))
+    assert set(report.plan.factored) == {kept}
+    assert report.plan.left_out[skipped].norms == report.plan.changes[kept]
+    assert report.check.agrees
+
+
+def test_a_tied_head_follows_its_embedding(from_tied, tmp_path):
+    """Both ends get the change."""
+    report = from_tied()
+    assert set(report.plan.factored) == {EMBEDDING, HEAD}
     updates = loratools.open_adapter(tmp_path / "out").updates
-    embedding, head = updates[name].delta, updates["lm_head.weight"].delta
+    embedding, head = updates[EMBEDDING].delta, updates[HEAD].delta
     assert torch.equal(embedding.up.read(), head.up.read())
     assert torch.equal(embedding.down.read(), head.down.read())
     assert report.check.agrees
@@ -392,7 +491,9 @@ def test_settling_asks_for_more_until_the_choice_is_sure():
             for i, wanted in questions
         ]
 
-    settled = settle([(50, 50)] * 2, RankRule(parameters=100 * 30), find)
+    rule = RankRule(parameters=100 * 30)
+    wanted = first_question([(50, 50)] * 2, rule)
+    settled = settle(find([(0, wanted), (1, wanted)]), rule, find)
     assert settled.choice.ranks == (30, 0)
     assert len(asked) >= 1
 

@@ -12,6 +12,7 @@ import loratools
 from loratools.files.extracting import ExtractRun, svd_extract
 from loratools.io.publish import partial_path
 from loratools.lowrank.ranks import RankRule
+from loratools.operations.extract import ExtractOptions
 from tests.e2e.commands import FIXTURES, digests
 
 BASE = FIXTURES / "stories260k"
@@ -73,6 +74,17 @@ def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
     os.utime(tuned / "model.safetensors", ns=(1, time.time_ns()))
     assert extract(tuned, output, resume=True).reused == 0
+
+
+def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(StopError):
+        extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
+    options = ExtractOptions(min_change=1e-3)
+    report = svd_extract(
+        tuned, BASE, output=output, rule=RULE, options=options, run=ExtractRun(resume=True)
+    )
+    assert report.reused == 0
 
 
 def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
