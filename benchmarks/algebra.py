@@ -143,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="runs of each tool (default: 3)")
     parser.add_argument("--only", metavar="NAME,…", help="of combine, ties, resize, spectrum, …")
     parser.add_argument("--mergekit", metavar="PATH", help="mergekit-extract-lora")
-    parser.add_argument("--whole", action="store_true", help="resize by dense SVDs all modules")
+    parser.add_argument("--whole", action="store_true", help="peers do all of the task too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     return parser.parse_args()
 

@@ -51,15 +51,18 @@ class Comparison:
 def comparisons(
     data: Path, out: Path, mergekit: str | None, *, whole: bool
 ) -> dict[str, Comparison]:
-    """Everything there is to compare, by name; without mergekit's executable, without its row."""
+    """Everything there is to compare, by name; without mergekit's executable, without its row.
+
+    `whole` has all tools do the whole task, five minutes each; else some do a part of it.
+    """
     return {
-        "combine": combining(data, out),
+        "combine": combining(data, out, whole=whole),
         "ties": signed(data, out, "ties"),
         "dare_ties": signed(data, out, "dare_ties"),
         "resize": resizing(data, out, whole=whole),
         "spectrum": measuring(data),
-        "extract-lora": extracting(data, out, "lora", mergekit),
-        "extract-slow": extracting(data, out, "slow", mergekit),
+        "extract-lora": extracting(data, out, "lora", mergekit, whole=whole),
+        "extract-slow": extracting(data, out, "slow", mergekit, whole=whole),
     }
 
 
@@ -74,15 +77,16 @@ def _loratools(*arguments: str | Path) -> list[str]:
 # --- combine ----------------------------------------------------------------------------------
 
 
-def combining(data: Path, out: Path) -> Comparison:
+def combining(data: Path, out: Path, *, whole: bool) -> Comparison:
     every = [data / f"combine-{n}" for n in (1, 2, 3)]
-    some = [data / f"combine-2-layers-{n}" for n in (1, 2, 3)]
+    some = every if whole else [data / f"combine-2-layers-{n}" for n in (1, 2, 3)]
+    layers = LAYERS if whole else FEW
     on = f"{LAYERS} layers"
 
     def error_of(adapters: Sequence[Path]) -> Callable[[Path], str]:
         return lambda found: quality.of_sum(found, adapters, MODULES, rank=16)
 
-    whole = ["combine", *every, "-o", out / "ours", "--rank", "16"]
+    command = ["combine", *every, "-o", out / "ours", "--rank", "16"]
     return Comparison(
         "combine: three adapters of rank 16 to rank 16, 1.2 B, all linears",
         "loratools, combining alone",
@@ -90,14 +94,14 @@ def combining(data: Path, out: Path) -> Comparison:
             Contender(
                 "loratools combine",
                 on,
-                _loratools(*whole),
+                _loratools(*command),
                 every,
                 out / "ours",
                 CHECKOUT,
                 quality=error_of(every),
             ),
             _ours_alone("linear", "-", on, every, out),
-            _peft("linear", "-", data, out, some, times=LAYERS / FEW, check=error_of(some)),
+            _peft("linear", "-", data, out, some, layers, LAYERS, check=error_of(some)),
         ],
         "error / optimum",
     )
@@ -128,7 +132,7 @@ def signed(data: Path, out: Path, method: str) -> Comparison:
                 quality=check,
             ),
             _ours_alone(method, "0.5", on, some, out),
-            _peft(method, "0.5", data, out, some, times=1.0, check=check),
+            _peft(method, "0.5", data, out, some, FEW, FEW, check=check),
         ],
         "error / optimum" if check else "",
     )
@@ -155,22 +159,24 @@ def _peft(
     data: Path,
     out: Path,
     adapters: Sequence[Path],
+    layers: int,
+    of: int,
     *,
-    times: float,
     check: Callable[[Path], str] | None,
 ) -> Contender:
-    base, kind = data / "base-1b-2-layers", METHODS[method]
+    base = data / ("base-1b" if layers == LAYERS else "base-1b-2-layers")
+    kind = METHODS[method]
     # PEFT files an adapter that is not its default one in a folder of the adapter's name.
     within = None if check is None else lambda found: check(found / "combined")
     return Contender(
         f"PEFT {kind}, combining alone",
-        f"{FEW} layers",
+        f"{layers} layers",
         _python(PROGRAMS / "peft_combine.py", base, out / "peft", kind, density, *adapters),
         [base, *adapters],
         out / "peft",
         timed_inside=True,
         once=True,
-        times=times,
+        times=of / layers,
         quality=within,
     )
 
@@ -187,6 +193,7 @@ def resizing(data: Path, out: Path, *, whole: bool) -> Comparison:
         return quality.of_resized(found, lora, rank=32)
 
     command = _loratools("resize", lora, "-o", ours, "--rank", "32")
+    on = "314 modules"
     name = "full SVD of every product (stand-in for sd-scripts)"
     dense = _python(PROGRAMS / "dense_resize.py", lora, theirs, "32")
     if whole:
@@ -194,7 +201,6 @@ def resizing(data: Path, out: Path, *, whole: bool) -> Comparison:
     else:
         few = "one module of each shape, extrapolated"
         stand_in = Contender(name, few, [*dense, "1"], [lora.parent], timed_inside=True)
-    on = "314 modules"
     return Comparison(
         "resize: a kohya LoRA of SDXL's shapes, float16, from rank 128 to 32",
         "loratools resize",
@@ -237,39 +243,44 @@ def measuring(data: Path) -> Comparison:
 # --- svd-extract ------------------------------------------------------------------------------
 
 
-def extracting(data: Path, out: Path, spectrum: str, mergekit: str | None) -> Comparison:
+def extracting(
+    data: Path, out: Path, spectrum: str, mergekit: str | None, *, whole: bool
+) -> Comparison:
     few = (data / f"tuned-2-layers-{spectrum}", data / "base-1b-2-layers")
     every = (data / f"tuned-1b-{spectrum}", data / "base-1b")
 
-    def check(found: Path) -> str:
-        return quality.of_extracted(found, *few, rank=32)
+    theirs = every if whole else few
+    layers = LAYERS if whole else FEW
 
-    def ours(models: tuple[Path, Path], on: str) -> Contender:
-        command = ["svd-extract", *models, "-o", out / "ours", "--rank", "32"]
-        name = "loratools svd-extract"
-        if models == few:
-            name += f", {FEW} layers"
-        quality_of = check if models == few else None
-        return Contender(
-            name, on, _loratools(*command), models, out / "ours", CHECKOUT, quality=quality_of
+    def best(models: tuple[Path, Path]) -> Callable[[Path], str]:
+        return lambda found: quality.of_extracted(found, *models, rank=32)
+
+    contenders = [
+        Contender(
+            "loratools svd-extract",
+            f"{LAYERS} layers",
+            _loratools("svd-extract", *every, "-o", out / "ours", "--rank", "32"),
+            every,
+            out / "ours",
+            CHECKOUT,
+            quality=best(every),
         )
-
-    contenders = [ours(every, f"{LAYERS} layers"), ours(few, f"{FEW} layers")]
+    ]
     if mergekit:
-        models = ["--model", few[0], "--base-model", few[1], "--out-path", out / "mergekit"]
+        models = ["--model", theirs[0], "--base-model", theirs[1], "--out-path", out / "mergekit"]
         start = "mergekit-extract-lora --help"
         contenders += [
             Contender(start, "", [mergekit, "--help"], []),
             Contender(
                 "mergekit-extract-lora",
-                f"{FEW} layers",
+                f"{layers} layers",
                 [mergekit, *map(str, models), "--max-rank", "32"],
-                few,
+                theirs,
                 out / "mergekit",
                 once=True,
-                times=LAYERS / FEW,
+                times=LAYERS / layers,
                 start=start,
-                quality=check,
+                quality=best(theirs),
             ),
         ]
     what = {"lora": "LoRA-like", "slow": "slowly decaying"}[spectrum]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, runtime_checkable
 
 import jaxtyping
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from loratools.io.source import Source
@@ -32,6 +33,27 @@ settings.register_profile("nightly", settings.get_profile("local"), max_examples
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local")
 )
+
+
+CUDA = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    ],
+)
+
+
+@pytest.fixture(params=["apart", CUDA])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """One that stands in for a GPU, and a GPU where there is one."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+        return
+    from tests.devices import device_apart
+
+    with device_apart() as apart:
+        yield apart
 
 
 @pytest.fixture(autouse=True, scope="session")

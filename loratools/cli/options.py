@@ -151,7 +151,7 @@ def device_option(command: Command) -> Command:
     return click.option(
         "--device",
         metavar="NAME",
-        help="Compute matrices there: cuda, cuda:1, mps.  [default: cpu]",
+        help="Compute matrices there: cuda, cuda:1.  [default: cpu]",
     )(command)
 
 
@@ -159,16 +159,19 @@ def chosen_device(name: str | None) -> "torch.device | None":
     """The device of this name, None for the CPU.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it does not compute in float64.
     """
     if name is None:
         return None
     import torch
 
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch's own, where it was built without it
-        reason = str(error).splitlines()[0]
+        one = torch.ones((), dtype=torch.float64, device=name)
+        one.item()  # some have shapes, but no values
+        return one.device
+    # torch's own, where it was built without it or the device lacks float64
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise click.UsageError(f"Device {name!r} cannot be used: {reason}") from error
 
 

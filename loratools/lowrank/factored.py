@@ -171,14 +171,14 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
     QR, to which nearly dependent columns, and flat matrices, are left.
     """
     if matrix.shape[0] > matrix.shape[1] > 0:
-        gram = _gram(matrix)
+        gram = gram_matrix(matrix)
         lengths = gram.diagonal().sqrt()
         factor, inverse = _cholesky(gram / lengths.outer(lengths))
         if factor is not None and inverse is not None:
             limit = _WELL_CONDITIONED if matrix.dtype == torch.float64 else _WELL_ENOUGH
             if inverse.square().sum() <= limit * len(gram):
                 return factor * lengths
-            gram = _gram(matrix, inverse / lengths[:, None])
+            gram = gram_matrix(matrix, inverse / lengths[:, None])
             gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
                 second: Tensor = torch.linalg.cholesky(gram, upper=True)
@@ -187,7 +187,7 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
     return r
 
 
-def _gram(
+def gram_matrix(
     matrix: Float[Tensor, "rows columns"], onto: Float[Tensor, "columns columns"] | None = None
 ) -> Float[Tensor, "columns columns"]:
     """Xᵀ X in float64, of the matrix or of `matrix @ onto`; some rows are widened at a time."""

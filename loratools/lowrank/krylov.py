@@ -98,7 +98,7 @@ def ritz_vectors(
         worst = _largest(missing, all_but=goal * _GOOD_ENOUGH)
         # Vectors beyond the cut fill up what takes no longer than a few.
         fill = range(count, min(len(residuals), count + _EXTRA - len(worst)))
-        block = residuals[[*worst, *fill]]
+        block = residuals[torch.tensor([*worst, *fill])]
     return None
 
 

@@ -70,7 +70,7 @@ class Sum:
         """
         from loratools.lowrank.factored import core_svd
 
-        return core_svd(*self._read_finite(), self._coefficients())
+        return core_svd(*self._finite())
 
     def values(self) -> "Tensor":
         """The singular values of the sum, falling, in float64.
@@ -80,17 +80,21 @@ class Sum:
         """
         from loratools.lowrank.factored import singular_values
 
-        return singular_values(*self._read_finite(), self._coefficients())
+        return singular_values(*self._finite())
 
-    def _read_finite(self) -> "tuple[Tensor, Tensor]":
-        """The concatenated factors in a dtype that holds them all."""
+    def stored(self) -> "tuple[Tensor, Tensor, Tensor]":
+        """The concatenated factors in a dtype that holds all, and the coefficients of columns."""
         ups = _joined([lora.up.read() for _, lora in self.terms], 1)
         downs = _joined([lora.down.read() for _, lora in self.terms], 0)
+        return ups, downs, self._coefficients()
+
+    def _finite(self) -> "tuple[Tensor, Tensor, Tensor]":
+        ups, downs, coefficients = self.stored()
         if not (is_finite(ups) and is_finite(downs)):
             sources = [source for _, lora in self.terms for source in lora.sources]
             broken = [key for s in sources if not is_finite(s.read()) for key in s.keys]
             raise NonFiniteError(f"{listing(broken)}: holds a NaN or an infinity")
-        return ups, downs
+        return ups, downs, coefficients
 
     def _read(self) -> "tuple[Tensor, Tensor]":
         ups = _side_by_side([lora.up.read() for _, lora in self.terms])

@@ -14,7 +14,7 @@ from loratools.operations.parallel import Map
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loratools.lowrank.factored import Factored
+    from loratools.deltas.lora import LoRA
 
 #: Signs are compared on so many rows of each weight, evenly spread.
 _ROWS = 16
@@ -94,40 +94,44 @@ def measure_similarity(adapters: Sequence[Adapter], result: Adapter, each: Map =
 def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
     import torch
 
-    products = [_read(adapter, target) for adapter in adapters]
-    ranks = torch.tensor([p.down.shape[0] if p else 0 for p in products])
-    stored = [product for product in products if product is not None]
-    ups = torch.cat([product.up for product in stored], dim=1)
-    downs = torch.cat([product.down for product in stored])
+    from loratools.lowrank.factored import gram_matrix
+
+    loras = [_low_rank(adapter, target) for adapter in adapters]
+    ups, downs, scales = sum_of([(1.0, lora) for lora in loras if lora]).stored()
     # The inner product of two is a sum over their block of this matrix.
-    entries = (ups.T @ ups) * (downs @ downs.T)
-    owner = torch.repeat_interleave(torch.arange(len(products)), ranks)
-    blocks = torch.nn.functional.one_hot(owner, len(products)).double()
-    signs = torch.stack([_signs(product, stored[0].shape) for product in products])
-    positive, negative = (signs > 0).double(), (signs < 0).double()
-    opposed = positive @ negative.T
-    return Angles(
-        count=1,
-        products=blocks.T @ entries @ blocks,
-        opposed=opposed + opposed.T,
-        compared=signs.abs() @ signs.abs().T,
-    )
+    entries = gram_matrix(ups) * gram_matrix(downs.T) * scales.outer(scales)
+    ranks = torch.tensor([lora.rank if lora else 0 for lora in loras])
+    owner = torch.repeat_interleave(torch.arange(len(loras)), ranks)
+    blocks = torch.nn.functional.one_hot(owner, len(loras)).double()
+    opposed, compared = _signs(ups, downs, scales, ranks.tolist())
+    return Angles(1, blocks.T @ entries @ blocks, opposed, compared)
 
 
-def _read(adapter: Adapter, target: str) -> "Factored | None":
+def _low_rank(adapter: Adapter, target: str) -> "LoRA | None":
     update = adapter.updates.get(target)
-    lora = update.delta.low_rank if update else None
-    return sum_of([(1.0, lora)]).read() if lora else None
+    return update.delta.low_rank if update else None
 
 
-def _signs(product: "Factored | None", shape: tuple[int, int]) -> "Tensor":
-    """The signs of the entries in some rows, one after the other."""
+def _signs(
+    ups: "Tensor", downs: "Tensor", scales: "Tensor", ranks: Sequence[int]
+) -> "tuple[Tensor, Tensor]":
+    """In how many entries of some rows the signs of two differ, and in how many both have one."""
     import torch
 
-    rows = torch.linspace(0, shape[0] - 1, min(_ROWS, shape[0])).round().long()
-    if product is None:
-        return torch.zeros(len(rows) * shape[1], dtype=torch.float64)
-    return (product.up[rows] @ product.down).sign().flatten()
+    rows = torch.linspace(0, len(ups) - 1, min(_ROWS, len(ups))).round().long()
+    lefts = torch.split(ups[rows].double() * scales, list(ranks), dim=1)
+    rights = torch.split(downs, list(ranks))
+    # float32 adds up ones exactly, as long as there are fewer than 2²⁴.
+    is_signed = torch.zeros(2, len(ranks), len(rows), downs.shape[1])
+    for number, (left, right) in enumerate(zip(lefts, rights, strict=True)):
+        entries = left @ right.double()
+        torch.gt(entries, 0, out=is_signed[0, number])
+        torch.lt(entries, 0, out=is_signed[1, number])
+    flat = is_signed.flatten(2)
+    same = sum(torch.mm(signed, signed.T).double() for signed in flat)
+    opposed = torch.mm(flat[0], flat[1].T).double()
+    opposed = opposed + opposed.T
+    return opposed, same + opposed
 
 
 def _json(angles: Angles) -> dict[str, Any]:

@@ -473,6 +473,7 @@ FAILURES = {
         4,
         "Error: out of memory",
     ),
+    "no memory on a GPU": (torch.OutOfMemoryError("CUDA"), 4, "Error: out of memory"),
     "a file": (
         PermissionError(13, "Permission denied", "x\n"),
         4,

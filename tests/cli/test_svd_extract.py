@@ -71,6 +71,11 @@ def test_a_check_that_disagrees_exits_3(tuned, tmp_path, monkeypatch):
     [
         (["--rank", "4"], "Missing option"),
         (["-o", "out"], "how many ranks"),
+        (
+            ["-o", "out", "--rank", "4", "--device", "here"],
+            "Device 'here' cannot be used",
+        ),
+        (["-o", "out", "--rank", "4", "--device", "meta"], "Device 'meta' cannot be used"),
     ],
 )
 def test_usage_errors(tuned, arguments, message, tmp_path, monkeypatch):

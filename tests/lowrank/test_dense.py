@@ -13,6 +13,7 @@ from loratools.lowrank.dense import leading
 from loratools.lowrank.krylov import Ritz, _Space
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.rows import RowBlocks
+from tests.devices import device_apart
 
 EPS = 2**-52
 TOLERANCE = 1e-4
@@ -330,12 +331,21 @@ def test_a_matrix_of_strides_is_read_as_it_is():
         agree(view, one, other)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=250)])
-def test_a_device_finds_what_the_processor_finds(wanted):
-    matrix = with_values(SPECTRA["slow"], 400, 320)
+@pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=250), Wanted(loss=0.3)])
+@pytest.mark.parametrize("shape", [(400, 320), (60, 50)])
+def test_a_device_finds_what_the_processor_finds(wanted, shape, device):
+    matrix = with_values(SPECTRA["slow"][: shape[1]], *shape)
     one = leading(RowBlocks.of(matrix), wanted, seed=0)
-    other = leading(RowBlocks.of(matrix), wanted, seed=0, device=torch.device("cuda"))
+    other = leading(RowBlocks.of(matrix), wanted, seed=0, device=device)
     agree(matrix, one, other)
     assert one.total == pytest.approx(other.total, rel=8 * 400 * EPS)
+
+
+def test_the_device_that_stands_in_keeps_operands_apart():
+    with device_apart() as device:
+        there = torch.ones(3, device=device)
+        assert (there + there).cpu().tolist() == [2, 2, 2]
+        with pytest.raises(RuntimeError, match="operands on the device and in memory"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError):
+            there.numpy()

@@ -16,13 +16,13 @@ OF_ALL, OF_ITSELF = 1e-7, 1e-3
 CLEAR = 2**13 * 2**-23
 
 
-def found_in(matrix, wanted, seed=0):
+def found_in(matrix, wanted, device=None):
     """What is found, the rows put together, and how often the matrix was read."""
     reads = []
     blocks = parted(matrix, [70] * (len(matrix) // 70) + [len(matrix) % 70])
     counted = RowBlocks(blocks.shape, lambda: reads.append(0) or blocks.read())
     pieces = {}
-    found = right_vectors(counted, wanted, pieces.__setitem__, seed=seed)
+    found = right_vectors(counted, wanted, pieces.__setitem__, seed=0, device=device)
     return found, torch.cat([pieces[begin] for begin in sorted(pieces)], 1), len(reads)
 
 
@@ -92,3 +92,16 @@ def test_values_that_are_not_finite_are_refused(wanted):
     matrix[-1, 2] = torch.nan
     with pytest.raises(NonFiniteError):
         found_in(matrix, wanted)
+
+
+@pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=200), Wanted(loss=1e-6)])
+@pytest.mark.parametrize("room", [2**22, 0])
+def test_a_device_finds_what_the_processor_finds(wanted, room, device, monkeypatch):
+    monkeypatch.setattr(right, "_ROOM", room)
+    matrix = with_values(SPECTRA["slow"], 400, 320)
+    one, *_ = found_in(matrix, wanted)
+    other, rows, _ = found_in(matrix, wanted, device)
+    is_certified(matrix, other, rows)
+    assert other.values.square().sum().item() == pytest.approx(
+        one.values.square().sum().item(), rel=1e-4
+    )

@@ -294,6 +294,20 @@ def test_threads_and_other_targets_do_not_change_a_bit(name: str) -> None:
         assert torch.equal(one.read(), other.read())
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", [(20, 30), (600, 500)])
+def test_a_device_finds_what_the_processor_finds(
+    name: str, shape: tuple[int, int], device: torch.device
+) -> None:
+    """But for entries that are as large as the smallest kept one, to rounding."""
+    rule = RankRule(rank=3)
+    one, other = (
+        effect(combined(*pair(shape=shape), rule=rule, method=name, device=where))
+        for where in (None, device)
+    )
+    assert (other - one).norm() <= 1e-3 * one.norm()
+
+
 def test_device_is_used_only_when_asked() -> None:
     rule = RankRule(rank=3)
     found = combined(*pair(), rule=rule, method="ties", device=torch.device("cpu"))

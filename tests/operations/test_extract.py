@@ -355,6 +355,30 @@ def test_what_is_held_does_not_show(tmp_path):
     assert torch.equal(found[0][1], found[1][1])
 
 
+def test_a_device_extracts_what_the_processor_extracts(tmp_path, device):
+    before = {"a.weight": random(600, 400).bfloat16()}
+    after = {"a.weight": before["a.weight"] + 0.1 * random(600, 4) @ random(4, 400)}
+    after["a.weight"] = after["a.weight"].bfloat16()
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    pair = pair_up(*(open_checkpoint(p) for p in (tuned, base))).pairs["a.weight"]
+    one, other = (
+        principal.principal(
+            Difference(pair.after, pair.before),
+            Wanted(rank=4),
+            least=0,
+            dtype="F32",
+            seed=0,
+            memory=Memory(10**9),
+            device=name,
+        )
+        for name in (None, str(device))
+    )
+    assert other.norms == one.norms
+    torch.testing.assert_close(other.values, one.values, rtol=1e-4, atol=0)
+    product = one.rows.T @ one.down
+    assert (other.rows.T @ other.down - product).norm() <= 1e-2 * product.norm()
+
+
 def test_prefixes_are_matched_and_the_models_own_name_is_used(tmp_path):
     before = {"layers.0.q.weight": random(6, 5), "layers.10.q.weight": random(6, 5)}
     after = {f"model.{name}": tensor + 1 for name, tensor in before.items()}

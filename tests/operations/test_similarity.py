@@ -9,8 +9,8 @@ from tests.operations.adapters import adapter, bias, dense, lora
 
 def test_groups_have_the_products_of_their_targets_added() -> None:
     names = [f"layers.{n}.q.weight" for n in range(3)]
-    one = adapter({name: lora(n) for n, name in enumerate(names)})
-    other = adapter({name: lora(9 + n) for n, name in enumerate(names)})
+    one = adapter({name: lora(n, alpha=2.0 + 3 * n) for n, name in enumerate(names)})
+    other = adapter({name: lora(9 + n, alpha=5.0 - 4 * n) for n, name in enumerate(names)})
     found = measure_similarity([one, other], one)
     (angles,) = found.groups.values()
     assert angles.count == 3
@@ -32,7 +32,8 @@ def test_adapter_without_the_target_has_no_angle_with_the_others() -> None:
 
 def test_signs_are_those_of_evenly_spread_rows() -> None:
     """Of 100 rows 16 are looked at, from the first to the last."""
-    one, other = adapter({"q": lora(0, (100, 30))}), adapter({"q": lora(1, (100, 30))})
+    one = adapter({"q": lora(0, (100, 30))})
+    other = adapter({"q": lora(1, (100, 30), rank=3, alpha=-1.0)})
     found = measure_similarity([one, other], one).total
     assert found is not None
     rows = torch.linspace(0, 99, 16).round().long()
