@@ -26,6 +26,19 @@ def device_apart() -> Iterator[torch.device]:
         yield APART
 
 
+class FewerBits(TorchDispatchMode):
+    """Products of float32 by way of bfloat16, as torch can be told to compute them on a GPU."""
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if operation._schema.name in ("aten::mm", "aten::addmm_"):
+            *sums, one, other = args
+            if one.dtype == torch.float32:
+                args = (*sums, one.bfloat16().float(), other.bfloat16().float())
+        return operation(*args, **(kwargs or {}))
+
+
 class _Apart(Tensor):
     """A tensor there; `held` is what it stands for."""
 

@@ -31,6 +31,8 @@ _GOOD_ENOUGH = 1 / 64
 _FIRST = 24
 #: X V tells what is lost to a thousandth where that is this many times its rounding.
 _CLEAR = 2**11
+#: The relative error that a product in float32 stays below.
+_PRECISE = 1e-6
 #: Cholesky's factor of a Gram matrix serves where its diagonal falls to no less than this share.
 _DEPENDENT = 1e-4
 
@@ -202,7 +204,7 @@ class _Space:
         turn = self.turn[:count].to(self.basis.device)
         lost = self.total - self.energies[:count].sum().item()
         rows = None
-        if self.rows is not None and lost > _CLEAR * self.noise:
+        if self.rows is not None and lost > _CLEAR * self.noise and _is_precise(self.basis):
             rows = turn @ self.rows.double()
         return Ritz((turn @ self.basis.double()).T, rows, missing, self.total)
 
@@ -213,6 +215,14 @@ def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
     rest = values[order].flip(0).cumsum(0).flip(0)
     taken: list[int] = order[rest > all_but].tolist()
     return taken
+
+
+def _is_precise(like: Tensor) -> bool:
+    """Whether products have the precision of their dtype: torch can be told to use fewer bits."""
+    sample = torch.arange(2**14, dtype=torch.float64).sin().view(128, 128)
+    exact, narrow = sample @ sample.T, sample.to(like)
+    gap = torch.linalg.norm((narrow @ narrow.T).double().cpu() - exact)
+    return bool(gap <= _PRECISE * torch.linalg.norm(exact))
 
 
 def _normalised(block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:

@@ -8,6 +8,7 @@ from loratools.lowrank import right
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.right import right_vectors
 from loratools.lowrank.rows import RowBlocks
+from tests.devices import FewerBits
 from tests.lowrank.test_dense import EPS, SPECTRA, energies, parted, rounding, with_values
 
 #: How well what is lost is known: as a share of ‖X‖², and of itself.
@@ -92,6 +93,14 @@ def test_values_that_are_not_finite_are_refused(wanted):
     matrix[-1, 2] = torch.nan
     with pytest.raises(NonFiniteError):
         found_in(matrix, wanted)
+
+
+def test_what_is_lost_is_known_where_products_have_fewer_bits():
+    matrix = with_values(SPECTRA["slow"], 400, 320)
+    with FewerBits():
+        assert (torch.eye(2) @ torch.full((2, 2), 1 + 2**-12)).max() == 1
+        found, rows, _ = found_in(matrix, Wanted(rank=8))
+    is_certified(matrix, found, rows)
 
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=200), Wanted(loss=1e-6)])
