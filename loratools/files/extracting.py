@@ -1,5 +1,6 @@
 """Extract an adapter from a fine-tuned model and its base, from files to files."""
 
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,6 @@ from loratools.io.dtypes import BITS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
-from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations.compare import differing, measure
 from loratools.operations.difference import Difference, Memory
 from loratools.operations.extract import (
@@ -94,7 +94,8 @@ def svd_extract(
     if size is not None:
         rule.refuse_goal_beside("size")
     with threads(run.jobs) as each:
-        watch = _Watch(sum(pair.after.info.nbytes for pair in pairs), run.progress)
+        own = {pair.twin or pair.target: pair.after.info.nbytes for pair in pairs}
+        watch = _Watch(sum(own.values()), run.progress)
         plan = _plan(pairing, pairs, options, watch, each)
         if output is None:
             found = measure([target.pair for target in plan.factored.values()], each, watch)
@@ -191,7 +192,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
     def find(questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
         return finder([(targets[i], wanted) for i, wanted in questions])
 
-    settled = settle([first[target] for target in targets], work.rule, find)
+    settled = settle([first[target] for target in targets], finder.wanted, work.rule, find)
     ranks = [
         rank if len(part.spectrum().values) else 0
         for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
@@ -205,30 +206,35 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         companions=_companions(work.plan.pairing.tuned),
     )
     written = put_files(encode(adapter), staging, each)
-    spectra = {target: (part.spectrum(), rank) for target, (part, rank) in chosen.items()}
     return ExtractReport(
         plan=work.plan,
-        truncations={t: spectrum.truncation(rank) for t, (spectrum, rank) in spectra.items()},
+        truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},
         gap=settled.choice.gap,
         output=str(work.output),
         nbytes=written.nbytes,
         reused=finder.reused,
-        check=_checked(work, staging, spectra, watch, each),
+        check=_checked(work, staging, chosen, watch, each),
     )
 
 
 def _checked(
     work: _Work,
     staging: Staging,
-    spectra: Mapping[str, tuple[TargetSpectrum, int]],
+    chosen: Mapping[str, tuple[Part, int]],
     watch: _Watch,
     each: Map,
 ) -> Check | None:
     if not work.check:
         return None
-    adapter = open_adapter(staging.folder)
-    dtype = work.options.stored_dtype
-    return check_extraction(work.plan, adapter, spectra, dtype, each=each, tick=watch)
+    return check_extraction(
+        work.plan,
+        open_adapter(staging.folder),
+        {target: (part.spectrum(), rank) for target, (part, rank) in chosen.items()},
+        work.options.stored_dtype,
+        unsure=math.fsum(part.unsure for part, _ in chosen.values()),
+        each=each,
+        tick=watch,
+    )
 
 
 @final
@@ -242,13 +248,14 @@ class _Finder:
         self._watch = watch
         self._each = each
         self._memory = Memory(_HELD_BYTES)
+        pairs = [target.pair for target in work.plan.factored.values()]
+        shapes = [Difference(pair.after, pair.before).shape for pair in pairs]
+        self.wanted = first_question(shapes, work.rule)
 
     def first(self) -> dict[str, Part]:
         """The parts of all targets, before anything is known of them."""
-        factored = self._work.plan.factored
-        shapes = [Difference(t.pair.after, t.pair.before).shape for t in factored.values()]
-        wanted = first_question(shapes, self._work.rule)
-        return dict(zip(factored, self([(target, wanted) for target in factored]), strict=True))
+        targets = list(self._work.plan.factored)
+        return dict(zip(targets, self([(t, self.wanted) for t in targets]), strict=True))
 
     def __call__(self, questions: Sequence[tuple[str, Wanted]]) -> list[Part]:
         """The parts of some targets, the largest first, so that no thread is left waiting."""
@@ -332,7 +339,9 @@ def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
         OutputError: the rest alone is larger.
     """
     rest = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * [*plan.factored]))
+    # Those that are not measured yet may be left out, and take nothing.
+    factored = [target for target in plan.factored if target in plan.changes]
+    rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
     if rest >= size:
         raise OutputError(
             f"{rest} bytes without any factors, more than {size}; use --residual drop"

@@ -95,6 +95,11 @@ class Part:
         return Norms(*self._read("norms").tolist())
 
     @cached_property
+    def unsure(self) -> float:
+        """How far the energy that is lost can be from what `spectrum` says."""
+        return self._read("unsure").item()
+
+    @cached_property
     def _tensors(self) -> dict[str, TensorInfo]:
         return {info.name: info for info in InputFile(self.path).read_header().tensors}
 
@@ -137,8 +142,9 @@ class Parts:
             "down": principal.down,
             "values": principal.values,
             "norms": torch.tensor(astuple(principal.norms), dtype=torch.float64),
+            "unsure": torch.tensor([principal.unsure], dtype=torch.float64),
         }
-        dtypes = {"rows": principal.dtype, "down": principal.dtype, "values": "F64", "norms": "F64"}
+        dtypes = dict.fromkeys(tensors, "F64") | dict.fromkeys(("rows", "down"), principal.dtype)
         layout = lay_out([(n, dtypes[n], tuple(t.shape)) for n, t in tensors.items()], {})
         file = OutputFile(unfinished, layout)
         try:

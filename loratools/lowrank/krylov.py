@@ -29,12 +29,14 @@ _LOOSER = 10
 _GOOD_ENOUGH = 1 / 64
 #: The rank that is tried first where it follows from the energy.
 _FIRST = 24
-#: X V tells what is lost to a thousandth where that is this many times its rounding.
-_CLEAR = 2**11
-#: The relative error that a product in float32 stays below.
-_PRECISE = 1e-6
+#: So many columns of (X V)ᵀ are widened at a time.
+_COLUMNS = 2**12
+#: X V tells what is lost if it is right to this share of that: its root then to a thousandth.
+_TOLD = 2e-3
 #: Cholesky's factor of a Gram matrix serves where its diagonal falls to no less than this share.
 _DEPENDENT = 1e-4
+#: A vector that an orthogonalisation leaves less of has nothing new.
+_NEW = 0.1
 
 
 def is_worthwhile(shape: tuple[int, int], wanted: Wanted) -> bool:
@@ -57,12 +59,14 @@ class Ritz:
         rows: (X V)ᵀ; None where there is no room, or they are too rough to tell ‖X - X V Vᵀ‖ by.
         missing: an estimate of the energy that the best vectors have in addition.
         total: ‖X‖², right to the rounding of float64.
+        unsure: how far the energy of `rows` can be from that of X V.
     """
 
     vectors: Float[Tensor, "n k"]
     rows: Float[Tensor, "k m"] | None
     missing: float
     total: float
+    unsure: float
 
 
 def ritz_vectors(
@@ -83,11 +87,13 @@ def ritz_vectors(
     if not math.isfinite(space.total):
         raise NonFiniteError("the matrix has a NaN, an infinity or squares beyond float64")
     while space.width + len(block) <= min(matrix.shape) // 2:
-        space.extend(block)
+        has_grown = space.extend(block)
         kept = space.energies.cumsum(0)
         count = wanted.count(kept.numpy() - space.noise, space.total)
         if not _is_few(min(count, space.width + 1), matrix.shape):
             return None
+        if not has_grown:
+            return space.ritz(min(count, space.width), 0.0)
         if count > space.width:
             block = space.sketch(space.width, generator)
             continue
@@ -110,7 +116,7 @@ class _Space:
 
     Attributes:
         basis: Vᵀ, orthonormal.
-        rows: Vᵀ Xᵀ; None where there is no room for all of it.
+        rows: Vᵀ Xᵀ, in the blocks that were added; None where there is no room for all.
         images: Vᵀ Xᵀ X.
         core: Vᵀ Xᵀ X V, in float64 and on the CPU.
         energies: its eigenvalues, falling: the squares of the singular values of X V.
@@ -122,7 +128,7 @@ class _Space:
     def __init__(self, matrix: RowBlocks, like: Tensor, room: int = 0) -> None:
         self.matrix = matrix
         self.basis = self.images = like.new_empty(0, matrix.shape[1])
-        self.rows: Tensor | None = like.new_empty(0, matrix.shape[0])
+        self.rows: list[Tensor] | None = []
         self.core = self.turn = torch.empty(0, 0, dtype=torch.float64)
         self.energies = torch.empty(0, dtype=torch.float64)
         self.total = self.noise = 0.0
@@ -151,10 +157,14 @@ class _Space:
         self.noise = _NOISE * torch.finfo(found.dtype).eps * self.total
         return found
 
-    def extend(self, block: Float[Tensor, "b n"]) -> None:
-        """Add what is new in a block to V."""
-        for _ in range(2):  # the second for what the rounding of the first left
-            block = _normalised(block - (block @ self.basis.T) @ self.basis)
+    def extend(self, block: Float[Tensor, "b n"]) -> bool:
+        """Add what is new in a block to V, if anything is."""
+        block = _normalised(block - (block @ self.basis.T) @ self.basis)
+        # Once more, for what the rounding left. Where the block was dependent, some of its rows
+        # have been made up, and may be anywhere in V.
+        block = _normalised(block - (block @ self.basis.T) @ self.basis, least=_NEW)
+        if not len(block):
+            return False
         images = self._images(block)
         self.basis = torch.cat([self.basis, block])
         self.images = torch.cat([self.images, images])
@@ -164,10 +174,11 @@ class _Space:
         self.core = torch.cat([torch.cat([self.core, old.T], 1), lower])
         energies, turn = torch.linalg.eigh(self.core)
         self.energies, self.turn = energies.flip(0).clamp(min=0), turn.T.flip(0)
+        return True
 
     def _images(self, block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """The block times Xᵀ X; on the way, the block's rows of Vᵀ Xᵀ."""
-        if self.rows is not None and (self.width + len(block)) * self.rows.shape[1] > self._room:
+        if (self.width + len(block)) * self.matrix.shape[0] > self._room:
             self.rows = None
         images = torch.zeros_like(block, memory_format=torch.contiguous_format)
         halfway = []
@@ -178,7 +189,7 @@ class _Space:
             if self.rows is not None:
                 halfway.append(product)
         if self.rows is not None:
-            self.rows = torch.cat([self.rows, torch.cat(halfway, 1)])
+            self.rows.append(torch.cat(halfway, 1))
         return images
 
     def residuals(self, count: int) -> Float[Tensor, "count n"]:
@@ -202,11 +213,14 @@ class _Space:
     def ritz(self, count: int, missing: float) -> Ritz:
         """The vectors that capture the most."""
         turn = self.turn[:count].to(self.basis.device)
-        lost = self.total - self.energies[:count].sum().item()
         rows = None
-        if self.rows is not None and lost > _CLEAR * self.noise and _is_precise(self.basis):
-            rows = turn @ self.rows.double()
-        return Ritz((turn @ self.basis.double()).T, rows, missing, self.total)
+        lost = self.total - self.energies[:count].sum().item()
+        # Twice the error of a product, as it is squared, and twice for there are several.
+        unsure = 4 * _rounding(self.basis) * self.total
+        if self.rows and unsure <= _TOLD * lost:
+            parts = zip(*(torch.split(some, _COLUMNS, dim=1) for some in self.rows), strict=True)
+            rows = torch.cat([turn @ torch.cat(part).double() for part in parts], 1)
+        return Ritz((turn @ self.basis.double()).T, rows, missing, self.total, unsure)
 
 
 def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
@@ -217,21 +231,30 @@ def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
     return taken
 
 
-def _is_precise(like: Tensor) -> bool:
-    """Whether products have the precision of their dtype: torch can be told to use fewer bits."""
-    sample = torch.arange(2**14, dtype=torch.float64).sin().view(128, 128)
-    exact, narrow = sample @ sample.T, sample.to(like)
-    gap = torch.linalg.norm((narrow @ narrow.T).double().cpu() - exact)
-    return bool(gap <= _PRECISE * torch.linalg.norm(exact))
+def _rounding(like: Tensor) -> float:
+    """How far sums of products over rows like these can be off, relative to their terms.
+
+    Measured where errors add up, with equal numbers, and for few rows and many, which torch
+    multiplies in different ways. Thus it is known, too, if torch was told to use fewer bits.
+    """
+    numbers = torch.linspace(0.5, 1, 32).to(like)
+    rows = numbers[:, None].expand(-1, like.shape[1]).contiguous()
+    exact = numbers.double().outer(numbers.double()) * like.shape[1]
+    errors = [(rows @ rows[:some].T).double() / exact[:, :some] - 1 for some in (1, 4, 32)]
+    return max(error.abs().max().item() for error in errors)
 
 
-def _normalised(block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Orthonormal rows, nearly: by Cholesky, or Householder where they are nearly dependent."""
+def _normalised(block: Float[Tensor, "b n"], least: float = 0.0) -> Float[Tensor, "some n"]:
+    """Orthonormal rows, nearly: by Cholesky, or Householder where they are nearly dependent.
+
+    Of rows of length 1, those that have less than `least` beyond the rows before them are left out.
+    """
     wide = block.double()
     factor, failed = torch.linalg.cholesky_ex(wide @ wide.T)
     spread = factor.diagonal()
-    if failed or not spread.min() > _DEPENDENT * spread.max():
-        basis: Tensor = torch.linalg.qr(block.T).Q.T
-        return basis
+    if failed or not spread.min() > max(least, _DEPENDENT * spread.max()):
+        basis, triangle = torch.linalg.qr(block.T)
+        found: Tensor = basis.T[triangle.diagonal().abs() >= least]
+        return found
     solved: Tensor = torch.linalg.solve_triangular(factor.to(block), block, upper=False)
     return solved

@@ -1,7 +1,7 @@
 """The leading right singular vectors of a matrix of any height, which is only read in blocks.
 
-`dense.leading` holds both factors. Here the tall one, X V, is handed out as it is computed, so that
-memory depends on the width and the rank alone.
+`dense.leading` holds both factors. Here the tall one, X V, is handed out; where it is large, as it
+is computed, so that memory depends on the width and the rank alone.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,8 @@ from loratools.lowrank.truncation import TargetSpectrum
 Take = Callable[[int, Tensor], None]
 #: At most this share of the energy that the best approximation has is missing.
 _TOLERANCE = 1e-4
-#: What is lost is known to the smaller of these shares: of all energy, and of itself.
-CERTAIN = 1e-7, 1e-3
 #: Elements of X V that are held while the iteration finds V.
-_ROOM = 2**22
+_ROOM = 2**21
 
 
 @final
@@ -39,6 +37,8 @@ class Right:
         values: σ, as they come with V: they fall, up to the convergence of the iteration.
         total: ‖X‖².
         missing: as in `dense.Leading`.
+        unsure: how far `total` less the squares of `values` can be from what is lost: 2e-3 of that
+            at most, so that its root is right to a thousandth. 0 up to rounding in float64.
     """
 
     shape: tuple[int, int]
@@ -46,6 +46,7 @@ class Right:
     values: Float[Tensor, " k"]
     total: float
     missing: float
+    unsure: float = 0.0
 
     def spectrum(self) -> TargetSpectrum:
         """What a rule for ranks has to know."""
@@ -62,10 +63,9 @@ def right_vectors(
 ) -> Right:
     """The leading right singular vectors, at least as many as wanted; `take` gets the rows of X V.
 
-    What is lost, `total` less the squares of `values`, is known as `CERTAIN` says, whatever the
-    iteration found: from its own products, or where those are too rough for so little or too many
-    to be held, to rounding from one more pass in float64. The same seed, blocks and machine give
-    the same bytes.
+    What is lost is known whatever the iteration found: from its own products, or where those are
+    too rough for so little or too many to be held, from one more pass in float64. The same seed,
+    blocks and machine give the same bytes.
 
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
@@ -81,7 +81,7 @@ def right_vectors(
     rows = torch.linalg.solve_triangular(triangle.T, found.rows, upper=False).cpu()
     take(0, rows)
     values = torch.linalg.vector_norm(rows, dim=1)
-    return Right(matrix.shape, vectors.cpu(), values, found.total, found.missing)
+    return Right(matrix.shape, vectors.cpu(), values, found.total, found.missing, found.unsure)
 
 
 def _projected_on(

@@ -8,7 +8,6 @@ from typing import Any, final
 
 from loratools.adapter import Adapter
 from loratools.io.source import Source
-from loratools.lowrank.right import CERTAIN
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations.edit import edited_blocks
 from loratools.operations.execute import single_threaded_torch
@@ -76,12 +75,14 @@ def check(
     spectra: Mapping[str, tuple[TargetSpectrum, int]],
     dtype: str,
     *,
+    unsure: float,
     each: Map = map,
     tick: Callable[[], None],
 ) -> Check:
     """Merge in the way `merge` does, without writing, and measure the distance to the tuned model.
 
-    `spectra` are those of the targets with their ranks, `dtype` that of the factors.
+    `spectra` are those of the targets with their ranks, `dtype` that of the factors, and `unsure`
+    is how far the energy that they lose can be from what they say.
     """
     merged = plan_merge(plan.pairing.base, [adapter], [1.0], MergeOptions(dtype="float32"))
     work = list(_work(plan, merged.tensors))
@@ -92,8 +93,6 @@ def check(
     truncations = [spectrum.truncation(rank) for spectrum, rank in spectra.values()]
     left_out = [left.norms.change for left in plan.left_out.values() if left.norms]
     expected = math.sqrt(math.fsum([*(each.lost for each in truncations), *left_out]))
-    of_all, of_itself = CERTAIN
-    unsure = math.fsum(min(of_all * each.total, of_itself * each.lost) for each in truncations)
     return Check(
         distance=math.sqrt(math.fsum([*squares, *untouched])),
         change=math.sqrt(math.fsum(norms.change for norms in plan.changes.values())),

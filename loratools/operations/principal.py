@@ -26,6 +26,7 @@ class Principal:
         down: (k, n).
         values: the singular values, falling, in float64, before the factors were rounded.
         norms: of the whole difference.
+        unsure: how far what is lost can be from `norms.change` less the squares of all `values`.
         dtype: of the factors.
     """
 
@@ -33,6 +34,7 @@ class Principal:
     down: Float[Tensor, "k n"]
     values: Float[Tensor, " k"]
     norms: Norms
+    unsure: float
     dtype: str
 
 
@@ -75,12 +77,14 @@ def principal(
     for begin, end in spans(0, rows.shape[1], _COLUMNS):
         rows[:, begin:end] = rows[order, begin:end] * scales
     down = (found.vectors[:, order] * roots).T
-    return Principal(_rounded(rows, dtype), _rounded(down, dtype), values, norms, dtype)
+    return Principal(
+        _rounded(rows, dtype), _rounded(down, dtype), values, norms, found.unsure, dtype
+    )
 
 
 def _nothing(shape: tuple[int, int], norms: Norms, dtype: str) -> Principal:
     rows, down = (torch.empty(0, size, dtype=to_torch(dtype)) for size in shape)
-    return Principal(rows, down, torch.empty(0, dtype=torch.float64), norms, dtype)
+    return Principal(rows, down, torch.empty(0, dtype=torch.float64), norms, 0.0, dtype)
 
 
 def _rounded(values: Tensor, dtype: str) -> Tensor:

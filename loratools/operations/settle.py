@@ -38,14 +38,13 @@ def first_question(shapes: Sequence[tuple[int, int]], rule: RankRule) -> Wanted:
     return rule.wanted([TargetSpectrum(m, n, np.empty(0), math.inf) for m, n in shapes])
 
 
-def settle(first: Sequence[_F], rule: RankRule, find: Find[_F]) -> Settled[_F]:
+def settle(first: Sequence[_F], wanted: Wanted, rule: RankRule, find: Find[_F]) -> Settled[_F]:
     """Choose, and find out more about the targets whose rank that could change.
 
-    `first` is what the first question found. The questions depend on the answers alone, so an
-    interrupted run asks the same ones again.
+    `first` is what the first question, `wanted`, found. The questions depend on the answers alone,
+    so an interrupted run asks the same ones again.
     """
     found = list(first)
-    wanted = rule.wanted([each.spectrum() for each in found])
     while True:
         spectra = [each.spectrum() for each in found]
         choice = rule.choose(spectra)

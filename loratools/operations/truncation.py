@@ -91,7 +91,7 @@ def approximate(
         return found
 
     wanted = first_question(tuple(shapes.values()), rule)
-    settled = settle(find([(i, wanted) for i in range(len(targets))]), rule, find)
+    settled = settle(find([(i, wanted) for i in range(len(targets))]), wanted, rule, find)
     ranked = list(zip(targets, settled.found, settled.choice.ranks, strict=True))
     return Approximated(
         updates={target: update.at(rank) for target, update, rank in ranked},

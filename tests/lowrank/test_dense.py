@@ -130,6 +130,44 @@ SPECTRA = {
 }
 
 
+def structured(name, m=400, n=320):
+    """Matrices whose energy is in few places, or whose rows have much in common."""
+    generator = torch.Generator().manual_seed(7)
+    noise = torch.randn(m, n, generator=generator)
+    matrix = torch.zeros(m, n)
+    if name == "some columns":
+        matrix[:, :20] = noise[:, :20]
+    elif name == "some rows":
+        matrix[-20:] = noise[-20:]
+    elif name == "a block":
+        matrix[30:60, 40:55] = noise[30:60, 40:55]
+    elif name == "a diagonal":
+        matrix.fill_diagonal_(1.0)
+        matrix[:30] *= 3
+    elif name == "columns of their own":
+        matrix[torch.arange(m), torch.arange(m) % 24] = noise[:, 0]
+    elif name == "equal rows":
+        matrix = torch.rand(1, n, generator=generator).expand(m, n) + 0.02 * noise
+    elif name == "equal entries":
+        matrix = 1 / 3 + 0.01 * noise
+    elif name == "one row of all":
+        matrix[0] = torch.rand(n, generator=generator)
+        matrix[1:3] = 0.03 * noise[1:3]
+    return matrix
+
+
+STRUCTURES = (
+    "some columns",
+    "some rows",
+    "a block",
+    "a diagonal",
+    "columns of their own",
+    "equal rows",
+    "equal entries",
+    "one row of all",
+)
+
+
 def is_nearly_best(matrix, found, rank):
     """As promised: both of what is kept and what is not."""
     expected = energies(matrix)
@@ -154,6 +192,14 @@ def test_iteration_is_nearly_the_best_of_its_rank(name, shape, rank):
     # A matrix of rank 3 in float64 has more than that when it is rounded to float32.
     assert len(found.values) == rank
     assert (found.values.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("rank", [1, 2, 8, 16])
+def test_structure_does_not_mislead(name, rank):
+    """Vectors that a dependent block is filled up with are not counted twice."""
+    for matrix in (structured(name), structured(name).T):
+        is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank), seed=1), rank)
 
 
 def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest():
@@ -232,7 +278,7 @@ def test_a_share_of_energy_is_kept_by_few_values(name, loss):
 
 def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch):
     matrix = with_values(SPECTRA["geometric"], 320, 320)
-    wrong = Ritz(torch.eye(320, 3, dtype=torch.float64), None, 0.0, 1.0)
+    wrong = Ritz(torch.eye(320, 3, dtype=torch.float64), None, 0.0, 1.0, 0.0)
     monkeypatch.setattr(dense, "ritz_vectors", lambda *_, **__: wrong)
     found = leading(RowBlocks.of(matrix), Wanted(loss=0.2), seed=0)
     assert found.kept >= 0.8 * found.total
