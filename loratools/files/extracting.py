@@ -3,15 +3,13 @@
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-import torch
-
-import loratools
 from loratools.errors import OutputError, storage_errors
+from loratools.files.factoring import Factoring, identity, input_files
 from loratools.files.opening import TOKENIZER_FILES, open_adapter, open_base
 from loratools.files.parts import Part, Parts
 from loratools.files.writing import put_files
@@ -19,11 +17,10 @@ from loratools.formats import encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import BITS, nbytes
-from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.operations.compare import differing, measure
-from loratools.operations.difference import Difference, Memory
+from loratools.operations.difference import Difference
 from loratools.operations.extract import (
     ExtractOptions,
     ExtractPlan,
@@ -37,16 +34,12 @@ from loratools.operations.extract_report import ExtractReport
 from loratools.operations.extracted import adapter_of
 from loratools.operations.pairing import Pair, Pairing, pair_up
 from loratools.operations.parallel import Map, threads
-from loratools.operations.principal import principal
-from loratools.operations.results import seed_of
 from loratools.operations.settle import first_question, settle
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
 #: A tensor in a file's header takes this and its target's name, at most.
 _ENTRY_BYTES = 144
-#: Differences up to this size together are held while they are worked on; others are read again.
-_HELD_BYTES = 128 * 2**20
 
 
 @final
@@ -171,9 +164,9 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
     )
     with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
         _remove_all_but(staging.folder, _PARTS)
-        parts = Parts(staging.folder / _PARTS, _identity(work))
+        parts = Parts(staging.folder / _PARTS, identity(pairing, work.options))
         report = _put(work, parts, staging, watch, each)
-        for file in _files(pairing):
+        for file in input_files(pairing):
             file.check_unchanged()
         with storage_errors(parts.folder):
             shutil.rmtree(parts.folder)
@@ -183,16 +176,18 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
 
 def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
     """The factors found, and the adapter's files written; its check reads those."""
-    finder = _Finder(work, parts, watch, each)
-    first = finder.first()
+    factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
+    wanted = first_question(_shapes(work.plan), work.rule)
+    found = factors([(target, wanted) for target in work.plan.factored])
+    first = dict(zip(work.plan.factored, found, strict=True))
     norms = {target: part.norms for target, part in first.items()}
     work = replace(work, plan=work.plan.measured(norms, work.options))
     targets = list(work.plan.factored)
 
     def find(questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
-        return finder([(targets[i], wanted) for i, wanted in questions])
+        return factors([(targets[i], more) for i, more in questions])
 
-    settled = settle([first[target] for target in targets], finder.wanted, work.rule, find)
+    settled = settle([first[target] for target in targets], wanted, work.rule, find)
     ranks = [
         rank if len(part.spectrum().values) else 0
         for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
@@ -212,7 +207,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         gap=settled.choice.gap,
         output=str(work.output),
         nbytes=written.nbytes,
-        reused=finder.reused,
+        reused=factors.reused,
         check=_checked(work, staging, chosen, watch, each),
     )
 
@@ -237,75 +232,6 @@ def _checked(
     )
 
 
-@final
-class _Finder:
-    """Finds factors: those of a run before, or computed and put on disk."""
-
-    def __init__(self, work: _Work, parts: Parts, watch: _Watch, each: Map) -> None:
-        self.reused = 0
-        self._work = work
-        self._parts = parts
-        self._watch = watch
-        self._each = each
-        self._memory = Memory(_HELD_BYTES)
-        pairs = [target.pair for target in work.plan.factored.values()]
-        shapes = [Difference(pair.after, pair.before).shape for pair in pairs]
-        self.wanted = first_question(shapes, work.rule)
-
-    def first(self) -> dict[str, Part]:
-        """The parts of all targets, before anything is known of them."""
-        targets = list(self._work.plan.factored)
-        return dict(zip(targets, self([(t, self.wanted) for t in targets]), strict=True))
-
-    def __call__(self, questions: Sequence[tuple[str, Wanted]]) -> list[Part]:
-        """The parts of some targets, the largest first, so that no thread is left waiting."""
-        pairs = self._work.plan.pairing.pairs
-        # Tied ends are one tensor, and have one part.
-        own = [(pairs[target].twin or target, wanted) for target, wanted in questions]
-        work = sorted(
-            dict.fromkeys(own), key=lambda question: -pairs[question[0]].after.info.nbytes
-        )
-        found = dict(zip(work, self._each(self._find, work), strict=True))
-        return [found[question] for question in own]
-
-    def _find(self, question: tuple[str, Wanted]) -> Part:
-        target, wanted = question
-        pair = self._work.plan.pairing.pairs[target]
-        self._watch(pair.after.info.nbytes)
-        what = [target, *pair.names, asdict(wanted)]
-        if (part := self._parts.find(what)) is not None:
-            self.reused += 1
-            return part
-        difference = Difference(pair.after, pair.before, self._watch)
-        found = principal(
-            difference,
-            wanted,
-            least=self._work.options.least(difference.noise),
-            dtype=self._work.options.stored_dtype,
-            seed=seed_of(0, target),
-            memory=self._memory,
-            device=self._work.options.device,
-        )
-        return self._parts.store(what, found)
-
-
-def _identity(work: _Work) -> list[object]:
-    """All that every part depends on: programs, inputs, and how factors are stored."""
-    files = [
-        [str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns]
-        for file in _files(work.plan.pairing)
-    ]
-    options = work.options
-    programs = [loratools.__version__, torch.__version__, options.device]
-    return [*programs, options.stored_dtype, options.min_change, files]
-
-
-def _files(pairing: Pairing) -> Iterator[InputFile]:
-    for model in (pairing.tuned, pairing.base):
-        for shard in model.shards:
-            yield shard.file
-
-
 def _base_name(base: str | Path) -> str:
     return HubName.parse(base).repo if is_hub_name(base) else str(base)
 
@@ -322,11 +248,16 @@ def _companions(model: Checkpoint) -> tuple[Path, ...]:
     return tuple(file for file in files if file.is_file())
 
 
+def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:
+    pairs = [target.pair for target in plan.factored.values()]
+    return [Difference(pair.after, pair.before).shape for pair in pairs]
+
+
 def _needed_bytes(work: _Work) -> int:
     """About as much as parts and output take together, before it is known what ranks will be."""
     rule, plan = work.rule, work.plan
     element = BITS[work.options.stored_dtype] // 8
-    sizes = [sum(Difference(t.pair.after, t.pair.before).shape) for t in plan.factored.values()]
+    sizes = map(sum, _shapes(plan))
     factors = rule.parameters or (rule.rank or rule.min_rank) * sum(sizes)
     whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
     return 2 * factors * element + whole + _SLACK_BYTES
