@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratools.errors import NonFiniteError
-from loratools.lowrank import dense, rows
+from loratools.lowrank import dense, krylov, rows
 from loratools.lowrank.dense import leading
 from loratools.lowrank.krylov import Ritz, _Space
 from loratools.lowrank.ranks import RankRule, Wanted
@@ -200,6 +200,15 @@ def test_structure_does_not_mislead(name, rank):
     """Vectors that a dependent block is filled up with are not counted twice."""
     for matrix in (structured(name), structured(name).T):
         is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank), seed=1), rank)
+
+
+def test_iteration_ends_where_nothing_new_is_left(monkeypatch):
+    """Even where no rounding would be good enough."""
+    monkeypatch.setattr(krylov, "_NOISE", 0)
+    matrix = structured("a block")
+    found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=0, tolerance=0.0)
+    is_nearly_best(matrix, found, 8)
+    assert not found.exact
 
 
 def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest():

@@ -14,6 +14,7 @@ from loratools.errors import LoratoolsError, MatchError, NonFiniteError, Unsuppo
 from loratools.files.extracting import ExtractRun, svd_extract
 from loratools.io.checkpoint import open_checkpoint
 from loratools.io.source import Stored
+from loratools.lowrank import krylov, right
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.right import right_vectors
 from loratools.lowrank.truncation import TargetSpectrum
@@ -278,6 +279,23 @@ def test_a_change_whose_energy_is_in_few_rows_is_certified(tmp_path, seed):
     tuned = write_base(tmp_path / "tuned", {LINEAR: before[LINEAR] + change})
     report = svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=1), check=True)
     assert report.check.agrees
+
+
+def test_check_allows_for_what_the_certificate_leaves_open(tmp_path, monkeypatch):
+    """Without room for X V there is one more pass in float64, and nothing is open."""
+    before = {LINEAR: random(400, 320)}
+    base = write_base(tmp_path / "base", before)
+    tuned = write_base(tmp_path / "tuned", {LINEAR: before[LINEAR] + random(400, 320, seed=1)})
+    run, rule = ExtractRun(overwrite=True), RankRule(rank=4)
+    checks = []
+    for room in (2**21, 0):
+        monkeypatch.setattr(right, "_ROOM", room)
+        report = svd_extract(tuned, base, output=tmp_path / "out", rule=rule, check=True, run=run)
+        assert report.check.agrees
+        checks.append(report.check)
+    unsure = 4 * krylov._rounding(torch.empty(0, 320)) * checks[0].change ** 2
+    expected = unsure / checks[0].expected
+    assert checks[0].rounding - checks[1].rounding == pytest.approx(expected, rel=1e-3)
 
 
 def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path):
