@@ -126,7 +126,8 @@ def _write(
         needed_bytes=sum(file.layout.size for file in files) + _COMPANIONS_SLACK,
         overwrite=write.overwrite,
     )
-    run = Run(sum(file.layout.size for file in files), write.progress)
+    data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)
+    run = Run(data_bytes, write.progress)
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
         fidelity = execute(run, files, outputs, write)

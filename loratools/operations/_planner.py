@@ -276,7 +276,7 @@ class Planner:
     def _share_resized(self, tied: TiedHead) -> None:
         for one, other in ((tied.embedding, tied.head), (tied.head, tied.embedding)):
             grown, follower = self.tensors.get(one), self.tensors.get(other)
-            if grown is None or follower is None or grown.is_trained or follower.is_trained:
+            if grown is None or follower is None or grown.is_trained:
                 continue
             if grown.origin is not grown.base and follower.origin is follower.base:
                 self.tensors[other] = replace(follower, origin=grown.origin)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.right import right_vectors
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations import principal
-from loratools.operations.difference import Difference, Memory
+from loratools.operations.difference import Difference, Memory, Norms
 from loratools.operations.extract import ExtractOptions
 from loratools.operations.pairing import natural, pair_up
 from loratools.operations.settle import first_question, settle
@@ -223,6 +224,16 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
         assert not kept.plan.left_out
 
 
+def test_a_change_of_just_the_least_that_counts_is_kept():
+    """A relative change of sqrt(1 / 4)."""
+    norms = Norms(change=1.0, weight=4.0)
+    assert ExtractOptions(min_change=0.5).as_rounding(norms) is None
+    assert ExtractOptions(min_change=math.nextafter(0.5, 1)).as_rounding(norms) is not None
+    same = replace(norms, noise=0.5)
+    assert ExtractOptions().as_rounding(same) is None
+    assert ExtractOptions().as_rounding(replace(same, noise=0.51)) is not None
+
+
 def test_nothing_but_rounding_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(principal, "right_vectors", None)  # which nobody asks
     weight = random(200, 200).bfloat16()
@@ -358,6 +369,17 @@ def test_convolutions_are_flattened(tmp_path):
     stored = load_file(tmp_path / "out/adapter_model.safetensors")
     assert stored["base_model.model.conv.lora_A.weight"].shape[1:] == (4, 3, 3)
     assert stored["base_model.model.conv.lora_B.weight"].shape[2:] == (1, 1)
+
+
+@pytest.mark.parametrize("kernel", [(4,), (3, 3), (2, 2, 2)])
+def test_depthwise_convolutions_are_stored_whole(kernel, tmp_path):
+    """PEFT's LoRA of one has no counterpart in the shape of its weight."""
+    before = {"conv.weight": random(6, 1, *kernel), "linear.weight": random(5, 5)}
+    after = {**before, "conv.weight": before["conv.weight"] + random(6, 1, *kernel, seed=1)}
+    base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
+    report = svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(energy=1.0))
+    assert set(report.plan.whole) == {"conv.weight"}
+    assert not report.plan.factored
 
 
 # Names and shards

@@ -114,6 +114,18 @@ class TestReplaced:
         assert equal(tensors["model.layers.0.q.bias"], WEIGHTS["model.layers.0.q.bias"])
         assert len(report.plan.skipped) == 1
 
+    @pytest.mark.parametrize(("wide", "expected"), [(40, torch.float32), (4, torch.bfloat16)])
+    def test_new_tensor_has_the_dtype_of_most_bytes_of_the_base(
+        self, tmp_path: Path, wide: int, expected: torch.dtype
+    ) -> None:
+        """62 bytes in four tensors of bfloat16, against one of float32 with 160 bytes, or 16."""
+        halves = {name: t.bfloat16() for name, t in WEIGHTS.items() if t.is_floating_point()}
+        base = write_base(tmp_path / "base", {"wide.weight": eighths(wide), **halves})
+        assert sum(t.nbytes for t in halves.values()) == 62
+        adapter = write_adapter(tmp_path / "adapter", Q | self.HEAD, modules_to_save=["score"])
+        tensors, _ = merged(base, adapter)
+        assert tensors["score.weight"].dtype == expected
+
     def test_new_head_comes_last_in_the_dtype_of_the_base(self, tmp_path: Path) -> None:
         halves = {n: t.bfloat16() if t.is_floating_point() else t for n, t in WEIGHTS.items()}
         base = write_base(tmp_path / "base", halves)
@@ -442,6 +454,23 @@ class TestTied:
         assert equal(tensors["lm_head.weight"], grown)
         assert report.plan.vocabulary == (6, 8)
         assert config_of(tmp_path / "merged")["vocab_size"] == 8
+
+    def test_trained_head_is_kept_beside_a_grown_embedding(
+        self, tmp_path: Path, stored: bool
+    ) -> None:
+        """The head was saved whole after the vocabulary grew, so it does not follow the table."""
+        base = self.base(tmp_path, stored)
+        grown, head = torch.cat([TABLE, eighths(2, 3)]), eighths(8, 3) + 5
+        whole = {"model.embed_tokens.base_layer.weight": grown, "lm_head.weight": head}
+        factors = {
+            "model.embed_tokens.lora_embedding_A": eighths(2, 8),
+            "model.embed_tokens.lora_embedding_B": eighths(3, 2),
+        }
+        adapter = write_adapter(tmp_path / "adapter", whole | factors, modules_to_save=["lm_head"])
+        tensors, _ = merged(base, adapter)
+        change = (eighths(3, 2) @ eighths(2, 8)).T / 2
+        assert equal(tensors["model.embed_tokens.weight"], grown + change)
+        assert equal(tensors["lm_head.weight"], head)
 
     def test_table_inside_a_wrapper_that_is_the_bases_changes_nothing(
         self, tmp_path: Path, stored: bool

@@ -76,6 +76,19 @@ def test_an_input_that_changes_is_noticed(tmp_path, base, adapter, change, after
     assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
 
 
+@pytest.mark.parametrize("which", [SHARD, OTHER])
+def test_a_base_that_changes_after_it_was_read_is_noticed(tmp_path, base, adapter, which):
+    """What was read before may be neither the old file nor the new one."""
+
+    def change(done, total):
+        if done == total:
+            touched(base / which)
+
+    with pytest.raises(StorageError, match=f"{which}: changed while it was read"):
+        merge(base, adapter, output=tmp_path / "out", write=WriteOptions(progress=change))
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
+
+
 def test_an_input_that_is_replaced_is_the_one_that_was_opened(tmp_path, base, adapter):
     """Renaming over it does no harm: it is still open."""
     merge(base, adapter, output=tmp_path / "expected")
