@@ -1,11 +1,13 @@
 """An input file: opened once, read by position, and noticed when it changes under us."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 from loratools.errors import FormatError, StorageError, storage_errors
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
+from loratools.io.inside import READ_FLAGS, open_inside
 from loratools.io.platform import pread_into
 
 
@@ -13,30 +15,31 @@ class InputFile:
     """A regular file, read with `pread` and never mapped: a truncation is an error, not a SIGBUS.
 
     It can be pickled, and where it is unpickled it opens the same file again when it is read.
+    With `folder`, no link is followed from there to `path`: for what is published or copied.
 
     Raises:
-        FormatError: it does not exist, or is a folder, a pipe or a device.
+        FormatError: it does not exist, or is a folder, a pipe or a device; or a link, in `folder`.
         StorageError: it may not be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, folder: Path | None = None) -> None:
         self.path = path
-        self._fd = _open(path)
+        self._folder = folder
+        self._fd = _open(path, folder)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            self._fd = -1
+            self.close()
             raise FormatError(f"{path}: not a regular file")
         self.size = status.st_size
         self._identity = _identity(status)
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
+        self.close()
 
     def __getstate__(self) -> dict[str, object]:
         # Not opened by unpickling: an error there would break a whole pool of processes.
-        return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
+        folder = self._folder and self._folder.absolute()
+        return self.__dict__ | {"path": self.path.absolute(), "_folder": folder, "_fd": -1}
 
     @property
     def where(self) -> str:
@@ -47,9 +50,15 @@ class InputFile:
     def fd(self) -> int:
         """The open descriptor, for copies inside the kernel."""
         if self._fd < 0:
-            self._fd = _open(self.path)
+            self._fd = _open(self.path, self._folder)
             self.check_unchanged()
         return self._fd
+
+    def close(self) -> None:
+        """Give the descriptor back: who reads the file again opens it again, unchanged."""
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            os.close(fd)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes from `offset` on.
@@ -81,16 +90,28 @@ class InputFile:
             raise StorageError(f"{self.path}: changed while it was read; run again")
 
 
-_O_BINARY = getattr(os, "O_BINARY", 0)
+#: What is wrong with a path itself; any other error is one of the disk or of permissions.
+_WRONG = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.ELOOP: "no such file",
+    errno.ENXIO: "not a regular file",  # a socket, on Linux
+    errno.EOPNOTSUPP: "not a regular file",  # a socket elsewhere
+}
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, folder: Path | None) -> int:
     with storage_errors(path):
-        if not path.exists():
-            raise FormatError(f"{path}: no such file")
-        # O_NONBLOCK: opening a pipe must not wait for its writer.
-        return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _O_BINARY)
+        try:
+            if folder is not None:
+                return open_inside(folder, path.relative_to(folder).as_posix())
+            return os.open(path, READ_FLAGS)
+        except OSError as error:
+            what = _WRONG.get(error.errno or 0)
+            if what is None:
+                raise
+            raise FormatError(f"{path}: {what}") from None

@@ -6,13 +6,14 @@ from typing import Any, Protocol, final
 
 from loratools.errors import FormatError
 from loratools.io.file import InputFile
+from loratools.io.inside import entries
 from loratools.io.json import parse_json_object
 
 _MAX_JSON_BYTES = 100_000_000
 
 
 class Folder(Protocol):
-    """Files by their names; folders inside it are not seen."""
+    """Files by their names."""
 
     @property
     def where(self) -> str:
@@ -26,6 +27,14 @@ class Folder(Protocol):
 
     def names(self) -> tuple[str, ...]:
         """The names of its files, sorted."""
+        ...
+
+    def all_names(self) -> tuple[str, ...]:
+        """The paths of all files in it and in its folders, sorted.
+
+        Raises:
+            StorageError: a folder inside cannot be read.
+        """
         ...
 
     def folders_with(self, name: str) -> tuple[str, ...]:
@@ -54,6 +63,10 @@ class LocalFolder:
         """The names of its files, sorted; of links too, and of pipes, which `open` refuses."""
         return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
 
+    def all_names(self) -> tuple[str, ...]:
+        """The paths of all files in it and in its folders, sorted; of links too, and of pipes."""
+        return tuple(entries(self.path))
+
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the folders inside that have a file of this name, sorted."""
         return tuple(sorted(p.name for p in self.path.iterdir() if (p / name).exists()))
@@ -61,6 +74,15 @@ class LocalFolder:
     def open(self, name: str) -> InputFile:
         """One of its files."""
         return InputFile(self.path / name)
+
+    def open_own(self, name: str) -> InputFile:
+        """One of its files that is copied or published: by no link, unless in a Hub's cache.
+
+        Raises:
+            FormatError: there is none of that name, or it is a link, a pipe or a device.
+            StorageError: it cannot be read.
+        """
+        return InputFile(self.path / name, folder=self.path)
 
 
 def read_json(file: InputFile) -> dict[str, Any]:

@@ -36,12 +36,13 @@ def test_bytes_are_read_by_position(path):
     [
         (lambda path: None, "no such file"),
         (lambda path: path.symlink_to("gone"), "no such file"),
+        (lambda path: path.symlink_to("file"), "no such file"),
         (os.mkfifo, "not a regular file"),
         (lambda path: path.mkdir(), "not a regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
         (lambda path: path.symlink_to("/dev/full"), "not a regular file"),
     ],
-    ids=["nothing", "dangling link", "pipe", "folder", "device", "another device"],
+    ids=["nothing", "dangling link", "own link", "pipe", "folder", "device", "another device"],
 )
 def test_only_a_regular_file_is_opened(tmp_path, make, says):
     """And nothing is waited for: a pipe has no writer here."""
@@ -54,7 +55,7 @@ def test_a_socket_cannot_be_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("file")
-        with pytest.raises(StorageError, match="no such device or address"):
+        with pytest.raises(FormatError, match="not a regular file"):
             InputFile(tmp_path / "file")
 
 
