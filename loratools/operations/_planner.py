@@ -12,6 +12,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
 from loratools.io.source import Source, same_bytes
 from loratools.names.conv1d import square_is_transposed
+from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
@@ -37,6 +38,7 @@ class Planner:
         self.untied: TiedHead | None = None
         self.vocabulary: tuple[int, int] | None = None
         self._complaints: list[str] = []
+        self._selection = Selection(options.only, options.skip)
         self._tied = find_tied_head(base.tensors, base.config)
         # Replacements change shapes, and a tied head can be named though it is not stored.
         self._shapes = {name: stored.shape for name, stored in base.tensors.items()}
@@ -70,6 +72,7 @@ class Planner:
 
     def finish(self) -> None:
         """Check what is left over, and settle what embedding and head now have in common."""
+        self._selection.check_used(self.base.tensors)
         if self._complaints and not self.options.allow_unmatched:
             more = len(self._complaints) - 1
             rest = f" (and {more} more without a match)" if more else ""
@@ -87,7 +90,7 @@ class Planner:
         source = replacement.source
         match = self._names.match_name(target)
         name = match.name if match else target
-        if not self.options.selects(target, name):
+        if not self._selection.takes(target, name):
             self._count(self.skipped, number, source.keys)
             return
         if match is None and not replacement.is_trained:
@@ -143,7 +146,7 @@ class Planner:
             config=self.base.config,
         )
         for target, update, match in matched:
-            if not self.options.selects(target, match.name):
+            if not self._selection.takes(target, match.name):
                 self._count(self.skipped, number, keys_of(update.delta))
                 continue
             delta, is_transposed = update.delta, match.is_transposed
@@ -163,7 +166,7 @@ class Planner:
                 may_transpose=update.fan_in_fan_out is not None,
             )
         except MatchError as error:
-            if self.options.selects(target):
+            if self._selection.takes(target):
                 self._complain(number, keys_of(update.delta), str(error))
             else:
                 self._count(self.skipped, number, keys_of(update.delta))
@@ -173,10 +176,10 @@ class Planner:
         self, number: int, adapter: Adapter, target: str, rows: ReplacedRows, weight: float
     ) -> None:
         match = self._names.match_name(target)
-        if match is None:
-            self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
-        elif not self.options.selects(target, match.name):
+        if not self._selection.takes(target, match.name if match else target):
             self._count(self.skipped, number, rows.rows.keys)
+        elif match is None:
+            self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
         else:
             delta = Rows(rows.indices, rows.rows, self._shapes[match.name])
             change = Change(number, target, delta, weight, match.renaming, is_transposed=False)

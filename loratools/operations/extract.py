@@ -6,13 +6,13 @@ biases by `bias: "all"`, other modules by `modules_to_save`, tables of another s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
 from loratools.errors import LoratoolsError, MatchError, UnsupportedError, shorten
 from loratools.io.dtypes import FLOATS, from_torch_name
 from loratools.names.conv1d import conv1d_weights
+from loratools.names.globs import matches, no_match
 from loratools.names.tied import is_embedding, is_lookup
 from loratools.operations.pairing import Pair, Pairing
 from loratools.operations.saved_modules import saved_modules
@@ -149,8 +149,10 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     """The pairs whose values have to be compared.
 
     Raises:
-        MatchError: a tensor is in one model only, or has another shape, and is not skipped.
+        MatchError: a tensor is in one model only, or has another shape, and is not skipped; or a
+            glob matches no tensor of either model.
     """
+    _check_globs(pairing, options)
     alone = [
         (f"{name}: the base has no such tensor", "--skip it, or store it whole with --full", name)
         for name, stored in pairing.new.items()
@@ -166,6 +168,15 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
             raise MatchError(f"{pairing.tuned.where}: {shorten(complaint)}; {remedy}{more}")
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
+
+
+def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:
+    names = [name for pair in pairing.pairs.values() for name in (pair.target, *pair.names)]
+    names += [*pairing.new, *pairing.missing]
+    for option in ("only", "skip", "full"):
+        for glob in getattr(options, option):
+            if not any(matches(glob, name) for name in names):
+                raise no_match(glob, dict.fromkeys(names), option=f"--{option}")
 
 
 def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> bool:
@@ -343,4 +354,4 @@ def _is_grown(pair: Pair) -> bool:
 
 
 def _matches(name: str, globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(matches(glob, name) for glob in globs)

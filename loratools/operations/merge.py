@@ -6,7 +6,6 @@ exists can be carried out: names are matched, shapes agree, every adapter tensor
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, final
 
 from loratools.adapter import Adapter
@@ -25,7 +24,8 @@ class MergeOptions:
     Attributes:
         dtype: for all float weights, `float32`, `bfloat16` or `float16`; None keeps each one's own.
         only: globs; only targets or base tensors that match one are changed.
-        skip: globs; targets and base tensors that match one are not changed.
+        skip: globs; targets and base tensors that match one are not changed. Globs are matched with
+            names of tensors and of their modules. One that matches nothing is an error.
         allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
     """
 
@@ -38,14 +38,6 @@ class MergeOptions:
     def stored_dtype(self) -> str | None:
         """The safetensors name of `dtype`."""
         return None if self.dtype is None else from_torch_name(self.dtype)
-
-    def selects(self, *names: str) -> bool:
-        """Whether a thing of these names is wanted."""
-
-        def hit(globs: tuple[str, ...]) -> bool:
-            return any(fnmatchcase(name, glob) for glob in globs for name in names)
-
-        return (not self.only or hit(self.only)) and not hit(self.skip)
 
 
 @final
@@ -145,7 +137,8 @@ def plan_merge(
     """Plan `base + Σ weight · adapter`.
 
     Raises:
-        MatchError: an update has no counterpart in the base, or one of another shape.
+        MatchError: an update has no counterpart in the base, or one of another shape; or a glob
+            matches nothing.
         UnsupportedError: the base is quantised, or an adapter cannot be merged exactly.
         FormatError: two adapters replace one tensor by different ones.
     """

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, final
 
 from loratools.errors import MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.source import Stored, same_bytes
+from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.quantised import quantisation
 from loratools.names.tied import find_tied_head
@@ -39,7 +39,7 @@ class Pair:
 
     def matches(self, globs: Sequence[str]) -> bool:
         """Whether one of its names matches one of the globs."""
-        return any(fnmatchcase(name, glob) for glob in globs for name in (self.target, *self.names))
+        return any(matches(glob, self.target, *self.names) for glob in globs)
 
 
 @final

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Literal, final
 
@@ -11,8 +10,9 @@ from loratools.adapter import Adapter, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
-from loratools.errors import LoratoolsError, MatchError, UnsupportedError, listing, shorten
+from loratools.errors import LoratoolsError, UnsupportedError, listing, shorten
 from loratools.io.source import Computed, Source
+from loratools.names.globs import matches, no_match
 from loratools.operations.factors import scaling_of, with_low_rank
 
 if TYPE_CHECKING:
@@ -108,15 +108,11 @@ def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> 
     """
     found = dict.fromkeys(targets, 1.0)
     for glob, strength in where:
-        hits = [target for target in targets if _matches(target, glob)]
+        hits = [target for target in targets if matches(glob, target)]
         if not hits:
-            raise MatchError(f"{glob!r} matches no target; there are {listing(targets, 3)}")
+            raise no_match(glob, targets)
         found |= dict.fromkeys(hits, strength)
     return found
-
-
-def _matches(target: str, glob: str) -> bool:
-    return fnmatchcase(target, glob) or fnmatchcase(target.rpartition(".")[0], glob)
 
 
 def _scaling(delta: Delta) -> Scaling | None:

@@ -211,10 +211,17 @@ def test_globs_choose_the_weights(run, output, kind):
     assert "10 adapter tensors skipped as asked" in result.out
 
 
-@pytest.mark.parametrize("arguments", [["--only", "nothing*"], ["--skip", "*"]])
-def test_a_merge_of_nothing_is_refused(run, output, arguments):
-    result = run(SHARDED, SMALL, *arguments, "-o", output)
-    assert refused(result, 1, "no adapter tensor is left to apply")
+@pytest.mark.parametrize(
+    ("option", "glob", "message"),
+    [
+        ("--only", "nothing*", "--only 'nothing*' matches no target; nearest: model.layers.0."),
+        ("--skip", "model.layers.0", "did you mean 'model.layers.0.*'?"),
+        ("--skip", "*", "no adapter tensor is left to apply"),
+    ],
+)
+def test_a_merge_of_nothing_is_refused(run, output, option, glob, message):
+    result = run(SHARDED, SMALL, option, glob, "-o", output)
+    assert refused(result, 1, re.escape(message))
     assert not output.exists()
 
 

@@ -182,6 +182,13 @@ def test_skipped_changes_count_as_lost(folders):
     assert report.check.agrees
 
 
+@pytest.mark.parametrize("field", ["only", "skip", "full"])
+def test_glob_that_matches_no_tensor_is_refused_with_the_nearest(folders, field):
+    options = ExtractOptions(**{field: ("*layers.0*", "layers.1")})
+    with pytest.raises(MatchError, match=rf"--{field} 'layers.1' .*did you mean '\*.layers.1.\*'"):
+        folders({LINEAR: random(20, 12, seed=9)}, options=options)
+
+
 def test_full_modules_are_stored_whole(folders, tmp_path):
     changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
     report = folders(changes, options=ExtractOptions(full=("*layers.0*",)))

@@ -227,7 +227,23 @@ class TestSelection:
     def test_selecting_nothing_is_refused(self, base: Path) -> None:
         adapter = write_adapter(base.parent / "adapter", Q)
         with pytest.raises(MatchError, match="no adapter tensor is left to apply"):
-            merged(base, adapter, options=MergeOptions(only=("nothing",)))
+            merged(base, adapter, options=MergeOptions(skip=("*",)))
+
+    @pytest.mark.parametrize("field", ["only", "skip"])
+    def test_glob_that_matches_no_target_is_refused_with_the_nearest(
+        self, base: Path, field: str
+    ) -> None:
+        adapter = write_adapter(base.parent / "adapter", Q)
+        globs: Any = {field: ("*.q.*", "*.qq.*")}
+        with pytest.raises(
+            MatchError, match=rf"--{field} '\*.qq.\*' matches no target; nearest: .*q"
+        ):
+            merged(base, adapter, options=MergeOptions(**globs))
+
+    def test_glob_has_to_match_in_one_of_several_adapters(self, base: Path) -> None:
+        adapters = [write_adapter(base.parent / n, t) for n, t in (("q", Q), ("k", K))]
+        _, report = merged(base, *adapters, options=MergeOptions(skip=("*.k.*",)))
+        assert len(report.plan.skipped) == 2
 
     def test_update_without_a_weight_is_refused_and_counted(self, base: Path) -> None:
         strange = pair("layers.7.q", 4, 3) | pair("layers.8.q", 4, 3)
@@ -272,6 +288,12 @@ class TestSelection:
         tensors, report = merged(base, adapter, options=options)
         assert getattr(report.plan, group) == (f"0: base_model.model.{next(iter(rows))}",)
         assert equal(tensors["model.layers.0.k.weight"], WEIGHTS["model.layers.0.k.weight"])
+
+    def test_rows_that_are_skipped_need_no_counterpart(self, base: Path) -> None:
+        rows = {"z.trainable_tokens_delta": eighths(1, 3)}
+        adapter = write_adapter(base.parent / "adapter", Q | rows, trainable_token_indices=[1])
+        _, report = merged(base, adapter, options=MergeOptions(skip=("z.*",)))
+        assert len(report.plan.skipped) == 1
 
     def test_rows_beyond_the_table_are_refused(self, base: Path) -> None:
         rows = {"layers.0.k.trainable_tokens_delta": eighths(1, 3)}
