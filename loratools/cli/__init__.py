@@ -65,7 +65,9 @@ def run() -> int:
     """The exit code of the command line; every failure is one line."""
     _open_standard_files()
     # Click's standalone mode would turn Ctrl-C into exit code 1.
-    command = Stoppable(lambda stoppable: cli.main(standalone_mode=False, obj=stoppable))
+    command = Stoppable(
+        lambda stoppable: cli.main(prog_name="loratools", standalone_mode=False, obj=stoppable)
+    )
     try:
         status = command.run()
         sys.stdout.flush()
