@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
+from loratools.files.finding import ADAPTER_CONFIG, find_weights, is_pickle, tensor_files
 from loratools.formats import DecodeOptions, decode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint, open_checkpoint, open_folder
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, read_json
+from loratools.io.index import is_index, read_index
 from loratools.io.source import Source, Stored
 
 if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
 
-ADAPTER_CONFIG = "adapter_config.json"
-_PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
-_PICKLES = (".bin", ".pt", ".pth")
 #: What a tokenizer consists of, by the names transformers gives to it.
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -48,9 +47,11 @@ def open_adapter(
 ) -> Adapter:
     """The adapter in a folder or file, or by a name on the Hub; tensors are read when needed.
 
-    `config` names its `adapter_config.json` where that is not beside it. A PyTorch pickle is read
-    only with `allow_pickle`, and never because a safetensors file is missing or broken. With
-    `headers`, what is on the Hub is not fetched: a tensor that is needed is read from there.
+    One that is spread over several files is read by their index, which may be named in place of
+    the folder. `config` names its `adapter_config.json` where that is not beside it. A PyTorch
+    pickle is read only with `allow_pickle`, and never because a safetensors file is missing or
+    broken. With `headers`, what is on the Hub is not fetched: a tensor that is needed is read from
+    there.
 
     Raises:
         FormatError: a file is missing or malformed.
@@ -94,13 +95,18 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
     Raises:
         FormatError: it has none, or it is not clear which.
     """
-    wanted = {file or find_weights(folder), ADAPTER_CONFIG, *TOKENIZER_FILES}
+    file = file or find_weights(folder)
+    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG, *TOKENIZER_FILES}
     return sorted(wanted.intersection(folder.names()))
 
 
 def local_paths(*names: str | Path | None) -> list[Path]:
-    """Those of the names that are paths: what an output must not overwrite."""
-    return [Path(name) for name in names if name is not None and not is_hub_name(name)]
+    """Those of the names that are paths: what an output must not overwrite.
+
+    An index stands for its folder, where the files are that it names.
+    """
+    paths = [Path(name) for name in names if name is not None and not is_hub_name(name)]
+    return [path.parent if is_index(path.name) else path for path in paths]
 
 
 @final
@@ -160,6 +166,31 @@ def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any]
 def _read_tensors(
     folder: Folder, name: str, *, allow_pickle: bool
 ) -> tuple[dict[str, Source], Mapping[str, str], int]:
+    """The tensors of an adapter's file, or of all files of its index; their metadata and size."""
+    if not is_index(name):
+        tensor_files(folder, name)  # refuses a part of an adapter
+        return _read_file(folder, name, allow_pickle=allow_pickle)
+    index = read_index(folder, name)
+    tensors: dict[str, Source] = {}
+    metadata: dict[str, str] = {}
+    size = 0
+    for shard in index.shards:
+        found, entries, nbytes = _read_file(folder, shard, allow_pickle=allow_pickle)
+        index.check(shard, found)
+        if differing := [key for key in entries if metadata.get(key, entries[key]) != entries[key]]:
+            raise FormatError(
+                f"{folder.where}/{shard}: its metadata and that of other parts differ in "
+                f"{listing(differing)}"
+            )
+        tensors |= found
+        metadata |= entries
+        size += nbytes
+    return tensors, metadata, size
+
+
+def _read_file(
+    folder: Folder, name: str, *, allow_pickle: bool
+) -> tuple[dict[str, Source], Mapping[str, str], int]:
     if is_pickle(name):
         if not allow_pickle or folder.path is None:
             raise _refused_pickle(f"{folder.path or folder.where}/{name}")
@@ -173,37 +204,8 @@ def _read_tensors(
     return tensors, header.metadata, opened.size
 
 
-def is_pickle(name: str) -> bool:
-    """Whether a file of this name is a PyTorch pickle."""
-    return name.endswith(_PICKLES)
-
-
 def _refused_pickle(where: str) -> UnsupportedError:
     return UnsupportedError(
         f"{where}: a pickle, which can run code when it is read; --allow-pickle reads it with "
         f"torch's restricted unpickler"
     )
-
-
-def find_weights(folder: Folder) -> str:
-    """The adapter's file in a folder: safetensors before pickles, known names before others.
-
-    Raises:
-        FormatError: there is none, or it is not clear which it is.
-    """
-    names = folder.names()
-    for suffixes in ((".safetensors",), _PICKLES):
-        found = [name for name in names if name.endswith(suffixes)]
-        for stem in _PREFERRED:
-            for name in found:
-                if Path(name).stem == stem:
-                    return name
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise FormatError(
-                f"{folder.where}: several weight files ({listing(found)}); name the one to use"
-            )
-    inside = folder.folders_with(ADAPTER_CONFIG)
-    hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
-    raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")

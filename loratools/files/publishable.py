@@ -14,7 +14,8 @@ from loratools.errors import (
     shorten,
     storage_errors,
 )
-from loratools.files.opening import ADAPTER_CONFIG, adapter_files
+from loratools.files.finding import ADAPTER_CONFIG, tensor_files
+from loratools.files.opening import adapter_files
 from loratools.hub.names import check_path
 from loratools.io.checkpoint import Checkpoint, is_companion, open_checkpoint, weight_files
 from loratools.io.file import InputFile
@@ -94,7 +95,8 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
 
 def _own_files(path: Path) -> list[str]:
     if not path.is_dir():
-        return [path.name]
+        parts = tensor_files(LocalFolder(path.parent, str(path.parent)), path.name)
+        return sorted({path.name, *parts})
     folder = LocalFolder(path, str(path))
     about = [name for name in folder.names() if name.startswith(_ABOUT)]
     if _is_model(path):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from loratools.errors import HubError, UnsupportedError, shorten
-from loratools.files.opening import ADAPTER_CONFIG, adapter_files, is_pickle
+from loratools.files.finding import ADAPTER_CONFIG, is_pickle
+from loratools.files.opening import adapter_files
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json

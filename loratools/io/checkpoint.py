@@ -3,14 +3,15 @@
 Only names, shapes, dtypes and byte ranges are read; tensors, or rows of them, on demand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, final
 
 from loratools.errors import FormatError, UnsupportedError, listing, shorten, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, read_json
+from loratools.io.index import read_index, refuse_part
 from loratools.io.source import Stored
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -97,6 +98,7 @@ def open_checkpoint(path: Path, where: str | None = None) -> Checkpoint:
             raise FormatError(f"{where}: no such file or folder")
         if path.name.endswith(INDEX_SUFFIX):
             return open_folder(LocalFolder(path.parent, str(path.parent)), index=path.name)
+        refuse_part(LocalFolder(path.parent, str(path.parent)), path.name)
         return _open_file(InputFile(path), where)
 
 
@@ -105,9 +107,12 @@ def open_folder(folder: Folder, index: str | None = None) -> Checkpoint:
     names = folder.names()
     index = index or _find_index(folder)
     if index is not None:
-        shard_names, index_metadata = _read_index(folder, index)
-        shards = tuple(_open_shard(folder.open(name)) for name in shard_names)
-        _check_index(f"{folder.where}/{index}", shard_names, shards)
+        listed = read_index(folder, index)
+        _refuse_adapter(folder, listed.shards)
+        index_metadata = listed.metadata
+        shards = tuple(_open_shard(folder.open(name)) for name in listed.shards)
+        for shard in shards:
+            listed.check(shard.name, (tensor.info.name for tensor in shard.tensors))
     else:
         index_metadata = {}
         shards = (_open_shard(folder.open(_find_single(folder))),)
@@ -132,12 +137,12 @@ def weight_files(folder: Folder) -> tuple[str, ...]:
     index = _find_index(folder)
     if index is None:
         return (_find_single(folder),)
-    return (index, *_read_index(folder, index)[0])
+    return (index, *read_index(folder, index).shards)
 
 
 def _find_index(folder: Folder) -> str | None:
     names = folder.names()
-    found = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    found = [n for n in names if n.endswith(INDEX_SUFFIX) and not _is_adapters(n)]
     if len(found) > 1:
         raise FormatError(
             f"{folder.where}: several indexes ({listing(found)}); name the one to use"
@@ -152,7 +157,7 @@ def _find_index(folder: Folder) -> str | None:
 
 def _find_single(folder: Folder) -> str:
     names = folder.names()
-    found = [n for n in names if n.endswith(".safetensors") and n != "adapter_model.safetensors"]
+    found = [n for n in names if n.endswith(".safetensors") and not _is_adapters(n)]
     if "model.safetensors" in found:
         return "model.safetensors"
     if len(found) == 1:
@@ -167,8 +172,7 @@ def _find_single(folder: Folder) -> str:
 
 
 def _refuse_other_weights(folder: Folder, names: Sequence[str]) -> None:
-    if "adapter_model.safetensors" in names:
-        raise UnsupportedError(f"{folder.where}: an adapter, where a base model is expected")
+    _refuse_adapter(folder, names)
     for name in names:
         where = f"{folder.where}/{name}"
         if name.endswith(".gguf"):
@@ -184,45 +188,14 @@ def _refuse_pickle(name: str, where: str) -> None:
         )
 
 
-def _read_index(folder: Folder, name: str) -> tuple[dict[str, list[str]], Mapping[str, Any]]:
-    """Shard names in order of first appearance, each with its tensors; and the metadata."""
-    index = f"{folder.where}/{name}"
-    fields = read_json(folder.open(name))
-    weight_map = fields.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{index}: has no weight_map")
-    shards: dict[str, list[str]] = {}
-    for tensor, shard in weight_map.items():
-        shards.setdefault(_checked_shard_name(index, shard), []).append(tensor)
-    metadata = fields.get("metadata")
-    return dict(sorted(shards.items())), metadata if isinstance(metadata, dict) else {}
+def _refuse_adapter(folder: Folder, names: Iterable[str]) -> None:
+    if any(_is_adapters(name) for name in names if name.endswith(".safetensors")):
+        raise UnsupportedError(f"{folder.where}: an adapter, where a base model is expected")
 
 
-def _checked_shard_name(index: str, name: object) -> str:
-    """`name` if it is a plain file name on POSIX and on Windows."""
-    if (
-        not isinstance(name, str)
-        or not name.endswith(".safetensors")
-        or PureWindowsPath(name).name != name
-        or ":" in name
-        or not name.isprintable()
-    ):
-        raise FormatError(f"{index}: {name!r:.120} is not the plain name of a safetensors file")
-    return name
-
-
-def _check_index(index: str, expected: Mapping[str, list[str]], shards: tuple[Shard, ...]) -> None:
-    for shard, names in zip(shards, expected.values(), strict=True):
-        held = {tensor.info.name for tensor in shard.tensors}
-        missing = [name for name in names if name not in held]
-        if missing:
-            raise FormatError(
-                f"{index}: says that {shard.name} holds {listing(missing)}; it does not"
-            )
-        listed = set(names)
-        extra = [t.info.name for t in shard.tensors if t.info.name not in listed]
-        if extra:
-            raise FormatError(f"{index}: does not list {listing(extra)}, which {shard.name} holds")
+def _is_adapters(name: str) -> bool:
+    """Whether it is an adapter's file by its name, or a part of one, or the index of its parts."""
+    return name.startswith(("adapter_model.", "adapter_model-"))
 
 
 def is_companion(name: str) -> bool:

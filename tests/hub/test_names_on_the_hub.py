@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save
 
 import loratools
+from loratools.errors import FormatError
 from loratools.lowrank.ranks import RankRule
 from loratools.operations.inspect import Inspection
 from loratools.operations.rescale import Rescaling
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
+from tests.hostile.test_sharded_adapters import split
 
 STORIES, ADAPTER, OTHER = "hf://ann/stories", "hf://ann/plain", "hf://ann/small"
 
@@ -153,3 +155,26 @@ def test_an_inspection_reads_what_was_fetched_from_the_cache(stories, monkeypatc
     stories.log.clear()
     assert loratools.inspect(ADAPTER).groups == found.groups == loratools.inspect(PLAIN).groups
     assert not stories.log
+
+
+def test_an_adapter_in_several_files_comes_whole(hub, tmp_path, monkeypatch):
+    files = folder(split(PLAIN, tmp_path / "sharded"))
+    monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
+    options = loratools.PushOptions(create=True, base="ann/stories")
+    pushed = loratools.push(tmp_path / "sharded", "ann/sharded", options)
+    assert files.keys() <= set(pushed.files)
+    whole = loratools.inspect(PLAIN).parameters
+    for name in ("", "/adapter_model.safetensors.index.json"):
+        assert loratools.inspect(f"hf://ann/sharded{name}").parameters == whole
+    pulled = loratools.pull("ann/sharded", output=tmp_path / "pulled", lock=tmp_path / "lock")
+    assert files.keys() <= pulled.files.keys()
+    assert loratools.inspect(tmp_path / "pulled").parameters == whole
+    assert (
+        files.keys()
+        <= json.loads((tmp_path / "lock").read_text())["repositories"]["ann/sharded"][
+            "files"
+        ].keys()
+    )
+    part = "adapter_model-00001-of-00002.safetensors"
+    with pytest.raises(FormatError, match=f"{part}: one of 2 parts"):
+        loratools.pull(f"ann/sharded/{part}")

@@ -18,7 +18,7 @@ from tests.oracles import WARNED, oracle
 
 oracle("peft")
 
-from peft import PeftModel  # noqa: E402
+from peft import LoraConfig, PeftModel  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
@@ -175,3 +175,24 @@ def test_a_sharded_bfloat16_base_gives_the_same_model(name: str, tmp_path: Path)
         assert half.dtype == torch.bfloat16
         largest = float(torch.maximum(weight.abs(), half.float().abs()).max())
         assert float((half.float() - weight).abs().max()) <= 2 * 2.0**-8 * largest, tensor
+
+
+def test_an_adapter_that_transformers_writes_in_several_files_is_read_whole(
+    tmp_path: Path,
+) -> None:
+    """Its index has the name of a model's, and PEFT itself does not read such a folder."""
+    base = FIXTURES / "stories260k"
+    model = load(base)
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.02)
+    for name, limit in (("one", "1GB"), ("several", "8KB")):
+        model.save_pretrained(tmp_path / name, max_shard_size=limit)
+        loratools.merge(base, tmp_path / name, output=tmp_path / f"merged-{name}")
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 1
+    one, several = (
+        load_file(tmp_path / f"merged-{n}/model.safetensors") for n in ("one", "several")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(several[name], tensor, rtol=0, atol=0)

@@ -1,0 +1,102 @@
+"""Which files of a folder an adapter is read from."""
+
+from collections.abc import Iterator
+
+from loratools.errors import FormatError, listing
+from loratools.io.folder import Folder
+from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
+
+ADAPTER_CONFIG = "adapter_config.json"
+_PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
+_PICKLES = (".bin", ".pt", ".pth")
+#: What transformers calls the index of an adapter that it writes in several files.
+_MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name is a PyTorch pickle, or the index of some."""
+    return name.removesuffix(INDEX_ENDING).endswith(_PICKLES)
+
+
+def find_weights(folder: Folder) -> str:
+    """The adapter's file in a folder, or the index of its files.
+
+    Safetensors come before pickles, and known names before others.
+
+    Raises:
+        FormatError: there is none, or it is not clear which it is, or parts have no index.
+    """
+    for suffixes in ((".safetensors",), _PICKLES):
+        found = {key: files for suffix in suffixes for key, files in _by_stem(folder, suffix)}
+        known = [key for stem in _PREFERRED for key in found if key[0] == stem]
+        if known or len(found) == 1:
+            stem, suffix = known[0] if known else next(iter(found))
+            return _one(folder, stem, suffix, found[stem, suffix])
+        if found:
+            files = [file for group in found.values() for file in group]
+            raise FormatError(
+                f"{folder.where}: several weight files ({listing(files)}); name the one to use"
+            )
+    inside = folder.folders_with(ADAPTER_CONFIG)
+    hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
+    raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")
+
+
+def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
+    """The files that tensors are read from: `file` itself, or those that it is the index of.
+
+    Raises:
+        FormatError: it is malformed, or one part of several.
+        StorageError: it cannot be read.
+    """
+    if is_index(file):
+        return tuple(read_index(folder, file).shards)
+    refuse_part(folder, file)
+    return (file,)
+
+
+def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Files by their stem and suffix, which parts of one adapter have in common."""
+    found: dict[str, list[str]] = {}
+    for name in folder.names():
+        if name.endswith(suffix):
+            parts = shard_parts(name)
+            found.setdefault(parts[0] if parts else name.removesuffix(suffix), []).append(name)
+    for stem in _PREFERRED:  # an index may be all that there is, and then says what is missing
+        if f"{stem}{suffix}{INDEX_ENDING}" in folder.names():
+            found.setdefault(stem, [])
+    for stem, files in found.items():
+        yield (stem, suffix), files
+
+
+def _one(folder: Folder, stem: str, suffix: str, files: list[str]) -> str:
+    """The file that is whole, or the index of those that are not."""
+    whole = f"{stem}{suffix}"
+    parts = [file for file in files if file != whole]
+    index = _index_of(folder, stem, suffix, parts)
+    if index is None and parts:
+        if _is_only_part(files):
+            return files[0]
+        raise FormatError(
+            f"{folder.where}: {listing(parts)}: parts of an adapter, without the index that says "
+            f"what belongs to it"
+        )
+    if index is not None and whole in files:
+        raise FormatError(
+            f"{folder.where}: has both {whole} and {index}, and readers differ in which they "
+            f"take; name the one to use"
+        )
+    return index or whole
+
+
+def _is_only_part(files: list[str]) -> bool:
+    """Whether it is one file of one."""
+    parts = shard_parts(files[0])
+    return len(files) == 1 and parts is not None and parts[1] == 1
+
+
+def _index_of(folder: Folder, stem: str, suffix: str, parts: list[str]) -> str | None:
+    names = [f"{stem}{suffix}{INDEX_ENDING}"]
+    if parts and stem == _PREFERRED[0] and suffix in _MODELS_INDEX:
+        names.append(f"{_MODELS_INDEX[suffix]}{INDEX_ENDING}")
+    return next((name for name in names if name in folder.names()), None)

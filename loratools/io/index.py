@@ -1,0 +1,104 @@
+"""The index of tensors that are spread over several files: which file holds which."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PureWindowsPath
+from typing import Any, final
+
+from loratools.errors import FormatError, listing
+from loratools.io.folder import Folder, read_json
+
+INDEX_ENDING = ".index.json"
+#: The name that every writer gives to one file of several.
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<total>\d+)\.\w+")
+
+
+@final
+@dataclass(frozen=True)
+class Index:
+    """The tensors of each shard, by the shards' names in order; `where` names it in messages."""
+
+    where: str
+    shards: Mapping[str, list[str]]
+    metadata: Mapping[str, Any]
+
+    def check(self, shard: str, held: Iterable[str]) -> None:
+        """Whether a shard holds the tensors that it should, and no others.
+
+        Raises:
+            FormatError: it does not.
+        """
+        held, listed = list(held), self.shards[shard]
+        if missing := _without(listed, held):
+            raise FormatError(
+                f"{self.where}: says that {shard} holds {listing(missing)}; it does not"
+            )
+        if extra := _without(held, listed):
+            raise FormatError(f"{self.where}: does not list {listing(extra)}, which {shard} holds")
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name is an index."""
+    return name.endswith(INDEX_ENDING)
+
+
+def shard_parts(name: str) -> tuple[str, int] | None:
+    """The stem of a file that is one of several, and their number; None for a file that is whole.
+
+    >>> shard_parts("model-00001-of-00002.safetensors")
+    ('model', 2)
+    """
+    found = _SHARD.fullmatch(name)
+    return found and (found["stem"], int(found["total"]))
+
+
+def refuse_part(folder: Folder, name: str) -> None:
+    """Raise a `FormatError` if a file that was named is one of several."""
+    parts = shard_parts(name)
+    if parts is not None and parts[1] > 1:
+        raise FormatError(
+            f"{folder.where}/{name}: one of {parts[1]} parts that are read as a whole; name their "
+            f"folder, or their index"
+        )
+
+
+def read_index(folder: Folder, name: str) -> Index:
+    """The index of this name in a folder; `model.safetensors.index.json` names safetensors files.
+
+    Raises:
+        FormatError: it is malformed, or names anything but such files in this folder.
+        StorageError: it cannot be read.
+    """
+    where = f"{folder.where}/{name}"
+    fields = read_json(folder.open(name))
+    weight_map = fields.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{where}: has no weight_map")
+    suffix = PureWindowsPath(name.removesuffix(INDEX_ENDING)).suffix
+    shards: dict[str, list[str]] = {}
+    for tensor, shard in weight_map.items():
+        shards.setdefault(_checked_shard_name(where, shard, suffix), []).append(tensor)
+    metadata = fields.get("metadata")
+    return Index(
+        where, dict(sorted(shards.items())), metadata if isinstance(metadata, dict) else {}
+    )
+
+
+def _checked_shard_name(index: str, name: object, suffix: str) -> str:
+    """`name` if it is a plain file name on POSIX and on Windows."""
+    if (
+        not isinstance(name, str)
+        or not name.endswith(suffix)
+        or PureWindowsPath(name).name != name
+        or ":" in name
+        or not name.isprintable()
+    ):
+        kind = "safetensors" if suffix == ".safetensors" else suffix
+        raise FormatError(f"{index}: {name!r:.120} is not the plain name of a {kind} file")
+    return name
+
+
+def _without(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    known = set(others)
+    return [name for name in names if name not in known]
