@@ -65,9 +65,7 @@ def run() -> int:
     """The exit code of the command line; every failure is one line."""
     _open_standard_files()
     # Click's standalone mode would turn Ctrl-C into exit code 1.
-    command = Stoppable(
-        lambda stoppable: cli.main(prog_name="loratools", standalone_mode=False, obj=stoppable)
-    )
+    command = Stoppable(lambda: cli.main(prog_name="loratools", standalone_mode=False))
     try:
         status = command.run()
         sys.stdout.flush()

@@ -1,29 +1,43 @@
 """The one table from failures to exit codes and messages.
 
 0 done · 1 bad input or refused · 2 usage · 3 a check found a difference · 4 input, output or
-memory failed · 130 interrupted, 143 terminated.
+memory failed · 70 a fault of loratools · 128 + n stopped by signal n.
 """
+
+import signal
 
 import click
 
 from loratools.errors import LoratoolsError, StorageError, escaped
 
 CHECK_FAILED = 3
+#: What a program has that SIGPIPE ends, as it ends most: `loratools ... | head`. Not 0, which would
+#: say of `inspect --check` that nothing is wrong.
+_NOBODY_READS = 141
 _LONGEST = 500
 
 
-class Terminated(BaseException):
-    """SIGTERM, as an exception, so that what is half done is cleaned up."""
+class Stopped(BaseException):
+    """A signal other than SIGINT, as an exception, so that what is half done is cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def stopped_by(number: int) -> BaseException:
+    """The exception that stands for a signal."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(number)
 
 
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (click.exceptions.Exit, 0),
     (click.Abort, 130),
     (KeyboardInterrupt, 130),
-    (Terminated, 143),
     (click.UsageError, 2),
     (StorageError, 4),
     (LoratoolsError, 1),
+    (BrokenPipeError, _NOBODY_READS),
     (MemoryError, 4),
     (OSError, 4),
 )
@@ -35,10 +49,12 @@ def exit_code(error: BaseException) -> int:
     """The exit code of a failure; 70 for a fault of loratools itself."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, Stopped):
+        return 128 + error.number
     if isinstance(error, SystemExit):
         # Click's own: 0 after printing a shell completion, 1 where the reader of stdout has gone.
-        return 4 if error.code else 0
-    if _is_out_of_memory(error):
+        return _NOBODY_READS if error.code else 0
+    if _lacking(error) is not None:
         return 4
     return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
 
@@ -49,15 +65,15 @@ def message(error: BaseException) -> str | None:
         return None
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "Interrupted."
-    if isinstance(error, Terminated):
-        return "Terminated."
+    if isinstance(error, Stopped):
+        return "Terminated." if error.number == signal.SIGTERM else "Hung up."
     if isinstance(error, click.UsageError):
         if isinstance(error, _HELP):
             return error.format_message()
         context = error.ctx.get_usage() + "\n" if error.ctx else ""
         return context + printable(f"Error: {error.format_message()}")
-    if _is_out_of_memory(error):
-        return "Error: out of memory"
+    if (lacking := _lacking(error)) is not None:
+        return f"Error: {lacking}"
     if isinstance(error, OSError):
         name, reason = error.filename or "standard output", error.strerror or str(error)
         error = LoratoolsError(f"{name}: {reason.lower()}")
@@ -69,12 +85,18 @@ def message(error: BaseException) -> str | None:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _lacking(error: BaseException) -> str | None:
+    """What there is too little of, where Python and torch have no class of error for it."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if not isinstance(error, RuntimeError):
+        return None
     # torch has a class for it on a GPU, and none on the CPU.
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error))
-    )
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        return "out of memory"
+    if str(error) == "can't start new thread":
+        return "no further thread can be started; use fewer --jobs, or end other programs"
+    return None
 
 
 def printable(text: str, limit: int | None = _LONGEST) -> str:

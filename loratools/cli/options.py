@@ -1,12 +1,13 @@
 """Options that several commands share, each defined once."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+
+from loratools.io.json import json_text
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,8 @@ class Report(Protocol):
 
 def print_json(report: Report) -> None:
     """The object that `--json` asks for."""
-    click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    # A path that is not UTF-8 is printed with escapes, which mean the same in JSON.
+    click.echo(json_text(report.to_json(), indent=2))
 
 
 def offline_option(command: Command) -> Command:

@@ -1,18 +1,15 @@
-"""How far a command is, on a terminal; and where it can be stopped."""
+"""How far a command is, on a terminal."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-import click
-
-from loratools.cli.signals import Stoppable
+from loratools.io.stopping import check_stop
 
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; and the place where a signal stops the command."""
-    stoppable = click.get_current_context().find_object(Stoppable)
+    """A bar on a terminal, nothing elsewhere; both stop a command that was asked to."""
     with contextlib.ExitStack() as shown:
         bar = None
         if sys.stderr.isatty():
@@ -21,8 +18,7 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
             bar = shown.enter_context(tqdm(unit="B", unit_scale=True, leave=False))
 
         def progress(done: int, total: int) -> None:
-            if stoppable is not None:
-                stoppable.check()
+            check_stop()  # what is computed for long reads and writes nothing
             if bar is not None:
                 bar.total = total
                 bar.update(done - bar.n)

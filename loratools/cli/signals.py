@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM stop a command where it can be stopped, and not in the middle of something.
+"""Signals stop a command where it can be stopped, and not in the middle of something.
 
 Python raises what a signal handler raises between any two instructions of the main thread: while
 it takes a lock, which then nobody gives back, or inside torch's C++, which aborts the process. So
@@ -12,8 +12,16 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn, final
 
-from loratools.cli.failures import Terminated
+from loratools.cli.failures import stopped_by
+from loratools.io.stopping import ask_to_stop, is_unfinished
 
+#: What a terminal, a shell, a supervisor or a batch system sends to end a program; not all exist
+#: on Windows, and SIGBREAK only there.
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+)
 #: A wait without an end cannot be interrupted on Windows.
 _TICK_SECONDS = 0.1
 
@@ -22,24 +30,24 @@ _TICK_SECONDS = 0.1
 class Stoppable:
     """A command that can be stopped by a signal.
 
-    It ends at once as long as it has not called `check`. From then on it has something to clean
-    up, is stopped by the exception that `check` raises, and is waited for; a second SIGINT ends
-    that too.
+    It ends at once as long as it has nothing `unfinished`, which is stopped by the exception that
+    `check_stop` raises, and waited for. A second SIGINT ends that too.
     """
 
-    def __init__(self, command: Callable[["Stoppable"], object]) -> None:
+    def __init__(self, command: Callable[[], object]) -> None:
         self._command = command
         # `put` may be called by a handler at any moment; nothing with a lock in Python may.
         self._events: SimpleQueue[int | Callable[[], object]] = SimpleQueue()
-        self._stopped_by: BaseException | None = None
-        self._cleans_up = False
+        self._first: int | None = None
         self._thread = Thread(target=self._work, daemon=True)
 
     def run(self) -> object:
         """What the command returns or raises; or the exception that stands for a signal."""
-        signal.signal(signal.SIGTERM, self._note)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for a background job
-            signal.signal(signal.SIGINT, self._note)
+        ask_to_stop(None)
+        for number in STOPPING:
+            # As for a background job, and under nohup.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
         self._thread.start()
         while True:
             try:
@@ -51,26 +59,20 @@ class Stoppable:
                 return event()
             self._stop(event)
 
-    def check(self) -> None:
-        """Raise if there was a signal; otherwise none will go unnoticed from now on."""
-        self._cleans_up = True
-        if self._stopped_by is not None:
-            raise self._stopped_by
-
     def _stop(self, number: int) -> None:
-        is_first = self._stopped_by is None
-        if is_first:
-            self._stopped_by = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-        if (is_first and not self._cleans_up) or (not is_first and number == signal.SIGINT):
-            assert self._stopped_by is not None
-            raise self._stopped_by
+        """Raise where the command is not waited for; the first signal says how it ends."""
+        is_first = self._first is None
+        first = self._first = number if self._first is None else self._first
+        ask_to_stop(lambda: stopped_by(first))
+        if not is_unfinished() or (number == signal.SIGINT and not is_first):
+            raise stopped_by(first)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._events.put(number)
 
     def _work(self) -> None:
         try:
-            result = self._command(self)
+            result = self._command()
         except BaseException as error:  # whatever it is, the main thread raises it
             caught = error
             self._events.put(lambda: _raise(caught))
@@ -80,7 +82,7 @@ class Stoppable:
 
 def ignore_signals() -> None:
     """Let nothing interrupt what is left to do."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -4,7 +4,6 @@ A part has a name made of all that its bytes depend on, and appears under it com
 """
 
 import hashlib
-import json
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.errors import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
+from loratools.io.json import json_text
 from loratools.io.source import Stored, as_bytes
 from loratools.io.writer import OutputFile, lay_out
 
@@ -158,5 +158,5 @@ class Parts:
         return Part(path)
 
     def _path(self, what: Any) -> Path:
-        digest = hashlib.sha256(json.dumps([self._inputs, what]).encode()).hexdigest()
+        digest = hashlib.sha256(json_text([self._inputs, what]).encode()).hexdigest()
         return self.folder / f"{digest[:40]}.safetensors"

@@ -1,7 +1,5 @@
 """Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
 
-import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from loratools.files.publishable import Publishable, publishable
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
+from loratools.io.json import encode_json
 
 if TYPE_CHECKING:
     from loratools.files.card_facts import CardFacts
@@ -114,29 +113,29 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
     if options.proposes and (options.tag or options.branch != "main"):
         raise UnsupportedError("a pull request is made for main, and has no tag")
     contents = publishable(Path(folder), all_files=options.all_files)
-    with tempfile.TemporaryDirectory() as scratch, _hashing(contents.files) as additions:
+    with _hashing(contents.files) as additions:
         found = contents.checked(options.base)
         written = {}
         if options.base is not None:
-            written[_CONFIG] = _with_base(contents.files.get(_CONFIG), options.base, Path(scratch))
+            written[_CONFIG] = _with_base(contents.files.get(_CONFIG), options.base)
         parent = _parent(name, options)
         if options.card:
             facts = _facts(name.repo, found, options)
             card = contents.files.get(_CARD) or _card_of(name.repo, parent)
-            written[_CARD] = _card(card, facts, options.template, Path(scratch))
+            written[_CARD] = _completed(card, facts, options.template).encode()
         with _hashing(written) as more:
             files = {**additions(), **more()}
         return _send(name, parent, files, contents, options)
 
 
 @contextmanager
-def _hashing(files: Mapping[str, Path]) -> "Iterator[Callable[[], dict[str, Addition]]]":
+def _hashing(files: Mapping[str, Path | bytes]) -> "Iterator[Callable[[], dict[str, Addition]]]":
     """Files are hashed while something else is done; the function waits for the last of them."""
     from loratools.hub.writing import Addition
 
     pool = ThreadPoolExecutor(1)
     try:
-        futures = {name: pool.submit(Addition.of, name, path) for name, path in files.items()}
+        futures = {name: pool.submit(Addition.of, name, content) for name, content in files.items()}
         yield lambda: {name: future.result() for name, future in futures.items()}
     finally:
         pool.shutdown(cancel_futures=True)
@@ -205,15 +204,10 @@ def _check_tag(push: "Push", tag: str) -> None:
         raise HubError(f"hf://{push.repo}: the tag {tag} is there already, at {commit[:12]}")
 
 
-def _with_base(config: Path | None, base: str, scratch: Path) -> Path:
+def _with_base(config: Path | None, base: str) -> bytes:
     if config is None:
         raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
-    fields = {**read_json(InputFile(config)), "base_model_name_or_path": base}
-    written = scratch / _CONFIG
-    text = json.dumps(fields, indent=2, ensure_ascii=False)
-    with storage_errors(written):
-        written.write_text(f"{text}\n", encoding="utf-8")
-    return written
+    return encode_json({**read_json(InputFile(config)), "base_model_name_or_path": base})
 
 
 def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":
@@ -231,16 +225,8 @@ def _card_of(repo: str, commit: str | None) -> Path | None:
     return there.fetch([_CARD])[_CARD] if there is not None and _CARD in there.files else None
 
 
-def _card(
-    existing: Path | None, facts: "CardFacts", template: str | Path | None, scratch: Path
-) -> Path:
-    """The card to be sent: the folder's own, else the one that is there, completed."""
-    written = scratch / _CARD
-    written.write_bytes(_completed(existing, facts, template).encode())
-    return written
-
-
 def _completed(card: Path | None, facts: "CardFacts", template: str | Path | None) -> str:
+    """The card to be sent: the folder's own, else the one that is there, completed."""
     from loratools.files.card import complete_card
 
     existing = None if card is None else _text(card)

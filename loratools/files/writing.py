@@ -1,6 +1,5 @@
 """Write an adapter in its own dialect: a folder or a file, complete or not at all."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from loratools.formats import encode
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, nbytes
 from loratools.io.file import InputFile
+from loratools.io.json import encode_json
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, as_bytes, is_finite
 from loratools.io.writer import Layout, OutputFile, lay_out
@@ -71,7 +71,7 @@ def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
     path = staging.folder / (_WEIGHTS if is_folder else staging.output.name)
     _write_tensors(bundle, path, layout, each)
     if bundle.config is not None:
-        staging.write_file(_CONFIG, _json(bundle.config))
+        staging.write_file(_CONFIG, encode_json(bundle.config, sort_keys=True))
     for companion in bundle.companions if is_folder else ():
         staging.copy_file(companion.name, companion)
     return Written(str(staging.output), layout.size)
@@ -171,7 +171,3 @@ def _write(file: OutputFile, item: tuple[str, Source]) -> None:
     if source.dtype in FLOATS and not is_finite(tensor):
         raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
     file.write(name, 0, as_bytes(tensor))
-
-
-def _json(config: Mapping[str, object]) -> bytes:
-    return (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,13 +1,13 @@
 """What the metadata of a kohya file says of its training, and of the tensors' ranks and alphas."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from loratools.adapter import Note, Provenance
 from loratools.deltas.lora import LoRA
-from loratools.errors import listing
+from loratools.errors import FormatError, listing
+from loratools.io.json import json_text, parse_json
 from loratools.io.scalar import rounded
 
 _ARGUMENTS = "ss_network_args"
@@ -88,17 +88,17 @@ def corrected(metadata: Mapping[str, str], sizes: Sequence[Size]) -> dict[str, s
         text = _true(before.get(name), _values(name, before, sizes))
         if name in before and text is not None and text != str(before[name]):
             was_text = isinstance(before[name], str) or text == _MIXED
-            arguments[name] = text if was_text else json.loads(text)
+            arguments[name] = text if was_text else parse_json(text.encode(), _ARGUMENTS)
     if arguments != before:
-        result[_ARGUMENTS] = json.dumps(arguments)
+        result[_ARGUMENTS] = json_text(arguments)
     return result
 
 
 def _arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """The trainer's further arguments, from their JSON; none if it is not an object."""
     try:
-        arguments = json.loads(metadata.get(_ARGUMENTS, "{}"))
-    except (ValueError, RecursionError):
+        arguments = parse_json(metadata.get(_ARGUMENTS, "{}").encode(), _ARGUMENTS)
+    except FormatError:
         return {}
     return arguments if isinstance(arguments, dict) else {}
 

@@ -3,7 +3,6 @@
 Every hash that the Hub lists comes from the Hub; only one that was noted before tells when it lies.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from loratools.hub.names import HubName, is_commit
 from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
+from loratools.io.json import encode_json
 from loratools.io.small import replace_text
 
 _VERSION = 1
@@ -108,8 +108,8 @@ class Lock:
             repo: {"commit": locked.commit, "files": dict(sorted(locked.files.items()))}
             for repo, locked in sorted(self.repositories.items())
         }
-        text = json.dumps({"version": _VERSION, "repositories": repositories}, indent=2)
-        replace_text(self.path, f"{text}\n")
+        text = encode_json({"version": _VERSION, "repositories": repositories})
+        replace_text(self.path, text.decode())
 
 
 def _locked(repo: str, entry: Any, path: Path) -> Locked:

@@ -1,6 +1,5 @@
 """A repository at one commit: its files with their hashes, in the cache or by ranges of bytes."""
 
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -8,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import final
 
-from loratools.errors import HubError, NetworkError, storage_errors
+from loratools.errors import FormatError, HubError, NetworkError, storage_errors
 from loratools.hub import client, reading
 from loratools.hub.following import following
 from loratools.hub.names import HubFile, HubName, check_path, is_commit
 from loratools.hub.verified import Verified, digest_like
+from loratools.io.json import json_text, parse_json
 from loratools.io.small import replace_text
 
 _WORKERS = 8
@@ -43,7 +43,7 @@ class Repository:
         known = _read_tree(self._tree)
         if known is None:
             known = reading.list_files(self.repo, self.commit)
-            _write(self._tree, json.dumps([asdict(file) for file in known]))
+            _write(self._tree, json_text([asdict(file) for file in known]))
         return {file.path: file for file in known}
 
     def fetch(self, paths: Iterable[str]) -> dict[str, Path]:
@@ -167,8 +167,8 @@ def _state() -> Path:
 
 def _read_tree(store: Path) -> list[HubFile] | None:
     try:
-        return [HubFile(**fields) for fields in json.loads(store.read_text())]
-    except (OSError, ValueError, TypeError):
+        return [HubFile(**fields) for fields in parse_json(store.read_bytes(), str(store))]
+    except (OSError, FormatError, TypeError):
         return None
 
 

@@ -17,11 +17,14 @@ def sha256(path: Path) -> str:
     return _digest(hashlib.sha256(), path)
 
 
-def git_sha1(path: Path) -> str:
-    """The id that git gives to the bytes of a file, as hex: how the Hub names small files."""
-    return _digest(
-        hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False), path
-    )
+def git_sha1(content: Path | bytes) -> str:
+    """The id that git gives to a file, or to its bytes, as hex: how the Hub names small files."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    if not isinstance(content, bytes):
+        return _digest(digest, content)
+    digest.update(content)
+    return digest.hexdigest()
 
 
 def digest_like(known: str, path: Path) -> str:

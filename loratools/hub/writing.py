@@ -21,27 +21,28 @@ from loratools.hub.verified import git_sha1
 class Addition:
     """A file to be sent: hashed once, and not uploaded twice where a commit is tried again."""
 
-    path: Path
+    content: Path | bytes
     operation: CommitOperationAdd
 
     @classmethod
-    def of(cls, name: str, path: Path) -> "Addition":
-        """The file at `path`, which will have a name in the repository.
+    def of(cls, name: str, content: Path | bytes) -> "Addition":
+        """The file at a path, or these bytes, which will have a name in the repository.
 
         Raises:
             StorageError: it cannot be read.
         """
-        with storage_errors(path):
-            operation = CommitOperationAdd(name, str(path))
+        with storage_errors(name if isinstance(content, bytes) else content):
+            given = content if isinstance(content, bytes) else str(content)
+            operation = CommitOperationAdd(name, given)
             _ = operation.upload_info.sha256  # which the client would compute when it sends it
-        return cls(path, operation)
+        return cls(content, operation)
 
     def is_listed(self, there: HubFile | None) -> bool:
         """Whether the Hub lists it with these bytes."""
         if there is None or there.size != self.operation.upload_info.size:
             return False
         sha256: str = self.operation.upload_info.sha256.hex()
-        return there.digest == (sha256 if there.is_large else git_sha1(self.path))
+        return there.digest == (sha256 if there.is_large else git_sha1(self.content))
 
 
 def commit(

@@ -6,7 +6,6 @@ endian; that many bytes of JSON, padded with spaces; then the tensors, without g
 """
 
 import gc
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any, final
 
 from loratools.errors import FormatError, shorten
 from loratools.io.dtypes import BITS
-from loratools.io.json import parse_json_object
+from loratools.io.json import json_text, parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
@@ -109,7 +108,7 @@ def encode_header(
         end = position + _checked_nbytes(name, dtype, shape, "header")
         fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
         position = end
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json_text(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 

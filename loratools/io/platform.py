@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loratools.errors import OutputError
+from loratools.io.stopping import check_stop
 
 _COPY_CHUNK = 8 * 2**20
+#: What the kernel is asked for at a time; in between, a run can be stopped.
+_AT_ONCE = 64 * 2**20
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
@@ -29,7 +32,8 @@ def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
     """Fill `buffer` from `offset` on; the bytes read, fewer only at the end of the file."""
     done = 0
     while done < len(buffer):
-        count = _read_once(fd, buffer[done:], offset + done)
+        check_stop()
+        count = _read_once(fd, buffer[done : done + _AT_ONCE], offset + done)
         if count == 0:
             break
         done += count
@@ -40,7 +44,8 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
     """Write all of `data` at `offset`."""
     done = 0
     while done < len(data):
-        done += _write_once(fd, data[done:], offset + done)
+        check_stop()
+        done += _write_once(fd, data[done : done + _AT_ONCE], offset + done)
 
 
 def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> int:
@@ -48,8 +53,10 @@ def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> 
     done = 0
     copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
     while done < size and copy is not None:
+        check_stop()
+        piece = min(size - done, _AT_ONCE)
         try:
-            count = copy(source, target, size - done, begin + done, offset + done)
+            count = copy(source, target, piece, begin + done, offset + done)
         except OSError as error:
             if error.errno not in _NOT_SUPPORTED:
                 raise

@@ -17,6 +17,7 @@ from typing import final
 from loratools.errors import OutputError, StorageError, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
+from loratools.io.stopping import check_stop, unfinished
 
 
 @final
@@ -84,6 +85,7 @@ class Staging:
             for folder, _, _ in os.walk(self.folder, topdown=False):
                 sync_folder(Path(folder))
             self._check_held()
+            check_stop()  # for the last time: what has its name is finished
             if self._overwrite and os.path.lexists(self.output):
                 self._replace(made)
             else:
@@ -126,7 +128,7 @@ class Staging:
 def staged(
     output: Path, *, is_folder: bool, overwrite: bool, resume: bool = False
 ) -> Iterator[Staging]:
-    """A staging folder for `output`; whatever happens inside, it is gone afterwards.
+    """A staging folder for `output`; whatever happens inside, signals included, it is gone after.
 
     With `resume` it may hold what an earlier run left, and it stays if this one does not finish.
 
@@ -134,17 +136,18 @@ def staged(
         StorageError: another run is at work on the same output, or the folder cannot be made.
     """
     staging = Staging(output, is_folder=is_folder, overwrite=overwrite, resume=resume)
-    try:
-        staging.claim()
-        yield staging
-    finally:
+    with unfinished():
         try:
-            staging.remove()
-        except BaseException:  # a signal: it has to wait until nothing is left
-            staging.remove()
-            raise
+            staging.claim()
+            yield staging
         finally:
-            staging.release()
+            try:
+                staging.remove()
+            except BaseException:  # Ctrl-C in a program of its own: until nothing is left
+                staging.remove()
+                raise
+            finally:
+                staging.release()
 
 
 def partial_path(output: Path) -> Path:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 from loratools.errors import storage_errors
+from loratools.io.stopping import check_stop, unfinished
 
 
 def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
@@ -15,14 +16,15 @@ def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
     Raises:
         StorageError: it cannot be written; the old text is in place, and nothing beside it.
     """
-    unfinished = path.with_name(f".{os.getpid()}-{threading.get_ident()}.loratools-partial")
-    with storage_errors(path):
+    made = path.with_name(f".{os.getpid()}-{threading.get_ident()}.loratools-partial")
+    with unfinished(), storage_errors(path):
         try:
-            with unfinished.open("w", encoding="utf-8") as file:
+            with made.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 if is_durable:
                     os.fsync(file.fileno())
-            unfinished.replace(path)
+            made.replace(path)
         finally:
-            unfinished.unlink(missing_ok=True)
+            made.unlink(missing_ok=True)
+    check_stop()

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loratools.cli.failures import Terminated
+from loratools.cli.failures import Stopped
 from loratools.io import publish
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import (
@@ -487,9 +488,15 @@ FAILURES = {
         r"Error: x\n: permission denied",
     ),
     "stdout": (OSError(28, "No space left on device"), 4, "Error: standard output: no space left"),
-    "nobody reads": (BrokenPipeError(32, "Broken pipe"), 4, ""),
+    "nobody reads": (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    "no threads": (
+        RuntimeError("can't start new thread"),
+        4,
+        "Error: no further thread can be started",
+    ),
     "Ctrl-C": (KeyboardInterrupt(), 130, "\nInterrupted."),
-    "SIGTERM": (Terminated(), 143, "Terminated."),
+    "SIGTERM": (Stopped(signal.SIGTERM), 143, "Terminated."),
+    "SIGHUP": (Stopped(signal.SIGHUP), 129, "Hung up."),
 }
 
 
@@ -573,7 +580,7 @@ def test_names_are_printed_in_any_encoding(tmp_path, encoding):
     [
         (">&-", 4, "Error: standard output: bad file descriptor"),
         (">/dev/full", 4, "Error: standard output: no space left on device"),
-        ("| true", 4, ""),
+        ("| true", 141, ""),
         ("2>&-", 0, ""),
         (">&- 2>&- <&-", 4, ""),
         ("2>/dev/full", 0, ""),
@@ -608,7 +615,7 @@ def test_a_reader_that_leaves_early_is_no_fault_of_ours(tmp_path):
         ["bash", "-c", program, "-", *command], capture_output=True, text=True, check=False
     )
     assert found.stdout.startswith("Usage: ")
-    assert found.stderr.strip() in {"0", "4"}
+    assert found.stderr.strip() in {"0", "141"}
 
 
 def test_a_terminal_sees_progress_and_is_left_clean(tmp_path):

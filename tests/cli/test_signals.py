@@ -4,20 +4,26 @@ import os
 import signal
 import sys
 import time
+from threading import Event
 
 import pytest
 
-from loratools.cli.failures import Terminated
-from loratools.cli.signals import Stoppable, ignore_signals
+from loratools.cli.failures import Stopped, exit_code
+from loratools.cli.signals import STOPPING, Stoppable, ignore_signals
+from loratools.io.small import replace_text
+from loratools.io.stopping import ask_to_stop, check_stop, unfinished
+
+KINDS = [(number, KeyboardInterrupt if number == signal.SIGINT else Stopped) for number in STOPPING]
 
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Those of pytest are put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Those of pytest are put back, and this process is not one that is to end."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    ask_to_stop(None)
 
 
 def send(number):
@@ -25,18 +31,16 @@ def send(number):
 
 
 def test_a_command_returns_or_raises_as_it_would_without():
-    assert Stoppable(lambda _: 3).run() == 3
+    assert Stoppable(lambda: 3).run() == 3
     with pytest.raises(KeyError, match="x"):
-        Stoppable(lambda _: {}["x"]).run()
+        Stoppable(lambda: {}["x"]).run()
     with pytest.raises(SystemExit):
-        Stoppable(lambda _: sys.exit(1)).run()
+        Stoppable(lambda: sys.exit(1)).run()
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
+@pytest.mark.parametrize(("number", "kind"), KINDS)
 def test_a_command_without_anything_to_clean_up_is_not_waited_for(number, kind):
-    def command(stoppable):
+    def command():
         send(number)
         time.sleep(5)
 
@@ -48,27 +52,25 @@ def test_a_command_without_anything_to_clean_up_is_not_waited_for(number, kind):
     assert stoppable._thread.is_alive()
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
+@pytest.mark.parametrize(("number", "kind"), KINDS)
 @pytest.mark.parametrize("again", [False, True])
-def test_a_command_that_cleans_up_is_stopped_where_it_asks_and_waited_for(number, kind, again):
-    """A SIGTERM that comes twice changes nothing."""
+def test_a_command_that_is_unfinished_is_stopped_where_it_asks_and_waited_for(number, kind, again):
+    """A signal other than SIGINT that comes twice changes nothing."""
     events = []
 
-    def command(stoppable):
-        stoppable.check()
-        try:
-            send(number)
-            time.sleep(0.3)
-            events.append("in the middle")
-            stoppable.check()
-            events.append("never")
-        finally:
-            if again and number == signal.SIGTERM:
+    def command():
+        with unfinished():
+            try:
                 send(number)
-            time.sleep(0.3)
-            events.append("cleaned up")
+                time.sleep(0.3)
+                events.append("in the middle")
+                check_stop()
+                events.append("never")
+            finally:
+                if again and number != signal.SIGINT:
+                    send(number)
+                time.sleep(0.3)
+                events.append("cleaned up")
 
     stoppable = Stoppable(command)
     with pytest.raises(kind):
@@ -77,56 +79,102 @@ def test_a_command_that_cleans_up_is_stopped_where_it_asks_and_waited_for(number
     assert not stoppable._thread.is_alive()
 
 
-def test_a_second_interrupt_ends_the_cleaning_up_too():
-    def command(stoppable):
-        stoppable.check()
-        send(signal.SIGINT)
-        time.sleep(0.3)
-        send(signal.SIGINT)
-        time.sleep(5)
+def test_the_first_signal_says_how_a_command_ended():
+    def command():
+        with unfinished():
+            send(signal.SIGTERM)
+            time.sleep(0.2)
+            send(signal.SIGHUP)
+            time.sleep(0.2)
+            check_stop()
 
-    begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped) as stopped:
         Stoppable(command).run()
-    assert time.monotonic() - begin < 3
+    assert exit_code(stopped.value) == 143
 
 
-def test_a_signal_before_the_first_check_is_not_forgotten():
-    """Either it ends the command, or the check raises: nothing is begun that nobody waits for."""
+def test_a_second_interrupt_ends_the_cleaning_up_too():
+    forgotten = Event()
+
+    def command():
+        with unfinished():
+            send(signal.SIGINT)
+            time.sleep(0.3)
+            send(signal.SIGINT)
+            forgotten.wait(60)
+
+    stoppable = Stoppable(command)
+    with pytest.raises(KeyboardInterrupt):
+        stoppable.run()
+    assert stoppable._thread.is_alive()
+    forgotten.set()
+    stoppable._thread.join()
+
+
+def test_a_signal_before_something_is_begun_is_not_forgotten():
+    """Either it ends the command, or the block is not entered: all that is begun is waited for."""
     for delay in (0, 0.0001, 0.001):
         begun = []
 
-        def command(stoppable, delay=delay, begun=begun):
+        def command(delay=delay, begun=begun):
             send(signal.SIGTERM)
             time.sleep(delay)
-            stoppable.check()
-            begun.append(stoppable)
-            time.sleep(0.3)
-            stoppable.check()
+            with unfinished():
+                begun.append(delay)
+                time.sleep(0.3)
+                check_stop()
 
         stoppable = Stoppable(command)
-        with pytest.raises(Terminated):
+        with pytest.raises(Stopped):
             stoppable.run()
         assert not begun or not stoppable._thread.is_alive()
+        stoppable._thread.join()
 
 
 def test_a_signal_after_the_last_check_lets_the_command_succeed():
-    def command(stoppable):
-        stoppable.check()
-        send(signal.SIGTERM)
-        time.sleep(0.3)
+    def command():
+        with unfinished():
+            send(signal.SIGTERM)
+            time.sleep(0.3)
         return "complete"
 
     assert Stoppable(command).run() == "complete"
 
 
-def test_an_interrupt_that_is_ignored_stays_ignored():
-    """As in a job that a shell has put into the background."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_what_has_finished_is_not_waited_for_any_more():
+    """Such as a command that prints to somebody who does not read."""
 
-    def command(stoppable):
-        send(signal.SIGINT)
-        time.sleep(0.3)
+    def command():
+        with unfinished():
+            pass
+        send(signal.SIGTERM)
+        time.sleep(5)
+
+    begin = time.monotonic()
+    with pytest.raises(Stopped):
+        Stoppable(command).run()
+    assert time.monotonic() - begin < 3
+
+
+def test_one_run_does_not_stop_the_next():
+    def command():
+        send(signal.SIGTERM)
+        time.sleep(5)
+
+    with pytest.raises(Stopped):
+        Stoppable(command).run()
+    Stoppable(check_stop).run()
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_that_is_ignored_stays_ignored(number):
+    """As in a job that a shell has put into the background, and under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+
+    def command():
+        send(number)
+        time.sleep(0.2)
+        check_stop()
         return "complete"
 
     assert Stoppable(command).run() == "complete"
@@ -134,5 +182,26 @@ def test_an_interrupt_that_is_ignored_stays_ignored():
 
 def test_nothing_interrupts_what_is_left_to_do():
     ignore_signals()
-    send(signal.SIGINT)
-    send(signal.SIGTERM)
+    for number in STOPPING:
+        send(number)
+
+
+def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(tmp_path, monkeypatch):
+    """Such as a lock file: a signal is waited for in the middle, and stops the command after it."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    real = os.fsync
+
+    def fsync(fd):
+        send(signal.SIGTERM)
+        time.sleep(0.2)
+        real(fd)
+
+    def command():
+        replace_text(path, "new")
+        return "never"
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Stopped):
+        Stoppable(command).run()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file", "new")]

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from loratools.cli import run
+from loratools.cli.signals import STOPPING
+from loratools.io.stopping import ask_to_stop
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SINGLE = FIXTURES / "stories260k"
@@ -33,7 +35,7 @@ class Result:
 
 def run_here(capsys: Any, *arguments: object) -> Result:
     """`loratools ARGUMENTS` in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["loratools", *map(str, arguments)])
@@ -42,6 +44,7 @@ def run_here(capsys: Any, *arguments: object) -> Result:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            ask_to_stop(None)  # else this process would go on as one that is to end
     out, err = capsys.readouterr()
     return Result(code, out, err)
 

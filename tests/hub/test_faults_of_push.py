@@ -76,13 +76,6 @@ def lands_late(under):
     under.hub.fail(late, COMMIT, skip=1)
 
 
-def disk_is_full(under):
-    def fails(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    under.patch.setattr("pathlib.Path.write_text", fails)
-
-
 def is_missing(under):
     shutil.rmtree(under.hub.repos.pop(REPO).folder)
 
@@ -179,12 +172,6 @@ ROWS = [
     Row("somebody else's repository", has_token("bob"), 1, "no right to this"),
     Row("nobody listens", is_nowhere, 4, "cannot be reached"),
     Row("offline, and not in the cache", goes_offline, 4, "offline"),
-    Row(
-        "disk full, at what is changed to be sent",
-        both(with_options("--base", "ann/base"), disk_is_full),
-        4,
-        "no space left",
-    ),
 ]
 
 

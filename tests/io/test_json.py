@@ -1,9 +1,14 @@
 """JSON that other readers may take for something else is refused."""
 
+import math
+import re
+from pathlib import Path
+
 import pytest
 
-from loratools.errors import FormatError
-from loratools.io.json import encode_json, parse_json, parse_json_object
+import loratools
+from loratools.errors import FormatError, NonFiniteError
+from loratools.io.json import encode_json, json_text, parse_json, parse_json_object
 
 
 @pytest.mark.parametrize(
@@ -20,7 +25,11 @@ from loratools.io.json import encode_json, parse_json, parse_json_object
         (rb'"\ude00\ud83d"', "half a surrogate pair is no character"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON: maximum recursion depth"),
-        (b"9" * 5000, "not valid JSON"),
+        (b"9" * 5000, f"the number {'9' * 10}…{'9' * 10} is beyond what a float64 can hold"),
+        (b"[1e400]", "the number 1e400 is beyond what a float64 can hold"),
+        (b"[-1e400]", "the number -1e400 is beyond"),
+        (b"[1" + b"0" * 400 + b"]", "is beyond"),
+        (str(2**1024).encode(), "is beyond"),
         (b"", "not valid JSON"),
         (b"{} {}", "not valid JSON"),
     ],
@@ -46,6 +55,36 @@ def test_a_whole_pair_of_surrogates_is_a_character():
 def test_minus_zero_keeps_its_sign():
     """As to readers for whom it is a float: so it is no size of a tensor."""
     assert [type(value) for value in parse_json(b"[-0, 0, -1]", "some.json")] == [float, int, int]
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**64), 10**308, 1.7976931348623157e308, 5e-324])
+def test_a_number_that_is_read_is_written_exactly(number):
+    assert parse_json(encode_json([number]), "some.json") == [number]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_have_is_not_written(number):
+    with pytest.raises(NonFiniteError, match="a NaN or an infinity"):
+        encode_json({"a": [number]})
+    with pytest.raises(NonFiniteError, match="a NaN or an infinity"):
+        json_text(number)
+
+
+def test_a_text_that_is_not_unicode_is_named_and_not_written():
+    """A path may be such a text."""
+    with pytest.raises(FormatError, match=r"model\\udcff': not Unicode"):
+        encode_json({"base": "model\udcff"})
+
+
+def test_all_json_of_the_package_is_made_in_one_place():
+    """So that nothing else than JSON can be written or read."""
+    package = Path(loratools.__file__).parent
+    users = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import json|from json )", path.read_text(), re.MULTILINE)
+    ]
+    assert users == ["io/json.py"]
 
 
 def test_written_json_reads_the_same():

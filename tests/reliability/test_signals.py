@@ -53,6 +53,7 @@ def wait_for(path, process):
     [
         ([signal.SIGINT], 130, "Interrupted."),
         ([signal.SIGTERM], 143, "Terminated."),
+        ([signal.SIGHUP], 129, "Hung up."),
         ([signal.SIGTERM, signal.SIGTERM], 143, "Terminated."),  # from somebody impatient
     ],
 )
