@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
-from loratools.deltas import Delta
+from loratools.deltas import Delta, check_stored
 from loratools.errors import UnsupportedError
 from loratools.io.source import Source
 
@@ -47,6 +47,10 @@ class ReplacedRows:
 
     indices: tuple[int, ...]
     rows: Source
+
+    def __post_init__(self) -> None:
+        """Check that they are floats, as the rows of a weight are."""
+        check_stored(self.rows)
 
 
 @final

@@ -22,6 +22,7 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.deltas.rows import Rows
+from loratools.io import dtypes
 from loratools.io.source import Held
 from loratools.methods import MethodOptions
 
@@ -239,6 +240,15 @@ def test_example_describes_itself(delta: Delta) -> None:
     assert parameters_of(delta) >= 4
     assert isinstance(delta.by_rows, bool)
     assert delta.low_rank is None or isinstance(delta.low_rank, LoRA)
+
+
+@pytest.mark.parametrize("dtype", sorted(set(dtypes.BITS) - set(dtypes.FACTORS)))
+@each_example
+def test_what_is_not_stored_as_floats_is_no_part_of_a_change(delta: Delta, dtype: str) -> None:
+    for name, part in vars(delta).items():
+        if isinstance(part, Held):
+            with pytest.raises(errors.UnsupportedError, match=f"is stored as {dtype}"):
+                dataclasses.replace(delta, **{name: dataclasses.replace(part, dtype=dtype)})  # type: ignore[type-var]
 
 
 @each_example

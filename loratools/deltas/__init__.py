@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, final
 
+from loratools.errors import FormatError, UnsupportedError
+from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source, stored_elements
 
 if TYPE_CHECKING:
@@ -76,6 +78,24 @@ class Delta(Protocol):
         `strength` 0 leaves the weight as it is and 1 applies the change as it was trained.
         """
         ...
+
+
+def check_stored(*sources: Source) -> None:
+    """What every kind asks of the tensors it is made of, when it is made.
+
+    Raises:
+        FormatError: one has no elements.
+        UnsupportedError: one is not stored as floats: it has an imaginary part that would be lost,
+            or is made of codes, which mean nothing without their scales.
+    """
+    for source in sources:
+        if source.dtype not in FACTORS:
+            raise UnsupportedError(
+                f"{source.keys[0]}: is stored as {source.dtype}; the tensors of an update are "
+                f"floats of 8 to 64 bits"
+            )
+        if 0 in source.shape:
+            raise FormatError(f"{source.keys[0]}: {list(source.shape)} has no elements")
 
 
 def keys_of(delta: Delta) -> tuple[str, ...]:

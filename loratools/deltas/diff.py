@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Apply, Span
+from loratools.deltas import Apply, Span, check_stored
 from loratools.deltas.lora import Scaling
+from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source, flattened
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ class Diff:
 
     values: Source
     scaling: Scaling
+
+    def __post_init__(self) -> None:
+        """Check that it has rows to add to those of a weight."""
+        check_stored(self.values)
+        if not self.values.shape:
+            raise ShapeMismatchError(f"{self.values.keys[0]}: is a single number, not a tensor")
 
     @property
     def kind(self) -> str:

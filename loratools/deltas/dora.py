@@ -8,7 +8,7 @@ magnitude for each *column* of (vocabulary, width) in PEFT.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span
+from loratools.deltas import Apply, Span, check_stored
 from loratools.deltas.lora import LoRA
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
@@ -35,6 +35,7 @@ class DoRA:
 
     def __post_init__(self) -> None:
         """Check that there is a magnitude for every row or column."""
+        check_stored(self.magnitude)
         rows = self.lora.up.shape[0]
         columns = self.lora.down.shape[1]
         expected = rows if self.axis == "row" else columns

@@ -6,7 +6,7 @@ W' = (W - its `rank` smallest singular components) + scaling * up @ diag(diagona
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Apply, Span
+from loratools.deltas import Apply, Span, check_stored
 from loratools.deltas.lora import LoRA
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
@@ -31,6 +31,7 @@ class KaSA:
 
     def __post_init__(self) -> None:
         """Check that there is an entry for every rank."""
+        check_stored(self.diagonal)
         if self.diagonal.shape != (self.lora.rank,):
             raise ShapeMismatchError(
                 f"{self.diagonal.keys[0]}: has the shape {list(self.diagonal.shape)}; "

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span
-from loratools.errors import FormatError
+from loratools.deltas import Apply, Span, check_stored
+from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.source import Source, transposed
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ class LoRA:
     down: Source
     scaling: Scaling
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that both factors are matrices of one rank."""
+        check_stored(self.down, self.up)
+        shapes = (self.up.shape, self.down.shape)
+        if {len(shape) for shape in shapes} != {2} or self.up.shape[1] != self.down.shape[0]:
+            raise ShapeMismatchError(
+                f"{self.up.keys[0]}: factors {list(self.up.shape)} and {list(self.down.shape)} do "
+                f"not have the same rank"
+            )
 
     @property
     def kind(self) -> str:

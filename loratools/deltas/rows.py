@@ -6,7 +6,7 @@ PEFT calls the stored rows `trainable_tokens_delta`; they are the new rows and n
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span
+from loratools.deltas import Apply, Span, check_stored
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
 
@@ -30,6 +30,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         """Check that the rows fit the weight."""
+        check_stored(self.values)
         rows, *width = self.shape
         if tuple(width) != self.values.shape[1:] or max(self.indices, default=0) >= rows:
             raise ShapeMismatchError(

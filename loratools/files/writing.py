@@ -10,11 +10,11 @@ from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
 from loratools.formats import encode
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import FLOATS, nbytes
+from loratools.io.dtypes import FACTORS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json
 from loratools.io.publish import Staging, check_output, staged
-from loratools.io.source import Source, as_bytes, is_finite
+from loratools.io.source import Source, Stored, as_bytes, is_finite
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.operations.parallel import Map
 
@@ -167,7 +167,11 @@ def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> Non
 
 def _write(file: OutputFile, item: tuple[str, Source]) -> None:
     name, source = item
+    if source.dtype not in FACTORS and isinstance(source, Stored):
+        info = source.info
+        file.copy(source.file, info.begin, file.layout.tensors[name].begin, info.nbytes)
+        return
     tensor = source.read().contiguous()
-    if source.dtype in FLOATS and not is_finite(tensor):
+    if source.dtype in FACTORS and not is_finite(tensor):
         raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
     file.write(name, 0, as_bytes(tensor))

@@ -3,11 +3,12 @@
 import re
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal, final
 
 from loratools import registry
 from loratools.adapter import Adapter
-from loratools.errors import UnsupportedError, listing
+from loratools.errors import LoratoolsError, UnsupportedError, listing
 from loratools.io.bundle import Bundle
 
 #: Dialects that are known by sight but cannot be read yet: the name of the file that would read
@@ -45,9 +46,19 @@ def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
     for name in registry.names(package):
         dialect = registry.load(package, name)
         if dialect.recognises(bundle):
-            adapter: Adapter = dialect.decode(bundle, options or DecodeOptions())
-            return adapter
+            return _decoded(dialect, bundle, options or DecodeOptions())
     raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
+
+
+def _decoded(dialect: ModuleType, bundle: Bundle, options: DecodeOptions) -> Adapter:
+    try:
+        adapter: Adapter = dialect.decode(bundle, options)
+    except LoratoolsError as error:
+        if bundle.where in str(error):
+            raise
+        # A kind of update knows the keys of its tensors, and not which file they are in.
+        raise type(error)(f"{bundle.where}: {error}") from error
+    return adapter
 
 
 def encode(adapter: Adapter) -> Bundle:

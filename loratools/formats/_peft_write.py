@@ -13,7 +13,7 @@ from loratools.formats._peft_config_write import config_of
 from loratools.formats._peft_keys import PREFIX
 from loratools.formats._peft_modules import Module, common_rule, modules_of
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import nbytes
+from loratools.io.dtypes import computed, nbytes
 from loratools.io.source import Computed, Held, Reshaped, Source, transposed
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _bias(adapter: Adapter, module: Module) -> Source | None:
             f"{adapter.where}: {shorten(module.path)}: a bias with a scaling of 0"
         )
     ratio = update.delta.scaling.value / scaling.value
-    return Computed((values,), values.dtype, values.shape, partial(_multiplied, factor=ratio))
+    dtype = computed(values.dtype)
+    return Computed((values,), dtype, values.shape, partial(_multiplied, factor=ratio))
 
 
 def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":

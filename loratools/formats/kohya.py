@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing
+from loratools.errors import FormatError, ShapeMismatchError, listing
 from loratools.formats import DecodeOptions
 from loratools.formats._kohya_keys import ALPHA, DOWN, UP, is_kohya, sort_keys
 from loratools.formats._kohya_metadata import Size, disagreements, provenance, settings
 from loratools.formats._kohya_write import encode
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import FLOATS, PACKED_FLOATS
 from loratools.io.scalar import SCALARS, read_scalar
 from loratools.io.source import Source, flattened
 
@@ -32,7 +31,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     Raises:
         FormatError: a pair is not whole, a key is unknown, or a tensor is no factor.
         ShapeMismatchError: the factors of a module do not fit each other.
-        UnsupportedError: there are updates of another kind.
+        UnsupportedError: there are updates of another kind, or factors that are no floats.
     """
     modules = sort_keys(bundle)
     loras = {name: _lora(f"{bundle.where}: {name}", parts) for name, parts in modules.items()}
@@ -73,10 +72,6 @@ def _lora(where: str, parts: Mapping[str, Source]) -> LoRA:
 
 
 def _check_factor(where: str, source: Source) -> None:
-    if source.dtype in PACKED_FLOATS:
-        raise UnsupportedError(f"{where}: is stored as {source.dtype}, which cannot be read yet")
-    if source.dtype not in FLOATS:
-        raise FormatError(f"{where}: is stored as {source.dtype}; a factor is one of {FLOATS}")
     if len(source.shape) not in _DIMENSIONS or 0 in source.shape:
         raise FormatError(
             f"{where}: {list(source.shape)} is neither a matrix nor a convolution's kernel"

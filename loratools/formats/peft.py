@@ -17,6 +17,7 @@ from loratools.formats import DecodeOptions
 from loratools.formats._peft_config import PeftConfig, parse_config
 from loratools.formats._peft_keys import OUT_PROJ_TIMES, Parts, sort_keys
 from loratools.formats._peft_notes import disagreements
+from loratools.formats._peft_parts import check_roles
 from loratools.formats._peft_tensors import in_blocks, spread, vector
 from loratools.formats._peft_write import encode
 from loratools.io.bundle import Bundle
@@ -155,7 +156,7 @@ class _Decoder:
 
     def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:
         """The update of a module's weight, and that of its bias if there is one."""
-        self._check_roles(module, roles)
+        check_roles(self.where, module, roles)
         target = self._target(module)
         self.modules.append(target.path)
         scaling = self.config.scaling(target.path)
@@ -176,23 +177,6 @@ class _Decoder:
                 self.parts.inert[bias.keys[0]] = "PEFT stores it and never applies it"
             else:
                 yield target.bias, Update(Diff(bias, scaling))
-
-    def _check_roles(self, module: str, roles: Mapping[str, Source]) -> None:
-        for one, other in (
-            ("lora_A", "lora_B"),
-            ("lora_B", "lora_A"),
-            ("lora_embedding_A", "lora_embedding_B"),
-            ("lora_embedding_B", "lora_embedding_A"),
-            ("lora_magnitude_vector", "lora_A" if "lora_A" in roles else "lora_embedding_A"),
-            ("lora_diag", "lora_A"),
-            ("lora_B.bias", "lora_B"),
-        ):
-            if one in roles and other not in roles:
-                raise FormatError(
-                    f"{self.where}: {shorten(module)} has {one} and no {other}: half an update"
-                )
-        if "lora_A.bias" in roles:
-            raise UnsupportedError(f"{self.where}: {shorten(module)}: a bias on lora_A")
 
     def _target(self, module: str) -> _Target:
         if module in self.attention_modules:
@@ -238,7 +222,8 @@ class _Decoder:
         if enabled := self.config.enabled():
             return self._merged_linear(path, down, up, enabled, scaling)
         down, up = self._expanded(path, down, up)
-        if len(up.shape) > 2 and 1 <= up.shape[1] < down.shape[0]:
+        is_kernel = len(up.shape) == len(down.shape) > 2
+        if is_kernel and 1 <= up.shape[1] < down.shape[0]:
             raise UnsupportedError(
                 f"{self.where}: {shorten(path)}: a grouped convolution, whose update has no "
                 f"counterpart in the shape of its weight"

@@ -35,6 +35,12 @@ BITS = {
 #: Weights are computed with in these; everything else is carried as bytes.
 FLOATS = ("F16", "BF16", "F32", "F64")
 
+#: 8-bit floats, all of whose values float16 has. F8_E8M0 is not one of them: it is a scale.
+_FLOATS_OF_8_BITS = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+
+#: What an update may be stored in.
+FACTORS = (*FLOATS, *_FLOATS_OF_8_BITS)
+
 #: The codes of quantised weights: numbers that mean nothing without their scales.
 PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6_", "F8")))
 
@@ -44,6 +50,8 @@ _TORCH_NAMES = {
     "I8": "int8",
     "F8_E5M2": "float8_e5m2",
     "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "I16": "int16",
     "U16": "uint16",
     "F16": "float16",
@@ -64,6 +72,14 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return BITS[dtype] * math.prod(shape) // 8
 
 
+def computed(dtype: str) -> str:
+    """The dtype that results are stored in where an input is stored in `dtype`.
+
+    8 bits are too few for what is computed: float16 is the narrowest that holds the input exactly.
+    """
+    return "F16" if dtype in _FLOATS_OF_8_BITS else dtype
+
+
 def torch_name(dtype: str) -> str:
     """The name by which torch and `config.json` know a dtype: `BF16` is `bfloat16`."""
     return _TORCH_NAMES.get(dtype, dtype)
@@ -82,7 +98,7 @@ def to_torch(dtype: str) -> "torch.dtype":
     """The torch dtype of a safetensors dtype.
 
     Raises:
-        KeyError: torch cannot compute with it (F4, F6 and the rarer F8).
+        KeyError: torch cannot compute with it (F4, F6 and F8_E8M0).
     """
     import torch
 

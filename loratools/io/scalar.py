@@ -2,6 +2,7 @@
 
 import math
 import struct
+from functools import cache
 
 from loratools.io.source import Source, Stored
 
@@ -16,7 +17,14 @@ _CODES = {
     "I64": "<q",
     "U8": "<B",
 }
-SCALARS = (*_CODES, "BF16")
+#: Floats of 8 bits without infinities: the bits of the fraction, what is taken from the exponent,
+#: and the codes of NaN.
+_SMALL = {
+    "F8_E4M3": (3, 7, (0x7F, 0xFF)),
+    "F8_E4M3FNUZ": (3, 8, (0x80,)),
+    "F8_E5M2FNUZ": (2, 16, (0x80,)),
+}
+SCALARS = (*_CODES, "BF16", "F8_E5M2", *_SMALL)
 
 
 def read_scalar(source: Source) -> float:
@@ -30,8 +38,13 @@ def read_scalar(source: Source) -> float:
 def rounded(number: float, dtype: str) -> float:
     """The nearest number that `dtype` has; through float32 for 16-bit floats, as torch rounds.
 
+    In 8 bits there is no infinity for what is too large: it is the largest number.
+
     Integers are not rounded to: what is not one of the dtype's is NaN.
     """
+    if dtype.startswith("F8"):
+        finite = [value for value in _values(dtype) if math.isfinite(value)]
+        return min(finite, key=lambda value: abs(value - number))
     if dtype in ("F16", "BF16"):
         number = rounded(number, "F32")
     if dtype == "BF16":
@@ -45,10 +58,27 @@ def rounded(number: float, dtype: str) -> float:
 
 
 def _decode(data: bytes, dtype: str) -> float:
+    if dtype.startswith("F8"):
+        return _values(dtype)[data[0]]
     if dtype == "BF16":
         data, dtype = b"\0\0" + data, "F32"
     (number,) = struct.unpack(_CODES[dtype], data)
     return float(number)
+
+
+@cache
+def _values(dtype: str) -> tuple[float, ...]:
+    """The numbers that the codes of an 8-bit float mean, in the order of the codes."""
+    if dtype == "F8_E5M2":  # the upper half of a float16
+        return tuple(_decode(bytes((0, code)), "F16") for code in range(256))
+    width, bias, nans = _SMALL[dtype]
+    return tuple(math.nan if c in nans else _value(c, width, bias) for c in range(256))
+
+
+def _value(code: int, width: int, bias: int) -> float:
+    sign, exponent, fraction = code >> 7, (code & 0x7F) >> width, code & (1 << width) - 1
+    significand = fraction + (1 << width if exponent else 0)
+    return math.ldexp(-significand if sign else significand, max(exponent, 1) - bias - width)
 
 
 def _to_bfloat16(number: float) -> float:

@@ -9,7 +9,7 @@ from loratools.deltas import keys_of
 from loratools.deltas.rows import Rows
 from loratools.errors import FormatError, MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
-from loratools.io.dtypes import FLOATS
+from loratools.io.dtypes import FACTORS, FLOATS
 from loratools.io.source import Source, same_bytes
 from loratools.names.conv1d import square_is_transposed
 from loratools.names.globs import Selection
@@ -113,7 +113,8 @@ class Planner:
         self, adapter: Adapter, target: str, planned: PlannedTensor, source: Source
     ) -> None:
         base = planned.base
-        if source.dtype != planned.dtype and not {source.dtype, planned.dtype} <= set(FLOATS):
+        is_rounded = source.dtype in FACTORS and planned.dtype in FLOATS
+        if source.dtype != planned.dtype and not is_rounded:
             raise FormatError(
                 f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in "
                 f"the base"
@@ -215,7 +216,7 @@ class Planner:
             assert embedding.base is not None, name
             return PlannedTensor(name, embedding.dtype, embedding.base, embedding.base)
         assert source is not None, name
-        dtype = self._main_dtype() if source.dtype in FLOATS else source.dtype
+        dtype = self._main_dtype() if source.dtype in FACTORS else source.dtype
         return PlannedTensor(name, self._output_dtype(dtype), None, source)
 
     def _count(self, group: list[str], number: int, keys: Iterable[str]) -> None:

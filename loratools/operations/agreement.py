@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Computed, Source, same_bytes
 from loratools.operations.factors import widest
 
@@ -95,6 +96,9 @@ def _agreed(
         return first
     if any(source.shape != first.shape for source in sources):
         raise UnsupportedError(f"{shorten(target)}: has different shapes, and no average")
+    if any(source.dtype not in FACTORS for source in sources):
+        dtypes = ", ".join(dict.fromkeys(torch_name(source.dtype) for source in sources))
+        raise UnsupportedError(f"{shorten(target)}: is stored as {dtypes}, which has no average")
     dtype = widest([source.dtype for source in sources])
     return Computed(tuple(sources), dtype, first.shape, _mean)
 

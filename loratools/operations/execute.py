@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, final
 
 from loratools.io.file import InputFile
-from loratools.io.source import as_bytes
+from loratools.io.source import Stored, as_bytes
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile
 from loratools.operations.merge import PlannedTensor
@@ -45,7 +45,7 @@ class Step(Protocol):
 @final
 @dataclass(frozen=True)
 class CopyStep:
-    """Bytes of an input file that the output has unchanged."""
+    """Bytes of an input file that the output has as they are."""
 
     output: OutputFile
     source: InputFile
@@ -101,13 +101,14 @@ def copy_steps(file: PlannedFile, output: OutputFile) -> Iterator[CopyStep]:
     """The copies that a file needs: neighbours in input and output are copied together."""
     run: CopyStep | None = None
     for tensor in file.tensors:
-        if not tensor.is_unchanged or tensor.base is None:
+        source = tensor.origin
+        if not tensor.is_copied or not isinstance(source, Stored):
             continue
-        base, info = tensor.base, tensor.base.info
+        info = source.info
         offset = output.layout.tensors[tensor.name].begin
         if (
             run is not None
-            and run.source is base.file
+            and run.source is source.file
             and run.begin + run.nbytes == info.begin
             and run.offset + run.nbytes == offset
         ):
@@ -115,7 +116,7 @@ def copy_steps(file: PlannedFile, output: OutputFile) -> Iterator[CopyStep]:
             continue
         if run is not None:
             yield from _cut(run)
-        run = CopyStep(output, base.file, info.begin, offset, info.nbytes)
+        run = CopyStep(output, source.file, info.begin, offset, info.nbytes)
     if run is not None:
         yield from _cut(run)
 
@@ -125,7 +126,7 @@ def edit_steps(file: PlannedFile, output: OutputFile, rounding: "Rounding") -> I
     from loratools.operations.rounding import block_rows, rows_of, spans
 
     for tensor in file.tensors:
-        if tensor.is_unchanged:
+        if tensor.is_copied:
             continue
         rows = rows_of(tensor.shape)
         by_rows = all(change.delta.by_rows for change in tensor.changes)

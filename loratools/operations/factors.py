@@ -15,7 +15,8 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.errors import NonFiniteError, listing
-from loratools.io.source import Computed, Held, is_finite
+from loratools.io.dtypes import computed
+from loratools.io.source import Computed, Held, is_finite, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,8 @@ def with_low_rank(delta: Delta, lora: LoRA) -> Delta:
 
 
 def widest(dtypes: Sequence[str]) -> str:
-    """The one dtype of all, or else one that holds each of them exactly."""
+    """The one dtype of all, or else one that holds each of them exactly; 16 bits or more."""
+    dtypes = [computed(dtype) for dtype in dtypes]
     if len(set(dtypes)) == 1:
         return dtypes[0]
     return "F64" if "F64" in dtypes else "F32"
@@ -190,6 +192,7 @@ def widest(dtypes: Sequence[str]) -> str:
 def _joined(factors: "Sequence[Tensor]", dimension: int) -> "Tensor":
     import torch
 
+    factors = [widened(factor) for factor in factors]
     return factors[0] if len(factors) == 1 else torch.cat(list(factors), dim=dimension)
 
 

@@ -10,7 +10,7 @@ from loratools.deltas import Delta, parameters_of
 from loratools.deltas.lora import LoRA
 from loratools.errors import LoratoolsError, NonFiniteError, listing
 from loratools.io.checkpoint import Checkpoint
-from loratools.io.dtypes import FLOATS, torch_name
+from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source, is_finite, stored_elements
 from loratools.operations.factors import sum_of
 from loratools.operations.grouping import pattern_of
@@ -204,7 +204,7 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
     return tuple(
         key
         for source in _sources(adapter)
-        if source.dtype in FLOATS and not is_finite(source.read())
+        if source.dtype in FACTORS and not is_finite(source.read())
         for key in source.keys
     )
 

@@ -87,6 +87,12 @@ class PlannedTensor:
         """Whether the output holds the very bytes of the base's tensor of this name."""
         return not self.is_changed and self.dtype == self.origin.dtype
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether the output holds the bytes of a stored tensor, the base's or an adapter's."""
+        is_stored = isinstance(self.origin, Stored)
+        return is_stored and not self.changes and self.dtype == self.origin.dtype
+
 
 @final
 @dataclass(frozen=True)

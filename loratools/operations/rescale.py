@@ -11,6 +11,7 @@ from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.errors import LoratoolsError, UnsupportedError, listing, shorten
+from loratools.io.dtypes import computed
 from loratools.io.source import Computed, Source
 from loratools.names.globs import matches, no_match
 from loratools.operations.factors import scaling_of, with_low_rank
@@ -200,7 +201,8 @@ def _balance(lora: LoRA, factor: float) -> float:
 def _times(source: Source, factor: float) -> Source:
     if factor == 1:
         return source
-    return Computed((source,), source.dtype, source.shape, partial(_multiplied, factor=factor))
+    compute = partial(_multiplied, factor=factor)
+    return Computed((source,), computed(source.dtype), source.shape, compute)
 
 
 def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":

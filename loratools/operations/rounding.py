@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from loratools.io.dtypes import FLOATS
+from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
 
 #: Elements of a block: 4 MB of float32, which stays in a core's cache and was fastest.
@@ -168,7 +168,7 @@ def _neighbour(values: Tensor, is_above: Tensor) -> Tensor:
 
 def rounds_to(source: Source, stored: Source) -> bool:
     """Whether `source`, rounded to the dtype of `stored`, is `stored`."""
-    if source.shape != stored.shape or source.dtype not in FLOATS:
+    if source.shape != stored.shape or source.dtype not in FACTORS:
         return False
     rows = rows_of(source.shape)
     for begin, end in spans(0, rows, block_rows(source.shape)):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
+from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
 from loratools.formats import DecodeOptions, decode
 from tests.formats.bundles import PREFIX, Shapes, bundle, config, decoded, lora, notes
 
@@ -61,9 +61,9 @@ def test_half_a_pair_is_refused(missing: str, message: str) -> None:
     [
         (parts(lora_embedding_A=(2, 7)), "lora_embedding_A and no lora_embedding_B"),
         (parts(lora_embedding_B=(3, 2)), "lora_embedding_B and no lora_embedding_A"),
-        (parts(lora_magnitude_vector=(4,)), "lora_magnitude_vector and no lora_embedding_A"),
+        (parts(lora_magnitude_vector=(4,)), "lora_magnitude_vector and no lora_A"),
         (parts(lora_diag=(2,)), "lora_diag and no lora_A"),
-        (parts(lora_B__bias=(4,)), "lora_B.bias and no lora_B"),
+        (parts(lora_B__bias=(4,)), "lora_B.bias and no lora_A"),
     ],
     ids=str,
 )
@@ -115,9 +115,69 @@ def test_grouped_convolution_is_refused() -> None:
         decoded(parts(lora_A__weight=(4, 6, 3, 3), lora_B__weight=(8, 2, 1, 1)))
 
 
-def test_bias_of_the_down_factor_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"layer\.q: a bias on lora_A"):
-        decoded({**PAIR, **parts(lora_A__bias=(2,))})
+@pytest.mark.parametrize(
+    "part",
+    ["lora_diag", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B", "lora_A"],
+)
+def test_bias_of_a_part_that_has_none_is_refused_alone_and_beside_a_pair(part: str) -> None:
+    for shapes in ({}, PAIR):
+        with pytest.raises(UnsupportedError, match=f"layer.q: a bias on {part}"):
+            decoded({**shapes, f"base_model.model.layer.q.{part}.bias": (4,)})
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        parts(lora_embedding_A=(2, 7), lora_embedding_B=(3, 2)),
+        parts(lora_magnitude_vector=(4,), lora_diag=(2,)),
+    ],
+    ids=str,
+)
+def test_parts_of_two_updates_of_one_module_are_refused(others: Shapes) -> None:
+    with pytest.raises(UnsupportedError, match=r"layer\.q: "):
+        decoded({**PAIR, **others})
+
+
+#: No axes, too few of them, none of a rank, none of an output.
+STUNTED = [(), (2,), (0, 3), (4, 0), (0,)]
+
+
+@pytest.mark.parametrize(
+    "pair", [("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")]
+)
+@pytest.mark.parametrize("down", [*STUNTED, (2, 3), (2, 3, 1, 1)])
+@pytest.mark.parametrize("up", [*STUNTED, (4, 2), (4, 2, 1, 1)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"enable_lora": [True, False]},
+        {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}},
+    ],
+    ids=str,
+)
+def test_pair_of_any_shapes_is_an_update_with_a_rank_or_refused(
+    pair: tuple[str, str], down: tuple[int, ...], up: tuple[int, ...], config: dict[str, Any]
+) -> None:
+    keys = [f"base_model.model.layer.q.{part}" for part in pair]
+    try:
+        adapter = decoded(dict(zip(keys, (down, up), strict=True)), **config)
+    except LoratoolsError:
+        return
+    lora = adapter.updates["layer.q.weight"].delta.low_rank
+    assert lora is not None
+    assert lora.rank > 0
+    assert 0 not in lora.shape
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["lora_magnitude_vector", "lora_diag", "lora_B.bias", "token_adapter.trainable_tokens_delta"],
+)
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (1, 0)])
+def test_part_of_no_number_is_refused(part: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(LoratoolsError):
+        decoded({**PAIR, f"base_model.model.layer.q.{part}": shape}, trainable_token_indices=[])
 
 
 def test_two_updates_of_one_weight_are_refused() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.file import InputFile
-from loratools.io.scalar import SCALARS, read_scalar, rounded
+from loratools.io.scalar import SCALARS, _decode, read_scalar, rounded
 from loratools.io.source import Held, Stored
 
 
@@ -26,6 +26,20 @@ def test_number_is_that_of_torch_from_a_file_and_from_memory(
     (info,) = file.read_header().tensors
     assert read_scalar(Stored(file, info)) == tensor.item()
     assert read_scalar(Held("x", tensor, dtype)) == tensor.item()
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in SCALARS if dtype.startswith("F8")])
+def test_number_of_8_bits_is_that_of_torch_for_every_code(dtype: str) -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    expected = codes.view(to_torch(dtype)).double()
+    found = torch.tensor([_decode(bytes((code,)), dtype) for code in range(256)])
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@given(number=st.floats(-400, 400), dtype=st.sampled_from(["F8_E4M3", "F8_E5M2FNUZ"]))
+def test_number_is_rounded_to_a_nearest_one_of_8_bits(number: float, dtype: str) -> None:
+    expected = torch.tensor(number, dtype=torch.float64).to(to_torch(dtype)).item()
+    assert abs(rounded(number, dtype) - number) == abs(expected - number)
 
 
 @given(
