@@ -2,15 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
 
 from loratools.adapter import Note
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, UnsupportedError
-
-_T = TypeVar("_T")
+from loratools.formats._peft_patterns import Pattern, matched, named
 
 _NOT_WEIGHTS = {
     "PROMPT_TUNING": "trains virtual tokens that are put before the input",
@@ -38,12 +38,21 @@ _REFUSED_SETTINGS = {
     ),
     "target_parameters": "target_parameters (fused experts) cannot be merged yet",
 }
+_NAME_FIELDS = ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save")
+#: PEFT's rule where no `layers_pattern` says which lists have layers.
+_FIRST_NUMBER = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+#: No model has more layers than that; `int` refuses thousands of digits.
+_LAYER_DIGITS = 20
 
 
 @final
 @dataclass(frozen=True)
 class PeftConfig:
-    """The fields that matter offline; `fields` keeps all of them."""
+    """The fields that matter offline; `fields` keeps all of them.
+
+    Patterns are matched with all `modules` at once, since that may take a process of its own. A
+    question about another module is answered too, and costs as much again.
+    """
 
     where: str
     fields: Mapping[str, Any]
@@ -51,6 +60,18 @@ class PeftConfig:
     alpha: float
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    modules: tuple[str, ...] = ()
+
+    def about(self, modules: Sequence[str]) -> "PeftConfig":
+        """The same config, its patterns matched with these modules.
+
+        Raises:
+            FormatError: a pattern is not a regular expression, or cannot be matched within the
+                limits.
+        """
+        config = replace(self, modules=tuple(modules))
+        assert config._matches.keys() >= {"rank_pattern", "alpha_pattern"}
+        return config
 
     def flag(self, name: str) -> bool:
         """A boolean field; absent is false."""
@@ -74,12 +95,14 @@ class PeftConfig:
         return tuple(bool(item) for item in value) if isinstance(value, list) else ()
 
     def expected_rank(self, module: str) -> int:
-        """The rank that the config gives to `module`."""
-        return _by_pattern(self.rank_pattern, module, self.rank, self.where)
+        """The rank that the config gives to `module`: that of the first pattern that matches."""
+        keys = self._matching("rank_pattern", module)
+        return self.rank_pattern[keys[0]] if keys else self.rank_pattern.get(module, self.rank)
 
     def scaling(self, module: str, times: int = 1) -> Scaling:
         """The scaling of `module`; rank and alpha patterns are matched independently."""
-        alpha = _by_pattern(self.alpha_pattern, module, None, self.where)
+        keys = self._matching("alpha_pattern", module)
+        alpha = self.alpha_pattern[keys[0]] if keys else self.alpha_pattern.get(module)
         return Scaling(
             alpha=self.alpha if alpha is None else alpha,
             rank=self.expected_rank(module),
@@ -102,47 +125,109 @@ class PeftConfig:
 
     def matching_patterns(self, field: str, module: str) -> tuple[tuple[str, float], ...]:
         """The entries of `rank_pattern` or `alpha_pattern` that match a module, in file order."""
-        patterns = self.rank_pattern if field == "rank_pattern" else self.alpha_pattern
-        return tuple(
-            (key, value)
-            for key, value in patterns.items()
-            if _matches(rf"(.*\.)?({key})", module, self.where)
-        )
+        values = self.rank_pattern if field == "rank_pattern" else self.alpha_pattern
+        return tuple((key, values[key]) for key in self._matching(field, module))
 
     def is_target(self, module: str) -> bool | None:
         """Whether `target_modules` names `module`; None where the config does not decide it."""
         targets = self.fields.get("target_modules")
-        if isinstance(targets, str):
-            return None if targets == "all-linear" else _matches(targets, module, self.where)
-        if isinstance(targets, list):
-            if any(module == name or module.endswith(f".{name}") for name in targets):
-                return True
-            # PEFT then also wraps the other end of a tied embedding, and does not list it.
-            return None if self.flag("ensure_weight_tying") else False
-        return None
+        if targets is None or (isinstance(targets, str) and targets.lower() == "all-linear"):
+            return None
+        if self._matching("target_modules", module):
+            return True
+        # PEFT then also wraps the other end of a tied embedding, and does not list it.
+        return None if isinstance(targets, list) and self.flag("ensure_weight_tying") else False
+
+    def unused_targets(self) -> tuple[str, ...]:
+        """The names that `target_modules` lists and that mean none of the modules asked about."""
+        targets = self.fields.get("target_modules")
+        used = {name for names in self._matches["target_modules"].values() for name in names}
+        listed = targets if isinstance(targets, list) else ()
+        return tuple(name for name in dict.fromkeys(listed) if name not in used)
 
     def leaves_out(self, module: str) -> bool:
         """Whether PEFT passes over a module that `target_modules` names: excluded, or elsewhere."""
-        excluded = self.fields.get("exclude_modules") or ()
-        if isinstance(excluded, str):
-            if _matches(excluded, module, self.where):
-                return True
-        elif any(module == name or module.endswith(f".{name}") for name in excluded):
+        if self._matching("exclude_modules", module):
             return True
-        layers, targets = self.fields.get("layers_to_transform"), self.fields.get("target_modules")
-        if layers is None or layers == [] or isinstance(targets, str) or module in (targets or ()):
+        if self._layers is None or module in self._listed_targets:
             return False
-        number = self._layer(module)
-        return number is None or number not in (layers if isinstance(layers, list) else [layers])
+        return self._layer(module) not in self._layers
+
+    def saves_whole(self, module: str) -> str | None:
+        """The name in `modules_to_save` by which PEFT passes over a module: it saves it whole."""
+        found = self._matching("modules_to_save", module)
+        return found[0] if found else None
 
     def _layer(self, module: str) -> int | None:
         """PEFT's rule: the first number behind one of the names of lists, or behind any name."""
-        patterns = [rf"(?:^|.*?\.){name}" for name in self.names("layers_pattern") if name]
-        for pattern in patterns or [r".*?\.[^.]*"]:
-            found = re.match(rf"{pattern}\.(\d+)\.", module)
-            if found:
-                return int(found[found.lastindex or 0])
-        return None
+        if self.fields.get("layers_pattern"):
+            digits = (*self._matching("layers_pattern", module), None)[0]
+        else:
+            found = _FIRST_NUMBER.match(module)
+            digits = found["idx"] if found else None
+        return int(digits) if digits is not None and len(digits) <= _LAYER_DIGITS else None
+
+    @cached_property
+    def _layers(self) -> frozenset[int] | None:
+        """The layers that `layers_to_transform` restricts a list of names to, None for all."""
+        layers = self.fields.get("layers_to_transform")
+        if layers is None or layers == [] or isinstance(self.fields.get("target_modules"), str):
+            return None
+        return frozenset(layers if isinstance(layers, list) else [layers])
+
+    @cached_property
+    def _listed_targets(self) -> frozenset[str]:
+        return frozenset(self.names("target_modules"))
+
+    def _matching(self, field: str, module: str) -> tuple[str, ...]:
+        """The patterns of a field that match, in file order; of `layers_pattern` the numbers."""
+        known = self if module in self._modules else self.about([module])
+        return known._matches[field].get(module, ())
+
+    @cached_property
+    def _modules(self) -> frozenset[str]:
+        return frozenset(self.modules)
+
+    @cached_property
+    def _matches(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """By field and by module, what `_matching` returns."""
+        found: dict[str, dict[str, tuple[str, ...]]] = {
+            field: {} for field in ("rank_pattern", "alpha_pattern", *_NAME_FIELDS)
+        }
+        for field in ("target_modules", "exclude_modules"):
+            if isinstance(self.fields.get(field), list):
+                found[field] = named(self.names(field), self.modules, f"{self.where}: {field}")
+        for pattern, hits in matched(self._patterns, self.modules, self.where).items():
+            of_field = found[pattern.field]
+            for module, number in hits.items():
+                what = pattern.text if number is None else number
+                of_field[module] = (*of_field.get(module, ()), what)
+        return found
+
+    @property
+    def _patterns(self) -> list[Pattern]:
+        """The regular expressions among the fields."""
+        patterns = [
+            Pattern(field, key, "end")
+            for field, keys in (
+                ("rank_pattern", self.rank_pattern),
+                ("alpha_pattern", self.alpha_pattern),
+            )
+            for key in keys
+        ]
+        for field in ("target_modules", "exclude_modules"):
+            text = self.text(field)
+            if text is not None and not (
+                field == "target_modules" and text.lower() == "all-linear"
+            ):
+                patterns.append(Pattern(field, text, "whole"))
+        patterns += [
+            Pattern("layers_pattern", name, "layer") for name in self.names("layers_pattern")
+        ]
+        patterns += [
+            Pattern("modules_to_save", name, "inside") for name in self.names("modules_to_save")
+        ]
+        return patterns
 
     def notes(self) -> Iterator[Note]:
         """What the config alone says against a merge."""
@@ -163,12 +248,16 @@ def parse_config(fields: Mapping[str, Any], where: str) -> PeftConfig:
     """The config of a LoRA adapter.
 
     Raises:
-        FormatError: a field that decides the scaling is missing or of the wrong type.
+        FormatError: a field that decides the scaling is missing or of the wrong type, or one that
+            names modules is.
         UnsupportedError: the adapter is of another type than LORA.
     """
     peft_type = fields.get("peft_type")
     if peft_type != "LORA":
         raise UnsupportedError(f"{where}: {_refusal_of_type(peft_type)}")
+    for name in _NAME_FIELDS:
+        _check_names(fields, name, where)
+    _check_layers(fields, where)
     return PeftConfig(
         where=where,
         fields=fields,
@@ -187,19 +276,20 @@ def _refusal_of_type(peft_type: object) -> str:
     return f"peft_type {peft_type!r:.40} is not supported yet (LORA is)"
 
 
-def _by_pattern(patterns: Mapping[str, _T], module: str, default: _T, where: str) -> _T:
-    """PEFT's rule: the first pattern that matches to the end, from the start or after a dot."""
-    for pattern, value in patterns.items():
-        if _matches(rf"(.*\.)?({pattern})", module, where):
-            return value
-    return patterns.get(module, default)
+def _check_names(fields: Mapping[str, Any], name: str, where: str) -> None:
+    value = fields.get(name)
+    items = value if isinstance(value, list) else ["" if value is None else value]
+    if not all(isinstance(item, str) for item in items):
+        raise FormatError(f"{where}: {name} must be a name or a list of names, is {value!r:.40}")
 
 
-def _matches(pattern: str, module: str, where: str) -> bool:
-    try:
-        return re.fullmatch(pattern, module) is not None
-    except re.error as error:
-        raise FormatError(f"{where}: {pattern!r:.80} is not a regular expression") from error
+def _check_layers(fields: Mapping[str, Any], where: str) -> None:
+    value = fields.get("layers_to_transform")
+    items = value if isinstance(value, list) else [0 if value is None else value]
+    if not all(type(item) is int for item in items):
+        raise FormatError(
+            f"{where}: layers_to_transform must be a number or a list of numbers, is {value!r:.40}"
+        )
 
 
 def _integer(fields: Mapping[str, Any], name: str, where: str) -> int:

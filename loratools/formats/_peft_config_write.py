@@ -1,7 +1,5 @@
 """The config of a written PEFT adapter: the one that was read, made to say what is stored."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft_config import PeftConfig, parse_config
 from loratools.formats._peft_keys import is_inside
 from loratools.formats._peft_modules import Module
+from loratools.formats._peft_smallest import smallest_patterns
 
 _DEFAULTS: Mapping[str, Any] = {
     "peft_type": "LORA",
@@ -41,19 +40,22 @@ def config_of(adapter: Adapter, modules: Sequence[Module], rule: Rule) -> dict[s
     config["lora_bias"] = any(isinstance(u.delta, Diff) for u in adapter.updates.values())
     _set_ranks(config, adapter.where, modules)
     _set_replaced(config, adapter)
-    _check_saved(config["modules_to_save"] or (), adapter.where, modules)
+    _check(parse_config(config, adapter.where), modules)
     return config
 
 
-def _check_saved(saved: Sequence[str], where: str, modules: Sequence[Module]) -> None:
+def _check(config: PeftConfig, modules: Sequence[Module]) -> None:
+    config = config.about([module.path for module in modules])
     for module in modules:
-        for name in saved:
-            # PEFT's own rule, by which it passes over what is saved whole.
-            if re.match(rf"(^|.*\.){name}($|\..*)", module.path):
-                raise UnsupportedError(
-                    f"{where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no place "
-                    f"for a LoRA on it as well"
-                )
+        if name := config.saves_whole(module.path):
+            raise UnsupportedError(
+                f"{config.where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no "
+                f"place for a LoRA on it as well"
+            )
+        if _said(config, module.path) != (module.lora.rank, module.alpha):
+            raise UnsupportedError(
+                f"{config.where}: {shorten(module.path)}: PEFT has no pattern for this module alone"
+            )
 
 
 def _all_or_none(adapter: Adapter, modules: Sequence[Module], kind: type) -> bool:
@@ -68,18 +70,16 @@ def _all_or_none(adapter: Adapter, modules: Sequence[Module], kind: type) -> boo
 
 def _set_ranks(config: dict[str, Any], where: str, modules: Sequence[Module]) -> None:
     wanted = {module.path: (module.lora.rank, module.alpha) for module in modules}
-    known = parse_config(config, where) if "r" in config else None
+    known = parse_config(config, where).about(list(wanted)) if "r" in config else None
     if known is None or any(_said(known, path) != said for path, said in wanted.items()):
-        ranks = Counter(rank for rank, _ in wanted.values())
-        alphas = Counter(alpha for _, alpha in wanted.values())
-        rank = ranks.most_common(1)[0][0] if ranks else config.get("r", 8)
-        alpha = alphas.most_common(1)[0][0] if alphas else config.get("lora_alpha", rank)
-        config |= {
-            "r": rank,
-            "lora_alpha": _plain(alpha),
-            "rank_pattern": {_exactly(p): r for p, (r, _) in wanted.items() if r != rank},
-            "alpha_pattern": {_exactly(p): _plain(a) for p, (_, a) in wanted.items() if a != alpha},
-        }
+        config["rank_pattern"] = config["alpha_pattern"] = {}
+        if wanted:
+            ranks = smallest_patterns({path: rank for path, (rank, _) in wanted.items()})
+            alphas = smallest_patterns({path: _plain(alpha) for path, (_, alpha) in wanted.items()})
+            config["r"], config["rank_pattern"] = ranks
+            config["lora_alpha"], config["alpha_pattern"] = alphas
+        config.setdefault("r", 8)
+        config.setdefault("lora_alpha", config["r"])
     if known is None or any(
         known.is_target(path) is False or known.leaves_out(path) for path in wanted
     ):
@@ -90,11 +90,6 @@ def _set_ranks(config: dict[str, Any], where: str, modules: Sequence[Module]) ->
 
 def _said(config: PeftConfig, path: str) -> tuple[int, float]:
     return config.expected_rank(path), config.scaling(path).alpha
-
-
-def _exactly(path: str) -> str:
-    """A pattern that matches this module and no other that ends in the same way."""
-    return f"^{re.escape(path)}"
 
 
 def _plain(number: float) -> float:

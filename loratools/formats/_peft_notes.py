@@ -21,10 +21,8 @@ def disagreements(
     untargeted = [module for module in modules if config.is_target(module) is False]
     if untargeted:
         yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")
-    targets = config.fields.get("target_modules")
-    for name in targets if isinstance(targets, list) else ():
-        if not any(module == name or module.endswith(f".{name}") for module in modules):
-            yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
+    for name in config.unused_targets():
+        yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
     yield from _overlapping_patterns(config, modules)
     yield from _saved(config, replaced)
 

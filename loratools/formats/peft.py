@@ -57,6 +57,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         )
     config = parse_config(bundle.config, bundle.where)
     parts = sort_keys(bundle)
+    config = config.about([_path(module) for module in parts.modules])
     decoder = _Decoder(bundle.where, config, options, parts)
     updates = decoder.all_updates()
     replaced = parts.replaced(config)
@@ -181,7 +182,7 @@ class _Decoder:
     def _target(self, module: str) -> _Target:
         if module in self.attention_modules:
             return _Target(module, f"{module}.in_proj_weight", f"{module}.in_proj_bias")
-        path = module.removesuffix(".base_layer.out_proj")
+        path = _path(module)
         if path != module:
             inner = f"{path}.out_proj"
             times = self._out_proj_times(inner)
@@ -279,6 +280,11 @@ class _Decoder:
                     f"{lora.rank}; the scaling is the config's",
                 )
             )
+
+
+def _path(module: str) -> str:
+    """What patterns are matched with: of a MultiheadAttention's out_proj, the attention."""
+    return module.removesuffix(".base_layer.out_proj")
 
 
 def _embedding(path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA:
