@@ -2,13 +2,14 @@
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Literal, final
 
 from loratools import registry
 from loratools.adapter import Adapter
 from loratools.errors import LoratoolsError, UnsupportedError, listing
+from loratools.formats._unwrapped import unwrapped_bundle
 from loratools.io.bundle import Bundle
 
 #: Dialects that are known by sight but cannot be read yet: the name of the file that would read
@@ -39,14 +40,16 @@ def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
     """The adapter that `bundle` holds, in whichever dialect recognises it.
 
     Raises:
-        FormatError: the files contradict the dialect's rules.
+        FormatError: the files contradict the dialect's rules, or two tensors have one name.
         UnsupportedError: no dialect here recognises them, or it is a kind that none can express.
     """
     package = sys.modules[__name__]
+    bundle, notes = unwrapped_bundle(bundle)
     for name in registry.names(package):
         dialect = registry.load(package, name)
         if dialect.recognises(bundle):
-            return _decoded(dialect, bundle, options or DecodeOptions())
+            adapter = _decoded(dialect, bundle, options or DecodeOptions())
+            return replace(adapter, notes=(*notes, *adapter.notes)) if notes else adapter
     raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
 
 

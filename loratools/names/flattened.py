@@ -10,6 +10,12 @@ import re
 _PREFIX = re.compile(r"lycoris_|(lora|oft)_((prior_)?(unet|te)\d?_|transformer_)?_?")
 
 
+def flattened_prefix(name: str) -> str:
+    """What a flattened name begins with before the path of its module; empty in any other name."""
+    prefix = _PREFIX.match(name.partition(".")[0])
+    return prefix[0] if prefix else ""
+
+
 def flattened_path(name: str) -> str | None:
     """The path in a flattened name of a parameter, without its prefix; None in any other name."""
     module, dot, _ = name.rpartition(".")

@@ -1,9 +1,10 @@
 """Which base tensor a target means: decided by the base's own names and shapes.
 
-In this order: the same name; the only one that differs by a known container prefix added, removed
-or moved; the only one whose name ends with the target, or with which the target ends. A flattened
-target means the only one whose name, or the end of it, is the same when it is flattened. A tensor
-of another shape is no match, whatever its name.
+In this order: the same name; the same but for wrappers of a running program in the base's; the only
+one that differs by a known container prefix added, removed or moved; the only one whose name ends
+with the target, or with which the target ends. A flattened target means the only one whose name, or
+the end of it, is the same when it is flattened. A tensor of another shape is no match, whatever its
+name.
 """
 
 import difflib
@@ -14,6 +15,7 @@ from typing import final
 
 from loratools.errors import MatchError, listing, shorten
 from loratools.names.flattened import endings, flattened_path, without_kernel
+from loratools.names.wrappers import unwrapped
 
 #: Wrappers that trainers, heads and exporters put around a model, or leave out.
 _CONTAINERS = (
@@ -71,6 +73,15 @@ class BaseNames:
         return {leaf: tuple(group) for leaf, group in groups.items()}
 
     @cached_property
+    def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
+        """Names with wrappers by what they are without them, and how they differ."""
+        groups: dict[str, dict[str, str]] = {}
+        for name in self.shapes:
+            if (plain := unwrapped(name)) != name:
+                groups.setdefault(plain, {})[name] = f"with wrappers: {name}"
+        return groups
+
+    @cached_property
     def _by_ending(self) -> Mapping[str, tuple[str, ...]]:
         """Weights by their flattened paths and by the ends of those."""
         groups: dict[str, list[str]] = {}
@@ -123,7 +134,7 @@ class BaseNames:
         """Names of the base to choose from, the first group that has one, and how they differ."""
         path = flattened_path(target)
         if path is None:
-            return self._renamed(target), self._same_end(target)
+            return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
         names = self._by_ending.get(path, ())
         renamings = {name: f"flattened: {name}" for name in names}
         whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}

@@ -12,9 +12,10 @@ from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.quantised import quantisation
 from loratools.names.tied import find_tied_head
+from loratools.names.wrappers import plain_names
 
-#: Wrappers around a whole model, which its modules do not know of.
-_WRAPPERS = ("module.", "_orig_mod.", "base_model.")
+#: PEFT's wrapper around a whole model, which its modules do not know of.
+_AROUND = "base_model."
 #: Tensors that some programs store and others make anew: positions, masks, frequencies.
 _MADE = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.masked_bias|attn(ention)?\.bias)$")
 _HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration|DoubleHeads")
@@ -80,14 +81,15 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     after = _all_tensors(tuned, tuned.config or config)
     before = _all_tensors(base, config)
     _add_heads(after, before, tuned, base, config)
-    found, new = _match(tuned, after, before)
-    pairs = _pairs(found, after, before, config)
+    plain = plain_names(after, tuned.where), plain_names(before, base.where)
+    found, new = _match(tuned, plain, after, before)
+    pairs = _pairs(found, plain, after, before, config)
     taken = set(found.values())
     return Pairing(
         tuned=tuned,
         base=base,
         pairs=pairs,
-        new={name: after[name] for name in new},
+        new={plain[0][name]: after[name] for name in new},
         missing=tuple(
             name for name in sorted(before, key=natural) if name not in taken and not _is_made(name)
         ),
@@ -139,31 +141,37 @@ def _add_heads(
 
 
 def _match(
-    tuned: Checkpoint, after: Mapping[str, Stored], before: Mapping[str, Stored]
+    tuned: Checkpoint,
+    plain: tuple[Mapping[str, str], Mapping[str, str]],
+    after: Mapping[str, Stored],
+    before: Mapping[str, Stored],
 ) -> tuple[dict[str, str], list[str]]:
     """The base's name for each of the tuned model's, and the names without one."""
-    names = BaseNames({name: stored.shape for name, stored in before.items()})
+    stored_as = {short: name for name, short in plain[1].items()}
+    names = BaseNames({plain[1][name]: stored.shape for name, stored in before.items()})
     found: dict[str, str] = {}
     new = []
     owners: dict[str, str] = {}
     for name in sorted(after, key=natural):
-        match = names.match_name(name)
+        match = names.match_name(plain[0][name])
         if match is None:
             if not _is_made(name):
                 new.append(name)
             continue
-        if match.name in owners:
+        of = stored_as[match.name]
+        if of in owners:
             raise MatchError(
-                f"{tuned.where}: {shorten(owners[match.name])} and {shorten(name)} both mean "
-                f"{shorten(match.name)} of the base"
+                f"{tuned.where}: {shorten(owners[of])} and {shorten(name)} both mean "
+                f"{shorten(of)} of the base"
             )
-        owners[match.name] = name
-        found[name] = match.name
+        owners[of] = name
+        found[name] = of
     return found, new
 
 
 def _pairs(
     found: Mapping[str, str],
+    plain: tuple[Mapping[str, str], Mapping[str, str]],
     after: Mapping[str, Stored],
     before: Mapping[str, Stored],
     config: Mapping[str, Any] | None,
@@ -172,7 +180,7 @@ def _pairs(
     firsts: dict[tuple[int, int], str] = {}
     for name, of in found.items():
         stored = after[name], before[of]
-        target = _target(name, of, is_nested=has_head(config))
+        target = _target(plain[0][name], plain[1][of], is_nested=has_head(config))
         # Of the two ends, the embedding is the one that has its own name in the file.
         key = id(stored[0]), id(stored[1])
         is_own = stored[0].info.name == name and stored[1].info.name == of
@@ -189,7 +197,7 @@ def _pairs(
 
 def _target(name: str, of: str, *, is_nested: bool) -> str:
     """Of two names that differ by a prefix, the one that a model's modules have."""
-    names = [n for n in (name, of) if not n.startswith(_WRAPPERS)] or [name, of]
+    names = [n for n in (name, of) if not n.startswith(_AROUND)] or [name, of]
     return max(names, key=len) if is_nested else min(names, key=len)
 
 

@@ -20,6 +20,11 @@ def base(*names: str, **shapes: tuple[int, ...]) -> BaseNames:
     ("target", "name", "renaming"),
     [
         ("model.layers.0.q.weight", "model.layers.0.q.weight", None),
+        (
+            "layers.0.q.weight",
+            "layers.0._orig_mod.q.weight",
+            "with wrappers: layers.0._orig_mod.q.weight",
+        ),
         ("layers.0.q.weight", "model.layers.0.q.weight", "model. added"),
         ("model.layers.0.q.weight", "layers.0.q.weight", "model. removed"),
         ("transformer.h.0.attn.weight", "h.0.attn.weight", "transformer. removed"),

@@ -182,6 +182,27 @@ def test_skipped_changes_count_as_lost(folders):
     assert report.check.agrees
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.", "_orig_mod.model."),
+        ("layers.0.", "layers.0._orig_mod."),
+        ("model.", "module.model."),
+    ],
+)
+@pytest.mark.parametrize("is_base_wrapped", [True, False])
+def test_targets_have_no_wrappers_of_the_models(tmp_path, old, new, is_base_wrapped):
+    def wrapped(tensors):
+        return {name.replace(old, new, 1): tensor for name, tensor in tensors.items()}
+
+    tuned = wrapped(changed(model(), {LINEAR: random(20, 12, seed=9)}))
+    base = wrapped(model()) if is_base_wrapped else model()
+    folders = [write_base(tmp_path / n, t) for n, t in (("tuned", tuned), ("base", base))]
+    report = svd_extract(*folders, output=tmp_path / "out", rule=RankRule(rank=2), check=True)
+    assert list(report.plan.factored) == [LINEAR]
+    assert report.check.agrees
+
+
 @pytest.mark.parametrize("field", ["only", "skip", "full"])
 def test_glob_that_matches_no_tensor_is_refused_with_the_nearest(folders, field):
     options = ExtractOptions(**{field: ("*layers.0*", "layers.1")})

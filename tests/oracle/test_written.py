@@ -4,6 +4,7 @@ What is right is computed from the updates that PEFT itself makes of the adapter
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ oracle("peft")
 
 from peft import PeftModel  # noqa: E402
 from peft.tuners.lora import LoraLayer  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
@@ -88,6 +90,30 @@ def original(name: str) -> tuple[Mapping[str, Tensor], Tensor]:
     # Of the keys that PEFT wrote itself, it does not know some copies of embeddings.
     model = under(name, FIXTURES / "adapters" / name)
     return deltas(model), logits(model)
+
+
+WRAPPED = {
+    "before": ("base_model.model.", "_orig_mod.base_model.model."),
+    "after": ("base_model.model.", "base_model.model._orig_mod."),
+    "inside": ("layers.1.", "layers.1._checkpoint_wrapped_module."),
+    "around PEFT": ("base_model.model.", "module.base_model.model._fsdp_wrapped_module."),
+    "around the model": ("base_model.model.", "base_model.model.module."),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("name", ["plain", "embedding-vocab"])
+def test_adapter_saved_through_wrappers_is_written_without_them(
+    tmp_path: Path, name: str, wrapped: tuple[str, str]
+) -> None:
+    folder = tmp_path / "wrapped"
+    shutil.copytree(FIXTURES / "adapters" / name, folder)
+    weights = folder / "adapter_model.safetensors"
+    save_file({k.replace(*wrapped): t for k, t in load_file(weights).items()}, weights)
+    halved(folder, tmp_path / "out")
+    found = deltas(reloaded(name, tmp_path / "out"))
+    expected = {name: delta / 2 for name, delta in original(name)[0].items()}
+    torch.testing.assert_close(found, expected)
 
 
 def halved(folder: Path, output: Path) -> None:
