@@ -4,6 +4,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, runtime_checkable
@@ -110,3 +111,12 @@ def one_thread() -> None:
 def fixtures() -> Path:
     """The folder of stored bases and adapters."""
     return Path(__file__).parent.parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PATH for examples: a `loratools` that starts at once, and what belongs to this Python."""
+    from tests.warm import warm_program
+
+    with warm_program(tmp_path_factory.mktemp("programs") / "warm") as folder:
+        yield os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])

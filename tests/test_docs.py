@@ -106,13 +106,9 @@ def assert_output(shown: str, got: str, where: str) -> None:
         pytest.fail(f"{where} prints\n{comparable(got)}and the page shows\n{comparable(shown)}")
 
 
-def program_path() -> str:
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-
-
 def run_console(block: Block, page: str) -> None:
-    # The command that belongs to this interpreter, at the width of a classic terminal.
-    environment = {**os.environ, "PATH": program_path(), "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
+    # At the width of a classic terminal.
+    environment = {**os.environ, "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
     for command, shown in commands(block):
         done = subprocess.run(
             ["bash", "-c", command],
@@ -138,10 +134,13 @@ def run_python(block: Block, page: str, names: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(
+    tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch, programs: str
+) -> Path:
     """A folder that has the fixtures and nothing else, as the one in which examples run."""
     (tmp_path / "fixtures").symlink_to(fixtures.resolve(), target_is_directory=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", programs)
     return tmp_path
 
 

@@ -25,11 +25,11 @@ PAGES = sorted(docs.ON_THE_HUB)
 
 
 @pytest.fixture
-def workplace(hub, fixtures, tmp_path, monkeypatch):
+def workplace(hub, fixtures, tmp_path, monkeypatch, programs):
     """A folder with the fixtures, and a Hub as the pages say it is, with ann's token."""
     (tmp_path / "fixtures").symlink_to(fixtures.resolve(), target_is_directory=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", docs.program_path())
+    monkeypatch.setenv("PATH", programs)
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     about = {"README.md": b"---\nlicense: mit\n---\n# A tale\n"}
     hub.create_repo("ann/stories260k", {**stored(fixtures / "stories260k"), **about})
