@@ -28,9 +28,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkProcess
+
+PROGRAM: Final = (sys.executable, "-m", "loratools")
 FIXTURES: Final = Path(__file__).resolve().parent.parent / "fixtures"
 BASE: Final = FIXTURES / "stories260k-bf16-sharded"
 FILE: Final = FIXTURES / "stories260k" / "model.safetensors"
@@ -55,11 +60,11 @@ class Job:
     overwrite: bool
     jobs: int
 
-    def command(self, output: Path, adapter: Path = ADAPTER) -> list[str]:
-        """The command line."""
-        program = [sys.executable, "-m", "loratools", "merge", str(self.base), str(adapter)]
+    def arguments(self, output: Path, adapter: Path = ADAPTER) -> list[str]:
+        """Those of `loratools`."""
         flags = ["--overwrite"] if self.overwrite else []
-        return [*program, "-o", str(output), "--jobs", str(self.jobs), *flags]
+        output_flags = ["-o", str(output), "--jobs", str(self.jobs), *flags]
+        return ["merge", str(self.base), str(adapter), *output_flags]
 
 
 JOBS: Final = (
@@ -114,14 +119,16 @@ class Bench:
         old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
         old.parent.mkdir(exist_ok=True)
         if not old.exists():
-            _run(Job("", job.base, overwrite=False, jobs=1).command(old, OLD_ADAPTER))
+            made = _start(Job("", job.base, overwrite=False, jobs=1).arguments(old, OLD_ADAPTER))
+            made.join()
         self.prepare(job)
         begin = time.monotonic()
-        with _start(job.command(self.output)) as process:
-            _wait_for(self.partial, process)
-            appeared = time.monotonic()
-        if process.returncode:
-            raise SystemExit(f"{job.name}: exit code {process.returncode}")
+        process = _start(job.arguments(self.output))
+        _wait_for(self.partial, process)
+        appeared = time.monotonic()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{job.name}: exit code {process.exitcode}")
         self.delays[job] = appeared - begin, time.monotonic() - appeared
         self.complete[job] = digest(self.output)
         self.old[job] = digest(old) if job.overwrite else None
@@ -160,7 +167,9 @@ class Bench:
         """The next run makes the output whole, and removes what was left."""
         if self.output.exists() and not job.overwrite:
             _remove(self.output)
-        code = subprocess.run(job.command(self.output), capture_output=True, check=False).returncode
+        process = _start(job.arguments(self.output))
+        process.join()
+        code = process.exitcode
         healed = code == 0 and self.state(job) == "complete" and not self.litter()
         self.check(holds=healed, promise=f"{job.name}: the next run did not heal it (exit {code})")
 
@@ -189,17 +198,16 @@ def _kill_somewhere(bench: Bench, job: Job, rng: random.Random) -> bool:
     Most kills come after the partial folder has appeared: before that nothing can go wrong.
     """
     before, after = bench.delays[job]
-    with _start(job.command(bench.output)) as process:
-        if rng.random() < 0.2:
-            delay = rng.uniform(0, before)
-        else:
-            _wait_for(bench.partial, process)
-            delay = rng.uniform(0, after)
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode == -signal.SIGKILL
+    process = _start(job.arguments(bench.output))
+    if rng.random() < 0.2:
+        delay = rng.uniform(0, before)
+    else:
+        _wait_for(bench.partial, process)
+        delay = rng.uniform(0, after)
+    process.join(timeout=delay)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def fail_calls(bench: Bench, most: int, jobs: Sequence[Job]) -> Counter[tuple[str, str]]:
@@ -226,7 +234,7 @@ def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
     # A write to a pipe or to stderr is not what the promise is about.
     paths = [part for path in _paths(bench, job) for part in ("-P", str(path))]
     found = subprocess.run(
-        [*trace, *paths, "-e", f"inject={injection}", *job.command(bench.output)],
+        [*trace, *paths, "-e", f"inject={injection}", *PROGRAM, *job.arguments(bench.output)],
         capture_output=True,
         text=True,
         check=False,
@@ -271,19 +279,29 @@ def digest(path: Path) -> Digest:
     return total.hexdigest()
 
 
-def _start(command: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def _start(arguments: list[str]) -> "ForkProcess":
+    """A process that runs `loratools ARGUMENTS`, forked from this one, which has imported torch."""
+    import loratools.cli.merge_command
+    import loratools.operations.rounding  # noqa: F401
+
+    process = get_context("fork").Process(target=_become, args=(arguments,))
+    process.start()
+    return process
 
 
-def _wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    while not path.exists() and process.poll() is None:
+def _become(arguments: list[str]) -> None:
+    from loratools.cli import main
+
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    sys.argv = ["loratools", *arguments]
+    main()
+
+
+def _wait_for(path: Path, process: "ForkProcess") -> None:
+    while not path.exists() and process.is_alive():
         time.sleep(0.001)
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def _remove(path: Path) -> None:
