@@ -1,28 +1,14 @@
 """The keys of kohya's files: a module's path with `_` for its dots, a dot, and a part."""
 
-import re
 from collections.abc import Mapping
 
 from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.formats._part_names import lycoris_kind
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
 ALPHA, DOWN, UP = "alpha", "lora_down.weight", "lora_up.weight"
 
-#: Parts that other kinds of updates store under a module of the same name.
-_OTHER_KINDS = (
-    (r"hada_(w[12]_[ab]|t[12])", "LoHa (LyCORIS)"),
-    (r"lokr_(w[12](_[ab])?|t[12])", "LoKr (LyCORIS)"),
-    (r"dora_scale|magnitude", "DoRA"),
-    (r"lora_mid\.weight", "a LoCon with a Tucker core"),
-    (r"diff(_b)?", "a difference stored whole"),
-    (r"[wb]_norm", "a trained norm"),
-    (r"on_input", "IA3"),
-    (r"oft_(blocks|diag|R\.weight)|rescale", "OFT or BOFT"),
-    (r"(a1|a2|b1|b2|bm)(\.weight)?", "GLoRA"),
-    (r"bias_(indices|values|size)", "a sparse bias (LyCORIS)"),
-)
-_OTHER_PARTS = tuple((re.compile(rf"\.({part})$"), kind) for part, kind in _OTHER_KINDS)
 _EMBEDDING = "bundle_emb."
 _PLAIN = (ALPHA, DOWN, UP)
 _PREFIXES = ("lora_", "lycoris_", "oft_")
@@ -33,7 +19,7 @@ def is_kohya(key: str) -> bool:
     module, _, part = key.partition(".")
     if part in (DOWN, UP):
         return True
-    is_part = part == ALPHA or _other_kind(key) is not None
+    is_part = part == ALPHA or lycoris_kind(key) is not None
     return is_part and module.startswith(_PREFIXES)
 
 
@@ -64,10 +50,6 @@ def _refuse_other_kind(where: str, key: str) -> None:
             f"{where}: {shorten(key)}: an embedding of textual inversion, bundled with a LoRA, "
             f"which cannot be read yet"
         )
-    kind = _other_kind(key)
+    kind = lycoris_kind(key)
     if kind is not None:
         raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which cannot be read yet")
-
-
-def _other_kind(key: str) -> str | None:
-    return next((kind for part, kind in _OTHER_PARTS if part.search(key)), None)

@@ -10,6 +10,7 @@ from typing import final
 
 from loratools.adapter import Copy, Note, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.formats._part_names import named_part, possible_part
 from loratools.formats._peft_config import PeftConfig
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
@@ -75,6 +76,24 @@ class Parts:
             replaced[target] = Replacement(source, is_trained)
         return replaced
 
+    def refuse_strays(self, config: PeftConfig) -> None:
+        """Refuse parts of other dialects that would pass as whole tensors, such as an alpha.
+
+        A module that the config says is saved may have parameters of such names.
+
+        Raises:
+            UnsupportedError: there is one.
+        """
+        listed = config.names("modules_to_save")
+        for target, source in self.plain.items():
+            owner = target.rpartition(".")[0]
+            is_saved = owner not in self.modules and any(is_inside(target, name) for name in listed)
+            if not is_saved and (kind := possible_part(target)):
+                raise UnsupportedError(
+                    f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's LoRA does "
+                    f"not have; remove it, if the config says the same"
+                )
+
     def copies(self) -> tuple[Copy, ...]:
         """Tensors that a wrapper stored a second time under its own name."""
         return tuple(
@@ -89,7 +108,7 @@ def sort_keys(bundle: Bundle) -> Parts:
 
     Raises:
         FormatError: two keys mean the same part, or there are several adapters.
-        UnsupportedError: a LoRA part of a name that is not known.
+        UnsupportedError: a part of an update that has no place in PEFT's LoRA.
     """
     parts = Parts()
     adapters: dict[str, None] = {}
@@ -144,6 +163,10 @@ def _place(parts: Parts, where: str, key: str, name: str, source: Source) -> str
         role = match["role"] + (".bias" if match["parameter"] == "bias" else "")
         _add(parts.modules.setdefault(match["module"], {}), role, key, source)
         return match["adapter"]
+    if kind := named_part(name):
+        raise UnsupportedError(
+            f"{where}: {shorten(key)}: {kind}, not a part of LoRA that is known here"
+        )
     if match := _SAVED.fullmatch(name):
         _add(parts.saved, f"{match['module']}.{match['rest']}", key, source)
         return match["adapter"]

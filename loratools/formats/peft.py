@@ -65,6 +65,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         raise UnsupportedError(
             f"{bundle.where}: holds no adapter tensor ({listing(bundle.tensors, 3)})"
         )
+    parts.refuse_strays(config)
     version = config.text("peft_version")
     return Adapter(
         format="peft",

@@ -174,6 +174,44 @@ def test_unknown_lora_part_is_refused_and_named(key: str) -> None:
         decoded({**PAIR, PREFIX + key: (2, 2)})
 
 
+#: One of each name that a part of an update has in some dialect.
+PARTS = (
+    "alpha", "lora_down.weight", "lora_up.weight", "lora_mid.weight", "lora_a", "lora_b",
+    "lora.down.weight", "to_q_lora.up.weight", "hada_w1_a", "hada_t2", "lokr_w1", "lokr_w2_b",
+    "oft_R", "oft_blocks", "oft_diag", "boft_R", "boft_s", "dora_scale", "magnitude", "diff",
+    "diff_b", "w_norm", "on_input", "rescale", "scalar", "a1.weight", "bias_indices", "ia3_l",
+    "vera_lambda_b", "vera_lambda_d", "fourierft_spectrum", "hra_u", "c3a_kernel", "road_theta",
+    "randlora_lambda", "vblora_logits_A", "_flat_param",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("module", ["layer.q", "other"])
+def test_part_of_another_dialect_never_passes_as_a_whole_tensor(module: str, part: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"here: {PREFIX}{module}.{part}: "):
+        decoded({**PAIR, f"{PREFIX}{module}.{part}": (2, 2)})
+
+
+@pytest.mark.parametrize("part", ["hada_w1_a.default", "ia3_l.default", "lora_down.default.weight"])
+def test_part_with_the_name_of_an_adapter_is_one_too(part: str) -> None:
+    for saved in ("", "modules_to_save."):
+        with pytest.raises(UnsupportedError, match=part):
+            decoded({**PAIR, f"{PREFIX}q.{saved}{part}": (2, 2)}, modules_to_save=["q"])
+
+
+def test_parameter_of_a_saved_module_may_be_called_as_a_part_is() -> None:
+    """A module of the model's own, such as a Snake activation, has an alpha."""
+    adapter = decoded({**PAIR, f"{PREFIX}snake.alpha": (3,)}, modules_to_save=["snake"])
+    assert adapter.replaced["snake.alpha"].is_trained
+    with pytest.raises(UnsupportedError, match=r"layer.q.alpha: an alpha as kohya stores it"):
+        decoded({**PAIR, f"{PREFIX}layer.q.alpha": ()}, modules_to_save=["q"])
+
+
+@pytest.mark.parametrize("name", ["q.weight", "layer.alphabet", "layer.diffusion", "alpha.weight"])
+def test_weight_that_is_called_almost_as_a_part_is_a_weight(name: str) -> None:
+    assert list(decoded({**PAIR, PREFIX + name: (3,)}).replaced) == [name]
+
+
 def test_two_keys_for_one_part_are_refused() -> None:
     with pytest.raises(FormatError, match=r"lora_A.default.weight: says the same as .*lora_A"):
         decoded({**PAIR, f"{PREFIX}layer.q.lora_A.default.weight": (2, 3)})
