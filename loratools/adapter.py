@@ -101,6 +101,7 @@ class Adapter:
         inert: stored tensors that change no weight, each with the reason.
         settings: what the config says that matters to people: rank, alpha, target modules, …
         config: the JSON beside it as it was read, for its own format to write again.
+        model_config: the `config.json` beside it, which describes the model it was trained on.
         companions: its tokenizer files.
         order: the keys of its tensors as they were filed, for its own format to keep that order.
     """
@@ -120,6 +121,7 @@ class Adapter:
     companions: tuple[Path, ...]
     nbytes: int
     order: tuple[str, ...] = ()
+    model_config: Mapping[str, Any] | None = None
 
     def check_usable(self) -> None:
         """Whether its updates are what its tensors say.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 from loratools.errors import LoratoolsError, StorageError, UnsupportedError
 from loratools.files._running import Run, execute
 from loratools.files.opening import TOKENIZER_FILES, local_paths, open_adapter, open_base
+from loratools.files.padding import with_pad_token
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, Checkpoint
 from loratools.io.file import InputFile
@@ -80,6 +81,7 @@ def merge(
     plan = plan_merge(checkpoint, opened, weights, options)
     files = _named(arrange(plan, write.max_shard_bytes), checkpoint, output)
     companions, left_out = _companions(plan)
+    plan = with_pad_token(plan, {companion.name: companion.source for companion in companions})
     fidelity: dict[str, Fidelity] = {}
     if output is not None:
         inputs = local_paths(base, *paths, config)

@@ -20,6 +20,7 @@ from loratools.io.source import Source, Stored
 if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
 
+MODEL_CONFIG = "config.json"
 #: What a tokenizer consists of, by the names transformers gives to it.
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -133,7 +134,9 @@ def _place(path: str | Path, *, headers: bool, allow_pickle: bool) -> _Place:
     where = f"{folder.where}/{file}" if named else folder.where
     if headers:
         return _Place(folder, file, where)
-    return _Place(folder.fetch(adapter_files(folder, file)), file, where)
+    described = {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names())
+    wanted = [*adapter_files(folder, file), *([MODEL_CONFIG] if described else [])]
+    return _Place(folder.fetch(wanted), file, where)
 
 
 def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":
@@ -154,6 +157,7 @@ def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool
         config=fields,
         companions=tuple(path for path in here if path.is_file()),
         nbytes=size,
+        model_config=_read_model_config(folder),
     )
 
 
@@ -161,6 +165,13 @@ def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any]
     if config is not None:
         return read_json(InputFile(Path(config)))
     return read_json(folder.open(ADAPTER_CONFIG)) if ADAPTER_CONFIG in folder.names() else None
+
+
+def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
+    """The `config.json` of an adapter's folder; one beside a single file may be anybody's."""
+    if folder.path is None or not {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names()):
+        return None
+    return read_json(folder.open(MODEL_CONFIG))
 
 
 def _read_tensors(

@@ -49,7 +49,8 @@ def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
         dialect = registry.load(package, name)
         if dialect.recognises(bundle):
             adapter = _decoded(dialect, bundle, options or DecodeOptions())
-            return replace(adapter, notes=(*notes, *adapter.notes)) if notes else adapter
+            notes = (*notes, *adapter.notes)
+            return replace(adapter, notes=notes, model_config=bundle.model_config)
     raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
 
 

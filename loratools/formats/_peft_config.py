@@ -25,6 +25,13 @@ _NOT_WEIGHTS = {
     "LILY": "mixes its experts by each token",
 }
 
+#: The heads that PEFT trains for a task, whatever `modules_to_save` lists.
+_HEAD_MODULES = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
 #: Initialisations that take something out of the base before training starts.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -88,6 +95,11 @@ class PeftConfig:
         if isinstance(value, str):
             return (value,)
         return tuple(str(item) for item in value) if isinstance(value, list) else ()
+
+    def saved_modules(self) -> tuple[str, ...]:
+        """The modules that PEFT saves whole: those listed, and by the task those of its head."""
+        listed = self.names("modules_to_save")
+        return tuple(dict.fromkeys((*listed, *head_modules(self.fields.get("task_type")))))
 
     def enabled(self) -> tuple[bool, ...]:
         """Which parts of a fused weight an old `MergedLinear` updates; empty for all other."""
@@ -266,6 +278,14 @@ def parse_config(fields: Mapping[str, Any], where: str) -> PeftConfig:
         rank_pattern=_numbers(fields, "rank_pattern", int, where),
         alpha_pattern=_numbers(fields, "alpha_pattern", float, where),
     )
+
+
+def head_modules(task_type: object) -> tuple[str, ...]:
+    """What PEFT adds to `modules_to_save` by itself, for every adapter of such a task.
+
+    Its versions of 2023 and 2024 saved the list as it was before.
+    """
+    return _HEAD_MODULES.get(task_type, ()) if isinstance(task_type, str) else ()
 
 
 def _refusal_of_type(peft_type: object) -> str:

@@ -8,7 +8,7 @@ from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Rule
 from loratools.errors import UnsupportedError, shorten
-from loratools.formats._peft_config import PeftConfig, parse_config
+from loratools.formats._peft_config import PeftConfig, head_modules, parse_config
 from loratools.formats._peft_keys import is_inside
 from loratools.formats._peft_modules import Module
 from loratools.formats._peft_smallest import smallest_patterns
@@ -104,10 +104,16 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter) -> None:
         }
     listed = config.get("modules_to_save")
     saved = list(listed) if isinstance(listed, list) else []
-    for target, replacement in adapter.replaced.items():
-        if not replacement.is_trained or any(is_inside(target, name) for name in saved):
+    by_task = head_modules(config.get("task_type"))
+    trained = [target for target, replacement in adapter.replaced.items() if replacement.is_trained]
+    # A module's weight first: it takes the bias along.
+    for target in sorted(trained, key=lambda target: target.endswith("bias")):
+        if any(is_inside(target, name) for name in saved):
             continue
-        if target.endswith("bias"):
+        head = next((name for name in by_task if is_inside(target, name)), None)
+        if head is not None:
+            saved.append(head)
+        elif target.endswith("bias"):
             config["bias"] = "all" if config["bias"] == "none" else config["bias"]
         else:
             saved.append(target.rpartition(".")[0])

@@ -16,6 +16,8 @@ from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
 PREFIX = "base_model.model."
+#: Heads that PEFT trains for a task. A task that is not said leaves no doubt about their names.
+HEADS = ("classifier", "score", "qa_outputs")
 #: How often PEFT applies the update of a MultiheadAttention's out_proj.
 OUT_PROJ_TIMES = 2
 _PART = re.compile(
@@ -26,7 +28,7 @@ _PART = re.compile(
     )""",
     re.VERBOSE,
 )
-_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>[^.]+)")
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>.+)")
 _BASE_LAYER = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
 _INERT = {
     ".original_module.": "the base's own weights, as they were",
@@ -64,13 +66,14 @@ class Parts:
 
     def replaced(self, config: PeftConfig) -> dict[str, Replacement]:
         """Whole tensors by target, and whether they were trained or are the base's own."""
-        listed = config.names("modules_to_save")
+        listed = config.saved_modules()
         biases = config.text("bias") in ("all", "lora_only")
         replaced = {}
         for target, source in (self.base_layers | self.saved | self.plain).items():
             is_trained = (
                 target in self.saved
                 or any(is_inside(target, name) for name in listed)
+                or target.partition(".")[0].endswith(HEADS)
                 or (biases and "bias" in target)
             )
             replaced[target] = Replacement(source, is_trained)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from loratools.adapter import Note
 from loratools.errors import listing
-from loratools.formats._peft_config import PeftConfig
+from loratools.formats._peft_config import PeftConfig, head_modules
 from loratools.formats._peft_keys import is_inside
 
 _HEADS = {"classifier", "score"}
@@ -49,6 +49,7 @@ def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
         yield Note("info", f"modules_to_save also lists {listing(missing)}, which is not stored")
     elif missing:
         yield Note("problem", f"modules_to_save lists {listing(missing)}, which is not stored")
+    yield from _heads(config, replaced)
     biases = config.text("bias")
     is_bias = [key for key in replaced if re.search("bias", key)]
     if biases in ("all", "lora_only") and not is_bias:
@@ -60,8 +61,25 @@ def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
     unlisted = [
         key
         for key in replaced
-        if not any(is_inside(key, name) for name in saved)
+        if not any(is_inside(key, name) for name in config.saved_modules())
         and not (key in is_bias and biases in ("all", "lora_only"))
     ]
     if unlisted:
         yield Note("info", f"stored whole, not listed in modules_to_save: {listing(unlisted)}")
+
+
+def _heads(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
+    """Heads that PEFT saves by the task, listed or not."""
+    listed, task = config.names("modules_to_save"), config.text("task_type")
+    heads = head_modules(task)
+    by_task = [name for name in heads if name not in listed]
+    stored = [key for key in replaced if any(is_inside(key, name) for name in by_task)]
+    unlisted = [key for key in stored if not any(is_inside(key, name) for name in listed)]
+    if unlisted:
+        yield Note(
+            "info",
+            f"modules_to_save does not list {listing(unlisted)}; with task_type {task}, PEFT "
+            f"trains and loads it all the same",
+        )
+    elif heads and by_task == list(heads) and not stored:
+        yield Note("problem", f"task_type is {task}, and no head is stored ({listing(by_task)})")

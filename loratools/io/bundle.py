@@ -19,7 +19,7 @@ class Bundle:
     """Tensors in file order, the file's metadata, and the JSON beside it.
 
     Without JSON (`config` is None) an adapter is a single file, else a folder. `where` names it in
-    messages; `companions` are its tokenizer files.
+    messages; `companions` are its tokenizer files, `model_config` is the `config.json` beside it.
     """
 
     where: str
@@ -29,3 +29,4 @@ class Bundle:
     companions: tuple[Path, ...]
     nbytes: int
     seal: Seal | None = None
+    model_config: Mapping[str, Any] | None = None

@@ -35,12 +35,14 @@ _CONTAINERS = (
     "_orig_mod.",
 )
 
-#: How vision-language models nested the same tensors before and after transformers 4.52.
+#: How models nest the same tensors in another class, or did before transformers 4.52.
 _RENESTINGS = (
     ("model.", "language_model.model."),
     ("model.", "model.language_model."),
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
+    # Classes for question answering call the model otherwise: LlamaForQuestionAnswering.
+    ("model.", "transformer."),
     ("visual.", "model.visual."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),

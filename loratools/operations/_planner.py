@@ -131,8 +131,7 @@ class Planner:
             self.notes.append(f"{planned.name}: new, the base has no such tensor")
         elif base.shape != source.shape and not is_embedding(planned.name):
             self.notes.append(
-                f"{planned.name}: the shape changes from {list(base.shape)} to "
-                f"{list(source.shape)}; config.json may have to follow (num_labels)"
+                f"{planned.name}: the shape changes from {list(base.shape)} to {list(source.shape)}"
             )
 
     def _add_updates(self, number: int, adapter: Adapter, weight: float) -> None:

@@ -11,6 +11,7 @@ from loratools.io.checkpoint import INDEX_SUFFIX
 from loratools.io.dtypes import nbytes
 from loratools.io.json import encode_json
 from loratools.io.writer import Layout, lay_out
+from loratools.operations.heads import config_with_head
 from loratools.operations.merge import MergePlan, PlannedTensor
 
 
@@ -55,11 +56,13 @@ def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, byte
 def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
     """`config.json` with what the merge changed; None where it changed nothing.
 
-    That is: weights that are no longer tied, the size of the vocabulary, and the dtype.
+    That is: weights that are no longer tied, the size of the vocabulary, a head, and the dtype.
     """
     if plan.base.config is None:
         return None
     config = copy.deepcopy(dict(plan.base.config))
+    if plan.head is not None:
+        config = config_with_head(config, plan.head)
     nested = [config, *(v for v in (config.get("text_config"),) if isinstance(v, dict))]
     if plan.untied is not None:
         config["tie_word_embeddings"] = False
@@ -73,10 +76,10 @@ def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
 
 
 def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
-    known = plan.base.tensors
-    new = [tensor for name, tensor in plan.tensors.items() if name not in known]
+    new = [tensor for tensor in plan.tensors.values() if not tensor.is_own]
+    of_base = plan.of_base
     for number, shard in enumerate(plan.base.shards):
-        tensors = [plan.tensors[stored.info.name] for stored in shard.tensors]
+        tensors = [of_base[stored.info.name] for stored in shard.tensors]
         is_last = number == len(plan.base.shards) - 1
         yield shard.name, tensors + (new if is_last else [])
 

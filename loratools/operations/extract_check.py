@@ -85,7 +85,7 @@ def check(
     is how far the energy that they lose can be from what they say.
     """
     merged = plan_merge(plan.pairing.base, [adapter], [1.0], MergeOptions(dtype="float32"))
-    work = list(_work(plan, merged.tensors))
+    work = list(_work(plan, {**merged.tensors, **merged.of_base}))
     squares = each(partial(_distance, tick), work)
     untouched = [
         plan.changes[target].change for target in plan.changes if target not in {w[0] for w in work}

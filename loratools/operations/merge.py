@@ -6,7 +6,7 @@ exists can be carried out: names are matched, shapes agree, every adapter tensor
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
@@ -14,6 +14,9 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
 from loratools.names.tied import TiedHead
+
+if TYPE_CHECKING:
+    from loratools.operations.heads import NewHead
 
 
 @final
@@ -62,6 +65,7 @@ class PlannedTensor:
         base: the base's tensor; None where the base has none of this name.
         origin: the values to start from: that tensor, or what an adapter puts in its place.
         is_trained: whether `origin` is itself a result of training.
+        is_renamed: whether the base has it under another name.
     """
 
     name: str
@@ -70,6 +74,7 @@ class PlannedTensor:
     origin: Source
     is_trained: bool = False
     changes: tuple[Change, ...] = ()
+    is_renamed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,10 +82,14 @@ class PlannedTensor:
         return self.origin.shape
 
     @property
+    def is_own(self) -> bool:
+        """Whether the base's tensor is this one, and not the one that it was tied to."""
+        return self.base is not None and (self.is_renamed or self.base.info.name == self.name)
+
+    @property
     def is_changed(self) -> bool:
         """Whether it is other than the base's tensor of this name, which may not exist."""
-        is_own = self.base is not None and self.base.info.name == self.name
-        return bool(self.changes) or self.origin is not self.base or not is_own
+        return bool(self.changes) or self.origin is not self.base or not self.is_own
 
     @property
     def is_unchanged(self) -> bool:
@@ -107,6 +116,7 @@ class MergePlan:
         inert: adapter tensors that change no weight, with the reason.
         untied: the head that is stored by itself from now on.
         vocabulary: rows of the embedding before and after, where they differ.
+        head: the head of a classifier that an adapter brings, for a config that describes it.
         notes: what a person should know.
     """
 
@@ -120,7 +130,13 @@ class MergePlan:
     inert: Mapping[str, str]
     untied: TiedHead | None
     vocabulary: tuple[int, int] | None
+    head: "NewHead | None"
     notes: tuple[str, ...]
+
+    @property
+    def of_base(self) -> Mapping[str, PlannedTensor]:
+        """The output's tensors that the base has too, by its names for them."""
+        return {t.base.info.name: t for t in self.tensors.values() if t.base and t.is_own}
 
     @property
     def changed(self) -> tuple[PlannedTensor, ...]:
@@ -149,22 +165,25 @@ def plan_merge(
         FormatError: two adapters replace one tensor by different ones.
     """
     from loratools.operations._planner import Planner
+    from loratools.operations.heads import plan_head
 
     planner = Planner(base, options)
     planner.refuse_quantised()
     for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
         planner.add(number, adapter, weight)
     planner.finish()
+    classifier = plan_head(base, adapters, planner.tensors)
     return MergePlan(
         base=base,
         adapters=tuple(adapters),
         weights=tuple(weights),
-        tensors=planner.tensors,
+        tensors=classifier.tensors,
         applied=tuple(planner.applied),
         skipped=tuple(planner.skipped),
         unmatched=tuple(planner.unmatched),
         inert=planner.inert,
         untied=planner.untied,
         vocabulary=planner.vocabulary,
-        notes=tuple(planner.notes),
+        head=classifier.head,
+        notes=(*planner.notes, *classifier.notes),
     )

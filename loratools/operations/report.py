@@ -161,7 +161,7 @@ def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
         yield "new"
     elif tensor.origin is not tensor.base:
         yield "replaced"
-    elif tensor.name not in plan.base.tensors and not tensor.changes:
+    elif not tensor.is_own and not tensor.changes:
         yield f"as {tensor.base.info.name}"
     for change in tensor.changes:
         strength = "" if change.strength == 1 else f" × {change.strength:g}"
