@@ -58,6 +58,19 @@ class Rows:
         """None: rows are replaced."""
         return None
 
+    def shared(self, other: "Rows") -> tuple[int, ...]:
+        """The rows that both put something in the place of, in order."""
+        return tuple(sorted({*self.indices} & {*other.indices}))
+
+    def differing(self, other: "Rows") -> tuple[int, ...]:
+        """Those of the shared rows that get other values from one than from the other."""
+        return tuple(row for row in self.shared(other) if self._row(row) != other._row(row))
+
+    def _row(self, index: int) -> list[float]:
+        position = self.indices.index(index)
+        row: list[float] = self.values.read_rows(position, position + 1).double().flatten().tolist()
+        return row
+
     def transposed(self) -> NoReturn:
         """An embedding has one orientation only."""
         raise NotImplementedError

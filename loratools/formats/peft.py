@@ -154,6 +154,8 @@ class _Decoder:
                 f"{self.where}: {module} has trained token rows {list(source.shape)} for "
                 f"{len(indices)} indices"
             )
+        if len(set(indices)) < len(indices):
+            raise FormatError(f"{self.where}: {module}: trainable_token_indices has a row twice")
         return ReplacedRows(tuple(indices), source)
 
     def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:

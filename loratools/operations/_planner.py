@@ -16,6 +16,7 @@ from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
+from loratools.operations._overlap import refuse_overlap
 from loratools.operations.merge import Change, MergeOptions, PlannedTensor
 
 
@@ -183,6 +184,7 @@ class Planner:
         else:
             delta = Rows(rows.indices, rows.rows, self._shapes[match.name])
             change = Change(number, target, delta, weight, match.renaming, is_transposed=False)
+            refuse_overlap(adapter, self._planned(match.name), change, delta)
             self._change(adapter, match.name, change)
 
     def _change(self, adapter: Adapter, name: str, change: Change) -> None:

@@ -33,8 +33,10 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
     The base's own, which only some may have stored, are kept where those agree.
 
     Raises:
-        UnsupportedError: they differ, or only some adapters have them, and the policy is to refuse.
+        UnsupportedError: they differ, or only some adapters have them, and the policy is to refuse;
+            or one adapter trains rows of what another trains whole.
     """
+    _refuse_overlap(adapters)
     notes: list[str] = []
     replaced = {}
     for target in dict.fromkeys(name for adapter in adapters for name in adapter.replaced):
@@ -56,6 +58,20 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
         if left_out:
             notes.append(f"{adapter.where}: left out, without effect: {listing(left_out)}")
     return Agreement(replaced, rows, tuple(notes))
+
+
+def _refuse_overlap(adapters: Sequence[Adapter]) -> None:
+    """Refuse single rows of a tensor that another adapter changes, or has put in place, whole."""
+    for rows_of in adapters:
+        for target in rows_of.rows:
+            for other in adapters:
+                replaced = other.replaced.get(target)
+                is_trained = replaced is not None and replaced.is_trained
+                if is_trained or (target in other.updates and target not in other.rows):
+                    raise UnsupportedError(
+                        f"{shorten(target)}: {rows_of.where} trains rows of what {other.where} "
+                        f"trains whole; which of them counts cannot be stored in one adapter"
+                    )
 
 
 def _replacement(

@@ -36,6 +36,13 @@ def test_rows_are_found_in_whichever_block_they_are(block: int, cuts: list[int])
     assert applied(delta, WEIGHT, cuts=cuts, block=block).tolist() == [[1, 2], [9, 9], [7, 8]]
 
 
+def test_rows_that_both_have_are_compared_by_their_values() -> None:
+    one = Rows((2, 0), held([[7.0, 8.0], [9.0, 9.0]]), (3, 2))
+    other = Rows((1, 0, 2), held([[1.0, 1.0], [9.0, 9.0], [7.0, 0.0]]), (3, 2))
+    assert one.shared(other) == (0, 2)
+    assert one.differing(other) == (2,)
+
+
 @pytest.mark.parametrize("shape", [(2, 2), (3, 3), (3,)], ids=str)
 def test_rows_that_do_not_fit_the_weight_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeMismatchError, match="up to index 2 do not fit a weight of shape"):

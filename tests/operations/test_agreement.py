@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from loratools.adapter import Copy
+from loratools.adapter import Copy, ReplacedRows
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.source import Held
-from loratools.operations.agreement import agree
+from loratools.operations.agreement import Policy, agree
 from tests.operations.adapters import adapter, lora, whole
 
 
@@ -40,6 +40,23 @@ def test_average_of_different_shapes_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="head: has different shapes, and no average"):
         agree([one, other], "average")
     assert agree([one, other], "first").replaced["head"].source.read().tolist() == [1]
+
+
+@pytest.mark.parametrize("policy", ["refuse", "first", "average"])
+@pytest.mark.parametrize("is_update", [True, False])
+def test_rows_of_what_another_adapter_trains_whole_are_refused(
+    policy: Policy, is_update: bool
+) -> None:
+    rows = {"embed": ReplacedRows((1,), Held("rows", torch.ones(1, 2), "F32"))}
+    one = adapter({"q": lora(0)}, rows=rows, where="one")
+    other = (
+        adapter({"embed": lora(0)}, where="two")
+        if is_update
+        else adapter({"q": lora(0)}, replaced={"embed": whole([1.0])}, where="two")
+    )
+    for both in ([one, other], [other, one]):
+        with pytest.raises(UnsupportedError, match="embed: one trains rows of what two trains"):
+            agree(both, policy)
 
 
 def test_copies_have_to_be_copies() -> None:

@@ -194,6 +194,64 @@ class TestReplaced:
         assert equal(tensors["head.batches"], torch.tensor([9]))
 
 
+class TestOverlap:
+    """Rows of the table `model.layers.0.k` (4 x 3), of two adapters."""
+
+    @staticmethod
+    def rows(folder: Path, values: torch.Tensor, *indices: int) -> Path:
+        stored = {"layers.0.k.trainable_tokens_delta": values}
+        return write_adapter(folder, Q | stored, trainable_token_indices=list(indices))
+
+    def test_rows_that_two_adapters_train_are_refused(self, base: Path) -> None:
+        values = eighths(2, 3)
+        one = self.rows(base.parent / "one", values, 3, 1)
+        two = self.rows(base.parent / "two", values, 1, 2)
+        for adapters in ([one, two], [two, one]):
+            with pytest.raises(UnsupportedError, match=r"trains rows 1 that an adapter before it"):
+                merged(base, *adapters)
+
+    def test_equal_rows_may_be_trained_twice(self, base: Path) -> None:
+        values = eighths(2, 3)
+        one = self.rows(base.parent / "one", values, 3, 1)
+        two = self.rows(base.parent / "two", values.flip(0), 1, 3)
+        tensors, _ = merged(base, one, two)
+        assert equal(tensors["model.layers.0.k.weight"][[3, 1]], values)
+
+    def test_equal_rows_that_do_not_count_whole_are_refused(self, base: Path) -> None:
+        """Half way twice is three quarters of the way, and no sum."""
+        one = self.rows(base.parent / "one", eighths(2, 3), 3, 1)
+        with pytest.raises(UnsupportedError, match="trains rows 1, 3 that"):
+            loratools.merge(base, [one, one], output=None, weights=[0.5, 0.5])
+
+    def test_other_rows_are_merged_in_any_order(self, base: Path) -> None:
+        one = self.rows(base.parent / "one", eighths(1, 3), 3)
+        two = self.rows(base.parent / "two", eighths(1, 3), 0)
+        tensors, _ = merged(base, one, two)
+        swapped, _ = merged(base, two, one, output=base.parent / "swapped")
+        assert equal(tensors["model.layers.0.k.weight"], swapped["model.layers.0.k.weight"])
+
+    def test_rows_of_a_tensor_that_is_replaced_whole_are_refused(self, base: Path) -> None:
+        table = eighths(4, 3)
+        whole = write_adapter(
+            base.parent / "whole", Q | {"layers.0.k.weight": table}, modules_to_save=["k"]
+        )
+        other = self.rows(base.parent / "other", table[:1] + 1, 2)
+        with pytest.raises(UnsupportedError, match="trains rows 2 of a tensor that is replaced"):
+            merged(base, whole, other)
+        with pytest.raises(FormatError, match="would replace what an adapter before it has"):
+            merged(base, other, whole)
+        equal_rows = self.rows(base.parent / "equal", table[2:3], 2)
+        tensors, _ = merged(base, whole, equal_rows)
+        assert equal(tensors["model.layers.0.k.weight"], table)
+
+    def test_rows_do_not_undo_an_update_of_an_adapter_before(self, base: Path) -> None:
+        update_of_all = write_adapter(base.parent / "update", K)
+        other = self.rows(base.parent / "other", eighths(1, 3), 2)
+        with pytest.raises(UnsupportedError, match="its rows would replace what an adapter before"):
+            merged(base, update_of_all, other)
+        merged(base, other, update_of_all)
+
+
 class TestSelection:
     @pytest.mark.parametrize(
         ("options", "changed"),
