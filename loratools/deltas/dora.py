@@ -80,21 +80,25 @@ class DoRA:
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Rescale `W + dW` to the magnitudes."""
-        magnitude = self.magnitude.read().to(span.dtype)
+        import torch
+
+        magnitude = self.magnitude.read().double()
         if self.axis == "row":
             add = self.lora.bind(span, 1.0)
 
             def rescale(block: "Tensor", begin: int) -> None:
                 add(block, begin)
                 rows = magnitude[begin : begin + block.shape[0]]
-                block.mul_(_safe_ratio(rows, block.norm(dim=1))[:, None])
+                # In float64: squares of float32 leave its range, at both ends.
+                norms = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
+                _multiply(block, _safe_ratio(rows, norms)[:, None])
 
         else:
             factors = _safe_ratio(magnitude, self._column_norms(span))
 
             def rescale(block: "Tensor", begin: int) -> None:
                 self._add(block, begin, span)
-                block.mul_(factors)
+                _multiply(block, factors)
 
         def apply(block: "Tensor", begin: int) -> None:
             if strength == 1:
@@ -119,7 +123,7 @@ class DoRA:
         for begin, block in span.blocks():
             self._add(block, begin, span)
             squares += block.double().square().sum(dim=0)
-        return squares.sqrt().to(span.dtype)
+        return squares.sqrt()
 
 
 def _safe_ratio(magnitude: "Tensor", norm: "Tensor") -> "Tensor":
@@ -127,3 +131,14 @@ def _safe_ratio(magnitude: "Tensor", norm: "Tensor") -> "Tensor":
     import torch
 
     return torch.where(norm == 0, 0.0, magnitude / norm)
+
+
+def _multiply(block: "Tensor", factors: "Tensor") -> None:
+    """Multiply by float64 factors, whose products are in the block's range if they are not."""
+    import torch
+
+    sizes, limits = factors[factors != 0].abs(), torch.finfo(block.dtype)
+    if ((sizes >= limits.tiny) & (sizes <= limits.max)).all():
+        block.mul_(factors.to(block.dtype))
+    else:
+        block.copy_(block.double() * factors)

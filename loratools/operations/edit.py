@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,12 +15,12 @@ from loratools.io.dtypes import to_torch
 from loratools.io.source import Source, Stored
 from loratools.operations.merge import PlannedTensor
 from loratools.operations.rounding import (
+    PIECE_ELEMENTS,
     Fidelity,
     Rounding,
     block_rows,
     compute_dtype,
     measure,
-    measured_rows,
     read_block,
     rows_of,
     spans,
@@ -27,6 +28,9 @@ from loratools.operations.rounding import (
 
 #: Blocks are kept and used again: the kernel hands out new pages more slowly than we compute.
 _buffers = threading.local()
+
+#: So small a share of a change that cannot be made by itself could vanish beside a float32.
+_FAINT = 2.0**-8
 
 
 def edited_blocks(
@@ -45,32 +49,54 @@ def edited_blocks(
         for first, last in blocks:
             yield first, read_block(tensor.origin, first, last), None
         return
-    dtype = compute_dtype(tensor.origin.dtype, tensor.dtype)
-    changes = _bind(tensor, begin, end, dtype)
-    finish = rounding.of(tensor.name)
     columns = math.prod(tensor.shape[1:])
+    kernel = _Kernel(tensor, begin, end, rounding)
     for first, last in blocks:
-        shape = (last - first, columns)
-        stored = _read(tensor.origin, first, shape)
-        value = _buffer("value", dtype, shape).copy_(stored)
-        for apply in changes:
-            apply(value, first)
-        rounded = _buffer("rounded", to_torch(tensor.dtype), shape)
-        finish(value, rounded, first * columns)
-        if not rounding.allow_nonfinite:
+        stored = _read(tensor.origin, first, (last - first, columns))
+        rounded = _buffer("rounded", to_torch(tensor.dtype), (last - first, columns))
+        fidelity = Fidelity()
+        for top, bottom in spans(0, last - first, max(1, PIECE_ELEMENTS // max(1, columns))):
+            fidelity += kernel(stored[top:bottom], rounded[top:bottom], first + top)
+        if not (tensor.changes and fidelity.is_finite) and not rounding.allow_nonfinite:
             _check_finite(tensor, rounded)
-        yield first, rounded, _measure(tensor, stored, value, rounded)
+        yield first, rounded, fidelity if tensor.changes else None
 
 
-def _measure(
-    tensor: PlannedTensor, stored: Tensor, value: Tensor, rounded: Tensor
-) -> Fidelity | None:
-    if not tensor.changes:
-        return None
-    rows = value.shape[0]
-    some = measured_rows(tensor.shape, rows)
-    scratch = _buffer("scratch", value.dtype, (some, value.shape[1]))
-    return measure(stored[:some], value[:some], rounded[:some], scratch) * (rows / some)
+@final
+class _Kernel:
+    """Changes rows of a tensor between `begin` and `end`, and rounds them into others."""
+
+    def __init__(self, tensor: PlannedTensor, begin: int, end: int, rounding: Rounding) -> None:
+        self.is_additive = all(change.delta.additive for change in tensor.changes)
+        self.dtype = compute_dtype(tensor.origin.dtype, tensor.dtype)
+        is_faint = any(0 < abs(change.strength) < _FAINT for change in tensor.changes)
+        if is_faint and not self.is_additive:
+            self.dtype = torch.float64
+        self.changes = _bind(tensor, begin, end, self.dtype)
+        self.finish = rounding.of(tensor.name)
+
+    def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
+        """Compute the rows from `first` on, and measure what the rounding leaves of the update."""
+        before = _buffer("before", self.dtype, stored.shape).copy_(stored)
+        position = first * stored.shape[1]
+        if not self.changes:
+            self.finish(before, rounded, position)
+            return Fidelity()
+        vectors = _buffer("vectors", self.dtype, (2, *stored.shape))
+        update, value = vectors
+        if self.is_additive:
+            # By itself: in a sum with a far larger weight, an update is rounded before its time.
+            self._apply(update.zero_(), first)
+            torch.add(before, update, out=value)
+        else:
+            self._apply(value.copy_(before), first)
+            torch.sub(value, before, out=update)
+        self.finish(value, rounded, position)
+        return measure(before, rounded, vectors)
+
+    def _apply(self, block: Tensor, first: int) -> None:
+        for apply in self.changes:
+            apply(block, first)
 
 
 def _bind(tensor: PlannedTensor, begin: int, end: int, dtype: torch.dtype) -> tuple[Apply, ...]:
@@ -101,7 +127,7 @@ def _read(source: Source, begin: int, shape: tuple[int, int]) -> Tensor:
     return block
 
 
-def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Memory for a block, the same for each use by this thread."""
     count = math.prod(shape)
     held: Tensor | None = getattr(_buffers, use, None)

@@ -18,15 +18,16 @@ from torch import Tensor
 from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
 
-#: Elements of a block: 4 MB of float32, which stays in a core's cache and was fastest.
+#: Elements of a block, which is read and written at once.
 BLOCK_ELEMENTS = 2**20
+#: Elements that are computed at once: three times 256 KB of float32, which stay in a core's cache.
+PIECE_ELEMENTS = 2**16
 
 #: Rounds a block into another of the output's dtype; the number is its first element's position.
 Round = Callable[[Tensor, Tensor, int], None]
 
-#: One row in so many is measured: all of them would double the time of the computation.
-_MEASURED_SHARE = 8
-_MEASURED_ELEMENTS = 2**16
+#: Between these, a sum of squares has lost nothing that matters to float32's range.
+_LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
 
 @final
@@ -51,9 +52,10 @@ class Fidelity:
             self.product + other.product,
         )
 
-    def __mul__(self, factor: float) -> "Fidelity":
-        """The sums over `factor` times as many elements of the same kind."""
-        return Fidelity(self.error * factor, self.intended * factor, self.product * factor)
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers that were measured are finite."""
+        return math.isfinite(self.error)
 
     @property
     def relative_error(self) -> float:
@@ -71,7 +73,9 @@ class Fidelity:
         realised = self.error - self.intended + 2 * self.product
         if not self.intended:
             return 1.0
-        return self.product / math.sqrt(realised * self.intended) if realised > 0 else 0.0
+        if realised <= 0:
+            return 0.0
+        return min(1.0, self.product / math.sqrt(realised * self.intended))
 
 
 @final
@@ -188,29 +192,31 @@ def frobenius(source: Source) -> float:
     return math.sqrt(squares)
 
 
-def measured_rows(shape: tuple[int, ...], rows: int) -> int:
-    """How many of a block's `rows` rows are measured: a fixed share, all of a small tensor."""
-    if math.prod(shape) <= _MEASURED_ELEMENTS:
-        return rows
-    return -(-rows // _MEASURED_SHARE)
-
-
 def measure(
     before: Float[Tensor, "rows columns"],
-    intended: Float[Tensor, "rows columns"],
     rounded: Float[Tensor, "rows columns"],
-    scratch: Float[Tensor, "rows columns"],
+    vectors: Float[Tensor, "2 rows columns"],
 ) -> Fidelity:
-    """The sums for some rows, in the dtype of `intended`, which it overwrites with the update."""
-    error, update = scratch.flatten(), intended.flatten()
-    scratch.copy_(rounded).sub_(intended)
-    intended.sub_(before)
-    squares = torch.dot(update, update).item()
-    return Fidelity(
-        error=torch.dot(error, error).item(),
-        intended=squares,
-        product=squares + torch.dot(error, update).item(),
-    )
+    """The sums over all elements, of which none is left out: an update may be in any few of them.
+
+    `vectors[0]` is the intended update; `vectors[1]` is overwritten with the error. The sums are
+    added up in the dtype of `vectors`, a few units of its last bit off.
+    """
+    update, error = vectors
+    # Not the computed weight: in it, the sum of a weight and a far smaller update is rounded too.
+    error.copy_(rounded).sub_(before).sub_(update)
+    sums = _sums(vectors)
+    if not _LEAST_SUM < sums.intended < _MOST_SUM or not sums.error < _MOST_SUM:
+        # Squares of float32 may have left its range, unless all are zero.
+        return _sums(vectors.double()) if vectors.any() else sums
+    return sums
+
+
+def _sums(vectors: Float[Tensor, "2 rows columns"]) -> Fidelity:
+    flat = vectors.flatten(1)
+    # One product is faster than three dot products, and as exact.
+    (intended, product), (_, error) = (flat @ flat.T).tolist()
+    return Fidelity(error, intended, intended + product)
 
 
 def _uniform(key: "np.typing.NDArray[np.uint64]", position: int, count: int) -> Tensor:

@@ -1,8 +1,9 @@
 """W' = magnitude * (W + dW) / norm(W + dW), by hand."""
 
 import pytest
+import torch
 
-from loratools.deltas import keys_of
+from loratools.deltas import Span, keys_of
 from loratools.deltas.dora import DoRA
 from loratools.errors import ShapeMismatchError
 from tests.deltas.computing import applied, held, lora, once
@@ -87,3 +88,28 @@ def test_keys_are_those_of_the_factors_and_the_magnitude() -> None:
         ("down", "up", "magnitude"),
         (2, 2),
     )
+
+
+@pytest.mark.parametrize("axis", ["row", "column"])
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-19, 1.0, 1e19, 1e30, 1e37])
+@pytest.mark.parametrize("magnitude", [1e-30, 5.0, 1e30])
+def test_squares_that_leave_float32_are_norms_all_the_same(
+    axis: str, size: float, magnitude: float
+) -> None:
+    """Rows and columns are (3, 4) and (4, 3) times the size, with a norm of 5 times it. Both
+    factors are zero; float32 rounds the weight, the magnitude, their ratio and the result.
+    """
+    weight = torch.tensor([[3.0, 4.0], [4.0, 3.0]]) * size
+    delta = DoRA(lora([[0.0], [0.0]], [[0.0, 0.0]]), held([magnitude, magnitude]), axis)
+    span = Span(0, 2, torch.float32, lambda: iter([(0, weight.clone())]))
+    result = weight.clone()
+    delta.bind(span, 1.0)(result, 0)
+    expected = [0.6 * magnitude, 0.8 * magnitude, 0.8 * magnitude, 0.6 * magnitude]
+    assert result.flatten().tolist() == pytest.approx(expected, rel=4 * 2.0**-24)
+
+
+def test_norm_of_many_large_values_is_finite() -> None:
+    weight = torch.full((1, 10_000), 1e38)
+    delta = DoRA(lora([[0.0]], [[0.0] * 10_000]), held([100.0]), "row")
+    delta.bind(Span(0, 1, torch.float32, lambda: iter([(0, weight)])), 1.0)(weight, 0)
+    assert weight.unique().tolist() == pytest.approx([1.0], rel=4 * 2.0**-24)

@@ -18,7 +18,6 @@ from loratools.operations.rounding import (
     block_rows,
     compute_dtype,
     measure,
-    measured_rows,
     round_stochastically,
     round_to_nearest,
     rounds_to,
@@ -217,7 +216,7 @@ def test_fidelity_holds_the_sums_of_realised_and_intended_update(
     value = start + torch.tensor(update, dtype=torch.float64).reshape(2, 3)
     result = rounded(value, torch.bfloat16)
     intended, realised = value - start, result.double() - start
-    found = measure(start, value.clone(), result, torch.empty(2, 3, dtype=torch.float64))
+    found = measure(start, result, torch.stack([intended, intended]))
     terms = float((intended.abs() + realised.abs()).square().sum())
     assert found.error == pytest.approx(
         float((realised - intended).square().sum()), abs=terms * 2.0**-48
@@ -241,16 +240,9 @@ def test_update_of_zero_is_wholly_kept_and_a_lost_one_has_no_direction() -> None
     assert (lost.relative_error, lost.cosine) == (1.0, 0.0)
 
 
-def test_fidelities_add_up_and_scale() -> None:
+def test_fidelities_add_up() -> None:
     one, two = Fidelity(1.0, 2.0, 3.0), Fidelity(10.0, 20.0, 30.0)
     assert one + two == Fidelity(11.0, 22.0, 33.0)
-    assert one * 4 == Fidelity(4.0, 8.0, 12.0)
-
-
-@given(rows=st.integers(1, 5000), columns=st.integers(1, 300))
-def test_small_tensors_are_measured_whole_and_large_ones_in_part(rows: int, columns: int) -> None:
-    measured = measured_rows((rows, columns), rows)
-    assert measured == rows if rows * columns <= 2**16 else rows / 8 <= measured < rows / 8 + 1
 
 
 @given(data=st.data(), shape=shapes(), stored=dtypes())
@@ -275,4 +267,4 @@ def test_codes_and_other_shapes_are_no_rounding() -> None:
 def test_a_wrong_shape_is_caught_at_the_call() -> None:
     """By jaxtyping, as the conftest asks for: `rows columns` must agree between arguments."""
     with pytest.raises(jaxtyping.TypeCheckError):
-        measure(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 3))
+        measure(torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 2, 3))
