@@ -83,9 +83,9 @@ def run() -> int:
 
 
 def _redacted(text: str) -> str:
-    """`text` without the Hub's token, which only its client knows."""
-    client = sys.modules.get("loratools.hub.client")
-    return text if client is None else str(client.redacted(text))
+    """`text` without the Hub's token, which is read for the Hub only."""
+    token = sys.modules.get("loratools.hub.token")
+    return text if token is None else str(token.redacted(text))
 
 
 def _open_standard_files() -> None:

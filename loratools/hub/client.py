@@ -1,24 +1,18 @@
-"""The only module that uses the network: huggingface_hub's client, made strict.
+"""huggingface_hub's client, made strict: what it raises becomes an error of loratools.
 
 Added to it are retries where a repeat is safe, and errors of one line that never show a token.
 """
 
-import base64
-import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_token,
-)
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,27 +22,40 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (
-    disable_progress_bars,
-    logging,
-)
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars, logging
 
 import loratools
-from loratools.errors import HubError, NetworkError, StorageError, shorten
+from loratools.errors import HubError, LoratoolsError, NetworkError, StorageError
+from loratools.hub import session
+from loratools.hub.token import quoted, token, without_user
 
 T = TypeVar("T")
 
 DEFAULT_REVISION = constants.DEFAULT_REVISION
 
 _ATTEMPTS = 5
-_LONGEST_WAIT_SECONDS = 60.0
 _BUSY = frozenset({429, 500, 502, 503, 504})
-_LONGEST_SAYING = 200
+#: Which of two packages raised an error: a line of ours, or one of the client.
+_CLIENT = frozenset({"huggingface_hub", "httpx2"})
 
 
 def api() -> HfApi:
-    """The client, for the endpoint and the token that the environment names."""
-    return HfApi(library_name="loratools", library_version=loratools.__version__)
+    """The client, for the endpoint and the token that the environment names.
+
+    Raises:
+        HubError, FormatError, StorageError: see `token.token`.
+    """
+    token()  # which the client looks up again, and does not check
+    session.install()
+    return HfApi(library_name=session.LIBRARY, library_version=loratools.__version__)
+
+
+def headers() -> dict[str, str]:
+    """What the client sends with each request, the token among it."""
+    found: dict[str, str] = build_hf_headers(
+        library_name=session.LIBRARY, library_version=loratools.__version__
+    )
+    return found
 
 
 def cache_folder() -> Path:
@@ -111,7 +118,7 @@ def _retry_after(error: Exception) -> float | None:
     if not isinstance(error, HfHubHTTPError):
         return None
     value = error.response.headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_WAIT_SECONDS) if value.isdecimal() else None
+    return float(value) if value.isdecimal() else None  # a minute at most: see `session`
 
 
 @contextmanager
@@ -125,37 +132,61 @@ def hub_errors(what: object) -> Iterator[None]:
     """
     try:
         yield
-    except GatedRepoError as error:
-        place = f"{constants.ENDPOINT}/{error.repo_id}" if error.repo_id else "its page"
-        raise HubError(
-            f"{what}: gated; accept its conditions on {_without_user(place)}, and give a token of "
-            f"that account in HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
-        raise HubError(f"{what}: the repository has no such revision") from None
-    except RepositoryNotFoundError:
-        raise HubError(f"{what}: {_missing()}") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise _unlocated(what, error) from None
-    except EntryNotFoundError:
-        raise HubError(f"{what}: the repository has no such file") from None
-    except HfHubHTTPError as error:
-        raise _refusal(what, error) from None
-    except (httpx2.HTTPError, ConnectionError) as error:
-        reason = quoted(str(error)) or type(error).__name__
-        raise NetworkError(f"{what}: the Hub cannot be reached ({reason})") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _broken(what, error) from None
+    except (LoratoolsError, MemoryError):
+        raise
+    except Exception as raised:
+        error = _unwrapped(raised)
+        known = next((say for kinds, say in _SAYINGS if isinstance(error, kinds)), None)
+        if known is None and not _is_of_client(error):
+            raise
+        raise (known or _unread)(what, error) from None
 
 
-def _broken(what: object, error: Exception) -> StorageError:
-    """Of the disk, if the system gave it a number; else of an answer that the client choked on."""
+def _unwrapped(error: Exception) -> Exception:
+    """What went wrong with an upload, which the client only says in the error before."""
+    cause = error.__cause__
+    return cause if type(error) is RuntimeError and isinstance(cause, Exception) else error
+
+
+def _gated(what: object, error: GatedRepoError) -> HubError:
+    place = f"{constants.ENDPOINT}/{error.repo_id}" if error.repo_id else "its page"
+    return HubError(
+        f"{what}: gated; accept its conditions on {without_user(place)}, and give a token of that "
+        f"account in HF_TOKEN"
+    )
+
+
+def _absent(what: object, error: Exception) -> HubError:
+    return HubError(f"{what}: the repository has no such file")
+
+
+def _unreached(what: object, error: Exception) -> NetworkError:
+    reason = quoted(str(error)) or type(error).__name__
+    return NetworkError(f"{what}: the Hub cannot be reached ({reason})")
+
+
+def _broken(what: object, error: OSError) -> StorageError:
+    """Of the disk, if the system gave it a number; else of a file that did not come whole."""
     said = quoted(str(error))
-    if isinstance(error, OSError) and error.errno:
+    if error.errno:
         return StorageError(f"{what}: {(error.strerror or said).lower()}")
-    if isinstance(error, OSError):
-        return NetworkError(f"{what}: did not arrive whole ({said})")
-    return NetworkError(f"{what}: not the answer of a Hub ({type(error).__name__}: {said})")
+    return NetworkError(f"{what}: did not arrive whole ({said})")
+
+
+def _unread(what: object, error: Exception) -> NetworkError:
+    """Of an answer that the client choked on."""
+    said = f"{type(error).__name__}: {quoted(str(error))}"
+    return NetworkError(f"{what}: not the answer of a Hub ({said})")
+
+
+def _is_of_client(error: Exception) -> bool:
+    """Whether the client's own lines raised it, which read answers; else it is a fault of ours."""
+    packages = [
+        frame.f_globals.get("__name__", "").partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    known = [package for package in packages if package == "loratools" or package in _CLIENT]
+    return known[-1] in _CLIENT
 
 
 def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
@@ -171,10 +202,14 @@ def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
 
 def _refusal(what: object, error: HfHubHTTPError) -> HubError | NetworkError:
     status = error.response.status_code
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(f"{what}: the repository has no such revision")
+    if isinstance(error, RepositoryNotFoundError):
+        return HubError(f"{what}: {_missing()}")
     if status == 412:
         return ConflictError(f"{what}: has changed meanwhile")
     said = f" ({quoted(error.server_message)})" if error.server_message else ""
-    if status == 401 and get_token() is None:
+    if status == 401 and token() is None:
         return HubError(f"{what}: {_missing()}")
     if status == 401:
         return HubError(f"{what}: the token is not valid{said}; see HF_TOKEN")
@@ -186,36 +221,23 @@ def _refusal(what: object, error: HfHubHTTPError) -> HubError | NetworkError:
 
 
 def _missing() -> str:
-    if get_token() is None:
+    if token() is None:
         return "no such repository, or a private one: give a token in HF_TOKEN"
     return "no such repository, or a private one that the token may not see"
 
 
-def quoted(text: str) -> str:
-    """What somebody else says: redacted first, since half a token cannot be found any more."""
-    return shorten(redacted(text.strip()), _LONGEST_SAYING)
+#: What is said of an error: the first row that it belongs to, of several that it may.
+_SAYINGS: tuple[tuple[type | tuple[type, ...], Callable[[object, Any], Exception]], ...] = (
+    (LoratoolsError, lambda what, error: error),  # of the session, in a thread of the client
+    (GatedRepoError, _gated),
+    ((OfflineModeIsEnabled, LocalEntryNotFoundError), _unlocated),
+    (EntryNotFoundError, _absent),
+    (HfHubHTTPError, _refusal),
+    ((httpx2.HTTPError, httpx2.InvalidURL, ConnectionError), _unreached),
+    (OSError, _broken),
+)
 
-
-def redacted(text: str) -> str:
-    """`text` without the token, and without a user and a password in an address."""
-    for secret in _secrets():
-        text = text.replace(secret, "hf_…")
-    return _without_user(text)
-
-
-def _secrets() -> list[str]:
-    """The token, and what the endpoint's address has in its place, as it may be echoed."""
-    endpoint = urlsplit(constants.ENDPOINT)
-    user, password = endpoint.username or "", endpoint.password or ""
-    pair = f"{unquote(user)}:{unquote(password)}"
-    basic = base64.b64encode(pair.encode()).decode() if endpoint.password else ""
-    return [secret for secret in (get_token(), basic, password, unquote(password)) if secret]
-
-
-def _without_user(text: str) -> str:
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
-
-
-logging.set_verbosity(logging.ERROR)
+# At that level it would quote a file of tokens that it cannot read.
+logging.set_verbosity(logging.CRITICAL)
 if not sys.stderr.isatty():
     disable_progress_bars()

@@ -1,22 +1,19 @@
-"""What the Hub says of a file, held against what it lists, before the client stores anything.
+"""What is expected of an answer about a file, compared before the client stores anything.
 
 The client makes paths of the ETag and of the commit in the answer, and looks at neither: whoever
 answers would choose where on this disk the file goes, or under which other file's hash.
 """
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import final
 
 import httpx2
-from huggingface_hub import set_client_factory
-from huggingface_hub.utils import _http
 
 from loratools.errors import HubError
-from loratools.hub.names import HubName
+from loratools.hub.names import HubFile, HubName
 
 _TAG, _LINKED_TAG, _COMMIT = "ETag", "X-Linked-Etag", "X-Repo-Commit"
 
@@ -24,10 +21,11 @@ _TAG, _LINKED_TAG, _COMMIT = "ETag", "X-Linked-Etag", "X-Repo-Commit"
 @final
 @dataclass(frozen=True)
 class _Expected:
-    """A file at a commit, and its hash."""
+    """A file at a commit, its hash unless only a part of it is asked for, and how much may come."""
 
     where: HubName
-    digest: str
+    digest: str | None
+    size: int
 
 
 #: Of this thread, while it downloads: the session is shared with whoever else uses the client.
@@ -35,23 +33,46 @@ _EXPECTED: ContextVar[_Expected | None] = ContextVar("expected", default=None)
 
 
 @contextmanager
-def expecting(where: HubName, digest: str) -> Iterator[None]:
-    """Refuse answers about another commit than that of `where`, or about another content.
+def expecting(where: HubName, file: HubFile) -> Iterator[None]:
+    """Refuse answers about another commit than that of `where`, another content, or a longer one.
 
     Raises:
-        HubError: such an answer came; the client has stored nothing.
+        HubError: such an answer came; the client has stored nothing of what is too much.
     """
-    _FACTORY.install()
-    before = _EXPECTED.set(_Expected(where, digest))
+    with _set(_Expected(where, file.digest, file.size)):
+        yield
+
+
+@contextmanager
+def expecting_bytes(where: HubName, count: int) -> Iterator[None]:
+    """Refuse answers that are longer."""
+    with _set(_Expected(where, None, count)):
+        yield
+
+
+@contextmanager
+def _set(expected: _Expected) -> Iterator[None]:
+    before = _EXPECTED.set(expected)
     try:
         yield
     finally:
         _EXPECTED.reset(before)
 
 
-def _check(response: httpx2.Response) -> None:
+def expected_size() -> int | None:
+    """How many bytes may come; None where no file is expected."""
+    expected = _EXPECTED.get()
+    return None if expected is None else expected.size
+
+
+def check_headers(response: httpx2.Response) -> None:
+    """Compare the commit and the hash in an answer about the file that is expected.
+
+    Raises:
+        HubError: they are others.
+    """
     expected, headers = _EXPECTED.get(), response.headers
-    if expected is None or response.request.method != "HEAD":
+    if expected is None or expected.digest is None:
         return
     if headers.get(_COMMIT, expected.where.revision) != expected.where.revision:
         raise HubError(f"{expected.where}: the answer was for another commit")
@@ -62,27 +83,3 @@ def _check(response: httpx2.Response) -> None:
         return
     if said.removeprefix("W/").strip('"') != expected.digest:
         raise HubError(f"{expected.where}: the answer was for another content than is listed")
-
-
-class _Factory:
-    """Makes the client's sessions, as the one before it does, and adds the check."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inner: Callable[[], httpx2.Client] = _http.default_client_factory
-
-    def __call__(self) -> httpx2.Client:
-        session = self._inner()
-        hooks = session.event_hooks
-        session.event_hooks = {**hooks, "response": [*hooks.get("response", []), _check]}
-        return session
-
-    def install(self) -> None:
-        """Take the place of the program's own factory, which it may have set at any time."""
-        with self._lock:
-            if _http._GLOBAL_CLIENT_FACTORY is not self:
-                self._inner = _http._GLOBAL_CLIENT_FACTORY
-                set_client_factory(self)
-
-
-_FACTORY = _Factory()

@@ -1,6 +1,7 @@
 """A lock file: which commit and which bytes a name stood for, so that they can be had again.
 
 Every hash that the Hub lists comes from the Hub; only one that was noted before tells when it lies.
+Runs at the same time may note in one file: each adds to what is there when it writes.
 """
 
 from collections.abc import Mapping
@@ -8,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, HubError, StorageError, listing, shorten
+from loratools.errors import FormatError, HubError, StorageError, listing, shorten, storage_errors
 from loratools.hub.names import HubName, is_commit
 from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
-from loratools.io.small import replace_text
+from loratools.io.small import only_one_in, replace_text
 
 _VERSION = 1
 
@@ -31,10 +32,15 @@ class Locked:
 @final
 @dataclass
 class Lock:
-    """The lock file at `path`; one that does not exist is empty."""
+    """The lock file at `path`; one that does not exist is empty.
+
+    `repositories` is what it said when it was read; `used` is what this run was given, be it from
+    there or new.
+    """
 
     path: Path
-    repositories: dict[str, Locked] = field(default_factory=dict)
+    repositories: Mapping[str, Locked] = field(default_factory=dict)
+    used: dict[str, Locked] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Lock":
@@ -44,15 +50,7 @@ class Lock:
             FormatError: it is not such a file.
             StorageError: it cannot be read.
         """
-        if not path.exists():
-            if not path.parent.is_dir():
-                raise StorageError(f"{path.parent}: no such folder")
-            return cls(path)
-        fields = read_json(InputFile(path))
-        found = fields.get("repositories")
-        if fields.get("version") != _VERSION or not isinstance(found, dict):
-            raise FormatError(f"{path}: not a lock file of version {_VERSION}")
-        return cls(path, {repo: _locked(repo, entry, path) for repo, entry in found.items()})
+        return cls(path, _read(path))
 
     def pinned(self, name: HubName) -> HubName:
         """The name at the commit that is locked; as it is, where none is.
@@ -76,9 +74,8 @@ class Lock:
         Raises:
             HubError: a file has other bytes, is not in the lock of its repository, or is missing.
         """
-        locked = self.repositories.setdefault(
-            repository.repo, Locked(repository.commit, dict(digests))
-        )
+        new = Locked(repository.commit, dict(digests))
+        locked = self.used.setdefault(repository.repo, self.repositories.get(repository.repo, new))
         for found, known, what in (
             (digests, locked.files, f"not in {self.path}"),
             (locked.files, digests, f"in {self.path}, and not in what was asked for"),
@@ -99,17 +96,45 @@ class Lock:
             )
 
     def write(self) -> None:
-        """Write the file, whole or not at all.
+        """Note what was used, beside what others have noted since the file was read.
 
         Raises:
-            StorageError: it cannot be written.
+            HubError: somebody has noted another commit, or other bytes, of the same repository.
+            StorageError: it cannot be written, or others do not let go of it.
         """
-        repositories = {
-            repo: {"commit": locked.commit, "files": dict(sorted(locked.files.items()))}
-            for repo, locked in sorted(self.repositories.items())
-        }
-        text = encode_json({"version": _VERSION, "repositories": repositories})
-        replace_text(self.path, text.decode())
+        with only_one_in(self.path.parent):
+            noted = _read(self.path)
+            for repo, locked in self.used.items():
+                if noted.get(repo, locked) != locked:
+                    raise HubError(
+                        f"{self.path}: another run has noted {shorten(repo)} at "
+                        f"{noted[repo].commit} meanwhile, and this one had it at {locked.commit}; "
+                        f"run again"
+                    )
+            if not noted.keys() >= self.used.keys():
+                replace_text(self.path, _text({**noted, **self.used}))
+
+
+def _text(repositories: Mapping[str, Locked]) -> str:
+    entries = {
+        repo: {"commit": locked.commit, "files": dict(sorted(locked.files.items()))}
+        for repo, locked in sorted(repositories.items())
+    }
+    return encode_json({"version": _VERSION, "repositories": entries}).decode()
+
+
+def _read(path: Path) -> dict[str, Locked]:
+    """The entries of a lock file by their repositories; none where there is no file."""
+    with storage_errors(path):
+        if not path.exists():
+            if not path.parent.is_dir():
+                raise StorageError(f"{path.parent}: no such folder")
+            return {}
+    fields = read_json(InputFile(path))
+    found = fields.get("repositories")
+    if fields.get("version") != _VERSION or not isinstance(found, dict):
+        raise FormatError(f"{path}: not a lock file of version {_VERSION}")
+    return {repo: _locked(repo, entry, path) for repo, entry in found.items()}
 
 
 def _locked(repo: str, entry: Any, path: Path) -> Locked:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import final
 from urllib.parse import quote
 
-from loratools.errors import HubError, shorten
+from loratools.errors import HubError, escaped, shorten
 
 #: A `Path` has made one slash of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: Of one part, on all usual file systems; and of all parts, which leaves room for the cache's own.
+_NAME_BYTES = 255
+_PATH_LENGTH = 2048
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -73,11 +76,15 @@ def check_path(path: str, where: str) -> None:
     """Refuse a path that would not stay in a folder, on this system or another.
 
     Raises:
-        HubError: it is absolute, has a part like `..`, or characters that a file name cannot have.
+        HubError: it is absolute, has a part like `..`, characters that a file name cannot have or
+            that are not seen (control and bidirectional ones), or is too long for a disk.
     """
     parts = path.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or re.search(r'[\\:*?"<>|\x00-\x1f]', path):
+    is_odd = re.search(r'[\\:*?"<>|]', path) or escaped(path) != path
+    if is_odd or any(part in {"", ".", ".."} for part in parts):
         raise HubError(f"{where}: {shorten(path)} is not a plain relative path")
+    if max(len(part.encode()) for part in parts) > _NAME_BYTES or len(path) > _PATH_LENGTH:
+        raise HubError(f"{where}: {shorten(path)} is too long for the path of a file")
 
 
 @final

@@ -1,25 +1,45 @@
 """What is asked of the Hub: commits, listings, files, parts of files."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
 
-from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from loratools.errors import HubError, shorten
+from loratools.hub import client
+from loratools.hub.answers import commit_in, files_of, parsed, typed, value_in
 from loratools.hub.client import asked
-from loratools.hub.expected import expecting
-from loratools.hub.names import HubFile, HubName, check_path
+from loratools.hub.expected import expecting, expecting_bytes
+from loratools.hub.names import HubFile, HubName
+
+#: More than the Hub lets a repository have, and more than is worth the memory.
+MOST_FILES = 200_000
+MOST_PAGES = 2_000
 
 
 def head(name: HubName) -> str:
     """The commit that a revision stands for now, as the Hub says it.
 
     Raises:
+        HubError: it says something else.
         HubError, NetworkError: see `hub_errors`.
     """
-    return asked(name, lambda hub: hub.repo_info(name.repo, revision=name.revision)).sha or ""
+    revision = "" if name.revision is None else f"/revision/{quote(name.revision, safe='')}"
+    return commit_in(_answer(name, revision), "sha", str(name))
+
+
+def is_private(repo: str) -> bool:
+    """Whether only some see a repository.
+
+    Raises:
+        HubError, NetworkError: see `hub_errors`.
+    """
+    return value_in(_answer(HubName(repo), ""), "private", bool, str(HubName(repo)))
 
 
 def exists(repo: str) -> bool:
@@ -28,7 +48,17 @@ def exists(repo: str) -> bool:
     Raises:
         HubError, NetworkError: see `hub_errors`.
     """
-    return asked(HubName(repo), lambda hub: hub.repo_exists(repo))
+
+    def answers() -> bool:
+        try:
+            _get(_address(repo, ""))
+        except GatedRepoError:
+            return True
+        except RepositoryNotFoundError:
+            return False
+        return True
+
+    return asked(HubName(repo), lambda _: answers())
 
 
 def list_files(repo: str, commit: str) -> list[HubFile]:
@@ -39,20 +69,8 @@ def list_files(repo: str, commit: str) -> list[HubFile]:
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo, commit)
-
-    def listed(hub: HfApi) -> list[HubFile]:
-        entries = hub.list_repo_tree(repo, recursive=True, revision=commit)
-        return [_listed(entry, str(where)) for entry in entries if isinstance(entry, RepoFile)]
-
-    return asked(where, listed)
-
-
-def _listed(entry: RepoFile, where: str) -> HubFile:
-    check_path(entry.path, where)
-    digest, length = (entry.lfs.sha256, 64) if entry.lfs is not None else (entry.blob_id, 40)
-    if not re.fullmatch(f"[0-9a-f]{{{length}}}", digest) or entry.size < 0:
-        raise HubError(f"{where}: {shorten(entry.path)}: listed with a malformed hash or size")
-    return HubFile(entry.path, entry.size, digest)
+    entries = list(_entries(where, f"/tree/{commit}", recursive="true", expand="false"))
+    return files_of(entries, str(where))
 
 
 def cached(repo: str, commit: str, path: str) -> Path | None:
@@ -68,7 +86,7 @@ def download(repo: str, commit: str, file: HubFile) -> Path:
         HubError, NetworkError, StorageError: see `hub_errors`.
     """
     where = HubName(repo, commit, file.path)
-    with expecting(where, file.digest):
+    with expecting(where, file):
         found = asked(where, lambda hub: hub.hf_hub_download(repo, file.path, revision=commit))
     return Path(found)
 
@@ -80,27 +98,21 @@ def read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
         HubError, NetworkError: see `hub_errors`.
     """
     where = HubName(repo, commit, path)
-    return asked(where, lambda _: _read(repo, commit, path, begin, count))
+    address = hf_hub_url(repo, path, revision=commit)
+    with expecting_bytes(where, count):
+        return asked(where, lambda _: _read(address, begin, count))
 
 
-def _read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
-    headers = {
-        **build_hf_headers(library_name="loratools"),
-        "Range": f"bytes={begin}-{begin + count - 1}",
-        "Accept-Encoding": "identity",
-    }
-    data = bytearray()
-    with get_session().stream("GET", hf_hub_url(repo, path, revision=commit), headers=headers) as r:
-        hf_raise_for_status(r)
-        if r.status_code != 206:
+def _read(address: str, begin: int, count: int) -> bytes:
+    headers = {**client.headers(), "Range": f"bytes={begin}-{begin + count - 1}"}
+    with get_session().stream("GET", address, headers=headers) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
             raise ConnectionError("it sends no parts of files")
-        for chunk in r.iter_bytes():
-            data += chunk
-            if len(data) > count:
-                break
+        data = response.read()
     if len(data) != count:
         raise ConnectionError(f"{len(data)} bytes came where {count} were asked for")
-    return bytes(data)
+    return data
 
 
 def history(repo: str, commit: str) -> list[str]:
@@ -109,8 +121,8 @@ def history(repo: str, commit: str) -> list[str]:
     Raises:
         HubError, NetworkError: see `hub_errors`.
     """
-    found = asked(HubName(repo, commit), lambda hub: hub.list_repo_commits(repo, revision=commit))
-    return [entry.commit_id for entry in found]
+    where = HubName(repo, commit)
+    return [commit_in(entry, "id", str(where)) for entry in _entries(where, f"/commits/{commit}")]
 
 
 def tags(repo: str) -> dict[str, str]:
@@ -119,8 +131,7 @@ def tags(repo: str) -> dict[str, str]:
     Raises:
         HubError, NetworkError: see `hub_errors`.
     """
-    refs = asked(HubName(repo), lambda hub: hub.list_repo_refs(repo))
-    return {ref.name: ref.target_commit for ref in refs.tags}
+    return _refs(repo, "tags", "name")
 
 
 def proposals(repo: str) -> dict[int, str]:
@@ -129,5 +140,61 @@ def proposals(repo: str) -> dict[int, str]:
     Raises:
         HubError, NetworkError: see `hub_errors`.
     """
-    refs = asked(HubName(repo), lambda hub: hub.list_repo_refs(repo, include_pull_requests=True))
-    return {int(r.ref.rpartition("/")[2]): r.target_commit for r in refs.pull_requests or ()}
+    found = _refs(repo, "pullRequests", "ref", include_prs="1")
+    numbers = {ref: ref.removeprefix("refs/pr/") for ref in found}
+    odd = [ref for ref, number in numbers.items() if not re.fullmatch(r"[0-9]{1,9}", number)]
+    if odd:
+        raise HubError(f"{HubName(repo)}: {shorten(odd[0])!r} is no pull request")
+    return {int(number): found[ref] for ref, number in numbers.items()}
+
+
+def _refs(repo: str, kind: str, name: str, **query: str) -> dict[str, str]:
+    where = HubName(repo)
+    found = value_in(_answer(where, "/refs", **query), kind, list, str(where))
+    return {
+        value_in(ref, name, str, str(where)): commit_in(ref, "targetCommit", str(where))
+        for ref in found
+    }
+
+
+def _entries(where: HubName, path: str, **query: str) -> Iterator[Any]:
+    """What a listing has on all its pages.
+
+    Raises:
+        HubError: it has no end, or is no list.
+    """
+    address, count = _address(where.repo, path, **query), 0
+    for _ in range(MOST_PAGES):
+        page, following = _ask(where, address)
+        entries = typed(page, list, "it", str(where))
+        count += len(entries)
+        if count > MOST_FILES:
+            break
+        yield from entries
+        if following is None:
+            return
+        address = following
+    raise HubError(f"{where}: lists more than {MOST_FILES} entries, or {MOST_PAGES} pages")
+
+
+def _answer(where: HubName, path: str, **query: str) -> Any:
+    answer, _ = _ask(where, _address(where.repo, path, **query))
+    return answer
+
+
+def _ask(where: HubName, address: str) -> tuple[Any, str | None]:
+    """The JSON of an answer, and the address of the page after it."""
+    text, following = asked(where, lambda _: _get(address))
+    return parsed(text, str(where)), following
+
+
+def _get(address: str) -> tuple[bytes, str | None]:
+    response = get_session().get(address, headers=client.headers())
+    hf_raise_for_status(response)
+    link = response.links.get("next", {}).get("url")
+    return response.content, None if link is None else str(response.url.join(link))
+
+
+def _address(repo: str, path: str, **query: str) -> str:
+    parameters = f"?{urlencode(query)}" if query else ""
+    return f"{constants.ENDPOINT}/api/models/{repo}{path}{parameters}"

@@ -7,17 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import final
 
-from loratools.errors import FormatError, HubError, NetworkError, storage_errors
+from loratools.errors import HubError, LoratoolsError, NetworkError, storage_errors
 from loratools.hub import client, reading
+from loratools.hub.answers import check_distinct, noted_file, typed
 from loratools.hub.following import following
 from loratools.hub.names import HubFile, HubName, check_path, is_commit
+from loratools.hub.token import quoted
 from loratools.hub.verified import Verified, digest_like
 from loratools.io.json import json_text, parse_json
-from loratools.io.small import replace_text
+from loratools.io.small import read_small, replace_text
 
 _WORKERS = 8
 #: What arrives broken is fetched once more.
 _DOWNLOADS = 2
+#: Bytes of our notes of a listing, and of the client's of a commit.
+_LONGEST_TREE, _LONGEST_REFERENCE = 100_000_000, 1000
 
 
 @final
@@ -55,6 +59,7 @@ class Repository:
         """
         files = [self.files[path] for path in paths]
         try:
+            check_distinct((file.path for file in files), self.name)
             with ThreadPoolExecutor(_WORKERS) as pool:
                 return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
         except HubError:
@@ -139,12 +144,11 @@ def resolve(name: HubName) -> Repository:
     if client.is_offline():
         if not reference.is_file():
             raise NetworkError(f"{name}: offline, and not in the cache")
-        with storage_errors(reference):
-            commit = reference.read_text().strip()
+        commit = read_small(reference, _LONGEST_REFERENCE).decode(errors="replace").strip()
     else:
         commit = reading.head(name)
     if not is_commit(commit):
-        raise HubError(f"{name}: resolved to {client.quoted(commit)!r}, which is no commit")
+        raise HubError(f"{name}: resolved to {quoted(commit)!r}, which is no commit")
     if not client.is_offline():
         _write(reference, commit)
     return Repository(name.repo, commit)
@@ -166,9 +170,11 @@ def _state() -> Path:
 
 
 def _read_tree(store: Path) -> list[HubFile] | None:
+    """The listing that was noted; None where there is none that can be read: it is asked for."""
     try:
-        return [HubFile(**fields) for fields in parse_json(store.read_bytes(), str(store))]
-    except (OSError, FormatError, TypeError):
+        noted = typed(parse_json(read_small(store, _LONGEST_TREE), str(store)), list, "it", "")
+        return [noted_file(fields, str(store)) for fields in noted]
+    except LoratoolsError:
         return None
 
 

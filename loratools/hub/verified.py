@@ -9,7 +9,11 @@ import os
 from pathlib import Path
 from typing import final
 
+from loratools.errors import LoratoolsError, storage_errors
+from loratools.io.small import read_small
+
 _CHUNK = 4 * 2**20
+_LONGEST_NOTE = 200
 
 
 def sha256(path: Path) -> str:
@@ -50,9 +54,11 @@ class Verified:
     def knows(self, path: Path, digest: str) -> bool:
         """Whether this file, unchanged since, has been found to have this hash."""
         try:
-            return (self._folder / digest).read_text() == identity(path.stat())
-        except (OSError, ValueError):
+            noted = read_small(self._folder / digest, _LONGEST_NOTE)
+        except LoratoolsError:
             return False
+        with storage_errors(path):
+            return noted == identity(path.stat()).encode()
 
     def remember(self, path: Path, digest: str) -> None:
         """Note that it has; that this cannot be written only costs time later."""

@@ -12,7 +12,9 @@ from huggingface_hub import CommitOperationAdd
 from loratools.errors import HubError, NetworkError, shorten, storage_errors
 from loratools.hub import client, reading
 from loratools.hub.client import asked
-from loratools.hub.names import HubFile, HubName
+from loratools.hub.names import HubFile, HubName, is_commit
+from loratools.hub.session import AnswerError
+from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
 
 
@@ -64,17 +66,20 @@ def commit(
     where = HubName(repo)
     try:
         with client.hub_errors(where), _card_refusal(where):
-            made = client.api().create_commit(
+            hub, operations = client.api(), [file.operation for file in files]
+            made = hub.create_commit(
                 repo,
-                [file.operation for file in files],
+                operations,
                 commit_message=message,
                 revision=branch,
                 parent_commit=parent,
                 create_pr=proposes,
             )
-            return made.oid, None if made.pr_num is None else int(made.pr_num)
-    except NetworkError as error:
+    except (NetworkError, AnswerError) as error:
         raise client.UnansweredError(str(error)) from None
+    if not isinstance(made.oid, str) or not is_commit(made.oid):
+        raise client.UnansweredError(f"{where}: {shorten(repr(made.oid))} in place of a commit")
+    return made.oid, made.pr_num
 
 
 @contextmanager
@@ -87,7 +92,7 @@ def _card_refusal(where: HubName) -> Iterator[None]:
     except ValueError as error:
         if "README.md" not in str(error):
             raise
-        raise HubError(f"{where}: {client.quoted(str(error))}") from None
+        raise HubError(f"{where}: {quoted(str(error))}") from None
 
 
 def create(repo: str, *, private: bool) -> None:
@@ -99,7 +104,7 @@ def create(repo: str, *, private: bool) -> None:
     """
     where = HubName(repo)
     asked(where, lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
-    if private and not asked(where, lambda hub: hub.repo_info(repo)).private:
+    if private and not reading.is_private(repo):
         raise HubError(f"{where}: is there already, and public; leave out --private to push to it")
 
 

@@ -3,6 +3,7 @@
 All JSON of the package is made here. What is read can be written again: a number beyond float64,
 such as 1e400, is refused, since readers make an infinity of it, which JSON does not have.
 Integers stay exact; other numbers have the value of the nearest float64, as to other readers.
+Lists and objects are read up to a depth at which all that walks over them can go on.
 """
 
 import json
@@ -13,6 +14,11 @@ from typing import Any
 
 from loratools.errors import FormatError, NonFiniteError, shorten
 
+#: Levels of lists and objects. Real files have ten; what walks over a value stops at about 1000.
+_DEEPEST = 100
+_NESTS = (dict, list)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_TOO_DEEP = f"not valid JSON: lists and objects in each other, more than {_DEEPEST} deep"
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -20,7 +26,8 @@ def parse_json(text: bytes, where: str) -> Any:
     """The value written in `text`.
 
     Raises:
-        FormatError: it is not UTF-8, not JSON, or an object has a key twice.
+        FormatError: it is not UTF-8, not JSON, an object has a key twice, or it is nested more
+            than 100 deep.
     """
     try:
         value = json.loads(
@@ -30,6 +37,8 @@ def parse_json(text: bytes, where: str) -> Any:
             parse_float=_float,
             parse_constant=_refuse_constant,
         )
+        if _may_be_deep(text):
+            _check_depth(value)
         if _ESCAPED_SURROGATE.search(text):
             json_text(value).encode()  # fails where a surrogate stands alone
         return value
@@ -37,7 +46,9 @@ def parse_json(text: bytes, where: str) -> Any:
         raise FormatError(f"{where}: not UTF-8 (byte {error.start})") from error
     except UnicodeEncodeError as error:
         raise FormatError(f"{where}: half a surrogate pair is no character") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise FormatError(f"{where}: {_TOO_DEEP}") from None
+    except ValueError as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from error
 
 
@@ -74,6 +85,29 @@ def json_text(value: object, **style: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
     except ValueError as error:
         raise NonFiniteError("a NaN or an infinity, where JSON has no number for it") from error
+
+
+def _may_be_deep(text: bytes) -> bool:
+    """Whether brackets are left when innermost pairs are taken out, one level at a time.
+
+    It sees those in strings too, and costs a hundredth of what the look at the values does.
+    """
+    brackets = text.translate(None, _NO_BRACKETS)
+    for _ in range(_DEEPEST):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)
+
+
+def _check_depth(value: Any) -> None:
+    nests = [value] if type(value) in _NESTS else []
+    for _ in range(_DEEPEST):
+        insides = [nest.values() if type(nest) is dict else nest for nest in nests]
+        nests = [inner for inside in insides for inner in inside if type(inner) in _NESTS]
+        if not nests:
+            return
+    raise RecursionError
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,32 @@
-"""A small text file, replaced whole: whoever reads it sees the old text or the new one."""
+"""A small file: read whole, up to a limit; replaced whole, so that nobody sees half of it."""
 
 import os
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from loratools.errors import storage_errors
+from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.io.file import InputFile
+from loratools.io.platform import lock_folder
 from loratools.io.stopping import check_stop, unfinished
+
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.02
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        FormatError: it does not exist, is a folder, a pipe or a device, or has more.
+        StorageError: it cannot be read.
+    """
+    file = InputFile(path)
+    if file.size > limit:
+        raise FormatError(f"{path}: {file.size} bytes, where at most {limit} are read")
+    return file.read(0, file.size)
 
 
 def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
@@ -28,3 +49,32 @@ def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
         finally:
             made.unlink(missing_ok=True)
     check_stop()
+
+
+@contextmanager
+def only_one_in(folder: Path) -> Iterator[None]:
+    """Whoever reads a small file in a folder to write it anew, one after the other.
+
+    Other programs and threads wait, for a minute at most. Where folders cannot be locked, as on
+    Windows, nobody does.
+
+    Raises:
+        StorageError: somebody else holds the folder for longer.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            with storage_errors(folder):
+                fd = lock_folder(folder.resolve())
+            break
+        except StorageError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            if time.monotonic() > end:
+                raise StorageError(f"{folder}: another program holds it; try again") from None
+        time.sleep(_PAUSE_SECONDS)
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)

@@ -1,10 +1,12 @@
 """`loratools pull` under every fault: the right bytes or none, nothing left, and it heals."""
 
+import gzip
 import json
 import resource
 
 import pytest
 
+from loratools.hub import reading
 from tests.e2e.commands import run_here
 from tests.hub.faulty import (
     BLOB,
@@ -72,6 +74,54 @@ def disk_holds(size):
 
     return limit
 
+
+def adds(*paths):
+    """More entries, each with the bytes of the weights."""
+
+    def changed(body):
+        items = json.loads(body)
+        item = next(item for item in items if item["path"] == WEIGHTS)
+        return json.dumps([*items, *(item | {"path": path} for path in paths)]).encode()
+
+    return strikes(faults.Body(changed), "/tree/", times=None)
+
+
+def bomb(path, method="GET", times=None):
+    """A mebibyte that becomes a gibibyte, whatever was asked for."""
+    packed = gzip.compress(bytes(2**20))
+    return both(
+        strikes(faults.Headers({"Content-Encoding": "gzip"}), path, method, times=times),
+        strikes(faults.Body(lambda _: packed), path, method, times=times),
+    )
+
+
+def pages_on(under):
+    """Each page links to another one."""
+    under.patch.setattr(reading, "MOST_PAGES", 20)
+    link = f'<{under.hub.endpoint}/api/models/{REPO}/tree/main>; rel="next"'
+    under.hub.fail(faults.Headers({"Link": link}), "/tree/", times=None)
+    under.hub.fail(faults.Body(lambda _: b"[]"), "/tree/", times=None)
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+LONG = "sends more than"
+NAMES = {
+    "a bidirectional mark": ("\u202egnp.x", "not a plain relative path"),
+    "a line feed": ("a\nb", "not a plain relative path"),
+    "an escape": ("\x1b[2Ja", "not a plain relative path"),
+    "a control character of C1": ("a\x9bb", "not a plain relative path"),
+    "half a character": ("a\ud800", "half a surrogate pair"),
+    "an empty name": ("", "not a plain relative path"),
+    "a name of 300 characters": ("x" * 300, "too long"),
+}
+TYPES = {
+    "a number for a path": {"path": 5},
+    "nothing for a path": {"path": None},
+    "a number for a hash": {"lfs": None, "oid": 5},
+    "a list for a large file": {"lfs": []},
+    "a number for a type": {"type": 5},
+}
+SIZES = {"negative": -1, "a text": "5", "a fraction": 5.5, "true": True, "huge": 10**30}
 
 ROWS = [
     Row("429 with Retry-After, once", each_of(STEPS, faults.Status(429, {"Retry-After": "7"}))),
@@ -158,9 +208,49 @@ ROWS = [
         1,
         "another content",
     ),
-    Row(
-        "listing without sizes", tree(lambda item: {"path": WEIGHTS}), 4, "not the answer of a Hub"
+    *(Row(f"listing with {what}", renamed(path), 1, says) for what, (path, says) in NAMES.items()),
+    *(
+        Row(f"listing with {what}", tree(lambda item, new=new: item | new), 1, "not the answer")
+        for what, new in TYPES.items()
     ),
+    *(
+        Row(
+            f"listing with a size that is {what}",
+            tree(lambda item, size=size: item | {"size": size}),
+            1,
+            "size",
+        )
+        for what, size in SIZES.items()
+    ),
+    Row("listing without sizes", tree(lambda item: {"path": WEIGHTS}), 1, "is missing"),
+    Row("listing of a file twice", adds(WEIGHTS), 1, f"lists {WEIGHTS} twice"),
+    Row("listing of a file that is a folder", adds(f"{WEIGHTS}/x/y"), 1, "twice"),
+    Row(
+        "listing of names that differ in case",
+        adds("LICENSE.a", "LICENSE.A"),
+        1,
+        "are one name on some disks",
+    ),
+    Row("listing that is an object", answers("/tree/", b'{"error": 1}'), 1, "not list"),
+    Row("listing of texts", answers("/tree/", b'["x"]'), 1, "not object"),
+    Row("listing nested 100,000 deep", answers("/tree/", DEEP), 1, "more than 100 deep"),
+    Row("listing of half a character", answers("/tree/", b'["\\ud800"]'), 1, "half a surrogate"),
+    Row("listing cut off", answers("/tree/", b'[{"type": "fi'), 1, "not valid JSON"),
+    Row("listing without an end", strikes(faults.Endless(2**28), "/tree/", times=None), 1, LONG),
+    Row("listing of pages without an end", pages_on, 1, "20 pages"),
+    Row("commit that is a number", answers(f"{REPO}$", b'{"sha": 5}'), 1, "not the answer"),
+    Row("commit nested 100,000 deep", answers(f"{REPO}$", DEEP), 1, "more than 100 deep"),
+    Row("compressed bomb in place of the listing", bomb("/tree/"), 1, "compressed"),
+    Row("compressed bomb in place of the commit", bomb(f"{REPO}$"), 1, "compressed"),
+    Row("compressed bomb in place of a file", bomb(CONFIG), 1, "compressed"),
+    Row("bytes without an end", strikes(faults.Endless(2**28), BLOB, times=None), 1, LONG),
+    Row(
+        "bytes of a small file without an end",
+        strikes(faults.Endless(2**28), CONFIG, "GET", times=None),
+        1,
+        LONG,
+    ),
+    Row("429 that asks for years", strikes(faults.Status(429, {"Retry-After": "9" * 9}), BLOB)),
     Row("a page in place of the listing", answers("/tree/", b"<html>"), 4, "not the answer"),
     Row("a page in place of the commit", answers(f"{REPO}$", b"<html>"), 4, "not the answer"),
     Row(
@@ -237,6 +327,7 @@ def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, sleeps, tmp_path,
     assert all(rule.hits for rule in under.hub.rules), "the fault did not strike"
     assert result.code == row.code, result.err
     assert "Retry-After" not in row.fault or 7.0 in sleeps
+    assert max(sleeps, default=0) <= 61
     assert pulled(out) == (FILES if row.code == 0 else None)
     if row.code:
         assert row.says in line_of(result)

@@ -1,5 +1,6 @@
 """`loratools push` under every fault: one commit or none, nobody's overwritten, and it heals."""
 
+import json
 import re
 import shutil
 
@@ -26,6 +27,7 @@ from tests.hub.faulty import (
     unfinished,
 )
 from tests.hub.server import faults
+from tests.hub.test_faults_of_pull import DEEP, answers, bomb
 
 COMMIT = f"/api/models/{REPO}/commit/"
 STEPS = [
@@ -88,6 +90,21 @@ def is_private(under):
     under.hub.repos[REPO].private = True
 
 
+def commit_says(**fields):
+    """Other fields in the answer of the commit, which was made."""
+    return strikes(faults.Body(lambda body: json.dumps(json.loads(body) | fields).encode()), COMMIT)
+
+
+def uploads_to(address):
+    def changed(body):
+        answer = json.loads(body)
+        for item in answer["objects"]:
+            item["actions"]["upload"]["href"] = address
+        return json.dumps(answer).encode()
+
+    return strikes(faults.Body(changed), "objects/batch", times=None)
+
+
 ROWS = [
     Row("429 with Retry-After, once", each_of(STEPS, faults.Status(429, {"Retry-After": "7"}))),
     Row("503, once", each_of(STEPS, faults.Status(503))),
@@ -124,6 +141,30 @@ ROWS = [
         strikes(faults.Body(lambda _: b"<html>"), COMMIT),
         ends="one commit",
     ),
+    Row(
+        "commit's answer with a number for the commit", commit_says(commitOid=5), ends="one commit"
+    ),
+    Row(
+        "commit's answer with a text for the commit", commit_says(commitOid="x"), ends="one commit"
+    ),
+    Row("commit's answer nested 100,000 deep", answers(COMMIT, DEEP), ends="one commit"),
+    Row(
+        "compressed bomb in place of the commit's answer",
+        bomb(COMMIT, "POST", 1),
+        ends="one commit",
+    ),
+    Row(
+        "commit's answer without an end", strikes(faults.Endless(2**28), COMMIT), ends="one commit"
+    ),
+    Row(
+        "upload's answer without an end",
+        strikes(faults.Endless(2**28), BLOB, "PUT", times=None),
+        ends="one commit",
+    ),
+    Row("upload to no address", uploads_to("http://a:b:c/"), 4, "no commit was made"),
+    Row("upload to an address without a scheme", uploads_to("/x"), 4, "no commit was made"),
+    Row("a page in place of the upload's address", answers("objects/batch", b"<html>"), 4, "not"),
+    Row("upload's addresses nested 100,000 deep", answers("objects/batch", DEEP), 4, "not"),
     Row(
         "somebody commits in between",
         before_commit,

@@ -4,12 +4,15 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from loratools.hub.lock import Lock, Locked
-from tests.e2e.commands import run_here
+from loratools.io import small
+from loratools.io.small import only_one_in
+from tests.e2e.commands import run_here, start
 from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, home, line_of
 from tests.hub.server import faults
 
@@ -164,21 +167,101 @@ def test_a_commit_that_contradicts_the_lock_is_refused(plain, lock, capsys):
     assert run_here(capsys, "pull", REPO, "--revision", locked, "--lock", lock).code == 0
 
 
-def test_writers_at_once_do_not_tear_the_lock(tmp_path):
+def test_runs_at_once_lose_no_entry_of_the_lock(tmp_path):
+    """All have read the file when it was empty, and write it at the same time."""
     path = tmp_path / "lock"
-    texts = {f"a/{n}": {WEIGHTS: hashlib.sha256(bytes([n])).hexdigest()} for n in range(4)}
+    entries = {f"a/{n}": Locked("0" * 40, {WEIGHTS: f"{n:064}"}) for n in range(8)}
+    ready = threading.Barrier(len(entries) + 1)
 
-    def write(repo: str, files: dict[str, str]) -> None:
-        for _ in range(25):
-            Lock(path, {repo: Locked("0" * 40, files)}).write()
+    def run(repo: str, entry: Locked) -> None:
+        lock = Lock.read(path)
+        lock.used[repo] = entry
+        ready.wait()
+        lock.write()
 
-    writers = [threading.Thread(target=write, args=item) for item in texts.items()]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        for repo, locked in Lock.read(path).repositories.items():
-            assert locked.files == texts[repo]
+    runs = [threading.Thread(target=run, args=item) for item in entries.items()]
+    for thread in runs:
+        thread.start()
+    ready.wait()
+    while any(thread.is_alive() for thread in runs):  # never torn
+        assert Lock.read(path).repositories.items() <= entries.items()
+    assert Lock.read(path).repositories == entries
     assert [entry.name for entry in Path(tmp_path).iterdir()] == ["lock"]
+
+
+def test_pulls_at_once_lose_no_entry_of_the_lock(plain, lock, tmp_path):
+    """Each as a process of its own, which has to wait until the folder is free again."""
+    repos = [REPO, OTHER, "ann/third"]
+    for repo in repos[1:]:
+        plain.create_repo(repo, FILES)
+    environment = plain.environment(tmp_path / "home")
+    with only_one_in(lock.parent):
+        pulls = [start("pull", repo, "--lock", lock, env=environment) for repo in repos]
+        asked = [f"^/{repo}/[0-9a-f]{{64}}" for repo in repos]
+        assert wait_until(lambda: all(plain.log.of("GET", path) for path in asked))
+        assert not lock.exists()
+    for process in pulls:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, ""), out
+    assert list(json.loads(lock.read_text())["repositories"]) == sorted(repos)
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        threading.Event().wait(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize("differs", ["commit", "bytes"])
+def test_runs_at_once_that_note_different_things_are_refused(
+    differs, plain, lock, tmp_path, capsys
+):
+    """The branch moves between two runs, and the other one is the first to write."""
+    theirs = Locked(
+        "1" * 40 if differs == "commit" else plain.head(REPO),
+        dict.fromkeys(FILES, "1" * 64),
+    )
+
+    def note():
+        other = Lock(lock)
+        other.used[REPO] = theirs
+        other.write()
+
+    plain.before(BLOB, note)
+    result = run_here(capsys, "pull", REPO, "--lock", lock, "-o", tmp_path / "out")
+    assert result.code == 1
+    assert "another run has noted" in line_of(result)
+    assert not (tmp_path / "out").exists()
+    assert Lock.read(lock).repositories == {REPO: theirs}
+
+
+def test_what_is_noted_meanwhile_of_another_repository_stays(plain, lock, capsys):
+    theirs = Locked("1" * 40, {WEIGHTS: "1" * 64})
+
+    def note():
+        Lock(lock, {}, {OTHER: theirs}).write()
+
+    plain.before(BLOB, note)
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    noted = Lock.read(lock).repositories
+    assert noted[OTHER] == theirs
+    assert noted[REPO].commit == plain.head(REPO)
+
+
+def test_a_lock_in_a_folder_by_a_link_is_written(plain, tmp_path, capsys):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert run_here(capsys, "pull", REPO, "--lock", tmp_path / "link/lock").code == 0
+    assert Lock.read(tmp_path / "real/lock").repositories.keys() == {REPO}
+
+
+def test_a_folder_that_somebody_holds_for_long_is_an_error(plain, lock, capsys, monkeypatch):
+    monkeypatch.setattr(small, "_PATIENCE_SECONDS", 0.1)
+    with only_one_in(lock.parent):
+        result = run_here(capsys, "pull", REPO, "--lock", lock)
+    assert result.code == 4
+    assert "another program holds it" in line_of(result)
 
 
 def test_a_lock_that_cannot_be_written_leaves_no_output(plain, tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from loratools.hub import client
+from loratools.hub import token
 from tests.e2e.commands import SINGLE, run_apart, run_here
 from tests.hub.client import write
 from tests.hub.faulty import BLOB, FILES, REPO, WEIGHTS, goes_offline, home, is_nowhere, strikes
@@ -196,4 +196,4 @@ def test_what_is_to_be_private_is_not_sent_to_a_public_repository(under, tmp_pat
     ids=["user", "at sign", "revision", "name", "token"],  # a token stays out of names of tests too
 )
 def test_what_is_redacted(text, shown, under):
-    assert client.redacted(text) == shown
+    assert token.redacted(text) == shown

@@ -24,7 +24,10 @@ from loratools.io.json import encode_json, json_text, parse_json, parse_json_obj
         (rb'{"\udc00": 1}', "half a surrogate pair is no character"),
         (rb'"\ude00\ud83d"', "half a surrogate pair is no character"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON: maximum recursion depth"),
+        (b"[" * 100_000, "more than 100 deep"),
+        (b"[" * 101 + b"]" * 101, "more than 100 deep"),
+        (b'{"a": ' * 101 + b"1" + b"}" * 101, "more than 100 deep"),
+        (b"[[1], [" + b"[2, [" * 50 + b"]]" * 50 + b"]]", "more than 100 deep"),
         (b"9" * 5000, f"the number {'9' * 10}…{'9' * 10} is beyond what a float64 can hold"),
         (b"[1e400]", "the number 1e400 is beyond what a float64 can hold"),
         (b"[-1e400]", "the number -1e400 is beyond"),
@@ -40,6 +43,14 @@ def test_text_of_two_meanings_is_refused(text, says):
     assert str(caught.value).startswith("some.json: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 100 + b"]" * 100, b'{"a": [' * 50 + b"1" + b"]}" * 50, b'["' + b"[{" * 999 + b'"]'],
+)
+def test_a_hundred_levels_are_read_and_brackets_in_a_text_are_none(text):
+    assert encode_json(parse_json(text, "some.json"))
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b"1", b'"a"'])

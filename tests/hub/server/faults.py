@@ -241,6 +241,31 @@ class Body(Fault):
         return changing
 
 
+@dataclass(frozen=True)
+class Endless(Fault):
+    """A body that goes on with zeros for as long as the client reads, up to `at_most` bytes."""
+
+    at_most: int
+
+    def sender(self, send: Send, connection: Connection) -> Sender:
+        start = Headers({"Content-Length": None}).sender(send, connection)
+
+        async def endless(message: Message) -> None:
+            if message["type"] == "http.response.start" or connection.is_head:
+                return await start(message)
+            if message.get("more_body", False):
+                return await send(message)
+            await send({**message, "more_body": True})
+            piece = {"type": "http.response.body", "body": bytes(2**16), "more_body": True}
+            for _ in range(0, self.at_most, 2**16):
+                if connection.is_gone:
+                    return None
+                await send(piece)
+            return await send({"type": "http.response.body"})
+
+        return endless
+
+
 def _ended(
     send: Send, connection: Connection, after: int, end: Callable[[], Awaitable[None]]
 ) -> Sender:

@@ -1,0 +1,67 @@
+"""A fault of loratools is one, and no answer of a Hub: exit 70, wherever it is."""
+
+import pytest
+
+from loratools.hub import answers, client, expected, reading, session, writing
+from tests.e2e.commands import run_here
+from tests.hub.client import write
+from tests.hub.faulty import FILES, REPO, WEIGHTS, line_of
+
+FAULTS = [TypeError, ValueError, KeyError, AttributeError, RecursionError]
+PLACES = {
+    "the reader of listings": (answers, "_file"),
+    "the reader of commits": (reading, "commit_in"),
+    "the question": (reading, "_address"),
+    "the check of headers": (session, "check_headers"),
+    "the limit of answers": (session, "expected_size"),
+    "what is expected": (expected, "_Expected"),
+    "the headers of a request": (client, "headers"),
+    "the client's making": (session, "install"),
+    "the guard of requests": (session, "_is_at_endpoint"),
+}
+
+
+def breaks(kind):
+    def broken(*_, **__):
+        raise kind("of our own")
+
+    return broken
+
+
+@pytest.fixture
+def ready(hub, sleeps, monkeypatch):
+    hub.create_repo(REPO, FILES)
+    monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
+    return hub
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+def test_a_fault_of_ours_in_a_pull_is_no_answer_of_a_hub(place, kind, ready, capsys, monkeypatch):
+    monkeypatch.setattr(*place, breaks(kind))
+    result = run_here(capsys, "pull", REPO)
+    assert result.code == 70
+    assert f"a fault in loratools: {kind.__name__}" in line_of(result)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_of_ours_in_a_push_is_no_answer_of_a_hub(
+    kind, ready, tmp_path, capsys, monkeypatch
+):
+    adapter = write(tmp_path / "adapter", FILES | {WEIGHTS: FILES[WEIGHTS][:-1] + b"\x01"})
+    monkeypatch.setattr(writing, "is_commit", breaks(kind))
+    result = run_here(capsys, "push", adapter, REPO, "--no-card")
+    assert result.code == 70
+    assert f"a fault in loratools: {kind.__name__}" in line_of(result)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_what_the_client_chokes_on_is_an_answer(kind, ready, capsys, monkeypatch):
+    """It raises whatever comes of a field that is not what it takes it for."""
+    choke = compile("def choke(*_, **__): raise kind('of an answer')", "client.py", "exec")
+    names = {"kind": kind, "__name__": "huggingface_hub.hf_api"}
+    exec(choke, names)
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", names["choke"])
+    result = run_here(capsys, "pull", REPO)
+    assert result.code == 4
+    assert f"not the answer of a Hub ({kind.__name__}: " in line_of(result)
