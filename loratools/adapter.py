@@ -5,11 +5,11 @@ Every dialect on disk is decoded into this, and every verb works on it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, final
 
 from loratools.deltas import Delta, check_stored
 from loratools.errors import UnsupportedError
+from loratools.io.companions import Companion
 from loratools.io.source import Source
 
 #: `info` explains, `problem` makes `inspect --check` fail, `refusal` is one by all other verbs too.
@@ -102,7 +102,7 @@ class Adapter:
         settings: what the config says that matters to people: rank, alpha, target modules, …
         config: the JSON beside it as it was read, for its own format to write again.
         model_config: the `config.json` beside it, which describes the model it was trained on.
-        companions: its tokenizer files.
+        companions: its tokenizer and its processor, unread.
         order: the keys of its tensors as they were filed, for its own format to keep that order.
     """
 
@@ -118,7 +118,7 @@ class Adapter:
     config: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     notes: tuple[Note, ...]
-    companions: tuple[Path, ...]
+    companions: tuple[Companion, ...]
     nbytes: int
     order: tuple[str, ...] = ()
     model_config: Mapping[str, Any] | None = None

@@ -17,6 +17,7 @@ from loratools.cli.options import (
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
+from loratools.errors import listing
 
 if TYPE_CHECKING:
     from loratools.operations.report import MergeReport
@@ -122,10 +123,10 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
     for adapter in report.plan.adapters:
         for note in adapter.notes:
             click.echo(f"Note: {printable(f'{adapter.where}: {note.message}')}", err=True)
-    for text in report.plan.notes:
+    for text in report.notes:
         click.echo(f"Note: {printable(text)}", err=True)
-    for name in report.left_out:
-        click.echo(f"Note: not copied: {printable(name)}", err=True)
+    if report.left_out:
+        click.echo(f"Note: not copied: {printable(listing(report.left_out))}", err=True)
     if verbose:
         for tensor, actions in report.rows():
             fidelity = report.fidelity.get(tensor.name)

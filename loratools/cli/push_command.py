@@ -89,4 +89,4 @@ def _print(report: "PushReport") -> None:
     if report.tag is not None and not report.dry_run:
         click.echo(f"tag: {printable(report.tag)}")
     if report.left_out:
-        click.echo(f"Note: hidden, not sent: {printable(listing(report.left_out))}", err=True)
+        click.echo(f"Note: not sent: {printable(listing(report.left_out))}", err=True)

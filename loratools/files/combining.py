@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.adapter import Adapter
 from loratools.errors import LoratoolsError
 from loratools.files.based import additive_all
+from loratools.files.companions import note_left_behind
 from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_adapter
 from loratools.operations.certificates import Certificates
@@ -103,7 +104,11 @@ def combine(
         method=combination.method,
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
-        notes=(*found.notes, *rounding_note(found.adapter, rounding)),
+        notes=(
+            *found.notes,
+            *note_left_behind(opened),
+            *rounding_note(found.adapter, rounding),
+        ),
         rounding=rounding,
         written=written,
     )

@@ -10,13 +10,15 @@ from typing import final
 
 from loratools.errors import OutputError, storage_errors
 from loratools.files.factoring import Factoring, identity, input_files
-from loratools.files.opening import TOKENIZER_FILES, open_adapter, open_base
+from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.parts import Part, Parts
 from loratools.files.writing import put_files
 from loratools.formats import encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
+from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.operations.compare import differing, measure
@@ -241,11 +243,10 @@ def _paths(model: Checkpoint) -> tuple[Path, ...]:
     return files if model.path is None else (model.path, *files)
 
 
-def _companions(model: Checkpoint) -> tuple[Path, ...]:
+def _companions(model: Checkpoint) -> tuple[Companion, ...]:
     if not model.is_folder or model.path is None:
         return ()
-    files = (model.path / name for name in TOKENIZER_FILES)
-    return tuple(file for file in files if file.is_file())
+    return companions_in(LocalFolder(model.path, model.where))
 
 
 def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:
@@ -260,7 +261,8 @@ def _needed_bytes(work: _Work) -> int:
     sizes = map(sum, _shapes(plan))
     factors = rule.parameters or (rule.rank or rule.min_rank) * sum(sizes)
     whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    return 2 * factors * element + whole + _SLACK_BYTES
+    beside = sum(c.nbytes for c in _companions(plan.pairing.tuned))
+    return 2 * factors * element + whole + beside + _SLACK_BYTES
 
 
 def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:

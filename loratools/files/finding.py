@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from loratools.errors import FormatError, listing
+from loratools.io.companions import ADAPTER_CONFIG
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
-ADAPTER_CONFIG = "adapter_config.json"
 _PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
 _PICKLES = (".bin", ".pt", ".pth")
+_MODELS = ("model.safetensors", "model.safetensors.index.json")
 #: What transformers calls the index of an adapter that it writes in several files.
 _MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
 
@@ -16,6 +17,29 @@ _MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin
 def is_pickle(name: str) -> bool:
     """Whether a file of this name is a PyTorch pickle, or the index of some."""
     return name.removesuffix(INDEX_ENDING).endswith(_PICKLES)
+
+
+def own_names(folder: Folder) -> tuple[str, ...]:
+    """The names of the files that belong together in an adapter's folder or a model's.
+
+    With a config those in its folders too; without one it can be a folder of anything.
+
+    Raises:
+        StorageError: a folder in it cannot be read.
+    """
+    names = folder.names()
+    is_own = ADAPTER_CONFIG in names or "config.json" in names
+    return folder.all_names(depth=1) if is_own else names
+
+
+def is_model(folder: Folder) -> bool:
+    """Whether a folder holds a model and not an adapter: by its config, or else by its weights."""
+    names = folder.names()
+    has_adapter = ADAPTER_CONFIG in names and not (
+        any(name in names for name in _MODELS)
+        and not any(name.startswith("adapter_model") for name in names)
+    )
+    return "config.json" in names and not has_adapter
 
 
 def find_weights(folder: Folder) -> str:

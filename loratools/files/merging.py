@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.errors import LoratoolsError, StorageError, UnsupportedError
 from loratools.files._running import Run, execute
-from loratools.files.opening import TOKENIZER_FILES, local_paths, open_adapter, open_base
+from loratools.files.companions import Companions, companions
+from loratools.files.opening import local_paths, open_adapter, open_base
 from loratools.files.padding import with_pad_token
 from loratools.formats import DecodeOptions
-from loratools.io.checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, Checkpoint
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
-from loratools.io.publish import Staging, check_output, staged
+from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
@@ -23,8 +24,7 @@ from loratools.operations.report import MergeReport
 if TYPE_CHECKING:
     from loratools.operations.rounding import Fidelity
 
-_CARD = "README.md"
-_COMPANIONS_SLACK = 2**20
+_SLACK_BYTES = 2**20
 
 
 @final
@@ -80,19 +80,21 @@ def merge(
         raise LoratoolsError(f"{len(weights)} weights for {len(opened)} adapters")
     plan = plan_merge(checkpoint, opened, weights, options)
     files = _named(arrange(plan, write.max_shard_bytes), checkpoint, output)
-    companions, left_out = _companions(plan)
-    plan = with_pad_token(plan, {companion.name: companion.source for companion in companions})
+    beside = companions(checkpoint, opened)
+    plan = with_pad_token(plan, beside)
+    beside = beside.having(_made(plan, files, options))
     fidelity: dict[str, Fidelity] = {}
     if output is not None:
         inputs = local_paths(base, *paths, config)
         inputs += [shard.file.path for shard in checkpoint.shards]
-        fidelity = _write(plan, files, companions, Path(output), inputs, options, write)
+        fidelity = _write(plan, files, beside, Path(output), inputs, write)
     return MergeReport(
         plan=plan,
         output=None if output is None else str(output),
         files={file.name: file.layout.size for file in files},
         fidelity=fidelity,
-        left_out=left_out,
+        left_out=beside.left_out,
+        beside=beside.notes,
         is_stochastic=write.seed is not None,
     )
 
@@ -114,10 +116,9 @@ def _named(
 def _write(
     plan: MergePlan,
     files: Sequence[PlannedFile],
-    companions: "Sequence[_Companion]",
+    beside: Companions,
     output: Path,
     inputs: Sequence[Path],
-    options: MergeOptions,
     write: WriteOptions,
 ) -> "dict[str, Fidelity]":
     is_folder = plan.base.is_folder
@@ -125,7 +126,7 @@ def _write(
         output,
         inputs,
         is_folder=is_folder,
-        needed_bytes=sum(file.layout.size for file in files) + _COMPANIONS_SLACK,
+        needed_bytes=sum(file.layout.size for file in files) + beside.nbytes + _SLACK_BYTES,
         overwrite=write.overwrite,
     )
     data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)
@@ -133,8 +134,7 @@ def _write(
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
         fidelity = execute(run, files, outputs, write)
-        if is_folder:
-            _write_companions(plan, files, companions, staging, options)
+        beside.write(staging)
         for file in files:
             _verify(staging.folder / file.name, file)
         for source in _input_files(plan):
@@ -160,58 +160,9 @@ def _input_files(plan: MergePlan) -> Iterator[InputFile]:
         yield shard.file
 
 
-@final
-@dataclass(frozen=True)
-class _Companion:
-    """A file that goes with the weights, by its name in the output."""
-
-    name: str
-    source: Path
-
-
-def _companions(plan: MergePlan) -> tuple[list[_Companion], list[str]]:
-    """What is copied beside the weights, and what of the base's folder is left out.
-
-    The base's files that hold no weights, but for hidden ones and its model card, which tells of
-    another model; the adapter's own tokenizer takes the place of the base's, whole.
-    """
-    if not plan.base.is_folder or plan.base.path is None:
-        return [], []
-    found: dict[str, Path] = {}
-    left_out = []
-    written = {shard.name for shard in plan.base.shards} | {plan.base.index_name}
-    folder = plan.base.path
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if not path.is_file() or name in written or is_hidden or name == _CARD:
-            continue
-        if name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX, ".bin.index.json")):
-            left_out.append(name)
-        else:
-            found[name] = path
-    for adapter in plan.adapters:
-        if adapter.companions:
-            for name in TOKENIZER_FILES:
-                found.pop(name, None)
-            found |= {path.name: path for path in adapter.companions}
-    return [_Companion(name, path) for name, path in sorted(found.items())], left_out
-
-
-def _write_companions(
-    plan: MergePlan,
-    files: Sequence[PlannedFile],
-    companions: Sequence[_Companion],
-    staging: Staging,
-    options: MergeOptions,
-) -> None:
-    made = {}
-    if (index := index_file(plan, files)) is not None:
-        made[index[0]] = index[1]
+def _made(plan: MergePlan, files: Sequence[PlannedFile], options: MergeOptions) -> dict[str, bytes]:
+    """The index and the config, where the merge has changed them."""
+    made = dict(filter(None, [index_file(plan, files)]))
     if (config := corrected_config(plan, options.dtype)) is not None:
         made["config.json"] = config
-    for name, data in made.items():
-        staging.write_file(name, data)
-    for companion in companions:
-        if companion.name not in made:
-            staging.copy_file(companion.name, companion.source)
+    return made

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
-from loratools.files.finding import ADAPTER_CONFIG, find_weights, is_pickle, tensor_files
+from loratools.files.finding import find_weights, is_pickle, own_names, tensor_files
 from loratools.formats import DecodeOptions, decode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint, open_checkpoint, open_folder
+from loratools.io.companions import ADAPTER_CONFIG, Companion, of_adapter
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, read_json
 from loratools.io.index import is_index, read_index
@@ -21,21 +22,6 @@ if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
 
 MODEL_CONFIG = "config.json"
-#: What a tokenizer consists of, by the names transformers gives to it.
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
 
 
 def open_adapter(
@@ -97,8 +83,20 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
         FormatError: it has none, or it is not clear which.
     """
     file = file or find_weights(folder)
-    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG, *TOKENIZER_FILES}
-    return sorted(wanted.intersection(folder.names()))
+    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG}
+    names = own_names(folder)
+    return sorted({*wanted.intersection(names), *of_adapter(names)})
+
+
+def companions_in(folder: Folder) -> tuple[Companion, ...]:
+    """What goes with an adapter of this folder: tokenizer and processor; none of one elsewhere.
+
+    Raises:
+        StorageError: a folder in it cannot be read.
+    """
+    if folder.path is None:
+        return ()
+    return tuple(Companion(folder.path, n) for n in of_adapter(own_names(folder)))
 
 
 def local_paths(*names: str | Path | None) -> list[Path]:
@@ -149,13 +147,12 @@ def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool
     folder = place.folder
     fields = _read_config(folder, config)
     tensors, metadata, size = _read_tensors(folder, place.file, allow_pickle=allow_pickle)
-    here = () if folder.path is None else tuple(folder.path / name for name in TOKENIZER_FILES)
     return Bundle(
         where=place.where,
         tensors=tensors,
         metadata=metadata,
         config=fields,
-        companions=tuple(path for path in here if path.is_file()),
+        companions=companions_in(folder),
         nbytes=size,
         model_config=_read_model_config(folder),
     )

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from loratools.errors import LoratoolsError
-from loratools.io.file import InputFile
-from loratools.io.folder import read_json
+from loratools.files.companions import Companions
 from loratools.operations.merge import MergePlan
 
 
-def with_pad_token(plan: MergePlan, companions: Mapping[str, Path]) -> MergePlan:
+def with_pad_token(plan: MergePlan, companions: Companions) -> MergePlan:
     """The plan, whose new head knows the padding token if the tokenizer beside the output has one.
 
-    `companions` are the files that are copied to the output, by name.
+    `companions` are the files beside the weights of the output.
     """
     if plan.head is None or not plan.head.needs_pad_token:
         return plan
@@ -29,7 +27,7 @@ def with_pad_token(plan: MergePlan, companions: Mapping[str, Path]) -> MergePlan
     return replace(plan, head=head, notes=(*plan.notes, note))
 
 
-def find_pad_token(files: Mapping[str, Path]) -> int | None:
+def find_pad_token(files: Companions) -> int | None:
     """The number of the token that a tokenizer pads with; None where its files do not tell."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         token = _content(_read(files, name).get("pad_token"))
@@ -38,7 +36,7 @@ def find_pad_token(files: Mapping[str, Path]) -> int | None:
     return None
 
 
-def _numbers(files: Mapping[str, Path], token: str) -> Iterator[int]:
+def _numbers(files: Companions, token: str) -> Iterator[int]:
     """The numbers that the files of a tokenizer give to a token, the smallest files first."""
     decoder = _read(files, "tokenizer_config.json").get("added_tokens_decoder")
     for number, entry in decoder.items() if isinstance(decoder, dict) else ():
@@ -59,11 +57,9 @@ def _content(entry: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _read(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
+def _read(files: Companions, name: str) -> Mapping[str, Any]:
     """One of the files; empty where it is missing or no JSON, since it is copied as it is."""
-    if name not in files:
-        return {}
     try:
-        return read_json(InputFile(files[name]))
+        return files.read_json(name)
     except LoratoolsError:
         return {}

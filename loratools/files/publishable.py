@@ -1,7 +1,7 @@
 """What of a folder is published, and what would embarrass: refused before anything is sent."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -12,12 +12,12 @@ from loratools.errors import (
     UnsupportedError,
     listing,
     shorten,
-    storage_errors,
 )
-from loratools.files.finding import ADAPTER_CONFIG, tensor_files
+from loratools.files.finding import is_model, tensor_files
 from loratools.files.opening import adapter_files
 from loratools.hub.names import check_path
-from loratools.io.checkpoint import Checkpoint, is_companion, open_checkpoint, weight_files
+from loratools.io.checkpoint import Checkpoint, open_checkpoint, weight_files
+from loratools.io.companions import ADAPTER_CONFIG, of_model
 from loratools.io.file import InputFile
 from loratools.io.finite import holds_nonfinite
 from loratools.io.folder import LocalFolder
@@ -33,21 +33,20 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 @final
 @dataclass(frozen=True)
 class Publishable:
-    """What is to be published: its files by their paths, and what was left out of its folder."""
+    """What is to be published: its files by their names, and what was left out of its folder.
+
+    `is_model` says whether it is a whole model, and not an adapter.
+    """
 
     path: Path
-    files: Mapping[str, Path]
+    files: Mapping[str, InputFile]
     left_out: tuple[str, ...]
-
-    @property
-    def is_model(self) -> bool:
-        """Whether it is a whole model, and not an adapter."""
-        return _is_model(self.path)
+    is_model: bool
 
     def checked(self, base: str | None) -> "Inspection | Checkpoint":
         """What it holds; `base` is what an adapter's config will name as its base, if another.
 
-        All values are read, and all other files opened.
+        All values are read.
 
         Raises:
             FormatError: it is neither an adapter nor a model, or not sound.
@@ -55,9 +54,6 @@ class Publishable:
             NonFiniteError: a tensor has a NaN or an infinity.
             StorageError: a file cannot be read.
         """
-        for path in self.files.values():
-            with storage_errors(path):
-                path.open("rb").close()
         found = open_checkpoint(self.path) if self.is_model else _checked_adapter(self.path, base)
         if bad := list(_nonfinite(self.files)):
             raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
@@ -65,57 +61,61 @@ class Publishable:
 
 
 def publishable(path: Path, *, all_files: bool) -> Publishable:
-    """What there is to publish.
+    """What there is to publish, opened.
 
-    Hidden files are left out. With `all_files` others than an adapter's or a model's are sent too.
+    Hidden files are left out, and what makes readers take a model for an adapter. With `all_files`
+    others than an adapter's or a model's are sent too.
 
     Raises:
-        FormatError: it is neither an adapter nor a model.
+        FormatError: it is neither an adapter nor a model, or a file is a link, a pipe or a device.
         UnsupportedError: it has a pickle, or other files.
+        StorageError: a file or a folder cannot be read.
     """
-    folder = path if path.is_dir() else path.parent
-    own = _own_files(path)
-    others = [] if path != folder else _others(folder, own)
-    pickles = [name for name in (*own, *others) if name.endswith(_PICKLES)]
-    if pickles:
-        raise UnsupportedError(
-            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read; "
-            f"take them out of the folder"
-        )
+    if not path.is_dir():
+        names = tensor_files(LocalFolder(path.parent, str(path.parent)), path.name)
+        _check_names(path, {path.name, *names})
+        return Publishable(path, _opened(path.parent, {path.name, *names}, path.name), (), False)
+    folder = LocalFolder(path, str(path))
+    model = is_model(folder)
+    own = _models_files(folder) if model else _adapters_files(folder)
+    every = folder.all_names()
+    left_out = [n for n in every if _is_hidden(n) or (model and n == ADAPTER_CONFIG)]
+    others = [name for name in every if name not in {*own, *left_out}]
+    _check_names(path, {*own, *others})
     if others and not all_files:
         raise UnsupportedError(
             f"{path}: holds files that are none of its own ({listing(others)}); --all sends them"
         )
-    names = sorted([*own, *others])
-    for name in names:
-        check_path(name, str(path))
-    left_out = [] if path != folder else [n for n in _all_names(folder) if _is_hidden(n)]
-    return Publishable(path, {name: folder / name for name in names}, tuple(left_out))
+    return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model)
 
 
-def _own_files(path: Path) -> list[str]:
-    if not path.is_dir():
-        parts = tensor_files(LocalFolder(path.parent, str(path.parent)), path.name)
-        return sorted({path.name, *parts})
-    folder = LocalFolder(path, str(path))
+def _adapters_files(folder: LocalFolder) -> list[str]:
     about = [name for name in folder.names() if name.startswith(_ABOUT)]
-    if _is_model(path):
-        companions = [name for name in _all_names(path) if is_companion(name)]
-        return [*weight_files(folder), *companions]
-    return sorted({*adapter_files(folder), *about})
+    return [*adapter_files(folder), *about]
 
 
-def _is_model(path: Path) -> bool:
-    """A folder with a model's config and no adapter's."""
-    return (path / "config.json").exists() and not (path / ADAPTER_CONFIG).exists()
+def _models_files(folder: LocalFolder) -> list[str]:
+    weights = weight_files(folder)
+    return [*weights, *of_model(n for n in folder.all_names() if n not in weights)[0]]
 
 
-def _others(folder: Path, own: list[str]) -> list[str]:
-    return [name for name in _all_names(folder) if name not in own and not _is_hidden(name)]
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
+        raise UnsupportedError(
+            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read; "
+            f"take them out of the folder"
+        )
+    for name in sorted(names):
+        check_path(name, str(path))
 
 
-def _all_names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+def _opened(folder: Path, names: Iterable[str], named: str | None = None) -> dict[str, InputFile]:
+    """Files of a folder, to which no link leads; to the file that was `named` itself one may."""
+    files = {}
+    for name in sorted(names):
+        files[name] = InputFile(folder / name, folder=None if name == named else folder)
+        files[name].close()
+    return files
 
 
 def _is_hidden(name: str) -> bool:
@@ -142,10 +142,9 @@ def _is_local(base: str) -> bool:
     return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
 
 
-def _nonfinite(files: Mapping[str, Path]) -> Iterator[str]:
-    for name, path in files.items():
+def _nonfinite(files: Mapping[str, InputFile]) -> Iterator[str]:
+    for name, file in files.items():
         if name.endswith(".safetensors"):
-            file = InputFile(path)
             for tensor in file.read_header().tensors:
                 if holds_nonfinite(file, tensor):
                     yield f"{name}: {tensor.name}"

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from loratools.errors import HubError, UnsupportedError, shorten
-from loratools.files.finding import ADAPTER_CONFIG, is_pickle
+from loratools.files.finding import is_model, is_pickle
 from loratools.files.opening import adapter_files
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.companions import ADAPTER_CONFIG
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
@@ -133,7 +134,7 @@ def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
 
     names = folder.names()
     about = [name for name in names if name.startswith(_ABOUT)]
-    if "config.json" in names and ADAPTER_CONFIG not in names:
+    if is_model(folder):
         return sorted({*base_files(folder, file, companions=True), *about})
     found = adapter_files(folder, file)
     pickles = [name for name in found if is_pickle(name)]
@@ -172,7 +173,9 @@ def _copy(parts: Mapping[str, _Fetched], output: Path, *, overwrite: bool) -> No
     with staged(output, is_folder=True, overwrite=overwrite) as staging:
         for inside, fetched in parts.items():
             for name in fetched.digests:
-                staging.copy_file(inside + name, fetched.path / name)
+                staging.copy_file(
+                    inside + name, InputFile(fetched.path / name, folder=fetched.path)
+                )
         staging.publish()
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import FormatError, HubError, UnsupportedError, storage_errors
+from loratools.errors import FormatError, HubError, UnsupportedError
 from loratools.files.publishable import Publishable, publishable
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _CARD = "README.md"
 _CONFIG = "adapter_config.json"
+_MAX_TEXT_BYTES = 10_000_000
 
 
 @final
@@ -129,13 +131,16 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
 
 
 @contextmanager
-def _hashing(files: Mapping[str, Path | bytes]) -> "Iterator[Callable[[], dict[str, Addition]]]":
+def _hashing(
+    files: Mapping[str, InputFile | bytes],
+) -> "Iterator[Callable[[], dict[str, Addition]]]":
     """Files are hashed while something else is done; the function waits for the last of them."""
     from loratools.hub.writing import Addition
 
     pool = ThreadPoolExecutor(1)
     try:
-        futures = {name: pool.submit(Addition.of, name, content) for name, content in files.items()}
+        # Copies, which have descriptors of their own: files are read here meanwhile.
+        futures = {n: pool.submit(Addition.of, n, copy(content)) for n, content in files.items()}
         yield lambda: {name: future.result() for name, future in futures.items()}
     finally:
         pool.shutdown(cancel_futures=True)
@@ -204,10 +209,10 @@ def _check_tag(push: "Push", tag: str) -> None:
         raise HubError(f"hf://{push.repo}: the tag {tag} is there already, at {commit[:12]}")
 
 
-def _with_base(config: Path | None, base: str) -> bytes:
+def _with_base(config: InputFile | None, base: str) -> bytes:
     if config is None:
         raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
-    return encode_json({**read_json(InputFile(config)), "base_model_name_or_path": base})
+    return encode_json({**read_json(config), "base_model_name_or_path": base})
 
 
 def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":
@@ -217,27 +222,32 @@ def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) ->
     return facts_of(repo, found, options.reports, base_models=base_models, licence=options.license)
 
 
-def _card_of(repo: str, commit: str | None) -> Path | None:
+def _card_of(repo: str, commit: str | None) -> InputFile | None:
     """The card that is there."""
     from loratools.hub.repository import Repository
 
     there = None if commit is None else Repository(repo, commit)
-    return there.fetch([_CARD])[_CARD] if there is not None and _CARD in there.files else None
+    if there is None or _CARD not in there.files:
+        return None
+    return InputFile(there.fetch([_CARD])[_CARD])
 
 
-def _completed(card: Path | None, facts: "CardFacts", template: str | Path | None) -> str:
+def _completed(card: InputFile | None, facts: "CardFacts", template: str | Path | None) -> str:
     """The card to be sent: the folder's own, else the one that is there, completed."""
     from loratools.files.card import complete_card
 
     existing = None if card is None else _text(card)
     if template is None:
         return complete_card(existing, facts)
-    return complete_card(existing, facts, _text(Path(template)), template_name=str(template))
+    return complete_card(
+        existing, facts, _text(InputFile(Path(template))), template_name=str(template)
+    )
 
 
-def _text(path: Path) -> str:
-    with storage_errors(path):
-        try:
-            return path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError:
-            raise FormatError(f"{path}: not UTF-8") from None
+def _text(file: InputFile) -> str:
+    if file.size > _MAX_TEXT_BYTES:
+        raise FormatError(f"{file.where}: {file.size} bytes are too many for a card")
+    try:
+        return file.read(0, file.size).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{file.where}: not UTF-8") from None

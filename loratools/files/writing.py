@@ -56,7 +56,7 @@ def write_adapter(
     is_folder = bundle.config is not None
     _check_name(output, is_folder=is_folder)
     layout = _layout(bundle, bundle.metadata)
-    needed = layout.size + _SLACK_BYTES
+    needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         written = put_files(bundle, staging, each)
@@ -73,7 +73,7 @@ def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
     if bundle.config is not None:
         staging.write_file(_CONFIG, encode_json(bundle.config, sort_keys=True))
     for companion in bundle.companions if is_folder else ():
-        staging.copy_file(companion.name, companion)
+        staging.copy_file(companion.name, companion.open())
     return Written(str(staging.output), layout.size)
 
 

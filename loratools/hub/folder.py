@@ -9,7 +9,8 @@ from loratools.errors import FormatError, HubError, shorten
 from loratools.hub.names import HubFile, HubName
 from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
-from loratools.io.checkpoint import is_companion, weight_files
+from loratools.io.checkpoint import weight_files
+from loratools.io.companions import of_model
 from loratools.io.file import InputFile
 from loratools.io.folder import LocalFolder
 
@@ -38,11 +39,12 @@ class HubFolder:
         """The names of its files, sorted."""
         return tuple(name for name in self.all_names() if "/" not in name)
 
-    def all_names(self) -> tuple[str, ...]:
+    def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in it and in its folders, sorted."""
         inside = self.inside
         paths = sorted(self.repository.files)
-        return tuple(path[len(inside) :] for path in paths if path.startswith(inside))
+        names = (path[len(inside) :] for path in paths if path.startswith(inside))
+        return tuple(name for name in names if depth is None or name.count("/") <= depth)
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the folders inside that have a file of this name, sorted."""
@@ -96,10 +98,7 @@ def base_files(folder: HubFolder, file: str | None, *, companions: bool) -> list
     """
     if file is not None and file.endswith(_BY_PARTS):
         return [file]
-    weights = [*weight_files(folder)]
-    beside = [
-        name
-        for name in folder.all_names()
-        if name == "config.json" or (companions and is_companion(name))
-    ]
+    weights = weight_files(folder)
+    names = [name for name in folder.all_names() if name not in weights]
+    beside = of_model(names)[0] if companions else {"config.json"}.intersection(names)
     return [*weights, *beside]

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from huggingface_hub import CommitOperationAdd
@@ -16,6 +15,10 @@ from loratools.hub.names import HubFile, HubName, is_commit
 from loratools.hub.session import AnswerError
 from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
+from loratools.io.file import InputFile
+
+#: A file up to this size is held in memory until it is sent.
+_SMALL_BYTES = 2**20
 
 
 @final
@@ -23,28 +26,42 @@ from loratools.hub.verified import git_sha1
 class Addition:
     """A file to be sent: hashed once, and not uploaded twice where a commit is tried again."""
 
-    content: Path | bytes
+    content: InputFile | bytes
     operation: CommitOperationAdd
 
     @classmethod
-    def of(cls, name: str, content: Path | bytes) -> "Addition":
-        """The file at a path, or these bytes, which will have a name in the repository.
+    def of(cls, name: str, content: InputFile | bytes) -> "Addition":
+        """A file, or some bytes, with the name that they will have in the repository.
+
+        The client opens a file again by its name, at which something else may lie by then. So it is
+        given the bytes of a small one, and of another one the name of what is open.
 
         Raises:
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or was written to meanwhile.
         """
-        with storage_errors(name if isinstance(content, bytes) else content):
-            given = content if isinstance(content, bytes) else str(content)
-            operation = CommitOperationAdd(name, given)
+        if isinstance(content, InputFile) and content.size <= _SMALL_BYTES:
+            small = content.read(0, content.size)
+            content.close()
+            content = small
+        if isinstance(content, bytes):
+            return cls(content, CommitOperationAdd(name, content))
+        with storage_errors(content.where):
+            operation = CommitOperationAdd(name, str(content.open_path))
             _ = operation.upload_info.sha256  # which the client would compute when it sends it
+            content.check_unchanged()
         return cls(content, operation)
 
     def is_listed(self, there: HubFile | None) -> bool:
         """Whether the Hub lists it with these bytes."""
         if there is None or there.size != self.operation.upload_info.size:
             return False
-        sha256: str = self.operation.upload_info.sha256.hex()
-        return there.digest == (sha256 if there.is_large else git_sha1(self.content))
+        if there.is_large:
+            sha256: str = self.operation.upload_info.sha256.hex()
+            return there.digest == sha256
+        content = self.content
+        return there.digest == git_sha1(
+            content if isinstance(content, bytes) else content.open_path
+        )
 
 
 def commit(

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
+from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Source
 
@@ -19,14 +19,15 @@ class Bundle:
     """Tensors in file order, the file's metadata, and the JSON beside it.
 
     Without JSON (`config` is None) an adapter is a single file, else a folder. `where` names it in
-    messages; `companions` are its tokenizer files, `model_config` is the `config.json` beside it.
+    messages; `companions` are its tokenizer and its processor, `model_config` is the `config.json`
+    beside it.
     """
 
     where: str
     tensors: Mapping[str, Source]
     metadata: Mapping[str, str]
     config: Mapping[str, Any] | None
-    companions: tuple[Path, ...]
+    companions: tuple[Companion, ...]
     nbytes: int
     seal: Seal | None = None
     model_config: Mapping[str, Any] | None = None

@@ -15,10 +15,6 @@ from loratools.io.index import read_index, refuse_part
 from loratools.io.source import Stored
 
 INDEX_SUFFIX = ".safetensors.index.json"
-#: Of the files that a model's weights come in, here or for other programs.
-WEIGHT_SUFFIXES = (
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
-)  # fmt: skip
 _GGUF = (
     "a GGUF file; merge into the safetensors model that it was made from, then convert the result"
 )
@@ -196,9 +192,3 @@ def _refuse_adapter(folder: Folder, names: Iterable[str]) -> None:
 def _is_adapters(name: str) -> bool:
     """Whether it is an adapter's file by its name, or a part of one, or the index of its parts."""
     return name.startswith(("adapter_model.", "adapter_model-"))
-
-
-def is_companion(name: str) -> bool:
-    """Whether a file is copied beside merged weights: it holds none, and is not hidden."""
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and not name.endswith((*WEIGHT_SUFFIXES, ".index.json"))

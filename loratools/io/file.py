@@ -8,7 +8,7 @@ from pathlib import Path
 from loratools.errors import FormatError, StorageError, storage_errors
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
-from loratools.io.platform import pread_into
+from loratools.io.platform import descriptor_path, pread_into
 
 
 class InputFile:
@@ -53,6 +53,11 @@ class InputFile:
             self._fd = _open(self.path, self._folder)
             self.check_unchanged()
         return self._fd
+
+    @property
+    def open_path(self) -> Path:
+        """Where this process finds what is open, whatever lies at `path` by now; if it can."""
+        return descriptor_path(self.fd) or self.path
 
     def close(self) -> None:
         """Give the descriptor back: who reads the file again opens it again, unchanged."""

@@ -29,8 +29,10 @@ class Folder(Protocol):
         """The names of its files, sorted."""
         ...
 
-    def all_names(self) -> tuple[str, ...]:
+    def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in it and in its folders, sorted.
+
+        With a `depth`, only of those that are at most so many folders down.
 
         Raises:
             StorageError: a folder inside cannot be read.
@@ -63,9 +65,9 @@ class LocalFolder:
         """The names of its files, sorted; of links too, and of pipes, which `open` refuses."""
         return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
 
-    def all_names(self) -> tuple[str, ...]:
+    def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in it and in its folders, sorted; of links too, and of pipes."""
-        return tuple(entries(self.path))
+        return tuple(entries(self.path, depth))
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the folders inside that have a file of this name, sorted."""
@@ -74,15 +76,6 @@ class LocalFolder:
     def open(self, name: str) -> InputFile:
         """One of its files."""
         return InputFile(self.path / name)
-
-    def open_own(self, name: str) -> InputFile:
-        """One of its files that is copied or published: by no link, unless in a Hub's cache.
-
-        Raises:
-            FormatError: there is none of that name, or it is a link, a pipe or a device.
-            StorageError: it cannot be read.
-        """
-        return InputFile(self.path / name, folder=self.path)
 
 
 def read_json(file: InputFile) -> dict[str, Any]:

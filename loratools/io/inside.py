@@ -46,25 +46,25 @@ def open_inside(folder: Path, name: str) -> int:
     return _open_plain(blob.parent.parent, f"{blob.parent.name}/{blob.name}")
 
 
-def entries(folder: Path) -> list[str]:
+def entries(folder: Path, depth: int | None = None) -> list[str]:
     """The names of all that is in a folder and in its folders, but for folders; sorted.
 
-    Links are entries and are not followed, whatever they lead to.
+    Links are entries and are not followed, whatever they lead to. With a `depth`, only what is at
+    most so many folders down.
 
     Raises:
         StorageError: one of the folders cannot be read.
     """
     found = []
-    folders = [folder]
+    folders = [""]
     while folders:
-        here = folders.pop()
-        with storage_errors(here), os.scandir(here) as scanned:
+        inside = folders.pop()
+        with storage_errors(folder / inside), os.scandir(folder / inside) as scanned:
             for entry in scanned:
-                path = here / entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                else:
-                    found.append(path.relative_to(folder).as_posix())
+                if not entry.is_dir(follow_symlinks=False):
+                    found.append(inside + entry.name)
+                elif depth is None or inside.count("/") < depth:
+                    folders.append(f"{inside}{entry.name}/")
     return sorted(found)
 
 

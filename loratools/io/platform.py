@@ -40,6 +40,12 @@ def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
     return done
 
 
+def descriptor_path(fd: int) -> Path | None:
+    """Where this process can open what a descriptor has open; None where there is no such place."""
+    path = Path(f"/proc/self/fd/{fd}")
+    return path if path.exists() else None
+
+
 def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
     """Write all of `data` at `offset`."""
     done = 0

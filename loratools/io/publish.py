@@ -62,16 +62,16 @@ class Staging:
             file.flush()
             os.fsync(file.fileno())
 
-    def copy_file(self, name: str, source: Path) -> None:
+    def copy_file(self, name: str, original: InputFile) -> None:
         """A copy of a file, made durable; its permissions are those of a new file."""
-        original = InputFile(source)
         path = self._parent(name) / Path(name).name
         with storage_errors(path), path.open("xb") as file:
             copied = copy_range(original.fd, 0, file.fileno(), 0, original.size)
             if copied != original.size:
-                raise StorageError(f"{source}: became shorter while it was read")
+                raise StorageError(f"{original.where}: became shorter while it was read")
             os.fsync(file.fileno())
         original.check_unchanged()
+        original.close()
 
     def publish(self) -> None:
         """Give the finished output its name, in one step.

@@ -1,11 +1,11 @@
 """The adapter that an extraction makes: factors at their ranks, and whole tensors."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from loratools.adapter import Adapter, Provenance, Update
 from loratools.deltas.lora import LoRA, Scaling
+from loratools.io.companions import Companion
 from loratools.io.source import Source, transposed
 from loratools.operations.extract import ExtractPlan, Target
 
@@ -41,7 +41,7 @@ def adapter_of(
     *,
     where: str,
     base_name: str,
-    companions: tuple[Path, ...],
+    companions: tuple[Companion, ...],
 ) -> Adapter:
     """The adapter of a plan, with the factors and the rank of each target that has one."""
     updates = {

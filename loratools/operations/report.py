@@ -23,6 +23,8 @@ class MergeReport:
         output: where the result is; None for a dry run.
         files: the names of the output's weight files, and their sizes.
         fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
+        left_out: files and folders of the base that do not go with the weights.
+        beside: notes on the files that do.
     """
 
     plan: MergePlan
@@ -31,12 +33,18 @@ class MergeReport:
     fidelity: "Mapping[str, Fidelity]"
     left_out: Sequence[str]
     is_stochastic: bool = False
+    beside: Sequence[str] = ()
 
     @property
     def total(self) -> "Fidelity | None":
         """The fidelity over all changed tensors."""
         parts = list(self.fidelity.values())
         return sum(parts[1:], start=parts[0]) if parts else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the tensors or the other files, and was settled."""
+        return (*self.plan.notes, *self.beside)
 
     @property
     def accounting(self) -> str:
@@ -120,7 +128,7 @@ class MergeReport:
             "fidelity": _fidelity(total),
             "files": dict(self.files),
             "files_left_out": list(self.left_out),
-            "notes": list(plan.notes),
+            "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
 

@@ -329,8 +329,7 @@ def test_what_is_not_copied_is_named(run, output, tmp_path):
         (base / name).write_text("x")
     result = run(base, PLAIN, "-o", output)
     assert result.err.splitlines() == [
-        "Note: not copied: original/consolidated.pth",
-        "Note: not copied: pytorch_model.bin",
+        "Note: not copied: .cache, README.md, original/consolidated.pth, pytorch_model.bin",
     ]
     assert (output / "extra/README.md").read_text() == "x"
     assert not (output / ".cache").exists()

@@ -63,8 +63,8 @@ def test_tokenizer_files_go_with_it(folder: Path, tmp_path: Path) -> None:
     write_adapter(adapter, tmp_path / "copy", inputs=[folder])
     copied = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
     assert {path.name for path in adapter.companions} <= set(copied)
-    for path in adapter.companions:
-        assert copied[path.name] == path.read_bytes()
+    for companion in adapter.companions:
+        assert copied[companion.name] == (folder / companion.name).read_bytes()
 
 
 SHAPES = {"a.q.weight": (4, 3), "a.conv.weight": (3, 2, 3), "b.q.weight": (5, 5)}

@@ -1,8 +1,10 @@
 """What push refuses, and what it takes in more than one form."""
 
 import json
+import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from loratools.errors import (
     StorageError,
     UnsupportedError,
 )
+from loratools.hub import writing
 from loratools.hub.writing import Addition
 from tests.e2e.commands import PLAIN, SHARDED
 
@@ -73,9 +76,9 @@ def set_weight(folder, value):
         (lambda f: set_config(f, target_modules=["q_proj", "none"]), FormatError, "not in target"),
         (lambda f: (f / "optimizer.pt").write_bytes(b"x"), UnsupportedError, "pickles"),
         (lambda f: (f / "notes.txt").write_bytes(b"x"), UnsupportedError, "none of its own"),
-        (lambda f: (f / "LICENSE").symlink_to("nowhere"), StorageError, "LICENSE"),
+        (lambda f: (f / "LICENSE").symlink_to("nowhere"), FormatError, "LICENSE: a link"),
     ],
-    ids=["absolute", "relative", "drive", "NaN", "unsound", "pickle", "other file", "no file"],
+    ids=["absolute", "relative", "drive", "NaN", "unsound", "pickle", "other file", "link"],
 )
 def test_what_would_embarrass_is_refused_before_anything_is_sent(
     signed_in, adapter, spoil, error, match
@@ -147,3 +150,115 @@ def test_a_merged_model_has_no_card_of_its_base(signed_in, adapter, tmp_path):
     loratools.merge(base, adapter, output=tmp_path / "merged")
     push(tmp_path / "merged", "ann/merged")
     assert "The base" not in signed_in.files("ann/merged")["README.md"].decode()
+
+
+# --- only files of the folder itself -------------------------------------------------------------
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "outside").mkdir()
+    path = tmp_path / "outside/secret"
+    path.write_text("secret")
+    return path
+
+
+OUTWARD = {
+    "a companion": ("LICENSE", lambda path, secret: path.symlink_to(secret)),
+    "the card": ("README.md", lambda path, secret: path.symlink_to(secret)),
+    "a tokenizer": ("tokenizer.json", lambda path, secret: path.symlink_to(secret)),
+    "any file": ("notes.txt", lambda path, secret: path.symlink_to(secret)),
+    "a folder": ("notes", lambda path, secret: path.symlink_to(secret.parent)),
+    "a hidden file by another name": ("notes.txt", lambda path, secret: path.symlink_to(".env")),
+    "a device": ("README.md", lambda path, secret: path.symlink_to("/dev/zero")),
+    "a pipe": ("LICENSE", lambda path, secret: os.mkfifo(path)),
+    "a card that is a pipe": ("README.md", lambda path, secret: os.mkfifo(path)),
+    "the weights": (
+        "adapter_model.safetensors",
+        lambda path, secret: path.rename(secret) and path.symlink_to(secret),
+    ),
+    "the config": (
+        "adapter_config.json",
+        lambda path, secret: path.rename(secret) and path.symlink_to(secret),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "put"), OUTWARD.values(), ids=OUTWARD)
+def test_nothing_is_sent_that_a_link_leads_to(signed_in, adapter, secret, name, put):
+    put(adapter / name, secret)
+    with pytest.raises(FormatError, match=f"{name}: (a link|not a regular file)"):
+        push(adapter, all_files=True)
+    assert not signed_in.log.of("POST")
+
+
+def test_a_merged_model_is_held_to_the_same(signed_in, tmp_path, secret):
+    model = shutil.copytree(SHARDED, tmp_path / "model")
+    (model / "extra").symlink_to(secret.parent)
+    with pytest.raises(FormatError, match="extra: a link"):
+        push(model)
+    assert not signed_in.log.of("POST")
+
+
+def test_the_folder_itself_may_be_named_by_a_link(signed_in, adapter, tmp_path):
+    (tmp_path / "named").symlink_to(adapter)
+    assert "adapter_model.safetensors" in push(tmp_path / "named").files
+
+
+def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in, adapter):
+    push(adapter, "ann/plain", base=BASE)
+    cached = loratools.pull("ann/plain").folder
+    assert Path(cached, "adapter_config.json").is_symlink()
+    push(cached, "ann/copy")
+    sent, first = signed_in.files("ann/copy"), signed_in.files("ann/plain")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert sent[name] == first[name]
+
+
+@pytest.mark.parametrize("size", [100, 2_000_000])
+def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size):
+    """A link that takes a file's place after the check is not followed when it is sent."""
+    content = bytes(range(100)) * (size // 100)
+    (adapter / "notes.dat").write_bytes(content)
+    commit = writing.commit
+
+    def late(*arguments, **options):
+        (adapter / "notes.dat").unlink()
+        (adapter / "notes.dat").symlink_to(secret)
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(writing, "commit", late)
+    push(adapter, all_files=True)
+    assert signed_in.files("ann/plain")["notes.dat"] == content
+
+
+@pytest.mark.parametrize("all_files", [False, True])
+def test_a_model_is_sent_without_what_makes_it_look_like_an_adapter(signed_in, tmp_path, all_files):
+    model = shutil.copytree(SHARDED, tmp_path / "model")
+    shutil.copy(PLAIN / "adapter_config.json", model)
+    report = push(model, "ann/model", all_files=all_files)
+    assert report.left_out == ("adapter_config.json",)
+    assert "model-00001-of-00002.safetensors" in report.files
+    assert "adapter_config.json" not in signed_in.files("ann/model")
+
+
+def test_a_card_that_is_too_long_to_be_one_is_not_read(signed_in, adapter):
+    with (adapter / "README.md").open("wb") as file:
+        file.truncate(20_000_000)
+    with pytest.raises(FormatError, match=r"README.md: 20000000 bytes are too many for a card"):
+        push(adapter)
+    assert not signed_in.log.of("POST", "commit")
+
+
+def test_a_folder_that_cannot_be_read_is_named(signed_in, adapter, monkeypatch):
+    (adapter / "sub").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == adapter / "sub":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match=r"sub/?: permission denied"):
+        push(adapter)

@@ -8,7 +8,7 @@ import pytest
 
 from loratools.errors import FormatError, StorageError
 from loratools.io import inside
-from loratools.io.folder import LocalFolder
+from loratools.io.file import InputFile
 from loratools.io.inside import entries
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def opened(folder, name="sub/file"):
-    return LocalFolder(folder, str(folder)).open_own(name)
+    return InputFile(folder / name, folder=folder)
 
 
 @pytest.fixture(params=["by descriptors", "compared"])

@@ -9,6 +9,7 @@ import pytest
 
 from loratools.errors import OutputError, StorageError
 from loratools.io import platform, publish
+from loratools.io.file import InputFile
 from loratools.io.publish import Staging, check_output, partial_path, staged
 from tests.reliability.umask import umask
 
@@ -186,7 +187,7 @@ def test_a_copied_file_has_the_permissions_of_a_new_one(output, tmp_path):
     source.write_text("new")
     source.chmod(0o777)
     with umask(0o022), staged(output, is_folder=True, overwrite=False) as staging:
-        staging.copy_file("sub/copy", source)
+        staging.copy_file("sub/copy", InputFile(source))
         staging.publish()
     assert (output / "sub/copy").read_text() == "new"
     assert stat.S_IMODE((output / "sub/copy").stat().st_mode) == 0o644
@@ -210,7 +211,7 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(output, tmp_path, mo
         pytest.raises(StorageError, match="while it was read"),
         staged(output, is_folder=True, overwrite=False) as staging,
     ):
-        staging.copy_file("copy", source)
+        staging.copy_file("copy", InputFile(source))
     assert names(output) == ["source"]
 
 

@@ -1,0 +1,153 @@
+"""What is written beside merged weights: the base's other files, with what adapters bring.
+
+An adapter that brings a tokenizer brings it whole, and nothing of the base's is left. What is no
+tokenizer by itself takes the place of the same file, and the rest of the base's tokenizer stays.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from loratools.adapter import Adapter
+from loratools.errors import listing
+from loratools.files.tokenizers import Joined, join
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.companions import (
+    Companion,
+    has_tokenizer,
+    is_template,
+    is_tokenizers,
+    of_model,
+    same_content,
+)
+from loratools.io.file import InputFile
+from loratools.io.folder import LocalFolder, read_json
+from loratools.io.json import parse_json_object
+from loratools.io.publish import Staging
+
+_CARD = "README.md"
+
+
+@final
+@dataclass(frozen=True)
+class Companions:
+    """Files by their names in the output, copied or made; and what is to be said about them.
+
+    `left_out` names what there is in the base's folder that does not go with the weights. Beside a
+    single file there are none.
+    """
+
+    is_folder: bool
+    copied: Mapping[str, InputFile]
+    made: Mapping[str, bytes]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all of them."""
+        return sum(file.size for file in self.copied.values()) + sum(map(len, self.made.values()))
+
+    def having(self, made: Mapping[str, bytes]) -> "Companions":
+        """With files that the merge has made, in place of the base's; none beside a single file."""
+        if not self.is_folder:
+            return self
+        copied = {name: file for name, file in self.copied.items() if name not in made}
+        return replace(self, copied=copied, made={**self.made, **made})
+
+    def read_json(self, name: str) -> Mapping[str, Any]:
+        """One of the files as JSON; empty where there is none of that name.
+
+        Raises:
+            FormatError: it is no JSON object.
+            StorageError: it cannot be read.
+        """
+        if name in self.made:
+            return parse_json_object(self.made[name], name)
+        return read_json(self.copied[name]) if name in self.copied else {}
+
+    def write(self, staging: Staging) -> None:
+        """Write them all."""
+        for name, file in self.copied.items():
+            staging.copy_file(name, file)
+        for name, data in self.made.items():
+            staging.write_file(name, data)
+
+
+def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
+    """What goes beside the merged weights.
+
+    Raises:
+        FormatError: one of the files is a link, or not a regular file.
+        StorageError: one cannot be read, or a folder of the base cannot.
+    """
+    if not base.is_folder or base.path is None:
+        return Companions(False, {}, {})
+    written = {*(shard.name for shard in base.shards), base.index_name}
+    names = LocalFolder(base.path, base.where).all_names()
+    taken, left_out = of_model(name for name in names if name not in written)
+    found = {name: Companion(base.path, name) for name in taken}
+    if found.pop(_CARD, None) is not None:
+        left_out = sorted([*left_out, _CARD])
+    joined = _joined({n: f for n, f in found.items() if is_tokenizers(n)}, adapters)
+    brought = {c.name: c for a in adapters for c in a.companions if not is_tokenizers(c.name)}
+    notes = [
+        *_note_others(adapters),
+        *joined.notes(),
+        *(f"{name}: that of the adapter" for name in _differing(found, brought)),
+    ]
+    others = {name: file for name, file in found.items() if not is_tokenizers(name)}
+    copied = {**others, **brought, **joined.copied}
+    checked = {name: _checked(copied[name]) for name in sorted(copied)}
+    return Companions(True, checked, joined.made, tuple(left_out), tuple(notes))
+
+
+def _joined(tokenizer: Mapping[str, Companion], adapters: Sequence[Adapter]) -> Joined:
+    """The files of the tokenizer: the base's, or the last that an adapter brings, and additions."""
+    added: dict[str, Companion] = {}
+    for adapter in adapters:
+        brought = {c.name: c for c in adapter.companions if is_tokenizers(c.name)}
+        if has_tokenizer(brought, tokenizer):
+            tokenizer, added = brought, {}
+            continue
+        if any(map(is_template, brought)):
+            added = {name: file for name, file in added.items() if not is_template(name)}
+        added |= brought
+    new = _differing(tokenizer, added)
+    return join(tokenizer, {name: added[name] for name in new})
+
+
+def _differing(found: Mapping[str, Companion], brought: Mapping[str, Companion]) -> list[str]:
+    return [n for n, f in brought.items() if n not in found or not same_content(found[n], f)]
+
+
+def note_left_behind(adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """What adapters bring that the first has otherwise, or not at all: its own files are taken."""
+    first = {companion.name: companion for companion in adapters[0].companions}
+    others = {
+        adapter.where: _differing(first, {c.name: c for c in adapter.companions})
+        for adapter in adapters[1:]
+    }
+    return tuple(
+        f"{where}: {listing(names)}: not as in {adapters[0].where}, and not taken"
+        for where, names in others.items()
+        if names
+    )
+
+
+def _note_others(adapters: Sequence[Adapter]) -> Iterator[str]:
+    """Where an adapter brings another file than one before it: the later one is taken."""
+    earlier: dict[str, tuple[Companion, str]] = {}
+    for adapter in adapters:
+        for companion in adapter.companions:
+            first, where = earlier.get(companion.name, (companion, ""))
+            if not same_content(first, companion):
+                yield f"{companion.name}: {where} and {adapter.where} differ; the latter's is taken"
+            earlier[companion.name] = companion, adapter.where
+
+
+def _checked(companion: Companion) -> InputFile:
+    """A file that can be read, and is opened again when it is: a folder can have many."""
+    file = companion.open()
+    file.close()
+    return file

@@ -1,0 +1,163 @@
+"""A tokenizer's settings and chat template that come without its vocabulary, beside one that stays.
+
+transformers takes a template in a file of its own before one in `tokenizer_config.json`, and gives
+a new token the next free id, whatever id the settings say. So a template that is brought is put
+into each place that a reader may look at, and settings that contradict the vocabulary are refused.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from loratools.errors import FormatError, listing, shorten
+from loratools.io.companions import (
+    ADDED_TOKENS,
+    OLD_TEMPLATE,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    Companion,
+    is_settings,
+    is_template,
+    is_vocabulary,
+)
+from loratools.io.folder import read_json
+from loratools.io.json import encode_json
+
+_MAX_TEMPLATE_BYTES = 10_000_000
+#: Settings that belong to the vocabulary, and stay with it.
+_OF_THE_VOCABULARY = ("tokenizer_class", "auto_map", "backend")
+_FIELD = "chat_template"
+
+
+@final
+@dataclass(frozen=True)
+class Joined:
+    """The files of a tokenizer, copied or made.
+
+    `added` are those of an adapter in a tokenizer that stays; `refused` those that were not taken,
+    with the reason.
+    """
+
+    copied: Mapping[str, Companion]
+    made: Mapping[str, bytes]
+    added: tuple[str, ...]
+    refused: Mapping[str, str]
+
+    def notes(self) -> Iterator[str]:
+        """What was done, where a tokenizer has files of two."""
+        if self.added:
+            yield (
+                f"{listing(self.added)}: from an adapter that brings no vocabulary; the rest of "
+                f"the tokenizer stays as it is"
+            )
+        for name, why in self.refused.items():
+            yield f"{name}: not taken from the adapter: {why}"
+
+
+def join(stays: Mapping[str, Companion], brought: Mapping[str, Companion]) -> Joined:
+    """The tokenizer that `stays`, with the settings and templates that are `brought`.
+
+    Raises:
+        FormatError: a file is not JSON or, for a template, not UTF-8; or it is a link.
+        StorageError: one cannot be read.
+    """
+    settings = {name: file for name, file in brought.items() if is_settings(name)}
+    templates = {name: file for name, file in brought.items() if is_template(name)}
+    refused = dict.fromkeys(filter(is_vocabulary, brought), "a part of a vocabulary")
+    template = _template(brought)
+    if (why := _contradiction(stays, settings)) is not None:
+        refused |= dict.fromkeys(settings, why)
+        settings = {}
+    if template is not None:
+        stays = {name: file for name, file in stays.items() if not is_template(name)}
+    made = {}
+    if OLD_TEMPLATE in templates and TEMPLATE not in templates:
+        made[TEMPLATE] = str(template).encode()
+    copied = {**stays, **settings, **templates}
+    config = _config(stays, settings, template)
+    if config is not None:
+        made[TOKENIZER_CONFIG] = encode_json(config)
+    copied = {name: file for name, file in copied.items() if name not in made}
+    return Joined(copied, made, tuple(sorted({**settings, **templates})), refused)
+
+
+def _template(brought: Mapping[str, Companion]) -> Any:
+    """The default template; None where none is brought."""
+    if TEMPLATE in brought:
+        return _text(brought[TEMPLATE])
+    for name in (OLD_TEMPLATE, TOKENIZER_CONFIG):
+        if (template := _fields(brought, name).get(_FIELD)) is not None:
+            return template
+    return None
+
+
+def _config(
+    stays: Mapping[str, Companion], settings: Mapping[str, Companion], template: Any
+) -> dict[str, Any] | None:
+    """`tokenizer_config.json`; None where it is a file as it stands."""
+    old, new = _fields(stays, TOKENIZER_CONFIG), _fields(settings, TOKENIZER_CONFIG)
+    fields = dict(new or old)
+    fields |= {key: old[key] for key in _OF_THE_VOCABULARY if key in old}
+    if _FIELD in old or _FIELD in new:
+        fields[_FIELD] = old.get(_FIELD) if template is None else template
+    return None if fields == (new or old) else fields
+
+
+def _contradiction(stays: Mapping[str, Companion], settings: Mapping[str, Companion]) -> str | None:
+    """Why the ids of new tokens in the settings are not those that a reader will give to them."""
+    if TOKENIZER_JSON not in stays or not settings:
+        return None
+    try:
+        return _first_wrong(_ids(_fields(stays, TOKENIZER_JSON)), _added(settings))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return "its tokens and those of the vocabulary that stays cannot be compared"
+
+
+def _first_wrong(ids: dict[str, int], added: Iterable[tuple[str, int]]) -> str | None:
+    """What is wrong with tokens that come on top of a vocabulary."""
+    tokens = {index: token for token, index in ids.items()}
+    for token, index in sorted(added, key=lambda entry: entry[1]):
+        gives = f"gives the id {index} to {shorten(token)!r}, and"
+        if ids.get(token, index) != index or tokens.get(index, token) != token:
+            return f"{gives} the vocabulary that stays has another"
+        if token not in ids and index != len(ids):
+            return f"{gives} the next free one is {len(ids)}"
+        ids[token], tokens[index] = index, token
+    return None
+
+
+def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of all tokens in a `tokenizer.json`."""
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids: dict[str, int] = {}
+    if isinstance(vocabulary, dict):
+        ids |= vocabulary
+    elif isinstance(vocabulary, list):  # Unigram: tokens with their scores
+        ids |= {entry[0]: index for index, entry in enumerate(vocabulary)}
+    added = tokenizer.get("added_tokens")
+    return ids | {token["content"]: token["id"] for token in added or ()}
+
+
+def _added(settings: Mapping[str, Companion]) -> Iterable[tuple[str, int]]:
+    """Tokens of settings that say their ids."""
+    for token, index in _fields(settings, ADDED_TOKENS).items():
+        yield token, int(index)
+    decoder = _fields(settings, TOKENIZER_CONFIG).get("added_tokens_decoder")
+    for index, token in (decoder if isinstance(decoder, dict) else {}).items():
+        yield token["content"] if isinstance(token, dict) else token, int(index)
+
+
+def _fields(files: Mapping[str, Companion], name: str) -> dict[str, Any]:
+    return read_json(files[name].open()) if name in files else {}
+
+
+def _text(companion: Companion) -> str:
+    file = companion.open()
+    if file.size > _MAX_TEMPLATE_BYTES:
+        raise FormatError(f"{file.where}: {file.size} bytes are too many for a chat template")
+    try:
+        return file.read(0, file.size).decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{file.where}: not UTF-8") from None

@@ -1,0 +1,149 @@
+"""Which files go along with weights, by their names: with a model's, and with an adapter's.
+
+The names of a tokenizer's files are those of the tokenizers in transformers.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loratools.io.file import InputFile
+
+#: Of the files that a model's weights come in, here or for other programs.
+WEIGHT_SUFFIXES = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
+    ".npz", ".pkl", ".pickle", ".distcp",
+)  # fmt: skip
+ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER_JSON = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+OLD_TEMPLATE = "chat_template.json"
+ADDED_TOKENS = "added_tokens.json"
+
+#: Each of these is a vocabulary with all that belongs to it.
+_WHOLE_VOCABULARIES = frozenset({
+    TOKENIZER_JSON, "prophetnet.tokenizer", "sentencepiece.bpe.model", "sentencepiece.model",
+    "spiece.model", "spm.model", "spm_char.model", "tekken.json", "tiktoken.model",
+    "tokenizer.model", "vocab.txt",
+})  # fmt: skip
+#: Each of these is a part of one.
+_PARTS_OF_VOCABULARIES = frozenset({
+    "bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt",
+    "normalizer.json", "source.spm", "target.spm", "target_vocab.json", "vocab-src.json",
+    "vocab-tgt.json", "vocab.json", "word_pronunciation.json", "word_shape.json",
+})  # fmt: skip
+_SETTINGS = frozenset({ADDED_TOKENS, "special_tokens_map.json", TOKENIZER_CONFIG})
+_MORE_TEMPLATES = "additional_chat_templates/"
+_PROCESSORS = frozenset({
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+})  # fmt: skip
+_OF_TRAINING = re.compile(r"trainer_state\.json|events\.out\.tfevents.*|checkpoint-\d+")
+_COMPARED_BYTES = 2**20
+
+
+@final
+@dataclass(frozen=True)
+class Companion:
+    """A file that goes along unread, by its name in a folder; it is opened when it is copied."""
+
+    folder: Path
+    name: str
+
+    def open(self) -> InputFile:
+        """The file, which no link leads to.
+
+        Raises:
+            FormatError: it is a link, a pipe or a device.
+            StorageError: it cannot be read.
+        """
+        return InputFile(self.folder / self.name, folder=self.folder)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size; errors as for `open`."""
+        return self.open().size
+
+
+def same_content(one: Companion, other: Companion) -> bool:
+    """Whether two files have the same bytes."""
+    if one == other:
+        return True
+    first, second = one.open(), other.open()
+    if first.size != second.size:
+        return False
+    begins = range(0, first.size, _COMPARED_BYTES)
+    sizes = (min(_COMPARED_BYTES, first.size - begin) for begin in begins)
+    return all(
+        first.read(begin, size) == second.read(begin, size)
+        for begin, size in zip(begins, sizes, strict=True)
+    )
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a file is a tokenizer's vocabulary, or a part of one."""
+    return name in _WHOLE_VOCABULARIES or name in _PARTS_OF_VOCABULARIES
+
+
+def is_settings(name: str) -> bool:
+    """Whether a file has the settings of a tokenizer."""
+    return name in _SETTINGS
+
+
+def is_template(name: str) -> bool:
+    """Whether a file is a chat template."""
+    return name in {TEMPLATE, OLD_TEMPLATE} or name.startswith(_MORE_TEMPLATES)
+
+
+def is_tokenizers(name: str) -> bool:
+    """Whether a file belongs to a tokenizer."""
+    return is_vocabulary(name) or is_settings(name) or is_template(name)
+
+
+def has_tokenizer(names: Iterable[str], beside: Iterable[str]) -> bool:
+    """Whether files are a whole tokenizer, and not a part of that of the files beside them."""
+    brought = set(names)
+    parts = _PARTS_OF_VOCABULARIES.intersection(beside)
+    return (
+        not brought.isdisjoint(_WHOLE_VOCABULARIES)
+        or {"vocab.json", "merges.txt"} <= brought
+        or (bool(parts) and parts <= brought)
+    )
+
+
+def of_adapter(names: Iterable[str]) -> list[str]:
+    """Those of the files of an adapter's folder that go with it: a tokenizer and a processor."""
+    return sorted(name for name in names if is_tokenizers(name) or name in _PROCESSORS)
+
+
+def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those of the files of a model's folder that go with its weights; and what does not.
+
+    Left out are weights, hidden files, what tells of a training, and adapters: transformers would
+    look for the adapter of an `adapter_config.json`. A folder is left out by its own name.
+    """
+    names = sorted(names)
+    adapters = {name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_CONFIG}")}
+    taken: list[str] = []
+    left_out: dict[str, None] = {}
+    for name in names:
+        folders = [name[:end] for end, letter in enumerate(name) if letter == "/"]
+        outer = next((path for path in (*folders, name) if _stays(path) or path in adapters), None)
+        if outer is None:
+            taken.append(name)
+        else:
+            left_out[outer] = None
+    return taken, list(left_out)
+
+
+def _stays(path: str) -> bool:
+    """Whether a file or folder does not go with the weights."""
+    name = path.rpartition("/")[2]
+    return (
+        name.startswith(".")
+        or name == ADAPTER_CONFIG
+        or name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+        or _OF_TRAINING.fullmatch(name) is not None
+    )
