@@ -88,6 +88,20 @@ class Provenance:
 
 @final
 @dataclass(frozen=True)
+class Announced:
+    """What an adapter says was trained, where only the base shows whether some of it is missing.
+
+    Attributes:
+        biases: of the whole model, or only beside the weights that are updated.
+        modules: modules by name, or by the end of it, whose weights have no updates.
+    """
+
+    biases: Literal["all", "lora_only"] | None = None
+    modules: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
 class Adapter:
     """An adapter, by target: the full name of a parameter, as its trainer saw it.
 
@@ -103,6 +117,7 @@ class Adapter:
         config: the JSON beside it as it was read, for its own format to write again.
         model_config: the `config.json` beside it, which describes the model it was trained on.
         companions: its tokenizer and its processor, unread.
+        announced: what else its config says was trained.
         order: the keys of its tensors as they were filed, for its own format to keep that order.
     """
 
@@ -122,6 +137,7 @@ class Adapter:
     nbytes: int
     order: tuple[str, ...] = ()
     model_config: Mapping[str, Any] | None = None
+    announced: Announced = Announced()
 
     def check_usable(self) -> None:
         """Whether its updates are what its tensors say.

@@ -6,6 +6,7 @@ from typing import Any
 from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
+from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import Rule
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft_config import PeftConfig, head_modules, parse_config
@@ -35,6 +36,10 @@ def config_of(adapter: Adapter, modules: Sequence[Module], rule: Rule) -> dict[s
     config |= dict.fromkeys(filter(config.get, _EXPANDED))
     config["use_rslora"] = rule == "sqrt_rank"
     config["use_dora"] = _all_or_none(adapter, modules, DoRA)
+    if _all_or_none(adapter, modules, KaSA):
+        config["kasa_config"] = config.get("kasa_config") or {}
+    elif "kasa_config" in config:
+        config["kasa_config"] = None
     if adapter.provenance.base is not None:
         config["base_model_name_or_path"] = adapter.provenance.base
     config["lora_bias"] = any(isinstance(u.delta, Diff) for u in adapter.updates.values())

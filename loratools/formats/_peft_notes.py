@@ -48,7 +48,12 @@ def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
     if missing and len(missing) < len(saved) and set(saved) <= _HEADS:
         yield Note("info", f"modules_to_save also lists {listing(missing)}, which is not stored")
     elif missing:
-        yield Note("problem", f"modules_to_save lists {listing(missing)}, which is not stored")
+        yield Note(
+            "refusal",
+            f"modules_to_save lists {listing(missing)}, which is not stored: what was trained "
+            f"there is lost, and PEFT does not load such an adapter; --config with another "
+            f"modules_to_save goes without it",
+        )
     yield from _heads(config, replaced)
     biases = config.text("bias")
     is_bias = [key for key in replaced if re.search("bias", key)]

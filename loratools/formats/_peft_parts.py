@@ -1,9 +1,13 @@
-"""Which stored parts make up the update of a module."""
+"""The stored parts of a module, as the factors of its update."""
 
 from collections.abc import Mapping
+from functools import partial
 
-from loratools.errors import FormatError, UnsupportedError, shorten
-from loratools.io.source import Source
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, shorten
+from loratools.formats._peft_config import PeftConfig
+from loratools.formats._peft_tensors import in_blocks, spread
+from loratools.io.source import Derived, Source, flattened, transposed
 
 _LINEAR = ("lora_A", "lora_B")
 _EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
@@ -36,3 +40,82 @@ def check_roles(where: str, module: str, roles: Mapping[str, Source]) -> None:
             raise UnsupportedError(f"{where}: {role} beside {pair[0]} and {pair[1]}")
     if "lora_magnitude_vector" in roles and "lora_diag" in roles:
         raise UnsupportedError(f"{where}: lora_magnitude_vector and lora_diag, parts of two kinds")
+
+
+def linear(
+    where: str, config: PeftConfig, path: str, roles: Mapping[str, Source], scaling: Scaling
+) -> LoRA:
+    """The update of a linear layer or a convolution."""
+    down, up = roles["lora_A"], roles["lora_B"]
+    if enabled := config.enabled():
+        return _merged_linear(where, path, down, up, enabled, scaling)
+    down, up = _expanded(where, config, path, down, up)
+    is_kernel = len(up.shape) == len(down.shape) > 2
+    if is_kernel and 1 <= up.shape[1] < down.shape[0]:
+        raise UnsupportedError(
+            f"{where}: {shorten(path)}: a grouped convolution, whose update has no "
+            f"counterpart in the shape of its weight"
+        )
+    if len(down.shape) < 2 or len(down.shape) != len(up.shape) or down.shape[0] != up.shape[1]:
+        raise ShapeMismatchError(
+            f"{where}: {shorten(path)}: lora_A {list(down.shape)} and "
+            f"lora_B {list(up.shape)} do not have the same rank"
+        )
+    shape = (up.shape[0], *down.shape[1:])
+    return LoRA(flattened(up), flattened(down), scaling, shape)
+
+
+def _expanded(
+    where: str, config: PeftConfig, path: str, down: Source, up: Source
+) -> tuple[Source, Source]:
+    """Both factors, the one that BD-LoRA stores as blocks in full."""
+    blocks = config.blocks(path)
+    if blocks is None:
+        return down, up
+    part, count = blocks
+    stacked = down if part == "down" else up
+    if len(stacked.shape) != 2 or stacked.shape[0] % count:
+        raise ShapeMismatchError(
+            f"{where}: {shorten(path)}: the {part} factor {list(stacked.shape)} does not "
+            f"consist of the {count} blocks that use_bdlora gives it"
+        )
+    expanded = in_blocks(stacked, count)
+    return (expanded, up) if part == "down" else (down, expanded)
+
+
+def _merged_linear(
+    where: str,
+    path: str,
+    down: Source,
+    up: Source,
+    enabled: tuple[bool, ...],
+    scaling: Scaling,
+) -> LoRA:
+    """PEFT before 0.3 and microsoft/LoRA: updates of the enabled parts of a fused weight."""
+    groups = sum(enabled)
+    rank = up.shape[1] if len(up.shape) > 1 else 0
+    fit = len(down.shape) == 2 and down.shape[0] == groups * rank
+    if not (groups and rank and fit) or up.shape[0] % groups:
+        raise ShapeMismatchError(
+            f"{where}: {shorten(path)}: lora_A {list(down.shape)} and lora_B "
+            f"{list(up.shape)} do not fit enable_lora {list(enabled)}"
+        )
+    up = flattened(up)
+    rows = up.shape[0] // groups * len(enabled)
+    expand = partial(spread, groups=groups, enabled=enabled)
+    expanded = Derived(up, (rows, down.shape[0]), expand)
+    return LoRA(expanded, down, scaling, (rows, down.shape[1]))
+
+
+def embedding(
+    where: str, _: PeftConfig, path: str, roles: Mapping[str, Source], scaling: Scaling
+) -> LoRA:
+    """The update of an embedding."""
+    down, up = roles["lora_embedding_A"], roles["lora_embedding_B"]
+    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+        raise ShapeMismatchError(
+            f"{where}: {shorten(path)}: lora_embedding_A {list(down.shape)} and lora_embedding_B "
+            f"{list(up.shape)} do not have the same rank"
+        )
+    # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
+    return LoRA(transposed(down), transposed(up), scaling, (down.shape[1], up.shape[0]))

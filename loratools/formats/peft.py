@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import final
 
 from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Replacement, Update
@@ -11,17 +10,18 @@ from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
-from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
+from loratools.deltas.lora import LoRA
+from loratools.errors import FormatError, UnsupportedError, listing, shorten
 from loratools.formats import DecodeOptions
+from loratools.formats._peft_announced import announced_of, announced_parts, other_ranks
 from loratools.formats._peft_config import PeftConfig, parse_config
 from loratools.formats._peft_keys import OUT_PROJ_TIMES, Parts, sort_keys
 from loratools.formats._peft_notes import disagreements
-from loratools.formats._peft_parts import check_roles
-from loratools.formats._peft_tensors import in_blocks, spread, vector
+from loratools.formats._peft_parts import check_roles, embedding, linear
+from loratools.formats._peft_tensors import vector
 from loratools.formats._peft_write import encode
 from loratools.io.bundle import Bundle
-from loratools.io.source import Derived, Source, flattened, transposed
+from loratools.io.source import Source
 
 __all__ = ["decode", "encode", "recognises"]
 
@@ -88,10 +88,13 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             *config.notes(),
             *parts.notes,
             *decoder.notes,
+            *other_ranks(decoder.other_ranks),
+            *announced_parts(config, parts.modules, parts.tokens),
             *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
+        announced=announced_of(config),
     )
 
 
@@ -127,6 +130,7 @@ class _Decoder:
         self.attention_modules = parts.attention_modules()
         self.modules: list[str] = []
         self.notes: list[Note] = []
+        self.other_ranks: dict[tuple[int, int], list[str]] = {}
 
     def all_updates(self) -> dict[str, Update]:
         """The updates of every module, by target."""
@@ -164,18 +168,19 @@ class _Decoder:
         target = self._target(module)
         self.modules.append(target.path)
         scaling = self.config.scaling(target.path)
-        embedding = "lora_embedding_A" in roles
-        make = _embedding if embedding else self._linear
-        lora = make(target.path, roles, replace(scaling, times=target.times))
+        is_embedding = "lora_embedding_A" in roles
+        make = embedding if is_embedding else linear
+        scaled = replace(scaling, times=target.times)
+        lora = make(self.where, self.config, target.path, roles, scaled)
         self._compare_rank(target.path, lora)
         delta: Delta = lora
         if magnitude := roles.get("lora_magnitude_vector"):
-            delta = DoRA(lora, vector(magnitude), "column" if embedding else "row")
+            delta = DoRA(lora, vector(magnitude), "column" if is_embedding else "row")
         elif diagonal := roles.get("lora_diag"):
             delta = KaSA(lora, diagonal)
-        is_matrix = len(lora.shape) == 2 and not embedding
+        is_matrix = len(lora.shape) == 2 and not is_embedding
         orientation = self.config.flag("fan_in_fan_out") if is_matrix else None
-        yield target.parameter, Update(delta, orientation, is_embedding=embedding)
+        yield target.parameter, Update(delta, orientation, is_embedding=is_embedding)
         if bias := roles.get("lora_B.bias"):
             if target.parameter.endswith(".in_proj_weight"):
                 self.parts.inert[bias.keys[0]] = "PEFT stores it and never applies it"
@@ -221,84 +226,15 @@ class _Decoder:
         )
         return 1
 
-    def _linear(self, path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA:
-        down, up = roles["lora_A"], roles["lora_B"]
-        if enabled := self.config.enabled():
-            return self._merged_linear(path, down, up, enabled, scaling)
-        down, up = self._expanded(path, down, up)
-        is_kernel = len(up.shape) == len(down.shape) > 2
-        if is_kernel and 1 <= up.shape[1] < down.shape[0]:
-            raise UnsupportedError(
-                f"{self.where}: {shorten(path)}: a grouped convolution, whose update has no "
-                f"counterpart in the shape of its weight"
-            )
-        if len(down.shape) < 2 or len(down.shape) != len(up.shape) or down.shape[0] != up.shape[1]:
-            raise ShapeMismatchError(
-                f"{self.where}: {shorten(path)}: lora_A {list(down.shape)} and "
-                f"lora_B {list(up.shape)} do not have the same rank"
-            )
-        shape = (up.shape[0], *down.shape[1:])
-        return LoRA(flattened(up), flattened(down), scaling, shape)
-
-    def _expanded(self, path: str, down: Source, up: Source) -> tuple[Source, Source]:
-        """Both factors, the one that BD-LoRA stores as blocks in full."""
-        blocks = self.config.blocks(path)
-        if blocks is None:
-            return down, up
-        part, count = blocks
-        stacked = down if part == "down" else up
-        if len(stacked.shape) != 2 or stacked.shape[0] % count:
-            raise ShapeMismatchError(
-                f"{self.where}: {shorten(path)}: the {part} factor {list(stacked.shape)} does not "
-                f"consist of the {count} blocks that use_bdlora gives it"
-            )
-        expanded = in_blocks(stacked, count)
-        return (expanded, up) if part == "down" else (down, expanded)
-
-    def _merged_linear(
-        self, path: str, down: Source, up: Source, enabled: tuple[bool, ...], scaling: Scaling
-    ) -> LoRA:
-        """PEFT before 0.3 and microsoft/LoRA: updates of the enabled parts of a fused weight."""
-        groups = sum(enabled)
-        rank = up.shape[1] if len(up.shape) > 1 else 0
-        fit = len(down.shape) == 2 and down.shape[0] == groups * rank
-        if not (groups and rank and fit) or up.shape[0] % groups:
-            raise ShapeMismatchError(
-                f"{self.where}: {shorten(path)}: lora_A {list(down.shape)} and lora_B "
-                f"{list(up.shape)} do not fit enable_lora {list(enabled)}"
-            )
-        up = flattened(up)
-        rows = up.shape[0] // groups * len(enabled)
-        expand = partial(spread, groups=groups, enabled=enabled)
-        expanded = Derived(up, (rows, down.shape[0]), expand)
-        return LoRA(expanded, down, scaling, (rows, down.shape[1]))
-
     def _compare_rank(self, path: str, lora: LoRA) -> None:
         expected = self.config.expected_rank(path)
         if lora.rank != expected and not self.config.enabled():
-            self.notes.append(
-                Note(
-                    "problem",
-                    f"{shorten(path)}: the config says rank {expected}, the tensors have rank "
-                    f"{lora.rank}; the scaling is the config's",
-                )
-            )
+            self.other_ranks.setdefault((expected, lora.rank), []).append(path)
 
 
 def _path(module: str) -> str:
     """What patterns are matched with: of a MultiheadAttention's out_proj, the attention."""
     return module.removesuffix(".base_layer.out_proj")
-
-
-def _embedding(path: str, roles: Mapping[str, Source], scaling: Scaling) -> LoRA:
-    down, up = roles["lora_embedding_A"], roles["lora_embedding_B"]
-    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
-        raise ShapeMismatchError(
-            f"{shorten(path)}: lora_embedding_A {list(down.shape)} and lora_embedding_B "
-            f"{list(up.shape)} do not have the same rank"
-        )
-    # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
-    return LoRA(transposed(down), transposed(up), scaling, (down.shape[1], up.shape[0]))
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

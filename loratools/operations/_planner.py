@@ -17,6 +17,7 @@ from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
 from loratools.operations._overlap import refuse_overlap
+from loratools.operations.announced import missing_parts
 from loratools.operations.merge import Change, MergeOptions, PlannedTensor
 
 
@@ -70,6 +71,7 @@ class Planner:
         self._add_updates(number, adapter, weight)
         for target, rows in adapter.rows.items():
             self._set_rows(number, adapter, target, rows, weight)
+        self._refuse_missing(number, adapter)
 
     def finish(self) -> None:
         """Check what is left over, and settle what embedding and head now have in common."""
@@ -157,6 +159,12 @@ class Planner:
                 delta = delta.transposed()
             change = Change(number, target, delta, weight, match.renaming, is_transposed)
             self._change(adapter, match.name, change)
+
+    def _refuse_missing(self, number: int, adapter: Adapter) -> None:
+        """Refuse an adapter that lacks what its config says was trained of this base."""
+        takes = self._selection.takes
+        for reason in missing_parts(adapter.announced, self.tensors, number, takes):
+            raise UnsupportedError(f"{adapter.where}: {reason}")
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
         """The base tensor of an update; None where it has none, and a complaint if it is wanted."""

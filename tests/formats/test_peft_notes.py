@@ -45,12 +45,6 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
         (Q, {"rank_pattern": {"q": 2, ".*": 2}}, []),
         (Q | HEAD, {"modules_to_save": ["head"]}, []),
         (Q | HEAD, {"modules_to_save": "head"}, []),
-        (Q, {"modules_to_save": ["head"]}, ["modules_to_save lists head, which is not stored"]),
-        (
-            Q | HEAD,
-            {"modules_to_save": ["head", "norm"]},
-            ["modules_to_save lists norm, which is not stored"],
-        ),
         (Q | BIAS, {"bias": "all"}, []),
         (Q | BIAS, {"bias": "lora_only"}, []),
         (

@@ -173,18 +173,16 @@ def test_a_state_dict_dumped_by_hand_merges_to_the_same_bytes(tmp_path: Path) ->
     assert again.read_bytes() == (tmp_path / "merged.safetensors").read_bytes()
 
 
-def test_overlapping_patterns_are_a_problem_because_peft_loses_their_order(tmp_path: Path) -> None:
+def test_overlapping_patterns_are_refused_where_peft_lost_their_order(tmp_path: Path) -> None:
     """Trained with rank 2, by the first pattern; saved sorted, so that the other one counts."""
     patterns = {"rank_pattern": {"wide": 2, ".*": 3}}
     made = make(Settings(zoo=Linears, more=patterns), tmp_path)
     assert made.scalings["wide"] == 6 / 2
-    problems = [
-        note.message
-        for note in loratools.open_adapter(tmp_path / "adapter").notes
-        if note.severity == "problem"
-    ]
+    notes = loratools.open_adapter(tmp_path / "adapter").notes
+    (refusal,) = (note.message for note in notes if note.severity == "refusal")
+    assert refusal.startswith("the config says rank 3, and the tensors have rank 2: wide; ")
+    problems = [note.message for note in notes if note.severity == "problem"]
     assert problems == [
-        "wide: the config says rank 3, the tensors have rank 2; the scaling is the config's",
         "rank_pattern: .*, wide all match wide; the first counts, and PEFT does not keep their "
         "order when it saves",
     ]
