@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from loratools.adapter import Note
 from loratools.errors import listing
 from loratools.formats._peft_config import PeftConfig, head_modules
-from loratools.formats._peft_keys import is_inside
+from loratools.formats._peft_keys import HEADS, is_inside
 
 _HEADS = {"classifier", "score"}
+#: What heads are called by PEFT, and by BART and T5.
+_ALL_HEADS = (*HEADS, "classification_head")
 
 
 def disagreements(
@@ -44,17 +46,19 @@ def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterato
 def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
     saved = config.names("modules_to_save")
     missing = [name for name in saved if not any(is_inside(key, name) for key in replaced)]
-    # PEFT lists both names of a classification head; a model has one of them.
-    if missing and len(missing) < len(saved) and set(saved) <= _HEADS:
-        yield Note("info", f"modules_to_save also lists {listing(missing)}, which is not stored")
-    elif missing:
+    has_head = any(is_inside(key, name) for key in replaced for name in _ALL_HEADS)
+    # PEFT lists both names of a classification head; a model has one of them, or another.
+    lost = [name for name in missing if not (has_head and name in _HEADS)]
+    if others := [name for name in missing if name not in lost]:
+        yield Note("info", f"modules_to_save also lists {listing(others)}, which is not stored")
+    if lost:
         yield Note(
             "refusal",
-            f"modules_to_save lists {listing(missing)}, which is not stored: what was trained "
+            f"modules_to_save lists {listing(lost)}, which is not stored: what was trained "
             f"there is lost, and PEFT does not load such an adapter; --config with another "
             f"modules_to_save goes without it",
         )
-    yield from _heads(config, replaced)
+    yield from _heads(config, replaced, has_head=has_head)
     biases = config.text("bias")
     is_bias = [key for key in replaced if re.search("bias", key)]
     if biases in ("all", "lora_only") and not is_bias:
@@ -73,7 +77,7 @@ def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
         yield Note("info", f"stored whole, not listed in modules_to_save: {listing(unlisted)}")
 
 
-def _heads(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
+def _heads(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> Iterator[Note]:
     """Heads that PEFT saves by the task, listed or not."""
     listed, task = config.names("modules_to_save"), config.text("task_type")
     heads = head_modules(task)
@@ -86,5 +90,5 @@ def _heads(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
             f"modules_to_save does not list {listing(unlisted)}; with task_type {task}, PEFT "
             f"trains and loads it all the same",
         )
-    elif heads and by_task == list(heads) and not stored:
+    elif heads and by_task == list(heads) and not has_head:
         yield Note("problem", f"task_type is {task}, and no head is stored ({listing(by_task)})")

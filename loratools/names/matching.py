@@ -115,8 +115,12 @@ class BaseNames:
         return Match(name, renaming, is_transposed=self.shapes[name] == shape[::-1] != shape)
 
     def match_name(self, target: str) -> Match | None:
-        """The tensor that `target` means, whatever its shape; None if the base has none."""
-        found = self._find(target, lambda _: True)
+        """The tensor that `target` means, whatever its shape; None if the base has none.
+
+        Without a shape to tell them apart, the head `classifier` could be any `router.classifier`:
+        what is in no layer means nothing that is in one.
+        """
+        found = self._find(target, lambda name: _is_in_layer(target) or not _is_in_layer(name))
         return Match(*found, is_transposed=False) if found else None
 
     def _find(self, target: str, fits: Callable[[str], bool]) -> tuple[str, str | None] | None:
@@ -185,6 +189,10 @@ def _renamings(target: str) -> Iterator[tuple[str, str]]:
         yield prefix + target, f"{prefix} added"
         if target.startswith(prefix):
             yield target.removeprefix(prefix), f"{prefix} removed"
+
+
+def _is_in_layer(name: str) -> bool:
+    return any(part.isdigit() for part in name.split(".")[1:])
 
 
 def _leaf(name: str) -> str:

@@ -51,11 +51,12 @@ class NewHead:
 @final
 @dataclass(frozen=True)
 class HeadPlan:
-    """The new head if there is one, the output's tensors under their final names, and notes."""
+    """The new head if there is one, and the output's tensors under their final names."""
 
-    head: NewHead | None
     tensors: Mapping[str, PlannedTensor]
-    notes: tuple[str, ...]
+    head: NewHead | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def plan_head(
@@ -71,12 +72,18 @@ def plan_head(
         labels = stored[output].shape[0]
         if base.config is None:
             note = (
-                f"{output}: a head of {labels} labels, and the base has no config.json; that of "
-                f"the output has to say so (architectures, id2label)"
+                f"{output}: a head of {labels} labels; the base has no config.json, and the one "
+                f"that you give the output has to say so (architectures, id2label)"
             )
-            return HeadPlan(None, tensors, (note,))
-        return _planned(base.config, adapter, _chosen(heads, base.config), tensors, labels)
-    return HeadPlan(None, tensors, ())
+            return HeadPlan(tensors, notes=(note,))
+        head = _chosen(heads, base.config)
+        new, notes = _described(base.config, adapter.model_config or {}, head, labels)
+        if head is None:
+            return HeadPlan(tensors, new, tuple(notes))
+        tensors, renaming = _renamed(tensors, head, base.config)
+        notes += [*renaming, *_passed_over(head, tensors)]
+        return HeadPlan(tensors, new, tuple(notes), tuple(_made_up(head, tensors)))
+    return HeadPlan(tensors)
 
 
 def config_with_head(config: Mapping[str, Any], head: NewHead) -> dict[str, Any]:
@@ -114,63 +121,38 @@ def _chosen(heads: Sequence[Head], config: Mapping[str, Any]) -> Head | None:
     return next((head for head in heads if head.architecture == _architecture(config)), None)
 
 
-def _planned(
-    config: Mapping[str, Any],
-    adapter: Adapter,
-    head: Head | None,
-    tensors: Mapping[str, PlannedTensor],
-    labels: int,
-) -> HeadPlan:
-    beside = adapter.model_config or {}
-    names, label_note = _label_names(config, beside, labels, head)
-    problem_type = beside.get("problem_type")
-    notes = [] if label_note is None else [label_note]
+def _described(
+    config: Mapping[str, Any], beside: Mapping[str, Any], head: Head | None, labels: int
+) -> tuple[NewHead, list[str]]:
+    """The head as the config has to describe it; `beside` is the config beside the adapter."""
+    notes = []
+    architecture = head.architecture if head else None
     if head is None:
-        notes.insert(
-            0,
-            f"a head of {labels} labels, whose task neither task_type nor the names of its "
-            f"tensors tell: architectures in config.json stays as it is",
+        notes.append(
+            f"config.json: a head of {labels} labels, whose task neither task_type nor its "
+            f"tensors tell; architectures stays as it is"
         )
-    else:
-        renamed, renaming = _renamed(tensors, head)
-        notes = [*_class_notes(head, config, labels), *renaming, *notes]
-        notes += _leftovers(head, renamed)
-        tensors = renamed
+    elif (_architecture(config), _labels(config)) != (architecture, labels):
+        guess = "" if head.is_known else ", by the name of the base's class and by the task"
+        notes.append(f"config.json: the output is a {architecture} with {labels} labels{guess}")
+    is_answer = head is not None and head.task == "QUESTION_ANS"
+    names = next((n for n in map(_names_in, (beside, config)) if n and len(n) == labels), None)
+    # transformers makes up the same names where there are none; two are its default.
+    is_said = _labels(config) == labels and (is_answer or _architecture(config) == architecture)
+    if names is None and not is_said:
+        names = tuple(f"LABEL_{number}" for number in range(labels))
+        notes.append(
+            f"config.json: labels are called {listing(names, 2)}: nothing says their names"
+        )
+    problem_type = beside.get("problem_type")
     new = NewHead(
-        architecture=head.architecture if head else None,
+        architecture=architecture,
         labels=labels,
         label_names=names,
         problem_type=problem_type if isinstance(problem_type, str) else None,
         needs_pad_token=bool(head and head.reads_last_token and config.get("pad_token_id") is None),
     )
-    return HeadPlan(new, tensors, tuple(notes))
-
-
-def _class_notes(head: Head, config: Mapping[str, Any], labels: int) -> Iterator[str]:
-    if _architecture(config) == head.architecture and _labels(config) == labels:
-        return
-    guess = "" if head.is_known else ", by the name of the base's class and by the task"
-    yield f"config.json: the output is a {head.architecture} with {labels} labels{guess}"
-
-
-def _label_names(
-    config: Mapping[str, Any], beside: Mapping[str, Any], labels: int, head: Head | None
-) -> tuple[tuple[str, ...] | None, str | None]:
-    """The names of the labels for the config, and a note where they are made up."""
-    for known in (beside, config):
-        names = _names_in(known)
-        if names is not None and len(names) == labels:
-            return names, None
-    is_answer = head is not None and head.task == "QUESTION_ANS"
-    if is_answer and _labels(config) == labels:
-        return None, None
-    made_up = tuple(f"LABEL_{number}" for number in range(labels))
-    if is_answer:
-        return made_up, None
-    return made_up, (
-        f"config.json: id2label has {listing(made_up, 2)}: the adapter does not say what its "
-        f"labels are called"
-    )
+    return new, notes
 
 
 def _names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -199,73 +181,75 @@ def _architecture(config: Mapping[str, Any]) -> object:
 
 
 def _renamed(
-    tensors: Mapping[str, PlannedTensor], head: Head
+    tensors: Mapping[str, PlannedTensor], head: Head, config: Mapping[str, Any]
 ) -> tuple[Mapping[str, PlannedTensor], list[str]]:
-    """The tensors as the head's class calls them, whose base model has a prefix of its own there.
-
-    Which prefix they have now is seen from the adapter: its targets have the names of that class.
-    """
-    change = _prefixes(tensors, head)
-    if change is None:
+    """The tensors by the names that they have in the class of the head."""
+    prefixes = _prefixes(tensors, head, config)
+    if prefixes is None:
         return tensors, []
-    new, old = change
+    old, new = prefixes
     names = {
         name: new + name.removeprefix(old)
         for name, tensor in tensors.items()
         if tensor.base is not None
         and name.startswith(old)
         and not name.startswith(new)
-        and not (old == "" and name.partition(".")[0] in _OUTER)
+        and (old or name.partition(".")[0] not in _OUTER)
     }
-    if not names or set(names.values()) & set(tensors):
+    if set(names.values()) & set(tensors):
         return tensors, []
     renamed = {}
     for name, tensor in tensors.items():
         final_name = names.get(name, name)
         renamed[final_name] = replace(tensor, name=final_name, is_renamed=final_name != name)
-    what = f"{old!r} in the names becomes {new!r}" if old else f"names begin with {new!r}"
+    what = f"{old!r} in names becomes {new!r}" if old else f"names begin with {new!r}"
     return renamed, [f"{what} from now on, as in {head.architecture}"]
 
 
-def _prefixes(tensors: Mapping[str, PlannedTensor], head: Head) -> tuple[str, str] | None:
-    """The base model's prefix in the class and in the base; None where they agree, or are unknown.
+def _prefixes(
+    tensors: Mapping[str, PlannedTensor], head: Head, config: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """The base model's prefix in the base and in the class; None where they agree or are unknown.
 
-    The longest end that a target and its tensor have in common separates the two.
+    An adapter's targets have the names of the class it was trained in. What stands before the
+    longest end that a target and its tensor have in common are the two prefixes.
     """
-    found = set()
-    for name, tensor in tensors.items():
-        for change in tensor.changes:
-            wanted, present = _apart(change.target, name)
-            if not head.prefix or change.target.startswith(head.prefix):
-                found.add((wanted, present))
+    pairs = [(c.target, name) for name, tensor in tensors.items() for c in tensor.changes]
+    inner = [pair for pair in pairs if pair[0].partition(".")[0] not in _OUTER]
+    found = {_before_common_end(target, name) for target, name in inner}
+    if not found and head.is_known and str(_architecture(config)).endswith("Model"):
+        is_bare = not any(name.startswith(head.prefix) for name in tensors)
+        return ("", head.prefix) if is_bare else None
     if len(found) != 1:
         return None
-    wanted, present = found.pop()
-    return (wanted, present) if wanted and wanted != present else None
+    new, old = found.pop()
+    return (old, new) if new and new != old and head.prefix in ("", new) else None
 
 
-def _apart(target: str, name: str) -> tuple[str, str]:
+def _before_common_end(target: str, name: str) -> tuple[str, str]:
     """What stands before the longest end in common, by whole parts of the names."""
     one, other = target.split("."), name.split(".")
-    common = 0
-    while common < min(len(one), len(other)) and one[-1 - common] == other[-1 - common]:
-        common += 1
-    heads = (one[: len(one) - common], other[: len(other) - common])
-    before = [".".join(parts) + "." if parts else "" for parts in heads]
-    return before[0], before[1]
+    while one and other and one[-1] == other[-1]:
+        one.pop()
+        other.pop()
+    return "".join(f"{part}." for part in one), "".join(f"{part}." for part in other)
 
 
-def _leftovers(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
-    """What the class has and the output lacks, and the other way round."""
+def _made_up(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
+    """What the class has and the output lacks."""
     if not head.is_known:
         return
-    bare = {name.removeprefix(head.prefix) for name in tensors}
-    lacking = [name for name in head.parameters if name.removeprefix(head.prefix) not in bare]
+    inner = {name.removeprefix(head.prefix) for name in tensors}
+    lacking = [name for name in head.parameters if name.removeprefix(head.prefix) not in inner]
     if lacking:
         yield (
-            f"{listing(lacking)}: in no adapter and not in the base, so that transformers makes "
-            f"it up at random; the outputs of {head.architecture} depend on it"
+            f"{listing(lacking)}: neither in the base nor in an adapter; {head.architecture} has "
+            f"it, and transformers makes it up at random, so that outputs are random too"
         )
+
+
+def _passed_over(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
+    """What the base has and the class has not: the head for the task before."""
     others = [
         name
         for name, tensor in tensors.items()
@@ -273,5 +257,5 @@ def _leftovers(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str
         and name.partition(".")[0] in _OUTER
         and name not in head.parameters
     ]
-    if others:
+    if others and head.is_known:
         yield f"{listing(others)}: kept from the base; {head.architecture} passes over it"

@@ -118,6 +118,7 @@ class MergePlan:
         vocabulary: rows of the embedding before and after, where they differ.
         head: the head of a classifier that an adapter brings, for a config that describes it.
         notes: what a person should know.
+        warnings: what makes the output another model than it seems.
     """
 
     base: Checkpoint
@@ -132,6 +133,7 @@ class MergePlan:
     vocabulary: tuple[int, int] | None
     head: "NewHead | None"
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:
@@ -186,4 +188,5 @@ def plan_merge(
         vocabulary=planner.vocabulary,
         head=classifier.head,
         notes=(*planner.notes, *classifier.notes),
+        warnings=classifier.warnings,
     )

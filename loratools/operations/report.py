@@ -88,8 +88,9 @@ class MergeReport:
         total = self.total
         # Stochastic rounding moves more numbers, and further, so that the mean is right.
         if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
-            return ()
+            return self.plan.warnings
         return (
+            *self.plan.warnings,
             f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
             f"the dtype of the weights; write --dtype float32, use --rounding stochastic, or "
             f"keep the adapter apart",

@@ -88,6 +88,34 @@ def test_trained_module_replaces_the_bases_in_every_form(key: str) -> None:
     assert adapter.replaced["head.weight"].source.shape == (5, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "is_trained"),
+    [
+        ("classifier.weight", "SEQ_CLS", True),
+        ("pre_classifier.bias", "SEQ_CLS", True),
+        ("classifier.out_proj.weight", "TOKEN_CLS", True),
+        ("model.score.weight", "SEQ_CLS", True),
+        ("qa_outputs.weight", "QUESTION_ANS", True),
+        ("score.weight", None, True),
+        ("qa_outputs.bias", "CAUSAL_LM", True),
+        ("layers.0.router.classifier.weight", None, False),
+        ("lm_head.weight", "CAUSAL_LM", False),
+        ("lm_head.weight", "SEQ_CLS", False),
+    ],
+)
+def test_head_is_trained_though_no_list_names_it(
+    name: str, task: str | None, is_trained: bool
+) -> None:
+    """PEFT adds heads to its list by the task; those of 2023 and 2024 saved it without them."""
+    adapter = decoded({**PAIR, PREFIX + name: (5, 3)}, modules_to_save=None, task_type=task)
+    assert adapter.replaced[name].is_trained == is_trained
+
+
+def test_module_of_several_layers_may_have_its_wrapper_in_its_keys() -> None:
+    shapes = {**PAIR, f"{PREFIX}classifier.modules_to_save.default.dense.weight": (5, 3)}
+    assert decoded(shapes).replaced["classifier.dense.weight"].is_trained
+
+
 def test_trained_module_may_be_stored_twice_and_beside_its_original() -> None:
     """What PEFT 0.21 writes for a resized vocabulary: three tensors for one."""
     keys = ("head.weight", "head.modules_to_save.weight", "head.original_module.weight")

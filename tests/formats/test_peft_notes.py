@@ -45,6 +45,12 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
         (Q, {"rank_pattern": {"q": 2, ".*": 2}}, []),
         (Q | HEAD, {"modules_to_save": ["head"]}, []),
         (Q | HEAD, {"modules_to_save": "head"}, []),
+        (Q, {"task_type": "CAUSAL_LM"}, []),
+        (
+            Q,
+            {"task_type": "SEQ_CLS"},
+            ["task_type is SEQ_CLS, and no head is stored (classifier, score)"],
+        ),
         (Q | BIAS, {"bias": "all"}, []),
         (Q | BIAS, {"bias": "lora_only"}, []),
         (
@@ -71,6 +77,29 @@ def test_disagreement_of_config_and_tensors_is_a_problem(
             Q | {f"{PREFIX}score.weight": (5, 3)},
             {"modules_to_save": ["classifier", "score"]},
             ["modules_to_save also lists classifier, which is not stored"],
+        ),
+        (
+            Q | {f"{PREFIX}score.weight": (5, 3), f"{PREFIX}pool.weight": (3, 3)},
+            {"modules_to_save": ["pool", "classifier", "score"], "task_type": "TOKEN_CLS"},
+            ["modules_to_save also lists classifier, which is not stored"],
+        ),
+        (
+            Q | {f"{PREFIX}classification_head.out_proj.weight": (5, 3)},
+            {"modules_to_save": ["classification_head", "classifier", "score"]},
+            ["modules_to_save also lists classifier, score, which is not stored"],
+        ),
+        (
+            Q | {f"{PREFIX}pre_classifier.bias": (3,), f"{PREFIX}classifier.weight": (5, 3)},
+            {"task_type": "SEQ_CLS"},
+            [
+                "modules_to_save does not list pre_classifier.bias, classifier.weight; with "
+                "task_type SEQ_CLS, PEFT trains and loads it all the same"
+            ],
+        ),
+        (
+            Q | {f"{PREFIX}qa_outputs.weight": (2, 3)},
+            {},
+            ["stored whole, not listed in modules_to_save: qa_outputs.weight"],
         ),
         (Q | HEAD, {}, ["stored whole, not listed in modules_to_save: head.weight"]),
         (Q | {f"{PREFIX}layers.0.norm.bias": (3,)}, {"bias": "all"}, []),

@@ -263,6 +263,25 @@ def test_whole_tensors_are_named_in_the_config() -> None:
     assert written["modules_to_save"] == ["head"]
 
 
+@pytest.mark.parametrize(
+    ("names", "task", "saved"),
+    [
+        (["classifier.bias", "classifier.weight"], "SEQ_CLS", ["classifier"]),
+        (["pre_classifier.bias", "classifier.weight"], "SEQ_CLS", ["classifier"]),
+        (["classifier.dense.bias", "classifier.out_proj.weight"], "SEQ_CLS", ["classifier"]),
+        (["qa_outputs.bias", "qa_outputs.weight"], None, ["qa_outputs"]),
+    ],
+    ids=str,
+)
+def test_heads_that_no_list_named_are_listed_as_modules(
+    names: list[str], task: str | None, saved: list[str]
+) -> None:
+    """A bias is part of its module, also where it comes first, as it does in a sorted file."""
+    shapes = {f"{PREFIX}{name}": (5,) if name.endswith("bias") else (5, 3) for name in names}
+    written = settings(decoded({**lora("a.q"), **shapes}, task_type=task))
+    assert (written["modules_to_save"], written["bias"]) == (saved, "none")
+
+
 @given(names=st.permutations(["a.q", "b.q", "c.q"]))
 def test_keys_keep_the_order_of_the_updates(names: list[str]) -> None:
     adapter = decoded({key: shape for name in names for key, shape in lora(name).items()})
