@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from loratools.deltas import Delta, check_stored
-from loratools.errors import UnsupportedError
+from loratools.errors import UnsupportedError, listing
 from loratools.io.companions import Companion
 from loratools.io.source import Source
 
@@ -119,6 +119,7 @@ class Adapter:
         companions: its tokenizer and its processor, unread.
         announced: what else its config says was trained.
         order: the keys of its tensors as they were filed, for its own format to keep that order.
+        beside: files of weights in its folder that are none of its own.
     """
 
     format: str
@@ -138,6 +139,15 @@ class Adapter:
     order: tuple[str, ...] = ()
     model_config: Mapping[str, Any] | None = None
     announced: Announced = Announced()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def notes_beside(self) -> tuple[Note, ...]:
+        """A note on weights that were trained with it, as far as their names tell."""
+        if not self.beside:
+            return ()
+        text = f"other weights are in its folder, and are not applied: {listing(self.beside)}"
+        return (Note("problem", text),)
 
     def check_usable(self) -> None:
         """Whether its updates are what its tensors say.

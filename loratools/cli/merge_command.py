@@ -121,7 +121,7 @@ def command(
 
 def _print(report: "MergeReport", *, verbose: bool) -> None:
     for adapter in report.plan.adapters:
-        for note in adapter.notes:
+        for note in (*adapter.notes, *adapter.notes_beside):
             click.echo(f"Note: {printable(f'{adapter.where}: {note.message}')}", err=True)
     for text in report.notes:
         click.echo(f"Note: {printable(text)}", err=True)

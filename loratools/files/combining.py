@@ -105,6 +105,7 @@ def combine(
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
         notes=(
+            *(f"{one.where}: {note.message}" for one in opened for note in one.notes_beside),
             *found.notes,
             *note_left_behind(opened),
             *rounding_note(found.adapter, rounding),

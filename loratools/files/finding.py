@@ -1,9 +1,10 @@
 """Which files of a folder an adapter is read from."""
 
+import re
 from collections.abc import Iterator
 
 from loratools.errors import FormatError, listing
-from loratools.io.companions import ADAPTER_CONFIG
+from loratools.io.companions import ADAPTER_CONFIG, WEIGHT_SUFFIXES
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
@@ -12,6 +13,11 @@ _PICKLES = (".bin", ".pt", ".pth")
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
 #: What transformers calls the index of an adapter that it writes in several files.
 _MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
+#: What a training goes on with, and what it left on its way; and hidden files.
+_OF_TRAINING = re.compile(
+    r"\.|(optimizer|scheduler|scaler|sampler|rng_state|random_states|custom_checkpoint)[^/]*(/|$)|"
+    r"training_args\.bin$|(global_step|checkpoint-)\d+/|\d+_adapters\.safetensors$"
+)
 
 
 def is_pickle(name: str) -> bool:
@@ -79,13 +85,45 @@ def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
     return (file,)
 
 
+def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, ...]:
+    """Weights in an adapter's folder, and in the folders in it, that are none of its own.
+
+    Not those that only a training goes on with, the same adapter in other formats or as it was
+    earlier, and other adapters in folders of their own. A file that `is_named` itself, without a
+    config beside it, may lie beside anything.
+
+    Raises:
+        FormatError: as `tensor_files`.
+        StorageError: a folder cannot be read.
+    """
+    names = own_names(folder)
+    if is_named and ADAPTER_CONFIG not in names:
+        return ()
+    own = tensor_files(folder, file)
+    stems = set(map(_stem, own))
+    others = {name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_CONFIG}")}
+    return tuple(
+        name
+        for name in names
+        if name.endswith(WEIGHT_SUFFIXES)
+        and _stem(name) not in stems
+        and name.rpartition("/")[0] not in others
+        and _OF_TRAINING.match(name) is None
+    )
+
+
+def _stem(name: str) -> str:
+    """What an adapter's files have in common, in any format and in parts."""
+    parts = shard_parts(name)
+    return parts[0] if parts else name.rpartition(".")[0]
+
+
 def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], list[str]]]:
     """Files by their stem and suffix, which parts of one adapter have in common."""
     found: dict[str, list[str]] = {}
     for name in folder.names():
         if name.endswith(suffix):
-            parts = shard_parts(name)
-            found.setdefault(parts[0] if parts else name.removesuffix(suffix), []).append(name)
+            found.setdefault(_stem(name), []).append(name)
     for stem in _PREFERRED:  # an index may be all that there is, and then says what is missing
         if f"{stem}{suffix}{INDEX_ENDING}" in folder.names():
             found.setdefault(stem, [])

@@ -1,13 +1,19 @@
 """From a name to an adapter or a base: a path, or `hf://owner/name` on the Hub."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
-from loratools.files.finding import find_weights, is_pickle, own_names, tensor_files
+from loratools.files.finding import (
+    find_weights,
+    is_pickle,
+    own_names,
+    tensor_files,
+    weights_beside,
+)
 from loratools.formats import DecodeOptions, decode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
@@ -48,7 +54,8 @@ def open_adapter(
     """
     with storage_errors(path):
         place = _place(path, headers=headers and not allow_pickle, allow_pickle=allow_pickle)
-        return decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
+        adapter = decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
+        return replace(adapter, beside=place.beside)
 
 
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
@@ -116,25 +123,30 @@ class _Place:
     folder: Folder
     file: str
     where: str
+    beside: tuple[str, ...] = ()
 
 
 def _place(path: str | Path, *, headers: bool, allow_pickle: bool) -> _Place:
     if not is_hub_name(path):
         path = Path(path)
         if not path.is_dir():
-            return _Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
+            parent = LocalFolder(path.parent, str(path.parent))
+            beside = weights_beside(parent, path.name, is_named=True)
+            return _Place(parent, path.name, str(path), beside)
         local = LocalFolder(path, str(path))
-        return _Place(local, find_weights(local), str(path))
+        file = find_weights(local)
+        return _Place(local, file, str(path), weights_beside(local, file, is_named=False))
     folder, named = _hub_place(path)
     file = named or find_weights(folder)
     if is_pickle(file) and not allow_pickle:
         raise _refused_pickle(f"{folder.where}/{file}")
     where = f"{folder.where}/{file}" if named else folder.where
+    beside = weights_beside(folder, file, is_named=named is not None)
     if headers:
-        return _Place(folder, file, where)
+        return _Place(folder, file, where, beside)
     described = {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names())
     wanted = [*adapter_files(folder, file), *([MODEL_CONFIG] if described else [])]
-    return _Place(folder.fetch(wanted), file, where)
+    return _Place(folder.fetch(wanted), file, where, beside)
 
 
 def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":

@@ -126,7 +126,9 @@ def _checked_adapter(path: Path, base: str | None) -> "Inspection":
     from loratools.files.inspecting import inspect
 
     found = inspect(path)
-    wrong = [note.message for note in found.notes if note.severity != "info"]
+    # Other weights are sent where that was asked for, and in no other case.
+    notes = [note for note in found.notes if note not in found.adapter.notes_beside]
+    wrong = [note.message for note in notes if note.severity != "info"]
     if wrong:
         raise FormatError(f"{path}: {wrong[0]}; loratools inspect --check {path} says all")
     named = base or found.adapter.provenance.base

@@ -76,5 +76,6 @@ def resize(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
     certificates = Certificates(found.ranks, found.truncations, found.gap)
-    notes = (*found.notes, *rounding_note(found.adapter, rounding))
+    beside = tuple(note.message for note in opened.notes_beside)
+    notes = (*beside, *found.notes, *rounding_note(found.adapter, rounding))
     return ResizeReport(opened.where, certificates, notes, rounding, written)

@@ -14,7 +14,7 @@ from loratools.io.file import InputFile
 #: Of the files that a model's weights come in, here or for other programs.
 WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
-    ".npz", ".pkl", ".pickle", ".distcp",
+    ".npz", ".distcp",
 )  # fmt: skip
 ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_JSON = "tokenizer.json"
@@ -144,6 +144,6 @@ def _stays(path: str) -> bool:
     return (
         name.startswith(".")
         or name == ADAPTER_CONFIG
-        or name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+        or name.endswith((*WEIGHT_SUFFIXES, ".pkl", ".pickle", ".index.json"))
         or _OF_TRAINING.fullmatch(name) is not None
     )

@@ -106,7 +106,9 @@ class Inspection:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What is odd or wrong, from files, values and base."""
-        return (*self.adapter.notes, *self._value_notes(), *self._base_notes())
+        adapter = self.adapter
+        found = (*adapter.notes, *adapter.notes_beside)
+        return (*found, *self._value_notes(), *self._base_notes())
 
     @property
     def is_sound(self) -> bool:
@@ -152,6 +154,7 @@ class Inspection:
                 for target, rows in adapter.rows.items()
             ],
             "inert": dict(adapter.inert),
+            "weights_beside": list(adapter.beside),
             "tokenizer_files": [path.name for path in adapter.companions],
             "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
             "base": None if self.coverage is None else asdict(self.coverage),

@@ -112,7 +112,7 @@ class MergeReport:
                     "path": adapter.where,
                     "weight": weight,
                     "kinds": list(adapter.kinds),
-                    "notes": [asdict(note) for note in adapter.notes],
+                    "notes": [asdict(n) for n in (*adapter.notes, *adapter.notes_beside)],
                 }
                 for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
             ],

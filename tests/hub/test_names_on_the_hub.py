@@ -178,3 +178,13 @@ def test_an_adapter_in_several_files_comes_whole(hub, tmp_path, monkeypatch):
     part = "adapter_model-00001-of-00002.safetensors"
     with pytest.raises(FormatError, match=f"{part}: one of 2 parts"):
         loratools.pull(f"ann/sharded/{part}")
+
+
+def test_weights_beside_an_adapter_on_the_hub_are_named_though_not_fetched(stories):
+    for spectrum in (False, True):
+        assert loratools.inspect(ADAPTER, spectrum=spectrum).adapter.beside == ()
+    stories.create_repo("ann/headed", folder(PLAIN) | {"value_head.bin": b"?", "sub/x.pt": b"?"})
+    for spectrum in (False, True):
+        found = loratools.inspect("hf://ann/headed", spectrum=spectrum)
+        assert found.adapter.beside == ("sub/x.pt", "value_head.bin")
+        assert not found.is_sound

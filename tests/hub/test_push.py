@@ -116,6 +116,13 @@ def test_other_files_go_along_where_that_is_asked_for_and_pickles_never(signed_i
         push(adapter, all_files=True)
 
 
+def test_weights_beside_an_adapter_are_sent_where_that_is_asked_for(signed_in, adapter):
+    shutil.copy(adapter / "adapter_model.safetensors", adapter / "value_head.safetensors")
+    with pytest.raises(UnsupportedError, match=r"none of its own \(value_head\.safetensors\)"):
+        push(adapter)
+    assert "value_head.safetensors" in push(adapter, all_files=True).files
+
+
 def test_names_may_have_their_scheme(signed_in, adapter):
     report = push(adapter, "hf://ann/plain", base=f"hf://{BASE}")
     config = json.loads(signed_in.files("ann/plain")["adapter_config.json"])

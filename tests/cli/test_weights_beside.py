@@ -1,0 +1,114 @@
+"""Weights beside an adapter are named: they may be trained with it, and nothing applies them."""
+
+import json
+import shutil
+
+import pytest
+
+import loratools
+from loratools.operations.rescale import Rescaling
+from tests.e2e.commands import run_here
+
+BESIDE = (
+    "non_lora_trainables.bin", "new_embeddings.safetensors", "value_head.safetensors",
+    "value_head.bin", "v_head.pt", "additional_weights.pt", "mm_projector.bin", "embed_tokens.pt",
+    "lm_head.pt", "pytorch_lora_weights.safetensors", "model.safetensors", "pytorch_model.bin",
+    "learned_embeds.ckpt", "weights.npz", "converted.gguf", "ema_optimizer.safetensors",
+    "2_Dense/model.safetensors", "projector/adapter_model.bin",
+)  # fmt: skip
+NOT_BESIDE = (
+    "optimizer.pt", "optimizer.bin", "optimizer_0/x.distcp", "scheduler.pt", "scaler.pt",
+    "rng_state.pth", "rng_state_0.pth", "random_states_0.pkl", "training_args.bin",
+    "global_step500/mp_rank_00_model_states.pt", "checkpoint-500/adapter_model.safetensors",
+    "checkpoint-500/value_head.bin", "adapter_model.bin", "adapter_model.gguf",
+    "adapter_model-00001-of-00002.bin", "0000100_adapters.safetensors", ".cache/x.bin",
+    "tokenizer.model", "label_encoder.pkl", "README.md", "a/b/deep.bin",
+)  # fmt: skip
+
+
+@pytest.fixture
+def adapter(fixtures, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(fixtures / "adapters/plain" / name, folder)
+    return folder
+
+
+def put(folder, name):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_weights_beside_an_adapter_are_a_problem(adapter, name):
+    put(adapter, name)
+    for path in (adapter, adapter / "adapter_model.safetensors"):
+        found = loratools.inspect(path)
+        assert found.to_json()["weights_beside"] == [name]
+        assert not found.is_sound
+    (note,) = found.notes
+    assert note.message == f"other weights are in its folder, and are not applied: {name}"
+
+
+@pytest.mark.parametrize("name", NOT_BESIDE)
+def test_what_is_no_other_weight_is_no_problem(adapter, name):
+    put(adapter, name)
+    found = loratools.inspect(adapter)
+    assert found.to_json()["weights_beside"] == []
+    assert found.is_sound
+
+
+def test_other_adapters_have_folders_of_their_own(adapter):
+    shutil.copytree(adapter, adapter / "critic")
+    put(adapter, "critic/value_head.bin")
+    assert loratools.inspect(adapter).is_sound
+    assert loratools.inspect(adapter / "critic").adapter.beside == ("value_head.bin",)
+
+
+def test_a_file_by_itself_has_nothing_beside_it(fixtures, tmp_path):
+    source = fixtures / "kohya/sd15-locon"
+    file = source if source.is_file() else next(source.glob("*.safetensors"))
+    for name in ("one.safetensors", "two.safetensors"):
+        shutil.copy(file, tmp_path / name)
+    assert loratools.inspect(tmp_path / "one.safetensors").adapter.beside == ()
+
+
+def test_check_fails_on_weights_beside_and_names_them(adapter, capsys):
+    put(adapter, "value_head.bin")
+    result = run_here(capsys, "inspect", "--check", adapter)
+    assert result.code == 3
+    assert "Problem: other weights are in its folder" in result.out
+    assert "value_head.bin" in result.out
+
+
+def test_a_merge_names_weights_beside_in_output_and_report(adapter, fixtures, tmp_path, capsys):
+    put(adapter, "value_head.bin")
+    arguments = ["merge", fixtures / "stories260k", adapter, "--dry-run"]
+    said = f"{adapter}: other weights are in its folder, and are not applied: value_head.bin"
+    assert f"Note: {said}" in run_here(capsys, *arguments).err
+    report = json.loads(run_here(capsys, *arguments, "--json").out)
+    assert report["adapters"][0]["notes"][0]["severity"] == "problem"
+    assert "value_head.bin" in report["adapters"][0]["notes"][0]["message"]
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    loratools.merge(fixtures / "stories260k", adapter, output=with_it)
+    loratools.merge(fixtures / "stories260k", fixtures / "adapters/plain", output=without)
+    model = "model.safetensors"
+    assert (with_it / model).read_bytes() == (without / model).read_bytes(), "never applied"
+    assert not (with_it / "value_head.bin").exists()
+
+
+@pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
+def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(adapter, tmp_path, verb):
+    put(adapter, "value_head.bin")
+    output = tmp_path / "out"
+    run = {
+        "rescale": lambda: loratools.rescale(
+            adapter, output=output, rescaling=Rescaling(strength=0.5)
+        ),
+        "resize": lambda: loratools.resize(adapter, output=output),
+        "combine": lambda: loratools.combine([adapter], output=output),
+    }
+    assert any("not applied: value_head.bin" in note for note in run[verb]().notes)
+    assert not (output / "value_head.bin").exists()
