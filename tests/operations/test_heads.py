@@ -309,6 +309,7 @@ class TestPadding:
             {
                 "special_tokens_map.json": {"pad_token": "<pad>"},
                 "tokenizer_config.json": {},
+                "tokenizer.json": {},
                 "vocab.json": {"<s>": 6, "<pad>": 7},
             },
         ],
