@@ -1,6 +1,7 @@
 """Model cards: what is written, and that a card's own text stays as it was."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,50 @@ def test_aliases_that_stand_for_very_much_are_not_followed():
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     new = complete_card("\n".join(["---", *lines, "---", ""]), FACTS)
     assert all(line in new for line in lines)
+
+
+def front(text):
+    return f"---\n{text}\n---\n"
+
+
+ENDLESS = {
+    "brackets": (front("[" * 3000), "more than 100 deep"),
+    "braces": (front("{a: " * 3000), "more than 100 deep"),
+    "lists": (front("- " * 3000 + "a"), "more than 100 deep"),
+    "keys": (front("? " * 3000 + "a"), "more than 100 deep"),
+    "lines": (front("\n".join(" " * n + "a:" for n in range(1000))), "more than 100 deep"),
+    "brackets that end": (front("a: " + "[" * 50_000 + "]" * 50_000), "more than 100 deep"),
+    "merged mappings": (
+        front(
+            "\n".join(
+                ["a0: &a0 {x: 1}"]
+                + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 30)]
+            )
+        ),
+        "merged mappings",
+    ),
+    "digits in base 60": (front("a: 1" + ":1" * 400_000), "a number of 800001 characters"),
+    "much": (front("a: " + "x" * 2**20), "more than 1048576 characters"),
+}
+
+
+@pytest.mark.parametrize(("card", "says"), ENDLESS.values(), ids=list(ENDLESS))
+@pytest.mark.parametrize("loader", ["C", "Python"])
+def test_front_matter_that_would_take_minutes_is_refused_at_once(loader, card, says, monkeypatch):
+    if loader == "Python":
+        monkeypatch.delattr(yaml, "CSafeLoader")
+    begin = time.process_time()
+    with pytest.raises(FormatError, match=f"{says}|maximum nesting") as caught:  # libyaml's own
+        complete_card(card, FACTS)
+    assert time.process_time() - begin < 3
+    assert str(caught.value).startswith("README.md")
+    assert "\n" not in str(caught.value)
+
+
+def test_front_matter_within_the_limits_is_completed():
+    results = "".join(f"- task: {{type: t{n}}}\n  value: {n / 7}\n" for n in range(2000))
+    deep = "d: " + "[" * 99 + "]" * 99
+    assert f"{deep}\n" in complete_card(front(f"model-index:\n{results}{deep}"), FACTS)
 
 
 PIECES = [

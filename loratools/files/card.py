@@ -10,6 +10,7 @@ from typing import Any
 from loratools.errors import FormatError
 from loratools.files.card_facts import CardFacts
 from loratools.files.card_template import BEGIN, END, TEMPLATE_NAME, render
+from loratools.files.front_matter import front_matter_of, is_front_matter, read_front_matter
 
 __all__ = ["complete_card"]
 
@@ -21,8 +22,6 @@ _FRONT_MATTER = (
     ),
     re.compile(r"\A(\ufeff?\s*---(?:\r\n|\r|\n))()(---[ \t]*(?:\r\n|\n|\Z))"),
 )
-#: What PyYAML raises for text that is not YAML, and for tags whose values are not theirs.
-_NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def complete_card(
@@ -123,60 +122,19 @@ def _with_metadata(card: str, facts: CardFacts, where: str) -> str:
     front = _front_matter(card)
     if front is None:
         mark = "\ufeff" if card.startswith("\ufeff") else ""
-        block = f"---\n{_dump(wanted)}---\n\n".replace("\n", line_end)
+        block = f"---\n{front_matter_of(wanted)}---\n\n".replace("\n", line_end)
         return f"{mark}{block}{card.removeprefix(mark)}"
     opening, block, closing = front.groups()
-    present, indent = _read(block, where, first=opening.count("\n") + 1)
+    present, indent = read_front_matter(block, where, first=opening.count("\n") + 1)
     missing = {name: value for name, value in wanted.items() if name not in present}
     if not missing:
         return card
-    lines = "".join(f"{' ' * indent}{line}\n" for line in _dump(missing).splitlines())
+    lines = "".join(f"{' ' * indent}{line}\n" for line in front_matter_of(missing).splitlines())
     added = f"\n{lines[:-1]}" if block else lines[: -1 if closing[0] in "\r\n" else None]
     completed = block + added.replace("\n", line_end)
-    if not _is_yaml(completed):
+    if not is_front_matter(completed):
         raise FormatError(
             f"{where}: {', '.join(missing)} cannot be added to the front matter as it is written; "
             f"write one key a line"
         )
     return opening + completed + closing + card[front.end() :]
-
-
-def _read(block: str, where: str, *, first: int) -> tuple[dict[Any, Any], int]:
-    """The front matter, whose first line has this number, and the column of its keys."""
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        fields = yaml.safe_load(block)
-        node = yaml.compose(block, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, *_NOT_YAML) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = first + (mark.line if mark else 0)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise FormatError(
-            f"{where}, line {line}: the front matter is not YAML: {problem}"
-        ) from error
-    if fields is None:
-        return {}, 0
-    if not isinstance(fields, dict):
-        raise FormatError(
-            f"{where}, line {first}: the front matter is not a mapping of names to values"
-        )
-    return fields, node.start_mark.column
-
-
-def _is_yaml(block: str) -> bool:
-    """Whether it still is, after what was added: a mapping in braces takes no more lines."""
-    import yaml
-
-    try:
-        yaml.compose(block, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        return False
-    return True
-
-
-def _dump(fields: dict[str, Any]) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1_000_000)
-    return text

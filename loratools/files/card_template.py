@@ -30,11 +30,12 @@ def render(facts: CardFacts, template: str | None, name: str) -> str:
 
     environment = _environment()
     text = _default() if template is None else template
+    context = _context(facts)
     try:
         # Compiled under its name, so that a traceback has it.
         code = environment.compile(text, name, name)
         made: Template = environment.template_class.from_code(environment, code, {})
-        return made.render(_context(facts))
+        return made.render(context)
     except jinja2.TemplateSyntaxError as error:
         where = f"{error.filename or error.name or name}, line {error.lineno}"
         raise FormatError(f"{where}: {error.message}") from error

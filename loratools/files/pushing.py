@@ -229,6 +229,7 @@ def _card_of(repo: str, commit: str | None) -> InputFile | None:
     there = None if commit is None else Repository(repo, commit)
     if there is None or _CARD not in there.files:
         return None
+    _check_size(there.files[_CARD].size, f"{there.name}/{_CARD}")
     return InputFile(there.fetch([_CARD])[_CARD])
 
 
@@ -245,9 +246,13 @@ def _completed(card: InputFile | None, facts: "CardFacts", template: str | Path 
 
 
 def _text(file: InputFile) -> str:
-    if file.size > _MAX_TEXT_BYTES:
-        raise FormatError(f"{file.where}: {file.size} bytes are too many for a card")
+    _check_size(file.size, file.where)
     try:
         return file.read(0, file.size).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(f"{file.where}: not UTF-8") from None
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > _MAX_TEXT_BYTES:
+        raise FormatError(f"{where}: {size} bytes are too many for a card")

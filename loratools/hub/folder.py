@@ -12,7 +12,7 @@ from loratools.hub.repository import Repository, resolve
 from loratools.io.checkpoint import weight_files
 from loratools.io.companions import of_model
 from loratools.io.file import InputFile
-from loratools.io.folder import LocalFolder
+from loratools.io.folder import LocalFolder, check_json_size
 
 _BY_PARTS = ".safetensors"
 
@@ -62,6 +62,8 @@ class HubFolder:
             raise FormatError(f"{self.where}/{shorten(name)}: no such file")
         if name.endswith(_BY_PARTS) and not self.repository.has_here(path):
             return RemoteFile(self.repository, self.repository.files[path])
+        if name.endswith(".json"):
+            check_json_size(self.repository.files[path].size, f"{self.where}/{name}")
         return InputFile(self.repository.fetch([path])[path])
 
     def fetch(self, names: Iterable[str]) -> LocalFolder:

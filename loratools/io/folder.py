@@ -9,7 +9,7 @@ from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.json import parse_json_object
 
-_MAX_JSON_BYTES = 100_000_000
+MAX_JSON_BYTES = 100_000_000
 
 
 class Folder(Protocol):
@@ -85,6 +85,15 @@ def read_json(file: InputFile) -> dict[str, Any]:
         FormatError: it is not a JSON object.
         StorageError: it cannot be read.
     """
-    if file.size > _MAX_JSON_BYTES:
-        raise FormatError(f"{file.where}: {file.size} bytes are too many for a JSON file")
+    check_json_size(file.size, file.where)
     return parse_json_object(file.read(0, file.size), file.where)
+
+
+def check_json_size(size: int, where: str) -> None:
+    """Refuse a JSON file that is too large to be read, or to be fetched to be read.
+
+    Raises:
+        FormatError: it has more than 100 MB.
+    """
+    if size > MAX_JSON_BYTES:
+        raise FormatError(f"{where}: {size} bytes are too many for a JSON file")
