@@ -210,6 +210,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         output=str(work.output),
         nbytes=written.nbytes,
         reused=factors.reused,
+        damaged=parts.damaged,
         check=_checked(work, staging, chosen, watch, each),
     )
 

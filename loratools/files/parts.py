@@ -1,15 +1,18 @@
 """Finished factors on disk: a run that was killed does not compute them again.
 
-A part has a name made of all that its bytes depend on, and appears under it complete.
+A part has a name made of all that its bytes depend on, appears under it complete, and carries a
+digest of those bytes: what was damaged since is told from what was finished.
 """
 
 import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import storage_errors
+from loratools.errors import LoratoolsError, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
 from loratools.io.json import json_text
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from loratools.operations.principal import Principal
 
 _UNFINISHED = ".unfinished"
+_DIGEST = "sha256"
+_READ_BYTES = 2**20
 
 
 @final
@@ -120,6 +125,7 @@ class Parts:
 
     def __init__(self, folder: Path, inputs: Any) -> None:
         self.folder = folder
+        self.damaged = 0
         self._inputs = inputs
         with storage_errors(folder):
             folder.mkdir(exist_ok=True)
@@ -127,9 +133,17 @@ class Parts:
                 path.unlink()
 
     def find(self, what: Any) -> Part | None:
-        """The part of this description, if it was finished."""
+        """The part of this description, if it was finished and has all its bytes still.
+
+        A damaged one is counted in `damaged`, and forgotten.
+        """
         path = self._path(what)
-        return Part(path) if path.exists() else None
+        if not path.exists():
+            return None
+        if _is_whole(path):
+            return Part(path)
+        self.damaged += 1
+        return None
 
     def store(self, what: Any, principal: "Principal") -> Part:
         """Write a part, durably before it has its name."""
@@ -138,18 +152,19 @@ class Parts:
         path = self._path(what)
         unfinished = path.with_suffix(_UNFINISHED)
         tensors = {
-            "rows": principal.rows,
-            "down": principal.down,
-            "values": principal.values,
+            "rows": principal.rows.contiguous(),
+            "down": principal.down.contiguous(),
+            "values": principal.values.contiguous(),
             "norms": torch.tensor(astuple(principal.norms), dtype=torch.float64),
             "unsure": torch.tensor([principal.unsure], dtype=torch.float64),
         }
         dtypes = dict.fromkeys(tensors, "F64") | dict.fromkeys(("rows", "down"), principal.dtype)
-        layout = lay_out([(n, dtypes[n], tuple(t.shape)) for n, t in tensors.items()], {})
-        file = OutputFile(unfinished, layout)
+        entries = [(name, dtypes[name], tuple(t.shape)) for name, t in sorted(tensors.items())]
+        digest = _digest(entries, (as_bytes(tensors[name]) for name, _, _ in entries))
+        file = OutputFile(unfinished, lay_out(entries, {_DIGEST: digest}))
         try:
             for name, tensor in tensors.items():
-                file.write(name, 0, as_bytes(tensor.contiguous()))
+                file.write(name, 0, as_bytes(tensor))
             file.sync()
         finally:
             file.close()
@@ -160,3 +175,31 @@ class Parts:
     def _path(self, what: Any) -> Path:
         digest = hashlib.sha256(json_text([self._inputs, what]).encode()).hexdigest()
         return self.folder / f"{digest[:40]}.safetensors"
+
+
+_Entry = tuple[str, str, tuple[int, ...]]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part has the digest of its tensors."""
+    try:
+        file = InputFile(path)
+        header = file.read_header()
+        tensors = sorted(header.tensors, key=lambda info: info.name)
+        entries = [(info.name, info.dtype, info.shape) for info in tensors]
+        pieces = (
+            memoryview(file.read(begin, min(_READ_BYTES, info.end - begin)))
+            for info in tensors
+            for begin in range(info.begin, info.end, _READ_BYTES)
+        )
+        return header.metadata.get(_DIGEST) == _digest(entries, pieces)
+    except LoratoolsError:
+        return False
+
+
+def _digest(entries: Sequence[_Entry], pieces: Iterable[memoryview]) -> str:
+    """Of the names, dtypes and shapes of tensors, and of their bytes in that order."""
+    digest = hashlib.sha256(json.dumps(entries).encode())
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

@@ -24,6 +24,7 @@ class ExtractReport:
         output: where the adapter is; None for a dry run.
         nbytes: the size of its tensors' file.
         reused: the number of targets whose factors a run before this one had finished.
+        damaged: the number of those that were no longer as they were written, and made anew.
         check: the files merged back and compared; None where that was not asked for.
     """
 
@@ -33,6 +34,7 @@ class ExtractReport:
     output: str | None = None
     nbytes: int | None = None
     reused: int = 0
+    damaged: int = 0
     check: "Check | None" = None
 
     @property
@@ -71,6 +73,11 @@ class ExtractReport:
         for reason, targets in reasons.items():
             more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
             notes.append(f"left out: {targets[0]}{more} ({reason})")
+        if self.damaged:
+            notes.append(
+                f"{_count(self.damaged, 'part', 'parts')} of the interrupted run had been damaged "
+                f"on disk since, and were computed again; check the disk"
+            )
         return tuple(notes)
 
     @property

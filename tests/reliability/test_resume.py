@@ -98,6 +98,42 @@ def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
     assert not partial_path(output).exists()
 
 
+def flipped(at):
+    def damage(path):
+        data = bytearray(path.read_bytes())
+        data[int(at * (len(data) - 1))] ^= 1
+        path.write_bytes(data)
+
+    return damage
+
+
+DAMAGES = {
+    "a bit of the header": flipped(0.001),
+    "a bit of a name": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"rows", b"rowz", 1)
+    ),
+    "a bit of the factors": flipped(0.6),
+    "a bit of the last number": flipped(1),
+    "its end": lambda path: path.write_bytes(path.read_bytes()[:-8]),
+    "everything": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_part_that_was_damaged_is_made_anew_and_told(tuned, tmp_path, damage):
+    output = tmp_path / "out"
+    with pytest.raises(StopError):
+        extract(tuned, output, resume=True, progress=stopped_after(4, partial_path(output)))
+    parts = sorted(partial_path(output).glob("parts/*.safetensors"))
+    damage(parts[1])
+    report = extract(tuned, output, resume=True)
+    assert (report.reused, report.damaged) == (3, 1)
+    assert [note for note in report.notes if "1 part of the interrupted run" in note]
+    extract(tuned, tmp_path / "whole")
+    assert digests(output) == digests(tmp_path / "whole")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="kills")
 @pytest.mark.parametrize("parts", [1, 12])
 def test_killed_process_can_be_resumed(tuned, tmp_path, parts):
