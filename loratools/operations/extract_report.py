@@ -1,10 +1,11 @@
 """What an extraction kept and what it lost, tensor by tensor."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from loratools.operations.both_ends import MERGED_TWICE
 from loratools.operations.extract import ExtractPlan
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class ExtractReport:
             f"{target}: has another number of rows; resize the base's embeddings before loading"
             for target in grown
         ]
+        notes += self._tied_notes()
         reasons: dict[str, list[str]] = {}
         for target, left in self.plan.left_out.items():
             reasons.setdefault(left.reason, []).append(target)
@@ -79,6 +81,15 @@ class ExtractReport:
                 f"on disk since, and were computed again; check the disk"
             )
         return tuple(notes)
+
+    def _tied_notes(self) -> Iterator[str]:
+        for target, planned in self.plan.factored.items():
+            twin = planned.pair.twin
+            if twin in self.plan.factored:
+                yield (
+                    f"{twin} and {target} are one tensor, and its update is stored for both ends: "
+                    f"{MERGED_TWICE}; or store both whole, with --full {twin!r}"
+                )
 
     @property
     def lines(self) -> tuple[str, ...]:
