@@ -78,12 +78,16 @@ class Copy:
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """What an adapter says about its own origin; None where it says nothing."""
+    """What an adapter says about its own origin; None where it says nothing.
+
+    `base_hash` is the SHA-256 of the base's file, which kohya's trainer notes.
+    """
 
     base: str | None = None
     revision: str | None = None
     task: str | None = None
     trainer: str | None = None
+    base_hash: str | None = None
 
 
 @final

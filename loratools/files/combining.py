@@ -11,6 +11,7 @@ from loratools.files.based import additive_all
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_adapter
+from loratools.operations.alignment import aligned
 from loratools.operations.certificates import Certificates
 from loratools.operations.combine import Combination, Combined
 from loratools.operations.combine import combine as combine_adapters
@@ -80,7 +81,8 @@ def combine(
     """
     if not adapters:
         raise LoratoolsError("no adapter to combine")
-    opened = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
+    read = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
+    opened, renamed = aligned(read)
     weights = [1.0] * len(opened) if weights is None else list(weights)
     combination = combination or Combination()
     with threads(jobs) as each:
@@ -106,6 +108,7 @@ def combine(
         similarity=found.similarity,
         notes=(
             *(f"{one.where}: {note.message}" for one in opened for note in one.notes_beside),
+            *renamed,
             *found.notes,
             *note_left_behind(opened),
             *rounding_note(found.adapter, rounding),

@@ -50,7 +50,9 @@ def provenance(metadata: Mapping[str, str]) -> Provenance:
     commit = metadata.get("ss_sd_scripts_commit_hash", "")
     is_sd_scripts = "ss_network_module" in metadata or commit
     trainer = f"sd-scripts {commit[:8]}".rstrip() if is_sd_scripts else None
-    return Provenance(base=base, trainer=trainer)
+    return Provenance(
+        base=base, trainer=trainer, base_hash=metadata.get("ss_new_sd_model_hash") or None
+    )
 
 
 def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:

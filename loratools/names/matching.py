@@ -35,17 +35,21 @@ _CONTAINERS = (
     "_orig_mod.",
 )
 
-#: How models nest the same tensors in another class, or did before transformers 4.52.
-_RENESTINGS = (
-    ("model.", "language_model.model."),
+#: How transformers 4.52 nested vision-language models anew: each prefix before and after.
+RENESTED = (
     ("model.", "model.language_model."),
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
-    # Classes for question answering call the model otherwise: LlamaForQuestionAnswering.
-    ("model.", "transformer."),
     ("visual.", "model.visual."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+#: The same, and how models nest the same tensors in another class.
+_RENESTINGS = (
+    ("model.", "language_model.model."),
+    *RENESTED,
+    # Classes for question answering call the model otherwise: LlamaForQuestionAnswering.
+    ("model.", "transformer."),
 )
 
 
@@ -181,14 +185,27 @@ class BaseNames:
 
 
 def _renamings(target: str) -> Iterator[tuple[str, str]]:
+    for old, new in prefix_changes(target):
+        yield new + target.removeprefix(old), described(old, new)
+
+
+def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
+    """Known prefixes of a target, each with what may stand in its place; both can be empty."""
     for one, other in _RENESTINGS:
         for old, new in ((one, other), (other, one)):
             if target.startswith(old):
-                yield new + target.removeprefix(old), f"{old} → {new}"
+                yield old, new
     for prefix in _CONTAINERS:
-        yield prefix + target, f"{prefix} added"
+        yield "", prefix
         if target.startswith(prefix):
-            yield target.removeprefix(prefix), f"{prefix} removed"
+            yield prefix, ""
+
+
+def described(old: str, new: str) -> str:
+    """A change of prefix in words."""
+    if old and new:
+        return f"{old} → {new}"
+    return f"{old} removed" if old else f"{new} added"
 
 
 def _is_in_layer(name: str) -> bool:

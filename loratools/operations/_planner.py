@@ -18,6 +18,7 @@ from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
 from loratools.operations._overlap import refuse_overlap
 from loratools.operations.announced import missing_parts
+from loratools.operations.bases import another_base
 from loratools.operations.merge import Change, MergeOptions, PlannedTensor
 
 
@@ -58,6 +59,8 @@ class Planner:
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
         """All of one adapter: replaced tensors first, then updates, then single rows."""
         adapter.check_usable()
+        if note := another_base(adapter, self.base):
+            self.notes.append(note)
         for copy in adapter.copies:
             if not same_bytes(copy.source, copy.of):
                 raise FormatError(

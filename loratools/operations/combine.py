@@ -13,6 +13,8 @@ from loratools.deltas.lora import LoRA
 from loratools.errors import LoratoolsError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.methods import MethodOptions, check_options
 from loratools.operations.agreement import Agreement, Policy, agree
+from loratools.operations.alignment import aligned, strangers
+from loratools.operations.bases import different_bases
 from loratools.operations.parallel import Map
 from loratools.operations.rescale import strengths_of
 from loratools.operations.results import Job, Part, results
@@ -72,15 +74,17 @@ def combine(
 ) -> Combined:
     """One adapter that does what the adapters do together.
 
-    Without a rule nothing is truncated: ranks add up. What an adapter has beside its tensors
-    (config, metadata, tokenizer) is the first one's.
+    Without a rule nothing is truncated: ranks add up. Modules have the names of the first adapter,
+    and what an adapter has beside its tensors (config, metadata, tokenizer) is the first one's.
 
     Raises:
-        MatchError: a glob matches nothing, or the adapters do not belong to the same weights.
+        MatchError: a glob matches nothing, the adapters do not belong to the same weights, or it
+            cannot be told whether two of their names mean one module.
         UnsupportedError: an update is not additive, whole tensors differ, or the method's results
             have no rank to speak of and no rule gives them one.
     """
     _check(adapters, weights, combination)
+    adapters, renamed = aligned(adapters)
     method = registry.load(methods, combination.method)
     check_options(combination.method, method.OPTIONS, combination.options)
     if rule is None and not method.LOW_RANK:
@@ -96,7 +100,8 @@ def combine(
         for target, part in parts.items()
     }
     agreement = agree(adapters, combination.replaced)
-    notes = (*_unweighted(agreement, weights), *agreement.notes)
+    said = (*different_bases(adapters), *renamed, *strangers(adapters))
+    notes = (*said, *_unweighted(agreement, weights), *agreement.notes)
     adapter = replace(
         adapters[0],
         updates=updates,

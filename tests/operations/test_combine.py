@@ -448,3 +448,75 @@ def test_similarity_is_that_of_the_dense_updates() -> None:
             assert angles.cosine(i, j) == pytest.approx(cosine, abs=1e-12)
             conflict = (a * b < 0).double().mean().item()
             assert angles.conflict(i, j) == pytest.approx(conflict, abs=1e-15)
+
+
+# Names
+
+
+def renamed(one: Adapter, old: str, new: str) -> Adapter:
+    updates = {name.replace(old, new): update for name, update in one.updates.items()}
+    return replace(one, updates=updates, where="renamed")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("language_model.model.layers.0.q.weight", "model.language_model.layers.0.q.weight"),
+        ("model.layers.0.q.weight", "layers.0.q.weight"),
+        ("lora_te1_text_model_encoder_layers_0_q.weight", "lora_te1_encoder_layers_0_q.weight"),
+    ],
+)
+def test_one_module_under_two_names_is_one_target_of_the_result(one: str, other: str) -> None:
+    first, second = adapter({one: lora(0)}), adapter({other: lora(1)}, where="two")
+    found = combined(first, second)
+    assert list(found.adapter.updates) == [one]
+    expected = combined(first, adapter({one: lora(1)})).adapter
+    torch.testing.assert_close(
+        dense(delta_of(found, one)), dense(expected.updates[one].delta), **NEAR
+    )
+    assert found.notes[0].startswith("two: its names are read as: ")
+
+
+def test_both_names_of_a_block_of_a_unet_are_one_target_of_the_result() -> None:
+    sgm = "lora_unet_input_blocks_4_1_q.weight"
+    diffusers = "lora_unet_down_blocks_1_attentions_0_q.weight"
+    for names in ((sgm, diffusers), (diffusers, sgm)):
+        found = combined(*(adapter({name: lora(n)}) for n, name in enumerate(names)))
+        assert list(found.adapter.updates) == [diffusers]
+        assert found.notes[0].startswith("blocks of the U-Net have diffusers' names")
+    assert list(combined(adapter({sgm: lora(0)}), adapter({sgm: lora(1)})).adapter.updates) == [sgm]
+
+
+def test_whole_tensors_and_rows_are_renamed_with_the_updates() -> None:
+    one = adapter(
+        {"model.layers.0.q.weight": lora(0)}, replaced={"model.norm.weight": whole([1.0])}
+    )
+    rows = {"embed.weight": ReplacedRows((1,), Held("rows", torch.ones(1, 3), "F32"))}
+    other = adapter(
+        {"layers.0.q.weight": lora(0)}, replaced={"norm.weight": whole([1.0])}, rows=rows
+    )
+    found = combined(one, other, replaced="first").adapter
+    assert [*found.updates, *found.replaced, *found.rows] == [
+        "model.layers.0.q.weight",
+        "model.norm.weight",
+        "model.embed.weight",
+    ]
+
+
+def test_names_of_one_module_with_another_shape_are_refused() -> None:
+    one = adapter({"model.layers.0.q.weight": lora(0)})
+    other = adapter({"layers.0.q.weight": lora(0, (21, 30))}, where="two")
+    with pytest.raises(ShapeMismatchError, match="are they of one base"):
+        combined(one, other)
+
+
+def test_adapters_without_a_common_target_are_combined_and_it_is_said() -> None:
+    found = combined(
+        adapter({"lora_unet_mid_block_q.weight": lora(0)}),
+        adapter({"lora_te_text_model_q.weight": lora(1)}, where="two"),
+    )
+    assert len(found.adapter.updates) == 2
+    assert found.notes == (
+        "one: has no target in common with the other adapters",
+        "two: has no target in common with the other adapters",
+    )

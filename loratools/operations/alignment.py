@@ -1,0 +1,58 @@
+"""Adapters that are to be combined, with one name for each module in all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from loratools.adapter import Adapter
+from loratools.names.spelling import in_diffusers_names, mixes_unets, respelled
+
+
+def aligned(adapters: Sequence[Adapter]) -> tuple[tuple[Adapter, ...], tuple[str, ...]]:
+    """The adapters with the names of the first one, and what was renamed.
+
+    U-Nets of Stable Diffusion get diffusers' names where some have those and others LDM's.
+
+    Raises:
+        MatchError: it cannot be told whether two names mean one module.
+    """
+    notes = []
+    if mixes_unets([_targets(adapter) for adapter in adapters]):
+        adapters = [_with_names(a, in_diffusers_names(_targets(a))) for a in adapters]
+        notes.append("blocks of the U-Net have diffusers' names, which not all adapters had")
+    found = list(adapters[:1])
+    reference = dict.fromkeys(name for adapter in found for name in _targets(adapter))
+    for adapter in adapters[1:]:
+        respelling = respelled(_targets(adapter), reference, adapter.where)
+        if respelling.changes:
+            notes.append(f"{adapter.where}: its names are read as: {', '.join(respelling.changes)}")
+        found.append(_with_names(adapter, respelling.names))
+        reference |= dict.fromkeys(respelling.names.values())
+    return tuple(found), tuple(notes)
+
+
+def strangers(adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """What is to be said of adapters that have no target in common with any other."""
+    owners: dict[str, int] = {}
+    for adapter in adapters:
+        for target in _targets(adapter):
+            owners[target] = owners.get(target, 0) + 1
+    return tuple(
+        f"{adapter.where}: has no target in common with the other adapters"
+        for adapter in adapters
+        if len(adapters) > 1 and all(owners[target] == 1 for target in _targets(adapter))
+    )
+
+
+def _targets(adapter: Adapter) -> list[str]:
+    return list(dict.fromkeys((*adapter.updates, *adapter.replaced, *adapter.rows)))
+
+
+def _with_names(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
+    if all(name == new for name, new in names.items()):
+        return adapter
+    return replace(
+        adapter,
+        updates={names[target]: update for target, update in adapter.updates.items()},
+        replaced={names[target]: whole for target, whole in adapter.replaced.items()},
+        rows={names[target]: rows for target, rows in adapter.rows.items()},
+    )
