@@ -124,6 +124,7 @@ class Adapter:
         announced: what else its config says was trained.
         order: the keys of its tensors as they were filed, for its own format to keep that order.
         beside: files of weights in its folder that are none of its own.
+        renamed: those of its notes that say under which other names its tensors are read.
     """
 
     format: str
@@ -144,6 +145,7 @@ class Adapter:
     model_config: Mapping[str, Any] | None = None
     announced: Announced = Announced()
     beside: tuple[str, ...] = ()
+    renamed: tuple[Note, ...] = ()
 
     @property
     def notes_beside(self) -> tuple[Note, ...]:

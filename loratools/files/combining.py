@@ -107,7 +107,11 @@ def combine(
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,
         notes=(
-            *(f"{one.where}: {note.message}" for one in opened for note in one.notes_beside),
+            *(
+                f"{one.where}: {note.message}"
+                for one in opened
+                for note in (*one.renamed, *one.notes_beside)
+            ),
             *renamed,
             *found.notes,
             *note_left_behind(opened),

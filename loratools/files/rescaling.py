@@ -91,6 +91,6 @@ def rescale(
             written = write_adapter(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
-    beside = tuple(note.message for note in opened.notes_beside)
-    notes = (*beside, *found.notes, *rounding_note(found.adapter, rounding))
+    said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+    notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
     return RescaleReport(opened.where, found.strengths, notes, rounding, written)

@@ -76,6 +76,6 @@ def resize(
                 found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
             )
     certificates = Certificates(found.ranks, found.truncations, found.gap)
-    beside = tuple(note.message for note in opened.notes_beside)
-    notes = (*beside, *found.notes, *rounding_note(found.adapter, rounding))
+    said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+    notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
     return ResizeReport(opened.where, certificates, notes, rounding, written)

@@ -44,13 +44,13 @@ def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
         UnsupportedError: no dialect here recognises them, or it is a kind that none can express.
     """
     package = sys.modules[__name__]
-    bundle, notes = unwrapped_bundle(bundle)
+    bundle, renamed = unwrapped_bundle(bundle)
     for name in registry.names(package):
         dialect = registry.load(package, name)
         if dialect.recognises(bundle):
             adapter = _decoded(dialect, bundle, options or DecodeOptions())
-            notes = (*notes, *adapter.notes)
-            return replace(adapter, notes=notes, model_config=bundle.model_config)
+            notes = (*renamed, *adapter.notes)
+            return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
     raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
 
 
