@@ -128,17 +128,24 @@ def _print(report: "MergeReport", *, verbose: bool) -> None:
     if report.left_out:
         click.echo(f"Note: not copied: {printable(listing(report.left_out))}", err=True)
     if verbose:
-        for tensor, actions in report.rows():
-            fidelity = report.fidelity.get(tensor.name)
-            lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
-            click.echo(f"  {printable(f'{tensor.name}: {actions}')}{lost}")
+        _print_rows(report)
     click.echo(report.accounting)
     if report.fidelity_line is not None:
         click.echo(report.fidelity_line)
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {printable(warning)}", err=True)
     if report.output is None:
         click.echo("dry run: nothing written")
     else:
         size = sum(report.files.values())
         click.echo(f"written: {printable(report.output)} ({human_size(size)})")
+
+
+def _print_rows(report: "MergeReport") -> None:
+    idle = {part.name: part.reason for part in report.idle}
+    for tensor, actions in report.rows():
+        fidelity = report.fidelity.get(tensor.name)
+        lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
+        if tensor.name in idle:
+            lost = f"  [{idle[tensor.name]}]"
+        click.echo(f"  {printable(f'{tensor.name}: {actions}')}{lost}")

@@ -68,6 +68,13 @@ class Delta(Protocol):
         """The low-rank update in it, None where it has none."""
         ...
 
+    def nothing(self) -> str | None:
+        """Why it changes no weight, whatever the weight; None where it may change one.
+
+        Numbers are read up to the first that is not zero.
+        """
+        ...
+
     def transposed(self) -> Self:
         """The same change to a weight that is stored as (fan_in, out)."""
         ...

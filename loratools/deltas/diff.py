@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from loratools.deltas import Apply, Span, check_stored
 from loratools.deltas.lora import Scaling
 from loratools.errors import ShapeMismatchError
-from loratools.io.source import Source, flattened
+from loratools.io.source import Source, flattened, is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,12 @@ class Diff:
     def low_rank(self) -> None:
         """None: it is stored whole."""
         return None
+
+    def nothing(self) -> str | None:
+        """Why all numbers are zero."""
+        if self.scaling.value == 0:
+            return self.scaling.silence
+        return "its numbers are zero throughout" if is_zero(self.values) else None
 
     def transposed(self) -> "Diff":
         """A vector has no other orientation."""

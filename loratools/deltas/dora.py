@@ -70,6 +70,9 @@ class DoRA:
         """What is added before the norms are set."""
         return self.lora
 
+    def nothing(self) -> None:
+        """None: also without an update, the norms become the magnitudes."""
+
     def transposed(self) -> "DoRA":
         """The same change to the transposed matrix: its rows are now columns."""
         return replace(

@@ -63,6 +63,9 @@ class KaSA:
         """What is added to the truncated weight, less the diagonal."""
         return self.lora
 
+    def nothing(self) -> None:
+        """None: the smallest components are taken out of the weight."""
+
     def transposed(self) -> "KaSA":
         """The same change to the transposed matrix."""
         return replace(self, lora=self.lora.transposed())

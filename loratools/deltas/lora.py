@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from loratools.deltas import Apply, Span, check_stored
 from loratools.errors import FormatError, ShapeMismatchError
-from loratools.io.source import Source, transposed
+from loratools.io.source import Source, is_zero, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,13 @@ class Scaling:
         """The factor itself."""
         divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
         return self.times * self.alpha / divisor
+
+    @property
+    def silence(self) -> str:
+        """What is to be said of a scaling of 0."""
+        if self.alpha:
+            return f"alpha is {self.alpha:g}, too small a number for a scaling"
+        return "alpha is 0, which some converters write where none was set"
 
 
 @final
@@ -102,6 +109,14 @@ class LoRA:
     def low_rank(self) -> "LoRA":
         """Itself."""
         return self
+
+    def nothing(self) -> str | None:
+        """Why the product is zero, as far as one factor shows."""
+        if self.scaling.value == 0:
+            return self.scaling.silence
+        if is_zero(self.up):
+            return "up is zero throughout, as before training"
+        return "down is zero throughout" if is_zero(self.down) else None
 
     def transposed(self) -> "LoRA":
         """The update of the transposed matrix."""

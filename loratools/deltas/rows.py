@@ -71,6 +71,9 @@ class Rows:
         row: list[float] = self.values.read_rows(position, position + 1).double().flatten().tolist()
         return row
 
+    def nothing(self) -> None:
+        """None: what rows replace is only in the weight."""
+
     def transposed(self) -> NoReturn:
         """An embedding has one orientation only."""
         raise NotImplementedError

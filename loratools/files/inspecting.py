@@ -6,6 +6,7 @@ from typing import Literal
 
 from loratools.files.opening import open_adapter, open_base
 from loratools.formats import DecodeOptions
+from loratools.operations.effects import idle_updates
 from loratools.operations.inspect import (
     Inspection,
     cover,
@@ -43,5 +44,10 @@ def inspect(
 
         with threads(None) as each:
             spectra = tuple(measure_spectra(opened, plan, each))
-        described = replace(described, spectra=spectra, nonfinite=find_nonfinite(opened))
+        described = replace(
+            described,
+            spectra=spectra,
+            nonfinite=find_nonfinite(opened),
+            idle=idle_updates(opened, {row.target for row in spectra if row.is_zero}),
+        )
     return replace(described, coverage=coverage)

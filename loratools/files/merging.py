@@ -18,6 +18,7 @@ from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
+from loratools.operations.effects import idle_parts
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 from loratools.operations.report import MergeReport
 
@@ -96,6 +97,7 @@ def merge(
         left_out=beside.left_out,
         beside=beside.notes,
         is_stochastic=write.seed is not None,
+        idle=tuple(idle_parts(plan, fidelity)),
     )
 
 

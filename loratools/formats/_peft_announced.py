@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from loratools.adapter import Announced, Note
+from loratools.adapter import Announced, Note, Update
 from loratools.errors import listing, shorten
 from loratools.formats._peft_config import PeftConfig
 from loratools.io.source import Source
@@ -67,6 +67,16 @@ def announced_of(config: PeftConfig) -> Announced:
         biases=biases if biases in ("all", "lora_only") else None,
         modules=() if any(map(config.fields.get, narrowed)) else config.unused_targets(),
     )
+
+
+def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
+    """Updates that an alpha of 0 switches off."""
+    loras = {target: update.delta.low_rank for target, update in updates.items()}
+    off = [target for target, lora in loras.items() if lora and lora.scaling.value == 0]
+    if off:
+        yield Note(
+            "problem", f"an alpha of 0, so that the update changes nothing: {listing(off, 3)}"
+        )
 
 
 def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note]:

@@ -13,7 +13,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
 from loratools.formats import DecodeOptions
-from loratools.formats._peft_announced import announced_of, announced_parts, other_ranks
+from loratools.formats._peft_announced import announced_of, announced_parts, other_ranks, silenced
 from loratools.formats._peft_config import PeftConfig, parse_config
 from loratools.formats._peft_keys import OUT_PROJ_TIMES, Parts, sort_keys
 from loratools.formats._peft_notes import disagreements
@@ -89,6 +89,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             *parts.notes,
             *decoder.notes,
             *other_ranks(decoder.other_ranks),
+            *silenced(updates),
             *announced_parts(config, parts.modules, parts.tokens),
             *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
         ),

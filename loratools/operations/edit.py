@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import final
 
@@ -74,6 +75,7 @@ class _Kernel:
             self.dtype = torch.float64
         self.changes = _bind(tensor, begin, end, self.dtype)
         self.finish = rounding.of(tensor.name)
+        self.moved = False
 
     def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
         """Compute the rows from `first` on, and measure what the rounding leaves of the update."""
@@ -92,7 +94,15 @@ class _Kernel:
             self._apply(value.copy_(before), first)
             torch.sub(value, before, out=update)
         self.finish(value, rounded, position)
-        return measure(before, rounded, vectors)
+        # Asked until it is so, which for nearly every update is the first time.
+        self.moved = self.moved or self._moves(before, rounded, position)
+        return replace(measure(before, rounded, vectors), moved=self.moved)
+
+    def _moves(self, before: Tensor, rounded: Tensor, position: int) -> bool:
+        """Whether any number is another than the base's, rounded in the same way."""
+        without = _buffer("without", rounded.dtype, rounded.shape)
+        self.finish(before, without, position)
+        return not torch.equal(without, rounded)
 
     def _apply(self, block: Tensor, first: int) -> None:
         for apply in self.changes:

@@ -1,7 +1,7 @@
 """Describe an adapter: from its headers alone, from its factors, and beside its base."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, final
 
@@ -14,6 +14,7 @@ from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source, is_finite, stored_elements
 from loratools.names.tied import find_tied_head
 from loratools.operations.both_ends import notes_on_both_ends
+from loratools.operations.effects import by_reason
 from loratools.operations.factors import sum_of
 from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
@@ -82,12 +83,16 @@ class Coverage:
 @final
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of an adapter; `spectra` and `coverage` only where they were asked for."""
+    """All that is known of an adapter; `spectra` and `coverage` only where they were asked for.
+
+    `idle` are the updates that change nothing, whatever the base, with the reason.
+    """
 
     adapter: Adapter
     groups: tuple[TargetGroup, ...]
     spectra: tuple[TargetSpectrum, ...] | None = None
     nonfinite: tuple[str, ...] = ()
+    idle: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
 
     @property
@@ -122,13 +127,21 @@ class Inspection:
     def _value_notes(self) -> Iterator[Note]:
         if self.spectra is None:
             return
-        zero = [s.target for s in self.spectra if s.is_zero]
         if self.nonfinite:
             yield Note("refusal", f"holds NaNs or infinities: {listing(self.nonfinite)}")
-        if zero and len(zero) == len(self.spectra):
-            yield Note("problem", "every update is zero: the adapter was never trained")
-        elif zero:
-            yield Note("info", f"{len(zero)} updates are zero, first {zero[0]}")
+        lines = by_reason(self.idle.items())
+        if lines and len(self.idle) == len(self.adapter.updates):
+            yield Note("problem", f"no update changes anything: {'; '.join(lines)}")
+        else:
+            # Trainers also store layers that the model did not use, and that were not trained.
+            yield from (Note("info", line) for line in lines)
+        norms = [s.target for s in self.spectra if s.is_zero and s.target not in self.idle]
+        if norms:
+            yield Note(
+                "info",
+                f"{len(norms)} updates have a product of zero, and change a weight by what is "
+                f"stored beside it: {listing(norms, 3)}",
+            )
 
     def _base_notes(self) -> Iterator[Note]:
         if self.coverage is not None and self.coverage.refusal is not None:
@@ -164,6 +177,7 @@ class Inspection:
             "tokenizer_files": [path.name for path in adapter.companions],
             "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
             "base": None if self.coverage is None else asdict(self.coverage),
+            "changing_nothing": None if self.spectra is None else dict(self.idle),
             "notes": [asdict(note) for note in self.notes],
             "sound": self.is_sound,
         }

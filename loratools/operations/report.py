@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 from loratools.io.dtypes import torch_name
+from loratools.operations.effects import Idle, by_reason, unmoved
 from loratools.operations.merge import Change, MergePlan, PlannedTensor
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class MergeReport:
         fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
         left_out: files and folders of the base that do not go with the weights.
         beside: notes on the files that do.
+        idle: parts of adapters that change nothing.
     """
 
     plan: MergePlan
@@ -34,11 +37,12 @@ class MergeReport:
     left_out: Sequence[str]
     is_stochastic: bool = False
     beside: Sequence[str] = ()
+    idle: Sequence[Idle] = ()
 
     @property
     def total(self) -> "Fidelity | None":
         """The fidelity over all changed tensors."""
-        parts = list(self.fidelity.values())
+        parts = [part for part in self.fidelity.values() if part.intended]
         return sum(parts[1:], start=parts[0]) if parts else None
 
     @property
@@ -47,21 +51,41 @@ class MergeReport:
         return (*self.plan.notes, *self.beside)
 
     @property
+    def equals_base(self) -> bool:
+        """Whether all weights are those of the base, if in another dtype."""
+        # A head that is stored by itself from now on may be the base's, under another name.
+        return all(
+            tensor.name in self._unmoved or (tensor.origin is tensor.base and not tensor.changes)
+            for tensor in self.plan.changed
+        )
+
+    @cached_property
+    def _unmoved(self) -> frozenset[str]:
+        return unmoved(self.plan, self.idle)
+
+    @cached_property
+    def _without_effect(self) -> Mapping[str, str]:
+        """The adapter tensors of idle parts, and the reason."""
+        return {key: part.reason for part in self.idle for key in part.keys}
+
+    @property
     def accounting(self) -> str:
         """The sentence that accounts for every tensor."""
         plan = self.plan
-        changed = len(plan.changed)
+        applied = len(plan.applied) - len(self._without_effect)
+        changed = len(plan.changed) - len(self._unmoved)
         converted = sum(
             not tensor.is_unchanged and not tensor.is_changed for tensor in plan.tensors.values()
         )
         unchanged = len(plan.tensors) - changed - converted
         sentence = (
-            f"{len(plan.applied)} of {plan.adapter_tensors} adapter tensors applied to "
+            f"{applied} of {plan.adapter_tensors} adapter tensors applied to "
             f"{changed} {'weight' if changed == 1 else 'weights'}; "
             f"{unchanged} base tensors unchanged"
         )
         counts = (
             (converted, "converted to another dtype"),
+            (len(self._without_effect), "adapter tensors change nothing"),
             (len(plan.skipped), "adapter tensors skipped as asked"),
             (len(plan.unmatched), "adapter tensors left out without a match"),
             (len(plan.inert), "adapter tensors without effect on weights"),
@@ -85,6 +109,15 @@ class MergeReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went otherwise than a person would hope."""
+        return (*self._nothing(), *self._losses())
+
+    def _nothing(self) -> Iterator[str]:
+        if self.equals_base:
+            verb = "equals" if self.output is not None else "would equal"
+            yield f"the output {verb} the base: no update changes a weight"
+        yield from by_reason((part.name, part.reason) for part in self.idle)
+
+    def _losses(self) -> tuple[str, ...]:
         total = self.total
         # Stochastic rounding moves more numbers, and further, so that the mean is right.
         if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
@@ -118,15 +151,20 @@ class MergeReport:
             ],
             "accounting": {
                 "adapter_tensors": plan.adapter_tensors,
-                "applied": len(plan.applied),
+                "applied": len(plan.applied) - len(self._without_effect),
+                "changing_nothing": dict(self._without_effect),
                 "skipped": list(plan.skipped),
                 "unmatched": list(plan.unmatched),
                 "inert": dict(plan.inert),
-                "weights_changed": len(plan.changed),
-                "base_tensors_unchanged": sum(t.is_unchanged for t in plan.tensors.values()),
+                "weights_changed": len(plan.changed) - len(self._unmoved),
+                "base_tensors_unchanged": sum(
+                    tensor.is_unchanged or name in self._unmoved
+                    for name, tensor in plan.tensors.items()
+                ),
             },
             "tensors": [self._row(tensor) for tensor in plan.changed],
             "fidelity": _fidelity(total),
+            "equals_base": self.equals_base,
             "files": dict(self.files),
             "files_left_out": list(self.left_out),
             "notes": list(self.notes),
@@ -156,7 +194,7 @@ def _change(change: Change) -> dict[str, object]:
 
 
 def _fidelity(fidelity: "Fidelity | None") -> dict[str, float] | None:
-    if fidelity is None:
+    if fidelity is None or not fidelity.intended:
         return None
     return {
         "relative_error": fidelity.relative_error,

@@ -37,12 +37,14 @@ class Fidelity:
 
     `error` is ‖realised - intended‖², `intended` is ‖intended‖² and `product` their inner product
     ⟨realised, intended⟩, where the intended update is the computed weight minus the base's, and
-    the realised one the rounded weight minus the base's.
+    the realised one the rounded weight minus the base's. `moved` says whether any number is another
+    than it would be without the update.
     """
 
     error: float = 0.0
     intended: float = 0.0
     product: float = 0.0
+    moved: bool = False
 
     def __add__(self, other: "Fidelity") -> "Fidelity":
         """The sums over both."""
@@ -50,6 +52,7 @@ class Fidelity:
             self.error + other.error,
             self.intended + other.intended,
             self.product + other.product,
+            self.moved or other.moved,
         )
 
     @property

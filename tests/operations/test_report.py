@@ -69,6 +69,7 @@ def test_groups_of_tensors_are_those_of_the_files(tmp_path: Path) -> None:
     assert account == {
         "adapter_tensors": 4,
         "applied": 2,
+        "changing_nothing": {},
         "skipped": [f"0: base_model.model.{key}" for key in K],
         "unmatched": [],
         "inert": {},
@@ -98,7 +99,7 @@ def test_update_too_weak_for_the_dtype_is_a_warning(tmp_path: Path) -> None:
     report = report_of(tmp_path, Q, stored=torch.bfloat16, scale=2.0**-12)
     assert report.total is not None
     assert report.total.relative_error > 0.5
-    assert "of the update is lost to rounding" in report.warnings[0]
+    assert any("of the update is lost to rounding" in warning for warning in report.warnings)
 
 
 def test_update_that_is_kept_is_no_warning(tmp_path: Path) -> None:
