@@ -74,12 +74,13 @@ def pull(
         NetworkError: the Hub cannot be reached.
         LoratoolsError: see `loratools.errors`; nothing is then left in `output`.
     """
+    wanted = _named(name, revision)  # before the client is imported, which may fail
     from loratools.hub.lock import Lock
 
     held = None if lock is None else Lock.read(Path(lock))
     if output is not None:
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
-    fetched = _fetch(_named(name, revision), held)
+    fetched = _fetch(wanted, held)
     base = _fetch(_base_of(fetched), held) if include_base else None
     if held is not None:
         held.write()

@@ -1,16 +1,18 @@
 """`hf://owner/name[@revision][/path]`: a repository on the Hub, or something in it."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from loratools.errors import HubError, escaped, shorten
 
 #: A `Path` has made one slash of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ENDPOINT, _NUMBERS = "HF_ENDPOINT", ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 #: Of one part, on all usual file systems; and of all parts, which leaves room for the cache's own.
 _NAME_BYTES = 255
 _PATH_LENGTH = 2048
@@ -48,8 +50,10 @@ class HubName:
         """What a name says; a revision with slashes is written with %2F, but for refs/pr/N.
 
         Raises:
-            HubError: it is not such a name, or not that of a model.
+            HubError: it is not such a name, or not that of a model; or what the environment says
+                of the Hub has no meaning, on which the client would fail when it is imported.
         """
+        _check_variables()
         from huggingface_hub import parse_hf_uri
 
         text = _SCHEME.sub("hf://", str(name), count=1)
@@ -70,6 +74,21 @@ class HubName:
         """As it is written; the form that `parse` reads."""
         revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
+
+
+def _check_variables() -> None:
+    for name in _NUMBERS:
+        if not os.environ.get(name, "0").strip().isdecimal():
+            raise HubError(f"{name}: not a number of seconds")
+    endpoint = os.environ.get(_ENDPOINT, "https://huggingface.co")
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port  # which may be no number
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        is_address = False
+    if not is_address or escaped(endpoint) != endpoint:
+        raise HubError(f"{_ENDPOINT}: not an address such as https://huggingface.co")
 
 
 def check_path(path: str, where: str) -> None:

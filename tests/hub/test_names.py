@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from loratools.errors import HubError
 from loratools.hub.names import HubName, check_path, is_commit, is_hub_name
+from tests.e2e.commands import run_apart
 
 WORDS = st.from_regex(r"[a-zA-Z0-9]{1,9}([-_.][a-zA-Z0-9]{1,9})?", fullmatch=True)
 
@@ -60,3 +61,38 @@ def test_other_names_are_paths(name):
 def test_only_a_whole_lowercase_hash_is_a_commit():
     assert is_commit("0" * 40)
     assert not any(map(is_commit, ("0" * 39, "0" * 41, "A" * 40, "main", None)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("HF_ENDPOINT", value) for value in ("", "hub.co", "http://", "ftp://hub.co")),
+        *(("HF_ENDPOINT", value) for value in ("http://[", "http://a:b:c", "http://a:99999")),
+        *(("HF_ENDPOINT", value) for value in ("http://a\nb", "http://\u202ea", "http://ann:x@")),
+        *(("HF_HUB_ETAG_TIMEOUT", value) for value in ("", "x", "-1", "1.5")),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "never"),
+    ],
+)
+def test_variables_without_a_meaning_are_named(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HubError, match=f"^{name}: not a"):
+        HubName.parse("hf://ann/plain")
+
+
+def test_the_client_is_not_imported_under_a_variable_without_a_meaning(tmp_path):
+    """It reads them when it is imported, and fails."""
+    result = run_apart("pull", "ann/plain", env={"HF_ENDPOINT": "http://[", "HOME": str(tmp_path)})
+    assert result.code == 1
+    assert result.err == "Error: HF_ENDPOINT: not an address such as https://huggingface.co\n"
+
+
+@pytest.mark.parametrize(
+    "part", ["a\u202eb", "a\nb", "a\x9bb", "a\u2028", "a\ud800", "x" * 256, "é" * 128]
+)
+def test_a_path_can_be_seen_and_fits_on_a_disk(part):
+    for path in (part, f"a/{part}", f"{part}/a"):
+        with pytest.raises(HubError):
+            check_path(path, "hf://ann/plain")
+    with pytest.raises(HubError, match="too long"):
+        check_path("/".join(["abc"] * 600), "hf://ann/plain")
+    check_path("x" * 255, "hf://ann/plain")
