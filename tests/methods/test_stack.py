@@ -62,6 +62,27 @@ def test_wrong_bracket_costs_time_only(
     check(normals(0, 40, 30, 3), 500)
 
 
+row, column = torch.arange(LARGE[0]), torch.arange(LARGE[1])
+STRUCTURES = {
+    "the last rows": (row >= LARGE[0] - 3, column >= 0),
+    "one row in eight": (row % 8 == 7, column >= 0),
+    "one column": (row >= 0, column == 500),
+    "a corner": (row < 30, column < 30),
+    "one entry": (row == 1400, column == 3),
+}
+
+
+@pytest.mark.parametrize("count", [1, 800, 300_000])
+@pytest.mark.parametrize(("rows", "columns"), STRUCTURES.values(), ids=STRUCTURES)
+def test_threshold_is_exact_wherever_the_large_entries_are(
+    rows: Tensor, columns: Tensor, count: int
+) -> None:
+    """A sample tells where to look for it, and may have seen none of them."""
+    plain = normals(0, *LARGE, 2)
+    up, down = torch.where(rows, 1.0, 0.01)[:, None], torch.where(columns, 1.0, 0.01)
+    check(Factored(plain.up * up, plain.down * down), count)
+
+
 def test_blocks_are_the_same_at_each_pass() -> None:
     stack = Stack.of(task(normals(0, *LARGE, 5), normals(1, *LARGE, 7)))
     positions = []
