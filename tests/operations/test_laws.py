@@ -210,6 +210,11 @@ def test_fidelity_is_that_of_the_realised_update(data: st.DataObject, shape: Sha
     assert fidelity.product == pytest.approx(float((realised * intended).sum()), **close)
 
 
+def test_conversion_alone_keeps_the_sign_of_zero() -> None:
+    base = Held("weight", torch.tensor([[-0.0, 0.0, -1.0]]).bfloat16(), "BF16")
+    assert torch.equal(torch.signbit(changed(base, dtype="F32")), torch.signbit(base.tensor))
+
+
 @given(data=st.data(), shape=shapes())
 def test_inputs_are_left_as_they_are(data: st.DataObject, shape: Shape) -> None:
     base = data.draw(normals("weight", shape))
