@@ -16,6 +16,7 @@ from typing import final
 
 from loratools.errors import OutputError, StorageError, storage_errors
 from loratools.io.file import InputFile
+from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, unfinished
 
@@ -197,7 +198,8 @@ def _check_apart(output: Path, source: Path) -> None:
     if output.exists():
         place = output.resolve()
         # A model in a cache is a folder of links to its files.
-        for file in (source, *source.rglob("*")):
+        inside = entries(source) if source.is_dir() else []
+        for file in (source, *(source / name for name in inside)):
             if file.resolve().is_relative_to(place):
                 raise OutputError(f"{output}: holds the input {file}; name another output")
 

@@ -113,6 +113,13 @@ def test_one_part_of_several_is_refused_as_a_part(sharded, tmp_path, fixtures, p
         loratools.merge(fixtures / "stories260k", sharded / part, output=tmp_path / "out")
 
 
+def test_one_part_without_a_config_is_refused_as_a_part(fixtures, tmp_path):
+    part = tmp_path / "lora-00001-of-00002.safetensors"
+    shutil.copy(next((fixtures / "kohya/sd15-locon").glob("*.safetensors")), part)
+    with pytest.raises(FormatError, match="one of 2 parts that are read as a whole"):
+        open_adapter(part)
+
+
 def test_one_part_of_a_base_is_refused_as_a_part(fixtures, whole, tmp_path):
     shard = fixtures / "stories260k-bf16-sharded/model-00001-of-00002.safetensors"
     with pytest.raises(FormatError, match="one of 2 parts that are read as a whole"):

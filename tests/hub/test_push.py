@@ -22,6 +22,7 @@ from loratools.errors import (
 )
 from loratools.hub import writing
 from loratools.hub.writing import Addition
+from loratools.io import file as file_module
 from tests.e2e.commands import PLAIN, SHARDED
 
 BASE = "ann/stories"
@@ -222,9 +223,14 @@ def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in, adapter):
         assert sent[name] == first[name]
 
 
-@pytest.mark.parametrize("size", [100, 2_000_000])
-def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size):
-    """A link that takes a file's place after the check is not followed when it is sent."""
+@pytest.mark.parametrize(("size", "has_names"), [(100, True), (2_000_000, True), (100, False)])
+def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size, has_names):
+    """A link that takes a file's place after the check is not followed when it is sent.
+
+    Of small files not even where a system has no names for what is open.
+    """
+    if not has_names:
+        monkeypatch.setattr(file_module, "descriptor_path", lambda fd: None)
     content = bytes(range(100)) * (size // 100)
     (adapter / "notes.dat").write_bytes(content)
     commit = writing.commit
