@@ -18,6 +18,7 @@ from loratools.formats import DecodeOptions, decode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint, open_checkpoint, open_folder
+from loratools.io.collector import collector_paused
 from loratools.io.companions import ADAPTER_CONFIG, Companion, of_adapter
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, read_json
@@ -52,7 +53,7 @@ def open_adapter(
         HubError, NetworkError: it cannot be had from the Hub.
         StorageError: a file cannot be read.
     """
-    with storage_errors(path):
+    with storage_errors(path), collector_paused():
         place = _place(path, headers=headers and not allow_pickle, allow_pickle=allow_pickle)
         adapter = decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
         return replace(adapter, beside=place.beside)

@@ -36,11 +36,10 @@ class RescaleReport:
 
     def groups(self) -> dict[str, tuple[float, ...]]:
         """The strengths of targets whose names differ only in numbers, by pattern."""
-        groups: dict[str, tuple[float, ...]] = {}
+        groups: dict[str, list[float]] = {}
         for target, strength in self.strengths.items():
-            pattern = pattern_of(target)
-            groups[pattern] = (*groups.get(pattern, ()), strength)
-        return groups
+            groups.setdefault(pattern_of(target), []).append(strength)
+        return {pattern: tuple(strengths) for pattern, strengths in groups.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `rescale --json`."""

@@ -10,6 +10,7 @@ from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
 from loratools.formats import encode
 from loratools.io.bundle import Bundle
+from loratools.io.collector import collector_paused
 from loratools.io.dtypes import FACTORS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json
@@ -52,10 +53,11 @@ def write_adapter(
         OutputError: the output exists, is an input, or is named like the other kind.
         StorageError: it cannot be written.
     """
-    bundle = encode(adapter)
-    is_folder = bundle.config is not None
-    _check_name(output, is_folder=is_folder)
-    layout = _layout(bundle, bundle.metadata)
+    with collector_paused():
+        bundle = encode(adapter)
+        is_folder = bundle.config is not None
+        _check_name(output, is_folder=is_folder)
+        layout = _layout(bundle, bundle.metadata)
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:

@@ -19,8 +19,9 @@ def is_kohya(key: str) -> bool:
     module, _, part = key.partition(".")
     if part in (DOWN, UP):
         return True
-    is_part = part == ALPHA or lycoris_kind(key) is not None
-    return is_part and module.startswith(_PREFIXES)
+    if not module.startswith(_PREFIXES):
+        return False
+    return part == ALPHA or lycoris_kind(key) is not None
 
 
 def sort_keys(bundle: Bundle) -> Mapping[str, Mapping[str, Source]]:

@@ -44,9 +44,14 @@ class NameTree(Generic[_T]):
             node = node.children.setdefault(len(part), {}).setdefault(part, _Node())
         (node.wholes if is_whole else node.ends).append(value)
 
-    def find(self, path: str) -> Iterator[_T]:
-        """The values whose names mean `path`, in no order."""
-        todo = [(self._root, len(path))]
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no names."""
+        return not self._root.children
+
+    def find(self, path: str, end: int) -> Iterator[_T]:
+        """The values whose names mean the path that ends at `end`, in no order."""
+        todo = [(self._root, end)]
         while todo:
             node, end = todo.pop()
             self.lookups += len(node.children)

@@ -191,7 +191,7 @@ class PeftConfig:
     def _listed_targets(self) -> frozenset[str]:
         return frozenset(self.names("target_modules"))
 
-    def _matching(self, field: str, module: str) -> tuple[str, ...]:
+    def _matching(self, field: str, module: str) -> Sequence[str]:
         """The patterns of a field that match, in file order; of `layers_pattern` the numbers."""
         known = self if module in self._modules else self.about([module])
         return known._matches[field].get(module, ())
@@ -201,9 +201,9 @@ class PeftConfig:
         return frozenset(self.modules)
 
     @cached_property
-    def _matches(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    def _matches(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
         """By field and by module, what `_matching` returns."""
-        found: dict[str, dict[str, tuple[str, ...]]] = {
+        found: dict[str, dict[str, list[str]]] = {
             field: {} for field in ("rank_pattern", "alpha_pattern", *_NAME_FIELDS)
         }
         for field in ("target_modules", "exclude_modules"):
@@ -213,7 +213,7 @@ class PeftConfig:
             of_field = found[pattern.field]
             for module, number in hits.items():
                 what = pattern.text if number is None else number
-                of_field[module] = (*of_field.get(module, ()), what)
+                of_field.setdefault(module, []).append(what)
         return found
 
     @property

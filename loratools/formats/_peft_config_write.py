@@ -10,7 +10,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import Rule
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft_config import PeftConfig, head_modules, parse_config
-from loratools.formats._peft_keys import is_inside
+from loratools.formats._peft_keys import SavedNames
 from loratools.formats._peft_modules import Module
 from loratools.formats._peft_smallest import smallest_patterns
 
@@ -109,17 +109,20 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter) -> None:
         }
     listed = config.get("modules_to_save")
     saved = list(listed) if isinstance(listed, list) else []
-    by_task = head_modules(config.get("task_type"))
+    by_task = SavedNames(head_modules(config.get("task_type")))
     trained = [target for target, replacement in adapter.replaced.items() if replacement.is_trained]
+    names = SavedNames(saved)
     # A module's weight first: it takes the bias along.
     for target in sorted(trained, key=lambda target: target.endswith("bias")):
-        if any(is_inside(target, name) for name in saved):
+        if names.hold(target):
             continue
-        head = next((name for name in by_task if is_inside(target, name)), None)
+        head = next(by_task.holding(target), None)
         if head is not None:
             saved.append(head)
+            names.add(head)
         elif target.endswith("bias"):
             config["bias"] = "all" if config["bias"] == "none" else config["bias"]
         else:
             saved.append(target.rpartition(".")[0])
+            names.add(saved[-1])
     config["modules_to_save"] = saved or None

@@ -5,6 +5,7 @@ tensor: a trained module, a bias, or a weight of the base that PEFT saved with t
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -38,6 +39,31 @@ _INERT = {
 
 
 @final
+class SavedNames:
+    """The names in `modules_to_save`, and the parameters they mean: PEFT compares ends of names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_length: dict[int, set[str]] = {}
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Take one more name."""
+        self._by_length.setdefault(len(name), set()).add(name)
+
+    def holding(self, parameter: str) -> Iterator[str]:
+        """The names of modules that a parameter belongs to."""
+        for dot in (match.start() for match in re.finditer(r"\.", parameter)):
+            for length, names in self._by_length.items():
+                if length <= dot and (name := parameter[dot - length : dot]) in names:
+                    yield name
+
+    def hold(self, parameter: str) -> bool:
+        """Whether a parameter belongs to one of the modules."""
+        return next(self.holding(parameter), None) is not None
+
+
+@final
 @dataclass
 class Parts:
     """The tensors of a bundle.
@@ -66,13 +92,13 @@ class Parts:
 
     def replaced(self, config: PeftConfig) -> dict[str, Replacement]:
         """Whole tensors by target, and whether they were trained or are the base's own."""
-        listed = config.saved_modules()
+        listed = SavedNames(config.saved_modules())
         biases = config.text("bias") in ("all", "lora_only")
         replaced = {}
         for target, source in (self.base_layers | self.saved | self.plain).items():
             is_trained = (
                 target in self.saved
-                or any(is_inside(target, name) for name in listed)
+                or listed.hold(target)
                 or target.partition(".")[0].endswith(HEADS)
                 or (biases and "bias" in target)
             )
@@ -87,10 +113,10 @@ class Parts:
         Raises:
             UnsupportedError: there is one.
         """
-        listed = config.names("modules_to_save")
+        listed = SavedNames(config.names("modules_to_save"))
         for target, source in self.plain.items():
             owner = target.rpartition(".")[0]
-            is_saved = owner not in self.modules and any(is_inside(target, name) for name in listed)
+            is_saved = owner not in self.modules and listed.hold(target)
             if not is_saved and (kind := possible_part(target)):
                 raise UnsupportedError(
                     f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's LoRA does "
@@ -126,23 +152,14 @@ def sort_keys(bundle: Bundle) -> Parts:
         raise FormatError(
             f"{bundle.where}: holds several adapters ({listing(adapters)}); save each by itself"
         )
-    for target in [name for name in parts.base_layers if name in parts.saved | parts.plain]:
+    trained = parts.saved.keys() | parts.plain.keys()
+    for target in [name for name in parts.base_layers if name in trained]:
         parts.inert[parts.base_layers.pop(target).keys[0]] = "the base's own, stored trained too"
     if max(depths, default=1) > 1:
         parts.notes.append(Note("info", f"keys repeat the prefix {PREFIX}: it was wrapped twice"))
     if 0 in depths:
         parts.notes.append(Note("info", f"keys lack the prefix {PREFIX}: {shorten(depths[0])}"))
     return parts
-
-
-def is_inside(parameter: str, module: str) -> bool:
-    """Whether a parameter belongs to a module of this name: PEFT compares the ends of names."""
-    owner = parameter
-    while "." in owner:
-        owner = owner.rpartition(".")[0]
-        if owner.endswith(module):
-            return True
-    return False
 
 
 def _strip_prefix(key: str) -> tuple[int, str]:

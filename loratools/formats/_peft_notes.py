@@ -1,12 +1,11 @@
 """Where a PEFT config and its tensors disagree."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from loratools.adapter import Note
 from loratools.errors import listing
 from loratools.formats._peft_config import PeftConfig, head_modules
-from loratools.formats._peft_keys import HEADS, is_inside
+from loratools.formats._peft_keys import HEADS, SavedNames
 
 _HEADS = {"classifier", "score"}
 #: What heads are called by PEFT, and by BART and T5.
@@ -32,7 +31,7 @@ def disagreements(
 def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterator[Note]:
     """PEFT saves patterns sorted by name and lets the first match win."""
     for field in ("rank_pattern", "alpha_pattern"):
-        for module in modules:
+        for module in modules if len(config.fields.get(field) or ()) > 1 else ():
             hits = config.matching_patterns(field, module)
             if len({value for _, value in hits}) > 1:
                 yield Note(
@@ -45,8 +44,10 @@ def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterato
 
 def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
     saved = config.names("modules_to_save")
-    missing = [name for name in saved if not any(is_inside(key, name) for key in replaced)]
-    has_head = any(is_inside(key, name) for key in replaced for name in _ALL_HEADS)
+    names = SavedNames(saved)
+    stored = {name for key in replaced for name in names.holding(key)}
+    missing = [name for name in saved if name not in stored]
+    has_head = any(map(SavedNames(_ALL_HEADS).hold, replaced))
     # PEFT lists both names of a classification head; a model has one of them, or another.
     lost = [name for name in missing if not (has_head and name in _HEADS)]
     if others := [name for name in missing if name not in lost]:
@@ -60,18 +61,18 @@ def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
         )
     yield from _heads(config, replaced, has_head=has_head)
     biases = config.text("bias")
-    is_bias = [key for key in replaced if re.search("bias", key)]
+    is_bias = {key for key in replaced if "bias" in key}
     if biases in ("all", "lora_only") and not is_bias:
         yield Note(
             "problem",
             f"bias is {biases!r}, and no bias is stored (PEFT 0.7 to 0.20 lost those of "
             f"'lora_only')",
         )
+    listed = SavedNames(config.saved_modules())
     unlisted = [
         key
         for key in replaced
-        if not any(is_inside(key, name) for name in config.saved_modules())
-        and not (key in is_bias and biases in ("all", "lora_only"))
+        if not listed.hold(key) and not (key in is_bias and biases in ("all", "lora_only"))
     ]
     if unlisted:
         yield Note("info", f"stored whole, not listed in modules_to_save: {listing(unlisted)}")
@@ -82,8 +83,9 @@ def _heads(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> It
     listed, task = config.names("modules_to_save"), config.text("task_type")
     heads = head_modules(task)
     by_task = [name for name in heads if name not in listed]
-    stored = [key for key in replaced if any(is_inside(key, name) for name in by_task)]
-    unlisted = [key for key in stored if not any(is_inside(key, name) for name in listed)]
+    stored = filter(SavedNames(by_task).hold, replaced)
+    names = SavedNames(listed)
+    unlisted = [key for key in stored if not names.hold(key)]
     if unlisted:
         yield Note(
             "info",

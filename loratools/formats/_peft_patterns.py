@@ -5,7 +5,7 @@ itself, in one process with limits, so that no file decides how long it is read.
 """
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, final
 
@@ -27,7 +27,8 @@ _TEMPLATES = {
     "inside": r"(^|.*\.){}($|\..*)",
 }
 #: Nothing that `re` repeats, chooses or groups: plain characters, escaped ones, and any character.
-_NAME = re.compile(r"(?P<anchor>\^?)(?P<name>(?:[^\\^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)\$?")
+_NAME = re.compile(r"(?P<anchor>\^?)(?P<name>(?:[^\\^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)(?P<end>\$?)")
+_DOT = re.compile(r"\.")
 _TOKEN = re.compile(r"\\(.)|(\.)|([^\\.]+)", re.DOTALL)
 #: Of names times modules, in characters: what `re` may do here, which is at most a second's work.
 _LITTLE = 200_000_000
@@ -63,9 +64,8 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
     """
     # To `re` the end of a line is nearly the end of a text, and no character is.
     names = [] if any("\n" in module for module in modules) else [*filter(_is_name, patterns)]
-    looked_up = [pattern for pattern in names if pattern.rule in ("end", "whole")]
-    found = _look_up(looked_up, modules, where)
-    small = [pattern for pattern in names if pattern not in found]
+    found = _look_up([name for name in names if name.rule != "layer"], modules, where)
+    small = [name for name in names if name.rule == "layer"]
     if sum(len(p.text) + 1 for p in small) * sum(map(len, modules)) <= _LITTLE:
         found |= {pattern: pattern.hits_here(modules) for pattern in small}
     others = [pattern for pattern in patterns if pattern not in found]
@@ -76,23 +76,28 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
     return {pattern: found[pattern] for pattern in patterns}
 
 
-def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str, list[str]]:
     """By module, the names in a list that mean it: its own, or an end of it after a dot.
 
     Where its own is listed, other listed names of whole modules that mean it too are left out.
     """
     paths, listed = set(modules), dict.fromkeys(names)
-    ends = _ends([name for name in listed if name not in paths], modules, where)
-    found = {m: (m, *ends.get(m, ())) if m in listed else ends.get(m, ()) for m in modules}
-    others = [module for module, hits in found.items() if not hits]
-    return found | _ends([name for name in listed if name in paths], others, where)
+    found: dict[str, list[str]] = {module: [module] for module in modules if module in listed}
+    _add_ends(found, [name for name in listed if name not in paths], modules, where)
+    others = [module for module in modules if module not in found]
+    _add_ends(found, [name for name in listed if name in paths], others, where)
+    return found
 
 
-def _ends(names: Collection[str], modules: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+def _add_ends(
+    found: dict[str, list[str]], names: Sequence[str], modules: Sequence[str], where: str
+) -> None:
     tree: NameTree[str] = NameTree()
-    for name in names if modules else ():
+    for name in names:
         tree.add(name, [name])
-    return {module: found for module, found in _find_all(tree, modules, where) if found}
+    for module, hits in _find_all(tree, modules, where):
+        if hits:
+            found.setdefault(module, []).extend(hits)
 
 
 def _is_name(pattern: Pattern) -> bool:
@@ -102,24 +107,29 @@ def _is_name(pattern: Pattern) -> bool:
 def _look_up(
     patterns: Sequence[Pattern], modules: Sequence[str], where: str
 ) -> dict[Pattern, Hits]:
-    tree: NameTree[Pattern] = NameTree()
+    ends: NameTree[Pattern] = NameTree()
+    insides: NameTree[Pattern] = NameTree()
     for pattern in patterns:
         match = _NAME.fullmatch(pattern.text)
         assert match is not None
+        tree = insides if pattern.rule == "inside" and not match["end"] else ends
         is_whole = pattern.rule == "whole" or match["anchor"] == "^"
         tree.add(pattern, _parts(match["name"]), is_whole=is_whole)
     found: dict[Pattern, dict[str, str | None]] = {pattern: {} for pattern in patterns}
-    for module, hits in _find_all(tree, modules if patterns else (), where):
-        for pattern in hits:
-            found[pattern][module] = None
+    for tree, is_inside in ((ends, False), (insides, True)):
+        for module, hits in _find_all(tree, modules, where, inside=is_inside):
+            for pattern in hits:
+                found[pattern][module] = None
     return dict(found)
 
 
 def _find_all(
-    tree: NameTree[_T], modules: Iterable[str], where: str
-) -> Iterator[tuple[str, tuple[_T, ...]]]:
-    for number, module in enumerate(modules, 1):
-        yield module, tuple(tree.find(module))
+    tree: NameTree[_T], modules: Iterable[str], where: str, *, inside: bool = False
+) -> Iterator[tuple[str, list[_T]]]:
+    """The names that mean each of the modules; or, `inside`, a module that it is in as well."""
+    for number, module in enumerate(() if tree.is_empty else modules, 1):
+        dots = [match.start() for match in _DOT.finditer(module)] if inside else []
+        yield module, [value for end in (*dots, len(module)) for value in tree.find(module, end)]
         if tree.lookups > tree.limit(number):
             raise FormatError(f"{where}: too many of the names match the same modules")
 

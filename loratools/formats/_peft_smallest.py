@@ -21,6 +21,8 @@ def smallest_patterns(numbers: Mapping[str, _T]) -> tuple[_T, dict[str, _T]]:
     Modules share a pattern where all that end in the same way have the same number. No pattern
     matches a module of another number, so their order means nothing: PEFT does not keep it.
     """
+    if len(set(numbers.values())) == 1:
+        return next(iter(numbers.values())), {}
     names = _names(numbers)
     of_name = {name: numbers[module] for module, name in names.items()}
     saved, common = Counter(of_name.values()), Counter(numbers.values())

@@ -50,6 +50,8 @@ def _without_module(match: re.Match[str]) -> str:
 def _without_modules(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
     """Leave out a module called `module` that all of a model is in, or all of a flattened part."""
     for mark in ("module.", "module_"):
+        if not any(mark in name for name in plain.values()):
+            continue
         parts: dict[str, dict[str, tuple[str, str]]] = {}
         for key, name in plain.items():
             head = _head(name)

@@ -28,6 +28,7 @@ __all__ = ["decode", "encode", "recognises"]
 #: The last PEFT seen to apply the update of a MultiheadAttention's out_proj twice, in training and
 #: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
 _OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
+_NESTED = re.compile(r"\.base_layer(\.|$)")
 _SETTINGS = (
     "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out",
     "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
@@ -171,7 +172,7 @@ class _Decoder:
         scaling = self.config.scaling(target.path)
         is_embedding = "lora_embedding_A" in roles
         make = embedding if is_embedding else linear
-        scaled = replace(scaling, times=target.times)
+        scaled = scaling if target.times == 1 else replace(scaling, times=target.times)
         lora = make(self.where, self.config, target.path, roles, scaled)
         self._compare_rank(target.path, lora)
         delta: Delta = lora
@@ -196,7 +197,7 @@ class _Decoder:
             inner = f"{path}.out_proj"
             times = self._out_proj_times(inner)
             return _Target(path, f"{inner}.weight", f"{inner}.bias", times)
-        if re.search(r"\.base_layer(\.|$)", module):
+        if _NESTED.search(module):
             raise UnsupportedError(
                 f"{self.where}: {shorten(module)}: nested wrappers (target_parameters, "
                 f"fused experts) cannot be merged yet"

@@ -19,6 +19,8 @@ _DEEPEST = 100
 _NESTS = (dict, list)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOO_DEEP = f"not valid JSON: lists and objects in each other, more than {_DEEPEST} deep"
+#: Integers of so many digits are within what a float64 can hold.
+_MOST_DIGITS = 308
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -119,7 +121,8 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | float:
-    _float(digits)
+    if len(digits) > _MOST_DIGITS:
+        _float(digits)
     # As other readers have it: the integer 0 would lose the sign.
     return -0.0 if digits == "-0" else int(digits)
 

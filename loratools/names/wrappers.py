@@ -22,6 +22,7 @@ _WRAPPERS = (
 #: DistributedDataParallel, DataParallel, DeepSpeed's engine, averaged models.
 _WHOLE = "module."
 _ANY = "|".join(_WRAPPERS)
+_MARK = re.compile(_ANY)
 #: In a flattened name, where the dots at both sides are underscores too.
 _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
 #: In a pattern, with the dot that belongs to it: the one after, or at an end the one before.
@@ -36,6 +37,8 @@ def unwrapped(name: str) -> str:
     >>> unwrapped("model._orig_mod.layers.0.q"), unwrapped("lora_unet__orig_mod_mid_block")
     ('model.layers.0.q', 'lora_unet_mid_block')
     """
+    if _MARK.search(name) is None:
+        return name
     parts = (part for part in name.split(".") if part not in _WRAPPERS)
     return ".".join(_FLATTENED.sub("", part) for part in parts)
 

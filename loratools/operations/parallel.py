@@ -1,13 +1,16 @@
 """Targets are worked on side by side, each by one thread."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from threading import Event
 from typing import Protocol, TypeVar
 
 from loratools.operations.execute import single_threaded_torch
 
+#: For each thread. To hand out a call costs as much as a tiny one: of very many, several at once.
+_BATCHES = 256
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -27,19 +30,26 @@ def threads(jobs: int | None) -> Iterator[Map]:
     Where one call fails, or the results are not wanted any more, no further one begins, and those
     that have begun are waited for: they may be writing to what is then closed or removed.
     """
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    workers = jobs or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
 
         def each(function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterator[_B]:
-            futures = [pool.submit(_alone, function, item) for item in items]
+            todo, ended = list(items), Event()
+            size = 1 + len(todo) // (workers * _BATCHES)
+            futures = [
+                pool.submit(_alone, function, todo[begin : begin + size], ended)
+                for begin in range(0, len(todo), size)
+            ]
             try:
                 for future in futures:
-                    yield future.result()
+                    yield from future.result()
             finally:
+                ended.set()
                 wait([future for future in futures if not future.cancel()])
 
         yield each
 
 
-def _alone(function: Callable[[_A], _B], item: _A) -> _B:
+def _alone(function: Callable[[_A], _B], items: Sequence[_A], ended: Event) -> list[_B]:
     with single_threaded_torch():
-        return function(item)
+        return [function(item) for item in items if not ended.is_set()]

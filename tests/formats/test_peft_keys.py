@@ -3,7 +3,7 @@
 import pytest
 
 from loratools.errors import FormatError, UnsupportedError
-from loratools.formats._peft_keys import is_inside
+from loratools.formats._peft_keys import SavedNames
 from tests.formats.bundles import PREFIX, decoded, lora, notes
 
 PAIR = lora("layer.q")
@@ -268,4 +268,6 @@ def test_several_adapters_in_one_file_are_refused() -> None:
 def test_module_is_recognised_by_the_end_of_its_name(
     parameter: str, module: str, inside: bool
 ) -> None:
-    assert is_inside(parameter, module) is inside
+    names = SavedNames(["other", module])
+    assert list(names.holding(parameter)) == [module] * inside
+    assert names.hold(parameter) is inside

@@ -101,7 +101,7 @@ def test_many_names_cost_a_few_lookups_a_module() -> None:
         for module in modules:
             path = pattern.format(module)
             tree.add(path, _peft_patterns._parts(module), is_whole=path[0] == "^")
-        assert [list(tree.find(module)) for module in modules] == [
+        assert [list(tree.find(module, len(module))) for module in modules] == [
             [pattern.format(module)] for module in modules
         ]
         assert tree.lookups < 20 * len(modules)

@@ -1,6 +1,8 @@
 """Threads give results in order, and are at rest when a failure is told."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -47,3 +49,31 @@ def test_results_that_are_not_wanted_are_not_made() -> None:
         next(results)
         results.close()  # type: ignore[attr-defined]
     assert len(begun) < 20
+
+
+def test_very_many_items_are_handed_out_in_batches_and_given_in_order() -> None:
+    handed = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(pool: ThreadPoolExecutor, *call: Any) -> Any:
+        handed.append(call)
+        return submit(pool, *call)
+
+    with pytest.MonkeyPatch.context() as patch, threads(2) as each:
+        patch.setattr(ThreadPoolExecutor, "submit", counted)
+        assert list(each(lambda number: -number, range(20_000))) == [-n for n in range(20_000)]
+    assert len(handed) < 600
+
+
+def test_a_batch_ends_where_another_one_fails() -> None:
+    begun = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise ValueError(number)
+        threading.Event().wait(0.001)
+
+    with threads(2) as each, pytest.raises(ValueError, match="0"):
+        list(each(work, range(20_000)))
+    assert len(begun) < 1000
