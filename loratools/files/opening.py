@@ -151,9 +151,10 @@ def _place(path: str | Path, *, headers: bool, allow_pickle: bool) -> _Place:
 
 
 def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":
+    found = HubName.parse(name)  # before the client is imported, which may fail
     from loratools.hub.folder import hub_place
 
-    return hub_place(HubName.parse(name))
+    return hub_place(found)
 
 
 def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool) -> Bundle:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loratools.errors import HubError
 from loratools.hub.names import HubName, check_path, is_commit, is_hub_name
-from tests.e2e.commands import run_apart
+from tests.e2e.commands import PLAIN, run_apart
 
 WORDS = st.from_regex(r"[a-zA-Z0-9]{1,9}([-_.][a-zA-Z0-9]{1,9})?", fullmatch=True)
 
@@ -79,9 +79,20 @@ def test_variables_without_a_meaning_are_named(name, value, monkeypatch):
         HubName.parse("hf://ann/plain")
 
 
-def test_the_client_is_not_imported_under_a_variable_without_a_meaning(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pull", "ann/plain"],
+        ["inspect", "hf://ann/plain"],
+        ["merge", "hf://ann/base", PLAIN, "-o", "out"],
+        ["push", PLAIN, "ann/plain"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_the_client_is_not_imported_under_a_variable_without_a_meaning(command, tmp_path):
     """It reads them when it is imported, and fails."""
-    result = run_apart("pull", "ann/plain", env={"HF_ENDPOINT": "http://[", "HOME": str(tmp_path)})
+    environment = {"HF_ENDPOINT": "http://[", "HOME": str(tmp_path)}
+    result = run_apart(*command, env=environment)
     assert result.code == 1
     assert result.err == "Error: HF_ENDPOINT: not an address such as https://huggingface.co\n"
 
