@@ -118,7 +118,6 @@ def test_head_that_takes_the_place_of_one_for_as_many_labels_leaves_the_config(
 def test_labels_have_the_names_that_a_config_gives_to_all_of_them(
     where: str, names: Any, kept: bool, tmp_path: Path
 ) -> None:
-    """The adapter's goes before the base's."""
     described = {"id2label": names, "problem_type": "multi_label_classification"}
     base = write_base(tmp_path / "base", PREFIXED, BERT | (described if where == "base" else {}))
     adapter = write_adapter(tmp_path / "adapter", LORA | head("classifier", 3), task_type="SEQ_CLS")
@@ -133,6 +132,14 @@ def test_labels_have_the_names_that_a_config_gives_to_all_of_them(
     assert any("nothing says their names" in note for note in report.plan.notes) != kept
     if where == "adapter":
         assert config["problem_type"] == "multi_label_classification"
+
+
+def test_labels_of_the_adapter_go_before_those_of_the_base(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", PREFIXED, BERT | {"id2label": {"0": "no", "1": "yes"}})
+    adapter = write_adapter(tmp_path / "adapter", LORA | head("classifier", 2), task_type="SEQ_CLS")
+    (adapter / "config.json").write_text(json.dumps({"id2label": {"0": "ham", "1": "spam"}}))
+    merged(base, adapter)
+    assert config_of(tmp_path / "merged")["id2label"] == {"0": "ham", "1": "spam"}
 
 
 @pytest.mark.parametrize(
@@ -216,23 +223,24 @@ class TestNames:
         self, limit: int | None, tmp_path: Path
     ) -> None:
         """In every file and in the index, with the bytes of the base."""
-        base = write_base(tmp_path / "base", BODY | {"cls.bias": eighths(2)}, BERT)
+        others = {"cls.bias": eighths(2), "bert.extra.bias": eighths(2)}
+        base = write_base(tmp_path / "base", BODY | others, BERT)
         adapter = write_adapter(
             tmp_path / "adapter", LORA | head("classifier", 2), task_type="SEQ_CLS"
         )
         write = loratools.WriteOptions(max_shard_bytes=limit)
         tensors, report = merged(base, adapter, write=write)
-        wanted = {*PREFIXED, "cls.bias", "classifier.weight", "classifier.bias"}
+        wanted = {*PREFIXED, *others, "classifier.weight", "classifier.bias"}
         assert set(tensors) == wanted
         for name, tensor in POOLER.items():
             assert equal(tensors[f"bert.{name}"], tensor)
         index = tmp_path / "merged" / "model.safetensors.index.json"
         if limit is not None:
             assert set(json.loads(index.read_text())["weight_map"]) == wanted
-        assert "3 base tensors unchanged" in report.accounting
+        assert "4 base tensors unchanged" in report.accounting
         assert report.plan.of_base[f"{QUERY}.weight"].name == f"bert.{QUERY}.weight"
 
-    def test_files_of_the_base_are_kept_under_new_names(self, tmp_path: Path) -> None:
+    def test_renamed_tensors_are_converted_like_any(self, tmp_path: Path) -> None:
         base = write_base(tmp_path / "base", BODY, BERT)
         adapter = write_adapter(
             tmp_path / "adapter", LORA | head("classifier", 2), task_type="SEQ_CLS"
