@@ -38,10 +38,13 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
     Raises:
         MatchError: it cannot be told whether names mean the same, or two become one.
     """
-    changes = dict(_changes(names, reference, where))
-    stems = {_stem(name) for name in reference}
+    stems = {name: _stem(name) for name in names}
+    theirs = {_stem(name): name for name in reference}
+    changes = _changes(stems, theirs, reference, where)
     applied = _with_siblings(changes)
-    renamed = {name: _renamed(name, applied, stems) for name in names}
+    renamed = {
+        name: name if stem in theirs else _renamed(name, applied) for name, stem in stems.items()
+    }
     owners: dict[str, str] = {}
     for name, new in renamed.items():
         if (other := owners.setdefault(new, name)) != name:
@@ -49,7 +52,8 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
                 f"{where}: {shorten(other)} and {shorten(name)} both mean {shorten(new)} in the "
                 f"other adapters"
             )
-    _refuse_exclusive(renamed.values(), reference, where)
+    own = {stems[name] if name == new else _stem(new): name for name, new in renamed.items()}
+    _refuse_exclusive(own, theirs, where)
     used = dict.fromkeys(described(old, new) for old, new in changes.items())
     return Respelling(renamed, tuple(used))
 
@@ -67,76 +71,90 @@ def mixes_unets(spellings: Sequence[Collection[str]]) -> bool:
 
 
 def _changes(
-    names: Collection[str], reference: Collection[str], where: str
-) -> Iterator[tuple[str, str]]:
+    stems: Mapping[str, str], theirs: Mapping[str, str], reference: Collection[str], where: str
+) -> dict[str, str]:
     """Each prefix that the reference has another one for, and that one."""
-    own = {_stem(name): name for name in names}
-    theirs = {_stem(name): name for name in reference}
-    new = {stem: name for stem, name in theirs.items() if stem not in own}
+    own = {stem: name for name, stem in stems.items()}
+    others = _Others({stem: name for stem, name in theirs.items() if stem not in own})
+    changes: dict[str, str] = {}
     for stem, name in own.items():
         if stem in theirs:
             continue
-        found = dict(_known_changes(stem, new)) or dict(_roots(stem, new, names, reference))
+        found = dict(others.known(stem)) or dict(others.rooted(stem, stems, reference))
         if len(found) > 1:
             raise MatchError(
                 f"{where}: {shorten(name)} may be any of {', '.join(map(shorten, found))} in the "
                 f"other adapters"
             )
         for other, change in found.items():
-            if change is None:
+            if change is None or changes.setdefault(change[0], change[1]) != change[1]:
                 raise MatchError(
                     f"{where}: {shorten(name)} may be {shorten(other)} of another adapter, which "
                     f"cannot be told from the names; rename one of them"
                 )
-            yield change
+    return changes
 
 
-def _known_changes(
-    stem: str, theirs: Mapping[str, str]
-) -> Iterator[tuple[str, tuple[str, str] | None]]:
-    """Names of the others whose stem differs by a known prefix; None where only that is known."""
-    head = flattened_prefix(stem)
-    if not head:
-        for old, new in prefix_changes(stem):
-            if (other := new + stem.removeprefix(old)) in theirs:
-                yield theirs[other], (old, new)
-        return
-    path = stem.removeprefix(head)
-    for dotted in prefix_changes(path.replace("_", ".")):
-        old, new = (head + prefix.replace(".", "_") for prefix in dotted)
-        if stem.startswith(old) and (other := new + stem.removeprefix(old)) in theirs:
-            yield theirs[other], (old, new)
-    for other, name in theirs.items():
-        other_head = flattened_prefix(other)
-        if other_head and other.removeprefix(other_head) == path:
+#: A name of the others, and how the prefix changes; None where only the likeness is known.
+_Found = Iterator[tuple[str, tuple[str, str] | None]]
+
+
+@final
+class _Others:
+    """Stems that only the other adapters have, each with one of its names."""
+
+    def __init__(self, stems: Mapping[str, str]) -> None:
+        self._stems = stems
+        self._by_path: dict[str, list[str]] = {}
+        self._by_ending: dict[str, list[str]] = {}
+        for stem in stems:
+            if head := flattened_prefix(stem):
+                self._by_path.setdefault(stem.removeprefix(head), []).append(stem)
+            for ending in _endings(stem):
+                self._by_ending.setdefault(ending, []).append(stem)
+
+    def known(self, stem: str) -> _Found:
+        """Those that differ by a known prefix."""
+        head = flattened_prefix(stem)
+        path = stem.removeprefix(head)
+        for change in prefix_changes(path.replace("_", ".") if head else path):
+            flat = [prefix.replace(".", "_") for prefix in change] if head else change
+            old, new = (head + prefix for prefix in flat)
+            if stem.startswith(old) and (other := new + stem.removeprefix(old)) in self._stems:
+                yield self._stems[other], (old, new)
+        for other in self._by_path.get(path, ()) if head else ():
+            other_head = flattened_prefix(other)
             if "te" not in head + other_head:
-                yield name, (head, other_head)
+                yield self._stems[other], (head, other_head)
             elif "lora_te_" in (head, other_head):
-                yield name, None  # the one encoder of SD 1, and one of the two of SDXL
+                # The one text encoder of SD 1, and one of the two of SDXL.
+                yield self._stems[other], None
+
+    def rooted(self, stem: str, names: Collection[str], reference: Collection[str]) -> _Found:
+        """Those that end with the stem, or with which it ends, if all of one side has that root."""
+        for other in self._by_ending.get(stem, ()):
+            root = other.removesuffix(stem)
+            if _is_root(root, reference, names):
+                yield self._stems[other], ("", root) if stem.endswith("#") else None
+        for ending in _endings(stem):
+            root = stem.removesuffix(ending)
+            if ending in self._stems and _is_root(root, names, reference):
+                yield self._stems[ending], (root, "") if stem.endswith("#") else None
 
 
-def _roots(
-    stem: str, theirs: Mapping[str, str], names: Collection[str], reference: Collection[str]
-) -> Iterator[tuple[str, tuple[str, str] | None]]:
-    """Names of the others that end with the stem, or with which it ends, if all have that root."""
-    if flattened_prefix(stem):
-        return
-    for other, name in theirs.items():
-        if other.endswith(f".{stem}"):
-            old, new, longer, shorter = "", other[: -len(stem)], reference, names
-        elif stem.endswith(f".{other}"):
-            old, new, longer, shorter = stem[: -len(other)], "", names, reference
-        else:
-            continue
-        root = old or new
-        if all(n.startswith(root) for n in longer) and not any(n.startswith(root) for n in shorter):
-            yield name, (old, new) if stem.endswith("#") else None
+def _is_root(root: str, inside: Iterable[str], outside: Iterable[str]) -> bool:
+    has_all = all(name.startswith(root) for name in inside)
+    return has_all and not any(name.startswith(root) for name in outside)
 
 
-def _renamed(name: str, changes: Mapping[str, str], stems: Collection[str]) -> str:
-    """A name with the prefix of the reference, unless that has its stem."""
-    if _stem(name) in stems:
-        return name
+def _endings(stem: str) -> Iterator[str]:
+    """What follows each of the dots."""
+    parts = stem.split(".")
+    return (".".join(parts[begin:]) for begin in range(1, len(parts)))
+
+
+def _renamed(name: str, changes: Mapping[str, str]) -> str:
+    """A name with the prefix of the reference."""
     for old in sorted(changes, key=len, reverse=True):
         new = changes[old]
         has_it_already = new.startswith(old) and name.startswith(new)
@@ -160,8 +178,7 @@ def _with_siblings(changes: Mapping[str, str]) -> Mapping[str, str]:
     return changes
 
 
-def _refuse_exclusive(names: Iterable[str], reference: Iterable[str], where: str) -> None:
-    own, theirs = ({_stem(name): name for name in group} for group in (names, reference))
+def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: str) -> None:
     for one, other in _EXCLUSIVE:
         for pattern, opposite in ((one, other), (other, one)):
             for mine, yours in _pairs(own, theirs, pattern, opposite):
@@ -174,13 +191,12 @@ def _refuse_exclusive(names: Iterable[str], reference: Iterable[str], where: str
 def _pairs(
     own: Mapping[str, str], theirs: Mapping[str, str], pattern: str, opposite: str
 ) -> Iterator[tuple[str, str]]:
-    for stem, mine in own.items():
-        if not _words(pattern).search(stem):
-            continue
-        for other, yours in theirs.items():
-            same_part = flattened_prefix(stem) == flattened_prefix(other)
-            if same_part and _words(opposite).search(other):
-                yield mine, yours
+    """Names of both sides in the same part of a model, with words of either side."""
+    one, other = _words(pattern), _words(opposite)
+    found = {flattened_prefix(stem): name for stem, name in theirs.items() if other.search(stem)}
+    for stem, name in own.items():
+        if one.search(stem) and (head := flattened_prefix(stem)) in found:
+            yield name, found[head]
 
 
 def _words(pattern: str) -> re.Pattern[str]:

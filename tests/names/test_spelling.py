@@ -96,6 +96,11 @@ def test_what_cannot_be_told_is_refused_by_name(
         found(names, reference)
 
 
+def test_one_prefix_does_not_stand_for_two() -> None:
+    with pytest.raises(MatchError, match=r"two: norm.weight may be transformer.norm.weight"):
+        found(["layers.0.q", "norm"], ["model.layers.0.q", "transformer.norm"])
+
+
 def test_unets_are_mixed_where_both_sets_of_names_occur() -> None:
     ldm, diffusers = ["lora_unet_input_blocks_4_1_q.weight"], ["lora_unet_mid_block_q.weight"]
     other = ["lora_te_text_model_encoder_layers_0_q.weight"]
