@@ -7,6 +7,7 @@ LoratoolsError
 │   └── ShapeMismatchError
 ├── NonFiniteError          a NaN or an infinity, read or made
 ├── OutputError             the output may not be written there
+├── OptionError             an option has a value that it cannot have, or contradicts another one
 ├── HubError                the Hub has no such thing, or refuses it
 └── StorageError            the disk, the file system or the memory failed
     └── NetworkError        the Hub cannot be reached, or its answer did not arrive
@@ -14,6 +15,7 @@ LoratoolsError
 A message is one line: where, what is wrong, found and expected, what to do.
 """
 
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,10 @@ class OutputError(LoratoolsError):
     """The output exists, is one of the inputs, or would not fit."""
 
 
+class OptionError(LoratoolsError):
+    """An option has a value that it cannot have, or contradicts another option or an argument."""
+
+
 class HubError(LoratoolsError):
     """The Hub has no such thing, or refuses to show or to take it."""
 
@@ -60,6 +66,17 @@ class StorageError(LoratoolsError):
 
 class NetworkError(StorageError):
     """The Hub cannot be reached, or its answer did not arrive."""
+
+
+def check_finite(name: str, *numbers: float) -> None:
+    """Refuse an option that is a NaN or an infinity.
+
+    Raises:
+        OptionError: one of the numbers is.
+    """
+    for number in numbers:
+        if not math.isfinite(number):
+            raise OptionError(f"{name} is a finite number, not {number}")
 
 
 @contextmanager

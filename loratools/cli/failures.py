@@ -8,7 +8,7 @@ import signal
 
 import click
 
-from loratools.errors import LoratoolsError, StorageError, escaped
+from loratools.errors import LoratoolsError, OptionError, StorageError, escaped
 
 CHECK_FAILED = 3
 #: What a program has that SIGPIPE ends, as it ends most: `loratools ... | head`. Not 0, which would
@@ -35,6 +35,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (click.Abort, 130),
     (KeyboardInterrupt, 130),
     (click.UsageError, 2),
+    (OptionError, 2),
     (StorageError, 4),
     (LoratoolsError, 1),
     (BrokenPipeError, _NOBODY_READS),

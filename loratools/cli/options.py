@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
@@ -34,7 +35,7 @@ class Size(click.ParamType[int]):
         unit = _UNITS[match[2].upper()]
         if match[3]:
             unit = 2 ** (10 * "KMGT".index(match[2].upper()) + 10)
-        size = int(float(match[1]) * unit)
+        size = int(Fraction(match[1]) * unit)  # exact, and of any number of digits
         if size < 1:
             self.fail(f"{value!r} is less than a byte", param, ctx)
         return size

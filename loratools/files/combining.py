@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
-from loratools.errors import LoratoolsError
+from loratools.errors import OptionError
 from loratools.files.based import additive_all
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import local_paths, open_adapter
@@ -18,6 +18,7 @@ from loratools.operations.combine import combine as combine_adapters
 from loratools.operations.parallel import threads
 from loratools.operations.similarity import Similarity
 from loratools.operations.stored import rounding_error, rounding_note
+from loratools.operations.weighting import weights_for
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -80,10 +81,10 @@ def combine(
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
     if not adapters:
-        raise LoratoolsError("no adapter to combine")
+        raise OptionError("no adapter to combine")
+    weights = weights_for(weights, len(adapters))
     read = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
     opened, renamed = aligned(read)
-    weights = [1.0] * len(opened) if weights is None else list(weights)
     combination = combination or Combination()
     with threads(jobs) as each:
 
@@ -102,7 +103,7 @@ def combine(
             )
     return CombineReport(
         adapters=tuple(adapter.where for adapter in opened),
-        weights=tuple(weights),
+        weights=weights,
         method=combination.method,
         certificates=Certificates(found.ranks, found.truncations, found.gap),
         similarity=found.similarity,

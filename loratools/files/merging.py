@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import LoratoolsError, StorageError, UnsupportedError
+from loratools.errors import StorageError, UnsupportedError
 from loratools.files._running import Run, execute
 from loratools.files.companions import Companions, companions
 from loratools.files.opening import local_paths, open_adapter, open_base
@@ -21,6 +21,7 @@ from loratools.operations.arrange import PlannedFile, arrange, corrected_config,
 from loratools.operations.effects import idle_parts
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
 from loratools.operations.report import MergeReport
+from loratools.operations.weighting import weights_for
 
 if TYPE_CHECKING:
     from loratools.operations.rounding import Fidelity
@@ -69,6 +70,7 @@ def merge(
     paths = [adapters] if isinstance(adapters, str | Path) else list(adapters)
     write = write or WriteOptions()
     options = options or MergeOptions()
+    weights = weights_for(weights, len(paths))
     checkpoint = open_base(base, companions=True)
     opened = [
         open_adapter(
@@ -76,9 +78,6 @@ def merge(
         )
         for path in paths
     ]
-    weights = [1.0] * len(opened) if weights is None else list(weights)
-    if len(weights) != len(opened):
-        raise LoratoolsError(f"{len(weights)} weights for {len(opened)} adapters")
     plan = plan_merge(checkpoint, opened, weights, options)
     files = _named(arrange(plan, write.max_shard_bytes), checkpoint, output)
     beside = companions(checkpoint, opened)

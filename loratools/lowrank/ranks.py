@@ -7,13 +7,15 @@ from typing import final
 
 import numpy as np
 
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, OptionError, shorten
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
 #: A share of energy that sums in float64 do not tell from none.
 NEGLIGIBLE = 1e-12
+#: Of ranks and elements; exact in float64, and more than any disk holds.
+_MOST = 10**15
 
 
 @final
@@ -47,7 +49,7 @@ class RankRule:
         uniform: one rank for all, the largest that one of them needs.
 
     Raises:
-        LoratoolsError: numbers that are out of range or contradict each other.
+        OptionError: numbers that are out of range or contradict each other.
     """
 
     rank: int | None = None
@@ -60,13 +62,16 @@ class RankRule:
     uniform: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("rank", "parameters", "max_rank", "min_rank", "multiple_of"):
+            if (number := getattr(self, name)) is not None and number > _MOST:
+                raise OptionError(f"{name} is at most {_MOST}, not {shorten(str(number), 20)}")
         self._check_goal()
         if self.multiple_of < 1:
-            raise LoratoolsError(f"ranks cannot be multiples of {self.multiple_of}; use 1 or more")
+            raise OptionError(f"ranks cannot be multiples of {self.multiple_of}; use 1 or more")
         if self.min_rank < 0:
-            raise LoratoolsError(f"the smallest rank is {self.min_rank}; use 0 or more")
+            raise OptionError(f"the smallest rank is {self.min_rank}; use 0 or more")
         if self._most is not None and self._most < max(self._least, 1):
-            raise LoratoolsError(
+            raise OptionError(
                 f"no rank is a multiple of {self.multiple_of} from {max(self.min_rank, 1)} to "
                 f"{self.max_rank}; raise the largest or lower the smallest"
             )
@@ -80,28 +85,28 @@ class RankRule:
         """Refuse a second goal.
 
         Raises:
-            LoratoolsError: this rule has one.
+            OptionError: this rule has one.
         """
         for goal in self._goals:
-            raise LoratoolsError(f"{other} and {goal} are both given; use one of them")
+            raise OptionError(f"{other} and {goal} are both given; use one of them")
 
     def _check_goal(self) -> None:
         if len(self._goals) > 1:
-            raise LoratoolsError(f"{' and '.join(self._goals)} are both given; use one of them")
+            raise OptionError(f"{' and '.join(self._goals)} are both given; use one of them")
         if self.rank is not None:
             if self.rank < 1:
-                raise LoratoolsError(f"a rank of {self.rank} keeps nothing; use 1 or more")
+                raise OptionError(f"a rank of {self.rank} keeps nothing; use 1 or more")
             if (self.max_rank, self.min_rank, self.multiple_of) != (None, 0, 1):
-                raise LoratoolsError(
+                raise OptionError(
                     f"a fixed rank of {self.rank} leaves no choice; drop the smallest and largest "
                     "rank and the multiple"
                 )
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise LoratoolsError(f"energy is a share above 0 and at most 1, not {self.energy}")
+            raise OptionError(f"energy is a share above 0 and at most 1, not {self.energy}")
         if self.error is not None and not 0 <= self.error < 1:
-            raise LoratoolsError(f"error is a share from 0 to below 1, not {self.error}")
+            raise OptionError(f"error is a share from 0 to below 1, not {self.error}")
         if self.parameters is not None and self.parameters < 1:
-            raise LoratoolsError(f"a budget of {self.parameters} elements keeps nothing")
+            raise OptionError(f"a budget of {self.parameters} elements keeps nothing")
 
     @property
     def _least(self) -> int:

@@ -31,17 +31,18 @@ class Spectrum:
 
 def spectrum_of(values: Float[Tensor, " values"], rank: int) -> Spectrum:
     """The summary of falling singular values of an update of a stored rank; all 0 for zero."""
-    energy = values.square().sum().item()
-    if not energy:
+    spectral = values[:1].sum().item()
+    if not spectral:
         return Spectrum(0.0, 0.0, 0.0, 0.0, 0.0)
-    spectral = values[0].item()
-    shares = values / values.sum()
+    ratios = values / spectral  # whose squares are numbers, however large or small the values are
+    energy = ratios.square().sum().item()
+    shares = ratios / ratios.sum()
     entropy = -torch.special.xlogy(shares, shares).sum().item()
-    half = values[: -(-rank // 2)].square().sum().item()
+    half = ratios[: -(-rank // 2)].square().sum().item()
     return Spectrum(
-        frobenius=math.sqrt(energy),
+        frobenius=spectral * math.sqrt(energy),
         spectral=spectral,
-        stable_rank=energy / spectral**2,
+        stable_rank=energy,
         effective_rank=math.exp(entropy),
         half_energy=half / energy,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import LoratoolsError, NonFiniteError, shorten
+from loratools.errors import LoratoolsError, NonFiniteError, OptionError, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -93,17 +93,17 @@ class MethodOptions:
         for name in ("density", "select_topk"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
-                raise LoratoolsError(f"{name} is a share above 0 and at most 1, not {share!r}")
+                raise OptionError(f"{name} is a share above 0 and at most 1, not {share!r}")
         for name in ("gamma", "epsilon"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
-                raise LoratoolsError(f"{name} is a share from 0 to below 1, not {share!r}")
+                raise OptionError(f"{name} is a share from 0 to below 1, not {share!r}")
         if self.t is not None and not 0 <= self.t <= 1:
-            raise LoratoolsError(f"t is a number from 0 to 1, not {self.t!r}")
+            raise OptionError(f"t is a number from 0 to 1, not {self.t!r}")
         if self.lam is not None and not math.isfinite(self.lam):
-            raise LoratoolsError(f"lambda is a finite number, not {self.lam!r}")
+            raise OptionError(f"lambda is a finite number, not {self.lam!r}")
         if self.majority_sign_method not in (None, "total", "frequency"):
-            raise LoratoolsError(
+            raise OptionError(
                 f"majority_sign_method is total or frequency, not {self.majority_sign_method!r}"
             )
 
@@ -112,9 +112,9 @@ def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> 
     """Refuse what a method does not take; `taken` is its `OPTIONS`.
 
     Raises:
-        LoratoolsError: an option is given that would have no effect.
+        OptionError: an option is given that would have no effect.
     """
     for field in fields(options):
         if getattr(options, field.name) is not None and field.name not in taken:
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
-            raise LoratoolsError(f"{method} takes no {field.name}; {known}")
+            raise OptionError(f"{method} takes no {field.name}; {known}")

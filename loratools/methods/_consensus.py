@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from loratools.errors import LoratoolsError
+from loratools.errors import OptionError
 from loratools.methods import MethodOptions, Task
 
 
@@ -20,11 +20,11 @@ def summed_weights(task: Task, options: MethodOptions) -> tuple[float, ...]:
     """The scaled weights of a sum, or of a mean.
 
     Raises:
-        LoratoolsError: there is no mean, because the weights add up to zero.
+        OptionError: there is no mean, because the weights add up to zero.
     """
     divisor = math.fsum(task.weights) if options.normalize else 1.0
     if not divisor:
-        raise LoratoolsError(f"weights {list(task.weights)} add up to 0, and have no mean")
+        raise OptionError(f"weights {list(task.weights)} add up to 0, and have no mean")
     return tuple(weight / divisor for weight in scaled_weights(task, options))
 
 

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from loratools.errors import NonFiniteError, shorten
 from loratools.methods import Task
 
 #: A quarter of a million elements of float32, of several matrices, stay in a core's cache.
 _BLOCK = 2**18
+#: The squares of such entries, and sums of a few of them, are numbers in float32.
+_LARGEST = 1e18
 #: So many entries, drawn at random, tell where a threshold is; a small matrix is sorted instead.
 _SAMPLE = 2**16
 #: The sample misses a threshold by more standard deviations than this once in 10^9 times.
@@ -44,7 +47,18 @@ class Stack:
 
     @classmethod
     def of(cls, task: Task) -> "Stack":
-        """The updates of a task, without their weights."""
+        """The updates of a task, without their weights.
+
+        Raises:
+            NonFiniteError: float32 does not hold the squares of their entries.
+        """
+        for update, weight in zip(task.updates, task.weights, strict=True):
+            entries = update.up.abs().amax(0) @ update.down.abs().amax(1)
+            if abs(weight) * float(entries) > _LARGEST:
+                raise NonFiniteError(
+                    f"{shorten(task.target)}: an update is too large to be combined entry by "
+                    f"entry: above {_LARGEST}"
+                )
         narrow = [update.to(torch.float32, task.device) for update in task.updates]
         return cls(
             task.updates[0].shape,

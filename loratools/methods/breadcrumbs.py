@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from loratools.errors import LoratoolsError
+from loratools.errors import OptionError
 from loratools.methods import MethodOptions, Task
 from loratools.methods._consensus import summed_weights, total
 from loratools.methods._stack import Stack, cut, magnitude, share_of
@@ -23,7 +23,7 @@ def combine(task: Task, options: MethodOptions) -> Tensor:
     """Each update keeps `density` of its entries, the largest after a share of `gamma`.
 
     Raises:
-        LoratoolsError: `density` and `gamma` are more than all entries together.
+        OptionError: `density` and `gamma` are more than all entries together.
     """
     stack, factors = Stack.of(task), summed_weights(task, options)
     count, outliers = _counts(stack, options)
@@ -45,7 +45,7 @@ def _counts(stack: Stack, options: MethodOptions) -> tuple[int, int]:
     """How many entries are kept, and how many larger ones removed; `density` is kept to."""
     density = options.density or DENSITY
     if options.gamma is not None and density + options.gamma > 1 + 1e-12:
-        raise LoratoolsError(
+        raise OptionError(
             f"a density of {density} leaves no room for a gamma of {options.gamma}; together they "
             f"are at most 1"
         )

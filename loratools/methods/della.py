@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loratools.errors import LoratoolsError
+from loratools.errors import OptionError
 from loratools.methods import MethodOptions, Task
 from loratools.methods._consensus import elected, scaled_weights
 from loratools.methods._dropping import DENSITY, Stream
@@ -34,7 +34,7 @@ def combine(task: Task, options: MethodOptions) -> Tensor:
     """Each entry of each update is kept with a probability that rises with its rank in its row.
 
     Raises:
-        LoratoolsError: `epsilon` leads to probabilities outside of 0 to 1.
+        OptionError: `epsilon` leads to probabilities outside of 0 to 1.
     """
     least, window = _probabilities(options)
     streams = [Stream(task, number) for number in range(len(task.weights))]
@@ -61,7 +61,7 @@ def _probabilities(options: MethodOptions) -> tuple[float, float]:
         epsilon = min(EPSILON, density, 2 * (1 - density))
     least, most = density - epsilon / 2, density + epsilon / 2
     if least <= 0 or most > 1:
-        raise LoratoolsError(
+        raise OptionError(
             f"an epsilon of {epsilon} around a density of {density} gives probabilities from "
             f"{least} to {most}; they have to be above 0 and at most 1"
         )

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from loratools.errors import LoratoolsError
+from loratools.errors import OptionError
 from loratools.lowrank.factored import Factored, frobenius
 from loratools.methods import MethodOptions, Task
 from loratools.methods._consensus import scaled_weights
@@ -23,13 +23,13 @@ def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
     """The coefficients; a straight line where there is no angle, or no one way around.
 
     Raises:
-        LoratoolsError: there are more than two adapters.
+        OptionError: there are more than two adapters.
     """
     weights = scaled_weights(task, options)
     if len(weights) == 1:
         return weights
     if len(task.weights) > 2:
-        raise LoratoolsError(f"slerp goes from one adapter to another; {len(task.weights)} given")
+        raise OptionError(f"slerp goes from one adapter to another; {len(task.weights)} given")
     t = 0.5 if options.t is None else options.t
     pairs = zip(task.updates, task.weights, strict=True)
     angle = _angle(*(_unit(update, weight) for update, weight in pairs))

@@ -1,6 +1,5 @@
 """Combine adapters of one base into one: updates by a method, whole tensors by agreement."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
@@ -10,7 +9,14 @@ from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
-from loratools.errors import LoratoolsError, ShapeMismatchError, UnsupportedError, listing, shorten
+from loratools.errors import (
+    OptionError,
+    ShapeMismatchError,
+    UnsupportedError,
+    check_finite,
+    listing,
+    shorten,
+)
 from loratools.methods import MethodOptions, check_options
 from loratools.operations.agreement import Agreement, Policy, agree
 from loratools.operations.alignment import aligned, strangers
@@ -19,6 +25,7 @@ from loratools.operations.parallel import Map
 from loratools.operations.rescale import strengths_of
 from loratools.operations.results import Job, Part, results
 from loratools.operations.similarity import Similarity, measure_similarity
+from loratools.operations.weighting import weights_for
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +53,10 @@ class Combination:
     replaced: Policy = "refuse"
     seed: int = 0
     device: "torch.device | None" = None
+
+    def __post_init__(self) -> None:
+        """Refuse strengths that are no numbers."""
+        check_finite("strength", *(strength for _, strength in self.where))
 
 
 @final
@@ -88,7 +99,7 @@ def combine(
     method = registry.load(methods, combination.method)
     check_options(combination.method, method.OPTIONS, combination.options)
     if rule is None and not method.LOW_RANK:
-        raise UnsupportedError(
+        raise OptionError(
             f"{combination.method} makes updates of full rank; say how many ranks to keep, with "
             f"--rank or another rule"
         )
@@ -111,6 +122,8 @@ def combine(
         inert={},
     )
     similarity = measure_similarity(adapters, adapter, each)
+    if similarity.total is not None and similarity.total.is_nothing_left:
+        notes = (*notes, "nothing is left of the updates: the result changes nothing")
     ranks = {target: part.rank for target, part in parts.items()}
     return Combined(adapter, ranks, found.truncations, found.gap, similarity, notes)
 
@@ -126,12 +139,8 @@ def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ..
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> None:
     if not adapters:
-        raise LoratoolsError("there are no adapters to combine")
-    if len(weights) != len(adapters):
-        raise LoratoolsError(f"{len(weights)} weights for {len(adapters)} adapters")
-    numbers = [*weights, *(strength for _, strength in combination.where)]
-    if not all(map(math.isfinite, numbers)):
-        raise LoratoolsError(f"weights and strengths must be finite numbers, not {numbers}")
+        raise OptionError("there are no adapters to combine")
+    weights_for(weights, len(adapters))
     formats = dict.fromkeys(adapter.format for adapter in adapters)
     if len(formats) > 1:
         raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")

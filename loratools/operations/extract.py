@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
-from loratools.errors import LoratoolsError, MatchError, UnsupportedError, shorten
+from loratools.errors import LoratoolsError, MatchError, UnsupportedError, check_finite, shorten
 from loratools.io.dtypes import FLOATS, from_torch_name
 from loratools.names.conv1d import conv1d_weights
 from loratools.names.globs import matches, no_match
@@ -46,6 +46,10 @@ class ExtractOptions:
     min_change: float | None = None
     dtype: str = "float32"
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a change that is no number."""
+        check_finite("min_change", self.min_change or 0.0)
 
     @property
     def stored_dtype(self) -> str:

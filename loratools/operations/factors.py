@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Compute = Callable[[Sequence[Tensor]], Tensor]
 
+#: The squares of such numbers, and sums of those, are still numbers.
+LARGEST = 1e140
+
 
 @final
 @dataclass(frozen=True)
@@ -57,17 +60,22 @@ class Sum:
         return max((coefficient for coefficient, _ in self.terms), key=abs) or 1.0
 
     def read(self) -> "Factored":
-        """The sum as one product, in float64."""
+        """The sum as one product, in float64.
+
+        Raises:
+            NonFiniteError: it is too large to be computed with.
+        """
         from loratools.lowrank.factored import Factored
 
         ups, downs = self._read()
+        self._check_size(ups, downs)
         return Factored(ups * self._coefficients(), downs)
 
     def svd(self) -> "CoreSVD":
         """The singular values of the sum, and what makes their vectors of the stored factors.
 
         Raises:
-            NonFiniteError: a factor holds a NaN or an infinity.
+            NonFiniteError: a factor holds a NaN or an infinity, or the sum is too large.
         """
         from loratools.lowrank.factored import core_svd
 
@@ -77,7 +85,7 @@ class Sum:
         """The singular values of the sum, falling, in float64.
 
         Raises:
-            NonFiniteError: a factor holds a NaN or an infinity.
+            NonFiniteError: a factor holds a NaN or an infinity, or the sum is too large.
         """
         from loratools.lowrank.factored import singular_values
 
@@ -95,7 +103,17 @@ class Sum:
             sources = [source for _, lora in self.terms for source in lora.sources]
             broken = [key for s in sources if not is_finite(s.read()) for key in s.keys]
             raise NonFiniteError(f"{listing(broken)}: holds a NaN or an infinity")
+        self._check_size(ups, downs)
         return ups, downs, coefficients
+
+    def _check_size(self, ups: "Tensor", downs: "Tensor") -> None:
+        """Refuse what has no norm in float64, by the largest entry of each product of rank 1."""
+        if not (ups.numel() and downs.numel()):
+            return
+        sizes = ups.abs().amax(0).double() * self._coefficients() * downs.abs().amax(1).double()
+        if bool((sizes.abs() > LARGEST).any()):
+            keys = [key for _, lora in self.terms for source in lora.sources for key in source.keys]
+            raise NonFiniteError(f"{listing(keys)}: the update is too large: above {LARGEST}")
 
     def _read(self) -> "tuple[Tensor, Tensor]":
         ups = _side_by_side([lora.up.read() for _, lora in self.terms])
@@ -150,9 +168,20 @@ class Sum:
 
 
 def sum_of(updates: Sequence[tuple[float, LoRA]]) -> Sum:
-    """Updates with weights, in a dtype that holds the factors of all."""
+    """Updates with weights, in a dtype that holds the factors of all.
+
+    Raises:
+        NonFiniteError: a weight times a scaling is beyond float64.
+    """
+    terms = tuple((weight * lora.scaling.value, lora) for weight, lora in updates)
+    for (coefficient, lora), (weight, _) in zip(terms, updates, strict=True):
+        if not math.isfinite(coefficient):
+            raise NonFiniteError(
+                f"{listing(key for source in lora.sources for key in source.keys)}: a scaling of "
+                f"{lora.scaling.value} times {weight} is no number"
+            )
     return Sum(
-        terms=tuple((weight * lora.scaling.value, lora) for weight, lora in updates),
+        terms=terms,
         dtype=widest([source.dtype for _, lora in updates for source in lora.sources]),
     )
 

@@ -1,5 +1,6 @@
 """Describe an adapter: from its headers alone, from its factors, and beside its base."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import fmean
@@ -129,6 +130,8 @@ class Inspection:
             return
         if self.nonfinite:
             yield Note("refusal", f"holds NaNs or infinities: {listing(self.nonfinite)}")
+        elif large := [s.target for s in self.spectra if s.spectrum is None]:
+            yield Note("problem", f"too large to be measured: {listing(large)}")
         lines = by_reason(self.idle.items())
         if lines and len(self.idle) == len(self.adapter.updates):
             yield Note("problem", f"no update changes anything: {'; '.join(lines)}")
@@ -199,8 +202,8 @@ def measure_spectra(
     deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.low_rank is not None}
     for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
         norm = norms.get(target)
-        relative = spectrum.frobenius / norm if spectrum and norm else None
-        yield TargetSpectrum(target, spectrum, relative)
+        relative = spectrum.frobenius / norm if spectrum and norm else math.inf
+        yield TargetSpectrum(target, spectrum, relative if math.isfinite(relative) else None)
 
 
 def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:

@@ -10,7 +10,7 @@ from loratools.adapter import Adapter, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
-from loratools.errors import LoratoolsError, UnsupportedError, listing, shorten
+from loratools.errors import OptionError, UnsupportedError, check_finite, listing, shorten
 from loratools.io.dtypes import computed
 from loratools.io.source import Computed, Source
 from loratools.names.globs import matches, no_match
@@ -48,11 +48,10 @@ class Rescaling:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
-        numbers = [self.strength, self.alpha or 0.0, *(strength for _, strength in self.where)]
-        if not all(map(math.isfinite, numbers)):
-            raise LoratoolsError(f"strengths and alpha must be finite numbers, not {numbers}")
+        check_finite("strength", self.strength, *(strength for _, strength in self.where))
+        check_finite("alpha", self.alpha or 0.0)
         if self.fold and (self.rule == "rslora" or self.alpha is not None):
-            raise LoratoolsError("folding sets alpha to the rank: no other alpha or rule fits")
+            raise OptionError("folding sets alpha to the rank: no other alpha or rule fits")
 
 
 @final

@@ -27,7 +27,8 @@ class Angles:
 
     Attributes:
         count: how many targets.
-        products: inner products, added over the targets.
+        products: inner products, added over the targets; those of an update are 0 where its
+            factors cancel each other out up to rounding.
         opposed: in how many of the entries looked at two have different signs,
         compared: and in how many neither is zero.
     """
@@ -36,6 +37,12 @@ class Angles:
     products: "Tensor"
     opposed: "Tensor"
     compared: "Tensor"
+
+    @property
+    def is_nothing_left(self) -> bool:
+        """Whether the result, which comes last, is zero, and not all that it was made of is."""
+        squares = self.products.diagonal()
+        return bool(squares[-1] == 0) and bool((squares[:-1] > 0).any())
 
     def cosine(self, one: int, other: int) -> float | None:
         """Of the angle between two, from -1 to 1; None where one of them is zero, or too large."""
@@ -103,8 +110,13 @@ def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
     ranks = torch.tensor([lora.rank if lora else 0 for lora in loras])
     owner = torch.repeat_interleave(torch.arange(len(loras)), ranks)
     blocks = torch.nn.functional.one_hot(owner, len(loras)).double()
+    products = blocks.T @ entries @ blocks
+    # The bound of rounding for sums of such lengths, from the norms of the products of rank 1.
+    norms = blocks.T @ entries.diagonal().clamp(min=0).sqrt()
+    noise = torch.finfo(torch.float64).eps * sum(ups.shape + downs.shape) * norms.square()
+    is_there = (products.diagonal() > noise).double()
     opposed, compared = _signs(ups, downs, scales, ranks.tolist())
-    return Angles(1, blocks.T @ entries @ blocks, opposed, compared)
+    return Angles(1, products * is_there.outer(is_there), opposed, compared)
 
 
 def _low_rank(adapter: Adapter, target: str) -> "LoRA | None":

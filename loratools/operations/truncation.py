@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError, shorten
-from loratools.operations.factors import Sum, held
+from loratools.operations.factors import LARGEST, Sum, held
 from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from loratools.lowrank.factored import CoreSVD
     from loratools.lowrank.ranks import RankRule, Wanted
     from loratools.lowrank.truncation import TargetSpectrum, Truncation
-
-#: The squares of such singular values, and sums of them, are still numbers.
-_LARGEST = 1e140
 
 
 @final
@@ -84,9 +81,9 @@ def approximate(
     def find(questions: "Sequence[tuple[int, Wanted]]") -> list[Decomposed]:
         found = list(each(decompose, [(targets[i], wanted) for i, wanted in questions]))
         for (i, _), update in zip(questions, found, strict=True):
-            if update.svd.values[:1].sum() > _LARGEST:
+            if not update.svd.values[:1].sum() <= LARGEST:  # true of a NaN as well
                 raise NonFiniteError(
-                    f"{shorten(targets[i])}: the update is too large: above {_LARGEST}"
+                    f"{shorten(targets[i])}: the update is too large: above {LARGEST}"
                 )
         return found
 
