@@ -15,6 +15,7 @@ LoratoolsError
 A message is one line: where, what is wrong, found and expected, what to do.
 """
 
+import errno
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -86,6 +87,28 @@ def storage_errors(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+#: What a system answers to a path under which there is nothing, or can be nothing.
+_NOTHING_THERE = (
+    errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL,
+)  # fmt: skip
+
+
+@contextmanager
+def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
+    """As `storage_errors`, but for a path that somebody has got wrong, which is a `kind`."""
+    with storage_errors(path):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NOTHING_THERE:
+                raise
+            raise kind(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        except ValueError as error:
+            if "null" not in str(error):  # Python's own: a NUL in a path
+                raise
+            raise kind(f"{path}: {error}") from error
 
 
 def escaped(text: str) -> str:

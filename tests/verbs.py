@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 import loratools
 from tests.e2e.commands import PLAIN, SINGLE, SMALL
+from tests.files import write_base
 from tests.hub.faulty import FILES, REPO
 from tests.hub.server import Hub
 
@@ -14,11 +17,13 @@ from tests.hub.server import Hub
 class Verb:
     """`arguments` of a run, for a Hub and a folder of its own, where the output is `out`.
 
+    `of_adapter` are those of several runs for an adapter and a base that fits it.
     `calls` names a function that it calls in the middle of its work. One that writes an output
     calls `os.fsync` for each file and folder, and lastly when the output has its name.
     """
 
     arguments: Callable[[Hub, Path], list[object]]
+    of_adapter: Callable[[Hub, Path, Path], list[list[object]]]
     calls: str = "os.fsync"
 
     @property
@@ -30,6 +35,16 @@ class Verb:
 def _tuned(folder: Path) -> Path:
     loratools.merge(SINGLE, SMALL, output=folder / "tuned")
     return folder / "tuned"
+
+
+def _odd(adapter: Path) -> Path:
+    """A base whose weights are an adapter's numbers."""
+    folder = adapter.with_name(f"{adapter.name} as weights")
+    if not folder.exists():
+        numbers = load_file(adapter / "adapter_model.safetensors")
+        ups = [up.repeat(1, 3) for name, up in sorted(numbers.items()) if "lora_B" in name]
+        write_base(folder, {"m.a.weight": ups[0], "m.b.weight": ups[1]})
+    return folder
 
 
 def _pushed(folder: Path) -> Path:
@@ -44,18 +59,71 @@ def _pull(hub: Hub, folder: Path) -> list[object]:
     return [REPO, "-o", folder / "out"]
 
 
+def _sent(hub: Hub, adapter: Path, base: Path) -> list[list[object]]:
+    return [[adapter, REPO, "--create", "--base", "ann/base"], [adapter, REPO, "--create", "--pr"]]
+
+
+def _fetched(hub: Hub, adapter: Path, base: Path) -> list[list[object]]:
+    name = f"ann/{adapter.name}"
+    hub.create_repo(name, {file.name: file.read_bytes() for file in adapter.iterdir()})
+    return [[name, "-o", "out", "--lock", "lock.json"]]
+
+
+def _combined(hub: Hub, adapter: Path, base: Path) -> list[list[object]]:
+    ways: list[list[object]] = [
+        [], ["-w", 1, "-w", -1], ["-w", 1, "-w", -1, "--energy", 0.9], ["-w", 0, "-w", 0],
+        ["-w", 1e308, "-w", 1e308, "--rank", 1], ["--method", "slerp", "--rank", 2],
+        ["--method", "ties", "--density", 0.5, "--rank", 2], ["--method", "sce", "--rank", 2],
+        ["--method", "knots", "--density", 0.5, "--rank", 2],
+    ]  # fmt: skip
+    return [[adapter, adapter, "-o", "out", *way] for way in ways]
+
+
 VERBS = {
-    "inspect": Verb(lambda hub, folder: [PLAIN, "--check"], "os.preadv"),
-    "merge": Verb(lambda hub, folder: [SINGLE, SMALL, "-o", folder / "out"]),
-    "rescale": Verb(lambda hub, folder: [SMALL, "--strength", 0.5, "-o", folder / "out"]),
-    "combine": Verb(lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"]),
-    "resize": Verb(lambda hub, folder: [SMALL, "--rank", 2, "-o", folder / "out"]),
-    "svd-extract": Verb(
-        lambda hub, folder: [_tuned(folder), SINGLE, "--rank", 1, "-o", folder / "out"]
+    "inspect": Verb(
+        lambda hub, folder: [PLAIN, "--check"],
+        lambda hub, adapter, base: [[adapter, "--check"], [adapter, "--spectrum", "--base", base]],
+        "os.preadv",
     ),
-    "pull": Verb(_pull),
+    "merge": Verb(
+        lambda hub, folder: [SINGLE, SMALL, "-o", folder / "out"],
+        lambda hub, adapter, base: [
+            [base, adapter, "-o", "out", "-w", weight] for weight in (1, 0, 1e308)
+        ],
+    ),
+    "rescale": Verb(
+        lambda hub, folder: [SMALL, "--strength", 0.5, "-o", folder / "out"],
+        lambda hub, adapter, base: [
+            [adapter, "-o", "out", *way]
+            for way in (
+                ["--strength", 0],
+                ["--strength", 1e308],
+                ["--strength", 1e-320],
+                ["--fold"],
+                ["--alpha", 1e308],
+                ["--balance"],
+                ["--rule", "rslora"],
+            )
+        ],
+    ),
+    "combine": Verb(lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"], _combined),
+    "resize": Verb(
+        lambda hub, folder: [SMALL, "--rank", 2, "-o", folder / "out"],
+        lambda hub, adapter, base: [
+            [adapter, "-o", "out", *way]
+            for way in (["--rank", 1], ["--rank", 9], ["--energy", 0.9], ["--size", 2000])
+        ],
+    ),
+    "svd-extract": Verb(
+        lambda hub, folder: [_tuned(folder), SINGLE, "--rank", 1, "-o", folder / "out"],
+        lambda hub, adapter, base: [
+            [tuned, base, "-o", "out", "--rank", 1, "--check"] for tuned in (base, _odd(adapter))
+        ],
+    ),
+    "pull": Verb(_pull, _fetched),
     "push": Verb(
         lambda hub, folder: [_pushed(folder), REPO, "--create", "--base", "ann/base"],
+        _sent,
         "loratools.hub.writing.commit",
     ),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, UnsupportedError, listing, storage_errors
+from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.finding import (
     find_weights,
     is_pickle,
@@ -53,7 +53,7 @@ def open_adapter(
         HubError, NetworkError: it cannot be had from the Hub.
         StorageError: a file cannot be read.
     """
-    with storage_errors(path), collector_paused():
+    with path_errors(path, FormatError), collector_paused():
         place = _place(path, headers=headers and not allow_pickle, allow_pickle=allow_pickle)
         adapter = decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
         return replace(adapter, beside=place.beside)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import FormatError, HubError, UnsupportedError
+from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
 from loratools.files.publishable import Publishable, publishable
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.file import InputFile
@@ -113,8 +113,10 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
     if options.base is not None and is_hub_name(options.base):
         options = replace(options, base=HubName.parse(options.base).repo)
     if options.proposes and (options.tag or options.branch != "main"):
-        raise UnsupportedError("a pull request is made for main, and has no tag")
-    contents = publishable(Path(folder), all_files=options.all_files)
+        raise OptionError("a pull request is made for main, and has no tag")
+    template = None if options.template is None else _text(InputFile(Path(options.template)))
+    with path_errors(folder, FormatError):
+        contents = publishable(Path(folder), all_files=options.all_files)
     with _hashing(contents.files) as additions:
         found = contents.checked(options.base)
         written = {}
@@ -124,7 +126,7 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         if options.card:
             facts = _facts(name.repo, found, options)
             card = contents.files.get(_CARD) or _card_of(name.repo, parent)
-            written[_CARD] = _completed(card, facts, options.template).encode()
+            written[_CARD] = _completed(card, facts, template, str(options.template)).encode()
         with _hashing(written) as more:
             files = {**additions(), **more()}
         return _send(name, parent, files, contents, options)
@@ -233,16 +235,14 @@ def _card_of(repo: str, commit: str | None) -> InputFile | None:
     return InputFile(there.fetch([_CARD])[_CARD])
 
 
-def _completed(card: InputFile | None, facts: "CardFacts", template: str | Path | None) -> str:
+def _completed(card: InputFile | None, facts: "CardFacts", template: str | None, name: str) -> str:
     """The card to be sent: the folder's own, else the one that is there, completed."""
     from loratools.files.card import complete_card
 
     existing = None if card is None else _text(card)
     if template is None:
         return complete_card(existing, facts)
-    return complete_card(
-        existing, facts, _text(InputFile(Path(template))), template_name=str(template)
-    )
+    return complete_card(existing, facts, template, template_name=name)
 
 
 def _text(file: InputFile) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, HubError, StorageError, listing, shorten, storage_errors
+from loratools.errors import FormatError, HubError, OutputError, listing, path_errors, shorten
 from loratools.hub.names import HubName, is_commit
 from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
@@ -48,6 +48,7 @@ class Lock:
 
         Raises:
             FormatError: it is not such a file.
+            OutputError: it cannot be made there, by its name.
             StorageError: it cannot be read.
         """
         return cls(path, _read(path))
@@ -125,10 +126,10 @@ def _text(repositories: Mapping[str, Locked]) -> str:
 
 def _read(path: Path) -> dict[str, Locked]:
     """The entries of a lock file by their repositories; none where there is no file."""
-    with storage_errors(path):
+    with path_errors(path, OutputError):
         if not path.exists():
             if not path.parent.is_dir():
-                raise StorageError(f"{path.parent}: no such folder")
+                raise OutputError(f"{path.parent}: no such folder")
             return {}
     fields = read_json(InputFile(path))
     found = fields.get("repositories")

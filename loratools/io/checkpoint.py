@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, UnsupportedError, listing, shorten, storage_errors
+from loratools.errors import FormatError, UnsupportedError, listing, path_errors, shorten
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, read_json
 from loratools.io.index import read_index, refuse_part
@@ -87,7 +87,7 @@ def open_checkpoint(path: Path, where: str | None = None) -> Checkpoint:
         StorageError: a file cannot be read.
     """
     where = where or str(path)
-    with storage_errors(where):
+    with path_errors(where, FormatError):
         if path.is_dir():
             return open_folder(LocalFolder(path, where))
         if not path.exists():

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.errors import FormatError, StorageError, path_errors, storage_errors
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
 from loratools.io.platform import descriptor_path, pread_into
@@ -110,7 +110,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _open(path: Path, folder: Path | None) -> int:
-    with storage_errors(path):
+    with path_errors(path, FormatError):
         try:
             if folder is not None:
                 return open_inside(folder, path.relative_to(folder).as_posix())

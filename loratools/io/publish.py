@@ -6,6 +6,7 @@ removes it; a lock on it keeps a second run out while the first is alive. Where 
 (two machines on one network file system), the run that finds its folder replaced gives up.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from loratools.errors import OutputError, StorageError, storage_errors
+from loratools.errors import OutputError, StorageError, path_errors, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
@@ -162,17 +163,20 @@ def check_output(
     """Refuse, before anything is written, an output that cannot or must not be there.
 
     Raises:
-        OutputError: it exists, it is an input or lies inside one, or it cannot be replaced.
-        StorageError: its parent is no folder, or it would not fit.
+        OutputError: it exists, it is an input or lies inside one, it cannot be replaced, its parent
+            is no folder, or nothing can have its name.
+        StorageError: it would not fit, or its parent may not be read.
     """
     parent = output.parent
     if output.parts[:1] == ("hf:",):
         raise OutputError(f"{output}: an output is a path here; loratools push sends it to the Hub")
     if output.name in {"", ".."}:
         raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
-    with storage_errors(output):
+    with path_errors(output, OutputError):
         if not parent.is_dir():
-            raise StorageError(f"{parent}: no such folder")
+            raise OutputError(f"{parent}: no such folder")
+        with contextlib.suppress(FileNotFoundError):
+            partial_path(output).lstat()  # fails where a name is too long for the file system
         for source in inputs:
             _check_apart(output, source)
         if os.path.lexists(output):

@@ -14,7 +14,7 @@ from loratools.lowrank.truncation import TargetSpectrum
 _EPS = float(np.finfo(np.float64).eps)
 #: A share of energy that sums in float64 do not tell from none.
 NEGLIGIBLE = 1e-12
-#: Of ranks and elements; exact in float64, and more than any disk holds.
+#: A rank that no disk holds, and that a float64 does.
 _MOST = 10**15
 
 
@@ -62,7 +62,7 @@ class RankRule:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rank", "parameters", "max_rank", "min_rank", "multiple_of"):
+        for name in ("rank", "max_rank", "min_rank", "multiple_of"):
             if (number := getattr(self, name)) is not None and number > _MOST:
                 raise OptionError(f"{name} is at most {_MOST}, not {shorten(str(number), 20)}")
         self._check_goal()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import LoratoolsError, NonFiniteError, OptionError, shorten
+from loratools.errors import NonFiniteError, OptionError, shorten
 
 if TYPE_CHECKING:
     import torch

@@ -418,11 +418,18 @@ def test_an_output_has_a_name(tmp_path, monkeypatch, name, overwrite):
 
 
 def test_a_missing_parent_is_named(tmp_path):
-    with pytest.raises(StorageError, match=r"gone: no such folder"):
+    with pytest.raises(OutputError, match=r"gone: no such folder"):
         check(tmp_path / "gone/output")
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file: no such folder"):
+    with pytest.raises(OutputError, match=r"file: no such folder"):
         check(tmp_path / "file/output")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 240, "a\0b"])
+def test_a_name_that_nothing_can_have_is_refused(tmp_path, name):
+    """The folder that an output is made in has a longer name than the output."""
+    with pytest.raises(OutputError, match=r"name too long|null"):
+        check(tmp_path / name)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

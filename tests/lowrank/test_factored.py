@@ -1,6 +1,7 @@
 """Singular values of a product from its factors equal those of the product."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,16 @@ def test_summary_of_a_hand_computed_spectrum():
     assert found.stable_rank == 1.25
     assert found.effective_rank == pytest.approx(math.exp(entropy), rel=1e-14)
     assert found.half_energy == pytest.approx(0.8, rel=1e-15)
+
+
+@pytest.mark.parametrize("exponent", [-1000, 1000])
+def test_shape_of_a_spectrum_does_not_depend_on_its_size(exponent):
+    """Whose squares are no numbers, or nothing."""
+    values = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
+    found, large = spectrum_of(values, 3), spectrum_of(values * 2.0**exponent, 3)
+    assert large.frobenius == found.frobenius * 2.0**exponent
+    assert large.spectral == found.spectral * 2.0**exponent
+    assert replace(large, frobenius=0, spectral=0) == replace(found, frobenius=0, spectral=0)
 
 
 def test_equal_singular_values_have_full_effective_rank():

@@ -13,7 +13,13 @@ from loratools.adapter import Adapter, Note, ReplacedRows, Update
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
-from loratools.errors import MatchError, NonFiniteError, ShapeMismatchError, UnsupportedError
+from loratools.errors import (
+    MatchError,
+    NonFiniteError,
+    OptionError,
+    ShapeMismatchError,
+    UnsupportedError,
+)
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
 from loratools.methods import MethodOptions
@@ -195,7 +201,7 @@ def test_certificate_is_the_error_in_float64(
 
 @pytest.mark.parametrize("name", DENSE)
 def test_matrices_need_a_rule(name: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"{name} makes updates of full rank; say how many"):
+    with pytest.raises(OptionError, match=f"{name} makes updates of full rank; say how many"):
         combined(*pair(), method=name)
 
 
@@ -408,10 +414,10 @@ def test_adapters_that_cannot_be_merged_exactly_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [((1.0,), "1 weights for 2 adapters"), ((1.0, math.nan), "finite numbers, not")],
+    [((1.0,), "1 weights for 2 adapters"), ((1.0, math.nan), "weight is a finite number")],
 )
 def test_weights_are_checked(weights: Any, message: str) -> None:
-    with pytest.raises(LoratoolsError, match=message):
+    with pytest.raises(OptionError, match=message):
         combined(*pair(), weights=weights)
 
 
@@ -520,3 +526,31 @@ def test_adapters_without_a_common_target_are_combined_and_it_is_said() -> None:
         "one: has no target in common with the other adapters",
         "two: has no target in common with the other adapters",
     )
+
+
+@pytest.mark.parametrize("rule", [None, RankRule(rank=2)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_updates_that_cancel_leave_nothing_and_it_is_said(rule: Any, dtype: str) -> None:
+    """What rounding leaves of them has no angle; its square may even be below zero."""
+    for seed in range(20):
+        one = adapter({Q: lora(seed, rank=3, alpha=7.0, dtype=dtype)})
+        found = combined(one, one, weights=(0.3, -0.3), rule=rule)
+        angles = found.similarity.total
+        assert angles is not None
+        assert [angles.cosine(i, 2) for i in range(3)] == [None, None, None]
+        assert "nothing is left of the updates: the result changes nothing" in found.notes
+    _, other = pair()
+    assert not combined(one, other, weights=(1.0, 1e-5)).notes
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [1e30, 1e160])
+def test_an_update_that_is_too_large_to_compute_with_is_refused(method: str, size: float) -> None:
+    """Squares of 1e30 are beyond float32, in which some methods compute."""
+    large = replace(lora(0), up=Held("up", torch.full((20, 4), size, dtype=torch.float64), "F64"))
+    updates = uniform(method, large, lora(1))
+    if size == 1e30 and method in {"linear", "slerp", "knots"}:
+        combined(*updates, rule=RankRule(rank=2), method=method)
+        return
+    with pytest.raises(NonFiniteError, match="too large"):
+        combined(*updates, rule=RankRule(rank=2), method=method)

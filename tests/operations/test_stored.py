@@ -80,3 +80,15 @@ def test_factors_as_they_were_are_exact() -> None:
     adapter = adapter_of("F16")
     assert rounding_error(rescale(adapter, Rescaling(strength=0.3)).adapter) is None
     assert rounding_note(adapter, None) == ()
+
+
+@pytest.mark.parametrize("exponent", [-1000, 1000])
+def test_error_does_not_depend_on_the_size_of_the_scaling(exponent: int) -> None:
+    """The square of 2^1000 is beyond float64, and that of 2^-1000 is nothing."""
+    folded = rescale(adapter_of("BF16", rank=2), Rescaling(fold=True)).adapter
+    updates = {}
+    for target, update in folded.updates.items():
+        delta: Any = update.delta
+        scaling = replace(delta.scaling, alpha=delta.scaling.alpha * 2.0**exponent)
+        updates[target] = replace(update, delta=replace(delta, scaling=scaling))
+    assert rounding_error(replace(folded, updates=updates)) == rounding_error(folded)

@@ -1,17 +1,23 @@
 """Laws that hold for every verb, those of tomorrow included."""
 
 import importlib
+import json
+import math
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 
 from loratools.cli import _COMMANDS
 from loratools.cli.signals import STOPPING
 from loratools.io import stopping
 from tests.e2e.commands import digests, run_here
+from tests.files import write_adapter, write_base
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
+from tests.hub.faulty import REPO
 from tests.verbs import VERBS
 
 SAYS = {"SIGINT": "Interrupted.", "SIGTERM": "Terminated.", "SIGHUP": "Hung up."}
@@ -96,3 +102,92 @@ def _stopped(capsys, arguments, verb, number, turn):
         result = run_here(capsys, *arguments)
         calls.is_over.set()
     return result
+
+
+#: Factors of an adapter of rank 2 and scaling 2, by the sizes of `up` and `down`, and its config.
+NUMBERS = {
+    "plain": {},
+    "zero": {"up": 0.0},
+    "huge": {"up": 1e300, "dtype": torch.float64},
+    "huge together": {"up": 1e200, "down": 1e200, "dtype": torch.float64},
+    "huge for float32": {"up": 1e30, "down": 1e30},
+    "tiny": {"up": 1e-310, "dtype": torch.float64},
+    "tiny together": {"up": 1e-200, "down": 1e-200, "dtype": torch.float64},
+    "half": {"up": 1e4, "dtype": torch.float16},
+    "a NaN": {"up": math.nan},
+    "an infinity": {"up": math.inf},
+    "alpha 1e308": {"lora_alpha": 1e308},
+    "alpha 1e308 in 16 bits": {"lora_alpha": 1e308, "dtype": torch.bfloat16},
+    "alpha of 300 digits": {"lora_alpha": 10**300, "use_rslora": True},
+    "alpha 0": {"lora_alpha": 0},
+    "alpha -0": {"lora_alpha": -0.0},
+    "alpha 5e-324": {"lora_alpha": 5e-324},
+    "alpha patterns": {"alpha_pattern": {"a": 1e308, "b": 1e-320}},
+    "rank 0": {"r": 0},
+    "a rank of 30 digits": {"r": 10**30},
+    "a fraction of a rank": {"r": 2.5},
+    "an alpha in words": {"lora_alpha": "four"},
+    "numbers of others": {"x": 12345678901234567890123, "y": 1.7976931348623157e308},
+    "more than float64": {"x": 10**400},
+}
+
+
+def odd(folder, up=1.0, down=1.0, dtype=torch.float32, **config):
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for name in "ab":
+        for part, shape, size in (("A", (2, 6), down), ("B", (8, 2), up)):
+            numbers = torch.randn(shape, generator=generator, dtype=torch.float64) * size
+            factors[f"m.{name}.lora_{part}.weight"] = numbers.to(dtype)
+    modules = {"target_modules": ["a", "b"], "lora_alpha": 4}
+    return write_adapter(folder, factors, **modules | config)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_no_number_makes_a_fault_or_json_that_is_none(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
+    """It is computed with or refused, in which case there is no output; and all JSON is JSON."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # most of the time
+    base = write_base(workplace / "inputs/base", {f"m.{n}.weight": torch.ones(8, 6) for n in "ab"})
+    for numbers, config in NUMBERS.items():
+        adapter = odd(workplace / "inputs" / numbers.replace(" ", "-"), **config)
+        for arguments in VERBS[name].of_adapter(hub, adapter, base):
+            result = run_here(capsys, name, *arguments, "--json")
+            assert result.code in {0, 1, 3}, (arguments, result.err)
+            assert "Traceback" not in result.err
+            if result.code == 1:
+                assert os.listdir() == [], arguments  # noqa: PTH208
+            else:
+                strict_json(result.out)
+            _check_files(Path.cwd())
+            for path, data in (hub.files(REPO, "main") if REPO in hub.repos else {}).items():
+                if path.endswith(".json"):
+                    strict_json(data.decode())
+            shutil.rmtree("out", ignore_errors=True)
+            Path("lock.json").unlink(missing_ok=True)
+
+
+def _check_files(folder):
+    for path in folder.rglob("*"):
+        if path.suffix == ".json":
+            strict_json(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            metadata = _header(path).get("__metadata__", {})
+            assert all(type(value) is str for value in metadata.values())
+
+
+def _header(path):
+    data = path.read_bytes()
+    return strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
+
+
+def strict_json(text):
+    """As RFC 8259 has it: json.loads takes NaN, Infinity and keys that are there twice."""
+
+    def constant(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    def fields(pairs):
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    return json.loads(text, parse_constant=constant, object_pairs_hook=fields)
