@@ -306,10 +306,18 @@ def test_a_wrong_call_exits_2(run, output, arguments, says):
 
 
 REFUSED = {
-    "NaN": (["-w", "nan", "-w", "1"], "weights and strengths must be finite numbers"),
-    "NaN in places": (["--where", "*=nan"], "weights and strengths must be finite numbers"),
     "too much": (["-w", "1e300", "-w", "1", "--rank", "2"], "the update is too large"),
     "a glob for nothing": (["--where", "*.mlp.*=2"], r"'\*\.mlp\.\*' matches no target"),
+    "few bytes": (["--size", "1kB"], "bytes without any factors, more than 1000"),
+    "DoRA": ([FIXTURES / "adapters/dora"], "adapters/dora: .*DoRA depends on the weight"),
+    "another format": ([KOHYA], "adapters of one format are expected, not peft, kohya"),
+    "the second for output": (["-o", MIDDLE, "--overwrite"], "is the input"),
+    "inside the second": (["-o", MIDDLE / "out"], "lies inside the input"),
+}
+#: Options with a value that they cannot have.
+WRONG = {
+    "NaN": (["-w", "nan", "-w", "1"], "weight is a finite number, not nan"),
+    "NaN in places": (["--where", "*=nan"], "strength is a finite number, not nan"),
     "a method of full rank": (["--method", "ties"], "say how many ranks to keep, with --rank"),
     "another method's option": (["--density", "0.5"], "linear takes no density; it takes"),
     "a density of 0": (["--method", "ties", "--density", "0", "--rank", "2"], "density is a share"),
@@ -317,16 +325,11 @@ REFUSED = {
     "lambda": (["--lambda", "nan"], "lambda is a finite number, not nan"),
     "a bad rule": (["--rank", "0"], "a rank of 0 keeps nothing"),
     "two rules": (["--rank", "2", "--error", "0.5"], "rank and error are both given"),
-    "few bytes": (["--size", "1kB"], "bytes without any factors, more than 1000"),
     "three for slerp": ([LARGE, "--method", "slerp"], "slerp goes from one adapter to another; 3"),
-    "DoRA": ([FIXTURES / "adapters/dora"], "adapters/dora: .*DoRA depends on the weight"),
     "another base's": (
         [FIXTURES / "adapters/gpt2-conv1d", "--rank", "0"],
         "a rank of 0 keeps nothing",
     ),
-    "another format": ([KOHYA], "adapters of one format are expected, not peft, kohya"),
-    "the second for output": (["-o", MIDDLE, "--overwrite"], "is the input"),
-    "inside the second": (["-o", MIDDLE / "out"], "lies inside the input"),
 }
 
 
@@ -335,6 +338,12 @@ def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
     with unchanged(SMALL, MIDDLE):
         result = run(SMALL, MIDDLE, *([] if "-o" in arguments else ["-o", output]), *arguments)
     assert refused(result, 1, says)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG)
+def test_a_wrong_option_exits_2_and_writes_nothing(run, output, arguments, says):
+    assert refused(run(SMALL, MIDDLE, "-o", output, *arguments), 2, says)
     assert list(output.parent.iterdir()) == []
 
 

@@ -435,7 +435,7 @@ def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
 
 def test_a_weight_is_a_number(run, output):
     result = run(SINGLE, PLAIN, "-w", "nan", "-o", output)
-    assert refused(result, 1, "holds a NaN or an infinity after the merge")
+    assert refused(result, 2, "weight is a finite number, not nan")
     assert os.listdir(output.parent) == []  # noqa: PTH208
 
 
@@ -452,7 +452,7 @@ def test_a_folder_of_models_is_not_replaced_by_one_file(run, tmp_path):
         assert refused(run(*command), 1, "models: not a file, and the output is one")
 
 
-STORAGE = {
+NAMES = {
     "no parent": (["-o", "gone/out"], "gone: no such folder"),
     "a file for a parent": (["-o", "file/out"], "file: no such folder"),
     "a name too long": (["-o", "n" * 250], "file name too long"),
@@ -460,11 +460,13 @@ STORAGE = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "says"), STORAGE.values(), ids=STORAGE)
-def test_a_failure_of_the_disk_exits_4(run, monkeypatch, tmp_path, arguments, says):
+@pytest.mark.parametrize(("arguments", "says"), NAMES.values(), ids=NAMES)
+def test_an_output_that_cannot_be_made_by_its_name_exits_1(
+    run, monkeypatch, tmp_path, arguments, says
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    assert refused(run(SINGLE, PLAIN, *arguments), 4, says)
+    assert refused(run(SINGLE, PLAIN, *arguments), 1, says)
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
 
 

@@ -157,13 +157,8 @@ def test_a_wrong_call_exits_2(run, output, arguments, says):
 
 
 REFUSED = {
-    "NaN": ([SMALL, "--strength", "nan"], "must be finite numbers"),
-    "infinity": ([SMALL, "--alpha", "inf"], "must be finite numbers"),
-    "infinity in places": ([SMALL, "--where", "*=inf"], "must be finite numbers"),
     "too much": ([SMALL, "--strength", "1e308", "--alpha", "100"], "alpha inf"),
     "a glob for nothing": ([SMALL, "--where", "*.mlp.*=2"], r"'\*\.mlp\.\*' matches no target"),
-    "folded with alpha": ([SMALL, "--fold", "--alpha", "8"], "folding sets alpha to the rank"),
-    "folded for rsLoRA": ([SMALL, "--fold", "--rule", "rslora"], "folding sets alpha to the rank"),
     "DoRA": ([FIXTURES / "adapters/dora", "--strength", "2"], "DoRA depends on the weight"),
     "DoRA's alpha": ([FIXTURES / "adapters/dora", "--alpha", "3"], "DoRA depends on the weight"),
     "whole tensors": (
@@ -175,11 +170,25 @@ REFUSED = {
         r"model\.embed_tokens\.weight take",
     ),
 }
+#: Options with a value that they cannot have.
+WRONG = {
+    "NaN": ([SMALL, "--strength", "nan"], "is a finite number, not"),
+    "infinity": ([SMALL, "--alpha", "inf"], "is a finite number, not"),
+    "infinity in places": ([SMALL, "--where", "*=inf"], "is a finite number, not"),
+    "folded with alpha": ([SMALL, "--fold", "--alpha", "8"], "folding sets alpha to the rank"),
+    "folded for rsLoRA": ([SMALL, "--fold", "--rule", "rslora"], "folding sets alpha to the rank"),
+}
 
 
 @pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
     assert refused(run(*arguments, "-o", output), 1, says)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG)
+def test_a_wrong_option_exits_2_and_writes_nothing(run, output, arguments, says):
+    assert refused(run(*arguments, "-o", output), 2, says)
     assert list(output.parent.iterdir()) == []
 
 

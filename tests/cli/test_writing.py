@@ -249,7 +249,7 @@ def test_a_number_that_is_none_is_an_error_that_names_its_tensor(run, verb, tmp_
     assert names(tmp_path) == ["adapter"]
 
 
-STORAGE = {
+NAMES = {
     "no parent": ("gone/out", "gone: no such folder"),
     "a file for a parent": ("file/out", "file: no such folder"),
     "a name too long": ("n" * 250, "file name too long"),
@@ -257,11 +257,13 @@ STORAGE = {
 
 
 @verbs
-@pytest.mark.parametrize(("output", "says"), STORAGE.values(), ids=STORAGE)
-def test_a_failure_of_the_disk_exits_4(run, monkeypatch, tmp_path, verb, output, says):
+@pytest.mark.parametrize(("output", "says"), NAMES.values(), ids=NAMES)
+def test_an_output_that_cannot_be_made_by_its_name_exits_1(
+    run, monkeypatch, tmp_path, verb, output, says
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    assert refused(run(verb, SMALL, "-o", output), 4, says)
+    assert refused(run(verb, SMALL, "-o", output), 1, says)
     assert names(tmp_path) == ["file"]
 
 
