@@ -5,7 +5,6 @@ digest of those bytes: what was damaged since is told from what was finished.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -199,7 +198,7 @@ def _is_whole(path: Path) -> bool:
 
 def _digest(entries: Sequence[_Entry], pieces: Iterable[memoryview]) -> str:
     """Of the names, dtypes and shapes of tensors, and of their bytes in that order."""
-    digest = hashlib.sha256(json.dumps(entries).encode())
+    digest = hashlib.sha256(json_text(entries).encode())
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
