@@ -19,8 +19,11 @@ _TASKS = (
     ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
 )
 #: With these tasks, PEFT expects the new head in the adapter.
-_HEADED_TASKS = ("SEQ_CLS", "TOKEN_CLS")
-_HEADS = ("classifier", "score")
+_HEADS = {
+    "SEQ_CLS": {"classifier", "score"},
+    "TOKEN_CLS": {"classifier", "score"},
+    "QUESTION_ANS": {"qa_outputs"},
+}
 
 
 class Factors(Protocol):
@@ -95,7 +98,7 @@ def _task(plan: ExtractPlan) -> str | None:
     task = next((task for end, task in _TASKS if name.endswith(end)), None)
     if task == "SEQ_2_SEQ_LM" and not config.get("is_encoder_decoder"):
         return None
-    if task in _HEADED_TASKS:
+    if task in _HEADS:
         saved = {target.rpartition(".")[0].rpartition(".")[2] for target in plan.whole}
-        return task if saved & set(_HEADS) else None
+        return task if saved & _HEADS[task] else None
     return task

@@ -217,7 +217,7 @@ def _prefixes(
     pairs = [(c.target, name) for name, tensor in tensors.items() for c in tensor.changes]
     inner = [pair for pair in pairs if pair[0].partition(".")[0] not in _OUTER]
     found = {_before_common_end(target, name) for target, name in inner}
-    if not found and head.is_known and str(_architecture(config)).endswith("Model"):
+    if found <= {("", "")} and head.is_known and str(_architecture(config)).endswith("Model"):
         is_bare = not any(name.startswith(head.prefix) for name in tensors)
         return ("", head.prefix) if is_bare else None
     if len(found) != 1:

@@ -18,6 +18,8 @@ from loratools.names.wrappers import plain_names
 _AROUND = "base_model."
 #: Tensors that some programs store and others make anew: positions, masks, frequencies.
 _MADE = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.masked_bias|attn(ention)?\.bias)$")
+_CLASSIFIER = re.compile("For(Sequence|Token)Classification|ForQuestionAnswering")
+_CLASSIFIER = re.compile("For(Sequence|Token)Classification|ForQuestionAnswering")
 _HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration|DoubleHeads")
 
 
@@ -83,7 +85,9 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     _add_heads(after, before, tuned, base, config)
     plain = plain_names(after, tuned.where), plain_names(before, base.where)
     found, new = _match(tuned, plain, after, before)
-    pairs = _pairs(found, plain, after, before, config)
+    # An adapter's targets have the names of the class that it makes of its base.
+    is_nested = has_head(config) or _is_classifier(tuned.config)
+    pairs = _pairs(found, plain, after, before, is_nested=is_nested)
     taken = set(found.values())
     return Pairing(
         tuned=tuned,
@@ -109,6 +113,13 @@ def has_head(config: Mapping[str, Any] | None) -> bool:
     if not isinstance(architectures, list) or not architectures:
         return True
     return _HEADED.search(str(architectures[0])) is not None
+
+
+def _is_classifier(config: Mapping[str, Any] | None) -> bool:
+    architectures = (config or {}).get("architectures")
+    return isinstance(architectures, list) and any(
+        _CLASSIFIER.search(str(name)) for name in architectures
+    )
 
 
 def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:
@@ -174,13 +185,14 @@ def _pairs(
     plain: tuple[Mapping[str, str], Mapping[str, str]],
     after: Mapping[str, Stored],
     before: Mapping[str, Stored],
-    config: Mapping[str, Any] | None,
+    *,
+    is_nested: bool,
 ) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
     firsts: dict[tuple[int, int], str] = {}
     for name, of in found.items():
         stored = after[name], before[of]
-        target = _target(plain[0][name], plain[1][of], is_nested=has_head(config))
+        target = _target(plain[0][name], plain[1][of], is_nested=is_nested)
         # Of the two ends, the embedding is the one that has its own name in the file.
         key = id(stored[0]), id(stored[1])
         is_own = stored[0].info.name == name and stored[1].info.name == of

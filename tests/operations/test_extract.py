@@ -599,6 +599,18 @@ def test_a_new_head_can_be_stored_whole(tmp_path):
     assert fields["modules_to_save"] == ["score"]
 
 
+def test_targets_of_a_classifier_have_the_names_of_its_class(tmp_path):
+    """PEFT loads the adapter onto that class, in which the base model has a prefix."""
+    weights = {f"encoder.layer.{n}.query.weight": random(12, 12) for n in range(2)}
+    base = write_base(tmp_path / "base", weights, {"architectures": ["BertModel"]})
+    after = {f"bert.{name}": tensor + 1 for name, tensor in weights.items()}
+    config = {"architectures": ["BertForSequenceClassification"]}
+    tuned = write_base(tmp_path / "tuned", after, config)
+    svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=1))
+    updates = loratools.open_adapter(tmp_path / "out").updates
+    assert set(updates) == set(after)
+
+
 # Ranks that need more than was found out
 
 

@@ -269,14 +269,16 @@ class TestNames:
         passed_over = "lm_head.weight: kept from the base; LlamaForQuestionAnswering passes over it"
         assert passed_over in report.plan.notes
 
-    def test_base_model_is_known_by_its_class_where_only_a_head_is_merged(
-        self, tmp_path: Path
+    @pytest.mark.parametrize("updates", [{}, pair(QUERY, 3, 3)], ids=["head", "bare"])
+    def test_base_model_is_known_by_its_class_where_no_target_tells_its_prefix(
+        self, updates: dict[str, Tensor], tmp_path: Path
     ) -> None:
         config = BERT | {"architectures": ["BertModel"]}
         base = write_base(tmp_path / "base", BODY, config)
-        adapter = write_adapter(tmp_path / "adapter", head("classifier", 2), task_type="SEQ_CLS")
-        tensors, _ = merged(base, adapter)
-        assert set(tensors) == {*PREFIXED, "classifier.weight", "classifier.bias"}
+        tensors = updates | head("classifier", 2)
+        adapter = write_adapter(tmp_path / "adapter", tensors, task_type="SEQ_CLS")
+        found, _ = merged(base, adapter)
+        assert set(found) == {*PREFIXED, "classifier.weight", "classifier.bias"}
 
     def test_head_is_no_tensor_of_a_layer_with_the_same_ending(self, tmp_path: Path) -> None:
         router = {"bert.layers.0.router.classifier.weight": eighths(7, 3)}
