@@ -599,6 +599,17 @@ def test_a_new_head_can_be_stored_whole(tmp_path):
     assert fields["modules_to_save"] == ["score"]
 
 
+@pytest.mark.parametrize("task", ["SequenceClassification", "QuestionAnswering"])
+def test_no_task_is_named_whose_head_is_not_stored(tmp_path, task):
+    """PEFT would look for the head, and make one up."""
+    config = {"architectures": [f"LlamaFor{task}"]}
+    base = write_base(tmp_path / "base", model(), config)
+    tuned = write_base(tmp_path / "tuned", {**model(), OTHER: model()[OTHER] + 1}, config)
+    svd_extract(tuned, base, output=tmp_path / "out", rule=RankRule(rank=1))
+    fields = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert fields["task_type"] is None
+
+
 def test_targets_of_a_classifier_have_the_names_of_its_class(tmp_path):
     """PEFT loads the adapter onto that class, in which the base model has a prefix."""
     weights = {f"encoder.layer.{n}.query.weight": random(12, 12) for n in range(2)}
