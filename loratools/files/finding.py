@@ -8,6 +8,8 @@ from loratools.io.companions import ADAPTER_CONFIG, WEIGHT_SUFFIXES
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
+#: Where `pull` puts the base of an adapter, in the adapter's folder.
+BASE_FOLDER = "base"
 _PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
 _PICKLES = (".bin", ".pt", ".pth")
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
@@ -88,9 +90,9 @@ def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
 def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, ...]:
     """Weights in an adapter's folder, and in the folders in it, that are none of its own.
 
-    Not those that only a training goes on with, the same adapter in other formats or as it was
-    earlier, and other adapters in folders of their own. A file that `is_named` itself, without a
-    config beside it, may lie beside anything.
+    Not those that only a training goes on with, or the same adapter in other formats or as it was
+    earlier; nor, in folders of their own, other adapters and the base as `pull` puts it. A file
+    that `is_named` itself, without a config beside it, may lie beside anything.
 
     Raises:
         FormatError: as `tensor_files`.
@@ -102,6 +104,8 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
     own = tensor_files(folder, file)
     stems = set(map(_stem, own))
     others = {name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_CONFIG}")}
+    if f"{BASE_FOLDER}/config.json" in names:
+        others.add(BASE_FOLDER)
     return tuple(
         name
         for name in names

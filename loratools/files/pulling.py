@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from loratools.errors import HubError, UnsupportedError, shorten
-from loratools.files.finding import is_model, is_pickle
+from loratools.files.finding import BASE_FOLDER, is_model, is_pickle
 from loratools.files.opening import adapter_files
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.companions import ADAPTER_CONFIG
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
     from loratools.hub.lock import Lock
 
-#: Where the base goes in an output.
-_BASE = "base"
 #: What tells about an adapter, by the beginning of its name.
 _ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
 _SLACK_BYTES = 2**20
@@ -85,10 +83,10 @@ def pull(
     if held is not None:
         held.write()
     if output is not None:
-        parts = {"": fetched} if base is None else {"": fetched, f"{_BASE}/": base}
+        parts = {"": fetched} if base is None else {"": fetched, f"{BASE_FOLDER}/": base}
         _copy(parts, Path(output), overwrite=overwrite)
     place = None if output is None else Path(output)
-    of_base = None if base is None else _pulled(base, place and place / _BASE, None)
+    of_base = None if base is None else _pulled(base, place and place / BASE_FOLDER, None)
     return _pulled(fetched, place, of_base)
 
 

@@ -67,6 +67,11 @@ def test_other_adapters_have_folders_of_their_own(adapter):
     assert loratools.inspect(adapter / "critic").adapter.beside == ("value_head.bin",)
 
 
+def test_a_base_that_was_pulled_with_the_adapter_is_its_own(adapter, fixtures):
+    shutil.copytree(fixtures / "stories260k", adapter / "base")
+    assert loratools.inspect(adapter).is_sound
+
+
 def test_a_file_by_itself_has_nothing_beside_it(fixtures, tmp_path):
     source = fixtures / "kohya/sd15-locon"
     file = source if source.is_file() else next(source.glob("*.safetensors"))
