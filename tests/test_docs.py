@@ -373,7 +373,7 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
     adapters, base = fixtures / "adapters", fixtures / "stories260k"
     odd = shutil.copytree(adapters / "combine-r4", tmp_path / "odd")
     config = json.loads((odd / "adapter_config.json").read_text())
-    (odd / "adapter_config.json").write_text(json.dumps({**config, "r": 2}))
+    (odd / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": 0}))
     reports = [
         loratools.merge(base, adapters / "dora", output=tmp_path / "dora"),
         loratools.merge(base, odd, output=None),

@@ -18,7 +18,8 @@ from loratools.cli.tables import Column, human_size, print_fields, print_table
 from loratools.errors import listing, shorten
 
 if TYPE_CHECKING:
-    from loratools.operations.inspect import Inspection, TargetSpectrum
+    from loratools.operations.inspect import Inspection
+    from loratools.operations.spectra import TargetSpectrum
 
 _METADATA_SHOWN = 12
 
@@ -139,7 +140,7 @@ def _spectrum_columns(
     modules: "Sequence[TargetSpectrum]", spectra: "Sequence[TargetSpectrum]"
 ) -> Sequence[Column]:
     """A row for each of `modules`, or where that is empty the means over groups of targets."""
-    from loratools.operations.inspect import mean_spectra
+    from loratools.operations.spectra import mean_spectra
 
     rows = modules or mean_spectra(spectra)
     return (

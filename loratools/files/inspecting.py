@@ -12,8 +12,8 @@ from loratools.operations.inspect import (
     cover,
     find_nonfinite,
     inspect_adapter,
-    measure_spectra,
 )
+from loratools.operations.spectra import measure_spectra
 
 
 def inspect(

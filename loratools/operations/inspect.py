@@ -1,28 +1,24 @@
 """Describe an adapter: from its headers alone, from its factors, and beside its base."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from statistics import fmean
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
-from loratools.deltas.lora import LoRA
-from loratools.errors import LoratoolsError, NonFiniteError, listing
+from loratools.errors import LoratoolsError, listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source, is_finite, stored_elements
 from loratools.names.tied import find_tied_head
 from loratools.operations.both_ends import notes_on_both_ends
 from loratools.operations.effects import by_reason
-from loratools.operations.factors import sum_of
 from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import MergeOptions, MergePlan, plan_merge
+from loratools.operations.spectra import TargetSpectrum
 
 if TYPE_CHECKING:
-    from loratools.lowrank.spectrum import Spectrum
-    from loratools.operations.parallel import Map
+    pass
 
 
 @final
@@ -43,24 +39,6 @@ class TargetGroup:
     alpha_from: str | None
     count: int
     parameters: int
-
-
-@final
-@dataclass(frozen=True)
-class TargetSpectrum:
-    """The size and shape of one update; `spectrum` is None where a value is not finite.
-
-    `relative` is its Frobenius norm over that of the base's weight, None without a base.
-    """
-
-    target: str
-    spectrum: "Spectrum | None"
-    relative: float | None = None
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether it changes nothing: its `up` or its `down` is zero."""
-        return self.spectrum is not None and self.spectrum.frobenius == 0
 
 
 @final
@@ -180,7 +158,7 @@ class Inspection:
             "tokenizer_files": [path.name for path in adapter.companions],
             "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
             "base": None if self.coverage is None else asdict(self.coverage),
-            "changing_nothing": None if self.spectra is None else dict(self.idle),
+            "changing_nothing": dict(self.idle),
             "notes": [asdict(note) for note in self.notes],
             "sound": self.is_sound,
         }
@@ -189,40 +167,6 @@ class Inspection:
 def inspect_adapter(adapter: Adapter) -> Inspection:
     """Describe an adapter from its headers."""
     return Inspection(adapter, tuple(_group(adapter.updates)))
-
-
-def measure_spectra(
-    adapter: Adapter, plan: MergePlan | None = None, each: "Map" = map
-) -> Iterator[TargetSpectrum]:
-    """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
-
-    For DoRA and KaSA it is that of the low-rank part.
-    """
-    norms = _base_norms(plan) if plan is not None else {}
-    deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.low_rank is not None}
-    for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
-        norm = norms.get(target)
-        relative = spectrum.frobenius / norm if spectrum and norm else math.inf
-        yield TargetSpectrum(target, spectrum, relative if math.isfinite(relative) else None)
-
-
-def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:
-    """Means over the targets that differ only in the numbers in their names."""
-    groups: dict[str, list[TargetSpectrum]] = {}
-    for row in spectra:
-        groups.setdefault(pattern_of(row.target), []).append(row)
-    return tuple(_mean(pattern, rows) for pattern, rows in groups.items())
-
-
-def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
-    finite = [row.spectrum for row in rows if row.spectrum is not None]
-    relative = [row.relative for row in rows if row.relative is not None]
-    if len(finite) < len(rows):
-        return TargetSpectrum(pattern, None)
-    means = {f.name: fmean(getattr(s, f.name) for s in finite) for f in fields(finite[0])}
-    return TargetSpectrum(
-        pattern, replace(finite[0], **means), fmean(relative) if relative else None
-    )
 
 
 def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
@@ -284,35 +228,6 @@ def _sources(adapter: Adapter) -> Iterable[Source]:
         yield replacement.source
     for rows in adapter.rows.values():
         yield rows.rows
-
-
-def _spectrum(delta: Delta) -> "Spectrum | None":
-    from loratools.lowrank.spectrum import spectrum_of
-
-    lora = delta.low_rank
-    if lora is None or not all(is_finite(source.read()) for source in _beside(lora, delta)):
-        return None
-    try:
-        return spectrum_of(sum_of([(1.0, lora)]).values(), lora.rank)
-    except NonFiniteError:
-        return None
-
-
-def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
-    """What a change is made of beside its factors."""
-    factors = {id(source) for source in lora.sources}
-    yield from (source for source in delta.sources if id(source) not in factors)
-
-
-def _base_norms(plan: MergePlan) -> Mapping[str, float]:
-    """By target, the Frobenius norm of the weight it changes."""
-    from loratools.operations.rounding import frobenius
-
-    norms = {}
-    for tensor in plan.changed:
-        for change in tensor.changes:
-            norms[change.target] = frobenius(tensor.origin)
-    return norms
 
 
 def _spectrum_row(row: TargetSpectrum) -> dict[str, object]:

@@ -167,6 +167,14 @@ def test_update_that_changes_nothing_is_told_beside_one_that_does(tmp_path: Path
     assert report.warnings == (f"1 update changes nothing: {UP_IS_ZERO} (q.weight)",)
 
 
+def test_idle_update_of_a_replaced_tensor_leaves_it_replaced(tmp_path: Path) -> None:
+    whole = write_adapter(tmp_path / "whole", {"q.weight": eighths(6, 4)}, modules_to_save=["q"])
+    untrained = write_adapter(tmp_path / "untrained", zero("lora_B"), **TARGETS)
+    _, report = merged(base(tmp_path / "base"), whole, untrained)
+    assert reasons(report) == [UP_IS_ZERO]
+    assert not report.equals_base
+
+
 @pytest.mark.parametrize("seed", [None, 7], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_output_of_another_dtype_equals_the_base_in_that_dtype(
@@ -182,10 +190,11 @@ def test_output_of_another_dtype_equals_the_base_in_that_dtype(
     assert_nothing_is_claimed(report)
 
 
-def test_one_number_that_moves_is_enough(tmp_path: Path) -> None:
-    """In the last row of the last block of a matrix of several."""
+@pytest.mark.parametrize("row", [0, 3000, 4095])
+def test_one_number_that_moves_is_enough(tmp_path: Path, row: int) -> None:
+    """Wherever it is in a matrix of several blocks."""
     up, down = torch.zeros(4096, 1), torch.zeros(1, 512)
-    up[-1], down[0, -1] = 1, 1
+    up[row], down[0, -1] = 1, 1
     factors = {"q.lora_A.weight": down, "q.lora_B.weight": up}
     adapter = write_adapter(tmp_path / "adapter", factors, **TARGETS, r=1)
     _, report = merged(write_base(tmp_path / "base", {"q.weight": torch.ones(4096, 512)}), adapter)
