@@ -4,7 +4,7 @@ Names are listed without importing anything; a plug-in is imported when it is as
 """
 
 import importlib
-import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 from loratools.errors import UnsupportedError
@@ -12,7 +12,9 @@ from loratools.errors import UnsupportedError
 
 def names(package: ModuleType) -> tuple[str, ...]:
     """The plug-ins of `package`, sorted; files that begin with an underscore are not plug-ins."""
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    # Not by pkgutil, to which a folder that cannot be read just now is one without plug-ins.
+    files = (file for folder in package.__path__ for file in Path(folder).iterdir())
+    found = (file.stem for file in files if file.suffix == ".py")
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 

@@ -3,9 +3,12 @@
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from loratools.errors import FormatError, StorageError, path_errors, storage_errors
+from loratools.io.descriptors import Descriptor
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
 from loratools.io.platform import descriptor_path, pread_into
@@ -25,45 +28,49 @@ class InputFile:
     def __init__(self, path: Path, *, folder: Path | None = None) -> None:
         self.path = path
         self._folder = folder
-        self._fd = _open(path, folder)
-        status = os.fstat(self._fd)
+        fd = _open(path, folder)
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            self.close()
+            os.close(fd)
             raise FormatError(f"{path}: not a regular file")
         self.size = status.st_size
         self._identity = _identity(status)
+        self._descriptor = self._reopened(fd)
 
-    def __del__(self) -> None:
-        self.close()
+    def _reopened(self, fd: int = -1) -> Descriptor:
+        return Descriptor(partial(_open_same, self.path, self._folder, self._identity), fd)
 
     def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__ | {"path": self.path.absolute()}
+        state["_folder"] = self._folder and self._folder.absolute()
+        del state["_descriptor"]
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
         # Not opened by unpickling: an error there would break a whole pool of processes.
-        folder = self._folder and self._folder.absolute()
-        return self.__dict__ | {"path": self.path.absolute(), "_folder": folder, "_fd": -1}
+        self.__dict__.update(state)
+        self._descriptor = self._reopened()
 
     @property
     def where(self) -> str:
         """What messages call it."""
         return str(self.path)
 
-    @property
-    def fd(self) -> int:
-        """The open descriptor, for copies inside the kernel."""
-        if self._fd < 0:
-            self._fd = _open(self.path, self._folder)
-            self.check_unchanged()
-        return self._fd
+    def used(self) -> AbstractContextManager[int]:
+        """The open descriptor in a block, for copies inside the kernel."""
+        return self._descriptor.used()
 
     @property
     def open_path(self) -> Path:
-        """Where this process finds what is open, whatever lies at `path` by now; if it can."""
-        return descriptor_path(self.fd) or self.path
+        """Where this process finds what is open, whatever lies at `path` by now; if it can.
+
+        It stays open until `close`.
+        """
+        return descriptor_path(self._descriptor.pinned()) or self.path
 
     def close(self) -> None:
         """Give the descriptor back: who reads the file again opens it again, unchanged."""
-        fd, self._fd = getattr(self, "_fd", -1), -1
-        if fd >= 0:
-            os.close(fd)
+        self._descriptor = self._reopened()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes from `offset` on.
@@ -71,11 +78,10 @@ class InputFile:
         Raises:
             StorageError: somebody wrote to the file since it was opened, or the device failed.
         """
-        with storage_errors(self.path):
-            count = pread_into(self.fd, buffer, offset)
-        if count < len(buffer):
-            raise StorageError(f"{self.path}: became shorter while it was read")
-        self.check_unchanged()
+        with storage_errors(self.path), self.used() as fd:
+            if pread_into(fd, buffer, offset) < len(buffer):
+                raise StorageError(f"{self.path}: became shorter while it was read")
+            _check_same(fd, self.path, self._identity)
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on."""
@@ -91,8 +97,8 @@ class InputFile:
 
     def check_unchanged(self) -> None:
         """Raise a `StorageError` if somebody wrote to the file since it was opened."""
-        if _identity(os.fstat(self.fd)) != self._identity:
-            raise StorageError(f"{self.path}: changed while it was read; run again")
+        with self.used() as fd:
+            _check_same(fd, self.path, self._identity)
 
 
 #: What is wrong with a path itself; any other error is one of the disk or of permissions.
@@ -107,6 +113,21 @@ _WRONG = {
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_same(fd: int, path: Path, identity: tuple[int, ...]) -> None:
+    if _identity(os.fstat(fd)) != identity:
+        raise StorageError(f"{path}: changed while it was read; run again")
+
+
+def _open_same(path: Path, folder: Path | None, identity: tuple[int, ...]) -> int:
+    fd = _open(path, folder)
+    try:
+        _check_same(fd, path, identity)
+    except StorageError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _open(path: Path, folder: Path | None) -> int:

@@ -21,6 +21,9 @@ from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, unfinished
 
+#: Descriptors that it takes to look at a folder, and at those in it.
+_SPARE = 8
+
 
 @final
 class Staging:
@@ -36,10 +39,15 @@ class Staging:
         self._resume = resume
         self._is_published = False
         self._held: list[_OpenFolder] = []
+        self._spare: list[int] = []
 
     def claim(self) -> None:
         """Make the folder, in place of what a killed run may have left there; or go on with it."""
         with storage_errors(self.folder):
+            # First of all: what is made can be removed when no more files can be opened.
+            for _ in range(_SPARE):
+                self._spare.append(os.open(os.devnull, os.O_RDONLY))
+            os.close(self._spare.pop())
             self._held.append(_claim(self.folder, keep=self._resume))
 
     def remove(self) -> None:
@@ -47,6 +55,8 @@ class Staging:
 
         What is to be resumed stays, unless it is finished.
         """
+        while self._spare:
+            os.close(self._spare.pop())
         if self._is_held() and (self._is_published or not self._resume):
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -68,7 +78,8 @@ class Staging:
         """A copy of a file, made durable; its permissions are those of a new file."""
         path = self._parent(name) / Path(name).name
         with storage_errors(path), path.open("xb") as file:
-            copied = copy_range(original.fd, 0, file.fileno(), 0, original.size)
+            with original.used() as fd:
+                copied = copy_range(fd, 0, file.fileno(), 0, original.size)
             if copied != original.size:
                 raise StorageError(f"{original.where}: became shorter while it was read")
             os.fsync(file.fileno())

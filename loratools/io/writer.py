@@ -7,10 +7,12 @@ processes, each to its own bytes.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from loratools.errors import StorageError, storage_errors
+from loratools.io.descriptors import Descriptor
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo, encode_header
@@ -56,17 +58,25 @@ class OutputFile:
         self.layout = layout
         with storage_errors(path):
             # 0o666 less the umask, as for any file that a person makes.
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
-            self._inode = os.fstat(self._fd).st_ino
-            os.ftruncate(self._fd, layout.size)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+            self._inode = os.fstat(fd).st_ino
+            self._descriptor = self._reopened(fd)
+            with self._descriptor.used() as fd:
+                os.ftruncate(fd, layout.size)
         self._write(memoryview(layout.header), 0)
 
-    def __del__(self) -> None:
-        self.close()
+    def _reopened(self, fd: int = -1) -> Descriptor:
+        return Descriptor(partial(_open_same, self.path, self._inode), fd)
 
     def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__ | {"path": self.path.absolute()}
+        del state["_descriptor"]
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
         # Not opened by unpickling: an error there would break a whole pool of processes.
-        return self.__dict__ | {"path": self.path.absolute(), "_fd": -1}
+        self.__dict__.update(state)
+        self._descriptor = self._reopened()
 
     def write_header(self, layout: Layout) -> None:
         """Write the header anew, with other metadata of the same length."""
@@ -85,37 +95,40 @@ class OutputFile:
         Raises:
             StorageError: the source has become shorter, or the disk is full.
         """
-        with storage_errors(self.path):
-            fd = self._open_fd()
-            if copy_range(source.fd, begin, fd, offset, size) != size:
+        with storage_errors(self.path), source.used() as original, self._descriptor.used() as fd:
+            if copy_range(original, begin, fd, offset, size) != size:
                 raise StorageError(f"{source.path}: became shorter while it was read")
             start_writeback(fd, offset, size)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
         """Let the kernel begin to store bytes of a tensor that are written."""
-        start_writeback(self._open_fd(), self.layout.tensors[name].begin + offset, size)
+        with self._descriptor.used() as fd:
+            start_writeback(fd, self.layout.tensors[name].begin + offset, size)
 
     def sync(self) -> None:
-        """Make the bytes durable. A failure is final: the kernel may have dropped them."""
-        with storage_errors(self.path):
-            os.fsync(self._fd)
+        """Make the bytes durable. A failure is final: the kernel may have dropped them.
+
+        A file that was closed in between is synced as well: Linux tells the next who opens it of
+        an error that nobody was told of.
+        """
+        with storage_errors(self.path), self._descriptor.used() as fd:
+            os.fsync(fd)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open_fd(self) -> int:
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | _O_BINARY)
-            if os.fstat(self._fd).st_ino != self._inode:
-                raise StorageError(f"{self.path}: another run has begun to write this output")
-        return self._fd
+        self._descriptor = self._reopened()
 
     def _write(self, data: memoryview, offset: int) -> None:
-        with storage_errors(self.path):
-            pwrite_all(self._open_fd(), data, offset)
+        with storage_errors(self.path), self._descriptor.used() as fd:
+            pwrite_all(fd, data, offset)
+
+
+def _open_same(path: Path, inode: int) -> int:
+    fd = os.open(path, os.O_RDWR | _O_BINARY)
+    if os.fstat(fd).st_ino != inode:
+        os.close(fd)
+        raise StorageError(f"{path}: another run has begun to write this output")
+    return fd
 
 
 _O_BINARY = getattr(os, "O_BINARY", 0)

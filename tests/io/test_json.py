@@ -88,14 +88,14 @@ def test_a_text_that_is_not_unicode_is_named_and_not_written():
 
 
 def test_all_json_of_the_package_is_made_in_one_place():
-    """So that nothing else than JSON can be written or read; two processes of ours may talk."""
+    """So that nothing else than JSON can be written or read."""
     package = Path(loratools.__file__).parent
     users = [
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if re.search(r"^\s*(import json|from json )", path.read_text(), re.MULTILINE)
     ]
-    assert sorted(users) == ["io/_regex_program.py", "io/json.py", "io/regex.py"]
+    assert users == ["io/json.py"]
 
 
 def test_written_json_reads_the_same():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratools.errors import StorageError
+from loratools.io.descriptors import Descriptor
 from loratools.io.file import InputFile
 from loratools.io.writer import OutputFile, lay_out
 from tests.reliability.umask import umask
@@ -97,7 +98,7 @@ def test_a_pickled_file_is_the_same_file_or_an_error(tmp_path, layout):
 
 def test_a_closed_file_is_closed_once(tmp_path, layout):
     output = OutputFile(tmp_path / "file", layout)
-    fd = output._fd
+    fd = output._descriptor.pinned()
     output.close()
     output.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -107,7 +108,8 @@ def test_a_closed_file_is_closed_once(tmp_path, layout):
 @pytest.mark.parametrize("call", ["write", "sync"])
 def test_a_full_device_is_an_error_with_its_name(layout, call):
     output = OutputFile.__new__(OutputFile)
-    output.path, output.layout, output._fd = "/dev/full", layout, os.open("/dev/full", os.O_RDWR)
+    output.path, output.layout = "/dev/full", layout
+    output._descriptor = Descriptor(lambda: os.open("/dev/full", os.O_RDWR))
     if call == "write":
         with pytest.raises(StorageError, match="/dev/full: no space left on device"):
             output.write("c", 0, memoryview(b"!"))
