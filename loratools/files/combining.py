@@ -10,7 +10,7 @@ from loratools.errors import OptionError
 from loratools.files.based import additive_all
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import local_paths, open_adapter
-from loratools.files.writing import Written, fitted, write_adapter
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.operations.alignment import aligned
 from loratools.operations.certificates import Certificates
 from loratools.operations.combine import Combination, Combined
@@ -95,32 +95,34 @@ def combine(
 
         found = make(rule) if size is None else fitted(make, rule, _together(opened), size)
         rounding = rounding_error(found.adapter, each)
-        written = None
-        if output is not None:
-            inputs = local_paths(*adapters, config, base)
-            written = write_adapter(
-                found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
-            )
-    return CombineReport(
-        adapters=tuple(adapter.where for adapter in opened),
-        weights=weights,
-        method=combination.method,
-        certificates=Certificates(found.ranks, found.truncations, found.gap),
-        similarity=found.similarity,
-        notes=(
-            *(
-                f"{one.where}: {note.message}"
-                for one in opened
-                for note in (*one.renamed, *one.notes_beside)
+        report = CombineReport(
+            adapters=tuple(adapter.where for adapter in opened),
+            weights=weights,
+            method=combination.method,
+            certificates=Certificates(found.ranks, found.truncations, found.gap),
+            similarity=found.similarity,
+            notes=(
+                *(
+                    f"{one.where}: {note.message}"
+                    for one in opened
+                    for note in (*one.renamed, *one.notes_beside)
+                ),
+                *renamed,
+                *found.notes,
+                *note_left_behind(opened),
+                *rounding_note(found.adapter, rounding),
             ),
-            *renamed,
-            *found.notes,
-            *note_left_behind(opened),
-            *rounding_note(found.adapter, rounding),
-        ),
-        rounding=rounding,
-        written=written,
-    )
+            rounding=rounding,
+            written=None,
+        )
+        return write_reported(
+            report,
+            found.adapter,
+            output,
+            inputs=local_paths(*adapters, config, base),
+            overwrite=overwrite,
+            each=each,
+        )
 
 
 def _together(adapters: Sequence[Adapter]) -> Adapter:

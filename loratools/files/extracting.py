@@ -19,6 +19,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.folder import LocalFolder
+from loratools.io.json import encode_json
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.operations.compare import differing, measure
@@ -172,6 +173,7 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
             file.check_unchanged()
         with storage_errors(parts.folder):
             shutil.rmtree(parts.folder)
+        encode_json(report.to_json())  # what cannot be printed is not published
         staging.publish()
     return report
 

@@ -15,6 +15,7 @@ from loratools.files.padding import with_pad_token
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
+from loratools.io.json import encode_json
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
@@ -83,21 +84,21 @@ def merge(
     beside = companions(checkpoint, opened)
     plan = with_pad_token(plan, beside)
     beside = beside.having(_made(plan, files, options))
-    fidelity: dict[str, Fidelity] = {}
-    if output is not None:
-        inputs = local_paths(base, *paths, config)
-        inputs += [shard.file.path for shard in checkpoint.shards]
-        fidelity = _write(plan, files, beside, Path(output), inputs, write)
-    return MergeReport(
+    report = MergeReport(
         plan=plan,
         output=None if output is None else str(output),
         files={file.name: file.layout.size for file in files},
-        fidelity=fidelity,
+        fidelity={},
         left_out=beside.left_out,
         beside=beside.notes,
         is_stochastic=write.seed is not None,
-        idle=tuple(idle_parts(plan, fidelity)),
+        idle=tuple(idle_parts(plan, {})),
     )
+    if output is None:
+        return report
+    inputs = local_paths(base, *paths, config)
+    inputs += [shard.file.path for shard in checkpoint.shards]
+    return _write(report, files, beside, Path(output), inputs, write)
 
 
 def _named(
@@ -115,14 +116,15 @@ def _named(
 
 
 def _write(
-    plan: MergePlan,
+    report: MergeReport,
     files: Sequence[PlannedFile],
     beside: Companions,
     output: Path,
     inputs: Sequence[Path],
     write: WriteOptions,
-) -> "dict[str, Fidelity]":
-    is_folder = plan.base.is_folder
+) -> MergeReport:
+    """Write the output; the report with what the results came to, known before it has its name."""
+    is_folder = report.plan.base.is_folder
     check_output(
         output,
         inputs,
@@ -138,15 +140,22 @@ def _write(
         beside.write(staging)
         for file in files:
             _verify(staging.folder / file.name, file)
-        for source in _input_files(plan):
+        for source in _input_files(report.plan):
             source.check_unchanged()
+        report = _measured(report, fidelity)
+        encode_json(report.to_json())  # what cannot be printed is not published
         staging.publish()
+    return report
+
+
+def _measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeReport:
     # That of an update with a NaN or an infinity would be none, and is no number in JSON.
-    return {
+    finite = {
         name: fidelity[name]
-        for name in plan.tensors
+        for name in report.plan.tensors
         if name in fidelity and math.isfinite(fidelity[name].relative_error)
     }
+    return replace(report, fidelity=finite, idle=tuple(idle_parts(report.plan, finite)))
 
 
 def _verify(path: Path, file: PlannedFile) -> None:

@@ -82,12 +82,13 @@ def pull(
     base = _fetch(_base_of(fetched), held) if include_base else None
     if held is not None:
         held.write()
+    place = None if output is None else Path(output)
+    of_base = None if base is None else _pulled(base, place and place / BASE_FOLDER, None)
+    pulled = _pulled(fetched, place, of_base)
     if output is not None:
         parts = {"": fetched} if base is None else {"": fetched, f"{BASE_FOLDER}/": base}
         _copy(parts, Path(output), overwrite=overwrite)
-    place = None if output is None else Path(output)
-    of_base = None if base is None else _pulled(base, place and place / BASE_FOLDER, None)
-    return _pulled(fetched, place, of_base)
+    return pulled
 
 
 @final

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.files.based import additive_all
 from loratools.files.opening import local_paths, open_adapter
-from loratools.files.writing import Written, fitted, write_adapter
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
 from loratools.operations.rescale import Rescaled, Rescaling
@@ -84,12 +84,13 @@ def rescale(
 
         found = make(rule) if size is None else fitted(make, rule, opened, size)
         rounding = rounding_error(found.adapter, each)
-        written = None
-        if output is not None:
-            inputs = local_paths(adapter, config, base)
-            written = write_adapter(
-                found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
-            )
-    said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
-    notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
-    return RescaleReport(opened.where, found.strengths, notes, rounding, written)
+        said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+        notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
+        return write_reported(
+            RescaleReport(opened.where, found.strengths, notes, rounding, written=None),
+            found.adapter,
+            output,
+            inputs=local_paths(adapter, config, base),
+            overwrite=overwrite,
+            each=each,
+        )

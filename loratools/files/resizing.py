@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.files.opening import local_paths, open_adapter
-from loratools.files.writing import Written, fitted, write_adapter
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.operations.certificates import Certificates
 from loratools.operations.parallel import threads
 from loratools.operations.resize import resize as resize_adapter
@@ -69,13 +69,14 @@ def resize(
         make = partial(resize_adapter, opened, each=each)
         found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
         rounding = rounding_error(found.adapter, each)
-        written = None
-        if output is not None:
-            inputs = local_paths(adapter, config)
-            written = write_adapter(
-                found.adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each
-            )
-    certificates = Certificates(found.ranks, found.truncations, found.gap)
-    said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
-    notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
-    return ResizeReport(opened.where, certificates, notes, rounding, written)
+        certificates = Certificates(found.ranks, found.truncations, found.gap)
+        said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+        notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
+        return write_reported(
+            ResizeReport(opened.where, certificates, notes, rounding, written=None),
+            found.adapter,
+            output,
+            inputs=local_paths(adapter, config),
+            overwrite=overwrite,
+            each=each,
+        )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
@@ -34,6 +34,46 @@ class Written:
 
     path: str
     nbytes: int
+
+
+class Report(Protocol):
+    """What a verb says of an adapter that it makes."""
+
+    @property
+    def written(self) -> Written | None:
+        """None as long as nothing is written; it is a field of a dataclass."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Its documented object."""
+        ...
+
+
+_Report = TypeVar("_Report", bound=Report)
+
+
+def write_reported(
+    report: _Report,
+    adapter: Adapter,
+    output: str | Path | None,
+    *,
+    inputs: Sequence[Path],
+    overwrite: bool,
+    each: Map,
+) -> _Report:
+    """Write `adapter`, and the report with what was written; nothing where there is no output.
+
+    A report that cannot be printed is noticed before anything is written.
+
+    Raises:
+        NonFiniteError: a number in the report is none.
+        LoratoolsError: see `write_adapter`.
+    """
+    if output is None:
+        return report
+    encode_json(report.to_json())
+    written = write_adapter(adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each)
+    return replace(report, written=written)  # type: ignore[type-var]
 
 
 def write_adapter(

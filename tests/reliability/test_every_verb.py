@@ -13,7 +13,14 @@ import torch
 
 from loratools.cli import _COMMANDS
 from loratools.cli.signals import STOPPING
+from loratools.files.combining import CombineReport
+from loratools.files.pulling import Pulled
+from loratools.files.rescaling import RescaleReport
+from loratools.files.resizing import ResizeReport
 from loratools.io import stopping
+from loratools.operations.extract_report import ExtractReport
+from loratools.operations.report import MergeReport
+from tests.cli.results import refused
 from tests.e2e.commands import digests, run_here
 from tests.files import write_adapter, write_base
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
@@ -191,3 +198,29 @@ def strict_json(text):
         return dict(pairs)
 
     return json.loads(text, parse_constant=constant, object_pairs_hook=fields)
+
+
+#: What the verbs that write an output say of it.
+REPORTS = {
+    "merge": MergeReport,
+    "rescale": RescaleReport,
+    "combine": CombineReport,
+    "resize": ResizeReport,
+    "svd-extract": ExtractReport,
+    "pull": Pulled,
+}
+
+
+def test_the_report_of_every_verb_that_writes_is_known():
+    assert list(REPORTS) == [name for name, verb in VERBS.items() if verb.writes]
+
+
+@pytest.mark.parametrize("name", [name for name in REPORTS if name != "pull"])
+def test_what_cannot_be_reported_is_not_published(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
+    """An output that is there, and an error, would be two answers. A pull computes no numbers."""
+    arguments = VERBS[name].arguments(hub, workplace / "work")
+    before = sorted(workplace.rglob("*"))
+    monkeypatch.setattr(REPORTS[name], "to_json", lambda report: {"number": math.nan})
+    result = run_here(capsys, name, *arguments)
+    assert refused(result, 1, "a NaN or an infinity, where JSON has no number")
+    assert sorted(workplace.rglob("*")) == before
