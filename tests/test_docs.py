@@ -36,6 +36,7 @@ from loratools import (
     registry,
 )
 from loratools.cli import cli, failures
+from loratools.cli.signals import STOPPING
 from loratools.files.extracting import svd_extract
 from loratools.formats import _peft_config
 from loratools.operations.extract import ExtractOptions
@@ -276,7 +277,9 @@ def test_exit_codes_are_those_of_the_program() -> None:
     documented = {
         int(row[0]): row[2] for row in table("docs/reference/exit-codes.md", "Exit codes")
     }
-    assert documented.keys() == {code for _, code in failures._CODES} | {failures.CHECK_FAILED, 70}
+    signals = {failures.exit_code(failures.stopped_by(number)) for number in STOPPING}
+    codes = {code for _, code in failures._CODES} | signals | {failures.CHECK_FAILED, 70}
+    assert documented.keys() == codes
     errors = {**vars(builtins), **vars(loratools.errors)}
     for code, text in documented.items():
         for name in re.findall(r"`(\w+)`", text):
