@@ -111,8 +111,9 @@ def large(tmp_path_factory):
     (folder / "base").mkdir()
     save_file(weights, folder / "base" / "model.safetensors")
     shapes = lora("q", (3000, 1024), 16) | lora("k", (8, 70_000), 3)
+    ranks = {"r": 16, "rank_pattern": {"k": 3}}
     return folder / "base", write_adapter(
-        folder / "adapter", shapes, r=16, target_modules=["q", "k"]
+        folder / "adapter", shapes, **ranks, target_modules=["q", "k"]
     )
 
 
