@@ -1,7 +1,8 @@
 """Small bases and adapters on disk, merged."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], **config: Any) ->
     fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 1, **config}
     (folder / "adapter_config.json").write_text(json.dumps(fields))
     return folder
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """So many files may be open in this process, as after `ulimit -n`."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def pair(module: str, rows: int, columns: int, seed: int = 0, rank: int = 2) -> dict[str, Tensor]:

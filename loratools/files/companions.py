@@ -98,7 +98,7 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
     ]
     others = {name: file for name, file in found.items() if not is_tokenizers(name)}
     copied = {**others, **brought, **joined.copied}
-    checked = {name: _checked(copied[name]) for name in sorted(copied)}
+    checked = {name: copied[name].open() for name in sorted(copied)}
     return Companions(True, checked, joined.made, tuple(left_out), tuple(notes))
 
 
@@ -144,10 +144,3 @@ def _note_others(adapters: Sequence[Adapter]) -> Iterator[str]:
             if not same_content(first, companion):
                 yield f"{companion.name}: {where} and {adapter.where} differ; the latter's is taken"
             earlier[companion.name] = companion, adapter.where
-
-
-def _checked(companion: Companion) -> InputFile:
-    """A file that can be read, and is opened again when it is: a folder can have many."""
-    file = companion.open()
-    file.close()
-    return file

@@ -111,11 +111,10 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
 
 def _opened(folder: Path, names: Iterable[str], named: str | None = None) -> dict[str, InputFile]:
     """Files of a folder, to which no link leads; to the file that was `named` itself one may."""
-    files = {}
-    for name in sorted(names):
-        files[name] = InputFile(folder / name, folder=None if name == named else folder)
-        files[name].close()
-    return files
+    return {
+        name: InputFile(folder / name, folder=None if name == named else folder)
+        for name in sorted(names)
+    }
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,8 +1,8 @@
 """What the Hub is told to do: repositories, branches, tags and commits."""
 
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -19,6 +19,8 @@ from loratools.io.file import InputFile
 
 #: A file up to this size is held in memory until it is sent.
 _SMALL_BYTES = 2**20
+#: How many larger files are open at once; the client may open each of them a second time.
+_OPEN_AT_ONCE = 32
 
 
 @final
@@ -34,22 +36,40 @@ class Addition:
         """A file, or some bytes, with the name that they will have in the repository.
 
         The client opens a file again by its name, at which something else may lie by then. So it is
-        given the bytes of a small one, and of another one the name of what is open.
+        given the bytes of a small one, and in time the name of another one that is open.
 
         Raises:
             StorageError: it cannot be read, or was written to meanwhile.
         """
         if isinstance(content, InputFile) and content.size <= _SMALL_BYTES:
-            small = content.read(0, content.size)
-            content.close()
-            content = small
+            content = content.read(0, content.size)
         if isinstance(content, bytes):
             return cls(content, CommitOperationAdd(name, content))
-        with storage_errors(content.where):
-            operation = CommitOperationAdd(name, str(content.open_path))
+        with storage_errors(content.where), content.named() as path:
+            operation = CommitOperationAdd(name, str(path))
             _ = operation.upload_info.sha256  # which the client would compute when it sends it
-            content.check_unchanged()
         return cls(content, operation)
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the client is still to be given what is in a larger file."""
+        return not isinstance(self.operation.path_or_fileobj, bytes)
+
+    @contextmanager
+    def named(self) -> Iterator[CommitOperationAdd]:
+        """The operation, which names the open file in the block.
+
+        What has not been sent in it belongs in the commit itself, as text does, and is read.
+
+        Raises:
+            FormatError, StorageError: by now it is another file, or a link leads to it.
+        """
+        assert isinstance(self.content, InputFile)
+        with self.content.named() as path:
+            self.operation.path_or_fileobj = str(path)
+            yield self.operation
+            if self.is_unsent:
+                self.operation.path_or_fileobj = self.content.read(0, self.content.size)
 
     def is_listed(self, there: HubFile | None) -> bool:
         """Whether the Hub lists it with these bytes."""
@@ -58,10 +78,10 @@ class Addition:
         if there.is_large:
             sha256: str = self.operation.upload_info.sha256.hex()
             return there.digest == sha256
-        content = self.content
-        return there.digest == git_sha1(
-            content if isinstance(content, bytes) else content.open_path
-        )
+        if isinstance(self.content, bytes):
+            return there.digest == git_sha1(self.content)
+        with self.content.named() as path:
+            return there.digest == git_sha1(path)
 
 
 def commit(
@@ -83,10 +103,13 @@ def commit(
     where = HubName(repo)
     try:
         with client.hub_errors(where), _card_refusal(where):
-            hub, operations = client.api(), [file.operation for file in files]
+            hub, files = client.api(), list(files)
+            large = [file for file in files if file.is_unsent]
+            for begin in range(0, len(large), _OPEN_AT_ONCE):
+                _upload(repo, branch, large[begin : begin + _OPEN_AT_ONCE], proposes=proposes)
             made = hub.create_commit(
                 repo,
-                operations,
+                [file.operation for file in files],
                 commit_message=message,
                 revision=branch,
                 parent_commit=parent,
@@ -97,6 +120,15 @@ def commit(
     if not isinstance(made.oid, str) or not is_commit(made.oid):
         raise client.UnansweredError(f"{where}: {shorten(repr(made.oid))} in place of a commit")
     return made.oid, made.pr_num
+
+
+def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool) -> None:
+    """Send what is in some larger files, before the commit that lists them."""
+    with ExitStack() as opened:
+        operations = [opened.enter_context(file.named()) for file in files]
+        client.api().preupload_lfs_files(
+            repo, operations, revision=branch, create_pr=proposes, free_memory=True
+        )
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -60,17 +61,12 @@ class InputFile:
         """The open descriptor in a block, for copies inside the kernel."""
         return self._descriptor.used()
 
-    @property
-    def open_path(self) -> Path:
-        """Where this process finds what is open, whatever lies at `path` by now; if it can.
-
-        It stays open until `close`.
-        """
-        return descriptor_path(self._descriptor.pinned()) or self.path
-
-    def close(self) -> None:
-        """Give the descriptor back: who reads the file again opens it again, unchanged."""
-        self._descriptor = self._reopened()
+    @contextmanager
+    def named(self) -> Iterator[Path]:
+        """Where this process finds it in a block, whatever lies at `path` by then; if it can."""
+        with self.used() as fd:
+            yield descriptor_path(fd) or self.path
+            _check_same(fd, self.path, self._identity)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes from `offset` on.

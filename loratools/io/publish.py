@@ -84,7 +84,6 @@ class Staging:
                 raise StorageError(f"{original.where}: became shorter while it was read")
             os.fsync(file.fileno())
         original.check_unchanged()
-        original.close()
 
     def publish(self) -> None:
         """Give the finished output its name, in one step.

@@ -22,8 +22,8 @@ from loratools.errors import (
 )
 from loratools.hub import writing
 from loratools.hub.writing import Addition
-from loratools.io import file as file_module
 from tests.e2e.commands import PLAIN, SHARDED
+from tests.files import at_most
 
 BASE = "ann/stories"
 
@@ -223,14 +223,13 @@ def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in, adapter):
         assert sent[name] == first[name]
 
 
-@pytest.mark.parametrize(("size", "has_names"), [(100, True), (2_000_000, True), (100, False)])
-def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size, has_names):
+@pytest.mark.parametrize(("size", "most_open"), [(100, 0), (2_000_000, 64), (2_000_000, 0)])
+def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size, most_open):
     """A link that takes a file's place after the check is not followed when it is sent.
 
-    Of small files not even where a system has no names for what is open.
+    A small file was read before. A larger one may be open still; if not, it is refused.
     """
-    if not has_names:
-        monkeypatch.setattr(file_module, "descriptor_path", lambda fd: None)
+    monkeypatch.setattr("loratools.io.descriptors._MOST", most_open)
     content = bytes(range(100)) * (size // 100)
     (adapter / "notes.dat").write_bytes(content)
     commit = writing.commit
@@ -241,8 +240,28 @@ def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatc
         return commit(*arguments, **options)
 
     monkeypatch.setattr(writing, "commit", late)
-    push(adapter, all_files=True)
-    assert signed_in.files("ann/plain")["notes.dat"] == content
+    if size > 2**20 and most_open == 0:
+        with pytest.raises(FormatError, match=r"notes\.dat: a link"):
+            push(adapter, all_files=True)
+        assert "notes.dat" not in signed_in.files("ann/plain")
+    else:
+        push(adapter, all_files=True)
+        assert signed_in.files("ann/plain")["notes.dat"] == content
+
+
+@pytest.mark.parametrize("names", ["onnx", "txt"])
+def test_more_files_are_sent_than_may_be_open(signed_in, adapter, monkeypatch, names):
+    """Of what the Hub stores apart, and of what it stores as text."""
+    monkeypatch.setattr(writing, "_SMALL_BYTES", 10)
+    sent = {f"notes-{number}.{names}": b"%020d" % number for number in range(150)}
+    for name, content in sent.items():
+        (adapter / name).write_bytes(content)
+    lowest = os.dup(0)
+    os.close(lowest)
+    with at_most(lowest + 120):
+        push(adapter, all_files=True)
+    files = signed_in.files("ann/plain")
+    assert {name: files[name] for name in sent} == sent
 
 
 @pytest.mark.parametrize("all_files", [False, True])

@@ -122,7 +122,7 @@ def test_a_file_that_was_replaced_is_read_to_its_end(path):
     assert file.read(0, 256) == bytes(range(256))
 
 
-@pytest.mark.parametrize("use", [lambda file: file.read(0, 2), lambda file: file.open_path])
+@pytest.mark.parametrize("use", [lambda file: file.read(0, 2), lambda file: file.check_unchanged()])
 def test_a_pickled_file_is_the_same_file_or_an_error(path, use):
     """Another process opens it again by its name: to read it, or for a copy in the kernel."""
     pickled = pickle.dumps(InputFile(path))

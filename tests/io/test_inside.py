@@ -137,14 +137,12 @@ def test_what_was_opened_is_what_is_read_whatever_takes_its_name(folder, secret)
 
 
 @pytest.mark.parametrize("again", ["closed", "pickled"])
-def test_opening_a_file_again_follows_no_link_either(folder, secret, again):
+def test_opening_a_file_again_follows_no_link_either(folder, secret, again, monkeypatch):
+    monkeypatch.setattr("loratools.io.descriptors._MOST", 0)  # it is open only while it is read
     file = opened(folder)
-    if again == "closed":
-        file.close()
-    else:
+    if again == "pickled":
         file = pickle.loads(pickle.dumps(file))
     assert file.read(0, 3) == b"own"
-    file.close()
     (folder / "sub/file").unlink()
     (folder / "sub/file").symlink_to(secret)
     with pytest.raises(FormatError, match="file: a link"):
