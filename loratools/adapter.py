@@ -98,10 +98,16 @@ class Announced:
     Attributes:
         biases: of the whole model, or only beside the weights that are updated.
         modules: modules by name, or by the end of it, whose weights have no updates.
+        saved: ends of the names of modules that are stored whole.
+        rows: modules whose rows are those of another one, stored once if the two are tied.
+        ties_ends: whether embedding and head were trained as one, if the base ties them.
     """
 
     biases: Literal["all", "lora_only"] | None = None
     modules: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    ties_ends: bool = False
 
 
 @final

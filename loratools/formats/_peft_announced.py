@@ -59,13 +59,16 @@ def announced_parts(
         )
 
 
-def announced_of(config: PeftConfig) -> Announced:
+def announced_of(config: PeftConfig, tokens: Mapping[str, Source]) -> Announced:
     """What is announced and only a base can tell to be missing."""
     biases = config.fields.get("bias")
     narrowed = ("exclude_modules", "layers_to_transform", "layers_pattern")
     return Announced(
         biases=biases if biases in ("all", "lora_only") else None,
         modules=() if any(map(config.fields.get, narrowed)) else config.unused_targets(),
+        saved=config.saved_modules(),
+        rows=_repeated_tokens(config, tokens),
+        ties_ends=config.flag("ensure_weight_tying"),
     )
 
 
@@ -123,12 +126,8 @@ def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
     indices = config.fields.get("trainable_token_indices")
     if not indices:
         return
-    names = list(indices) if isinstance(indices, dict) else []
-    missing = [
-        name
-        for name in names
-        if not any(module == name or module.endswith(f".{name}") for module in tokens)
-    ]
+    repeated = _repeated_tokens(config, tokens)
+    missing = [name for name in _lacking(indices, tokens) if name not in repeated]
     if missing or not tokens:
         where = f" of {listing(missing)}" if missing else ""
         yield Note(
@@ -136,6 +135,28 @@ def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
             f"trainable_token_indices announces rows{where} that are not stored; PEFT does not "
             f"load such an adapter",
         )
+
+
+def _repeated_tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> tuple[str, ...]:
+    """Modules without rows that have the indices of one with rows.
+
+    PEFT stores the rows once where it ties the two.
+    """
+    indices = config.fields.get("trainable_token_indices")
+    if not isinstance(indices, dict):
+        return ()
+    lacking = _lacking(indices, tokens)
+    known = [rows for name, rows in indices.items() if name not in lacking]
+    return tuple(name for name in lacking if indices[name] in known)
+
+
+def _lacking(indices: object, tokens: Mapping[str, Source]) -> Sequence[str]:
+    """The modules that `trainable_token_indices` names and that have no rows."""
+    return [
+        name
+        for name in (indices if isinstance(indices, dict) else ())
+        if not any(module == name or module.endswith(f".{name}") for module in tokens)
+    ]
 
 
 def _odd_flags(config: PeftConfig) -> Iterator[Note]:

@@ -10,9 +10,9 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import Rule
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft_config import PeftConfig, head_modules, parse_config
-from loratools.formats._peft_keys import SavedNames
 from loratools.formats._peft_modules import Module
 from loratools.formats._peft_smallest import smallest_patterns
+from loratools.names.saved import SavedNames
 
 _DEFAULTS: Mapping[str, Any] = {
     "peft_type": "LORA",

@@ -5,7 +5,6 @@ tensor: a trained module, a bias, or a weight of the base that PEFT saved with t
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -15,6 +14,7 @@ from loratools.formats._part_names import named_part, possible_part
 from loratools.formats._peft_config import PeftConfig
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
+from loratools.names.saved import SavedNames
 
 PREFIX = "base_model.model."
 #: Heads that PEFT trains for a task. A task that is not said leaves no doubt about their names.
@@ -36,31 +36,6 @@ _INERT = {
     ".lora_monteclora_sampler": "used in training only",
     ".lora_velora_embed": "used in training only",
 }
-
-
-@final
-class SavedNames:
-    """The names in `modules_to_save`, and the parameters they mean: PEFT compares ends of names."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._by_length: dict[int, set[str]] = {}
-        for name in names:
-            self.add(name)
-
-    def add(self, name: str) -> None:
-        """Take one more name."""
-        self._by_length.setdefault(len(name), set()).add(name)
-
-    def holding(self, parameter: str) -> Iterator[str]:
-        """The names of modules that a parameter belongs to."""
-        for dot in (match.start() for match in re.finditer(r"\.", parameter)):
-            for length, names in self._by_length.items():
-                if length <= dot and (name := parameter[dot - length : dot]) in names:
-                    yield name
-
-    def hold(self, parameter: str) -> bool:
-        """Whether a parameter belongs to one of the modules."""
-        return next(self.holding(parameter), None) is not None
 
 
 @final

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from loratools.adapter import Note
 from loratools.errors import listing
 from loratools.formats._peft_config import PeftConfig, head_modules
-from loratools.formats._peft_keys import HEADS, SavedNames
+from loratools.formats._peft_keys import HEADS
+from loratools.names.saved import SavedNames
 
 _HEADS = {"classifier", "score"}
 #: What heads are called by PEFT, and by BART and T5.
@@ -22,7 +23,10 @@ def disagreements(
     untargeted = [module for module in modules if config.is_target(module) is False]
     if untargeted:
         yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")
+    saved = [f".{key.rpartition('.')[0]}" for key in replaced]
     for name in config.unused_targets():
+        if any(module.endswith(f".{name}") for module in saved):
+            continue  # PEFT saves a module whole that is to be saved and to have factors
         yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
     yield from _overlapping_patterns(config, modules)
     yield from _saved(config, replaced)

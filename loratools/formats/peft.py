@@ -96,7 +96,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
-        announced=announced_of(config),
+        announced=announced_of(config, parts.tokens),
     )
 
 
@@ -174,7 +174,8 @@ class _Decoder:
         make = embedding if is_embedding else linear
         scaled = scaling if target.times == 1 else replace(scaling, times=target.times)
         lora = make(self.where, self.config, target.path, roles, scaled)
-        self._compare_rank(target.path, lora)
+        if not self._is_tied(roles):
+            self._compare_rank(target.path, lora)
         delta: Delta = lora
         if magnitude := roles.get("lora_magnitude_vector"):
             delta = DoRA(lora, vector(magnitude), "column" if is_embedding else "row")
@@ -227,6 +228,16 @@ class _Decoder:
             )
         )
         return 1
+
+    def _is_tied(self, roles: Mapping[str, Source]) -> bool:
+        """Whether a head may have the factors of the embedding, at the scaling of its own rank."""
+        if not self.config.flag("ensure_weight_tying") or "lora_B" not in roles:
+            return False
+        return any(
+            other.get("lora_embedding_A") is not None
+            and roles["lora_B"].shape == other["lora_embedding_A"].shape[::-1]
+            for other in self.parts.modules.values()
+        )
 
     def _compare_rank(self, path: str, lora: LoRA) -> None:
         expected = self.config.expected_rank(path)

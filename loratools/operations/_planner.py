@@ -17,7 +17,7 @@ from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
 from loratools.operations._overlap import refuse_overlap
-from loratools.operations.announced import lost_biases, without_updates
+from loratools.operations.announced import Planned, missing, odd
 from loratools.operations.bases import another_base
 from loratools.operations.merge import Change, MergeOptions, PlannedTensor
 
@@ -164,11 +164,11 @@ class Planner:
             self._change(adapter, match.name, change)
 
     def _refuse_missing(self, number: int, adapter: Adapter) -> None:
-        """Refuse an adapter that has lost biases of this base, and note modules without updates."""
-        asked = (adapter.announced, self.tensors, number, self._selection.takes)
-        if lost := lost_biases(*asked):
+        """Refuse an adapter that has lost what this base shows was trained; note what is odd."""
+        planned = Planned(self.tensors, self._tied, number, self._selection.takes)
+        for lost in missing(adapter.announced, planned):
             raise UnsupportedError(f"{adapter.where}: {lost}")
-        self.notes.extend(f"{adapter.where}: {odd}" for odd in without_updates(*asked))
+        self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
         """The base tensor of an update; None where it has none, and a complaint if it is wanted."""

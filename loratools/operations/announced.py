@@ -1,29 +1,88 @@
 """What an adapter says was trained and does not store, as the base shows it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
 
 from loratools.adapter import Announced
 from loratools.errors import listing
 from loratools.io.dtypes import FLOATS
+from loratools.names.saved import SavedNames
+from loratools.names.tied import TiedHead
+from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import PlannedTensor
 
-#: The tensors of a plan to which the adapter was added.
-Tensors = Mapping[str, PlannedTensor]
+
+@final
+@dataclass(frozen=True)
+class Planned:
+    """A plan to which the adapter of a number was added.
+
+    `is_wanted` says of a name whether the adapter is to be applied there.
+    """
+
+    tensors: Mapping[str, PlannedTensor]
+    tied: TiedHead | None
+    number: int
+    is_wanted: Callable[[str], bool]
+
+    def untouched(self) -> Iterator[PlannedTensor]:
+        """The floats of the base that the adapter was to be applied to, and that it leaves."""
+        for tensor in self.tensors.values():
+            is_own = tensor.origin is tensor.base and tensor.dtype in FLOATS
+            if is_own and not self.is_updated(tensor.name) and self.is_wanted(tensor.name):
+                yield tensor
+
+    def is_updated(self, name: str) -> bool:
+        """Whether the adapter updates a tensor."""
+        tensor = self.tensors.get(name)
+        return tensor is not None and any(c.adapter == self.number for c in tensor.changes)
+
+    def is_other(self, name: str) -> bool:
+        """Whether a tensor has an update of the adapter, other than of single rows, or is new."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return False
+        is_updated = any(c.adapter == self.number and c.delta.low_rank for c in tensor.changes)
+        return is_updated or tensor.origin is not tensor.base
 
 
-def lost_biases(
-    announced: Announced, tensors: Tensors, number: int, is_wanted: Callable[[str], bool]
-) -> str | None:
-    """What is wrong where the base has biases that the adapter of this number has lost."""
+def missing(announced: Announced, planned: Planned) -> Iterator[str]:
+    """What is wrong: each line is a reason to refuse the adapter."""
+    lost = (
+        _biases(announced, planned),
+        _parts(announced, planned),
+        _rows(announced, planned),
+        _end(announced, planned),
+    )
+    yield from filter(None, lost)
+
+
+def odd(announced: Announced, planned: Planned) -> Iterator[str]:
+    """What is odd, and need not be wrong.
+
+    A model in memory may have other names than its file, or fewer parts, so that nothing need be
+    missing.
+    """
+    weights = [t.name for t in planned.untouched() if len(t.shape) > 1] if announced.modules else []
+    for module in announced.modules:
+        names = [name for name in weights if f".{name}".endswith(f".{module}.weight")]
+        if names:
+            yield f"target_modules lists {module!r}, and no update of {listing(names, 3)} is stored"
+    lacking, stored = _unsaved(announced, planned)
+    if others := [name for name in lacking if _place(name) not in stored]:
+        yield f"modules_to_save means {listing(others, 3)} too, which is not stored"
+
+
+def _biases(announced: Announced, planned: Planned) -> str | None:
     if announced.biases is None:
         return None
-    biases = [tensor.name for tensor in _untouched(tensors, number) if _is_bias(tensor)]
+    biases = [tensor.name for tensor in planned.untouched() if _is_bias(tensor)]
     if announced.biases == "lora_only":
         owners = {name: name.removesuffix(".bias") for name in biases if name.endswith(".bias")}
-        biases = [n for n, o in owners.items() if _is_updated(tensors.get(f"{o}.weight"), number)]
-    elif any(_is_bias(tensor) and tensor.origin is not tensor.base for tensor in tensors.values()):
-        biases = []  # svd-extract stores those of all biases that have changed
-    biases = [name for name in biases if is_wanted(name)]
+        biases = [name for name, o in owners.items() if planned.is_updated(f"{o}.weight")]
+    elif any(_is_bias(t) and t.origin is not t.base for t in planned.tensors.values()):
+        return None  # svd-extract stores those of all biases that have changed
     if not biases:
         return None
     return (
@@ -33,32 +92,60 @@ def lost_biases(
     )
 
 
-def without_updates(
-    announced: Announced, tensors: Tensors, number: int, is_wanted: Callable[[str], bool]
-) -> Iterator[str]:
-    """What is odd where the base has modules that should have updates.
-
-    A model in memory may have other names than its file, so that nothing need be missing.
-    """
-    if not announced.modules:
-        return
-    weights = [t.name for t in _untouched(tensors, number) if len(t.shape) > 1]
-    for module in announced.modules:
-        names = [name for name in weights if f".{name}".endswith(f".{module}.weight")]
-        names = [name for name in names if is_wanted(name)]
-        if names:
-            yield f"target_modules lists {module!r}, and no update of {listing(names, 3)} is stored"
+def _parts(announced: Announced, planned: Planned) -> str | None:
+    """Modules that are stored in part: without a bias, or in some layers only."""
+    lacking, stored = _unsaved(announced, planned)
+    parts = [name for name in lacking if _place(name) in stored]
+    if not parts:
+        return None
+    return (
+        f"modules_to_save means {listing(parts, 3)} too, which is not stored, as the rest is: what "
+        f"was trained there is lost, and PEFT does not load such an adapter; --skip {parts[0]!r} "
+        f"leaves it as in the base"
+    )
 
 
-def _untouched(tensors: Tensors, number: int) -> Iterator[PlannedTensor]:
-    for tensor in tensors.values():
-        is_own = tensor.origin is tensor.base and tensor.dtype in FLOATS
-        if is_own and not _is_updated(tensor, number):
-            yield tensor
+def _rows(announced: Announced, planned: Planned) -> str | None:
+    rows = [name for name in announced.rows if planned.is_wanted(f"{name}.weight")]
+    if planned.tied is not None or not rows:
+        return None
+    return (
+        f"trainable_token_indices announces rows of {listing(rows)} that are not stored, and the "
+        f"base ties no weights, so that they are not those of another module"
+    )
 
 
-def _is_updated(tensor: PlannedTensor | None, number: int) -> bool:
-    return tensor is not None and any(change.adapter == number for change in tensor.changes)
+def _end(announced: Announced, planned: Planned) -> str | None:
+    """The embedding or the head, which PEFT trains as one and stores both."""
+    if planned.tied is None or not announced.ties_ends:
+        return None
+    ends = planned.tied.embedding, planned.tied.head
+    lost = [end for end in ends if not planned.is_other(end)]
+    if len(lost) != 1 or not planned.is_wanted(lost[0]):
+        return None
+    return (
+        f"ensure_weight_tying is set, and no update of {lost[0]} is stored, which the base ties to "
+        f"the other end: PEFT trains both as one and stores both; --config without "
+        f"ensure_weight_tying goes without it"
+    )
+
+
+def _unsaved(announced: Announced, planned: Planned) -> tuple[list[str], set[str]]:
+    """Tensors of saved modules that are as in the base, and the places of those that are not."""
+    names = SavedNames(announced.saved)
+    lacking = [t.name for t in planned.untouched() if _is_parameter(t) and names.hold(t.name)]
+    tensors = planned.tensors.values() if lacking else ()
+    stored = {_place(t.name) for t in tensors if t.origin is not t.base and names.hold(t.name)}
+    return lacking, stored
+
+
+def _place(name: str) -> str:
+    """The module of a parameter, in whichever layer."""
+    return pattern_of(name).rpartition(".")[0]
+
+
+def _is_parameter(tensor: PlannedTensor) -> bool:
+    return tensor.name.endswith(".weight") or _is_bias(tensor)
 
 
 def _is_bias(tensor: PlannedTensor) -> bool:

@@ -3,7 +3,6 @@
 import pytest
 
 from loratools.errors import FormatError, UnsupportedError
-from loratools.formats._peft_keys import SavedNames
 from tests.formats.bundles import PREFIX, decoded, lora, notes
 
 PAIR = lora("layer.q")
@@ -251,23 +250,3 @@ def test_several_adapters_in_one_file_are_refused() -> None:
     two = {key.replace("lora_A.", "lora_A.two."): shape for key, shape in lora("b").items()}
     with pytest.raises(FormatError, match=r"here: holds several adapters \(one, two\)"):
         decoded(one | two)
-
-
-@pytest.mark.parametrize(
-    ("parameter", "module", "inside"),
-    [
-        ("model.norm.weight", "norm", True),
-        ("model.input_layernorm.weight", "norm", True),  # PEFT asks how names end, dots or not
-        ("model.norm.weight", "model.norm", True),
-        ("head.dense.weight", "head", True),
-        ("model.norm.weight", "orm.weight", False),
-        ("norm", "norm", False),
-        ("model.normal.weight", "norm", False),
-    ],
-)
-def test_module_is_recognised_by_the_end_of_its_name(
-    parameter: str, module: str, inside: bool
-) -> None:
-    names = SavedNames(["other", module])
-    assert list(names.holding(parameter)) == [module] * inside
-    assert names.hold(parameter) is inside

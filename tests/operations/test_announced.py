@@ -51,6 +51,108 @@ def test_biases_that_did_not_change_need_not_be_stored(tmp_path: Path) -> None:
     assert torch.equal(found["q.bias"], torch.zeros(6))
 
 
+NORMS = {f"layers.{i}.norm.{part}": torch.zeros(4) for i in range(3) for part in ("weight", "bias")}
+HEAD = {"head.weight": torch.zeros(3, 4), "head.bias": torch.zeros(3)}
+SAVED = {**NORMS, **HEAD}
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["head.bias"],
+        ["head.weight"],
+        ["layers.1.norm.bias"],
+        ["layers.2.norm.bias", "layers.2.norm.weight"],
+    ],
+    ids=", ".join,
+)
+def test_module_that_is_saved_whole_and_stored_in_part_is_refused(
+    tmp_path: Path, lost: list[str]
+) -> None:
+    """PEFT asks for every tensor of every module whose name ends so."""
+    stored = {name: tensor + 1 for name, tensor in SAVED.items() if name not in lost}
+    adapter = write_adapter(tmp_path / "adapter", stored, modules_to_save=["norm", "head"])
+    model = base(tmp_path / "base", WEIGHTS, SAVED)
+    with pytest.raises(UnsupportedError, match=f"{lost[0]}.*--skip '{lost[0]}'"):
+        merged(model, adapter)
+    found = loratools.inspect(adapter, base=model)
+    assert found.coverage is not None
+    assert lost[0] in (found.coverage.refusal or "")
+    options = MergeOptions(skip=tuple(lost))
+    tensors, _ = merged(model, adapter, options=options)
+    assert {name: float(tensor.max()) for name, tensor in tensors.items()} == {
+        name: float(name in stored) for name in {**WEIGHTS, **SAVED}
+    }
+
+
+def test_saved_module_of_another_part_of_the_base_is_told_and_not_refused(tmp_path: Path) -> None:
+    """A class without that part was trained: a language model of an image model, for one."""
+    adapter = write_adapter(tmp_path / "adapter", NORMS, modules_to_save=["norm"])
+    other = {"vision.norm.weight": torch.zeros(4), "layers.0.norm.running_mean": torch.zeros(4)}
+    _, report = merged(base(tmp_path / "base", NORMS, other), adapter)
+    (note,) = report.notes
+    assert note.endswith("modules_to_save means vision.norm.weight too, which is not stored")
+
+
+TIED = {"embed_tokens.weight": torch.zeros(7, 4), "q.weight": torch.zeros(6, 4)}
+END = {
+    "embed_tokens.lora_embedding_A": torch.ones(2, 7),
+    "embed_tokens.lora_embedding_B": torch.ones(4, 2),
+}
+OTHER_END = {"lm_head.lora_A.weight": torch.ones(2, 4), "lm_head.lora_B.weight": torch.ones(7, 2)}
+WHOLE = {"embed_tokens.weight": torch.ones(7, 4)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "lost"),
+    [(END, "lm_head"), (OTHER_END, "embed_tokens"), (WHOLE, "lm_head")],
+    ids=["embedding", "head", "whole"],
+)
+def test_one_of_two_ends_that_were_trained_as_one_is_refused_where_the_base_ties_them(
+    tmp_path: Path, stored: dict[str, torch.Tensor], lost: str
+) -> None:
+    fields = {"modules_to_save": ["embed_tokens"]} if stored is WHOLE else {}
+    adapter = write_adapter(
+        tmp_path / "adapter", {**pair("q", 6, 4), **stored}, ensure_weight_tying=True, **fields
+    )
+    tied = write_base(tmp_path / "base", TIED, {"tie_word_embeddings": True})
+    with pytest.raises(UnsupportedError, match=f"ensure_weight_tying is set.*{lost}"):
+        merged(tied, adapter)
+    options = MergeOptions(skip=(f"{lost}.weight",)) if lost == "embed_tokens" else None
+    if options is not None:
+        merged(tied, adapter, options=options)
+    if lost == "lm_head":
+        merged(write_base(tmp_path / "untied", TIED), adapter, output=tmp_path / "other")
+
+
+def test_both_ends_or_none_of_a_tied_base_are_nothing_to_refuse(tmp_path: Path) -> None:
+    tied = write_base(tmp_path / "base", TIED, {"tie_word_embeddings": True})
+    for number, stored in enumerate([{}, {**END, **OTHER_END}]):
+        tensors = {**pair("q", 6, 4), **stored}
+        adapter = write_adapter(tmp_path / f"{number}", tensors, ensure_weight_tying=True)
+        merged(tied, adapter, output=tmp_path / f"out-{number}")
+
+
+def test_rows_of_both_ends_are_stored_once_where_the_base_ties_them(tmp_path: Path) -> None:
+    """As PEFT saves those that are the same at both; it loads none of the other kinds."""
+    rows = {"embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 4)}
+    same = {"embed_tokens": [1, 5], "lm_head": [1, 5]}
+    adapter = write_adapter(tmp_path / "adapter", rows, trainable_token_indices=same)
+    assert loratools.inspect(adapter).is_sound
+    tied = write_base(tmp_path / "base", TIED, {"tie_word_embeddings": True})
+    found, _ = merged(tied, adapter)
+    assert found["embed_tokens.weight"].sum(1).tolist() == [0, 4, 0, 0, 0, 4, 0]
+    assert "lm_head.weight" not in found
+    head = {"lm_head.weight": torch.zeros(7, 4)}
+    untied = write_base(tmp_path / "untied", {**TIED, **head}, {"tie_word_embeddings": False})
+    with pytest.raises(UnsupportedError, match="rows of lm_head"):
+        merged(untied, adapter, output=tmp_path / "other")
+    others = {"embed_tokens": [1, 5], "lm_head": [1]}
+    adapter = write_adapter(tmp_path / "others", rows, trainable_token_indices=others)
+    with pytest.raises(UnsupportedError, match="rows of lm_head"):
+        merged(tied, adapter, output=tmp_path / "other")
+
+
 def test_module_that_is_announced_and_has_no_update_is_told_where_the_base_has_it(
     tmp_path: Path,
 ) -> None:

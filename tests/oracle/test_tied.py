@@ -30,6 +30,11 @@ LLAMA: dict[str, dict[str, Any]] = {
         "target_modules": [*Q, "embed_tokens"],
         "ensure_weight_tying": True,
     },
+    "embedding of another rank, the head follows": {
+        "target_modules": [*Q, "embed_tokens"],
+        "rank_pattern": {"embed_tokens": 2},
+        "ensure_weight_tying": True,
+    },
     "head": {"target_modules": [*Q, "lm_head"]},
     "both": {"target_modules": ["embed_tokens", "lm_head"]},
     "both, DoRA": {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True},
@@ -39,12 +44,21 @@ LLAMA: dict[str, dict[str, Any]] = {
         "modules_to_save": ["embed_tokens"],
         "ensure_weight_tying": True,
     },
+    "head saved, the embedding follows and was to have factors": {
+        "target_modules": [*Q, "embed_tokens"],
+        "modules_to_save": ["lm_head"],
+        "ensure_weight_tying": True,
+    },
     "head saved": {"target_modules": Q, "modules_to_save": ["lm_head"]},
     "tokens": {"target_modules": Q, "trainable_token_indices": [1, 5]},
     "tokens of the head": {"target_modules": Q, "trainable_token_indices": {"lm_head": [2]}},
     "tokens of both": {
         "target_modules": Q,
         "trainable_token_indices": {"embed_tokens": [1, 5], "lm_head": [2]},
+    },
+    "the same tokens of both": {
+        "target_modules": Q,
+        "trainable_token_indices": {"embed_tokens": [1, 5], "lm_head": [1, 5]},
     },
     "tokens and head": {"target_modules": [*Q, "lm_head"], "trainable_token_indices": [1, 5]},
     "norm saved, layers chosen": {
