@@ -543,11 +543,30 @@ def test_updates_that_cancel_leave_nothing_and_it_is_said(rule: Any, dtype: str)
     assert not combined(one, other, weights=(1.0, 1e-5)).notes
 
 
+def test_updates_that_cancel_up_to_rounding_have_no_angle() -> None:
+    """The same update in other factors; what is left has a square of either sign."""
+    for seed in range(20):
+        one = lora(seed, rank=3)
+        up = Held("up", one.up.read().double() * 3, "F64")
+        down = Held("down", one.down.read().double() / 3, "F64")
+        two = replace(one, up=up, down=down)
+        found = combined(adapter({Q: one}), adapter({Q: two}), weights=(1.0, -1.0))
+        angles = found.similarity.total
+        assert angles is not None
+        assert [angles.cosine(i, 2) for i in range(3)] == [None, None, None]
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [1e30, 1e160])
+@pytest.mark.parametrize("size", [1e30, 1e160, 1e200])
 def test_an_update_that_is_too_large_to_compute_with_is_refused(method: str, size: float) -> None:
-    """Squares of 1e30 are beyond float32, in which some methods compute."""
-    large = replace(lora(0), up=Held("up", torch.full((20, 4), size, dtype=torch.float64), "F64"))
+    """Squares of 1e30 are beyond float32, in which some methods compute.
+
+    Of 1e200 both factors are, whose product is no number.
+    """
+    up = Held("up", torch.full((20, 4), size, dtype=torch.float64), "F64")
+    down = Held("down", torch.full((4, 30), size, dtype=torch.float64), "F64")
+    large = replace(lora(0), up=up)
+    large = replace(large, down=down) if size == 1e200 else large
     updates = uniform(method, large, lora(1))
     if size == 1e30 and method in {"linear", "slerp", "knots"}:
         combined(*updates, rule=RankRule(rank=2), method=method)
