@@ -80,10 +80,12 @@ class Copy:
 class Provenance:
     """What an adapter says about its own origin; None where it says nothing.
 
-    `base_hash` is the SHA-256 of the base's file, which kohya's trainer notes.
+    `family` is the kind of model that the base is of, and `base_hash` the SHA-256 of its file, both
+    as kohya's trainer notes them.
     """
 
     base: str | None = None
+    family: str | None = None
     revision: str | None = None
     task: str | None = None
     trainer: str | None = None

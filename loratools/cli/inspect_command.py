@@ -83,7 +83,10 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     made_by = f", written by {origin.trainer}" if origin.trainer else ""
     yield "kind", f"{kinds}, {adapter.format} format{made_by}"
     yield "task", origin.task or ""
-    yield "base", " @ ".join(part for part in (origin.base, origin.revision) if part)
+    yield (
+        "base",
+        " @ ".join(part for part in (origin.base or origin.family, origin.revision) if part),
+    )
     yield "scaling", _scaling(found)
     yield "parameters", _parameters(found)
     yield "stored", f"{human_size(adapter.nbytes)}, {', '.join(found.dtypes)}"

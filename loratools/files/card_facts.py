@@ -146,12 +146,8 @@ def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[s
     if named or isinstance(stored, Checkpoint):
         yield from named
         return
-    # The base of a kohya file may be that of its architecture, which looks like a model's name.
-    adapter = stored.adapter
-    is_peft = adapter.format == "peft"
-    base = adapter.provenance.base if is_peft else adapter.metadata.get("ss_sd_model_name")
-    if base is not None:
-        yield base
+    if stored.adapter.provenance.base is not None:
+        yield stored.adapter.provenance.base
 
 
 def _library(stored: Inspection | Checkpoint) -> str | None:

@@ -45,13 +45,16 @@ def has_kernel(shape: tuple[int, ...]) -> bool:
 
 def provenance(metadata: Mapping[str, str]) -> Provenance:
     """The base and the trainer, as far as they are named."""
-    named = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture")
-    base = next((metadata[name] for name in named if metadata.get(name)), None)
+    # An architecture is followed by what the file is: «stable-diffusion-xl-v1-base/lora».
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     commit = metadata.get("ss_sd_scripts_commit_hash", "")
     is_sd_scripts = "ss_network_module" in metadata or commit
     trainer = f"sd-scripts {commit[:8]}".rstrip() if is_sd_scripts else None
     return Provenance(
-        base=base, trainer=trainer, base_hash=metadata.get("ss_new_sd_model_hash") or None
+        base=metadata.get("ss_sd_model_name") or None,
+        family=metadata.get("ss_base_model_version") or architecture or None,
+        trainer=trainer,
+        base_hash=metadata.get("ss_new_sd_model_hash") or None,
     )
 
 

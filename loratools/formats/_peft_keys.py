@@ -88,7 +88,7 @@ class Parts:
         Raises:
             UnsupportedError: there is one.
         """
-        listed = SavedNames(config.names("modules_to_save"))
+        listed = SavedNames(config.saved_modules())
         for target, source in self.plain.items():
             owner = target.rpartition(".")[0]
             is_saved = owner not in self.modules and listed.hold(target)

@@ -9,10 +9,15 @@ from loratools.adapter import Note
 from loratools.errors import FormatError, shorten
 from loratools.io.bundle import Bundle
 from loratools.names.flattened import flattened_prefix
-from loratools.names.wrappers import distinct, unwrapped, unwrapped_pattern
+from loratools.names.wrappers import distinct, renaming, unwrapped, unwrapped_pattern
 
 #: PEFT's own modules around a model, and what may have been put around those.
 _AROUND_PEFT = re.compile(r"(?:(?:module\.)*base_model\.(?:module\.)*model\.)+")
+#: What follows the name of a module: without `module` there would be none.
+_NAMELESS = re.compile(
+    r"(lora_(embedding_)?[AB]|lora_magnitude_vector|lora_diag|modules_to_save|base_layer)(\.|$)"
+    r"|weight$|bias$"
+)
 #: Fields of PEFT's config that have names of modules, or patterns of them.
 _NAMING_FIELDS = (
     "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern",
@@ -31,15 +36,16 @@ def unwrapped_bundle(bundle: Bundle) -> tuple[Bundle, tuple[Note, ...]]:
         bundle.where,
     )
     distinct(plain, bundle.where)
-    changed = [key for key, name in plain.items() if key != name]
-    is_whole = any(unwrapped(key).count("module.") > plain[key].count("module.") for key in changed)
+    is_whole = any(
+        unwrapped(key).count("module.") > name.count("module.") for key, name in plain.items()
+    )
     config = None if bundle.config is None else _unwrapped_config(bundle.config, is_whole=is_whole)
-    if not changed and config == bundle.config:
+    said = renaming(plain)
+    if said is None and config == bundle.config:
         return bundle, ()
     tensors = {plain[key]: source for key, source in bundle.tensors.items()}
-    what = "the config names modules" if not changed else f"{len(changed)} names are read"
-    example = f" ({shorten(changed[0])} is {shorten(plain[changed[0]])})" if changed else ""
-    note = Note("info", f"{what} without the wrappers of a running program{example}")
+    said = said or "names in the config are read without the wrappers of a running program"
+    note = Note("info", said)
     return replace(bundle, tensors=tensors, config=config), (note,)
 
 
@@ -65,7 +71,9 @@ def _without_modules(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
 
 def _without_whole(names: Mapping[str, tuple[str, str]], mark: str, where: str) -> dict[str, str]:
     rests = {key: rest for key, (_, rest) in names.items()}
-    while all(rest.startswith(mark) for rest in rests.values()):
+    while all(
+        rest.startswith(mark) and not _NAMELESS.match(rest, len(mark)) for rest in rests.values()
+    ):
         rests = {key: rest.removeprefix(mark) for key, rest in rests.items()}
     owners = {rest: key for key, rest in rests.items()}
     for key, rest in rests.items():

@@ -2,7 +2,8 @@
 
 What can be compared are stems: names up to their first number, or whole names that have none. Two
 stems mean the same modules if they differ by a known prefix, or if all of one adapter is in a
-module that the other leaves out. What only may mean the same is an error.
+module that the other leaves out, and that is not one of several parts of a model, such as its
+encoder. What only may mean the same is an error.
 """
 
 import re
@@ -21,6 +22,10 @@ _EXCLUSIVE = (
     (r"(double_blocks|single_blocks|joint_blocks)", r"(single_)?transformer_blocks"),
     (r"resblocks", r"encoder_layers"),
 )
+#: What the names of a U-Net's own modules may have before them.
+_UNET_ROOTS = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
+#: Words in the name of a module that a model has beside others with the same names inside.
+_BESIDE_OTHERS = re.compile(r"vis(ion|ual)|image|audio|speech|video|encoder|decoder|tower")
 
 
 @final
@@ -41,9 +46,11 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
     stems = {name: _stem(name) for name in names}
     theirs = {_stem(name): name for name in reference}
     changes = _changes(stems, theirs, reference, where)
-    applied = _with_siblings(changes)
+    applied = _with_siblings(changes, stems.values(), theirs)
+    used: dict[str, None] = {}
     renamed = {
-        name: name if stem in theirs else _renamed(name, applied) for name, stem in stems.items()
+        name: name if stem in theirs else _renamed(name, applied, used)
+        for name, stem in stems.items()
     }
     owners: dict[str, str] = {}
     for name, new in renamed.items():
@@ -54,7 +61,6 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
             )
     own = {stems[name] if name == new else _stem(new): name for name, new in renamed.items()}
     _refuse_exclusive(own, theirs, where)
-    used = dict.fromkeys(described(old, new) for old, new in changes.items())
     return Respelling(renamed, tuple(used))
 
 
@@ -117,34 +123,49 @@ class _Others:
         """Those that differ by a known prefix."""
         head = flattened_prefix(stem)
         path = stem.removeprefix(head)
-        for change in prefix_changes(path.replace("_", ".") if head else path):
+        for change in _prefix_changes(path.replace("_", ".") if head else path):
             flat = [prefix.replace(".", "_") for prefix in change] if head else change
             old, new = (head + prefix for prefix in flat)
             if stem.startswith(old) and (other := new + stem.removeprefix(old)) in self._stems:
                 yield self._stems[other], (old, new)
         for other in self._by_path.get(path, ()) if head else ():
             other_head = flattened_prefix(other)
-            if "te" not in head + other_head:
+            if not _part(stem) + _part(other):
                 yield self._stems[other], (head, other_head)
             elif "lora_te_" in (head, other_head):
                 # The one text encoder of SD 1, and one of the two of SDXL.
                 yield self._stems[other], None
 
     def rooted(self, stem: str, names: Collection[str], reference: Collection[str]) -> _Found:
-        """Those that end with the stem, or with which it ends, if all of one side has that root."""
-        for other in self._by_ending.get(stem, ()):
-            root = other.removesuffix(stem)
-            if _is_root(root, reference, names):
-                yield self._stems[other], ("", root) if stem.endswith("#") else None
-        for ending in _endings(stem):
-            root = stem.removesuffix(ending)
-            if ending in self._stems and _is_root(root, names, reference):
-                yield self._stems[ending], (root, "") if stem.endswith("#") else None
+        """Those that end with the stem, or with which it ends; one name is enough if it is whole.
+
+        It is told if all of one side has that root.
+        """
+        is_whole = not stem.endswith("#")
+        longer = [(other, stem, other) for other in self._by_ending.get(stem, ())]
+        shorter = [(e, e, stem) for e in _endings(stem) if e in self._stems]
+        for other, ending, full in (*longer, *shorter):
+            root = full.removesuffix(ending)
+            inside, outside = (names, reference) if full == stem else (reference, names)
+            is_root = _is_root(root, inside, outside)
+            change = (root, "") if full == stem else ("", root)
+            if is_root and not is_whole and _BESIDE_OTHERS.search(root) is None:
+                yield self._stems[other], change
+            elif is_root or not is_whole:
+                yield self._stems[other], None
 
 
 def _is_root(root: str, inside: Iterable[str], outside: Iterable[str]) -> bool:
     has_all = all(name.startswith(root) for name in inside)
     return has_all and not any(name.startswith(root) for name in outside)
+
+
+def _prefix_changes(path: str) -> Iterator[tuple[str, str]]:
+    """Known prefixes of a name, each with what may stand in its place."""
+    yield from prefix_changes(path)
+    for old in _UNET_ROOTS:
+        if path.startswith(old):
+            yield from ((old, new) for new in _UNET_ROOTS if new != old)
 
 
 def _endings(stem: str) -> Iterator[str]:
@@ -153,29 +174,45 @@ def _endings(stem: str) -> Iterator[str]:
     return (".".join(parts[begin:]) for begin in range(1, len(parts)))
 
 
-def _renamed(name: str, changes: Mapping[str, str]) -> str:
-    """A name with the prefix of the reference."""
+def _renamed(name: str, changes: Mapping[str, str], used: dict[str, None]) -> str:
+    """A name with the prefix of the reference; `used` notes what was changed, in words."""
     for old in sorted(changes, key=len, reverse=True):
         new = changes[old]
         has_it_already = new.startswith(old) and name.startswith(new)
         if name.startswith(old) and not has_it_already:
+            used[described(old, new)] = None
             return new + name.removeprefix(old)
     return name
 
 
-def _with_siblings(changes: Mapping[str, str]) -> Mapping[str, str]:
+def _with_siblings(
+    changes: Mapping[str, str], own: Collection[str], theirs: Collection[str]
+) -> Mapping[str, str]:
     """The changes, and those that the same renesting of a model made elsewhere in it."""
     nested = "language_model.model."
     for pairs in (RENESTED, tuple((new, old) for old, new in RENESTED)):
-        if any(pair in pairs for pair in changes.items()):
+        if any(pair in pairs for pair in changes.items()) or _are_of(pairs, own, theirs):
             # Models whose text part was called `model.` had their head beside it all along.
-            has_head_inside = any(nested in pair for pair in changes.items())
+            has_head_inside = any(nested in pair for pair in changes.items()) or any(
+                stem.startswith(nested) for stem in (*own, *theirs)
+            )
             return {
                 old: new
                 for old, new in pairs
                 if old != "model." and (has_head_inside or "lm_head." not in (old, new))
             } | dict(changes)
     return changes
+
+
+def _are_of(
+    pairs: Collection[tuple[str, str]], own: Collection[str], theirs: Collection[str]
+) -> bool:
+    """Whether both sides show their nesting, each in other parts of the model."""
+    sides = zip(*(pair for pair in pairs if not {"model.", "lm_head."} & {*pair}), strict=True)
+    return all(
+        any(stem.startswith(prefixes) for stem in stems)
+        for prefixes, stems in zip(sides, (own, theirs), strict=True)
+    )
 
 
 def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: str) -> None:
@@ -193,10 +230,16 @@ def _pairs(
 ) -> Iterator[tuple[str, str]]:
     """Names of both sides in the same part of a model, with words of either side."""
     one, other = _words(pattern), _words(opposite)
-    found = {flattened_prefix(stem): name for stem, name in theirs.items() if other.search(stem)}
+    found = {_part(stem): name for stem, name in theirs.items() if other.search(stem)}
     for stem, name in own.items():
-        if one.search(stem) and (head := flattened_prefix(stem)) in found:
-            yield name, found[head]
+        if one.search(stem) and (part := _part(stem)) in found:
+            yield name, found[part]
+
+
+def _part(stem: str) -> str:
+    """Which text encoder a flattened name belongs to; empty for the model beside those."""
+    head = flattened_prefix(stem)
+    return head if "te" in head else ""
 
 
 def _words(pattern: str) -> re.Pattern[str]:

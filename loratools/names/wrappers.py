@@ -78,3 +78,13 @@ def distinct(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
                 f"without the wrappers in their names"
             )
     return plain
+
+
+def renaming(plain: Mapping[str, str]) -> str | None:
+    """What is to be said of names that had wrappers; None if none had."""
+    changed = [name for name, short in plain.items() if name != short]
+    if not changed:
+        return None
+    example = f"{shorten(changed[0])} is {shorten(plain[changed[0]])}"
+    names = "1 name is" if len(changed) == 1 else f"{len(changed)} names are"
+    return f"{names} read without the wrappers of a running program ({example})"

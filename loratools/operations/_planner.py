@@ -60,7 +60,7 @@ class Planner:
         """All of one adapter: replaced tensors first, then updates, then single rows."""
         adapter.check_usable()
         if note := another_base(adapter, self.base):
-            self.notes.append(note)
+            self.notes.append(f"{adapter.where}: {note}")
         for copy in adapter.copies:
             if not same_bytes(copy.source, copy.of):
                 raise FormatError(

@@ -133,8 +133,9 @@ def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ..
     trained = [target for target, whole in agreement.replaced.items() if whole.is_trained]
     if all(weight == 1 for weight in weights) or not (trained or agreement.rows):
         return ()
-    whole = listing([*trained, *agreement.rows])
-    return (f"{whole} take the place of the base's tensors, at any weight",)
+    whole = [*trained, *agreement.rows]
+    verb = "takes" if len(whole) == 1 else "take"
+    return (f"{listing(whole)} {verb} the place of the base's tensors, at any weight",)
 
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> None:

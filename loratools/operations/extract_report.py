@@ -64,7 +64,8 @@ class ExtractReport:
     def notes(self) -> tuple[str, ...]:
         """What a person should know."""
         grown = [t for t, replacement in self.plan.whole.items() if not replacement.is_trained]
-        notes = [
+        notes = [*self.plan.pairing.renamed]
+        notes += [
             f"{target}: has another number of rows; resize the base's embeddings before loading"
             for target in grown
         ]

@@ -11,6 +11,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source, is_finite, stored_elements
 from loratools.names.tied import find_tied_head
+from loratools.operations.bases import another_base
 from loratools.operations.both_ends import notes_on_both_ends
 from loratools.operations.effects import by_reason
 from loratools.operations.grouping import pattern_of
@@ -47,7 +48,7 @@ class Coverage:
     """An adapter beside a base: what it touches, and whether it would merge.
 
     `untouched` are the base's matrices, by pattern, that no update names. `tied` says whether the
-    base's embedding and head are one tensor.
+    base's embedding and head are one tensor, `another_base` that the adapter names another one.
     """
 
     base: str
@@ -57,6 +58,7 @@ class Coverage:
     refusal: str | None
     accounting: Mapping[str, int]
     tied: bool
+    another_base: str | None
 
 
 @final
@@ -127,6 +129,8 @@ class Inspection:
     def _base_notes(self) -> Iterator[Note]:
         if self.coverage is not None and self.coverage.refusal is not None:
             yield Note("refusal", f"would not merge: {self.coverage.refusal}")
+        if self.coverage is not None and self.coverage.another_base is not None:
+            yield Note("info", self.coverage.another_base)
         is_tied = None if self.coverage is None else self.coverage.tied
         yield from notes_on_both_ends(self.adapter.updates, is_tied)
 
@@ -181,11 +185,11 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
 
 def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
     """What `adapter` touches of `base`; and the plan of their merge, None where it is refused."""
-    tied = find_tied_head(base.tensors, base.config) is not None
+    known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     except LoratoolsError as error:
-        return Coverage(base.where, 0, 0, {}, str(error), {}, tied), None
+        return Coverage(base.where, 0, 0, {}, str(error), {}, *known), None
     touched = {tensor.name for tensor in plan.changed}
     matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
     untouched: dict[str, int] = {}
@@ -194,7 +198,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
             untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
     accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
     count = sum(name in touched for name in matrices)
-    return Coverage(base.where, count, len(matrices), untouched, None, accounting, tied), plan
+    return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
 
 
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:

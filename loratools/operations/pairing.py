@@ -12,7 +12,7 @@ from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.quantised import quantisation
 from loratools.names.tied import find_tied_head
-from loratools.names.wrappers import plain_names
+from loratools.names.wrappers import plain_names, renaming
 
 #: PEFT's wrapper around a whole model, which its modules do not know of.
 _AROUND = "base_model."
@@ -56,6 +56,7 @@ class Pairing:
         missing: what only the base has.
         config: of the model.
         entangled: an embedding that is tied to more than a head.
+        renamed: what is to be said of each model that has wrappers in its names.
     """
 
     tuned: Checkpoint
@@ -65,6 +66,7 @@ class Pairing:
     missing: tuple[str, ...]
     config: Mapping[str, Any] | None
     entangled: str | None
+    renamed: tuple[str, ...]
 
 
 def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
@@ -99,6 +101,11 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
         ),
         config=config,
         entangled=_entangled(pairs, config),
+        renamed=tuple(
+            f"{model.where}: {said}"
+            for model, names in zip((tuned, base), plain, strict=True)
+            if (said := renaming(names))
+        ),
     )
 
 

@@ -134,7 +134,8 @@ def _whole_tensors(adapter: Adapter, rescaling: Rescaling) -> tuple[str, ...]:
     whole = [target for target, r in adapter.replaced.items() if r.is_trained] + [*adapter.rows]
     if not whole or (rescaling.strength == 1 and rescaling.alpha is None):
         return ()
-    what = f"{listing(whole)} take the place of the base's tensors, at any strength"
+    verb = "takes" if len(whole) == 1 else "take"
+    what = f"{listing(whole)} {verb} the place of the base's tensors, at any strength"
     if not rescaling.keep_replaced:
         raise UnsupportedError(f"{adapter.where}: {what}; --keep-replaced keeps them as they are")
     return (what,)

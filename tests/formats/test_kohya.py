@@ -20,7 +20,7 @@ from torch import Tensor
 
 import loratools
 from loratools import MergeOptions
-from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -238,13 +238,13 @@ def test_origin_is_that_of_the_metadata() -> None:
         "ss_tag_frequency": "{}",
     }
     adapter = decoded(module(), metadata)
-    assert adapter.provenance.base == "base.safetensors"
+    assert (adapter.provenance.base, adapter.provenance.family) == ("base.safetensors", "sd_v1")
     assert adapter.provenance.trainer == "sd-scripts 8eb60baf"
     assert adapter.settings == {**TRAINED, "ss_base_model_version": "sd_v1"}
     assert adapter.metadata == metadata
     adapter = decoded(module(), {"modelspec.architecture": "flux-1-dev/lora"})
-    assert (adapter.provenance.base, adapter.provenance.trainer) == ("flux-1-dev/lora", None)
-    assert decoded(module()).provenance == type(adapter.provenance)()
+    assert adapter.provenance == Provenance(family="flux-1-dev")
+    assert decoded(module()).provenance == Provenance()
 
 
 @pytest.mark.parametrize("name", ["sd15-locon", "sdxl-dynamic"])

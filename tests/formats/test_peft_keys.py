@@ -231,6 +231,8 @@ def test_parameter_of_a_saved_module_may_be_called_as_a_part_is() -> None:
     """A module of the model's own, such as a Snake activation, has an alpha."""
     adapter = decoded({**PAIR, f"{PREFIX}snake.alpha": (3,)}, modules_to_save=["snake"])
     assert adapter.replaced["snake.alpha"].is_trained
+    adapter = decoded({**PAIR, f"{PREFIX}classifier.alpha": (3,)}, task_type="SEQ_CLS")
+    assert adapter.replaced["classifier.alpha"].is_trained
     with pytest.raises(UnsupportedError, match=r"layer.q.alpha: an alpha as kohya stores it"):
         decoded({**PAIR, f"{PREFIX}layer.q.alpha": ()}, modules_to_save=["q"])
 

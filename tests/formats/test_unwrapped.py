@@ -52,6 +52,13 @@ def test_module_is_a_submodule_where_only_some_names_have_it() -> None:
     assert adapter.notes == ()
 
 
+@pytest.mark.parametrize("path", ["module", "module.module"])
+def test_a_module_that_is_called_module_keeps_its_name(path: str) -> None:
+    """Alone in a model, and in a wrapper; what is left must be the name of a module."""
+    adapter = decoded(lora(path) | {PREFIX + path + ".bias": (4,)}, bias="lora_only")
+    assert (list(adapter.updates), list(adapter.replaced)) == (["module.weight"], ["module.bias"])
+
+
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
 def test_two_keys_of_one_tensor_are_both_named(wrapper: str) -> None:
     wrapped = renamed("layers", wrapper + "layers")
@@ -93,7 +100,7 @@ def test_names_of_the_config_follow_where_the_model_was_wrapped_whole() -> None:
 def test_config_alone_may_have_wrappers() -> None:
     adapter = decoded(lora("layers.0.q"), target_modules=["_orig_mod.layers.0.q"])
     assert notes(adapter, "info") == [
-        "the config names modules without the wrappers of a running program"
+        "names in the config are read without the wrappers of a running program"
     ]
     assert not notes(adapter, "problem")
 

@@ -164,6 +164,17 @@ def test_every_request_with_the_token_is_guarded(ours, tmp_path, capsys):
     assert {agent.partition("/")[0] for agent in agents} == {"loratools"}
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_uploads_to_a_storage_are_guarded_though_they_name_no_client(method, ours):
+    headers = {"User-Agent": "python-httpx2/2", "Authorization": "Bearer x", "Cookie": "x=y"}
+    request = httpx2.Request(method, f"{ours.storage_endpoint}/x", headers=headers)
+    session._outgoing(request)
+    assert not request.headers.keys() & {"authorization", "cookie"}
+    endless = httpx2.Response(200, request=request, stream=httpx2.ByteStream(b"x"))
+    session._incoming(endless)
+    assert isinstance(endless.stream, session._Limited)
+
+
 def test_requests_of_others_are_left_alone(ours):
     """The client's session is one for the whole process."""
     assert reading.exists(REPO)
@@ -232,11 +243,6 @@ def test_a_token_file_that_would_be_waited_for_is_refused(name, signed_out, caps
     Path(constants.HF_TOKEN_PATH).write_text("hf_x\n")
     place = Path(constants.HF_TOKEN_PATH).with_name(name)
     place.unlink(missing_ok=True)
-    os.mkfifo(place)
-    result = run_here(capsys, "pull", REPO)
-    assert result.code == 1
-    assert f"{place}: not a regular file" in line_of(result)
-    place.unlink()
     place.mkdir()
     assert run_here(capsys, "pull", REPO).code == 1
     place.rmdir()
@@ -244,6 +250,11 @@ def test_a_token_file_that_would_be_waited_for_is_refused(name, signed_out, caps
     result = run_here(capsys, "pull", REPO)
     assert result.code == 1
     assert "at most 1048576 are read" in line_of(result)
+    place.unlink()
+    os.mkfifo(place)  # last: whoever opens it never comes back
+    result = run_here(capsys, "pull", REPO)
+    assert result.code == 1
+    assert f"{place}: not a regular file" in line_of(result)
     assert not signed_out.log
 
 

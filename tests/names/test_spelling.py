@@ -28,13 +28,23 @@ def found(names: list[str], reference: list[str]) -> tuple[list[str], tuple[str,
             [OLD + "layers.0.q", "language_model.lm_head", "vision_tower.layers.0.q"],
             [NEW + "layers.0.q"],
             [NEW + "layers.0.q", "lm_head", "model.vision_tower.layers.0.q"],
-            f"{OLD} → {NEW}",
+            f"{OLD} → {NEW}, language_model.lm_head. → lm_head., vision_tower. → "
+            "model.vision_tower.",
         ),
         (
             [NEW + "layers.0.q", "lm_head", "model.visual.blocks.0.q"],
             [TEXT + "layers.0.q"],
             [TEXT + "layers.0.q", "lm_head", "visual.blocks.0.q"],
-            f"{NEW} → model.",
+            f"{NEW} → model., model.visual. → visual.",
+        ),
+        # Other parts of a model that was renested
+        (["visual.blocks.0.q"], [NEW + "layers.0.q"], ["model.visual.blocks.0.q"],
+         "visual. → model.visual."),
+        (
+            [NEW + "layers.0.q", "lm_head"],
+            ["vision_tower.layers.0.q"],
+            [OLD + "layers.0.q", "lm_head"],
+            f"{NEW} → {OLD}",
         ),
         (["layers.0.q", "norm"], ["model.layers.0.q"], ["model.layers.0.q", "model.norm"],
          "model. added"),
@@ -43,7 +53,17 @@ def found(names: list[str], reference: list[str]) -> tuple[list[str], tuple[str,
         (["backbone.layers.0.q"], ["layers.0.q"], ["layers.0.q"], "backbone. removed"),
         (["layers.0.q"], ["net.backbone.layers.0.q"], ["net.backbone.layers.0.q"],
          "net.backbone. added"),
+        # A U-Net beside a text encoder, and alone
+        (["down_blocks.0.q"], ["unet.down_blocks.0.q", "text_encoder.layers.0.q"],
+         ["unet.down_blocks.0.q"], "unet. added"),
+        (["unet.down_blocks.0.q", "text_encoder.layers.0.q"],
+         ["model.diffusion_model.down_blocks.0.q"],
+         ["model.diffusion_model.down_blocks.0.q", "text_encoder.layers.0.q"],
+         "unet. → model.diffusion_model."),
         # Flattened
+        (["lora_unet_input_blocks_4_1_q"], ["lora_unet_diffusion_model_input_blocks_5_1_q"],
+         ["lora_unet_diffusion_model_input_blocks_4_1_q"],
+         "lora_unet_ → lora_unet_diffusion_model_"),
         (["lora_te1_encoder_layers_0_fc1"], ["lora_te1_text_model_encoder_layers_1_fc1"],
          ["lora_te1_text_model_encoder_layers_0_fc1"], "lora_te1_ → lora_te1_text_model_"),
         (["lycoris_mid_block_attn_0_q"], ["lora_unet_mid_block_attn_0_q"],
@@ -53,7 +73,7 @@ def found(names: list[str], reference: list[str]) -> tuple[list[str], tuple[str,
 def test_names_get_the_spelling_of_the_reference(
     names: list[str], reference: list[str], renamed: list[str], change: str
 ) -> None:
-    assert found(names, reference) == (renamed, (change,))
+    assert found(names, reference) == (renamed, tuple(change.split(", ")))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +81,6 @@ def test_names_get_the_spelling_of_the_reference(
     [
         (["model.layers.0.q"], ["model.layers.0.q", "model.layers.1.q"]),
         (["encoder.layers.0.q"], ["decoder.layers.0.q"]),
-        (["backbone.layers.0.q", "head.dense"], ["layers.0.q"]),  # no root of the whole adapter
         (["second"], ["first"]),
         (["text_model.layers.0.q"], ["vision_model.layers.0.q"]),
         (["lora_te2_text_model_layers_0_q"], ["lora_te1_text_model_layers_0_q"]),
@@ -80,9 +99,16 @@ def test_other_modules_keep_their_names(names: list[str], reference: list[str]) 
         (["model.layers.0.q"], [OLD + "layers.0.q", NEW + "layers.0.q"], "may be any of"),
         (["model.layers.0.q", OLD + "layers.0.q"], [NEW + "layers.0.q"], "both mean"),
         (["block.linear"], ["linear"], "cannot be told from the names"),
+        # A root of only a part of the adapter, or of one of several parts of a model
+        (["backbone.layers.0.q", "head.dense"], ["layers.0.q"], "cannot be told"),
+        (["layers.0.q"], ["backbone.layers.0.q", "head.dense"], "cannot be told"),
+        (["layers.0.q"], ["vision_model.encoder.layers.0.q"], "cannot be told"),
+        (["decoder.layers.0.q"], ["layers.0.q"], "cannot be told"),
         (["lora_te_encoder_layers_0_q"], ["lora_te1_encoder_layers_0_q"], "cannot be told"),
         (["lora_unet_double_blocks_0_img_attn_qkv"], ["lora_unet_transformer_blocks_0_attn_to_q"],
          "names in another way"),
+        (["lora_unet_double_blocks_0_img_attn_qkv"],
+         ["lora_transformer_transformer_blocks_0_attn_to_q"], "names in another way"),
         (["single_transformer_blocks.0.q"], ["single_blocks.0.linear1"], "names in another way"),
         (["lora_te2_transformer_resblocks_0_attn"], ["lora_te2_text_model_encoder_layers_0_q"],
          "names in another way"),

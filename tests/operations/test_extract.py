@@ -201,6 +201,10 @@ def test_targets_have_no_wrappers_of_the_models(tmp_path, old, new, is_base_wrap
     report = svd_extract(*folders, output=tmp_path / "out", rule=RankRule(rank=2), check=True)
     assert list(report.plan.factored) == [LINEAR]
     assert report.check.agrees
+    said = [note for note in report.notes if "without the wrappers" in note]
+    assert [note.partition(":")[0] for note in said] == [
+        str(f) for f in folders[: 1 + is_base_wrapped]
+    ]
 
 
 @pytest.mark.parametrize("field", ["only", "skip", "full"])

@@ -17,7 +17,7 @@ from tests.oracles import WARNED, oracle
 
 oracle("peft")
 
-from peft import PeftModel  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.tuners.lora import LoraLayer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
@@ -61,7 +61,10 @@ def under(name: str, folder: Path) -> PeftModel:
 
 def reloaded(name: str, folder: Path) -> PeftModel:
     """The same; PEFT finds no key missing, and none that it does not know."""
-    model = under(name, folder)
+    return checked(under(name, folder), folder)
+
+
+def checked(model: PeftModel, folder: Path) -> PeftModel:
     result = model.load_adapter(folder, adapter_name="default")  # again, as only this tells
     assert result.missing_keys == []
     assert result.unexpected_keys == []
@@ -234,3 +237,29 @@ def test_different_adapters_are_one_in_peft(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for target, delta in expected.items():
         assert float((found[target] - delta).norm()) <= 20**0.5 * 2.0**-23 * size[target]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["whole first", "whole last"])
+def test_adapters_that_spell_one_model_in_two_ways_are_one_in_peft(
+    tmp_path: Path, is_first: bool
+) -> None:
+    """One is trained on the whole model, the other on the model inside of it, without a head."""
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    inner = get_peft_model(base_of("plain").model, settings)  # type: ignore[arg-type]
+    inner.save_pretrained(tmp_path / "inner")
+    whole, inside = FIXTURES / "adapters" / "plain", tmp_path / "inner"
+    folders = [whole, inside] if is_first else [inside, whole]
+    loratools.combine(folders, output=tmp_path / "both")
+    base = base_of("plain").double()
+    model = PeftModel.from_pretrained(base if is_first else base.model, tmp_path / "both")  # type: ignore[arg-type]
+    found = deltas(checked(model, tmp_path / "both"))
+    parts = [
+        {name.removeprefix("model."): delta for name, delta in part.items()}
+        for part in (original("plain")[0], deltas(inner.double()))
+    ]
+    assert found.keys() == {f"model.{name}" if is_first else name for name in parts[0]}
+    for target, delta in found.items():
+        added = [part[name] for part in parts if (name := target.removeprefix("model.")) in part]
+        size = sum(float(each.norm()) for each in added)
+        assert float((delta - sum(added)).norm()) <= 10**0.5 * 2.0**-23 * size, target
