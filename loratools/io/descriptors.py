@@ -9,19 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import final
 
-
-def _kept() -> int:
-    """64, or a quarter of what the system allows."""
-    try:
-        import resource
-    except ImportError:  # Windows, which allows thousands
-        return 64
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 64 if allowed < 0 else min(64, allowed // 4)
-
-
-#: So many stay open that nobody uses.
-_KEPT = _kept()
+#: So many stay open, or a quarter of what the system allows.
+_MOST = 64
 
 
 @final
@@ -75,7 +64,7 @@ class Descriptor:
             return self._fd
 
     def _leave(self) -> None:
-        if not self._users and _open.count > _KEPT:
+        if not self._users and _open.count > most_open():
             self._close()
 
     def _close(self) -> None:
@@ -83,3 +72,13 @@ class Descriptor:
             os.close(self._fd)
             self._fd = -1
             _open.count -= 1
+
+
+def most_open() -> int:
+    """How many descriptors stay open that nobody uses."""
+    try:
+        import resource
+    except ImportError:
+        return _MOST
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if allowed < 0 else min(_MOST, allowed // 4)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools import registry
-from loratools.io.descriptors import Descriptor
+from loratools.io.descriptors import Descriptor, most_open
 from loratools.io.file import InputFile
 from tests.cli.results import refused
 from tests.e2e.commands import PLAIN, run_here
@@ -89,7 +89,7 @@ def test_files_beyond_the_limit_are_open_only_while_they_are_used(tmp_path):
         path.write_bytes(bytes([number]))
         files.append(path)
     with at_most(1024), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loratools.io.descriptors._KEPT", 0)
+        patch.setattr("loratools.io.descriptors._MOST", 0)
         opened = [InputFile(path) for path in files]
         assert not open_in(tmp_path)
         with opened[3].used() as fd:
@@ -107,7 +107,8 @@ def test_a_descriptor_in_use_is_not_closed_by_others(tmp_path):
     path.write_bytes(b"!")
     descriptor = Descriptor(lambda: os.open(path, os.O_RDONLY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loratools.io.descriptors._KEPT", 0)
+        patch.setattr("loratools.io.descriptors._MOST", 0)
+        assert most_open() == 0
         with descriptor.used() as outer:
             with descriptor.used() as inner:
                 assert inner == outer
