@@ -75,9 +75,7 @@ def verbs(base: Path, adapter: Path, output: Path) -> dict[str, Callable[[], obj
         "merge --dry-run": lambda: loratools.merge(
             base, [adapter], output=None, options=plan
         ).to_json(),
-        "push, before anything is sent": lambda: publishable(adapter, all_files=False).checked(
-            None
-        ),
+        "push, its checks": lambda: publishable(adapter, all_files=False).checked(None),
     }
 
 
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--targets", type=int, default=200_000)
-    parser.add_argument("--only", help="commands to time, divided by commas")
+    parser.add_argument("--only", help="commands to time, divided by semicolons")
     options = parser.parse_args(arguments)
     base, adapter = (options.out / f"many-{options.targets}-{w}" for w in ("base", "adapter"))
     for folder, write in ((base, write_base), (adapter, write_adapter)):
@@ -97,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(describe())
     print(f"\n| {options.targets} targets | s |\n|---|--:|")
     for name, work in verbs(base, adapter, output).items():
-        if options.only is None or name in options.only.split(","):
+        if options.only is None or name in options.only.split(";"):
             began = time.perf_counter()
             work()
             print(f"| `{name}` | {time.perf_counter() - began:.1f} |", flush=True)

@@ -78,11 +78,10 @@ class LoRA:
     def __post_init__(self) -> None:
         """Check that both factors are matrices of one rank."""
         check_stored(self.down, self.up)
-        shapes = (self.up.shape, self.down.shape)
-        if {len(shape) for shape in shapes} != {2} or self.up.shape[1] != self.down.shape[0]:
+        up, down = self.up.shape, self.down.shape
+        if len(up) != 2 or len(down) != 2 or up[1] != down[0]:
             raise ShapeMismatchError(
-                f"{self.up.keys[0]}: factors {list(self.up.shape)} and {list(self.down.shape)} do "
-                f"not have the same rank"
+                f"{self.up.keys[0]}: factors {list(up)} and {list(down)} do not have the same rank"
             )
 
     @property

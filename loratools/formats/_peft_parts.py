@@ -10,6 +10,7 @@ from loratools.formats._peft_tensors import in_blocks, spread
 from loratools.io.source import Derived, Source, flattened, transposed
 
 _LINEAR = ("lora_A", "lora_B")
+_PLAIN_PAIR = frozenset(_LINEAR)
 _EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
 #: What may be stored beside a pair of factors.
 _EXTRAS = {
@@ -25,6 +26,8 @@ def check_roles(where: str, module: str, roles: Mapping[str, Source]) -> None:
         FormatError: one of both factors is missing, or both.
         UnsupportedError: there are parts of more than one update, or one that PEFT never writes.
     """
+    if roles.keys() == _PLAIN_PAIR:  # as nearly all of them
+        return
     where = f"{where}: {shorten(module)}"
     for role in roles:
         if role.endswith(".bias") and role != "lora_B.bias":
@@ -50,19 +53,19 @@ def linear(
     if enabled := config.enabled():
         return _merged_linear(where, path, down, up, enabled, scaling)
     down, up = _expanded(where, config, path, down, up)
-    is_kernel = len(up.shape) == len(down.shape) > 2
-    if is_kernel and 1 <= up.shape[1] < down.shape[0]:
+    above, below = up.shape, down.shape
+    is_kernel = len(above) == len(below) > 2
+    if is_kernel and 1 <= above[1] < below[0]:
         raise UnsupportedError(
             f"{where}: {shorten(path)}: a grouped convolution, whose update has no "
             f"counterpart in the shape of its weight"
         )
-    if len(down.shape) < 2 or len(down.shape) != len(up.shape) or down.shape[0] != up.shape[1]:
+    if len(below) < 2 or len(below) != len(above) or below[0] != above[1]:
         raise ShapeMismatchError(
-            f"{where}: {shorten(path)}: lora_A {list(down.shape)} and "
-            f"lora_B {list(up.shape)} do not have the same rank"
+            f"{where}: {shorten(path)}: lora_A {list(below)} and lora_B {list(above)} do not have "
+            f"the same rank"
         )
-    shape = (up.shape[0], *down.shape[1:])
-    return LoRA(flattened(up), flattened(down), scaling, shape)
+    return LoRA(flattened(up), flattened(down), scaling, (above[0], *below[1:]))
 
 
 def _expanded(

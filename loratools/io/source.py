@@ -254,7 +254,8 @@ def stored_elements(source: Source) -> int:
 
 def flattened(source: Source) -> Source:
     """As a matrix: the first dimension, and all others in one."""
-    return reshaped(source, (source.shape[0], math.prod(source.shape[1:])))
+    shape = source.shape
+    return source if len(shape) == 2 else reshaped(source, (shape[0], math.prod(shape[1:])))
 
 
 def reshaped(source: Source, shape: tuple[int, ...]) -> Source:

@@ -123,7 +123,7 @@ def _head_name(embedding: str) -> str:
 
 def _ends(name: str, endings: tuple[str, ...]) -> bool:
     """Whether a name ends so and is in no layer: `layers.0.attention.output.weight` is no head."""
-    if any(part.isdigit() for part in name.split(".")):
+    if not name.endswith(endings) or any(part.isdigit() for part in name.split(".")):
         return False
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 

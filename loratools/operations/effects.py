@@ -39,12 +39,13 @@ def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[
     `fidelity` is that of a merge that was carried out. Without it nothing is found to be lost to
     rounding, or to be in the base already.
     """
+    applied: dict[str, list[str]] = {}
+    for key in plan.applied:
+        applied.setdefault(key.partition(": ")[2], []).append(key)
     for tensor in plan.changed:
         measured = fidelity.get(tensor.name)
         if not tensor.changes and _is_as_before(tensor):
-            keys = tuple(
-                key for key in plan.applied if key.partition(": ")[2] in tensor.origin.keys
-            )
+            keys = tuple(key for name in tensor.origin.keys for key in applied.get(name, ()))
             yield Idle(tensor.name, keys, "the base has the same tensor")
         for change in tensor.changes:
             reason = _reason(tensor, change, measured)
