@@ -53,7 +53,7 @@ def typed(value: Any, kind: type[T], name: str, where: str) -> T:
     """
     if type(value) is not kind:
         raise HubError(
-            f"{where}: not the answer of a Hub: {name!r} is of type "
+            f"{where}: not the answer of a Hub: {name} is of type "
             f"{_JSON[type(value)]}, not {_JSON[kind]}"
         )
     return value
@@ -68,7 +68,7 @@ def value_in(fields: Any, name: str, kind: type[T], where: str) -> T:
     found = typed(fields, dict, "it", where)
     if name not in found:
         raise HubError(f"{where}: not the answer of a Hub: {name!r} is missing")
-    return typed(found[name], kind, name, where)
+    return typed(found[name], kind, repr(name), where)
 
 
 def commit_in(fields: Any, name: str, where: str) -> str:
@@ -117,7 +117,7 @@ def noted_file(fields: Any, where: str) -> HubFile:
 
 
 def _checked(file: HubFile, digits: int, where: str) -> HubFile:
-    check_path(file.path, where)
+    check_path(file.path, where, anywhere=False)  # images are called by what they show
     is_digest = len(file.digest) == digits and re.fullmatch("[0-9a-f]*", file.digest)
     if not is_digest or not 0 <= file.size <= _LONGEST_SIZE:
         raise HubError(f"{where}: {shorten(file.path)}: listed with a malformed hash or size")

@@ -16,6 +16,8 @@ _ENDPOINT, _NUMBERS = "HF_ENDPOINT", ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TI
 #: Of one part, on all usual file systems; and of all parts, which leaves room for the cache's own.
 _NAME_BYTES = 255
 _PATH_LENGTH = 2048
+#: Inside of words in Persian, and of emoji.
+_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -91,17 +93,19 @@ def _check_variables() -> None:
         raise HubError(f"{_ENDPOINT}: not an address such as https://huggingface.co")
 
 
-def check_path(path: str, where: str) -> None:
-    """Refuse a path that would not stay in a folder, on this system or another.
+def check_path(path: str, where: str, *, anywhere: bool = True) -> None:
+    """Refuse a path that would not stay in a folder, on this system or `anywhere`.
 
     Raises:
         HubError: it is absolute, has a part like `..`, characters that a file name cannot have or
             that are not seen (control and bidirectional ones), or is too long for a disk.
     """
     parts = path.split("/")
-    is_odd = re.search(r'[\\:*?"<>|]', path) or escaped(path) != path
-    if is_odd or any(part in {"", ".", ".."} for part in parts):
-        raise HubError(f"{where}: {shorten(path)} is not a plain relative path")
+    seen = path.translate(_JOINERS)
+    is_odd = "\\" in path or escaped(seen) != seen
+    is_foreign = (anywhere or os.name == "nt") and re.search(r'[:*?"<>|]', path)
+    if is_odd or is_foreign or any(part in {"", ".", ".."} for part in parts):
+        raise HubError(f"{where}: {shorten(path)!r} is not a plain relative path")
     if max(len(part.encode()) for part in parts) > _NAME_BYTES or len(path) > _PATH_LENGTH:
         raise HubError(f"{where}: {shorten(path)} is too long for the path of a file")
 

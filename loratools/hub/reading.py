@@ -166,7 +166,7 @@ def _entries(where: HubName, path: str, **query: str) -> Iterator[Any]:
     address, count = _address(where.repo, path, **query), 0
     for _ in range(MOST_PAGES):
         page, following = _ask(where, address)
-        entries = typed(page, list, "it", str(where))
+        entries = typed(page, list, "the listing", str(where))
         count += len(entries)
         if count > MOST_FILES:
             break

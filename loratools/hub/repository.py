@@ -172,7 +172,9 @@ def _state() -> Path:
 def _read_tree(store: Path) -> list[HubFile] | None:
     """The listing that was noted; None where there is none that can be read: it is asked for."""
     try:
-        noted = typed(parse_json(read_small(store, _LONGEST_TREE), str(store)), list, "it", "")
+        noted = typed(
+            parse_json(read_small(store, _LONGEST_TREE), str(store)), list, "the listing", ""
+        )
         return [noted_file(fields, str(store)) for fields in noted]
     except LoratoolsError:
         return None

@@ -195,7 +195,6 @@ ROWS = [
     Row("listing with `..`", renamed(f"../{WEIGHTS}"), 1, "not a plain relative path"),
     Row("listing with an absolute path", renamed(f"/tmp/{WEIGHTS}"), 1, "not a plain relative"),
     Row("listing with a backslash", renamed(f"..\\{WEIGHTS}"), 1, "not a plain relative path"),
-    Row("listing with a drive", renamed(f"C:{WEIGHTS}"), 1, "not a plain relative path"),
     Row(
         "listing with a malformed hash",
         tree(lambda item: item | {"lfs": item["lfs"] | {"oid": "../x"}}),

@@ -1,5 +1,6 @@
 """What a name on the Hub says."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratools.errors import HubError
+from loratools.hub.answers import files_of
 from loratools.hub.names import HubName, check_path, is_commit, is_hub_name
 from tests.e2e.commands import PLAIN, run_apart
 
@@ -51,6 +53,19 @@ def test_other_forms_are_refused(name):
 def test_a_path_stays_in_its_folder(path):
     with pytest.raises(HubError, match="not a plain relative path"):
         check_path(path, "hf://ann/plain")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it cannot store them")
+@pytest.mark.parametrize("path", ["C:x", 'a "b"?.png', "<s0><s1>.png", "a*|b"])
+def test_a_listing_may_have_names_that_other_systems_cannot_store(path):
+    """A repository with images that are called by what they show is not refused for them."""
+    entry = {"type": "file", "path": path, "size": 5, "oid": 40 * "a"}
+    assert [file.path for file in files_of([entry], "here")] == [path]
+
+
+@pytest.mark.parametrize("path", ["a\u200cb", "\U0001f469\u200d\U0001f680"])
+def test_joined_letters_and_emoji_are_names(path):
+    check_path(path, "hf://ann/plain")
 
 
 @pytest.mark.parametrize("name", ["hf", "./hf://a/b", "hf:a", "https://x/y", "a/hf://b"])
