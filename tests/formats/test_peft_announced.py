@@ -57,6 +57,11 @@ BIAS = part("lora_B.bias", 4)
         (Q, {"r": 8}, r"the config says rank 8, and the tensors have rank 2: layers\.0\.q"),
         (Q | K, {"rank_pattern": {"q": 1}}, "the config says rank 1, and the tensors have rank 2"),
         (EMBEDDING, {"r": 3}, "the config says rank 3, and the tensors have rank 2: tok"),
+        (
+            Q | EMBEDDING,
+            {"r": 4, "rank_pattern": {"tok": 2}, "ensure_weight_tying": True},
+            "the config says rank 4, and the tensors have rank 2: layers.0.q",
+        ),
         (Q, {"bias": "lora"}, "bias is 'lora', which is none of none, all, lora_only"),
         (Q, {"bias": True}, "bias is True, which is none of"),
     ],

@@ -130,9 +130,10 @@ def test_whole_tensor_that_the_base_has_already_changes_nothing(
 ) -> None:
     model = base(tmp_path / "base", torch.bfloat16)
     weight = load_file(model / "model.safetensors")["q.weight"].float() + shift
-    adapter = write_adapter(tmp_path / "adapter", {"q.weight": weight}, modules_to_save=["q"])
+    whole = {"q.weight": weight, "q.bias": eighths(6)}
+    adapter = write_adapter(tmp_path / "adapter", whole, modules_to_save=["q"])
     _, report = merged(model, adapter)
-    assert reasons(report) == ([] if changes else ["the base has the same tensor"])
+    assert reasons(report) == ["the base has the same tensor"] * (1 if changes else 2)
     assert report.equals_base is not changes
 
 
@@ -168,7 +169,8 @@ def test_update_that_changes_nothing_is_told_beside_one_that_does(tmp_path: Path
 
 
 def test_idle_update_of_a_replaced_tensor_leaves_it_replaced(tmp_path: Path) -> None:
-    whole = write_adapter(tmp_path / "whole", {"q.weight": eighths(6, 4)}, modules_to_save=["q"])
+    tensors = {"q.weight": eighths(6, 4), "q.bias": eighths(6) + 1}
+    whole = write_adapter(tmp_path / "whole", tensors, modules_to_save=["q"])
     untrained = write_adapter(tmp_path / "untrained", zero("lora_B"), **TARGETS)
     _, report = merged(base(tmp_path / "base"), whole, untrained)
     assert reasons(report) == [UP_IS_ZERO]

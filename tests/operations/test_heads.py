@@ -195,7 +195,7 @@ def test_class_of_an_unknown_model_is_called_as_its_others_are(
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "FEATURE_EXTRACTION", None])
 def test_no_head_leaves_the_config(task: str | None, tmp_path: Path) -> None:
-    whole = {"bert.pooler.dense.weight": eighths(3, 3) + 1}
+    whole = {"bert.pooler.dense.weight": eighths(3, 3) + 1, "bert.pooler.dense.bias": eighths(3)}
     config, _, report = merge(tmp_path, whole, task_type=task, modules_to_save=["pooler"])
     assert config == BERT
     assert report.plan.head is None

@@ -157,7 +157,7 @@ class TestReplaced:
 
     def test_what_was_changed_is_not_replaced(self, base: Path) -> None:
         one = write_adapter(base.parent / "one", Q)
-        whole = {"layers.0.q.weight": eighths(4, 3)}
+        whole = {"layers.0.q.weight": eighths(4, 3), "layers.0.q.bias": eighths(4)}
         two = write_adapter(base.parent / "two", whole, modules_to_save=["q"])
         with pytest.raises(FormatError, match="would replace what an adapter before it"):
             merged(base, one, two)
