@@ -83,16 +83,20 @@ class Parts:
     def refuse_strays(self, config: PeftConfig) -> None:
         """Refuse parts of other dialects that would pass as whole tensors, such as an alpha.
 
-        A module that the config says is saved may have parameters of such names.
+        A module that the config says is saved may have parameters of such names. One that is
+        updated has a weight, and may have biases, but nothing else.
 
         Raises:
             UnsupportedError: there is one.
         """
         listed = SavedNames(config.saved_modules())
         for target, source in self.plain.items():
-            owner = target.rpartition(".")[0]
-            is_saved = owner not in self.modules and listed.hold(target)
-            if not is_saved and (kind := possible_part(target)):
+            owner, _, name = target.rpartition(".")
+            is_updated = owner in self.modules
+            kind = None if listed.hold(target) and not is_updated else possible_part(target)
+            if is_updated and name != "weight" and "bias" not in name:
+                kind = kind or "neither a weight nor a bias of the module that it belongs to"
+            if kind is not None:
                 raise UnsupportedError(
                     f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's LoRA does "
                     f"not have; remove it, if the config says the same"

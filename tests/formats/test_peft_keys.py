@@ -220,6 +220,15 @@ def test_part_of_another_dialect_never_passes_as_a_whole_tensor(module: str, par
         decoded({**PAIR, f"{PREFIX}{module}.{part}": (2, 2)})
 
 
+@pytest.mark.parametrize("part", ["scale", "scaling", "rank", "ranknum", "LORA_A", "weight_scale"])
+def test_an_updated_module_has_a_weight_and_biases_and_nothing_else(part: str) -> None:
+    """Whatever a part is called in dialects that nobody here knows."""
+    with pytest.raises(UnsupportedError, match=f"here: {PREFIX}layer.q.{part}: neither a weight"):
+        decoded({**PAIR, f"{PREFIX}layer.q.{part}": (2,)})
+    names = ["layer.q.weight", "layer.q.bias", "layer.q.in_proj_bias", f"layer.k.{part}"]
+    assert list(decoded(PAIR | {PREFIX + name: (2,) for name in names}).replaced) == names
+
+
 @pytest.mark.parametrize("part", ["hada_w1_a.default", "ia3_l.default", "lora_down.default.weight"])
 def test_part_with_the_name_of_an_adapter_is_one_too(part: str) -> None:
     for saved in ("", "modules_to_save."):
