@@ -103,6 +103,7 @@ class Announced:
         saved: ends of the names of modules that are stored whole.
         rows: modules whose rows are those of another one, stored once if the two are tied.
         ties_ends: whether embedding and head were trained as one, if the base ties them.
+        heads: ends of the names under which a head was trained for the task, if the model has it.
     """
 
     biases: Literal["all", "lora_only"] | None = None
@@ -110,6 +111,7 @@ class Announced:
     saved: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     ties_ends: bool = False
+    heads: tuple[str, ...] = ()
 
 
 @final

@@ -4,14 +4,15 @@ A part that is announced and not stored was lost: what PEFT puts in its place wh
 adapter, if it loads it at all, is what it starts training with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from loratools.adapter import Announced, Note, Update
 from loratools.errors import listing, shorten
-from loratools.formats._peft_config import PeftConfig
+from loratools.formats._peft_config import PeftConfig, head_modules
 from loratools.io.source import Source
+from loratools.names.saved import SavedNames
 
 _FLAGS = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "use_qalora")
 _BIASES = ("none", "all", "lora_only")
@@ -59,8 +60,17 @@ def announced_parts(
         )
 
 
-def announced_of(config: PeftConfig, tokens: Mapping[str, Source]) -> Announced:
-    """What is announced and only a base can tell to be missing."""
+def announced_of(
+    config: PeftConfig,
+    modules: Iterable[str],
+    replaced: Iterable[str],
+    tokens: Mapping[str, Source],
+) -> Announced:
+    """What is announced and only a base can tell to be missing.
+
+    `modules` have updates, and `replaced` are whole tensors.
+    """
+    heads = head_modules(config.text("task_type"))
     biases = config.fields.get("bias")
     narrowed = ("exclude_modules", "layers_to_transform", "layers_pattern")
     return Announced(
@@ -69,7 +79,20 @@ def announced_of(config: PeftConfig, tokens: Mapping[str, Source]) -> Announced:
         saved=config.saved_modules(),
         rows=_repeated_tokens(config, tokens),
         ties_ends=config.flag("ensure_weight_tying"),
+        heads=() if has_other_head(config, modules, replaced) else heads,
     )
+
+
+def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterable[str]) -> bool:
+    """Whether the head of the task is stored, and has none of the names by which PEFT finds it.
+
+    A head stands beside the model that has the updates. PEFT lists its names for any model, also
+    for one whose head has another name, which is trained only where the user has listed it.
+    """
+    names = head_modules(config.text("task_type"))
+    models = {module.partition(".")[0] for module in modules}
+    beside = [key for key in replaced if key.partition(".")[0] not in models]
+    return bool(names and beside) and not any(map(SavedNames(names).hold, beside))
 
 
 def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from loratools.adapter import Note
 from loratools.errors import listing
+from loratools.formats._peft_announced import has_other_head
 from loratools.formats._peft_config import PeftConfig, head_modules
 from loratools.formats._peft_keys import HEADS
 from loratools.names.saved import SavedNames
@@ -29,7 +30,9 @@ def disagreements(
             continue  # PEFT saves a module whole that is to be saved and to have factors
         yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
     yield from _overlapping_patterns(config, modules)
-    yield from _saved(config, replaced)
+    is_stored = any(map(SavedNames(_ALL_HEADS).hold, replaced))
+    has_head = is_stored or has_other_head(config, modules, replaced)
+    yield from _saved(config, replaced, has_head=has_head)
 
 
 def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterator[Note]:
@@ -46,15 +49,16 @@ def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterato
                 break
 
 
-def _saved(config: PeftConfig, replaced: Sequence[str]) -> Iterator[Note]:
+def _saved(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> Iterator[Note]:
     saved = config.names("modules_to_save")
     names = SavedNames(saved)
     stored = {name for key in replaced for name in names.holding(key)}
     missing = [name for name in saved if name not in stored]
-    has_head = any(map(SavedNames(_ALL_HEADS).hold, replaced))
-    # PEFT lists both names of a classification head; a model has one of them, or another.
-    lost = [name for name in missing if not (has_head and name in _HEADS)]
-    if others := [name for name in missing if name not in lost]:
+    # PEFT lists all names of a head for the task; a model has one of them, or another.
+    heads = head_modules(config.text("task_type"))
+    by_task = heads if set(heads) <= set(saved) else ()
+    lost = [n for n in missing if n not in by_task and not (has_head and n in _HEADS)]
+    if has_head and (others := [name for name in missing if name not in lost]):
         yield Note("info", f"modules_to_save also lists {listing(others)}, which is not stored")
     if lost:
         yield Note(
@@ -96,5 +100,9 @@ def _heads(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> It
             f"modules_to_save does not list {listing(unlisted)}; with task_type {task}, PEFT "
             f"trains and loads it all the same",
         )
-    elif heads and by_task == list(heads) and not has_head:
-        yield Note("problem", f"task_type is {task}, and no head is stored ({listing(by_task)})")
+    elif heads and not has_head and by_task in ([], list(heads)):
+        yield Note(
+            "problem",
+            f"task_type is {task}, and no head is stored: if the model has {listing(heads)}, what "
+            f"was trained there is lost; a head of another name is as in the base",
+        )

@@ -96,7 +96,7 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
-        announced=announced_of(config, parts.tokens),
+        announced=announced_of(config, decoder.modules, replaced, parts.tokens),
     )
 
 

@@ -102,6 +102,11 @@ _PATTERNS: tuple[tuple[str | None, Mapping[str, str], str], ...] = (
     ),
     (
         "transformer",
+        {"SEQ_CLS": "sequence_summary.summary logits_proj", "TOKEN_CLS": "classifier"},
+        "xlnet=XLNet",
+    ),
+    (
+        "transformer",
         {"SEQ_CLS": "score-", "TOKEN_CLS": "classifier"},
         "gpt-sw3=GPT2 gpt_bigcode=GPTBigCode",
     ),

@@ -17,7 +17,7 @@ from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
 from loratools.names.tied import TiedHead, find_tied_head, is_embedding
 from loratools.operations._overlap import refuse_overlap
-from loratools.operations.announced import Planned, missing, odd
+from loratools.operations.announced import Planned, lost_head, missing, odd
 from loratools.operations.bases import another_base
 from loratools.operations.merge import Change, MergeOptions, PlannedTensor
 
@@ -166,7 +166,7 @@ class Planner:
     def _refuse_missing(self, number: int, adapter: Adapter) -> None:
         """Refuse an adapter that has lost what this base shows was trained; note what is odd."""
         planned = Planned(self.tensors, self._tied, number, self._selection.takes)
-        for lost in missing(adapter.announced, planned):
+        for lost in (*missing(adapter.announced, planned), *lost_head(adapter, self.base, planned)):
             raise UnsupportedError(f"{adapter.where}: {lost}")
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from loratools.adapter import Announced
+from loratools.adapter import Adapter, Announced
 from loratools.errors import listing
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
+from loratools.names.heads import known_heads
 from loratools.names.saved import SavedNames
 from loratools.names.tied import TiedHead
 from loratools.operations.grouping import pattern_of
@@ -72,6 +74,26 @@ def odd(announced: Announced, planned: Planned) -> Iterator[str]:
     lacking, stored = _unsaved(announced, planned)
     if others := [name for name in lacking if _place(name) not in stored]:
         yield f"modules_to_save means {listing(others, 3)} too, which is not stored"
+
+
+def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[str]:
+    """What is wrong where the model of the task has a head that the adapter has lost.
+
+    What a type of model calls its head is known for most; else the base itself may have it.
+    """
+    names, task = adapter.announced.heads, adapter.provenance.task
+    model_type = (base.config or {}).get("model_type")
+    known = [head.parameters for head in known_heads(model_type) if head.task == task]
+    saved = SavedNames(names)
+    trained = list(filter(saved.hold, known[0] if known else base.tensors))
+    stored = {*adapter.replaced, *adapter.updates}
+    lost = [n for n in trained if n.endswith(".weight") and n not in stored]
+    is_another = stored.isdisjoint(trained) and any(map(saved.hold, stored))
+    if any(map(planned.is_wanted, lost)) and not is_another:
+        yield (
+            f"task_type is {task}, and the trained {listing(lost, 3)} is not stored; --config with "
+            f"another task_type goes without it"
+        )
 
 
 def _biases(announced: Announced, planned: Planned) -> str | None:

@@ -63,27 +63,29 @@ def plan_head(
     base: Checkpoint, adapters: Sequence[Adapter], tensors: Mapping[str, PlannedTensor]
 ) -> HeadPlan:
     """What a head among the planned tensors means for the others and for the config."""
-    for adapter in adapters:
-        stored = _trained_by(adapter, tensors)
-        heads = find_heads(stored, adapter.provenance.task, base.config or {})
-        output = heads[0].output if heads else output_layer(stored)
-        if output is None:
-            continue
-        labels = stored[output].shape[0]
-        if base.config is None:
-            note = (
-                f"{output}: a head of {labels} labels; the base has no config.json, and the one "
-                f"that you give the output has to say so (architectures, id2label)"
-            )
-            return HeadPlan(tensors, notes=(note,))
-        head = _chosen(heads, base.config)
-        new, notes = _described(base.config, adapter.model_config or {}, head, labels)
-        if head is None:
-            return HeadPlan(tensors, new, tuple(notes))
-        tensors, renaming = _renamed(tensors, head, base.config)
-        notes += [*renaming, *_passed_over(head, tensors)]
-        return HeadPlan(tensors, new, tuple(notes), tuple(_made_up(head, tensors)))
-    return HeadPlan(tensors)
+    brought = list(_brought(base, adapters, tensors))
+    if not brought:
+        return HeadPlan(tensors)
+    adapter, heads, output = brought[0]
+    others = tuple(
+        f"{other.where}: brings a head too, {name}; config.json describes {output}"
+        for other, _, name in brought[1:]
+        if name != output
+    )
+    labels = tensors[output].shape[0]
+    if base.config is None:
+        note = (
+            f"{output}: a head of {labels} labels; the base has no config.json, and the one "
+            f"that you give the output has to say so (architectures, id2label)"
+        )
+        return HeadPlan(tensors, notes=(note, *others))
+    head = _chosen(heads, base.config)
+    new, notes = _described(base.config, adapter.model_config or {}, head, labels)
+    if head is None:
+        return HeadPlan(tensors, new, (*notes, *others))
+    tensors, renaming = _renamed(tensors, head, base.config)
+    notes += [*renaming, *_passed_over(head, tensors), *others]
+    return HeadPlan(tensors, new, tuple(notes), tuple(_made_up(head, tensors)))
 
 
 def config_with_head(config: Mapping[str, Any], head: NewHead) -> dict[str, Any]:
@@ -106,6 +108,18 @@ def config_with_head(config: Mapping[str, Any], head: NewHead) -> dict[str, Any]
     if head.pad_token is not None:
         fields["pad_token_id"] = head.pad_token
     return fields
+
+
+def _brought(
+    base: Checkpoint, adapters: Sequence[Adapter], tensors: Mapping[str, PlannedTensor]
+) -> Iterator[tuple[Adapter, tuple[Head, ...], str]]:
+    """The adapters with a head, what it can be, and the name of its output layer."""
+    for adapter in adapters:
+        stored = _trained_by(adapter, tensors)
+        heads = find_heads(stored, adapter.provenance.task, base.config or {})
+        output = heads[0].output if heads else output_layer(stored)
+        if output is not None:
+            yield adapter, heads, output
 
 
 def _trained_by(adapter: Adapter, tensors: Mapping[str, PlannedTensor]) -> dict[str, PlannedTensor]:

@@ -91,6 +91,15 @@ def test_announced_part_that_is_not_stored_is_refused_and_described(
         (Q, {"modules_to_save": []}),
         (Q | {f"{PREFIX}score.weight": (5, 3)}, {"modules_to_save": ["classifier", "score"]}),
         (Q | K, {"r": 8, "rank_pattern": {".*": 2}}),
+        # PEFT lists its names of a head for every model, such as XLNet or BART.
+        (
+            Q | {f"{PREFIX}logits_proj.weight": (5, 3)},
+            {"modules_to_save": ["logits_proj", "classifier", "score"], "task_type": "SEQ_CLS"},
+        ),
+        (
+            Q | {f"{PREFIX}classifier.weight": (5, 3)},
+            {"modules_to_save": ["qa_outputs", "classifier"], "task_type": "QUESTION_ANS"},
+        ),
     ],
     ids=str,
 )
@@ -100,6 +109,14 @@ def test_announced_part_that_is_stored_is_nothing_to_remark(
     adapter = decoded(shapes, **fields)
     adapter.check_usable()
     assert not notes(adapter, "problem")
+
+
+def test_head_that_peft_lists_for_every_model_may_be_none_of_this_one() -> None:
+    """A problem that a person can judge, and no refusal: PEFT loads such an adapter of BART."""
+    adapter = decoded(Q, modules_to_save=["classifier", "score"], task_type="SEQ_CLS")
+    adapter.check_usable()
+    (problem,) = notes(adapter, "problem")
+    assert problem.startswith("task_type is SEQ_CLS, and no head is stored: if the model has class")
 
 
 @pytest.mark.parametrize(

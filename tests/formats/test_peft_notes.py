@@ -49,7 +49,10 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
         (
             Q,
             {"task_type": "SEQ_CLS"},
-            ["task_type is SEQ_CLS, and no head is stored (classifier, score)"],
+            [
+                "task_type is SEQ_CLS, and no head is stored: if the model has classifier, score, "
+                "what was trained there is lost; a head of another name is as in the base"
+            ],
         ),
         (Q | BIAS, {"bias": "all"}, []),
         (Q | BIAS, {"bias": "lora_only"}, []),

@@ -231,3 +231,45 @@ def test_written_config_announces_the_kind_that_is_stored(
     loratools.rescale(adapter, output=tmp_path / "out", rescaling=Rescaling())
     assert not loratools.inspect(adapter).is_sound
     assert loratools.inspect(tmp_path / "out").is_sound
+
+
+@pytest.mark.parametrize(
+    ("config", "base_tensors", "stored", "lost"),
+    [
+        ({"model_type": "bert"}, {}, {}, "classifier.weight"),
+        ({"model_type": "roberta"}, {}, {}, "classifier.dense.weight, classifier.out_proj.weight"),
+        (
+            {"model_type": "roberta"},
+            {},
+            {"classifier.dense.weight": torch.zeros(4, 4)},
+            "classifier.out_proj.weight",
+        ),
+        ({"model_type": "llama"}, {}, {}, "score.weight"),
+        ({"model_type": "new"}, {"score.weight": torch.zeros(2, 4)}, {}, "score.weight"),
+        ({"model_type": "new"}, {}, {}, None),
+        ({"model_type": "bart"}, {}, {}, None),
+        ({"model_type": "t5"}, {"classification_head.weight": torch.zeros(2, 4)}, {}, None),
+        ({"model_type": "bert"}, {}, {"head.weight": torch.zeros(2, 4)}, None),
+        (None, {}, {}, None),
+    ],
+    ids=str,
+)
+def test_head_of_the_task_is_missing_where_the_model_has_one_by_the_name_that_peft_trains(
+    tmp_path: Path,
+    config: dict[str, Any] | None,
+    base_tensors: dict[str, torch.Tensor],
+    stored: dict[str, torch.Tensor],
+    lost: str | None,
+) -> None:
+    """PEFT lists these for every model. A head of another name it neither trains nor saves."""
+    fields = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}
+    if "head.weight" in stored:
+        fields["modules_to_save"] = ["head", "classifier", "score"]
+    adapter = write_adapter(tmp_path / "adapter", pair("bert.q", 6, 4) | stored, **fields)
+    weights = {f"bert.{name}": tensor for name, tensor in WEIGHTS.items()}
+    folder = write_base(tmp_path / "base", weights | base_tensors, config)
+    if lost is None:
+        merged(folder, adapter)
+        return
+    with pytest.raises(UnsupportedError, match=f"SEQ_CLS, and the trained {lost} is not stored"):
+        merged(folder, adapter)

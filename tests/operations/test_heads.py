@@ -208,6 +208,17 @@ def test_head_that_is_skipped_leaves_the_config(tmp_path: Path) -> None:
     assert config_of(tmp_path / "merged") == BERT
 
 
+def test_heads_of_two_adapters_are_told_apart(tmp_path: Path) -> None:
+    """One config describes one of them."""
+    base = write_base(tmp_path / "base", PREFIXED, BERT)
+    one = write_adapter(tmp_path / "one", LORA | head("classifier", 4), task_type="TOKEN_CLS")
+    two = write_adapter(tmp_path / "two", head("qa_outputs", 2) | LORA, task_type="QUESTION_ANS")
+    _, report = merged(base, one, two)
+    assert config_of(tmp_path / "merged")["architectures"] == ["BertForTokenClassification"]
+    told = f"{two}: brings a head too, qa_outputs.weight; config.json describes classifier.weight"
+    assert told in report.plan.notes
+
+
 def test_base_without_config_is_merged_and_told_of_the_head(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", PREFIXED)
     adapter = write_adapter(tmp_path / "adapter", LORA | head("score", 3), task_type="SEQ_CLS")

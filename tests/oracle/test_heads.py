@@ -224,7 +224,7 @@ def _tiny(model_type: str) -> Iterator[tuple[str, set[str], str]]:
 @pytest.mark.parametrize(
     "model_type",
     ["albert", "bert", "deberta-v2", "distilbert", "electra", "falcon", "gemma", "gpt_neox",
-     "mistral", "modernbert", "opt", "qwen2", "roberta", "vit", "xlm-roberta"],
+     "mistral", "modernbert", "opt", "qwen2", "roberta", "vit", "xlm-roberta", "xlnet"],
 )  # fmt: skip
 def test_the_table_has_the_names_of_the_tensors(model_type: str) -> None:
     heads = {head.task: head for head in known_heads(model_type)}
