@@ -1,7 +1,8 @@
 """What is written beside merged weights: the base's other files, with what adapters bring.
 
-An adapter that brings a tokenizer brings it whole, and nothing of the base's is left. What is no
-tokenizer by itself takes the place of the same file, and the rest of the base's tokenizer stays.
+An adapter that brings a tokenizer brings it whole, and nothing of the base's is left, but for the
+settings of a vocabulary that has none. What is no tokenizer by itself takes the place of the same
+file, and the rest of the base's tokenizer stays.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import listing
-from loratools.files.tokenizers import Joined, join
+from loratools.files.tokenizers import Joined, join, note_replaced, staying
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import (
     Companion,
@@ -89,11 +90,13 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
     found = {name: Companion(base.path, name) for name in taken}
     if found.pop(_CARD, None) is not None:
         left_out = sorted([*left_out, _CARD])
-    joined = _joined({n: f for n, f in found.items() if is_tokenizers(n)}, adapters)
+    tokenizer = {name: file for name, file in found.items() if is_tokenizers(name)}
+    joined = _joined(tokenizer, adapters)
     brought = {c.name: c for a in adapters for c in a.companions if not is_tokenizers(c.name)}
     notes = [
         *_note_others(adapters),
         *joined.notes(),
+        *note_replaced(tokenizer, joined),
         *(f"{name}: that of the adapter" for name in _differing(found, brought)),
     ]
     others = {name: file for name, file in found.items() if not is_tokenizers(name)}
@@ -108,7 +111,11 @@ def _joined(tokenizer: Mapping[str, Companion], adapters: Sequence[Adapter]) -> 
     for adapter in adapters:
         brought = {c.name: c for c in adapter.companions if is_tokenizers(c.name)}
         if has_tokenizer(brought, tokenizer):
-            tokenizer, added = brought, {}
+            if kept := staying(tokenizer, brought):
+                added = {name: brought.pop(name) for name in [*brought] if is_template(name)}
+                tokenizer = {**kept, **brought}
+            else:
+                tokenizer, added = brought, {}
             continue
         if any(map(is_template, brought)):
             added = {name: file for name, file in added.items() if not is_template(name)}

@@ -1,4 +1,4 @@
-"""A tokenizer's settings and chat template that come without its vocabulary, beside one that stays.
+"""A tokenizer whose vocabulary comes from one folder, and its settings or template from another.
 
 transformers takes a template in a file of its own before one in `tokenizer_config.json`, and gives
 a new token the next free id, whatever id the settings say. So a template that is brought is put
@@ -48,8 +48,8 @@ class Joined:
         """What was done, where a tokenizer has files of two."""
         if self.added:
             yield (
-                f"{listing(self.added)}: from an adapter that brings no vocabulary; the rest of "
-                f"the tokenizer stays as it is"
+                f"{listing(self.added)}: from the adapter; other files of the tokenizer stay as "
+                f"they are"
             )
         for name, why in self.refused.items():
             yield f"{name}: not taken from the adapter: {why}"
@@ -80,6 +80,58 @@ def join(stays: Mapping[str, Companion], brought: Mapping[str, Companion]) -> Jo
         made[TOKENIZER_CONFIG] = encode_json(config)
     copied = {name: file for name, file in copied.items() if name not in made}
     return Joined(copied, made, tuple(sorted({**settings, **templates})), refused)
+
+
+def staying(
+    tokenizer: Mapping[str, Companion], vocabulary: Mapping[str, Companion]
+) -> dict[str, Companion]:
+    """The settings and templates that stay beside a vocabulary that comes without any settings.
+
+    All of them, if the special tokens that they name have the ids that they had; or none.
+    """
+    stays = {n: f for n, f in tokenizer.items() if is_settings(n) or is_template(n)}
+    if any(map(is_settings, vocabulary)) or not ({TOKENIZER_JSON} <= {*tokenizer} & {*vocabulary}):
+        return {}
+    settings = {name: file for name, file in stays.items() if is_settings(name)}
+    try:
+        before = _ids(_fields(tokenizer, TOKENIZER_JSON)) | dict(_added(settings))
+        now = _ids(_fields(vocabulary, TOKENIZER_JSON))
+        special = {*_special_tokens(settings), *(token for token, _ in _added(settings))}
+        are_same = all(token in now and now[token] == before.get(token) for token in special)
+    except (AttributeError, FormatError, IndexError, KeyError, TypeError, ValueError):
+        return {}
+    return stays if are_same else {}
+
+
+def note_replaced(before: Mapping[str, Companion], joined: Joined) -> Iterator[str]:
+    """What of the base's tokenizer stays, and what does not, beside the vocabulary of another."""
+    same = {name for name, file in before.items() if joined.copied.get(name) == file}
+    if same.issuperset(name for name in before if is_vocabulary(name)):
+        return
+    if same:
+        yield f"{listing(sorted(same))}: of the base, beside the vocabulary of the adapter"
+    after = {*joined.copied, *joined.made}
+    gone = [name for name in before if name not in after]
+    fields = (_fields(files, TOKENIZER_CONFIG) for files in (before, joined.copied))
+    has_file = any(map(is_template, after)) or TOKENIZER_CONFIG in joined.made
+    if not has_file and [_FIELD in found for found in fields] == [True, False]:
+        gone.append(f"{_FIELD} in {TOKENIZER_CONFIG}")
+    if gone:
+        yield f"{listing(gone)}: of the base's tokenizer, and not taken beside that of the adapter"
+
+
+def _special_tokens(settings: Mapping[str, Companion]) -> Iterator[str]:
+    """The tokens that settings name by their use: `bos_token`, `additional_special_tokens`."""
+    for name in settings:
+        if name == ADDED_TOKENS:
+            continue
+        for key, value in _fields(settings, name).items():
+            if key.endswith(("_token", "special_tokens")):
+                values = value.values() if isinstance(value, dict) else value
+                for token in values if isinstance(value, list) else [value]:
+                    content = token["content"] if isinstance(token, dict) else token
+                    if isinstance(content, str):
+                        yield content
 
 
 def _template(brought: Mapping[str, Companion]) -> Any:

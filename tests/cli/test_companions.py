@@ -76,9 +76,36 @@ def test_a_tokenizer_that_an_adapter_brings_is_taken_whole(base, adapter, fixtur
     output, report = merged(base, adapter)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (output / name).read_bytes() == (adapter / name).read_bytes()
-    assert not files(output) & {"chat_template.jinja", "added_tokens.json"}
-    assert "additional_chat_templates/a.jinja" not in files(output)
-    assert not report.notes
+    gone = ["added_tokens.json", "additional_chat_templates/a.jinja", "chat_template.jinja"]
+    assert not files(output) & {*gone}
+    assert report.notes == (
+        f"{', '.join(gone)}: of the base's tokenizer, and not taken beside that of the adapter",
+    )
+
+
+def test_a_template_in_settings_that_are_replaced_is_named(base, adapter, fixtures):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(fixtures / GROWN / name, adapter)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "old"}))
+    _, report = merged(base, adapter)
+    (note,) = report.notes
+    assert note.startswith("chat_template in tokenizer_config.json: of the base's tokenizer")
+
+
+def test_special_tokens_with_other_ids_leave_no_settings_beside_a_lone_vocabulary(
+    base, adapter, fixtures
+):
+    tokenizer = json.loads((fixtures / GROWN / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    token = json.loads((base / "tokenizer_config.json").read_text())["eos_token"]
+    other = next(t for t, n in vocabulary.items() if n == 300)
+    vocabulary[other], vocabulary[token] = vocabulary[token], vocabulary[other]
+    tokenizer["added_tokens"] = []
+    (adapter / "tokenizer.json").write_text(json.dumps(tokenizer))
+    output, report = merged(base, adapter)
+    assert "tokenizer_config.json" not in files(output)
+    assert "tokenizer_config.json: of the base's tokenizer" in report.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -113,8 +140,7 @@ def test_a_template_alone_replaces_every_template(base, adapter):
     assert config(output) == config(base) | {"chat_template": "new"}
     assert not files(output) & {"chat_template.json", "additional_chat_templates/tools.jinja"}
     assert report.notes == (
-        "chat_template.jinja: from an adapter that brings no vocabulary; the rest of the "
-        "tokenizer stays as it is",
+        "chat_template.jinja: from the adapter; other files of the tokenizer stay as they are",
     )
 
 
@@ -186,7 +212,7 @@ def test_settings_that_contradict_the_vocabulary_that_stays_are_not_taken(
     output, report = merged(base, adapter)
     if why is None:
         assert json.loads((output / name).read_text()).items() >= content.items()
-        assert f"{name}: from an adapter" in report.notes[0]
+        assert f"{name}: from the adapter" in report.notes[0]
     else:
         assert (output / name).read_bytes() == before
         assert f"{name}: not taken from the adapter: " in report.notes[0]

@@ -94,8 +94,17 @@ def test_a_new_token_has_the_id_of_its_training_or_is_none(
     assert tokenizer("Once upon a time")["input_ids"] == SAME
 
 
-def test_a_tokenizer_without_settings_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [{}, {"chat_template.jinja": "new"}])
+def test_a_vocabulary_without_settings_keeps_special_tokens_and_template_of_the_base(
+    tmp_path: Path, template: dict[str, Any]
+) -> None:
+    """By itself it would have none: no token to begin and to end with."""
     grown = (FIXTURES / "adapters/embedding-vocab/tokenizer.json").read_text()
-    tokenizer = loaded(tmp_path, {"chat_template.jinja": "old"}, {"tokenizer.json": grown})
+    brought = {"tokenizer.json": grown, **template}
+    tokenizer = loaded(tmp_path, {"chat_template.jinja": "old"}, brought)
+    before = AutoTokenizer.from_pretrained(FIXTURES / "stories260k")
+    assert before.eos_token is not None
     assert len(tokenizer) == 520
-    assert tokenizer.chat_template is None
+    assert tokenizer.special_tokens_map == before.special_tokens_map
+    assert tokenizer.all_special_ids == before.all_special_ids
+    assert tokenizer.chat_template == ("new" if template else "old")
