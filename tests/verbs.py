@@ -18,6 +18,7 @@ class Verb:
     """`arguments` of a run, for a Hub and a folder of its own, where the output is `out`.
 
     `of_adapter` are those of several runs for an adapter and a base that fits it.
+    One that `computes` does so with an adapter's numbers.
     `calls` names a function that it calls in the middle of its work. One that writes an output
     calls `os.fsync` for each file and folder, and lastly when the output has its name.
     """
@@ -25,6 +26,8 @@ class Verb:
     arguments: Callable[[Hub, Path], list[object]]
     of_adapter: Callable[[Hub, Path, Path], list[list[object]]]
     calls: str = "os.fsync"
+
+    computes: bool = True
 
     @property
     def writes(self) -> bool:
@@ -120,10 +123,11 @@ VERBS = {
             [tuned, base, "-o", "out", "--rank", 1, "--check"] for tuned in (base, _odd(adapter))
         ],
     ),
-    "pull": Verb(_pull, _fetched),
+    "pull": Verb(_pull, _fetched, computes=False),
     "push": Verb(
         lambda hub, folder: [_pushed(folder), REPO, "--create", "--base", "ann/base"],
         _sent,
         "loratools.hub.writing.commit",
+        computes=False,
     ),
 }

@@ -1,11 +1,11 @@
 """Certificates of truncations as a person reads them."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import click
-
 from loratools.cli.failures import printable
-from loratools.cli.tables import Column, human_size, print_table
+from loratools.cli.tables import Column, human_size, table_lines
+from loratools.cli.text import aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from loratools.operations.certificates import Certificates
 
 
-def print_certificates(certificates: "Certificates", *, modules: bool) -> None:
+def certificate_lines(certificates: "Certificates", *, modules: bool) -> Iterator[str]:
     """A row for each group of targets, or each target, and what was kept of all together."""
     if not certificates.truncations:
         return
     groups = {t: certificates.only(t) for t in certificates.truncations} if modules else None
     rows = groups or certificates.groups()
     totals = [row.total for row in rows.values()]
-    print_table(
+    yield from table_lines(
         [
             Column("targets", [name.removesuffix(".weight") for name in rows]),
             Column("n", [str(len(row.truncations)) for row in rows.values()], is_number=True),
@@ -31,19 +31,19 @@ def print_certificates(certificates: "Certificates", *, modules: bool) -> None:
         ]
     )
     total = certificates.total
-    click.echo(f"kept {_share(total.energy)} of the energy, relative error {total.error:.3g}")
+    yield f"kept {_share(total.energy)} of the energy, relative error {total.error:.3g}"
     if certificates.gap:
-        click.echo(f"another choice of ranks could keep at most {certificates.gap:.1e} more")
+        yield f"another choice of ranks could keep at most {certificates.gap:.1e} more"
 
 
-def print_written(written: "Written | None", notes: "Iterable[str]") -> None:
+def written_lines(written: "Written | None", notes: "Iterable[str]") -> Iterator[str]:
     """Notes on stderr, and the last line: what was written."""
     for note in notes:
-        click.echo(f"Note: {printable(note)}", err=True)
+        yield aside("Note", note)
     if written is None:
-        click.echo("dry run: nothing written")
+        yield "dry run: nothing written"
     else:
-        click.echo(f"written: {printable(written.path)} ({human_size(written.nbytes)})")
+        yield f"written: {printable(written.path)} ({human_size(written.nbytes)})"
 
 
 def _ranks(row: "Certificates") -> str:

@@ -1,6 +1,7 @@
 """`loratools combine`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools import methods, registry
-from loratools.cli.certificates import print_certificates, print_written
+from loratools.cli.certificates import certificate_lines, written_lines
 from loratools.cli.failures import printable
 from loratools.cli.method_options import METHOD_OPTIONS, method_options
 from loratools.cli.options import (
@@ -23,12 +24,12 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
-    print_json,
     rank_options,
     rank_rule,
     where_option,
 )
-from loratools.cli.tables import Column, print_table
+from loratools.cli.tables import Column, table_lines
+from loratools.cli.text import Answer
 
 if TYPE_CHECKING:
     from loratools.files.combining import CombineReport
@@ -93,7 +94,8 @@ def command(
     from loratools.methods import MethodOptions
     from loratools.operations.combine import Combination
 
-    report = combine(
+    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    combine(
         adapters,
         output=output,
         weights=weights or None,
@@ -112,22 +114,24 @@ def command(
         jobs=settings["jobs"],
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
     )
-    if as_json:
-        print_json(report)
-        return
-    _print_similarity(report)
-    print_certificates(report.certificates, modules=modules)
-    print_written(report.written, report.notes)
+    answer.print()
 
 
-def _print_similarity(report: "CombineReport") -> None:
+def _text(report: "CombineReport", *, modules: bool) -> Iterator[str]:
+    yield from _similarity_lines(report)
+    yield from certificate_lines(report.certificates, modules=modules)
+    yield from written_lines(report.written, report.notes)
+
+
+def _similarity_lines(report: "CombineReport") -> Iterator[str]:
     """Angles and signs: between the inputs (the mean over pairs), and of each with the result."""
     total = report.similarity.total
     if total is None:
         return
     for number, adapter in enumerate(report.adapters, 1):
-        click.echo(f"{number}  {printable(adapter)}")
+        yield f"{number}  {printable(adapter)}"
     result = len(report.adapters)
     rows = {**report.similarity.groups, "all": total}
     pairs = list(combinations(range(result), 2))
@@ -139,7 +143,7 @@ def _print_similarity(report: "CombineReport") -> None:
         _numbers(f"with {n + 1}", [row.cosine(n, result) for row in rows.values()])
         for n in range(result)
     ]
-    print_table(columns)
+    yield from table_lines(columns)
 
 
 def _mean(

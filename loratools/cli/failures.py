@@ -15,6 +15,15 @@ CHECK_FAILED = 3
 #: say of `inspect --check` that nothing is wrong.
 _NOBODY_READS = 141
 _LONGEST = 500
+#: What is said of each signal.
+_SIGNALS = {
+    "SIGINT": "Interrupted.",
+    "SIGTERM": "Terminated.",
+    "SIGHUP": "Hung up.",
+    "SIGQUIT": "Quit.",
+    "SIGXCPU": "Out of CPU time.",
+    "SIGBREAK": "Interrupted.",
+}
 
 
 class Stopped(BaseException):
@@ -65,9 +74,9 @@ def message(error: BaseException) -> str | None:
     if isinstance(error, click.exceptions.Exit | BrokenPipeError | SystemExit):
         return None
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "Interrupted."
+        return _SIGNALS["SIGINT"]
     if isinstance(error, Stopped):
-        return "Terminated." if error.number == signal.SIGTERM else "Hung up."
+        return _SIGNALS[signal.Signals(error.number).name]
     if isinstance(error, click.UsageError):
         if isinstance(error, _HELP):
             return error.format_message()

@@ -14,7 +14,8 @@ from loratools.cli.options import (
     pickle_option,
     print_json,
 )
-from loratools.cli.tables import Column, human_size, print_fields, print_table
+from loratools.cli.tables import Column, field_lines, human_size, table_lines
+from loratools.cli.text import print_lines
 from loratools.errors import listing, shorten
 
 if TYPE_CHECKING:
@@ -54,26 +55,26 @@ def command(
     if as_json:
         print_json(found)
     else:
-        _print(found, show_spectrum=spectrum, show_modules=modules)
+        print_lines(_text(found, show_spectrum=spectrum, show_modules=modules))
     return CHECK_FAILED if check and not found.is_sound else 0
 
 
-def _print(found: "Inspection", *, show_spectrum: bool, show_modules: bool) -> None:
-    click.echo(printable(found.adapter.where))
-    print_fields(_fields(found))
+def _text(found: "Inspection", *, show_spectrum: bool, show_modules: bool) -> Iterator[str]:
+    yield printable(found.adapter.where)
+    yield from field_lines(_fields(found))
     if found.groups:
-        print_table(_target_columns(found))
+        yield from table_lines(_target_columns(found))
     spectra = found.spectra or ()
     if show_spectrum and spectra:
-        print_table(_spectrum_columns(spectra if show_modules else (), spectra))
+        yield from table_lines(_spectrum_columns(spectra if show_modules else (), spectra))
     elif show_modules:
         for target in found.adapter.updates:
-            click.echo(f"  {printable(target)}")
+            yield f"  {printable(target)}"
     if found.coverage is not None:
-        print_fields(_coverage_fields(found))
+        yield from field_lines(_coverage_fields(found))
     for note in found.notes:
         label = {"info": "Note", "problem": "Problem", "refusal": "Refused"}[note.severity]
-        click.echo(f"{label}: {printable(note.message)}")
+        yield f"{label}: {printable(note.message)}"
 
 
 def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:

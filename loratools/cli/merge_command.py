@@ -1,5 +1,7 @@
 """`loratools merge`."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,10 +15,10 @@ from loratools.cli.options import (
     offline_option,
     out_proj_option,
     pickle_option,
-    print_json,
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
+from loratools.cli.text import Answer, aside
 from loratools.errors import listing
 
 if TYPE_CHECKING:
@@ -89,8 +91,9 @@ def command(
     from loratools.files.merging import WriteOptions, merge
     from loratools.operations.merge import MergeOptions
 
+    answer = Answer(partial(_text, verbose=verbose or dry_run), as_json=as_json)
     with progress_bar() as progress:
-        report = merge(
+        merge(
             base,
             adapters,
             output=None if dry_run else output,
@@ -108,44 +111,42 @@ def command(
                 overwrite=settings["overwrite"],
                 jobs=settings["jobs"],
                 progress=progress,
+                approve=answer.approve,
             ),
             config=settings["config"],
             allow_pickle=settings["allow_pickle"],
             out_proj=settings["out_proj"],
         )
-    if as_json:
-        print_json(report)
-    else:
-        _print(report, verbose=verbose or dry_run)
+    answer.print()
 
 
-def _print(report: "MergeReport", *, verbose: bool) -> None:
+def _text(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
     for adapter in report.plan.adapters:
         for note in (*adapter.notes, *adapter.notes_beside):
-            click.echo(f"Note: {printable(f'{adapter.where}: {note.message}')}", err=True)
+            yield aside("Note", f"{adapter.where}: {note.message}")
     for text in report.notes:
-        click.echo(f"Note: {printable(text)}", err=True)
+        yield aside("Note", text)
     if report.left_out:
-        click.echo(f"Note: not copied: {printable(listing(report.left_out))}", err=True)
+        yield aside("Note", f"not copied: {listing(report.left_out)}")
     if verbose:
-        _print_rows(report)
-    click.echo(report.accounting)
+        yield from _row_lines(report)
+    yield report.accounting
     if report.fidelity_line is not None:
-        click.echo(report.fidelity_line)
+        yield report.fidelity_line
     for warning in report.warnings:
-        click.echo(f"Warning: {printable(warning)}", err=True)
+        yield aside("Warning", warning)
     if report.output is None:
-        click.echo("dry run: nothing written")
+        yield "dry run: nothing written"
     else:
         size = sum(report.files.values())
-        click.echo(f"written: {printable(report.output)} ({human_size(size)})")
+        yield f"written: {printable(report.output)} ({human_size(size)})"
 
 
-def _print_rows(report: "MergeReport") -> None:
+def _row_lines(report: "MergeReport") -> Iterator[str]:
     idle = {part.name: part.reason for part in report.idle}
     for tensor, actions in report.rows():
         fidelity = report.fidelity.get(tensor.name)
         lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
         if tensor.name in idle:
             lost = f"  [{idle[tensor.name]}]"
-        click.echo(f"  {printable(f'{tensor.name}: {actions}')}{lost}")
+        yield f"  {printable(f'{tensor.name}: {actions}')}{lost}"

@@ -86,8 +86,13 @@ class Report(Protocol):
 
 def print_json(report: Report) -> None:
     """The object that `--json` asks for."""
+    click.echo(report_json(report))
+
+
+def report_json(report: Report) -> str:
+    """That object, as text."""
     # A path that is not UTF-8 is printed with escapes, which mean the same in JSON.
-    click.echo(json_text(report.to_json(), indent=2))
+    return json_text(report.to_json(), indent=2)
 
 
 def offline_option(command: Command) -> Command:

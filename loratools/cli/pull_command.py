@@ -1,12 +1,14 @@
 """`loratools pull`."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, offline_option, print_json
+from loratools.cli.options import json_option, offline_option
 from loratools.cli.tables import human_size
+from loratools.cli.text import Answer
 
 if TYPE_CHECKING:
     from loratools.files.pulling import Pulled
@@ -42,23 +44,22 @@ def command(
     """
     from loratools.files.pulling import pull
 
-    pulled = pull(
+    answer = Answer(_text, as_json=as_json)
+    pull(
         name,
         output=output,
         revision=revision,
         include_base=include_base,
         lock=lock,
         overwrite=overwrite,
+        approve=answer.approve,
     )
-    if as_json:
-        print_json(pulled)
-        return
+    answer.print()
+
+
+def _text(pulled: "Pulled") -> Iterator[str]:
     for part in (pulled, pulled.base):
         if part is not None:
-            _print(part)
-
-
-def _print(pulled: "Pulled") -> None:
-    click.echo(printable(pulled.name))
-    click.echo(f"{len(pulled.files)} files, {human_size(pulled.nbytes)}, hashes as listed")
-    click.echo(f"in: {printable(pulled.folder)}")
+            yield printable(part.name)
+            yield f"{len(part.files)} files, {human_size(part.nbytes)}, hashes as listed"
+            yield f"in: {printable(part.folder)}"

@@ -1,10 +1,11 @@
 """`loratools rescale`."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from loratools.cli.certificates import print_written
+from loratools.cli.certificates import written_lines
 from loratools.cli.options import (
     base_option,
     checked_output,
@@ -13,12 +14,15 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
-    print_json,
     rank_options,
     rank_rule,
     where_option,
 )
-from loratools.cli.tables import Column, print_table
+from loratools.cli.tables import Column, table_lines
+from loratools.cli.text import Answer
+
+if TYPE_CHECKING:
+    from loratools.files.rescaling import RescaleReport
 
 
 @click.command("rescale", short_help="Make an adapter stronger or weaker.")
@@ -62,7 +66,8 @@ def command(
 
     strength = settings["strength"]
     chosen = {name: settings[name] for name in (*rescaling_names[1:], "keep_replaced")}
-    report = rescale(
+    answer = Answer(_text, as_json=as_json)
+    rescale(
         adapter,
         output=output,
         rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
@@ -72,19 +77,21 @@ def command(
         overwrite=overwrite,
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
     )
-    if as_json:
-        print_json(report)
-        return
+    answer.print()
+
+
+def _text(report: "RescaleReport") -> Iterator[str]:
     groups = report.groups()
-    print_table(
+    yield from table_lines(
         [
             Column("targets", [name.removesuffix(".weight") for name in groups]),
             Column("n", [str(len(strengths)) for strengths in groups.values()], is_number=True),
             Column("update", [_times(strengths) for strengths in groups.values()], is_number=True),
         ]
     )
-    print_written(report.written, report.notes)
+    yield from written_lines(report.written, report.notes)
 
 
 def _times(strengths: tuple[float, ...]) -> str:

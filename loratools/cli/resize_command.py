@@ -1,10 +1,12 @@
 """`loratools resize`."""
 
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from loratools.cli.certificates import print_certificates, print_written
+from loratools.cli.certificates import certificate_lines, written_lines
 from loratools.cli.options import (
     checked_output,
     config_option,
@@ -14,10 +16,13 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
-    print_json,
     rank_options,
     rank_rule,
 )
+from loratools.cli.text import Answer
+
+if TYPE_CHECKING:
+    from loratools.files.resizing import ResizeReport
 
 
 @click.command("resize", short_help="Store an adapter at other ranks.")
@@ -49,7 +54,8 @@ def command(
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
     from loratools.files.resizing import resize
 
-    report = resize(
+    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    resize(
         adapter,
         output=output,
         rule=rule,
@@ -58,9 +64,11 @@ def command(
         jobs=settings["jobs"],
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
     )
-    if as_json:
-        print_json(report)
-        return
-    print_certificates(report.certificates, modules=modules)
-    print_written(report.written, report.notes)
+    answer.print()
+
+
+def _text(report: "ResizeReport", *, modules: bool) -> Iterator[str]:
+    yield from certificate_lines(report.certificates, modules=modules)
+    yield from written_lines(report.written, report.notes)

@@ -19,7 +19,7 @@ from loratools.io.stopping import ask_to_stop, is_unfinished
 #: on Windows, and SIGBREAK only there.
 STOPPING = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGBREAK")
     if hasattr(signal, name)
 )
 #: A wait without an end cannot be interrupted on Windows.

@@ -1,5 +1,7 @@
 """`loratools svd-extract`."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,12 +16,12 @@ from loratools.cli.options import (
     modules_option,
     offline_option,
     output_options,
-    print_json,
     rank_options,
     rank_rule,
 )
 from loratools.cli.progress import progress_bar
-from loratools.cli.tables import Column, human_size, print_table
+from loratools.cli.tables import Column, human_size, table_lines
+from loratools.cli.text import Answer, aside
 
 if TYPE_CHECKING:
     from loratools.operations.extract_report import ExtractReport
@@ -81,6 +83,7 @@ def command(
     from loratools.operations.extract import ExtractOptions
 
     device = chosen_device(settings["device"])
+    answer = Answer(partial(_text, modules=modules or dry_run), as_json=as_json)
     with progress_bar() as progress:
         report = svd_extract(
             tuned,
@@ -104,29 +107,27 @@ def command(
                 resume=settings["resume"],
                 jobs=settings["jobs"],
                 progress=progress,
+                approve=answer.approve,
             ),
         )
-    if as_json:
-        print_json(report)
-    else:
-        _print(report, modules=modules or dry_run)
+    answer.print()
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED
 
 
-def _print(report: "ExtractReport", *, modules: bool) -> None:
+def _text(report: "ExtractReport", *, modules: bool) -> Iterator[str]:
     for text in report.notes:
-        click.echo(f"Note: {printable(text)}", err=True)
+        yield aside("Note", text)
     if modules:
-        _print_targets(report)
+        yield from _target_lines(report)
     for line in report.lines:
-        click.echo(printable(line))
+        yield printable(line)
     if report.output is None:
-        click.echo("dry run: nothing written")
+        yield "dry run: nothing written"
     else:
-        click.echo(f"written: {printable(report.output)} ({human_size(report.nbytes or 0)})")
+        yield f"written: {printable(report.output)} ({human_size(report.nbytes or 0)})"
 
 
-def _print_targets(report: "ExtractReport") -> None:
+def _target_lines(report: "ExtractReport") -> Iterator[str]:
     rows = report.to_json()["targets"]
 
     def cells(field: str, pattern: str) -> list[str]:
@@ -139,4 +140,4 @@ def _print_targets(report: "ExtractReport") -> None:
         Column("energy", cells("energy", "{:.6f}"), is_number=True),
         Column("error", cells("relative_error", "{:.3g}"), is_number=True),
     ]
-    print_table(columns if report.output else columns[:2])
+    yield from table_lines(columns if report.output else columns[:2])

@@ -1,10 +1,8 @@
-"""Fields and tables as a person reads them, at the width of the terminal."""
+"""Fields and tables as the lines that a person reads, at the width of the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
-
-import click
 
 from loratools.cli.failures import printable
 
@@ -23,7 +21,7 @@ class Column:
     is_number: bool = False
 
 
-def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:
     """`label  text`, a line each; those without a text are left out."""
     table = _table(show_header=False)
     table.add_column(no_wrap=True, style="bold")
@@ -31,10 +29,10 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     for label, text in fields:
         if text:
             table.add_row(label, _plain(text))
-    _print(table)
+    yield from _lines(table)
 
 
-def print_table(columns: Sequence[Column]) -> None:
+def table_lines(columns: Sequence[Column]) -> Iterator[str]:
     """A table with a heading, between empty lines."""
     table = _table(show_header=True)
     for column in columns:
@@ -46,9 +44,9 @@ def print_table(columns: Sequence[Column]) -> None:
         )
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(_plain, row))
-    click.echo()
-    _print(table)
-    click.echo()
+    yield ""
+    yield from _lines(table)
+    yield ""
 
 
 def human_size(size: int) -> str:
@@ -73,12 +71,12 @@ def _table(*, show_header: bool) -> "Table":
     return Table(box=None, show_header=show_header, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def _print(table: "Table") -> None:
-    """Print without the spaces that fill each line to the table's width."""
+def _lines(table: "Table") -> Iterator[str]:
+    """Without the spaces that fill each line to the table's width."""
     from rich.console import Console
 
     console = Console(highlight=False)
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+        yield line.rstrip()

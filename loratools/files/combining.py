@@ -1,6 +1,6 @@
 """Combine adapters into one, from files to files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -70,12 +70,15 @@ def combine(
     jobs: int | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    approve: Callable[[CombineReport], object] | None = None,
 ) -> CombineReport:
     """Write one adapter that does what the adapters do together, with weights of 1 by default.
 
     Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
     Updates that depend on the weight they change, as DoRA does, become additive ones for `base`.
     Without an `output` nothing is written.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
@@ -122,6 +125,7 @@ def combine(
             inputs=local_paths(*adapters, config, base),
             overwrite=overwrite,
             each=each,
+            approve=approve,
         )
 
 

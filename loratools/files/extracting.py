@@ -12,14 +12,13 @@ from loratools.errors import OutputError, storage_errors
 from loratools.files.factoring import Factoring, identity, input_files
 from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.parts import Part, Parts
-from loratools.files.writing import put_files
+from loratools.files.writing import approved, put_files
 from loratools.formats import encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.folder import LocalFolder
-from loratools.io.json import encode_json
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.operations.compare import differing, measure
@@ -53,12 +52,15 @@ class ExtractRun:
     `resume` goes on with what a run that was interrupted had finished, and leaves as much if this
     one is. `progress` is called with the bytes done and the bytes in all, by any thread; what it
     raises stops the extraction.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
     """
 
     overwrite: bool = False
     resume: bool = False
     jobs: int | None = None
     progress: Callable[[int, int], None] | None = None
+    approve: Callable[[ExtractReport], object] | None = None
 
 
 def svd_extract(
@@ -95,7 +97,9 @@ def svd_extract(
         plan = _plan(pairing, pairs, options, watch, each)
         if output is None:
             found = measure([target.pair for target in plan.factored.values()], each, watch)
-            return ExtractReport(plan.measured(found, options), {})
+            report = ExtractReport(plan.measured(found, options), {})
+            approved(report, run.approve)
+            return report
         name = base_name or _base_name(base)
         work = _Work(plan, rule, size, options, Path(output), name, check)
         return _write(work, run, watch, each)
@@ -173,7 +177,7 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
             file.check_unchanged()
         with storage_errors(parts.folder):
             shutil.rmtree(parts.folder)
-        encode_json(report.to_json())  # what cannot be printed is not published
+        approved(report, run.approve)
         staging.publish()
     return report
 

@@ -12,10 +12,10 @@ from loratools.files._running import Run, execute
 from loratools.files.companions import Companions, companions
 from loratools.files.opening import local_paths, open_adapter, open_base
 from loratools.files.padding import with_pad_token
+from loratools.files.writing import approved
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
-from loratools.io.json import encode_json
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
 from loratools.operations.arrange import PlannedFile, arrange, corrected_config, index_file
@@ -37,6 +37,8 @@ class WriteOptions:
 
     `progress` is called with the bytes done and the bytes in all: before the first is written,
     then at least ten times a second. What it raises stops the merge.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
     """
 
     max_shard_bytes: int | None = None
@@ -46,6 +48,7 @@ class WriteOptions:
     jobs: int | None = None
     executor: Executor | None = None
     progress: Callable[[int, int], None] | None = None
+    approve: Callable[[MergeReport], object] | None = None
 
 
 def merge(
@@ -95,6 +98,7 @@ def merge(
         idle=tuple(idle_parts(plan, {})),
     )
     if output is None:
+        approved(report, write.approve)
         return report
     inputs = local_paths(base, *paths, config)
     inputs += [shard.file.path for shard in checkpoint.shards]
@@ -143,7 +147,7 @@ def _write(
         for source in _input_files(report.plan):
             source.check_unchanged()
         report = _measured(report, fidelity)
-        encode_json(report.to_json())  # what cannot be printed is not published
+        approved(report, write.approve)
         staging.publish()
     return report
 

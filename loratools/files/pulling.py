@@ -1,6 +1,6 @@
 """Fetch an adapter or a base from the Hub: into the cache, or from there into a folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 from loratools.errors import HubError, UnsupportedError, shorten
 from loratools.files.finding import BASE_FOLDER, is_model, is_pickle
 from loratools.files.opening import adapter_files
+from loratools.files.writing import approved
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.companions import ADAPTER_CONFIG
 from loratools.io.file import InputFile
@@ -58,6 +59,7 @@ def pull(
     include_base: bool = False,
     lock: str | Path | None = None,
     overwrite: bool = False,
+    approve: Callable[[Pulled], object] | None = None,
 ) -> Pulled:
     """Fetch what a name on the Hub stands for, held against the hashes that the Hub lists.
 
@@ -65,7 +67,8 @@ def pull(
     huggingface_hub, and from there to the folder `output`, where there is one. `include_base`
     fetches the model too that the adapter's config names, to the folder `base` in `output`.
     `lock` names a file that says which commits and bytes are meant; repositories that it does not
-    name are added.
+    name are added. `approve` is called with the report before `output` has its name; what it raises
+    leaves none.
 
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.
@@ -85,6 +88,7 @@ def pull(
     place = None if output is None else Path(output)
     of_base = None if base is None else _pulled(base, place and place / BASE_FOLDER, None)
     pulled = _pulled(fetched, place, of_base)
+    approved(pulled, approve)
     if output is not None:
         parts = {"": fetched} if base is None else {"": fetched, f"{BASE_FOLDER}/": base}
         _copy(parts, Path(output), overwrite=overwrite)

@@ -1,7 +1,7 @@
 """Rescale an adapter, from files to files."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -64,12 +64,15 @@ def rescale(
     overwrite: bool = False,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    approve: Callable[[RescaleReport], object] | None = None,
 ) -> RescaleReport:
     """Write the adapter with other strengths, or with the same stored in another way.
 
     Updates that depend on the weight they change, as DoRA does, have no other strength. With a
     `base` they become additive ones first, at the ranks that `rule` gives, or a `size` in bytes.
     Without an `output` nothing is written.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
@@ -93,4 +96,5 @@ def rescale(
             inputs=local_paths(adapter, config, base),
             overwrite=overwrite,
             each=each,
+            approve=approve,
         )

@@ -1,5 +1,6 @@
 """Resize an adapter, from files to files."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,11 +54,14 @@ def resize(
     jobs: int | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    approve: Callable[[ResizeReport], object] | None = None,
 ) -> ResizeReport:
     """Write the adapter at other ranks: the best approximation of each update, as strong as before.
 
     `size` is a budget in bytes for the file of tensors, in place of one in `rule`. With neither of
     them all that is not zero is kept. Without an `output` nothing is written.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
@@ -79,4 +83,5 @@ def resize(
             inputs=local_paths(adapter, config),
             overwrite=overwrite,
             each=each,
+            approve=approve,
         )

@@ -13,7 +13,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.collector import collector_paused
 from loratools.io.dtypes import FACTORS, nbytes
 from loratools.io.file import InputFile
-from loratools.io.json import encode_json
+from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, Stored, as_bytes, is_finite
 from loratools.io.writer import Layout, OutputFile, lay_out
@@ -36,7 +36,15 @@ class Written:
     nbytes: int
 
 
-class Report(Protocol):
+class Printable(Protocol):
+    """What a verb says of its output."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its documented object."""
+        ...
+
+
+class Report(Printable, Protocol):
     """What a verb says of an adapter that it makes."""
 
     @property
@@ -44,11 +52,8 @@ class Report(Protocol):
         """None as long as nothing is written; it is a field of a dataclass."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
-        """Its documented object."""
-        ...
 
-
+_Printable = TypeVar("_Printable", bound=Printable)
 _Report = TypeVar("_Report", bound=Report)
 
 
@@ -60,20 +65,38 @@ def write_reported(
     inputs: Sequence[Path],
     overwrite: bool,
     each: Map,
+    approve: Callable[[_Report], object] | None,
 ) -> _Report:
-    """Write `adapter`, and the report with what was written; nothing where there is no output.
+    """Write `adapter`; the report with what was written. Nothing is, where there is no output.
 
-    A report that cannot be printed is noticed before anything is written.
+    The report is known, made into JSON and given to `approve` before the output has its name.
 
     Raises:
         NonFiniteError: a number in the report is none.
         LoratoolsError: see `write_adapter`.
     """
     if output is None:
+        approved(report, approve)
         return report
-    encode_json(report.to_json())
-    written = write_adapter(adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each)
-    return replace(report, written=written)  # type: ignore[type-var]
+
+    def ready(written: Written) -> None:
+        nonlocal report
+        report = replace(report, written=written)  # type: ignore[type-var]
+        approved(report, approve)
+
+    write_adapter(adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each, ready=ready)
+    return report
+
+
+def approved(report: _Printable, approve: Callable[[_Printable], object] | None) -> None:
+    """See that a report can be printed, and that who asked for it has nothing against it.
+
+    Raises:
+        NonFiniteError: a number in it is none.
+    """
+    json_text(report.to_json())
+    if approve is not None:
+        approve(report)
 
 
 def write_adapter(
@@ -83,10 +106,12 @@ def write_adapter(
     inputs: Sequence[Path],
     overwrite: bool = False,
     each: Map = map,
+    ready: Callable[[Written], object] = lambda written: None,
 ) -> Written:
     """Write `adapter`: a folder where its dialect keeps a config beside the tensors, else a file.
 
     Tensors are computed and written one at a time, by each thread of `each` if it has some.
+    `ready` is called before the output has its name.
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
@@ -102,6 +127,7 @@ def write_adapter(
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         written = put_files(bundle, staging, each)
+        ready(written)
         staging.publish()
     return written
 

@@ -93,7 +93,7 @@ class PeftConfig:
         """A field that lists names, or is one name; empty where it is absent."""
         value = self.fields.get(name)
         if isinstance(value, str):
-            return (value,)
+            return (value,) if value else ()
         return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
     def saved_modules(self) -> tuple[str, ...]:
@@ -270,6 +270,9 @@ def parse_config(fields: Mapping[str, Any], where: str) -> PeftConfig:
     for name in _NAME_FIELDS:
         _check_names(fields, name, where)
     _check_layers(fields, where)
+    for name, kind, what in (("enable_lora", list, "a list"), ("use_bdlora", dict, "an object")):
+        if (value := fields.get(name)) and not isinstance(value, kind):
+            raise FormatError(f"{where}: {name} must be {what}, is {value!r:.40}")
     return PeftConfig(
         where=where,
         fields=fields,

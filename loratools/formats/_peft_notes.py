@@ -24,6 +24,10 @@ def disagreements(
     untargeted = [module for module in modules if config.is_target(module) is False]
     if untargeted:
         yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")
+    left_out = [m for m in modules if m not in untargeted and config.leaves_out(m)]
+    if left_out:
+        fields = "exclude_modules, layers_to_transform and layers_pattern"
+        yield Note("problem", f"left out by {fields}, so PEFT skips it: {listing(left_out)}")
     saved = [f".{key.rpartition('.')[0]}" for key in replaced]
     for name in config.unused_targets():
         if any(module.endswith(f".{name}") for module in saved):

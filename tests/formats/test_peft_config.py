@@ -163,3 +163,12 @@ def test_initialisations_that_leave_the_base_alone_are_no_matter(init: Any) -> N
 )
 def test_settings_that_are_off_or_only_train_do_not_matter(fields: dict[str, Any]) -> None:
     assert decoded(lora("q"), **fields).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("enable_lora", True), ("enable_lora", {"q": True}), ("use_bdlora", True)]
+)
+def test_a_setting_of_another_type_than_its_own_is_refused(field: str, value: object) -> None:
+    fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, field: value}
+    with pytest.raises(FormatError, match=f"here: {field} must be an? "):
+        parse_config(fields, "here")

@@ -32,7 +32,29 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
             {"target_modules": "layers.0.k"},
             ["not in target_modules, so PEFT skips it: layers.0.q"],
         ),
+        *(
+            (
+                Q,
+                {"target_modules": ["q"]} | fields,
+                [
+                    "left out by exclude_modules, layers_to_transform and layers_pattern, so PEFT "
+                    "skips it: layers.0.q"
+                ],
+            )
+            for fields in ({"exclude_modules": ["q"]}, {"layers_to_transform": 1})
+        ),
+        (
+            Q,
+            {
+                "target_modules": ["q"],
+                "exclude_modules": ["k"],
+                "layers_to_transform": [0],
+                "layers_pattern": "layers",
+            },
+            [],
+        ),
         (Q | K, {"target_modules": ["q"], "ensure_weight_tying": True}, []),
+        (Q, {"modules_to_save": ""}, []),
         (Q, {"target_modules": ["q", "k"]}, ["target_modules lists 'k', which has no tensors"]),
         (
             Q,

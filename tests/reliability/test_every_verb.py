@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -27,7 +28,13 @@ from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.verbs import VERBS
 
-SAYS = {"SIGINT": "Interrupted.", "SIGTERM": "Terminated.", "SIGHUP": "Hung up."}
+SAYS = {
+    "SIGINT": "Interrupted.",
+    "SIGTERM": "Terminated.",
+    "SIGHUP": "Hung up.",
+    "SIGQUIT": "Quit.",
+    "SIGXCPU": "Out of CPU time.",
+}
 
 
 def test_every_verb_is_put_to_these_tests():
@@ -73,27 +80,26 @@ class Calls:
         return self._real(*arguments, **options)
 
 
-@pytest.mark.parametrize("number", STOPPING, ids=lambda number: number.name)
 @pytest.mark.parametrize("name", VERBS)
-def test_a_signal_stops_every_verb_and_leaves_nothing(name, number, workplace, hub, capsys):  # noqa: F811
+def test_a_signal_stops_every_verb_and_leaves_nothing(name, workplace, hub, capsys):  # noqa: F811
     """When it has begun to store something, and just before the output would have its name."""
     verb, out = VERBS[name], workplace / "work/out"
     arguments = [name, *verb.arguments(hub, workplace / "work")]
-    turns = [1]
+    moments = [(number, 1) for number in STOPPING]
     if verb.writes:
         with pytest.MonkeyPatch.context() as patch:
             whole = Calls(verb, patch)
             assert run_here(capsys, *arguments).code == 0
         complete = digests(out)
-        turns = [1, whole.count - 1]
-    for turn in turns:
+        moments += [(signal.SIGINT, whole.count - 1), (signal.SIGHUP, whole.count - 1)]
+    for number, turn in moments:
         before = _emptied(workplace)
         stopped = _stopped(capsys, arguments, verb, number, turn)
         assert (stopped.code, stopped.out) == (128 + number, "")
         assert stopped.err.splitlines()[-1] == SAYS[number.name]
         assert sorted(workplace.rglob("*")) == before
     if verb.writes:
-        assert _stopped(capsys, arguments, verb, number, whole.count).code == 0
+        assert _stopped(capsys, arguments, verb, signal.SIGTERM, whole.count).code == 0
         assert digests(out) == complete
 
 
@@ -130,6 +136,9 @@ NUMBERS = {
     "alpha -0": {"lora_alpha": -0.0},
     "alpha 5e-324": {"lora_alpha": 5e-324},
     "alpha patterns": {"alpha_pattern": {"a": 1e308, "b": 1e-320}},
+}
+#: Those that are the same to all that computes.
+NUMBERS_OF_CONFIGS = {
     "rank 0": {"r": 0},
     "a rank of 30 digits": {"r": 10**30},
     "a fraction of a rank": {"r": 2.5},
@@ -155,9 +164,10 @@ def test_no_number_makes_a_fault_or_json_that_is_none(name, workplace, hub, caps
     """It is computed with or refused, in which case there is no output; and all JSON is JSON."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # most of the time
     base = write_base(workplace / "inputs/base", {f"m.{n}.weight": torch.ones(8, 6) for n in "ab"})
-    for numbers, config in NUMBERS.items():
+    for numbers, config in (NUMBERS_OF_CONFIGS | (NUMBERS if VERBS[name].computes else {})).items():
         adapter = odd(workplace / "inputs" / numbers.replace(" ", "-"), **config)
-        for arguments in VERBS[name].of_adapter(hub, adapter, base):
+        ways = VERBS[name].of_adapter(hub, adapter, base)
+        for arguments in ways[:1] if numbers in NUMBERS_OF_CONFIGS else ways:
             result = run_here(capsys, name, *arguments, "--json")
             assert result.code in {0, 1, 3}, (arguments, result.err)
             assert "Traceback" not in result.err
@@ -213,6 +223,22 @@ REPORTS = {
 
 def test_the_report_of_every_verb_that_writes_is_known():
     assert list(REPORTS) == [name for name, verb in VERBS.items() if verb.writes]
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
+    name,
+    workplace,
+    hub,  # noqa: F811
+    capsys,
+    monkeypatch,
+):
+    arguments = VERBS[name].arguments(hub, workplace / "work")
+    before = sorted(workplace.rglob("*"))
+    lines = f"loratools.cli.{name.replace('-', '_')}_command._text"
+    monkeypatch.setattr(lines, lambda report, **options: iter([1 / 0]))
+    assert refused(run_here(capsys, name, *arguments), 70, "ZeroDivisionError")
+    assert sorted(workplace.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "pull"])
