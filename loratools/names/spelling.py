@@ -137,9 +137,11 @@ class _Others:
                 yield self._stems[other], None
 
     def rooted(self, stem: str, names: Collection[str], reference: Collection[str]) -> _Found:
-        """Those that end with the stem, or with which it ends; one name is enough if it is whole.
+        """Those that end with the stem, or with which it ends: the longer of the two has a root.
 
-        It is told if all of one side has that root.
+        How the prefix changes is known only if all of one side has that root, if a model has
+        nothing like it beside it, and if there is a number. Names without a number that are alike
+        mean nothing unless all of one side has the root.
         """
         is_whole = not stem.endswith("#")
         longer = [(other, stem, other) for other in self._by_ending.get(stem, ())]
