@@ -72,10 +72,9 @@ def announced_of(
     """
     heads = head_modules(config.text("task_type"))
     biases = config.fields.get("bias")
-    narrowed = ("exclude_modules", "layers_to_transform", "layers_pattern")
     return Announced(
         biases=biases if biases in ("all", "lora_only") else None,
-        modules=() if any(map(config.fields.get, narrowed)) else config.unused_targets(),
+        modules=() if config.is_narrowed else config.unused_targets(),
         saved=config.saved_modules(),
         rows=_repeated_tokens(config, tokens),
         ties_ends=config.flag("ensure_weight_tying"),

@@ -89,6 +89,11 @@ class PeftConfig:
         value = self.fields.get(name)
         return value if isinstance(value, str) and value else None
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """That of the PEFT that wrote it; empty where it does not say, as before 0.18."""
+        return tuple(int(n) for n in re.findall(r"\d+", self.text("peft_version") or "")[:3])
+
     def names(self, name: str) -> tuple[str, ...]:
         """A field that lists names, or is one name; empty where it is absent."""
         value = self.fields.get(name)
@@ -156,6 +161,12 @@ class PeftConfig:
         used = {name for names in self._matches["target_modules"].values() for name in names}
         listed = targets if isinstance(targets, list) else ()
         return tuple(name for name in dict.fromkeys(listed) if name not in used)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether PEFT may pass over a module that `target_modules` lists."""
+        narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern")
+        return any(map(self.fields.get, narrowing))
 
     def leaves_out(self, module: str) -> bool:
         """Whether PEFT passes over a module that `target_modules` names: excluded, or elsewhere."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from loratools.adapter import Note
+from loratools.adapter import Note, Severity
 from loratools.errors import listing
 from loratools.formats._peft_announced import has_other_head
 from loratools.formats._peft_config import PeftConfig, head_modules
@@ -10,6 +10,8 @@ from loratools.formats._peft_keys import HEADS
 from loratools.names.saved import SavedNames
 
 _HEADS = {"classifier", "score"}
+#: The first PEFT since 0.6 that saves the biases of `lora_only`.
+_BIASES_SINCE = (0, 21)
 #: What heads are called by PEFT, and by BART and T5.
 _ALL_HEADS = (*HEADS, "classification_head")
 
@@ -32,7 +34,8 @@ def disagreements(
     for name in config.unused_targets():
         if any(module.endswith(f".{name}") for module in saved):
             continue  # PEFT saves a module whole that is to be saved and to have factors
-        yield Note("problem", f"target_modules lists {name!r}, which has no tensors")
+        severity: Severity = "info" if config.is_narrowed else "problem"
+        yield Note(severity, f"target_modules lists {name!r}, which has no tensors")
     yield from _overlapping_patterns(config, modules)
     is_stored = any(map(SavedNames(_ALL_HEADS).hold, replaced))
     has_head = is_stored or has_other_head(config, modules, replaced)
@@ -68,17 +71,18 @@ def _saved(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> It
         yield Note(
             "refusal",
             f"modules_to_save lists {listing(lost)}, which is not stored: what was trained "
-            f"there is lost, and PEFT does not load such an adapter; --config with another "
-            f"modules_to_save goes without it",
+            f"there is lost, and PEFT does not load such an adapter into a model that has it; "
+            f"--config with another modules_to_save goes without it",
         )
     yield from _heads(config, replaced, has_head=has_head)
     biases = config.text("bias")
     is_bias = {key for key in replaced if "bias" in key}
     if biases in ("all", "lora_only") and not is_bias:
+        may_be_lost = biases == "lora_only" and config.version < _BIASES_SINCE
+        why = " (PEFT 0.7 to 0.20 lost those of 'lora_only')" if may_be_lost else ""
         yield Note(
-            "problem",
-            f"bias is {biases!r}, and no bias is stored (PEFT 0.7 to 0.20 lost those of "
-            f"'lora_only')",
+            "problem" if may_be_lost else "info",
+            f"bias is {biases!r}, and no bias is stored{why}",
         )
     listed = SavedNames(config.saved_modules())
     unlisted = [

@@ -211,7 +211,7 @@ class _Decoder:
             self.notes.append(Note("info", f"{module}: counts {self.options.out_proj}, as asked"))
             return times
         version = self.config.text("peft_version")
-        if _numbers(version) <= _OUT_PROJ_TWICE_UNTIL:
+        if self.config.version <= _OUT_PROJ_TWICE_UNTIL:
             self.notes.append(
                 Note(
                     "info",
@@ -248,7 +248,3 @@ class _Decoder:
 def _path(module: str) -> str:
     """What patterns are matched with: of a MultiheadAttention's out_proj, the attention."""
     return module.removesuffix(".base_layer.out_proj")
-
-
-def _numbers(version: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])

@@ -1,5 +1,6 @@
 """Input embeddings and output heads, which many models store once and use twice."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -50,6 +51,8 @@ _TIED_OTHERWISE = frozenset(
         "xlm-roberta-xl", "xlnet", "xmod", "yoso",
     }
 )  # fmt: skip
+_CLASSIFIER = re.compile("For(Sequence|Token)Classification|ForQuestionAnswering")
+_HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration|DoubleHeads")
 
 
 @final
@@ -76,6 +79,34 @@ def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> Ti
     heads = [name for name in names if _ends(name, _HEADS)]
     head = heads[0] if heads else _head_name(embedding)
     return TiedHead(embedding, head, stored=bool(heads), separable=_is_separable(config or {}))
+
+
+def find_used_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
+    """The same; None also where none is stored, and the class of the model has no such head.
+
+    Its embedding is then tied to nothing.
+    """
+    tied = find_tied_head(names, config)
+    if tied is None or tied.stored:
+        return tied
+    is_without = is_classifier(config) or not (tied.separable or has_head(config))
+    return None if is_without else tied
+
+
+def has_head(config: Mapping[str, Any] | None) -> bool:
+    """Whether a model says words: has an output head for its tokens, as far as is known."""
+    architectures = (config or {}).get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return True
+    return _HEADED.search(str(architectures[0])) is not None
+
+
+def is_classifier(config: Mapping[str, Any] | None) -> bool:
+    """Whether the class of a model has the head of a classifier."""
+    architectures = (config or {}).get("architectures")
+    return isinstance(architectures, list) and any(
+        _CLASSIFIER.search(str(name)) for name in architectures
+    )
 
 
 def is_embedding(name: str) -> bool:

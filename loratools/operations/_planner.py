@@ -15,7 +15,7 @@ from loratools.names.conv1d import square_is_transposed
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match
 from loratools.names.quantised import quantisation
-from loratools.names.tied import TiedHead, find_tied_head, is_embedding
+from loratools.names.tied import TiedHead, find_used_head, is_embedding
 from loratools.operations._overlap import refuse_overlap
 from loratools.operations.announced import Planned, lost_head, missing, odd
 from loratools.operations.bases import another_base
@@ -42,7 +42,7 @@ class Planner:
         self.vocabulary: tuple[int, int] | None = None
         self._complaints: list[str] = []
         self._selection = Selection(options.only, options.skip)
-        self._tied = find_tied_head(base.tensors, base.config)
+        self._tied = find_used_head(base.tensors, base.config)
         # Replacements change shapes, and a tied head can be named though it is not stored.
         self._shapes = {name: stored.shape for name, stored in base.tensors.items()}
         if self._tied is not None:

@@ -14,6 +14,9 @@ from loratools.names.tied import TiedHead
 from loratools.operations.grouping import pattern_of
 from loratools.operations.merge import PlannedTensor
 
+#: PEFT 0.21 gives the update of such an end to the other one, and of no other end.
+_TIED_BY_PEFT = ("embed_tokens.weight", "lm_head.weight")
+
 
 @final
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def _end(announced: Announced, planned: Planned) -> str | None:
         return None
     ends = planned.tied.embedding, planned.tied.head
     lost = [end for end in ends if not planned.is_other(end)]
-    if len(lost) != 1 or not planned.is_wanted(lost[0]):
+    stored = [end for end in ends if planned.is_other(end)]
+    if len(lost) != 1 or not planned.is_wanted(lost[0]) or not stored[0].endswith(_TIED_BY_PEFT):
         return None
     return (
         f"ensure_weight_tying is set, and no update of {lost[0]} is stored, which the base ties to "

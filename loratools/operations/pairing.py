@@ -11,16 +11,13 @@ from loratools.io.source import Stored, same_bytes
 from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.quantised import quantisation
-from loratools.names.tied import find_tied_head
+from loratools.names.tied import find_tied_head, has_head, is_classifier
 from loratools.names.wrappers import plain_names, renaming
 
 #: PEFT's wrapper around a whole model, which its modules do not know of.
 _AROUND = "base_model."
 #: Tensors that some programs store and others make anew: positions, masks, frequencies.
 _MADE = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.masked_bias|attn(ention)?\.bias)$")
-_CLASSIFIER = re.compile("For(Sequence|Token)Classification|ForQuestionAnswering")
-_CLASSIFIER = re.compile("For(Sequence|Token)Classification|ForQuestionAnswering")
-_HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration|DoubleHeads")
 
 
 @final
@@ -88,7 +85,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     plain = plain_names(after, tuned.where), plain_names(before, base.where)
     found, new = _match(tuned, plain, after, before)
     # An adapter's targets have the names of the class that it makes of its base.
-    is_nested = has_head(config) or _is_classifier(tuned.config)
+    is_nested = has_head(config) or is_classifier(tuned.config)
     pairs = _pairs(found, plain, after, before, is_nested=is_nested)
     taken = set(found.values())
     return Pairing(
@@ -112,21 +109,6 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
 def natural(name: str) -> list[tuple[int, str]]:
     """For sorting: layer 10 comes after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def has_head(config: Mapping[str, Any] | None) -> bool:
-    """Whether a model says words: has an output head for its tokens, as far as is known."""
-    architectures = (config or {}).get("architectures")
-    if not isinstance(architectures, list) or not architectures:
-        return True
-    return _HEADED.search(str(architectures[0])) is not None
-
-
-def _is_classifier(config: Mapping[str, Any] | None) -> bool:
-    architectures = (config or {}).get("architectures")
-    return isinstance(architectures, list) and any(
-        _CLASSIFIER.search(str(name)) for name in architectures
-    )
 
 
 def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:

@@ -58,6 +58,15 @@ BIAS = {f"{PREFIX}layers.0.q.base_layer.bias": (4,)}
         (Q, {"target_modules": ["q", "k"]}, ["target_modules lists 'k', which has no tensors"]),
         (
             Q,
+            {"bias": "lora_only", "peft_version": "0.20.1"},
+            [
+                "bias is 'lora_only', and no bias is stored (PEFT 0.7 to 0.20 lost those of "
+                "'lora_only')"
+            ],
+        ),
+        (Q | HEAD, {"target_modules": ["q", "head"], "modules_to_save": ["head"]}, []),
+        (
+            Q,
             {"rank_pattern": {"q": 2, ".*": 4}},
             [
                 "rank_pattern: q, .* all match layers.0.q; the first counts, and PEFT does not "
@@ -125,6 +134,17 @@ def test_disagreement_of_config_and_tensors_is_a_problem(
             Q | {f"{PREFIX}qa_outputs.weight": (2, 3)},
             {},
             ["stored whole, not listed in modules_to_save: qa_outputs.weight"],
+        ),
+        (Q, {"bias": "all"}, ["bias is 'all', and no bias is stored"]),
+        (
+            Q,
+            {"bias": "lora_only", "peft_version": "0.21.0"},
+            ["bias is 'lora_only', and no bias is stored"],
+        ),
+        (
+            Q,
+            {"target_modules": ["q", "k"], "exclude_modules": ["k"]},
+            ["target_modules lists 'k', which has no tensors"],
         ),
         (Q | HEAD, {}, ["stored whole, not listed in modules_to_save: head.weight"]),
         (Q | {f"{PREFIX}layers.0.norm.bias": (3,)}, {"bias": "all"}, []),

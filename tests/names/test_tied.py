@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from loratools.names.tied import TiedHead, find_tied_head, is_embedding, is_lookup
+from loratools.names.tied import (
+    TiedHead,
+    find_tied_head,
+    find_used_head,
+    is_embedding,
+    is_lookup,
+)
 
 TIED: Mapping[str, Any] = {"tie_word_embeddings": True}
 
@@ -129,3 +135,25 @@ def test_embeddings_and_heads_are_known_by_the_ends_of_their_names(name: str, is
 )
 def test_embeddings_are_known_by_their_names_or_rows(name, rows, expected):
     assert is_lookup(name, rows, {"vocab_size": 100}) is expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "stored", "used"),
+    [
+        ("LlamaForSequenceClassification", "llama", False, False),
+        ("LlamaForSequenceClassification", "llama", True, True),
+        ("LlamaForCausalLM", "llama", False, True),
+        ("LlamaModel", "llama", False, True),
+        ("BertForTokenClassification", "bert", False, False),
+        ("BertModel", "bert", False, False),
+        ("BertForMaskedLM", "bert", False, True),
+        (None, "bert", False, True),
+    ],
+)
+def test_head_of_a_class_that_has_none_is_tied_to_nothing(
+    architecture: str | None, kind: str, stored: bool, used: bool
+) -> None:
+    """A class that only some head is loaded with, such as `LlamaModel`, may get one."""
+    config = {**TIED, "model_type": kind, "architectures": architecture and [architecture]}
+    names = ["embed_tokens.weight", *["lm_head.weight"] * stored]
+    assert (find_used_head(names, config) is not None) is used

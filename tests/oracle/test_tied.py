@@ -17,7 +17,11 @@ from tests.oracles import WARNED, oracle
 oracle("peft")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
@@ -70,6 +74,10 @@ LLAMA: dict[str, dict[str, Any]] = {
 GPT2: dict[str, dict[str, Any]] = {
     "every layer": {"target_modules": ["c_attn", "c_proj", "c_fc", "wte", "wpe"]},
     "head": {"target_modules": ["c_attn", "lm_head"]},
+    "embedding alone, though the head was to follow": {
+        "target_modules": ["c_attn", "wte"],
+        "ensure_weight_tying": True,
+    },
     "square only": {"target_modules": ["attn.c_proj"]},
     "tokens": {"target_modules": ["c_attn"], "trainable_token_indices": [3]},
     "norm saved": {"target_modules": ["c_attn"], "modules_to_save": ["ln_1"]},
@@ -121,6 +129,7 @@ def test_merged_llama_computes_the_same(
     compared(fixtures / base, tmp_path, AutoModelForCausalLM.from_pretrained, settings)
 
 
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")
 @pytest.mark.parametrize("claimed", [True, False])
 @pytest.mark.parametrize("settings", GPT2.values(), ids=GPT2.keys())
 def test_merged_gpt2_computes_the_same(
@@ -130,6 +139,34 @@ def test_merged_gpt2_computes_the_same(
     load = AutoModelForCausalLM.from_pretrained
     settings = settings | {"fan_in_fan_out": claimed}
     compared(fixtures / "tiny-gpt2", tmp_path, load, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["query", "word_embeddings"]},
+        {"target_modules": ["query"], "modules_to_save": ["word_embeddings"]},
+        {"target_modules": ["query", "word_embeddings"], "ensure_weight_tying": True},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_embedding_of_a_classifier_is_tied_to_nothing(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 64, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        kind, **sizes, intermediate_size=8, tie_word_embeddings=True, pad_token_id=0
+    )
+    names = {"query": "q_proj", "word_embeddings": "embed_tokens"} if kind == "llama" else {}
+    settings = {
+        key: [names.get(name, name) for name in value] if isinstance(value, list) else value
+        for key, value in settings.items()
+    }
+    load = AutoModelForSequenceClassification
+    load.from_config(config).save_pretrained(tmp_path / "base")
+    compared(tmp_path / "base", tmp_path, load.from_pretrained, settings)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
