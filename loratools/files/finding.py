@@ -17,9 +17,12 @@ _MODELS = ("model.safetensors", "model.safetensors.index.json")
 _MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
 #: What a training goes on with, and what it left on its way; and hidden files.
 _OF_TRAINING = re.compile(
-    r"\.|(optimizer|scheduler|scaler|sampler|rng_state|random_states|custom_checkpoint)[^/]*(/|$)|"
-    r"training_args\.bin$|(global_step|checkpoint-)\d+/|\d+_adapters\.safetensors$"
+    r"\.|(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state|random_states|"
+    r"custom_checkpoint|pytorch_model_fsdp|eva_state_dict)[^/]*(/|$)|training_args\.bin$|"
+    r"(global_step|checkpoint-)\d+/|(wandb|runs|logs)/|\d+_adapters\.safetensors$"
 )
+#: Nobody trains in these formats: they are made of other files, for other programs.
+_CONVERTED = (".gguf", ".onnx")
 
 
 def is_pickle(name: str) -> bool:
@@ -90,9 +93,10 @@ def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
 def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, ...]:
     """Weights in an adapter's folder, and in the folders in it, that are none of its own.
 
-    Not those that only a training goes on with, or the same adapter in other formats or as it was
-    earlier; nor, in folders of their own, other adapters and the base as `pull` puts it. A file
-    that `is_named` itself, without a config beside it, may lie beside anything.
+    Not those that only a training goes on with, the same adapter in other formats or as it was
+    earlier, or what was converted for other programs; nor, in folders of their own, other adapters
+    and the base as `pull` puts it. A file that `is_named` itself, without a config beside it, may
+    lie beside anything.
 
     Raises:
         FormatError: as `tensor_files`.
@@ -110,6 +114,7 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
         name
         for name in names
         if name.endswith(WEIGHT_SUFFIXES)
+        and not name.endswith(_CONVERTED)
         and _stem(name) not in stems
         and name.rpartition("/")[0] not in others
         and _OF_TRAINING.match(name) is None

@@ -207,6 +207,7 @@ def _read_tensors(
         tensors |= found
         metadata |= entries
         size += nbytes
+    index.check_whole(n for n in folder.names() if is_pickle(n) == is_pickle(name))
     return tensors, metadata, size
 
 

@@ -109,6 +109,7 @@ def open_folder(folder: Folder, index: str | None = None) -> Checkpoint:
         shards = tuple(_open_shard(folder.open(name)) for name in listed.shards)
         for shard in shards:
             listed.check(shard.name, (tensor.info.name for tensor in shard.tensors))
+        listed.check_whole(name for name in names if name.endswith(".safetensors"))
     else:
         index_metadata = {}
         shards = (_open_shard(folder.open(_find_single(folder))),)

@@ -37,6 +37,18 @@ class Index:
         if extra := _without(held, listed):
             raise FormatError(f"{self.where}: does not list {listing(extra)}, which {shard} holds")
 
+    def check_whole(self, names: Iterable[str]) -> None:
+        """Whether none of the files of the folder, by their names, is one more of the parts.
+
+        Raises:
+            FormatError: one is.
+        """
+        parts = {shard_parts(shard) for shard in self.shards} - {None}
+        if unlisted := [n for n in _without(names, self.shards) if shard_parts(n) in parts]:
+            raise FormatError(
+                f"{self.where}: does not list {listing(unlisted)}, another part by its name"
+            )
+
 
 def is_index(name: str) -> bool:
     """Whether a file of this name is an index."""

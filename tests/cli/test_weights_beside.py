@@ -13,7 +13,7 @@ BESIDE = (
     "non_lora_trainables.bin", "new_embeddings.safetensors", "value_head.safetensors",
     "value_head.bin", "v_head.pt", "additional_weights.pt", "mm_projector.bin", "embed_tokens.pt",
     "lm_head.pt", "pytorch_lora_weights.safetensors", "model.safetensors", "pytorch_model.bin",
-    "learned_embeds.ckpt", "weights.npz", "converted.gguf", "ema_optimizer.safetensors",
+    "learned_embeds.ckpt", "weights.npz", "ema_optimizer.safetensors",
     "2_Dense/model.safetensors", "projector/adapter_model.bin",
 )  # fmt: skip
 NOT_BESIDE = (
@@ -23,6 +23,8 @@ NOT_BESIDE = (
     "checkpoint-500/value_head.bin", "adapter_model.bin", "adapter_model.gguf",
     "adapter_model-00001-of-00002.bin", "0000100_adapters.safetensors", ".cache/x.bin",
     "tokenizer.model", "label_encoder.pkl", "README.md", "a/b/deep.bin",
+    "converted-f16.gguf", "model.onnx", "pytorch_model_fsdp_0/__0_0.distcp",
+    "pytorch_model_fsdp.bin", "dl_state_dict.bin", "wandb/model.pt", "eva_state_dict.bin",
 )  # fmt: skip
 
 

@@ -157,6 +157,10 @@ SPOILT = {
     ),
     "a tensor is missing": (drop, f"says that {TWO} holds .*; it does not"),
     "a tensor is in two": (duplicate, f"does not list .*, which {TWO} holds"),
+    "a shard is not listed": (
+        lambda f: remap(f, lambda m: [m.pop(key) for key in [*m] if m[key] == TWO]),
+        f"does not list {TWO}, another part by its name",
+    ),
     "a tensor is not listed": (lambda f: remap(f, dict.popitem), "does not list"),
     "the other shard": (
         lambda f: remap(f, lambda m: m.update({min(m): TWO})),
