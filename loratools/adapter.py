@@ -165,6 +165,12 @@ class Adapter:
         text = f"other weights are in its folder, and are not applied: {listing(self.beside)}"
         return (Note("problem", text),)
 
+    @property
+    def remarks(self) -> tuple[Note, ...]:
+        """What a verb says that makes an adapter of this one: new names, and what is wrong."""
+        problems = (note for note in self.notes if note.severity == "problem")
+        return (*self.renamed, *problems, *self.notes_beside)
+
     def check_usable(self) -> None:
         """Whether its updates are what its tensors say.
 

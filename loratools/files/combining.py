@@ -105,11 +105,7 @@ def combine(
             certificates=Certificates(found.ranks, found.truncations, found.gap),
             similarity=found.similarity,
             notes=(
-                *(
-                    f"{one.where}: {note.message}"
-                    for one in opened
-                    for note in (*one.renamed, *one.notes_beside)
-                ),
+                *(f"{one.where}: {note.message}" for one in opened for note in one.remarks),
                 *renamed,
                 *found.notes,
                 *note_left_behind(opened),

@@ -87,7 +87,7 @@ def rescale(
 
         found = make(rule) if size is None else fitted(make, rule, opened, size)
         rounding = rounding_error(found.adapter, each)
-        said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+        said = tuple(note.message for note in opened.remarks)
         notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
         return write_reported(
             RescaleReport(opened.where, found.strengths, notes, rounding, written=None),

@@ -74,7 +74,7 @@ def resize(
         found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
         rounding = rounding_error(found.adapter, each)
         certificates = Certificates(found.ranks, found.truncations, found.gap)
-        said = tuple(note.message for note in (*opened.renamed, *opened.notes_beside))
+        said = tuple(note.message for note in opened.remarks)
         notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
         return write_reported(
             ResizeReport(opened.where, certificates, notes, rounding, written=None),

@@ -106,16 +106,28 @@ def test_a_merge_names_weights_beside_in_output_and_report(adapter, fixtures, tm
     assert not (with_it / "value_head.bin").exists()
 
 
+def written(verb, adapter, output):
+    """The report of a verb that writes an adapter of one."""
+    if verb == "rescale":
+        return loratools.rescale(adapter, output=output, rescaling=Rescaling(strength=0.5))
+    if verb == "resize":
+        return loratools.resize(adapter, output=output)
+    return loratools.combine([adapter], output=output)
+
+
 @pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
 def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(adapter, tmp_path, verb):
     put(adapter, "value_head.bin")
     output = tmp_path / "out"
-    run = {
-        "rescale": lambda: loratools.rescale(
-            adapter, output=output, rescaling=Rescaling(strength=0.5)
-        ),
-        "resize": lambda: loratools.resize(adapter, output=output),
-        "combine": lambda: loratools.combine([adapter], output=output),
-    }
-    assert any("not applied: value_head.bin" in note for note in run[verb]().notes)
+    notes = written(verb, adapter, output).notes
+    assert any("not applied: value_head.bin" in note for note in notes)
     assert not (output / "value_head.bin").exists()
+
+
+@pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
+def test_verbs_that_write_adapters_say_what_is_a_problem_of_their_input(adapter, tmp_path, verb):
+    """A head that is lost is not found again in what is made of the rest."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "SEQ_CLS"}))
+    notes = written(verb, adapter, tmp_path / "out").notes
+    assert any("task_type is SEQ_CLS, and no head is stored" in note for note in notes)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from loratools.errors import FormatError, LoratoolsError, StorageError, UnsupportedError
+from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.merging import merge
 from loratools.io.checkpoint import open_checkpoint
 from tests.hostile.checkpoints import (
@@ -147,7 +147,7 @@ def test_a_missing_model_is_named(tmp_path):
 def test_a_name_too_long_for_any_file_is_an_error_of_ours(tmp_path):
     path = tmp_path / ("n" * 300)
     for call in (open_checkpoint, lambda path: merge(path, path, output=None)):
-        with pytest.raises(StorageError, match="file name too long"):
+        with pytest.raises(FormatError, match="file name too long"):
             call(path)
 
 
