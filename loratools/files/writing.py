@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
-from loratools.formats import encode
+from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.collector import collector_paused
 from loratools.io.dtypes import FACTORS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
-from loratools.io.source import Source, Stored, as_bytes, is_finite
+from loratools.io.source import Source, Stored, as_bytes, is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
+from loratools.operations.effects import by_reason, idle_updates
 from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ _SLACK_BYTES = 2**20
 @final
 @dataclass(frozen=True)
 class Written:
-    """An adapter that was written: its path, and the bytes of its tensors' file."""
+    """An adapter that was written: its path, and the bytes of its tensors' file.
+
+    `idle` says which of its updates change nothing, whatever the base, and why.
+    """
 
     path: str
     nbytes: int
+    idle: tuple[str, ...] = ()
 
 
 class Printable(Protocol):
@@ -50,6 +55,11 @@ class Report(Printable, Protocol):
     @property
     def written(self) -> Written | None:
         """None as long as nothing is written; it is a field of a dataclass."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd; a field too."""
         ...
 
 
@@ -81,7 +91,8 @@ def write_reported(
 
     def ready(written: Written) -> None:
         nonlocal report
-        report = replace(report, written=written)  # type: ignore[type-var]
+        notes = (*report.notes, *written.idle)
+        report = replace(report, written=written, notes=notes)  # type: ignore[type-var]
         approved(report, approve)
 
     write_adapter(adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each, ready=ready)
@@ -137,12 +148,23 @@ def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
     is_folder = bundle.config is not None
     layout = _layout(bundle, bundle.metadata)
     path = staging.folder / (_WEIGHTS if is_folder else staging.output.name)
-    _write_tensors(bundle, path, layout, each)
+    has_zeros = _write_tensors(bundle, path, layout, each)
     if bundle.config is not None:
         staging.write_file(_CONFIG, encode_json(bundle.config, sort_keys=True))
     for companion in bundle.companions if is_folder else ():
         staging.copy_file(companion.name, companion.open())
-    return Written(str(staging.output), layout.size)
+    return Written(str(staging.output), layout.size, _idle(bundle, path) if has_zeros else ())
+
+
+def _idle(bundle: Bundle, path: Path) -> tuple[str, ...]:
+    """What is to be said of updates in a file that change nothing."""
+    file = InputFile(path)
+    tensors: dict[str, Source] = {t.name: Stored(file, t) for t in file.read_header().tensors}
+    adapter = decode(replace(bundle, tensors=tensors))
+    idle = idle_updates(adapter, ())
+    is_all = idle and not (adapter.replaced or adapter.rows) and len(idle) == len(adapter.updates)
+    lines = by_reason(idle.items())
+    return ("the adapter changes nothing: no update of it does", *lines) if is_all else lines
 
 
 class _Made(Protocol):
@@ -218,11 +240,11 @@ def _layout(bundle: Bundle, metadata: Mapping[str, str]) -> Layout:
     return lay_out([(name, s.dtype, s.shape) for name, s in bundle.tensors.items()], metadata)
 
 
-def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> None:
+def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool:
+    """Write all tensors; whether some are zero throughout."""
     file = OutputFile(path, layout)
     try:
-        for _ in each(partial(_write, file), bundle.tensors.items()):
-            pass
+        has_zeros = any(list(each(partial(_write, file), bundle.tensors.items())))
         if bundle.seal is not None:
             sealed = {**bundle.metadata, **bundle.seal(InputFile(path))}
             file.write_header(_layout(bundle, sealed))
@@ -231,15 +253,18 @@ def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> Non
         file.close()
     if {t.name: t for t in InputFile(path).read_header().tensors} != dict(layout.tensors):
         raise StorageError(f"{path}: was not written as planned; check the disk")
+    return has_zeros
 
 
-def _write(file: OutputFile, item: tuple[str, Source]) -> None:
+def _write(file: OutputFile, item: tuple[str, Source]) -> bool:
+    """Write a tensor; whether it is zero throughout."""
     name, source = item
     if source.dtype not in FACTORS and isinstance(source, Stored):
         info = source.info
         file.copy(source.file, info.begin, file.layout.tensors[name].begin, info.nbytes)
-        return
+        return False
     tensor = source.read().contiguous()
     if source.dtype in FACTORS and not is_finite(tensor):
         raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
     file.write(name, 0, as_bytes(tensor))
+    return not widened(tensor).any()

@@ -74,6 +74,9 @@ def odd(announced: Announced, planned: Planned) -> Iterator[str]:
         names = [name for name in weights if f".{name}".endswith(f".{module}.weight")]
         if names:
             yield f"target_modules lists {module!r}, and no update of {listing(names, 3)} is stored"
+    biases = _lost_biases(announced, planned)
+    if biases and _has_biases(announced, planned):
+        yield f"bias is 'all', and {listing(biases, 3)} are not stored: they stay as in the base"
     lacking, stored = _unsaved(announced, planned)
     if others := [name for name in lacking if _place(name) not in stored]:
         yield f"modules_to_save means {listing(others, 3)} too, which is not stored"
@@ -100,21 +103,31 @@ def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[
 
 
 def _biases(announced: Announced, planned: Planned) -> str | None:
-    if announced.biases is None:
-        return None
-    biases = [tensor.name for tensor in planned.untouched() if _is_bias(tensor)]
-    if announced.biases == "lora_only":
-        owners = {name: name.removesuffix(".bias") for name in biases if name.endswith(".bias")}
-        biases = [name for name, o in owners.items() if planned.is_updated(f"{o}.weight")]
-    elif any(_is_bias(t) and t.origin is not t.base for t in planned.tensors.values()):
-        return None  # svd-extract stores those of all biases that have changed
-    if not biases:
+    biases = _lost_biases(announced, planned)
+    if not biases or _has_biases(announced, planned):
         return None
     return (
         f"bias is {announced.biases!r}, and the trained {listing(biases, 3)} are not stored "
         f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); --config with another bias goes "
         f"without them"
     )
+
+
+def _lost_biases(announced: Announced, planned: Planned) -> list[str]:
+    """The biases that were trained and are as in the base."""
+    if announced.biases is None:
+        return []
+    biases = [tensor.name for tensor in planned.untouched() if _is_bias(tensor)]
+    if announced.biases == "all":
+        return biases
+    owners = {name: name.removesuffix(".bias") for name in biases if name.endswith(".bias")}
+    return [name for name, owner in owners.items() if planned.is_updated(f"{owner}.weight")]
+
+
+def _has_biases(announced: Announced, planned: Planned) -> bool:
+    """Whether some of all biases are stored: svd-extract stores those that have changed."""
+    is_new = (_is_bias(t) and t.origin is not t.base for t in planned.tensors.values())
+    return announced.biases == "all" and any(is_new)
 
 
 def _parts(announced: Announced, planned: Planned) -> str | None:

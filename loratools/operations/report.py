@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, final
 
-from loratools.io.dtypes import torch_name
+from loratools.io.dtypes import BITS, torch_name
 from loratools.operations.effects import Idle, by_reason, unmoved
 from loratools.operations.merge import Change, MergePlan, PlannedTensor
 
@@ -122,11 +122,13 @@ class MergeReport:
         # Stochastic rounding moves more numbers, and further, so that the mean is right.
         if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
             return self.plan.warnings
+        is_narrow = any(BITS[self.plan.tensors[name].dtype] < 32 for name in self.fidelity)
+        wider = "write --dtype float32, " if is_narrow else ""
         return (
             *self.plan.warnings,
             f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
-            f"the dtype of the weights; write --dtype float32, use --rounding stochastic, or "
-            f"keep the adapter apart",
+            f"the dtype of the weights; {wider}use --rounding stochastic, or keep the adapter "
+            f"apart",
         )
 
     def rows(self) -> Iterator[tuple[PlannedTensor, str]]:

@@ -43,10 +43,12 @@ def test_biases_of_other_weights_are_not_missing_where_only_those_beside_loras_w
     merged(base(tmp_path / "base", WEIGHTS, {"v.bias": torch.zeros(6)}), adapter)
 
 
-def test_biases_that_did_not_change_need_not_be_stored(tmp_path: Path) -> None:
+def test_biases_that_did_not_change_need_not_be_stored_and_are_told(tmp_path: Path) -> None:
     stored = {**pair("q", 6, 4), "v.bias": torch.ones(6)}
     adapter = write_adapter(tmp_path / "adapter", stored, bias="all")
-    found, _ = merged(base(tmp_path / "base", WEIGHTS, BIASES), adapter)
+    found, report = merged(base(tmp_path / "base", WEIGHTS, BIASES), adapter)
+    (note,) = report.notes
+    assert note.endswith("bias is 'all', and q.bias are not stored: they stay as in the base")
     assert torch.equal(found["v.bias"], torch.ones(6))
     assert torch.equal(found["q.bias"], torch.zeros(6))
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
-from loratools import MergeOptions, WriteOptions
+from loratools import MergeOptions, RankRule, Rescaling, WriteOptions
 from loratools.io.source import Held, is_zero, transposed
 from loratools.operations.report import MergeReport
 from tests.files import eighths, merged, pair, write_adapter, write_base
@@ -95,6 +95,7 @@ def test_merge_of_an_update_that_changes_nothing_says_so_and_why(
     assert reasons(report) == [reason]
     assert_nothing_is_claimed(report)
     torch.testing.assert_close(found, load_file(model / "model.safetensors"), rtol=0, atol=0)
+    assert "--dtype float32" not in " ".join(report.warnings), "it is that already"
 
 
 @pytest.mark.parametrize(
@@ -254,3 +255,34 @@ def test_tensor_is_zero_only_if_no_number_of_it_is_another(place: int | None) ->
         values.view(-1)[place] = torch.finfo(torch.float32).tiny
     for source in (Held("x", values, "F32"), transposed(Held("x", values, "F32"))):
         assert is_zero(source) is (place is None)
+
+
+@pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
+@pytest.mark.parametrize("stored", ["zero", "half", "trained"])
+def test_verb_says_that_the_adapter_it_writes_changes_nothing(
+    tmp_path: Path, verb: str, stored: str
+) -> None:
+    factors = {
+        "zero": zero("lora_B"),
+        "half": {**zero("lora_B"), **pair("k", 6, 4)},
+        "trained": pair("q", 6, 4),
+    }[stored]
+    adapter = write_adapter(
+        tmp_path / "adapter", factors, target_modules=["q", "k"][: len(factors) // 2]
+    )
+    output = tmp_path / "out"
+    report: Any = {
+        "rescale": lambda: loratools.rescale(adapter, output=output, rescaling=Rescaling()),
+        "resize": lambda: loratools.resize(adapter, output=output, rule=RankRule(rank=1)),
+        "combine": lambda: loratools.combine([adapter], output=output),
+    }[verb]()
+    of_all = "the adapter changes nothing: no update of it does"
+    assert (of_all in report.notes) is (stored == "zero")
+    told = [note for note in report.notes if "1 update changes nothing: up is zero" in note]
+    assert bool(told) is (stored != "trained")
+
+
+def test_strength_of_zero_is_said_to_leave_nothing(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", pair("q", 6, 4), **TARGETS)
+    report = loratools.rescale(adapter, output=tmp_path / "out", rescaling=Rescaling(strength=0.0))
+    assert "the adapter changes nothing: no update of it does" in report.notes
