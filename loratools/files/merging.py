@@ -95,9 +95,9 @@ def merge(
         left_out=beside.left_out,
         beside=beside.notes,
         is_stochastic=write.seed is not None,
-        idle=tuple(idle_parts(plan, {})),
     )
     if output is None:
+        report = replace(report, idle=tuple(idle_parts(plan, {})))
         approved(report, write.approve)
         return report
     inputs = local_paths(base, *paths, config)

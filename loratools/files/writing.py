@@ -17,7 +17,7 @@ from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, Stored, as_bytes, is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
-from loratools.operations.effects import by_reason, idle_updates
+from loratools.operations.effects import NOTHING_LEFT, by_reason, idle_updates
 from loratools.operations.parallel import Map
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def write_reported(
 
     def ready(written: Written) -> None:
         nonlocal report
-        notes = (*report.notes, *written.idle)
+        notes = tuple(dict.fromkeys((*report.notes, *written.idle)))
         report = replace(report, written=written, notes=notes)  # type: ignore[type-var]
         approved(report, approve)
 
@@ -164,7 +164,7 @@ def _idle(bundle: Bundle, path: Path) -> tuple[str, ...]:
     idle = idle_updates(adapter, ())
     is_all = idle and not (adapter.replaced or adapter.rows) and len(idle) == len(adapter.updates)
     lines = by_reason(idle.items())
-    return ("the adapter changes nothing: no update of it does", *lines) if is_all else lines
+    return (NOTHING_LEFT, *lines) if is_all else lines
 
 
 class _Made(Protocol):

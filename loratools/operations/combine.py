@@ -21,6 +21,7 @@ from loratools.methods import MethodOptions, check_options
 from loratools.operations.agreement import Agreement, Policy, agree
 from loratools.operations.alignment import aligned, strangers
 from loratools.operations.bases import different_bases
+from loratools.operations.effects import NOTHING_LEFT
 from loratools.operations.parallel import Map
 from loratools.operations.rescale import strengths_of
 from loratools.operations.results import Job, Part, results
@@ -123,7 +124,7 @@ def combine(
     )
     similarity = measure_similarity(adapters, adapter, each)
     if similarity.total is not None and similarity.total.is_nothing_left:
-        notes = (*notes, "nothing is left of the updates: the result changes nothing")
+        notes = (*notes, NOTHING_LEFT)
     ranks = {target: part.rank for target, part in parts.items()}
     return Combined(adapter, ranks, found.truncations, found.gap, similarity, notes)
 

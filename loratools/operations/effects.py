@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from loratools.operations.rounding import Fidelity
 
 
+#: Of an adapter that a verb makes.
+NOTHING_LEFT = "nothing is left of the updates: the result changes nothing"
 _NO_PRODUCT = "the product of its factors is zero"
 
 
