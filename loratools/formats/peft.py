@@ -11,7 +11,7 @@ from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA
-from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.formats import DecodeOptions
 from loratools.formats._peft_announced import announced_of, announced_parts, other_ranks, silenced
 from loratools.formats._peft_config import PeftConfig, parse_config
@@ -63,9 +63,8 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     updates = decoder.all_updates()
     replaced = parts.replaced(config)
     if not (updates or parts.tokens or any(r.is_trained for r in replaced.values())):
-        raise UnsupportedError(
-            f"{bundle.where}: holds no adapter tensor ({listing(bundle.tensors, 3)})"
-        )
+        found = listing(bundle.tensors, 3) or "no tensors at all"
+        raise UnsupportedError(f"{bundle.where}: holds no adapter tensor ({found})")
     parts.refuse_strays(config)
     version = config.text("peft_version")
     return Adapter(
@@ -187,6 +186,11 @@ class _Decoder:
         if bias := roles.get("lora_B.bias"):
             if target.parameter.endswith(".in_proj_weight"):
                 self.parts.inert[bias.keys[0]] = "PEFT stores it and never applies it"
+            elif bias.shape != lora.shape[:1]:
+                raise ShapeMismatchError(
+                    f"{self.where}: {shorten(target.path)}: lora_B.bias has the shape "
+                    f"{list(bias.shape)}; {lora.shape[0]} numbers are expected"
+                )
             else:
                 yield target.bias, Update(Diff(bias, scaling))
 

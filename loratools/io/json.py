@@ -1,7 +1,8 @@
 """JSON read and written strictly: UTF-8, no duplicate keys, no half characters, finite numbers.
 
 All JSON of the package is made here. What is read can be written again: a number beyond float64,
-such as 1e400, is refused, since readers make an infinity of it, which JSON does not have.
+such as 1e400, is refused, since readers make an infinity of it, which JSON does not have. So is one
+that is too small for it, such as 1e-400, since they make a 0 of it, which means something else.
 Integers stay exact; other numbers have the value of the nearest float64, as to other readers.
 Lists and objects are read up to a depth at which all that walks over them can go on.
 """
@@ -21,6 +22,8 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOO_DEEP = f"not valid JSON: lists and objects in each other, more than {_DEEPEST} deep"
 #: Integers of so many digits are within what a float64 can hold.
 _MOST_DIGITS = 308
+#: A digit before the exponent.
+_NOT_ZERO = re.compile(r"[-0.]*[1-9]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -131,6 +134,8 @@ def _float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"the number {shorten(text, 20)} is beyond what a float64 can hold")
+    if not number and _NOT_ZERO.match(text):
+        raise ValueError(f"the number {shorten(text, 20)} is smaller than any of float64's, but 0")
     return number
 
 

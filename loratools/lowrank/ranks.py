@@ -14,8 +14,8 @@ from loratools.lowrank.truncation import TargetSpectrum
 _EPS = float(np.finfo(np.float64).eps)
 #: A share of energy that sums in float64 do not tell from none.
 NEGLIGIBLE = 1e-12
-#: A rank that no disk holds, and that a float64 does.
-_MOST = 10**15
+#: More than any weight has rows, so that all beyond it would be zeros.
+_MOST = 10**6
 
 
 @final
@@ -62,7 +62,7 @@ class RankRule:
     uniform: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rank", "max_rank", "min_rank", "multiple_of"):
+        for name in ("rank", "min_rank", "multiple_of"):
             if (number := getattr(self, name)) is not None and number > _MOST:
                 raise OptionError(f"{name} is at most {_MOST}, not {shorten(str(number), 20)}")
         self._check_goal()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Of an adapter that a verb makes.
 NOTHING_LEFT = "nothing is left of the updates: the result changes nothing"
-_NO_PRODUCT = "the product of its factors is zero"
+_NO_PRODUCT = "the product of its factors is zero, or too small for float64"
 
 
 @final

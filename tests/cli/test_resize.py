@@ -209,7 +209,9 @@ BAD_RULES = {
     "multiples of 0": (["--multiple-of", "0"], "ranks cannot be multiples of 0"),
     "a negative bound": (["--min-rank", "-1"], "the smallest rank is -1; use 0 or more"),
     "no elements": (["--parameters", "0"], "a budget of 0 elements keeps nothing"),
-    "a wide rank": (["--rank", str(2**63)], f"rank is at most 1000000000000000, not {2**63}"),
+    "a wide rank": (["--rank", str(10**12)], "rank is at most 1000000, not 1000000000000"),
+    "a wide bound": (["--min-rank", str(2**63)], f"min_rank is at most 1000000, not {2**63}"),
+    "wide multiples": (["--multiple-of", "1" * 99], "multiple_of is at most 1000000, not 1111"),
 }
 #: Rules that ask too much of this adapter.
 HARD_RULES = {

@@ -94,6 +94,10 @@ def test_embedding_factors_of_different_ranks_are_refused(
     ("shapes", "message"),
     [
         (parts(lora_magnitude_vector=(3,)), "4 magnitudes are expected"),
+        (
+            parts(**{"lora_B.bias": (3,)}),
+            r"q: lora_B.bias has the shape \[3\]; 4 numbers are expected",
+        ),
         (parts(lora_diag=(3,)), "2 entries are expected"),
     ],
     ids=str,

@@ -31,6 +31,8 @@ from loratools.io.json import encode_json, json_text, parse_json, parse_json_obj
         (b"9" * 5000, f"the number {'9' * 10}…{'9' * 10} is beyond what a float64 can hold"),
         (b"[1e400]", "the number 1e400 is beyond what a float64 can hold"),
         (b"[-1e400]", "the number -1e400 is beyond"),
+        (b"[1e-400]", "the number 1e-400 is smaller than any of float64's, but 0"),
+        (b"[-0.002E-999]", "the number -0.002E-999 is smaller"),
         (b"[1" + b"0" * 400 + b"]", "is beyond"),
         (str(2**1024).encode(), "is beyond"),
         (b"", "not valid JSON"),
