@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn, final
 
 from loratools.cli.failures import stopped_by
-from loratools.io.stopping import ask_to_stop, is_unfinished
+from loratools.io.stopping import ask_to_stop, begin, is_finished, is_unfinished
 
 #: What a terminal, a shell, a supervisor or a batch system sends to end a program; not all exist
 #: on Windows, and SIGBREAK only there.
@@ -24,6 +24,8 @@ STOPPING = tuple(
 )
 #: A wait without an end cannot be interrupted on Windows.
 _TICK_SECONDS = 0.1
+#: For a command whose output has its name, to print what it says of it.
+_PRINTING_TICKS = 20
 
 
 @final
@@ -31,7 +33,8 @@ class Stoppable:
     """A command that can be stopped by a signal.
 
     It ends at once as long as it has nothing `unfinished`, which is stopped by the exception that
-    `check_stop` raises, and waited for. A second SIGINT ends that too.
+    `check_stop` raises, and waited for. A second SIGINT ends that too. When its output has its
+    name, it has two seconds more to print what it says of it.
     """
 
     def __init__(self, command: Callable[[], object]) -> None:
@@ -43,16 +46,21 @@ class Stoppable:
 
     def run(self) -> object:
         """What the command returns or raises; or the exception that stands for a signal."""
-        ask_to_stop(None)
+        begin()
         for number in STOPPING:
             # As for a background job, and under nohup.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._note)
         self._thread.start()
+        ticks = 0
         while True:
             try:
                 event = self._events.get(timeout=_TICK_SECONDS)
             except Empty:
+                if self._first is not None and not is_unfinished():
+                    ticks += 1
+                    if ticks > _PRINTING_TICKS:
+                        raise stopped_by(self._first) from None
                 continue
             if not isinstance(event, int):
                 self._thread.join()
@@ -64,7 +72,8 @@ class Stoppable:
         is_first = self._first is None
         first = self._first = number if self._first is None else self._first
         ask_to_stop(lambda: stopped_by(first))
-        if not is_unfinished() or (number == signal.SIGINT and not is_first):
+        is_idle = not is_unfinished() and not is_finished()
+        if is_idle or (number == signal.SIGINT and not is_first):
             raise stopped_by(first)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

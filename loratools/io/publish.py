@@ -19,7 +19,7 @@ from loratools.errors import OutputError, StorageError, path_errors, storage_err
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
-from loratools.io.stopping import check_stop, unfinished
+from loratools.io.stopping import check_stop, finish, unfinished
 
 #: Descriptors that it takes to look at a folder, and at those in it.
 _SPARE = 8
@@ -104,6 +104,7 @@ class Staging:
                 rename_new(made, self.output)
                 self._sync_name(partial(rename_new, self.output, made))
         self._is_published = True
+        finish()
 
     def _replace(self, made: Path) -> None:
         _check_replaceable(self.output, is_folder=self._is_folder)

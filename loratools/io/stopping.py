@@ -21,15 +21,31 @@ class _Run:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.unfinished = 0
+        self.is_finished = False
         self.reason: Reason | None = None
 
 
 _run = _Run()
 
 
-def ask_to_stop(reason: Reason | None) -> None:
-    """Have `check_stop` raise what `reason` makes from now on; None takes that back."""
+def ask_to_stop(reason: Reason) -> None:
+    """Have `check_stop` raise what `reason` makes from now on."""
     _run.reason = reason
+
+
+def begin() -> None:
+    """A run begins: nobody has asked it to stop, and no output of it has its name."""
+    _run.reason, _run.is_finished = None, False
+
+
+def finish() -> None:
+    """The output has its name: all that is left is to say so, and a signal comes too late."""
+    _run.is_finished = True
+
+
+def is_finished() -> bool:
+    """Whether it has."""
+    return _run.is_finished
 
 
 def is_unfinished() -> bool:

@@ -11,7 +11,7 @@ import pytest
 from loratools.cli.failures import Stopped, exit_code
 from loratools.cli.signals import STOPPING, Stoppable, ignore_signals
 from loratools.io.small import replace_text
-from loratools.io.stopping import ask_to_stop, check_stop, unfinished
+from loratools.io.stopping import begin, check_stop, finish, unfinished
 
 KINDS = [(number, KeyboardInterrupt if number == signal.SIGINT else Stopped) for number in STOPPING]
 
@@ -23,7 +23,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    ask_to_stop(None)
+    begin()
 
 
 def send(number):
@@ -205,3 +205,31 @@ def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(tmp_pat
     with pytest.raises(Stopped):
         Stoppable(command).run()
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file", "new")]
+
+
+@pytest.mark.parametrize(("number", "kind"), KINDS)
+def test_a_signal_after_the_output_has_its_name_changes_nothing(number, kind):
+    def command():
+        with unfinished():
+            finish()
+        send(number)
+        time.sleep(0.3)
+        return 5
+
+    assert Stoppable(command).run() == 5
+
+
+def test_a_command_whose_text_nobody_takes_is_stopped_all_the_same(monkeypatch):
+    monkeypatch.setattr("loratools.cli.signals._PRINTING_TICKS", 1)
+    stuck = Event()
+
+    def command():
+        finish()
+        send(signal.SIGTERM)
+        stuck.wait(60)
+
+    stoppable = Stoppable(command)
+    with pytest.raises(Stopped):
+        stoppable.run()
+    stuck.set()
+    stoppable._thread.join()

@@ -15,7 +15,7 @@ import pytest
 
 from loratools.cli import run
 from loratools.cli.signals import STOPPING
-from loratools.io.stopping import ask_to_stop
+from loratools.io.stopping import begin
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SINGLE = FIXTURES / "stories260k"
@@ -44,7 +44,7 @@ def run_here(capsys: Any, *arguments: object) -> Result:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            ask_to_stop(None)  # else this process would go on as one that is to end
+            begin()  # else this process would go on as one that is to end
     out, err = capsys.readouterr()
     return Result(code, out, err)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from loratools.cli import _COMMANDS
 from loratools.cli.signals import STOPPING
+from loratools.cli.text import print_lines
 from loratools.files.combining import CombineReport
 from loratools.files.pulling import Pulled
 from loratools.files.rescaling import RescaleReport
@@ -101,6 +103,20 @@ def test_a_signal_stops_every_verb_and_leaves_nothing(name, workplace, hub, caps
     if verb.writes:
         assert _stopped(capsys, arguments, verb, signal.SIGTERM, whole.count).code == 0
         assert digests(out) == complete
+
+
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.writes])
+def test_a_signal_while_it_prints_is_too_late(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
+    def print_late(lines):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while stopping._run.reason is None:
+            time.sleep(0.001)
+        print_lines(lines)
+
+    monkeypatch.setattr("loratools.cli.text.print_lines", print_late)
+    result = run_here(capsys, name, *VERBS[name].arguments(hub, workplace / "work"))
+    assert (result.code, (workplace / "work/out").is_dir()) == (0, True)
+    assert result.out
 
 
 def _emptied(workplace):
