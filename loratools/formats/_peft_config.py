@@ -113,12 +113,14 @@ class PeftConfig:
 
     def expected_rank(self, module: str) -> int:
         """The rank that the config gives to `module`: that of the first pattern that matches."""
+        if not self.rank_pattern:
+            return self.rank
         keys = self._matching("rank_pattern", module)
         return self.rank_pattern[keys[0]] if keys else self.rank_pattern.get(module, self.rank)
 
     def scaling(self, module: str, times: int = 1) -> Scaling:
         """The scaling of `module`; rank and alpha patterns are matched independently."""
-        keys = self._matching("alpha_pattern", module)
+        keys = self._matching("alpha_pattern", module) if self.alpha_pattern else ()
         alpha = self.alpha_pattern[keys[0]] if keys else self.alpha_pattern.get(module)
         return Scaling(
             alpha=self.alpha if alpha is None else alpha,

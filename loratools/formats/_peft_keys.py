@@ -151,17 +151,19 @@ def _strip_prefix(key: str) -> tuple[int, str]:
 
 def _place(parts: Parts, where: str, key: str, name: str, source: Source) -> str | None:
     """Put one tensor into its group; the adapter's name if the key carries it."""
+    dotted = f".{name}"
     for marker, reason in _INERT.items():
-        if marker in f".{name}":
+        if marker in dotted:
             parts.inert[key] = reason
             return None
     if match := _PART.fullmatch(name):
-        if match["tokens"]:
-            _add(parts.tokens, match["module"], key, source)
-            return match["tokens_adapter"]
-        role = match["role"] + (".bias" if match["parameter"] == "bias" else "")
-        _add(parts.modules.setdefault(match["module"], {}), role, key, source)
-        return match["adapter"]
+        module, role, adapter, parameter, tokens, tokens_adapter = match.groups()
+        if tokens:
+            _add(parts.tokens, module, key, source)
+            return tokens_adapter
+        role = f"{role}.bias" if parameter == "bias" else role
+        _add(parts.modules.setdefault(module, {}), role, key, source)
+        return adapter
     if kind := named_part(name):
         raise UnsupportedError(
             f"{where}: {shorten(key)}: {kind}, not a part of LoRA that is known here"

@@ -9,7 +9,7 @@ from loratools.adapter import Note
 from loratools.errors import FormatError, shorten
 from loratools.io.bundle import Bundle
 from loratools.names.flattened import flattened_prefix
-from loratools.names.wrappers import distinct, renaming, unwrapped, unwrapped_pattern
+from loratools.names.wrappers import distinct, may_be_wrapped, renaming, unwrapped, unwrapped_pattern
 
 #: PEFT's own modules around a model, and what may have been put around those.
 _AROUND_PEFT = re.compile(r"(?:(?:module\.)*base_model\.(?:module\.)*model\.)+")
@@ -31,11 +31,7 @@ def unwrapped_bundle(bundle: Bundle) -> tuple[Bundle, tuple[Note, ...]]:
     Raises:
         FormatError: two tensors have the same name without wrappers.
     """
-    plain = _without_modules(
-        {key: _AROUND_PEFT.sub(_without_module, unwrapped(key), count=1) for key in bundle.tensors},
-        bundle.where,
-    )
-    distinct(plain, bundle.where)
+    plain = _plain_keys(bundle) if may_be_wrapped(bundle.tensors) else {}
     is_whole = any(
         unwrapped(key).count("module.") > name.count("module.") for key, name in plain.items()
     )
@@ -43,10 +39,19 @@ def unwrapped_bundle(bundle: Bundle) -> tuple[Bundle, tuple[Note, ...]]:
     said = renaming(plain)
     if said is None and config == bundle.config:
         return bundle, ()
-    tensors = {plain[key]: source for key, source in bundle.tensors.items()}
+    tensors = {plain.get(key, key): source for key, source in bundle.tensors.items()}
     said = said or "names in the config are read without the wrappers of a running program"
     note = Note("info", said)
     return replace(bundle, tensors=tensors, config=config), (note,)
+
+
+def _plain_keys(bundle: Bundle) -> Mapping[str, str]:
+    """Each key of the bundle, and its name without wrappers."""
+    plain = _without_modules(
+        {key: _AROUND_PEFT.sub(_without_module, unwrapped(key), count=1) for key in bundle.tensors},
+        bundle.where,
+    )
+    return distinct(plain, bundle.where)
 
 
 def _without_module(match: re.Match[str]) -> str:

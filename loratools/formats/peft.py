@@ -244,7 +244,7 @@ class _Decoder:
         )
 
     def _compare_rank(self, path: str, lora: LoRA) -> None:
-        expected = self.config.expected_rank(path)
+        expected = lora.scaling.rank
         if lora.rank != expected and not self.config.enabled():
             self.other_ranks.setdefault((expected, lora.rank), []).append(path)
 

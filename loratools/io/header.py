@@ -20,6 +20,7 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
 LENGTH_BYTES = 8
 _MAX_SIZE = 2**63
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @final
@@ -129,7 +130,7 @@ def _checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
 
 
 def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> TensorInfo:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise FormatError(
             f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only"
         )

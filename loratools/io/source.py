@@ -48,7 +48,7 @@ class Source(Protocol):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor in a safetensors file."""
 

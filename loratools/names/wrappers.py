@@ -22,6 +22,7 @@ _WRAPPERS = (
 #: DistributedDataParallel, DataParallel, DeepSpeed's engine, averaged models.
 _WHOLE = "module."
 _ANY = "|".join(_WRAPPERS)
+_MARKS = re.compile(rf"{_ANY}|module[._]")
 _MARK = re.compile(_ANY)
 #: In a flattened name, where the dots at both sides are underscores too.
 _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
@@ -29,6 +30,11 @@ _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
 _IN_PATTERN = re.compile(
     rf"\\?\.({_ANY})(?=$|[)|])|(?<!\w)({_ANY})(?!\w)(\\\.|\[\.\]|\.(?![*+?{{]))?"
 )
+
+
+def may_be_wrapped(names: Iterable[str]) -> bool:
+    """Whether any of the names has what a wrapper is called by: a quick look at all of them."""
+    return _MARKS.search("\n".join(names)) is not None
 
 
 def unwrapped(name: str) -> str:
