@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from loratools.errors import OutputError, storage_errors
+from loratools.files._tensors import layout_of
 from loratools.files.factoring import Factoring, identity, input_files
 from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.parts import Part, Parts
@@ -208,7 +209,8 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         base_name=work.base_name,
         companions=_companions(work.plan.pairing.tuned),
     )
-    written = put_files(encode(adapter), staging, each)
+    bundle = encode(adapter)
+    written = put_files(bundle, layout_of(bundle), staging, each)
     return ExtractReport(
         plan=work.plan,
         truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},

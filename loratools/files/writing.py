@@ -1,22 +1,22 @@
 """Write an adapter in its own dialect: a folder or a file, complete or not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
-from loratools.errors import NonFiniteError, OutputError, StorageError, shorten
+from loratools.errors import OutputError
+from loratools.files._tensors import layout_of, write_tensors
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.collector import collector_paused
-from loratools.io.dtypes import FACTORS, nbytes
+from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
-from loratools.io.source import Source, Stored, as_bytes, is_finite, widened
-from loratools.io.writer import Layout, OutputFile, lay_out
+from loratools.io.source import Source, Stored
+from loratools.io.writer import Layout
 from loratools.operations.effects import NOTHING_LEFT, by_reason, idle_updates
 from loratools.operations.parallel import Map
 
@@ -133,22 +133,21 @@ def write_adapter(
         bundle = encode(adapter)
         is_folder = bundle.config is not None
         _check_name(output, is_folder=is_folder)
-        layout = _layout(bundle, bundle.metadata)
+        layout = layout_of(bundle)
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
-        written = put_files(bundle, staging, each)
+        written = put_files(bundle, layout, staging, each)
         ready(written)
         staging.publish()
     return written
 
 
-def put_files(bundle: Bundle, staging: Staging, each: Map = map) -> Written:
+def put_files(bundle: Bundle, layout: Layout, staging: Staging, each: Map = map) -> Written:
     """Write the files of an adapter into a staging folder."""
     is_folder = bundle.config is not None
-    layout = _layout(bundle, bundle.metadata)
     path = staging.folder / (_WEIGHTS if is_folder else staging.output.name)
-    has_zeros = _write_tensors(bundle, path, layout, each)
+    has_zeros = write_tensors(bundle, path, layout, each)
     if bundle.config is not None:
         staging.write_file(_CONFIG, encode_json(bundle.config, sort_keys=True))
     for companion in bundle.companions if is_folder else ():
@@ -190,7 +189,7 @@ def fitted(
     while True:
         found = make(rule)
         bundle = encode(found.adapter)
-        excess = _layout(bundle, bundle.metadata).size - size
+        excess = layout_of(bundle).size - size
         if excess <= 0:
             return found
         assert rule.parameters is not None
@@ -212,7 +211,7 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     rule.refuse_goal_beside("size")
     factors = _factors(adapter)
     bundle = encode(adapter)
-    rest = _layout(bundle, bundle.metadata).size - sum(nbytes(s.dtype, s.shape) for s in factors)
+    rest = layout_of(bundle).size - sum(nbytes(s.dtype, s.shape) for s in factors)
     if rest >= size:
         raise OutputError(f"{adapter.where}: {rest} bytes without any factors, more than {size}")
     return replace(rule, parameters=max(1, (size - rest) // _width(factors)))
@@ -234,37 +233,3 @@ def _check_name(output: Path, *, is_folder: bool) -> None:
         raise OutputError(f"{output}: this adapter is a folder, with a config; name a folder")
     if not is_folder and not looks_like_a_file:
         raise OutputError(f"{output}: this adapter is one file; name it with .safetensors")
-
-
-def _layout(bundle: Bundle, metadata: Mapping[str, str]) -> Layout:
-    return lay_out([(name, s.dtype, s.shape) for name, s in bundle.tensors.items()], metadata)
-
-
-def _write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool:
-    """Write all tensors; whether some are zero throughout."""
-    file = OutputFile(path, layout)
-    try:
-        has_zeros = any(list(each(partial(_write, file), bundle.tensors.items())))
-        if bundle.seal is not None:
-            sealed = {**bundle.metadata, **bundle.seal(InputFile(path))}
-            file.write_header(_layout(bundle, sealed))
-        file.sync()
-    finally:
-        file.close()
-    if {t.name: t for t in InputFile(path).read_header().tensors} != dict(layout.tensors):
-        raise StorageError(f"{path}: was not written as planned; check the disk")
-    return has_zeros
-
-
-def _write(file: OutputFile, item: tuple[str, Source]) -> bool:
-    """Write a tensor; whether it is zero throughout."""
-    name, source = item
-    if source.dtype not in FACTORS and isinstance(source, Stored):
-        info = source.info
-        file.copy(source.file, info.begin, file.layout.tensors[name].begin, info.nbytes)
-        return False
-    tensor = source.read().contiguous()
-    if source.dtype in FACTORS and not is_finite(tensor):
-        raise NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {source.dtype})")
-    file.write(name, 0, as_bytes(tensor))
-    return not widened(tensor).any()

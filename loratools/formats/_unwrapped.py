@@ -9,7 +9,13 @@ from loratools.adapter import Note
 from loratools.errors import FormatError, shorten
 from loratools.io.bundle import Bundle
 from loratools.names.flattened import flattened_prefix
-from loratools.names.wrappers import distinct, may_be_wrapped, renaming, unwrapped, unwrapped_pattern
+from loratools.names.wrappers import (
+    distinct,
+    may_be_wrapped,
+    renaming,
+    unwrapped,
+    unwrapped_pattern,
+)
 
 #: PEFT's own modules around a model, and what may have been put around those.
 _AROUND_PEFT = re.compile(r"(?:(?:module\.)*base_model\.(?:module\.)*model\.)+")

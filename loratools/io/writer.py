@@ -89,6 +89,12 @@ class OutputFile:
         assert offset + len(data) <= info.nbytes, name
         self._write(data, info.begin + offset)
 
+    def write_from(self, name: str, data: memoryview) -> None:
+        """Write `data` into a tensor, and into those that follow it if it is longer."""
+        info = self.layout.tensors[name]
+        assert info.begin + len(data) <= self.layout.size, name
+        self._write(data, info.begin)
+
     def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
         """Copy `size` bytes of another file, in the kernel, to the position `offset`.
 

@@ -22,7 +22,7 @@ _WRAPPERS = (
 #: DistributedDataParallel, DataParallel, DeepSpeed's engine, averaged models.
 _WHOLE = "module."
 _ANY = "|".join(_WRAPPERS)
-_MARKS = re.compile(rf"{_ANY}|module[._]")
+_MARKS = (*_WRAPPERS, "module.", "module_")
 _MARK = re.compile(_ANY)
 #: In a flattened name, where the dots at both sides are underscores too.
 _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
@@ -34,7 +34,8 @@ _IN_PATTERN = re.compile(
 
 def may_be_wrapped(names: Iterable[str]) -> bool:
     """Whether any of the names has what a wrapper is called by: a quick look at all of them."""
-    return _MARKS.search("\n".join(names)) is not None
+    text = "\n".join(names)
+    return any(mark in text for mark in _MARKS)
 
 
 def unwrapped(name: str) -> str:
