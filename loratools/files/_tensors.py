@@ -96,7 +96,9 @@ def _write(file: OutputFile, run: _Run) -> bool:
 
 def _has_zeros(values: "Tensor", sizes: Sequence[int]) -> bool:
     """Whether one of the tensors of these sizes, whose elements follow each other, is all zeros."""
-    return not values.all() and any(not piece.any() for piece in values.split(list(sizes)))
+    import torch
+
+    return not values.all() and any(not piece.any() for piece in torch.split(values, list(sizes)))
 
 
 def _joined(sources: Sequence[Source]) -> Source:

@@ -1,0 +1,83 @@
+"""Tensors that are stored side by side are written together, and each is still looked at."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import loratools
+from loratools.errors import NonFiniteError
+from loratools.files import _tensors
+from loratools.files.rescaling import RescaleReport
+from loratools.io.writer import OutputFile
+from tests.files import PREFIX, pair, write_adapter
+
+MODULES = [f"layers.{number}.q" for number in range(40)]
+
+
+def factors(dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for number, module in enumerate(MODULES):
+        dtype = dtypes[number % len(dtypes)]
+        tensors |= {name: t.to(dtype) for name, t in pair(module, 6, 5, seed=number).items()}
+    return tensors
+
+
+def halved(adapter: Path, output: Path) -> RescaleReport:
+    return loratools.rescale(adapter, output=output, rescaling=loratools.Rescaling(strength=0.5))
+
+
+@pytest.mark.parametrize("limit", [1, 100, 2**20])
+@pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float32, torch.bfloat16)])
+def test_runs_of_any_length_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", factors(dtypes))
+    monkeypatch.setattr(_tensors, "_RUN_BYTES", limit)
+    halved(adapter, tmp_path / "half")
+    before, after = (
+        load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "half")
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(before[name].dtype == after[name].dtype for name in before)
+
+
+def test_many_small_tensors_take_few_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", factors())
+    writes = []
+    write = OutputFile._write
+
+    def counted(self: OutputFile, data: memoryview, offset: int) -> None:
+        writes.append(offset)
+        write(self, data, offset)
+
+    monkeypatch.setattr(OutputFile, "_write", counted)
+    halved(adapter, tmp_path / "half")
+    assert len(writes) == 2, "the header, and all tensors"
+
+
+@pytest.mark.parametrize("number", [0, 17, 39])
+def test_one_tensor_that_is_not_finite_is_named_among_its_neighbours(
+    tmp_path: Path, number: int
+) -> None:
+    tensors = factors()
+    bad = f"{MODULES[number]}.lora_B.weight"
+    tensors[bad][3, 1] = float("nan")
+    adapter = write_adapter(tmp_path / "adapter", tensors)
+    with pytest.raises(NonFiniteError, match=f"{PREFIX}{bad}: holds a NaN".replace(".", r"\.")):
+        halved(adapter, tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("number", [0, 17, 39])
+def test_one_update_of_zeros_is_told_among_its_neighbours(tmp_path: Path, number: int) -> None:
+    tensors = factors()
+    tensors[f"{MODULES[number]}.lora_B.weight"].zero_()
+    adapter = write_adapter(tmp_path / "adapter", tensors)
+    written = halved(adapter, tmp_path / "half").written
+    assert written is not None
+    assert [MODULES[number] in line for line in written.idle] == [True]
