@@ -6,6 +6,7 @@ from typing import Literal
 
 from loratools.files.opening import open_adapter, open_base
 from loratools.formats import DecodeOptions
+from loratools.io.collector import collector_paused
 from loratools.operations.effects import idle_updates
 from loratools.operations.inspect import (
     Inspection,
@@ -16,6 +17,7 @@ from loratools.operations.inspect import (
 from loratools.operations.spectra import measure_spectra
 
 
+@collector_paused()
 def inspect(
     adapter: str | Path,
     *,

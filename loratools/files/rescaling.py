@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.files.based import additive_all
 from loratools.files.opening import local_paths, open_adapter
 from loratools.files.writing import Written, fitted, write_reported
+from loratools.io.collector import collector_paused
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import threads
 from loratools.operations.rescale import Rescaled, Rescaling
@@ -53,6 +54,7 @@ class RescaleReport:
         }
 
 
+@collector_paused()
 def rescale(
     adapter: str | Path,
     *,

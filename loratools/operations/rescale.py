@@ -166,7 +166,9 @@ def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
     elif rescaling.rule is not None:
         lora = replace(lora, scaling=scaling_of(value, lora.rank, RULES[rescaling.rule]))
     shift = _balance(lora, factor) if rescaling.balance else 1.0
-    return replace(lora, up=_times(lora.up, factor * shift), down=_times(lora.down, 1 / shift))
+    up, down = _times(lora.up, factor * shift), _times(lora.down, 1 / shift)
+    is_stored_anew = up is not lora.up or down is not lora.down
+    return replace(lora, up=up, down=down) if is_stored_anew else lora
 
 
 def _check_folded(
