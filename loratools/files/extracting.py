@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import OutputError, storage_errors
+from loratools.errors import OptionError, OutputError, storage_errors
 from loratools.files._tensors import layout_of
 from loratools.files.factoring import Factoring, identity, input_files
 from loratools.files.opening import companions_in, open_adapter, open_base
@@ -86,6 +86,8 @@ def svd_extract(
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
+    if base_name is not None and not base_name.strip():
+        raise OptionError("the name of the base is empty; leave it out to have the path")
     options, run = options or ExtractOptions(), run or ExtractRun()
     pairing = pair_up(open_base(tuned, companions=True), open_base(base))
     pairs = comparable(pairing, options)
@@ -101,7 +103,7 @@ def svd_extract(
             report = ExtractReport(plan.measured(found, options), {})
             approved(report, run.approve)
             return report
-        name = base_name or _base_name(base)
+        name = _base_name(base) if base_name is None else base_name
         work = _Work(plan, rule, size, options, Path(output), name, check)
         return _write(work, run, watch, each)
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import loratools
 from loratools.cli import cli
+from loratools.errors import OptionError
 from loratools.operations import extract_check
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -83,4 +84,12 @@ def test_usage_errors(tuned, arguments, message, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, ["svd-extract", str(tuned), str(BASE), *arguments])
     assert result.exit_code == 2
     assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_base_name_is_not_empty(tuned, name, tmp_path):
+    result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 1, "--base-name", name)
+    with pytest.raises(OptionError, match="the name of the base is empty"):
+        raise result.exception
     assert list(tmp_path.iterdir()) == []

@@ -127,3 +127,19 @@ def test_two_runs_under_locks_that_lie_are_never_mixed(tmp_path):
     )
     winner.communicate()
     assert digests(output) == digests(tmp_path / "alone")
+
+
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback():
+    program = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "loratools.cli.signals":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("loratools", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
