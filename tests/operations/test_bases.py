@@ -24,7 +24,7 @@ def notes(folder: Path, base: str, **config: Any) -> list[str]:
     return [note for note in plan.notes if "as its base" in note]
 
 
-@pytest.mark.parametrize("own", ["meta-llama/Llama-2-7b", "/root/llama-2-7B/", "somebody/parent"])
+@pytest.mark.parametrize("own", ["meta-llama/Llama-2-7b", "/data/llama-2-7B/", "somebody/parent"])
 @pytest.mark.parametrize("named", ["meta-llama/Llama-2-7b", "/data/Llama-2-7b"])
 def test_base_of_the_same_name_is_not_noted(tmp_path: Path, named: str, own: str) -> None:
     """The folder has the name too, whatever its config has kept of the model it was made of."""
