@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,4 +106,4 @@ def _joined(sources: Sequence[Source]) -> Source:
     if len(sources) == 1 or not (isinstance(first, Stored) and isinstance(last, Stored)):
         return first
     elements = sum(math.prod(source.shape) for source in sources)
-    return Stored(first.file, replace(first.info, shape=(elements,), end=last.info.end))
+    return Stored(first.file, first.info._replace(shape=(elements,), end=last.info.end))

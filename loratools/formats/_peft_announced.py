@@ -96,8 +96,11 @@ def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterabl
 
 def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
     """Updates that an alpha of 0 switches off."""
-    loras = {target: update.delta.low_rank for target, update in updates.items()}
-    off = [target for target, lora in loras.items() if lora and lora.scaling.value == 0]
+    off = [
+        target
+        for target, update in updates.items()
+        if (lora := update.delta.low_rank) and lora.scaling.value == 0
+    ]
     if off:
         yield Note(
             "problem", f"an alpha of 0, so that the update changes nothing: {listing(off, 3)}"
@@ -117,20 +120,21 @@ def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note
 
 
 def _parts(config: PeftConfig, modules: Modules, kind: _Kind) -> Iterator[Note]:
-    having = [module for module, roles in modules.items() if kind.role in roles]
-    lacking = [
-        module
-        for module, roles in modules.items()
-        if kind.role not in roles and any(role in roles for role in kind.beside)
-    ]
     if not _is_set(config, kind.field):
+        having = [module for module, roles in modules.items() if kind.role in roles]
         if having:
             yield Note(
                 "problem",
                 f"{kind.field} is not set, and {kind.role} is stored: {listing(having, 3)}; it is "
                 f"applied here, and PEFT leaves it out",
             )
-    elif lacking:
+        return
+    lacking = [
+        module
+        for module, roles in modules.items()
+        if kind.role not in roles and any(role in roles for role in kind.beside)
+    ]
+    if lacking:
         yield Note(
             "refusal",
             f"{kind.field} is set, and {len(lacking)} of {len(modules)} modules have no "

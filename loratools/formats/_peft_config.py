@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, final
 
 from loratools.adapter import Note
-from loratools.deltas.lora import Scaling
+from loratools.deltas.lora import Rule, Scaling
 from loratools.errors import FormatError, UnsupportedError
 from loratools.formats._peft_patterns import Pattern, matched, named
 
@@ -118,17 +118,24 @@ class PeftConfig:
         keys = self._matching("rank_pattern", module)
         return self.rank_pattern[keys[0]] if keys else self.rank_pattern.get(module, self.rank)
 
-    def scaling(self, module: str, times: int = 1) -> Scaling:
+    def scaling(self, module: str) -> Scaling:
         """The scaling of `module`; rank and alpha patterns are matched independently."""
-        keys = self._matching("alpha_pattern", module) if self.alpha_pattern else ()
+        if not (self.rank_pattern or self.alpha_pattern):
+            return self._common_scaling
+        keys = self._matching("alpha_pattern", module)
         alpha = self.alpha_pattern[keys[0]] if keys else self.alpha_pattern.get(module)
-        return Scaling(
+        return replace(
+            self._common_scaling,
             alpha=self.alpha if alpha is None else alpha,
             rank=self.expected_rank(module),
-            rule="sqrt_rank" if self.flag("use_rslora") else "rank",
             origin="config" if alpha is None else "alpha_pattern",
-            times=times,
         )
+
+    @cached_property
+    def _common_scaling(self) -> Scaling:
+        """That of modules which no pattern names."""
+        rule: Rule = "sqrt_rank" if self.flag("use_rslora") else "rank"
+        return Scaling(self.alpha, self.rank, rule, "config")
 
     def blocks(self, module: str) -> tuple[str, int] | None:
         """Which factor of a BD-LoRA is block-diagonal, `up` or `down`, and its number of blocks."""

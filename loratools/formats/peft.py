@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
+from typing import NamedTuple, final
 
 from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta
@@ -107,8 +107,7 @@ def _kept_whole(parts: Parts, replaced: Mapping[str, Replacement]) -> tuple[str,
 
 
 @final
-@dataclass(frozen=True)
-class _Target:
+class _Target(NamedTuple):
     """Where a module's update goes: `path` is what patterns are matched with."""
 
     path: str

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from loratools.errors import FormatError, shorten
 from loratools.io.collector import collector_paused
@@ -24,8 +24,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """Where one tensor lies: bytes `begin` to `end` of the file."""
 
     name: str
