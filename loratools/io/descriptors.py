@@ -1,10 +1,11 @@
-"""Descriptors of files: some stay open, the others are open only while they are used.
+"""Descriptors of files: those used last stay open, the others are open only while they are used.
 
 A model may have more files than a process may have open, which is often 256 or 1024.
 """
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import final
@@ -15,11 +16,27 @@ _MOST = 64
 
 @final
 class _Open:
-    """All open descriptors of this process; the lock may be taken again by `__del__`."""
+    """All open descriptors of this process; the lock may be taken again by `__del__`.
+
+    `idle` are those that nobody uses, by their identities; the one that was used last comes last.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.count = 0
+        self.idle: dict[int, weakref.ref[Descriptor]] = {}
+
+    def close_idle(self) -> None:
+        """Close what was not used for longest, until as few are open as may stay open."""
+        while self.idle and self.count > most_open():
+            # It may be gone in the meantime, by the collector, which has closed it.
+            descriptor = self.idle.pop(next(iter(self.idle)), _gone)()
+            if descriptor is not None:
+                descriptor.close()
+
+
+def _gone() -> None:
+    return None
 
 
 _open = _Open()
@@ -42,7 +59,7 @@ class Descriptor:
 
     def __del__(self) -> None:
         with _open.lock:
-            self._close()
+            self.close()
 
     @contextmanager
     def used(self) -> Iterator[int]:
@@ -61,13 +78,17 @@ class Descriptor:
                 self._fd = self._open_file()
                 _open.count += 1
             self._users += 1
+            _open.idle.pop(id(self), None)
             return self._fd
 
     def _leave(self) -> None:
-        if not self._users and _open.count > most_open():
-            self._close()
+        if not self._users and self._fd >= 0:
+            _open.idle[id(self)] = weakref.ref(self)
+            _open.close_idle()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close it until it is used again; nobody may be using it."""
+        _open.idle.pop(id(self), None)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

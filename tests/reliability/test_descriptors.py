@@ -102,6 +102,24 @@ def test_files_beyond_the_limit_are_open_only_while_they_are_used(tmp_path):
             opened[5].read(0, 1)
 
 
+def test_the_files_that_were_used_last_stay_open(tmp_path):
+    """Whatever else a process holds, so that a file that is renamed over is read to its end."""
+    paths = [tmp_path / str(number) for number in range(6)]
+    for path in paths:
+        path.write_bytes(b"!")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loratools.io.descriptors._MOST", 0)
+        files = dict(enumerate(map(InputFile, paths)))
+        assert not open_in(tmp_path)
+        patch.setattr("loratools.io.descriptors._MOST", 2)
+        for number in (0, 3, 5, 3, 1):
+            assert files[number].read(0, 1) == b"!"
+        assert sorted(open_in(tmp_path)) == [str(paths[1]), str(paths[3])]
+        del files[1]
+        assert files[4].read(0, 1) == b"!"
+        assert sorted(open_in(tmp_path)) == [str(paths[3]), str(paths[4])]
+
+
 def test_a_descriptor_in_use_is_not_closed_by_others(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"!")

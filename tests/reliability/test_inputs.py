@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pytest
 
 from loratools import WriteOptions, merge
-from loratools.errors import StorageError
+from loratools.errors import OutputError, StorageError
 from tests.e2e.commands import PLAIN, SHARDED, digests, unchanged
 
 SHARD, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -124,7 +124,7 @@ def test_another_process_does_not_read_what_replaced_an_input(tmp_path, base, ad
 def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path, base, adapter):
     with unchanged(base, adapter):
         merge(base, adapter, output=tmp_path / "out")
-        with pytest.raises(StorageError):
+        with pytest.raises(OutputError):
             merge(base, adapter, output=tmp_path / "gone" / "out")
 
 
