@@ -260,6 +260,7 @@ WITH_METADATA = st.builds(
 
 @given(CARDS | WITH_METADATA)
 @example("a\r")
+@example("---\n\n\ufeff\n---\n")
 @example("---\n---\na: 1\n---")
 @example("---\r\na: |+\r\n\r\n---\r\ntext\r")
 def test_completing_keeps_all_else_and_is_done_once(old):

@@ -30,6 +30,9 @@ def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, 
 
     if len(block) > LONGEST:
         raise FormatError(f"{where}: the front matter has more than {LONGEST} characters")
+    if "\ufeff" in block:
+        # PyYAML's loader in C passes over it, that in Python and other readers do not.
+        raise FormatError(f"{where}: a byte order mark inside the front matter; remove it")
     try:
         column = _column(block)
         fields = yaml.load(block, Loader=_loader())
