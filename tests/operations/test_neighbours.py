@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools.errors import NonFiniteError
 from loratools.files import _tensors
 from loratools.files.rescaling import RescaleReport
+from loratools.io.bundle import Bundle
+from loratools.io.file import InputFile
+from loratools.io.source import Source, Stored
 from loratools.io.writer import OutputFile
 from tests.files import PREFIX, pair, write_adapter
 
@@ -28,6 +31,17 @@ def halved(adapter: Path, output: Path) -> RescaleReport:
     return loratools.rescale(adapter, output=output, rescaling=loratools.Rescaling(strength=0.5))
 
 
+def stored(file: Path) -> dict[str, Source]:
+    opened = InputFile(file)
+    return {info.name: Stored(opened, info) for info in opened.read_header().tensors}
+
+
+def written(sources: dict[str, Source], file: Path) -> dict[str, torch.Tensor]:
+    bundle = Bundle("here", sources, {}, None, (), 0)
+    _tensors.write_tensors(bundle, file, _tensors.layout_of(bundle), map)
+    return load_file(file)
+
+
 @pytest.mark.parametrize("limit", [1, 100, 2**20])
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float32, torch.bfloat16)])
 def test_runs_of_any_length_give_the_same_bytes(
@@ -42,6 +56,27 @@ def test_runs_of_any_length_give_the_same_bytes(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(before[name].dtype == after[name].dtype for name in before)
+
+
+def test_tensors_in_another_order_than_they_are_stored_are_no_neighbours(tmp_path: Path) -> None:
+    tensors = factors()
+    save_file(tensors, tmp_path / "stored")
+    sources = [*stored(tmp_path / "stored").items()]
+    for number, chosen in enumerate((sources[::-1], sources[::2], sources[1::3])):
+        found = written(dict(chosen), tmp_path / str(number))
+        assert found.keys() == dict(chosen).keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in found)
+
+
+def test_tensors_of_two_files_are_no_neighbours(tmp_path: Path) -> None:
+    """The second begins in its file where the first ends in its own."""
+    one, other = torch.arange(4.0), 10 + torch.arange(4.0)
+    save_file({"a": one, "b": torch.zeros(4)}, tmp_path / "one")
+    save_file({"a": torch.zeros(4), "b": other}, tmp_path / "other")
+    sources = {"a": stored(tmp_path / "one")["a"], "b": stored(tmp_path / "other")["b"]}
+    found = written(sources, tmp_path / "both")
+    assert torch.equal(found["a"], one)
+    assert torch.equal(found["b"], other)
 
 
 def test_many_small_tensors_take_few_writes(
