@@ -4,6 +4,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,7 +56,7 @@ def around(card: str) -> tuple[str, str]:
 # A new card
 
 
-def test_new_card_has_metadata_title_facts_and_usage():
+def test_new_card_has_metadata_title_facts_and_usage() -> None:
     card = complete_card(None, FACTS)
     assert front_matter(card) == METADATA
     parts = [
@@ -73,7 +74,7 @@ def test_new_card_has_metadata_title_facts_and_usage():
     assert places == sorted(places)
 
 
-def test_metadata_is_what_the_client_of_the_hub_reads():
+def test_metadata_is_what_the_client_of_the_hub_reads() -> None:
     data = ModelCard(complete_card(None, FACTS)).data
     assert (data.base_model, data.library_name, data.license, data.tags) == (
         "ann/stories",
@@ -83,7 +84,7 @@ def test_metadata_is_what_the_client_of_the_hub_reads():
     )
 
 
-def test_several_bases_are_a_list_and_none_is_nothing():
+def test_several_bases_are_a_list_and_none_is_nothing() -> None:
     several = replace(FACTS, kind="merge", base_models=("ann/a", "ann/b"))
     data = front_matter(complete_card(None, several))
     assert (data["base_model"], data["base_model_relation"]) == (["ann/a", "ann/b"], "merge")
@@ -91,14 +92,14 @@ def test_several_bases_are_a_list_and_none_is_nothing():
     assert front_matter(complete_card(None, none)) == {"tags": ["lora", "dora"]}
 
 
-def test_names_that_look_like_other_yaml_stay_text():
+def test_names_that_look_like_other_yaml_stay_text() -> None:
     facts = replace(FACTS, base_models=("1e3",), licence="no", tags=("null", "2024-01-01"))
     data = front_matter(complete_card(None, facts))
     assert (data["base_model"], data["license"]) == ("1e3", "no")
     assert data["tags"] == ["null", "2024-01-01"]
 
 
-def test_long_tables_are_cut_and_say_so():
+def test_long_tables_are_cut_and_say_so() -> None:
     targets = tuple(CardTarget(f"t{n}", 1, (1,), "LoRA") for n in range(130))
     card = complete_card(None, replace(FACTS, targets=targets))
     assert "`t99`" in card
@@ -110,7 +111,7 @@ def test_long_tables_are_cut_and_say_so():
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_existing_card_keeps_its_text_and_gets_what_is_missing(line_end):
+def test_existing_card_keeps_its_text_and_gets_what_is_missing(line_end: str) -> None:
     old = f"---\nlicense:   MIT # mine\ntags: [a,   b]\n---\n\nText\n\n{MANAGED} more\n\nend"
     old = old.replace("\n", line_end)
     new = complete_card(old, FACTS)
@@ -121,14 +122,14 @@ def test_existing_card_keeps_its_text_and_gets_what_is_missing(line_end):
     assert "\nold" not in new
 
 
-def test_section_is_appended_where_there_is_none():
+def test_section_is_appended_where_there_is_none() -> None:
     new = complete_card("# Mine\n\nText", FACTS)
     before, after = around(new)
     assert before.endswith("---\n\n# Mine\n\nText\n\n")
     assert after == "\n"
 
 
-def test_section_follows_the_facts():
+def test_section_follows_the_facts() -> None:
     new = complete_card(complete_card(None, FACTS) + "\nmine\n", replace(FACTS, figures=()))
     assert "energy kept" not in new
     assert new.endswith("\nmine\n")
@@ -147,14 +148,14 @@ def test_section_follows_the_facts():
         ("---\na: 1\n---", ""),
     ],
 )
-def test_front_matter_in_unusual_forms_is_completed(old, column):
+def test_front_matter_in_unusual_forms_is_completed(old: str, column: str) -> None:
     new = complete_card(old, FACTS)
     before = front_matter(old) or {}
     assert front_matter(new) == before | METADATA
     assert f"\n{column}license: apache-2.0\n" in new
 
 
-def test_card_of_spaces_gets_the_metadata_and_the_section():
+def test_card_of_spaces_gets_the_metadata_and_the_section() -> None:
     assert front_matter(complete_card(" \n", FACTS)) == METADATA
     assert complete_card("", FACTS) == complete_card(None, FACTS)
 
@@ -177,13 +178,13 @@ def test_card_of_spaces_gets_the_metadata_and_the_section():
         (f"{END}\n{BEGIN}\n", f"README.md, line 2: {BEGIN} without {END}"),
     ],
 )
-def test_card_that_cannot_be_completed_is_refused_in_one_line(old, message):
+def test_card_that_cannot_be_completed_is_refused_in_one_line(old: str, message: str) -> None:
     with pytest.raises(FormatError, match=message) as caught:
         complete_card(old, FACTS)
     assert "\n" not in str(caught.value)
 
 
-def test_aliases_that_stand_for_very_much_are_not_followed():
+def test_aliases_that_stand_for_very_much_are_not_followed() -> None:
     lines = ["a0: &a0 [x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     new = complete_card("\n".join(["---", *lines, "---", ""]), FACTS)
@@ -217,7 +218,9 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("card", "says"), ENDLESS.values(), ids=list(ENDLESS))
 @pytest.mark.parametrize("loader", ["C", "Python"])
-def test_front_matter_that_would_take_minutes_is_refused_at_once(loader, card, says, monkeypatch):
+def test_front_matter_that_would_take_minutes_is_refused_at_once(
+    loader: str, card: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if loader == "Python":
         monkeypatch.delattr(yaml, "CSafeLoader")
     begin = time.process_time()
@@ -228,7 +231,7 @@ def test_front_matter_that_would_take_minutes_is_refused_at_once(loader, card, s
     assert "\n" not in str(caught.value)
 
 
-def test_front_matter_within_the_limits_is_completed():
+def test_front_matter_within_the_limits_is_completed() -> None:
     results = "".join(f"- task: {{type: t{n}}}\n  value: {n / 7}\n" for n in range(2000))
     deep = "d: " + "[" * 99 + "]" * 99
     assert f"{deep}\n" in complete_card(front(f"model-index:\n{results}{deep}"), FACTS)
@@ -263,7 +266,7 @@ WITH_METADATA = st.builds(
 @example("---\n\n\ufeff\n---\n")
 @example("---\n---\na: 1\n---")
 @example("---\r\na: |+\r\n\r\n---\r\ntext\r")
-def test_completing_keeps_all_else_and_is_done_once(old):
+def test_completing_keeps_all_else_and_is_done_once(old) -> None:
     try:
         new = complete_card(old, FACTS)
     except FormatError:
@@ -293,7 +296,7 @@ def is_with_one_insertion(old: str, new: str) -> bool:
 
 
 @given(st.text(), st.text(max_size=10))
-def test_any_text_is_kept(text, before):
+def test_any_text_is_kept(text, before) -> None:
     """Without metadata or a section of its own."""
     if "---" in text or not text:
         return
@@ -313,7 +316,7 @@ EVIL = st.text() | st.lists(
 
 
 @given(EVIL)
-def test_values_cannot_leave_their_place(evil):
+def test_values_cannot_leave_their_place(evil) -> None:
     facts = replace(
         FACTS,
         targets=(CardTarget(evil, 1, (1,), evil),),
@@ -336,7 +339,7 @@ def test_values_cannot_leave_their_place(evil):
 # Templates
 
 
-def test_template_of_a_user_has_the_facts():
+def test_template_of_a_user_has_the_facts() -> None:
     template = (
         "# {{ title }} of {{ repo }} ({{ kind }}, {{ library_name }}, {{ licence }})\n{{ begin }}\n"
         "{{ base_models[0] }} {{ tags | join(' ') }} {{ model_class }}\n"
@@ -359,14 +362,14 @@ def test_template_of_a_user_has_the_facts():
     assert complete_card(card, FACTS, template) == card
 
 
-def test_template_may_replace_a_part_of_ours():
+def test_template_may_replace_a_part_of_ours() -> None:
     template = '{% extends "card.md.jinja" %}{% block usage %}\nAsk me.\n{% endblock %}'
     card = complete_card(None, FACTS, template)
     ours = complete_card(None, FACTS)
     assert card == ours[: ours.index(END) + len(END)] + "\nAsk me.\n"
 
 
-def test_template_may_have_metadata_of_its_own():
+def test_template_may_have_metadata_of_its_own() -> None:
     card = complete_card(None, FACTS, "---\nlicense: mit\n---\n{{ begin }}{{ end }}\n")
     assert front_matter(card) == METADATA | {"license": "mit"}
 
@@ -390,7 +393,7 @@ def test_template_may_have_metadata_of_its_own():
         ),
     ],
 )
-def test_template_that_fails_is_refused_with_its_name_and_line(template, message):
+def test_template_that_fails_is_refused_with_its_name_and_line(template: str, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         complete_card(None, FACTS, template, template_name="mine.jinja")
 
@@ -399,7 +402,7 @@ PAGE = (Path(__file__).parent.parent / "docs/how-to/model-card.md").read_text(en
 
 
 @pytest.mark.parametrize("template", re.findall(r"^```jinja\n(.*?)^```", PAGE, re.DOTALL | re.M))
-def test_templates_of_the_guide_make_cards(template):
+def test_templates_of_the_guide_make_cards(template: str) -> None:
     card = complete_card(None, FACTS, template)
     assert "`model.layers.*.q_proj`" in card
     assert complete_card("mine\n", FACTS, template) != complete_card(
@@ -407,7 +410,7 @@ def test_templates_of_the_guide_make_cards(template):
     )
 
 
-def test_names_of_the_guide_are_those_that_a_template_has():
+def test_names_of_the_guide_are_those_that_a_template_has() -> None:
     table = PAGE.partition("These are the names:")[2]
     named = set(re.findall(r"`([\w\[\].]+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.M))))
     found = set()
@@ -436,6 +439,6 @@ def test_names_of_the_guide_are_those_that_a_template_has():
         {"model_class": "os; x"},
     ],
 )
-def test_facts_that_the_hub_would_not_accept_cannot_be_written(wrong):
+def test_facts_that_the_hub_would_not_accept_cannot_be_written(wrong: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=" is not "):
         replace(FACTS, **wrong)

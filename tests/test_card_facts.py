@@ -5,6 +5,8 @@ import math
 import re
 import shlex
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from tests.oracles import WARNED, oracle
 REPO = "ann/mine"
 
 
-def facts(name="plain", reports=(), **rest):
+def facts(name="plain", reports=(), **rest: Any):
     return facts_of(REPO, loratools.inspect(FIXTURES / name), reports, **rest)
 
 
@@ -34,7 +36,7 @@ def as_read(report):
 # Adapters and models
 
 
-def test_peft_adapter():
+def test_peft_adapter() -> None:
     found = facts("adapters/dora", licence="MIT")
     assert (found.kind, found.library_name, found.licence) == ("adapter", "peft", "mit")
     assert found.tags == ("lora", "dora", "loratools")
@@ -43,12 +45,12 @@ def test_peft_adapter():
     assert sum(target.count for target in found.targets) == 16
 
 
-def test_groups_of_several_ranks_are_one_row():
+def test_groups_of_several_ranks_are_one_row() -> None:
     (row,) = [t for t in facts("adapters/rslora-patterns").targets if "q_proj" in t.pattern]
     assert row == CardTarget("model.layers.*.self_attn.q_proj.weight", 5, (2, 4), "rsLoRA")
 
 
-def test_kohya_adapter_does_not_name_an_architecture_or_a_file_as_its_base():
+def test_kohya_adapter_does_not_name_an_architecture_or_a_file_as_its_base() -> None:
     found = facts("kohya/sd15-locon")
     assert (found.library_name, found.base_models, found.model_class) == ("diffusers", (), None)
     card = complete_card(None, found)
@@ -84,7 +86,9 @@ def test_kohya_adapter_does_not_name_an_architecture_or_a_file_as_its_base():
         ),
     ],
 )
-def test_class_of_the_base_is_by_the_task_or_as_peft_was_given_it(tmp_path, fields, name):
+def test_class_of_the_base_is_by_the_task_or_as_peft_was_given_it(
+    tmp_path: Path, fields: dict[str, Any], name: str
+) -> None:
     folder = shutil.copytree(PLAIN, tmp_path / "adapter")
     config = folder / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | fields))
@@ -102,7 +106,9 @@ def test_class_of_the_base_is_by_the_task_or_as_peft_was_given_it(tmp_path, fiel
         (None, None, None),
     ],
 )
-def test_merged_model(tmp_path, architectures, library, name):
+def test_merged_model(
+    tmp_path: Path, architectures: list[str] | None, library: str | None, name: str | None
+) -> None:
     folder = shutil.copytree(SINGLE, tmp_path / "merged")
     (folder / "config.json").write_text(json.dumps({"architectures": architectures}))
     found = facts_of(REPO, open_checkpoint(folder))
@@ -112,7 +118,7 @@ def test_merged_model(tmp_path, architectures, library, name):
 
 
 @pytest.mark.parametrize("base", ["/models/mine", "../model", "C:\\me\\model", "model.bin", ""])
-def test_base_that_is_a_path_is_not_named(tmp_path, base):
+def test_base_that_is_a_path_is_not_named(tmp_path: Path, base: str) -> None:
     folder = shutil.copytree(PLAIN, tmp_path / "adapter")
     config = folder / "adapter_config.json"
     fields = json.loads(config.read_text()) | {"base_model_name_or_path": base}
@@ -120,7 +126,7 @@ def test_base_that_is_a_path_is_not_named(tmp_path, base):
     assert facts_of(REPO, loratools.inspect(folder)).base_models == ()
 
 
-def test_names_on_the_hub():
+def test_names_on_the_hub() -> None:
     assert hub_id("hf://ann/stories@main/a.safetensors") == "ann/stories"
     assert hub_id("hf://ann") is None
     assert hub_id("ann/stories") == "ann/stories"
@@ -130,7 +136,7 @@ def test_names_on_the_hub():
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def reports(tmp_path_factory: pytest.TempPathFactory):
     """Every verb's, on paths that nobody else should see."""
     place = tmp_path_factory.mktemp("private")
     small = shutil.copytree(SMALL, place / "small")
@@ -159,7 +165,7 @@ def figures(found):
     return {(figure.verb, figure.label, figure.target): figure.value for figure in found.figures}
 
 
-def test_merge_gives_inputs_weights_and_fidelity(reports):
+def test_merge_gives_inputs_weights_and_fidelity(reports) -> None:
     report = reports["merge"]
     found = facts_of(REPO, open_checkpoint(SINGLE), [report])
     assert found.sources == (
@@ -175,7 +181,7 @@ def test_merge_gives_inputs_weights_and_fidelity(reports):
     assert values[("merge", "update lost to rounding", None)] == f"{total:.3g} %"
 
 
-def test_combine_gives_weights_method_and_energy(reports):
+def test_combine_gives_weights_method_and_energy(reports) -> None:
     found = facts(reports=[reports["combine"]], name="adapters/plain")
     assert found.sources == (
         CardSource("combine", "adapter", "small", 1.0, "ties"),
@@ -185,7 +191,7 @@ def test_combine_gives_weights_method_and_energy(reports):
     assert figures(found)[("combine", "energy kept", None)] == energy
 
 
-def test_resize_and_svd_extract_give_energy_and_error(reports):
+def test_resize_and_svd_extract_give_energy_and_error(reports) -> None:
     both = [reports["svd-extract"], reports["resize"]]
     found = facts("adapters/plain", both)
     assert [(source.verb, source.role, source.name) for source in found.sources] == [
@@ -201,7 +207,7 @@ def test_resize_and_svd_extract_give_energy_and_error(reports):
     assert ("svd-extract", "distance of the files merged back", None) in figures(found)
 
 
-def test_rescale_gives_strengths_by_pattern(reports):
+def test_rescale_gives_strengths_by_pattern(reports) -> None:
     values = figures(facts("adapters/plain", [reports["rescale"]]))
     assert values[("rescale", "strength", "model.layers.*.self_attn.q_proj.weight")] == "× 0.5"
     same = {"adapter": "a", "strengths": {"x": 0.5, "y": 0.5}}
@@ -213,7 +219,7 @@ def test_rescale_gives_strengths_by_pattern(reports):
     )
 
 
-def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path):
+def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path: Path) -> None:
     found = facts("adapters/plain", list(reports.values()))
     card = complete_card(None, found)
     folders = {*FIXTURES.parts[1:], "private", *tmp_path.parts[1:-1]} - {"tests", "plain", "work"}
@@ -228,7 +234,7 @@ def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path):
     assert names == {"a local folder"}
 
 
-def test_bases_of_reports_on_the_hub_are_named_first(reports):
+def test_bases_of_reports_on_the_hub_are_named_first(reports) -> None:
     named = reports["merge"] | {"base": f"hf://ann/stories@{'a' * 40}"}
     found = facts_of(REPO, open_checkpoint(SINGLE), [named, reports["merge"]])
     assert found.base_models == ("ann/stories",)
@@ -237,7 +243,7 @@ def test_bases_of_reports_on_the_hub_are_named_first(reports):
     assert facts("adapters/plain", [named], base_models=[]).base_models == ()
 
 
-def test_values_that_are_not_finite_are_said_to_be_so():
+def test_values_that_are_not_finite_are_said_to_be_so() -> None:
     report = {"adapter": "a", "total": {"energy": 0.5, "relative_error": math.nan}, "targets": []}
     report["rounding"] = None
     assert [f.value for f in facts("adapters/plain", [report]).figures] == ["50 %", "not finite"]
@@ -256,13 +262,15 @@ def test_values_that_are_not_finite_are_said_to_be_so():
         (("resize", {"total": []}), r"report 1 \(resize\): 'total' is not a dict"),
     ],
 )
-def test_report_with_a_wrong_field_is_refused(reports, change, message):
+def test_report_with_a_wrong_field_is_refused(
+    reports, change: tuple[str, dict[str, Any]], message: str
+) -> None:
     verb, fields = change
     with pytest.raises(FormatError, match=message):
         facts("adapters/plain", [reports[verb] | fields])
 
 
-def test_unknown_report_is_refused_by_its_number(reports):
+def test_unknown_report_is_refused_by_its_number(reports) -> None:
     inspected = loratools.inspect(PLAIN).to_json()
     with pytest.raises(
         FormatError, match=r"report 2: has path, format, .* not the JSON of combine"
@@ -287,7 +295,9 @@ def logits(model):
 
 @pytest.mark.oracle
 @pytest.mark.filterwarnings(*(mark.args[0] for mark in WARNED))
-def test_usage_of_an_adapter_and_of_the_merged_model_run_and_agree(tmp_path, capsys):
+def test_usage_of_an_adapter_and_of_the_merged_model_run_and_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A float32 forward pass of 5 layers differs by far less than a thousandth."""
     oracle("peft")
     card = complete_card(None, facts("adapters/plain", base_models=["ann/stories"]))

@@ -2,6 +2,7 @@
 
 import socket
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 
@@ -18,12 +19,12 @@ from tests.oracles import oracle
     ],
     ids=["connection", "code", "name", "url"],
 )
-def test_no_test_reaches_the_network(reach):
+def test_no_test_reaches_the_network(reach: Callable[..., object]) -> None:
     with pytest.raises((RuntimeError, OSError), match="must not use the network"):
         reach()
 
 
-def test_a_test_may_talk_to_itself():
+def test_a_test_may_talk_to_itself() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(("localhost", server.getsockname()[1])) as client,
@@ -31,7 +32,7 @@ def test_a_test_may_talk_to_itself():
         assert client.getpeername() == server.getsockname()
 
 
-def test_missing_oracle_skips_unless_it_is_required(monkeypatch):
+def test_missing_oracle_skips_unless_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LORATOOLS_REQUIRE_ORACLES", raising=False)
     with pytest.raises(pytest.skip.Exception):
         oracle("a_peer_that_nobody_has")

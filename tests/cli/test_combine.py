@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import loratools
 from tests.adapters import effects
 from tests.cli.results import is_object, refused
-from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, digests, run_here, unchanged
+from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, Result, digests, run_here, unchanged
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -23,10 +25,10 @@ METHODS = ("linear", "slerp", "knots", "ties", "dare_ties", "dare_linear", "dell
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools combine …` in this process; whatever happens, no traceback and no surprise."""
 
-    def combine(*arguments):
+    def combine(*arguments: object) -> Result:
         result = run_here(capsys, "combine", *arguments)
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
@@ -36,21 +38,21 @@ def run(capsys):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def updates(path):
+def updates(path: Path) -> dict[str, torch.Tensor]:
     """Every update in float64, by its target."""
     return effects(loratools.open_adapter(path))
 
 
-def ranks(path):
+def ranks(path: Path) -> dict[str, int]:
     items = loratools.open_adapter(path).updates.items()
     return {target: update.delta.low_rank.rank for target, update in items}
 
 
-def assert_near(found, expected):
+def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Equal but for the rounding of both factors to float32, of 28 products each."""
     assert found.keys() == expected.keys()
     for target, update in expected.items():
@@ -61,7 +63,7 @@ def assert_near(found, expected):
 # --- what it does --------------------------------------------------------------------------------
 
 
-def test_it_says_how_adapters_go_together(run, output):
+def test_it_says_how_adapters_go_together(run: Callable[..., Result], output: Path) -> None:
     with unchanged(SMALL, MIDDLE):
         result = run(SMALL, MIDDLE, "-w", "0.5", "-w", "0.3", "-o", output)
     assert (result.code, result.err) == (0, "")
@@ -77,7 +79,7 @@ def test_it_says_how_adapters_go_together(run, output):
     assert len(lines) == 9
 
 
-def test_with_a_rank_it_says_what_was_kept(run):
+def test_with_a_rank_it_says_what_was_kept(run: Callable[..., Result]) -> None:
     lines = run(SMALL, MIDDLE, "--rank", "3", "--dry-run").out.splitlines()
     assert any(re.fullmatch(r"model\S+q_proj  5  12 → 3  \d\d\.\d+% +0\.\d+", x) for x in lines)
     assert any(re.fullmatch(r"model\S+k_proj  5   8 → 3  \d\d\.\d+% +0\.\d+", x) for x in lines)
@@ -85,7 +87,9 @@ def test_with_a_rank_it_says_what_was_kept(run):
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 0.3, 2), (1, -1, 0.25), (0, 1, 0)])
-def test_a_sum_is_exact(run, output, weights):
+def test_a_sum_is_exact(
+    run: Callable[..., Result], output: Path, weights: tuple[float, float, float]
+) -> None:
     flags = [word for weight in weights for word in ("-w", weight)]
     assert run(SMALL, MIDDLE, LARGE, *flags, "-o", output).code == 0
     inputs = [updates(path) for path in (SMALL, MIDDLE, LARGE)]
@@ -97,7 +101,7 @@ def test_a_sum_is_exact(run, output, weights):
     assert set(ranks(output).values()) == {4 + 8 + 16, 8 + 16, 16}
 
 
-def test_equal_scalings_round_nothing(run, output):
+def test_equal_scalings_round_nothing(run: Callable[..., Result], output: Path) -> None:
     run(SMALL, SMALL, "-o", output)
     before = loratools.open_adapter(SMALL).updates
     for target, update in loratools.open_adapter(output).updates.items():
@@ -108,7 +112,9 @@ def test_equal_scalings_round_nothing(run, output):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_adapter_keeps_its_bytes_or_its_updates(run, output, method):
+def test_one_adapter_keeps_its_bytes_or_its_updates(
+    run: Callable[..., Result], output: Path, method: str
+) -> None:
     rule = [] if method in ("linear", "slerp") else ["--rank", "4"]
     share = {"ties": "1", "dare_ties": "1", "dare_linear": "1", "della": "1"}.get(method)
     density = ["--density", share] if share else []
@@ -118,7 +124,7 @@ def test_one_adapter_keeps_its_bytes_or_its_updates(run, output, method):
     assert_near(updates(output), updates(SMALL))
 
 
-def test_strengths_by_target(run, output):
+def test_strengths_by_target(run: Callable[..., Result], output: Path) -> None:
     where = ["--where", "*.v_proj=0.5", "--where", "*.layers.0.*=0"]
     assert run(SMALL, MIDDLE, *where, "-o", output).code == 0
     run(SMALL, MIDDLE, "-o", output.parent / "plain")
@@ -129,7 +135,7 @@ def test_strengths_by_target(run, output):
     assert_near(updates(output), expected)
 
 
-def test_the_config_is_the_first_ones(run, output):
+def test_the_config_is_the_first_ones(run: Callable[..., Result], output: Path) -> None:
     run(MIDDLE, SMALL, "-o", output)
     config, first = (json.loads((f / CONFIG).read_text()) for f in (output, MIDDLE))
     assert (config["r"], config["lora_alpha"]) in {(8, 8.0), (12, 24.0)}
@@ -139,7 +145,9 @@ def test_the_config_is_the_first_ones(run, output):
     }
 
 
-def test_it_merges_as_its_inputs_do(run, output, tmp_path):
+def test_it_merges_as_its_inputs_do(
+    run: Callable[..., Result], output: Path, tmp_path: Path
+) -> None:
     """But for the rounding of the merge, half a unit of each weight, and of the factors."""
     run(SMALL, MIDDLE, "-w", "0.5", "-w", "0.3", "-o", output)
     loratools.merge(SINGLE, [SMALL, MIDDLE], weights=[0.5, 0.3], output=tmp_path / "apart")
@@ -151,7 +159,7 @@ def test_it_merges_as_its_inputs_do(run, output, tmp_path):
         assert torch.allclose(weight, other[name], rtol=2.0**-22, atol=2.0**-30), name
 
 
-def test_kohya_files_are_combined(run, tmp_path):
+def test_kohya_files_are_combined(run: Callable[..., Result], tmp_path: Path) -> None:
     output = tmp_path / "made.safetensors"
     assert run(KOHYA, KOHYA, "-w", "0.75", "-w", "0.25", "-o", output).code == 0
     found, before = updates(output), updates(KOHYA)
@@ -160,7 +168,7 @@ def test_kohya_files_are_combined(run, tmp_path):
         assert float((found[target] - update).norm()) <= 2.0**-11 * float(update.norm())
 
 
-def test_a_size_holds_for_factors_of_two_dtypes(run, tmp_path):
+def test_a_size_holds_for_factors_of_two_dtypes(run: Callable[..., Result], tmp_path: Path) -> None:
     """Their sum is stored in float32, which the first adapter alone does not show."""
     for dtype in ("float16", "bfloat16"):
         folder = tmp_path / dtype
@@ -176,14 +184,14 @@ def test_a_size_holds_for_factors_of_two_dtypes(run, tmp_path):
 
 
 @pytest.mark.parametrize("method", [["linear"], ["dare_ties", "--density", "0.5", "--seed", "3"]])
-def test_threads_do_not_show(run, tmp_path, method):
+def test_threads_do_not_show(run: Callable[..., Result], tmp_path: Path, method: list[str]) -> None:
     for jobs in (1, 2):
         command = [SMALL, MIDDLE, "--method", *method, "--rank", "6", "--jobs", jobs]
         assert run(*command, "-o", tmp_path / str(jobs)).code == 0
     assert digests(tmp_path / "1") == digests(tmp_path / "2")
 
 
-def test_a_seed_decides_what_is_drawn(run, tmp_path):
+def test_a_seed_decides_what_is_drawn(run: Callable[..., Result], tmp_path: Path) -> None:
     command = [SMALL, MIDDLE, "--method", "dare_linear", "--rank", "6", "-o"]
     run(*command, tmp_path / "none")
     run(*command, tmp_path / "zero", "--seed", "0")
@@ -193,12 +201,14 @@ def test_a_seed_decides_what_is_drawn(run, tmp_path):
 
 
 @pytest.mark.parametrize("rule", [[], ["--rank", "3"]])
-def test_json_is_one_object_of_this_form(run, output, rule):
+def test_json_is_one_object_of_this_form(
+    run: Callable[..., Result], output: Path, rule: list[str]
+) -> None:
     """The schema of `combine --json`, which scripts rely on."""
     found = json.loads(run(SMALL, MIDDLE, "-w", "1", "-w", "2", *rule, "-o", output, "--json").out)
     certificate = {"rank": int, "norm": float, "energy": float, "relative_error": float}
 
-    def is_matrix(value):
+    def is_matrix(value: list[list[float | None]]) -> bool:
         return [len(row) for row in value] == [3, 3, 3]
 
     assert is_object(
@@ -225,7 +235,7 @@ def test_json_is_one_object_of_this_form(run, output, rule):
     assert len(found["targets"]) == (20 if rule else 0)
 
 
-def test_json_is_valid_where_updates_are_zero_or_huge(run):
+def test_json_is_valid_where_updates_are_zero_or_huge(run: Callable[..., Result]) -> None:
     for weight in ("0", "1e300"):
         result = run(SMALL, MIDDLE, "-w", "0", "-w", weight, "--json", "--dry-run")
         found = json.loads(result.out, parse_constant=pytest.fail)
@@ -235,7 +245,7 @@ def test_json_is_valid_where_updates_are_zero_or_huge(run):
 # --- whole tensors -------------------------------------------------------------------------------
 
 
-def test_whole_tensors_that_are_the_same_are_kept(run, output):
+def test_whole_tensors_that_are_the_same_are_kept(run: Callable[..., Result], output: Path) -> None:
     assert run(BIASES, BIASES, "-o", output).code == 0
     found = loratools.open_adapter(output).replaced
     for target, replaced in loratools.open_adapter(BIASES).replaced.items():
@@ -243,7 +253,7 @@ def test_whole_tensors_that_are_the_same_are_kept(run, output):
 
 
 @pytest.fixture
-def biases(tmp_path):
+def biases(tmp_path: Path) -> tuple[Path, str]:
     """The same adapter with one bias moved by 1."""
     folder = tmp_path / "moved"
     folder.mkdir()
@@ -255,7 +265,9 @@ def biases(tmp_path):
     return folder, name.removeprefix("base_model.model.")
 
 
-def test_whole_tensors_that_differ_are_refused_unless_somebody_decides(run, output, biases):
+def test_whole_tensors_that_differ_are_refused_unless_somebody_decides(
+    run: Callable[..., Result], output: Path, biases: tuple[Path, str]
+) -> None:
     moved, name = biases
     assert refused(
         run(BIASES, moved, "-o", output),
@@ -267,7 +279,9 @@ def test_whole_tensors_that_differ_are_refused_unless_somebody_decides(run, outp
 
 
 @pytest.mark.parametrize(("policy", "share"), [("first", 0), ("average", 0.5)])
-def test_whole_tensors_by_decision(run, output, biases, policy, share):
+def test_whole_tensors_by_decision(
+    run: Callable[..., Result], output: Path, biases: tuple[Path, str], policy: str, share: float
+) -> None:
     moved, name = biases
     result = run(BIASES, moved, "--replaced", policy, "-o", output)
     assert result.code == 0
@@ -278,7 +292,7 @@ def test_whole_tensors_by_decision(run, output, biases, policy, share):
     assert torch.allclose(after - before, torch.full_like(before, share), atol=1e-6)
 
 
-def test_whole_tensors_of_some_adapters(run, output):
+def test_whole_tensors_of_some_adapters(run: Callable[..., Result], output: Path) -> None:
     assert refused(run(SMALL, WHOLE, "-o", output), 1, "is in some of the adapters only")
     assert run(SMALL, WHOLE, "--replaced", "first", "-o", output).code == 0
     found = loratools.open_adapter(output).replaced
@@ -300,7 +314,9 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
-def test_a_wrong_call_exits_2(run, output, arguments, says):
+def test_a_wrong_call_exits_2(
+    run: Callable[..., Result], output: Path, arguments: list[str], says: str
+) -> None:
     assert refused(run(SMALL, MIDDLE, *arguments, "-o", output), 2, says)
     assert not output.exists()
 
@@ -334,7 +350,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
+def test_a_refusal_exits_1_and_writes_nothing(
+    run: Callable[..., Result], output: Path, arguments: list[str | Path], says: str
+) -> None:
     with unchanged(SMALL, MIDDLE):
         result = run(SMALL, MIDDLE, *([] if "-o" in arguments else ["-o", output]), *arguments)
     assert refused(result, 1, says)
@@ -342,12 +360,16 @@ def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
 
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG)
-def test_a_wrong_option_exits_2_and_writes_nothing(run, output, arguments, says):
+def test_a_wrong_option_exits_2_and_writes_nothing(
+    run: Callable[..., Result], output: Path, arguments: list[str | Path], says: str
+) -> None:
     assert refused(run(SMALL, MIDDLE, "-o", output, *arguments), 2, says)
     assert list(output.parent.iterdir()) == []
 
 
-def test_weights_of_one_name_and_two_shapes_are_refused(run, output, tmp_path):
+def test_weights_of_one_name_and_two_shapes_are_refused(
+    run: Callable[..., Result], output: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     values = {k: v[:, :32] if "lora_A" in k else v for k, v in load_file(SMALL / WEIGHTS).items()}

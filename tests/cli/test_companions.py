@@ -3,25 +3,28 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import loratools
 from loratools.errors import FormatError, LoratoolsError, StorageError
 from loratools.io import publish
+from loratools.operations.report import MergeReport
 from loratools.operations.rescale import Rescaling
 
 GROWN = "adapters/embedding-vocab"
 
 
 @pytest.fixture
-def base(fixtures, tmp_path):
+def base(fixtures: Path, tmp_path: Path) -> Path:
     return shutil.copytree(fixtures / "stories260k", tmp_path / "base")
 
 
 @pytest.fixture
-def adapter(fixtures, tmp_path):
+def adapter(fixtures: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -29,13 +32,13 @@ def adapter(fixtures, tmp_path):
     return folder
 
 
-def merged(base, *adapters):
+def merged(base: Path, *adapters: Path) -> tuple[Path, MergeReport]:
     output = base.parent / "merged"
     report = loratools.merge(base, list(adapters), output=output)
     return output, report
 
 
-def files(folder):
+def files(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -48,17 +51,19 @@ def put(folder: Path, **contents: object) -> None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def config(folder):
+def config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "tokenizer_config.json").read_text())
 
 
-def set_config(folder, **fields):
+def set_config(folder: Path, **fields: str) -> None:
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields))
 
 
 @pytest.mark.parametrize("beside", ["chat_template.jinja", "tokenizer_config.json", "vocab.json"])
-def test_a_lone_file_of_a_tokenizer_never_removes_the_tokenizer(base, adapter, beside):
+def test_a_lone_file_of_a_tokenizer_never_removes_the_tokenizer(
+    base: Path, adapter: Path, beside: str
+) -> None:
     (adapter / beside).write_text('{"pad_token": "<unk>"}')
     before = files(base)
     output, report = merged(base, adapter)
@@ -67,7 +72,9 @@ def test_a_lone_file_of_a_tokenizer_never_removes_the_tokenizer(base, adapter, b
     assert any(beside in note for note in report.to_json()["notes"])
 
 
-def test_a_tokenizer_that_an_adapter_brings_is_taken_whole(base, adapter, fixtures):
+def test_a_tokenizer_that_an_adapter_brings_is_taken_whole(
+    base: Path, adapter: Path, fixtures: Path
+) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(fixtures / GROWN / name, adapter)
     put(
@@ -83,7 +90,9 @@ def test_a_tokenizer_that_an_adapter_brings_is_taken_whole(base, adapter, fixtur
     )
 
 
-def test_a_template_in_settings_that_are_replaced_is_named(base, adapter, fixtures):
+def test_a_template_in_settings_that_are_replaced_is_named(
+    base: Path, adapter: Path, fixtures: Path
+) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(fixtures / GROWN / name, adapter)
     settings = json.loads((base / "tokenizer_config.json").read_text())
@@ -94,8 +103,8 @@ def test_a_template_in_settings_that_are_replaced_is_named(base, adapter, fixtur
 
 
 def test_special_tokens_with_other_ids_leave_no_settings_beside_a_lone_vocabulary(
-    base, adapter, fixtures
-):
+    base: Path, adapter: Path, fixtures: Path
+) -> None:
     tokenizer = json.loads((fixtures / GROWN / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     token = json.loads((base / "tokenizer_config.json").read_text())["eos_token"]
@@ -123,13 +132,13 @@ def test_special_tokens_with_other_ids_leave_no_settings_beside_a_lone_vocabular
         ([], ["tokenizer.json"], False),
     ],
 )
-def test_what_makes_a_tokenizer(brought, here, is_whole):
+def test_what_makes_a_tokenizer(brought: list[str], here: list[str], is_whole: bool) -> None:
     from loratools.io.companions import has_tokenizer
 
     assert has_tokenizer(brought, here) == is_whole
 
 
-def test_a_template_alone_replaces_every_template(base, adapter):
+def test_a_template_alone_replaces_every_template(base: Path, adapter: Path) -> None:
     """Whichever place a reader takes it from."""
     set_config(base, chat_template="old")
     put(base, chat_template_jinja="old", chat_template_json={"chat_template": "old"})
@@ -144,7 +153,7 @@ def test_a_template_alone_replaces_every_template(base, adapter):
     )
 
 
-def test_a_template_in_settings_replaces_one_in_a_file(base, adapter):
+def test_a_template_in_settings_replaces_one_in_a_file(base: Path, adapter: Path) -> None:
     put(base, chat_template_jinja="old")
     shutil.copy(base / "tokenizer_config.json", adapter)
     set_config(adapter, chat_template="new")
@@ -153,7 +162,9 @@ def test_a_template_in_settings_replaces_one_in_a_file(base, adapter):
     assert "chat_template.jinja" not in files(output)
 
 
-def test_an_old_processors_template_becomes_that_of_the_tokenizer_too(base, adapter):
+def test_an_old_processors_template_becomes_that_of_the_tokenizer_too(
+    base: Path, adapter: Path
+) -> None:
     put(base, chat_template_jinja="old")
     put(adapter, chat_template_json={"chat_template": "new"})
     output, _ = merged(base, adapter)
@@ -161,7 +172,7 @@ def test_an_old_processors_template_becomes_that_of_the_tokenizer_too(base, adap
     assert json.loads((output / "chat_template.json").read_text()) == {"chat_template": "new"}
 
 
-def test_settings_without_a_template_leave_the_bases(base, adapter):
+def test_settings_without_a_template_leave_the_bases(base: Path, adapter: Path) -> None:
     set_config(base, chat_template="old", tokenizer_class="Base")
     put(adapter, tokenizer_config_json={"tokenizer_class": "Other", "pad_token": "<unk>"})
     output, _ = merged(base, adapter)
@@ -204,8 +215,8 @@ def token(content):
     ],
 )
 def test_settings_that_contradict_the_vocabulary_that_stays_are_not_taken(
-    base, adapter, name, content, why
-):
+    base: Path, adapter: Path, name: str, content: dict[str, Any], why: str | None
+) -> None:
     put(base, added_tokens_json={}, special_tokens_map_json={})
     (adapter / name).write_text(json.dumps(content))
     before = (base / name).read_bytes()
@@ -219,14 +230,14 @@ def test_settings_that_contradict_the_vocabulary_that_stays_are_not_taken(
         assert why in report.notes[0]
 
 
-def test_the_same_files_as_the_bases_are_nothing_to_speak_of(base, adapter):
+def test_the_same_files_as_the_bases_are_nothing_to_speak_of(base: Path, adapter: Path) -> None:
     shutil.copy(base / "tokenizer_config.json", adapter)
     output, report = merged(base, adapter)
     assert not report.notes
     assert files(output) == files(base)
 
 
-def test_a_processor_is_the_adapters_where_it_brings_one(base, adapter):
+def test_a_processor_is_the_adapters_where_it_brings_one(base: Path, adapter: Path) -> None:
     put(base, preprocessor_config_json={"size": 1}, processor_config_json={})
     put(adapter, preprocessor_config_json={"size": 2})
     output, report = merged(base, adapter)
@@ -236,8 +247,8 @@ def test_a_processor_is_the_adapters_where_it_brings_one(base, adapter):
 
 
 def test_where_two_adapters_bring_different_files_the_later_is_taken_and_said(
-    base, adapter, fixtures
-):
+    base: Path, adapter: Path, fixtures: Path
+) -> None:
     other = shutil.copytree(adapter, adapter.parent / "other")
     for folder, source in ((adapter, "embedding-vocab"), (other, "embedding-lora-resized")):
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -253,7 +264,7 @@ def test_where_two_adapters_bring_different_files_the_later_is_taken_and_said(
     )
 
 
-def test_lone_files_of_two_adapters_are_both_taken(base, adapter):
+def test_lone_files_of_two_adapters_are_both_taken(base: Path, adapter: Path) -> None:
     other = shutil.copytree(adapter, adapter.parent / "other")
     set_config(base, chat_template="old")
     put(adapter, chat_template_jinja="first", special_tokens_map_json={"pad_token": "<unk>"})
@@ -264,7 +275,9 @@ def test_lone_files_of_two_adapters_are_both_taken(base, adapter):
     assert "special_tokens_map.json" in files(output)
 
 
-def test_what_a_combination_takes_of_the_first_adapter_only_is_said(base, adapter):
+def test_what_a_combination_takes_of_the_first_adapter_only_is_said(
+    base: Path, adapter: Path
+) -> None:
     other = shutil.copytree(adapter, adapter.parent / "other")
     put(adapter, chat_template_jinja="one", special_tokens_map_json={})
     put(other, chat_template_jinja="two", special_tokens_map_json={}, vocab_json={})
@@ -282,7 +295,7 @@ LEFT = (
 )  # fmt: skip
 
 
-def test_what_is_not_the_merged_models_is_not_copied_and_named(base, adapter):
+def test_what_is_not_the_merged_models_is_not_copied_and_named(base: Path, adapter: Path) -> None:
     """An `adapter_config.json` would make transformers look for an adapter."""
     for name in LEFT:
         (base / name).write_text("{}")
@@ -303,14 +316,16 @@ def test_what_is_not_the_merged_models_is_not_copied_and_named(base, adapter):
 
 
 @pytest.fixture
-def secret(tmp_path):
+def secret(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
     path.write_text("secret")
     return path
 
 
 @pytest.mark.parametrize("kind", ["link", "folder link", "deeper link", "pipe", "device"])
-def test_a_merge_copies_no_file_of_the_base_that_a_link_leads_to(base, adapter, secret, kind):
+def test_a_merge_copies_no_file_of_the_base_that_a_link_leads_to(
+    base: Path, adapter: Path, secret: Path, kind: str
+) -> None:
     if kind == "link":
         (base / "LICENSE").symlink_to(secret)
     elif kind == "folder link":
@@ -330,7 +345,9 @@ def test_a_merge_copies_no_file_of_the_base_that_a_link_leads_to(base, adapter, 
 
 @pytest.mark.parametrize("verb", ["merge", "rescale", "resize", "combine"])
 @pytest.mark.parametrize("kind", ["link", "link to a device", "pipe"])
-def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(base, adapter, secret, verb, kind):
+def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(
+    base: Path, adapter: Path, secret: Path, verb: str, kind: str
+) -> None:
     if kind == "pipe":
         os.mkfifo(adapter / "tokenizer.json")
     else:
@@ -350,7 +367,9 @@ def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(base, adapter, secret, 
     loratools.inspect(adapter)
 
 
-def test_extraction_copies_no_tokenizer_that_a_link_leads_to(base, adapter, secret):
+def test_extraction_copies_no_tokenizer_that_a_link_leads_to(
+    base: Path, adapter: Path, secret: Path
+) -> None:
     tuned, _ = merged(base, adapter)
     (tuned / "tokenizer.json").unlink()
     (tuned / "tokenizer.json").symlink_to(secret)
@@ -358,12 +377,14 @@ def test_extraction_copies_no_tokenizer_that_a_link_leads_to(base, adapter, secr
         loratools.svd_extract(tuned, base, output=tuned.parent / "out")
 
 
-def test_a_folder_of_the_base_that_cannot_be_read_is_named(base, adapter, monkeypatch):
+def test_a_folder_of_the_base_that_cannot_be_read_is_named(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tests may run as a user who may read everything."""
     (base / "sub").mkdir()
     scandir = os.scandir
 
-    def refuse(path):
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
         if Path(path) == base / "sub":
             raise PermissionError(13, "Permission denied")
         return scandir(path)
@@ -377,7 +398,9 @@ def test_a_folder_of_the_base_that_cannot_be_read_is_named(base, adapter, monkey
 
 
 @pytest.mark.parametrize("verb", ["merge", "rescale", "svd-extract"])
-def test_companions_count_in_the_check_of_free_space(base, adapter, monkeypatch, verb):
+def test_companions_count_in_the_check_of_free_space(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     tuned, _ = merged(base, adapter)
     for folder in (base, adapter, tuned):
         with (folder / "tokenizer.json").open("wb") as file:

@@ -1,5 +1,7 @@
 """Exit codes are the documented ones: 1 for what a path leads to, 2 for what an option says."""
 
+from pathlib import Path
+
 import pytest
 
 import loratools
@@ -55,7 +57,13 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("command", "option", "values"), OPTIONS, ids=lambda value: value if type(value) is str else ""
 )
-def test_a_value_that_an_option_cannot_have_is_2(command, option, values, tmp_path, capsys):
+def test_a_value_that_an_option_cannot_have_is_2(
+    command: list[str | Path | float],
+    option: str,
+    values: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Whatever else the command line says, and before anything is read."""
     output = [] if command[0] == "push" else ["-o", tmp_path / "out"]
     for value in values:
@@ -64,7 +72,9 @@ def test_a_value_that_an_option_cannot_have_is_2(command, option, values, tmp_pa
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_weight_that_is_no_number_is_refused_up_front(tmp_path, capsys, dry_run):
+def test_a_weight_that_is_no_number_is_refused_up_front(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dry_run: bool
+) -> None:
     """Not by its results, of which a dry run has none; nor after a base has been opened."""
     options = ["--dry-run"] if dry_run else ["-o", tmp_path / "out"]
     result = run_here(capsys, "merge", "gone", "gone", "-w", "nan", *options)
@@ -77,7 +87,9 @@ def test_a_weight_that_is_no_number_is_refused_up_front(tmp_path, capsys, dry_ru
             verb(output=None, weights=[float("inf")])
 
 
-def test_a_size_has_any_number_of_digits(tmp_path, capsys):
+def test_a_size_has_any_number_of_digits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for size in (f"{HUGE}MB", "0.1" + "0" * 400 + "GB"):
         result = run_here(capsys, "resize", SMALL, "--size", size, "-o", tmp_path / size[:5])
         assert result.code == 0, result.err
@@ -88,7 +100,7 @@ GONE = ["gone", "gone/gone", "file/gone", "file/gone/gone", "n" * 300, "circle",
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "circle").symlink_to("circle")
@@ -96,7 +108,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", GONE, ids=lambda path: path[:12])
-def test_a_typo_in_a_path_is_1(path, here, capsys):
+def test_a_typo_in_a_path_is_1(path: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         ["inspect", path],
         ["inspect", PLAIN, "--base", path],
@@ -118,7 +130,9 @@ def test_a_typo_in_a_path_is_1(path, here, capsys):
 
 
 @pytest.mark.parametrize("path", [*GONE[1:], "n" * 240, "..", ""], ids=lambda path: path[:12])
-def test_an_output_that_cannot_be_made_by_its_name_is_1(path, here, capsys):
+def test_an_output_that_cannot_be_made_by_its_name_is_1(
+    path: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (
         ["merge", SINGLE, PLAIN],
         ["rescale", PLAIN, "--strength", 2],
@@ -133,7 +147,7 @@ def test_an_output_that_cannot_be_made_by_its_name_is_1(path, here, capsys):
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
 
 
-def test_a_nul_in_a_path_is_a_typo_too(tmp_path):
+def test_a_nul_in_a_path_is_a_typo_too(tmp_path: Path) -> None:
     """Which no command line can have, but a program."""
     with pytest.raises(loratools.LoratoolsError, match=r"no such file|null"):
         loratools.inspect("a\0b")

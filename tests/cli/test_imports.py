@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.e2e.commands import PLAIN, SINGLE
 CLIENT = ("huggingface_hub", "httpx2")
 
 
-def imported(*arguments, cwd):
+def imported(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
     """The exit code of a command in a process of its own, and what it imported of the client."""
     program = (
         "import sys\nfrom loratools.cli import run\n"
@@ -41,10 +42,10 @@ def imported(*arguments, cwd):
         ["resize", PLAIN, "--rank", "2", "-o", "small"],
     ],
 )
-def test_files_here_need_no_client_of_the_hub(arguments, tmp_path):
+def test_files_here_need_no_client_of_the_hub(arguments: list[str | Path], tmp_path: Path) -> None:
     assert imported(*arguments, cwd=tmp_path) == (0, "[]")
 
 
-def test_a_name_on_the_hub_needs_it(tmp_path):
+def test_a_name_on_the_hub_needs_it(tmp_path: Path) -> None:
     code, modules = imported("inspect", "hf://ann/plain", "--offline", cwd=tmp_path)
     assert (code, modules) == (4, "['httpx2', 'huggingface_hub']")

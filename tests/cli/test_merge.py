@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from tests.e2e.commands import (
     SHARDED,
     SINGLE,
     SMALL,
+    Result,
     digests,
     run_apart,
     run_here,
@@ -34,10 +38,10 @@ WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools merge …` in this process; whatever happens, no traceback and no surprise."""
 
-    def merge(*arguments):
+    def merge(*arguments: Path | str) -> Result:
         result = run_here(capsys, "merge", *arguments)
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
@@ -47,11 +51,11 @@ def run(capsys):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "merged"
 
 
-def tensors(folder):
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {
         k: v for file in sorted(folder.glob("*.safetensors")) for k, v in load_file(file).items()
     }
@@ -60,7 +64,9 @@ def tensors(folder):
 # --- what it does --------------------------------------------------------------------------------
 
 
-def test_it_accounts_for_every_tensor_and_says_where_the_result_is(run, output):
+def test_it_accounts_for_every_tensor_and_says_where_the_result_is(
+    run: Callable[..., Result], output: Path
+) -> None:
     with unchanged(SHARDED, SMALL):
         result = run(SHARDED, SMALL, "-o", output)
     assert result.code == 0
@@ -79,14 +85,16 @@ def test_it_accounts_for_every_tensor_and_says_where_the_result_is(run, output):
     assert os.listdir(output.parent) == ["merged"]  # noqa: PTH208
 
 
-def test_verbose_shows_every_changed_weight(run, output):
+def test_verbose_shows_every_changed_weight(run: Callable[..., Result], output: Path) -> None:
     lines = run(SHARDED, SMALL, "-v", "-o", output).out.splitlines()
     assert len(lines) == 10 + 3
     pattern = r"  model\.layers\.\d\.self_attn\.[qv]_proj\.weight: LoRA  \[\d+(\.\d+)?% lost\]"
     assert all(re.fullmatch(pattern, line) for line in lines[:10])
 
 
-def test_a_dry_run_writes_nothing_and_says_the_same(run, output, tmp_path):
+def test_a_dry_run_writes_nothing_and_says_the_same(
+    run: Callable[..., Result], output: Path, tmp_path: Path
+) -> None:
     planned = run(SINGLE, PLAIN, "--dry-run")
     assert planned.code == 0
     assert planned.out.splitlines()[-1] == "dry run: nothing written"
@@ -99,23 +107,25 @@ def test_a_dry_run_writes_nothing_and_says_the_same(run, output, tmp_path):
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_json_is_one_object_of_this_form(run, output, dry):
+def test_json_is_one_object_of_this_form(
+    run: Callable[..., Result], output: Path, dry: bool
+) -> None:
     """The schema of `merge --json`, which scripts rely on."""
     result = run(
         SINGLE, SMALL, PLAIN, "-w", "0.5", "-w", "1", "--json", "-o", output, *["--dry-run"] * dry
     )
     assert result.err == ""
 
-    def is_fidelity(value):
+    def is_fidelity(value: dict[str, float] | None) -> bool:
         return value is None or is_object(value, relative_error=float, cosine=float, kept=float)
 
-    def is_adapter(value):
+    def is_adapter(value: dict[str, Any]) -> bool:
         return is_object(value, path=str, weight=float, kinds=[str], notes=[is_note])
 
     def is_note(value):
         return is_object(value, severity=str, message=str)
 
-    def is_accounting(value):
+    def is_accounting(value: dict[str, Any]) -> bool:
         return is_object(
             value,
             adapter_tensors=int,
@@ -128,7 +138,7 @@ def test_json_is_one_object_of_this_form(run, output, dry):
             base_tensors_unchanged=int,
         )
 
-    def is_change(value):
+    def is_change(value: dict[str, Any]) -> bool:
         return is_object(
             value,
             adapter=int,
@@ -139,7 +149,7 @@ def test_json_is_one_object_of_this_form(run, output, dry):
             transposed=bool,
         )
 
-    def is_tensor(value):
+    def is_tensor(value: dict[str, Any]) -> bool:
         return is_object(
             value,
             name=str,
@@ -181,14 +191,16 @@ def test_json_is_one_object_of_this_form(run, output, dry):
         assert found["files"] == {WEIGHTS: (output / WEIGHTS).stat().st_size}
 
 
-def test_json_of_a_single_file_names_the_file_that_is_there(run, tmp_path):
+def test_json_of_a_single_file_names_the_file_that_is_there(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     output = tmp_path / "merged.safetensors"
     found = json.loads(run(SINGLE / WEIGHTS, SMALL, "-o", output, "--json").out)
     assert found["files"] == {"merged.safetensors": output.stat().st_size}
     assert tensors(tmp_path).keys() == load_file(SINGLE / WEIGHTS).keys()
 
 
-def test_a_weight_multiplies_its_update(run, tmp_path):
+def test_a_weight_multiplies_its_update(run: Callable[..., Result], tmp_path: Path) -> None:
     """Exact but for the one rounding of each result: half a unit in the last place of each."""
     base = tensors(SINGLE)
     for weight in ("1", "2", "-0.5"):
@@ -204,7 +216,7 @@ def test_a_weight_multiplies_its_update(run, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["--only", "--skip"])
-def test_globs_choose_the_weights(run, output, kind):
+def test_globs_choose_the_weights(run: Callable[..., Result], output: Path, kind: str) -> None:
     result = run(SHARDED, SMALL, kind, "*.q_proj.weight", "-o", output)
     base, merged = tensors(SHARDED), tensors(output)
     changed = {name for name in base if not torch.equal(base[name], merged[name])}
@@ -222,14 +234,16 @@ def test_globs_choose_the_weights(run, output, kind):
         ("--skip", "*", "no adapter tensor is left to apply"),
     ],
 )
-def test_a_merge_of_nothing_is_refused(run, output, option, glob, message):
+def test_a_merge_of_nothing_is_refused(
+    run: Callable[..., Result], output: Path, option: str, glob: str, message: str
+) -> None:
     result = run(SHARDED, SMALL, option, glob, "-o", output)
     assert refused(result, 1, re.escape(message))
     assert not output.exists()
 
 
 @pytest.fixture
-def strange(tmp_path):
+def strange(tmp_path: Path) -> tuple[Path, Path]:
     """An adapter on a weight that its base has, and on another that it has not."""
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     write_safetensors(base / WEIGHTS, {"q.weight": ("BF16", (8, 8)), "k.weight": ("F32", (8, 8))})
@@ -238,7 +252,9 @@ def strange(tmp_path):
     return base, adapter
 
 
-def test_updates_without_a_weight_are_left_out_only_when_asked(run, output, strange):
+def test_updates_without_a_weight_are_left_out_only_when_asked(
+    run: Callable[..., Result], output: Path, strange: tuple[Path, Path]
+) -> None:
     assert refused(run(*strange, "-o", output), 1, "gone")
     assert not output.exists()
     result = run(*strange, "-o", output, "--allow-unmatched")
@@ -253,15 +269,21 @@ def test_updates_without_a_weight_are_left_out_only_when_asked(run, output, stra
     [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
 )
 def test_a_dtype_is_that_of_all_float_weights_and_of_the_config(
-    run, output, strange, choice, dtype
-):
+    run: Callable[..., Result],
+    output: Path,
+    strange: tuple[Path, Path],
+    choice: str,
+    dtype: torch.dtype,
+) -> None:
     result = run(*strange, "--allow-unmatched", "--dtype", choice, "-o", output)
     assert {value.dtype for value in tensors(output).values()} == {dtype}
     assert json.loads((output / "config.json").read_text())["torch_dtype"] == choice
     assert "converted to another dtype" in result.out or choice == "float32"
 
 
-def test_weights_that_are_split_anew_load_as_before(run, tmp_path):
+def test_weights_that_are_split_anew_load_as_before(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     run(SINGLE, PLAIN, "-o", tmp_path / "one")
     result = run(SINGLE, PLAIN, "--max-shard-size", "300KB", "-o", tmp_path / "many")
@@ -286,8 +308,10 @@ def test_weights_that_are_split_anew_load_as_before(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "back").glob("model*")) == [WEIGHTS]
 
 
-def test_stochastic_rounding_repeats_by_its_seed(run, tmp_path):
-    def merged(name, *arguments):
+def test_stochastic_rounding_repeats_by_its_seed(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    def merged(name: str, *arguments: str) -> dict[str, str]:
         run(SHARDED, SMALL, *arguments, "-o", tmp_path / name)
         return digests(tmp_path / name)
 
@@ -301,7 +325,9 @@ def test_stochastic_rounding_repeats_by_its_seed(run, tmp_path):
     assert merged("seed is for stochastic", "--seed", "7") == nearest
 
 
-def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(run, output, strange):
+def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(
+    run: Callable[..., Result], output: Path, strange: tuple[Path, Path]
+) -> None:
     base, adapter = strange
     values = load_file(adapter / "adapter_model.safetensors")
     for name in values:
@@ -312,7 +338,7 @@ def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(run, outpu
     assert not output.exists()
     result = run(*command, "--allow-nonfinite", "--json")
 
-    def refuse(constant):
+    def refuse(constant) -> None:
         pytest.fail(constant)
 
     found = json.loads(result.out, parse_constant=refuse)
@@ -323,7 +349,9 @@ def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(run, outpu
     assert len(lines) == 3, "and no word on fidelity"
 
 
-def test_what_is_not_copied_is_named(run, output, tmp_path):
+def test_what_is_not_copied_is_named(
+    run: Callable[..., Result], output: Path, tmp_path: Path
+) -> None:
     base = shutil.copytree(SINGLE, tmp_path / "base")
     others = ("original/consolidated.pth", ".cache/x", "extra/README.md")
     for name in ("README.md", "pytorch_model.bin", *others):
@@ -357,7 +385,13 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
-def test_a_wrong_call_exits_2(run, monkeypatch, tmp_path, arguments, says):
+def test_a_wrong_call_exits_2(
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[Path | str],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*arguments)
     assert refused(result, 2, says)
@@ -365,7 +399,7 @@ def test_a_wrong_call_exits_2(run, monkeypatch, tmp_path, arguments, says):
     assert os.listdir() == []  # noqa: PTH208
 
 
-def test_no_arguments_at_all_show_the_help_and_exit_2(capsys):
+def test_no_arguments_at_all_show_the_help_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_here(capsys)
     assert (result.code, result.out) == (2, "")
     assert "Usage: loratools [OPTIONS] COMMAND [ARGS]..." in result.err
@@ -413,8 +447,12 @@ REFUSED = {
 
 @pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
-    run, monkeypatch, tmp_path, arguments, says
-):
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str | Path],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, header in (
         ("broken", b""),
@@ -433,19 +471,23 @@ def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_weight_is_a_number(run, output):
+def test_a_weight_is_a_number(run: Callable[..., Result], output: Path) -> None:
     result = run(SINGLE, PLAIN, "-w", "nan", "-o", output)
     assert refused(result, 2, "weight is a finite number, not nan")
     assert os.listdir(output.parent) == []  # noqa: PTH208
 
 
-def test_a_config_is_an_input_that_is_never_an_output(run, tmp_path):
+def test_a_config_is_an_input_that_is_never_an_output(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     config = shutil.copy(PLAIN / "adapter_config.json", tmp_path / "config.json")
     command = [SINGLE / WEIGHTS, PLAIN, "--config", config, "-o", config, "--overwrite"]
     assert refused(run(*command), 1, "is the input")
 
 
-def test_a_folder_of_models_is_not_replaced_by_one_file(run, tmp_path):
+def test_a_folder_of_models_is_not_replaced_by_one_file(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     models = shutil.copytree(SINGLE, tmp_path / "models")
     command = [SINGLE / WEIGHTS, PLAIN, "-o", models, "--overwrite"]
     with unchanged(models):
@@ -462,15 +504,21 @@ NAMES = {
 
 @pytest.mark.parametrize(("arguments", "says"), NAMES.values(), ids=NAMES)
 def test_an_output_that_cannot_be_made_by_its_name_exits_1(
-    run, monkeypatch, tmp_path, arguments, says
-):
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert refused(run(SINGLE, PLAIN, *arguments), 1, says)
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
 
 
-def test_a_full_disk_is_noticed_before_it_is_full(run, output, monkeypatch):
+def test_a_full_disk_is_noticed_before_it_is_full(
+    run: Callable[..., Result], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = publish.shutil.disk_usage(output.parent)._replace(free=10_000)
     monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
     assert refused(run(SINGLE, PLAIN, "-o", output), 4, r"\d+ bytes are needed and 10000 are free")
@@ -504,7 +552,13 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("error", "code", "says"), FAILURES.values(), ids=FAILURES)
-def test_every_failure_has_its_exit_code(capsys, monkeypatch, error, code, says):
+def test_every_failure_has_its_exit_code(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: object,
+    code: int,
+    says: str,
+) -> None:
     result = failing(capsys, monkeypatch, error)
     assert (result.code, result.out) == (code, "")
     assert result.err.startswith(says)
@@ -512,15 +566,19 @@ def test_every_failure_has_its_exit_code(capsys, monkeypatch, error, code, says)
     assert bool(result.err) == bool(says)
 
 
-def failing(capsys, monkeypatch, error):
-    def merge(*arguments, **options):
+def failing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: object
+) -> Result:
+    def merge(*arguments: str | tuple[str], **options: Any) -> None:
         raise error
 
     monkeypatch.setattr("loratools.files.merging.merge", merge)
     return run_here(capsys, "merge", SINGLE, PLAIN, "-o", "x")
 
 
-def test_a_fault_of_ours_says_so_and_how_to_see_where(capsys, monkeypatch):
+def test_a_fault_of_ours_says_so_and_how_to_see_where(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = failing(capsys, monkeypatch, KeyError("x" * 1000 + "\x1b[2J"))
     assert result.code == 70
     assert re.fullmatch(
@@ -530,7 +588,9 @@ def test_a_fault_of_ours_says_so_and_how_to_see_where(capsys, monkeypatch):
     assert len(result.err) <= 500
 
 
-def test_a_traceback_is_shown_to_those_who_ask_for_it(capsys, monkeypatch):
+def test_a_traceback_is_shown_to_those_who_ask_for_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LORATOOLS_DEBUG", "1")
     result = run_here(capsys, "merge", "gone", "gone", "-o", "x")
     assert result.code == 1
@@ -548,7 +608,9 @@ def test_a_traceback_is_shown_to_those_who_ask_for_it(capsys, monkeypatch):
     "name",
     [b"with space", b"new\nline", b"\xff\xfe", "ü\u202e".encode(), b"-x", b"n" * 231, b"\x1b[2J"],
 )
-def test_odd_names_work_and_are_printed_on_one_line(run, tmp_path, monkeypatch, name):
+def test_odd_names_work_and_are_printed_on_one_line(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
     folder = tmp_path / os.fsdecode(name)
     base, adapter = folder / "base", folder / "adapter"
     write_safetensors(base / WEIGHTS, {"q.weight": ("F32", (8, 8))})
@@ -566,7 +628,7 @@ def test_odd_names_work_and_are_printed_on_one_line(run, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "latin-1:strict"])
-def test_names_are_printed_in_any_encoding(tmp_path, encoding):
+def test_names_are_printed_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     output = tmp_path / os.fsdecode("ü€\N{GRINNING FACE}".encode() + b"\xff")
     result = run_apart(
         *("merge", SHARDED, SMALL, "-v", "-o", output),
@@ -590,8 +652,8 @@ def test_names_are_printed_in_any_encoding(tmp_path, encoding):
     ],
 )
 def test_a_stdout_that_takes_nothing_is_an_error_without_a_traceback(
-    tmp_path, redirection, code, says
-):
+    tmp_path: Path, redirection: str, code: int, says: str
+) -> None:
     """The model itself is complete: nothing was printed into it, though its file was opened."""
     program = (
         f'{{ sleep 0.1; "$@"; echo $? > {tmp_path}/code; }} {redirection}'
@@ -611,7 +673,7 @@ def test_a_stdout_that_takes_nothing_is_an_error_without_a_traceback(
     assert tensors(output).keys() == tensors(SINGLE).keys()
 
 
-def test_a_reader_that_leaves_early_is_no_fault_of_ours(tmp_path):
+def test_a_reader_that_leaves_early_is_no_fault_of_ours(tmp_path: Path) -> None:
     program = '{ "$@"; echo $? >&2; } | head -1'
     command = [sys.executable, "-m", "loratools", "merge", "--help"]
     found = subprocess.run(
@@ -621,7 +683,7 @@ def test_a_reader_that_leaves_early_is_no_fault_of_ours(tmp_path):
     assert found.stderr.strip() in {"0", "141"}
 
 
-def test_a_terminal_sees_progress_and_is_left_clean(tmp_path):
+def test_a_terminal_sees_progress_and_is_left_clean(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     process = subprocess.Popen(
@@ -647,7 +709,7 @@ def test_a_terminal_sees_progress_and_is_left_clean(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["merge", "--help"], ["--version"]])
-def test_help_needs_neither_torch_nor_numpy(arguments):
+def test_help_needs_neither_torch_nor_numpy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom loratools.cli import run\n"
         "code = run()\n"
@@ -663,7 +725,7 @@ def test_help_needs_neither_torch_nor_numpy(arguments):
     assert found.stdout
 
 
-def test_a_refusal_by_headers_needs_no_torch(tmp_path):
+def test_a_refusal_by_headers_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"")
     found = subprocess.run(
         [
@@ -686,7 +748,7 @@ def test_a_refusal_by_headers_needs_no_torch(tmp_path):
     assert " torch\n" not in found.stderr
 
 
-def test_the_help_names_every_option(capsys):
+def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_here(capsys, "merge", "--help")
     assert result.code == 0
     for option in ("--weight", "--dtype", "--max-shard-size", "--only", "--skip", "--rounding"):

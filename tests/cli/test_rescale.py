@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 import loratools
 from tests.adapters import effects
 from tests.cli.results import is_object, refused
-from tests.e2e.commands import FIXTURES, PLAIN, SMALL, run_here, unchanged
+from tests.e2e.commands import FIXTURES, PLAIN, SMALL, Result, run_here, unchanged
 
 WEIGHTS = "adapter_model.safetensors"
 PATTERNS = FIXTURES / "adapters/rslora-patterns"
@@ -18,10 +20,10 @@ KOHYA = FIXTURES / "kohya/sd15-locon"
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools rescale …` in this process; whatever happens, no traceback and no surprise."""
 
-    def rescale(*arguments):
+    def rescale(*arguments: object) -> Result:
         result = run_here(capsys, "rescale", *arguments)
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
@@ -31,16 +33,18 @@ def run(capsys):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def updates(path):
+def updates(path: Path) -> dict[str, torch.Tensor]:
     """Every update in float64, by its target."""
     return effects(loratools.open_adapter(path))
 
 
-def test_it_says_what_updates_were_multiplied_with(run, output):
+def test_it_says_what_updates_were_multiplied_with(
+    run: Callable[..., Result], output: Path
+) -> None:
     where = ["--where", "*.v_proj=0", "--where", "*.0.*=3"]
     result = run(SMALL, "--strength", "0.5", *where, "-o", output)
     assert result.code == 0
@@ -52,13 +56,15 @@ def test_it_says_what_updates_were_multiplied_with(run, output):
     assert lines[3].startswith(f"written: {output} (")
 
 
-def test_unchanged_strengths_are_called_so(run):
+def test_unchanged_strengths_are_called_so(run: Callable[..., Result]) -> None:
     lines = run(SMALL, "--balance", "--dry-run").out.splitlines()
     assert sum(line.endswith("  unchanged") for line in lines) == 2
 
 
 @pytest.mark.parametrize("strength", [0.5, -1, 3, 0.1])
-def test_a_strength_is_all_that_changes(run, output, strength):
+def test_a_strength_is_all_that_changes(
+    run: Callable[..., Result], output: Path, strength: float
+) -> None:
     with unchanged(PATTERNS):
         assert run(PATTERNS, "--strength", strength, "-o", output).code == 0
     assert (output / WEIGHTS).read_bytes() == (PATTERNS / WEIGHTS).read_bytes()
@@ -69,7 +75,7 @@ def test_a_strength_is_all_that_changes(run, output, strength):
         assert torch.allclose(after[target], strength * update, rtol=2.0**-50, atol=0)
 
 
-def test_a_strength_of_zero_is_in_the_factors(run, output):
+def test_a_strength_of_zero_is_in_the_factors(run: Callable[..., Result], output: Path) -> None:
     run(SMALL, "--strength", "0", "-o", output)
     config = json.loads((output / "adapter_config.json").read_text())
     before = json.loads((SMALL / "adapter_config.json").read_text())
@@ -78,7 +84,7 @@ def test_a_strength_of_zero_is_in_the_factors(run, output):
     assert all(bool(value.any()) == ("lora_A" in name) for name, value in values.items())
 
 
-def test_alpha_is_set_for_all(run, output):
+def test_alpha_is_set_for_all(run: Callable[..., Result], output: Path) -> None:
     found = json.loads(run(PATTERNS, "--alpha", "8", "-o", output, "--json").out)
     config = json.loads((output / "adapter_config.json").read_text())
     assert (config["lora_alpha"], config["alpha_pattern"]) == (8, {})
@@ -88,7 +94,9 @@ def test_alpha_is_set_for_all(run, output):
 
 
 @pytest.mark.parametrize("option", [["--fold"], ["--balance"], ["--rule", "rslora"]])
-def test_other_ways_to_store_are_the_same_updates(run, output, option):
+def test_other_ways_to_store_are_the_same_updates(
+    run: Callable[..., Result], output: Path, option: list[str]
+) -> None:
     assert run(PLAIN, *option, "-o", output).code == 0
     for target, update in updates(PLAIN).items():
         # Folding rounds each of 8 products of float32 numbers; the others round alpha at most.
@@ -97,7 +105,9 @@ def test_other_ways_to_store_are_the_same_updates(run, output, option):
         assert float((found - update).abs().max()) <= allowed * float(update.abs().max()) * 8
 
 
-def test_an_alpha_that_its_dtype_has_not_is_stored_wider(run, tmp_path):
+def test_an_alpha_that_its_dtype_has_not_is_stored_wider(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     """The alphas there are float16 numbers, and 0.3 times one is none."""
     output = tmp_path / "made.safetensors"
     assert run(KOHYA, "--strength", "0.3", "-o", output).code == 0
@@ -111,7 +121,7 @@ def test_an_alpha_that_its_dtype_has_not_is_stored_wider(run, tmp_path):
             assert torch.equal(after[name], value)
 
 
-def test_json_is_one_object_of_this_form(run, output):
+def test_json_is_one_object_of_this_form(run: Callable[..., Result], output: Path) -> None:
     """The schema of `rescale --json`, which scripts rely on."""
     found = json.loads(run(SMALL, "--where", "*.q_proj=2", "-o", output, "--json").out)
     assert is_object(
@@ -130,7 +140,9 @@ def test_json_is_one_object_of_this_form(run, output):
     }
 
 
-def test_json_has_null_for_a_strength_that_is_no_number(run, tmp_path):
+def test_json_has_null_for_a_strength_that_is_no_number(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     """From an alpha of 0 to another one."""
     config = json.loads((SMALL / "adapter_config.json").read_text()) | {"lora_alpha": 0}
     (tmp_path / "c.json").write_text(json.dumps(config))
@@ -153,7 +165,9 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
-def test_a_wrong_call_exits_2(run, output, arguments, says):
+def test_a_wrong_call_exits_2(
+    run: Callable[..., Result], output: Path, arguments: list[str], says: str
+) -> None:
     assert refused(run(SMALL, *arguments, "-o", output), 2, says)
     assert not output.exists()
 
@@ -183,18 +197,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_exits_1_and_writes_nothing(run, output, arguments, says):
+def test_a_refusal_exits_1_and_writes_nothing(
+    run: Callable[..., Result], output: Path, arguments: list[Path | str], says: str
+) -> None:
     assert refused(run(*arguments, "-o", output), 1, says)
     assert list(output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG)
-def test_a_wrong_option_exits_2_and_writes_nothing(run, output, arguments, says):
+def test_a_wrong_option_exits_2_and_writes_nothing(
+    run: Callable[..., Result], output: Path, arguments: list[Path | str], says: str
+) -> None:
     assert refused(run(*arguments, "-o", output), 2, says)
     assert list(output.parent.iterdir()) == []
 
 
-def test_whole_tensors_are_kept_with_a_note(run, output):
+def test_whole_tensors_are_kept_with_a_note(run: Callable[..., Result], output: Path) -> None:
     adapter = FIXTURES / "adapters/embedding-vocab"
     result = run(adapter, "--strength", "0.5", "--keep-replaced", "-o", output)
     assert result.code == 0
@@ -207,6 +225,6 @@ def test_whole_tensors_are_kept_with_a_note(run, output):
         assert torch.equal(after.source.read(), replaced[target].source.read())
 
 
-def test_a_dora_is_stored_in_another_way(run, output):
+def test_a_dora_is_stored_in_another_way(run: Callable[..., Result], output: Path) -> None:
     assert run(FIXTURES / "adapters/dora", "--balance", "--fold", "-o", output).code == 0
     assert loratools.open_adapter(output).kinds == ("DoRA",)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import loratools
 from tests.adapters import effects
 from tests.cli.results import is_object, refused
-from tests.e2e.commands import FIXTURES, PLAIN, SMALL, digests, run_here, unchanged
+from tests.e2e.commands import FIXTURES, PLAIN, SMALL, Result, digests, run_here, unchanged
 
 WEIGHTS = "adapter_model.safetensors"
 LARGE = FIXTURES / "adapters/combine-r16"
@@ -17,10 +19,10 @@ KOHYA = FIXTURES / "kohya/sd15-locon"
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools resize …` in this process; whatever happens, no traceback and no surprise."""
 
-    def resize(*arguments):
+    def resize(*arguments: object) -> Result:
         result = run_here(capsys, "resize", *arguments)
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
@@ -30,21 +32,21 @@ def run(capsys):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def updates(path):
+def updates(path: Path) -> dict[str, torch.Tensor]:
     """Every update in float64, by its target."""
     return effects(loratools.open_adapter(path))
 
 
-def ranks(path):
+def ranks(path: Path) -> list[int]:
     loras = [update.delta.low_rank for update in loratools.open_adapter(path).updates.values()]
     return [lora.rank for lora in loras]
 
 
-def test_it_says_what_was_kept(run, output):
+def test_it_says_what_was_kept(run: Callable[..., Result], output: Path) -> None:
     result = run(SMALL, "--rank", "2", "-o", output)
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line]
@@ -55,7 +57,7 @@ def test_it_says_what_was_kept(run, output):
     assert lines[4].startswith(f"written: {output} (")
 
 
-def test_modules_are_shown_one_by_one(run):
+def test_modules_are_shown_one_by_one(run: Callable[..., Result]) -> None:
     lines = run(SMALL, "--rank", "2", "--modules", "--dry-run").out.splitlines()
     rows = [line for line in lines if line.startswith("model.layers.")]
     assert [row.split()[0] for row in rows] == [
@@ -64,7 +66,7 @@ def test_modules_are_shown_one_by_one(run):
     assert all(row.split()[1:5] == ["1", "4", "→", "2"] for row in rows)
 
 
-def test_the_certificate_is_true_of_the_file(run, output):
+def test_the_certificate_is_true_of_the_file(run: Callable[..., Result], output: Path) -> None:
     """But for the rounding of both factors to float32, each 2^-24 of its size."""
     found = json.loads(run(LARGE, "--energy", "0.8", "-o", output, "--json").out)
     before, after = updates(LARGE), updates(output)
@@ -97,19 +99,23 @@ RULES = {
 
 
 @pytest.mark.parametrize(("rule", "expected"), RULES.values(), ids=RULES)
-def test_a_rule_gives_the_ranks(run, output, rule, expected):
+def test_a_rule_gives_the_ranks(
+    run: Callable[..., Result], output: Path, rule: list[str], expected: set[int]
+) -> None:
     with unchanged(LARGE):
         assert run(LARGE, *rule, "-o", output).code == 0
     assert set(ranks(output)) == expected
 
 
 @pytest.mark.parametrize("rule", [["--rank", "16"], ["--energy", "1"], ["--min-rank", "2"]])
-def test_an_adapter_at_its_own_ranks_keeps_its_bytes(run, output, rule):
+def test_an_adapter_at_its_own_ranks_keeps_its_bytes(
+    run: Callable[..., Result], output: Path, rule: list[str]
+) -> None:
     run(LARGE, *rule, "-o", output)
     assert (output / WEIGHTS).read_bytes() == (LARGE / WEIGHTS).read_bytes()
 
 
-def test_a_rank_that_grows_is_filled_with_zeros(run, output):
+def test_a_rank_that_grows_is_filled_with_zeros(run: Callable[..., Result], output: Path) -> None:
     run(SMALL, "--rank", "7", "-o", output)
     before, after = updates(SMALL), updates(output)
     for target, update in before.items():
@@ -121,20 +127,20 @@ def test_a_rank_that_grows_is_filled_with_zeros(run, output):
 
 
 @pytest.mark.parametrize("size", [60_000, 100_000, 101_168])
-def test_a_size_is_that_of_the_file(run, output, size):
+def test_a_size_is_that_of_the_file(run: Callable[..., Result], output: Path, size: int) -> None:
     found = json.loads(run(PLAIN, "--size", size, "-o", output, "--json").out)
     assert found["bytes"] == (output / WEIGHTS).stat().st_size
     # No more than one rank of the smallest targets is left over: 64 + 32 numbers.
     assert size - 96 * 4 < found["bytes"] <= size
 
 
-def test_a_size_has_a_unit(run, tmp_path):
+def test_a_size_has_a_unit(run: Callable[..., Result], tmp_path: Path) -> None:
     for name, size in (("one", "0.1MB"), ("other", "100000"), ("third", "97.65625KiB")):
         run(PLAIN, "--size", size, "-o", tmp_path / name)
     assert digests(tmp_path / "one") == digests(tmp_path / "other") == digests(tmp_path / "third")
 
 
-def test_metadata_that_speaks_of_ranks_is_true(run, tmp_path):
+def test_metadata_that_speaks_of_ranks_is_true(run: Callable[..., Result], tmp_path: Path) -> None:
     output = tmp_path / "made.safetensors"
     assert run(KOHYA, "--rank", "1", "-o", output).code == 0
     metadata = loratools.open_adapter(output).metadata
@@ -144,13 +150,13 @@ def test_metadata_that_speaks_of_ranks_is_true(run, tmp_path):
 
 
 @pytest.mark.parametrize("rule", [["--rank", "3"], ["--size", "100kB"]])
-def test_threads_do_not_show(run, tmp_path, rule):
+def test_threads_do_not_show(run: Callable[..., Result], tmp_path: Path, rule: list[str]) -> None:
     for jobs in (1, 2):
         run(PLAIN, *rule, "--jobs", jobs, "-o", tmp_path / str(jobs))
     assert digests(tmp_path / "1") == digests(tmp_path / "2")
 
 
-def test_json_is_one_object_of_this_form(run, output):
+def test_json_is_one_object_of_this_form(run: Callable[..., Result], output: Path) -> None:
     """The schema of `resize --json`, which scripts rely on."""
     found = json.loads(run(SMALL, "--rank", "2", "-o", output, "--json").out)
     certificate = {"rank": int, "norm": float, "energy": float, "relative_error": float}
@@ -168,7 +174,7 @@ def test_json_is_one_object_of_this_form(run, output):
     assert len(found["targets"]) == 10
 
 
-def test_dora_is_resized_with_a_note(run, output):
+def test_dora_is_resized_with_a_note(run: Callable[..., Result], output: Path) -> None:
     result = run(FIXTURES / "adapters/dora", "--rank", "2", "-o", output)
     assert result.code == 0
     assert result.err.startswith("Note: DoRA: energy and error are those of the low-rank part")
@@ -188,7 +194,9 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
-def test_a_wrong_call_exits_2(run, output, arguments, says):
+def test_a_wrong_call_exits_2(
+    run: Callable[..., Result], output: Path, arguments: list[str], says: str
+) -> None:
     assert refused(run(SMALL, *arguments, "-o", output), 2, says)
     assert not output.exists()
 
@@ -222,12 +230,16 @@ HARD_RULES = {
 
 
 @pytest.mark.parametrize(("rule", "says"), BAD_RULES.values(), ids=BAD_RULES)
-def test_a_rule_that_cannot_be_is_one_line(run, output, rule, says):
+def test_a_rule_that_cannot_be_is_one_line(
+    run: Callable[..., Result], output: Path, rule: list[str], says: str
+) -> None:
     assert refused(run(SMALL, *rule, "-o", output), 2, says)
     assert list(output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(("rule", "says"), HARD_RULES.values(), ids=HARD_RULES)
-def test_a_rule_that_nothing_fits_exits_1(run, output, rule, says):
+def test_a_rule_that_nothing_fits_exits_1(
+    run: Callable[..., Result], output: Path, rule: list[str], says: str
+) -> None:
     assert refused(run(SMALL, *rule, "-o", output), 1, says)
     assert list(output.parent.iterdir()) == []

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -17,7 +19,7 @@ KINDS = [(number, KeyboardInterrupt if number == signal.SIGINT else Stopped) for
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def handlers() -> Iterator[None]:
     """Those of pytest are put back, and this process is not one that is to end."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     yield
@@ -26,11 +28,11 @@ def handlers():
     begin()
 
 
-def send(number):
+def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_a_command_returns_or_raises_as_it_would_without():
+def test_a_command_returns_or_raises_as_it_would_without() -> None:
     assert Stoppable(lambda: 3).run() == 3
     with pytest.raises(KeyError, match="x"):
         Stoppable(lambda: {}["x"]).run()
@@ -39,8 +41,10 @@ def test_a_command_returns_or_raises_as_it_would_without():
 
 
 @pytest.mark.parametrize(("number", "kind"), KINDS)
-def test_a_command_without_anything_to_clean_up_is_not_waited_for(number, kind):
-    def command():
+def test_a_command_without_anything_to_clean_up_is_not_waited_for(
+    number: signal.Signals, kind: type[BaseException]
+) -> None:
+    def command() -> None:
         send(number)
         time.sleep(5)
 
@@ -54,11 +58,13 @@ def test_a_command_without_anything_to_clean_up_is_not_waited_for(number, kind):
 
 @pytest.mark.parametrize(("number", "kind"), KINDS)
 @pytest.mark.parametrize("again", [False, True])
-def test_a_command_that_is_unfinished_is_stopped_where_it_asks_and_waited_for(number, kind, again):
+def test_a_command_that_is_unfinished_is_stopped_where_it_asks_and_waited_for(
+    number: signal.Signals, kind: type[BaseException], again: bool
+) -> None:
     """A signal other than SIGINT that comes twice changes nothing."""
     events = []
 
-    def command():
+    def command() -> None:
         with unfinished():
             try:
                 send(number)
@@ -79,8 +85,8 @@ def test_a_command_that_is_unfinished_is_stopped_where_it_asks_and_waited_for(nu
     assert not stoppable._thread.is_alive()
 
 
-def test_the_first_signal_says_how_a_command_ended():
-    def command():
+def test_the_first_signal_says_how_a_command_ended() -> None:
+    def command() -> None:
         with unfinished():
             send(signal.SIGTERM)
             time.sleep(0.2)
@@ -93,10 +99,10 @@ def test_the_first_signal_says_how_a_command_ended():
     assert exit_code(stopped.value) == 143
 
 
-def test_a_second_interrupt_ends_the_cleaning_up_too():
+def test_a_second_interrupt_ends_the_cleaning_up_too() -> None:
     forgotten = Event()
 
-    def command():
+    def command() -> None:
         with unfinished():
             send(signal.SIGINT)
             time.sleep(0.3)
@@ -111,12 +117,12 @@ def test_a_second_interrupt_ends_the_cleaning_up_too():
     stoppable._thread.join()
 
 
-def test_a_signal_before_something_is_begun_is_not_forgotten():
+def test_a_signal_before_something_is_begun_is_not_forgotten() -> None:
     """Either it ends the command, or the block is not entered: all that is begun is waited for."""
     for delay in (0, 0.0001, 0.001):
         begun = []
 
-        def command(delay=delay, begun=begun):
+        def command(delay: float = delay, begun: list[object] = begun) -> None:
             send(signal.SIGTERM)
             time.sleep(delay)
             with unfinished():
@@ -131,8 +137,8 @@ def test_a_signal_before_something_is_begun_is_not_forgotten():
         stoppable._thread.join()
 
 
-def test_a_signal_after_the_last_check_lets_the_command_succeed():
-    def command():
+def test_a_signal_after_the_last_check_lets_the_command_succeed() -> None:
+    def command() -> str:
         with unfinished():
             send(signal.SIGTERM)
             time.sleep(0.3)
@@ -141,10 +147,10 @@ def test_a_signal_after_the_last_check_lets_the_command_succeed():
     assert Stoppable(command).run() == "complete"
 
 
-def test_what_has_finished_is_not_waited_for_any_more():
+def test_what_has_finished_is_not_waited_for_any_more() -> None:
     """Such as a command that prints to somebody who does not read."""
 
-    def command():
+    def command() -> None:
         with unfinished():
             pass
         send(signal.SIGTERM)
@@ -156,8 +162,8 @@ def test_what_has_finished_is_not_waited_for_any_more():
     assert time.monotonic() - begin < 3
 
 
-def test_one_run_does_not_stop_the_next():
-    def command():
+def test_one_run_does_not_stop_the_next() -> None:
+    def command() -> None:
         send(signal.SIGTERM)
         time.sleep(5)
 
@@ -167,11 +173,11 @@ def test_one_run_does_not_stop_the_next():
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_that_is_ignored_stays_ignored(number):
+def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
     """As in a job that a shell has put into the background, and under nohup."""
     signal.signal(number, signal.SIG_IGN)
 
-    def command():
+    def command() -> str:
         send(number)
         time.sleep(0.2)
         check_stop()
@@ -180,19 +186,21 @@ def test_a_signal_that_is_ignored_stays_ignored(number):
     assert Stoppable(command).run() == "complete"
 
 
-def test_nothing_interrupts_what_is_left_to_do():
+def test_nothing_interrupts_what_is_left_to_do() -> None:
     ignore_signals()
     for number in STOPPING:
         send(number)
 
 
-def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(tmp_path, monkeypatch):
+def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as a lock file: a signal is waited for in the middle, and stops the command after it."""
     path = tmp_path / "file"
     path.write_text("old")
     real = os.fsync
 
-    def fsync(fd):
+    def fsync(fd: int) -> None:
         send(signal.SIGTERM)
         time.sleep(0.2)
         real(fd)
@@ -208,8 +216,10 @@ def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(tmp_pat
 
 
 @pytest.mark.parametrize(("number", "kind"), KINDS)
-def test_a_signal_after_the_output_has_its_name_changes_nothing(number, kind):
-    def command():
+def test_a_signal_after_the_output_has_its_name_changes_nothing(
+    number: signal.Signals, kind: type[BaseException]
+) -> None:
+    def command() -> int:
         with unfinished():
             finish()
         send(number)
@@ -219,11 +229,13 @@ def test_a_signal_after_the_output_has_its_name_changes_nothing(number, kind):
     assert Stoppable(command).run() == 5
 
 
-def test_a_command_whose_text_nobody_takes_is_stopped_all_the_same(monkeypatch):
+def test_a_command_whose_text_nobody_takes_is_stopped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("loratools.cli.signals._PRINTING_TICKS", 1)
     stuck = Event()
 
-    def command():
+    def command() -> None:
         finish()
         send(signal.SIGTERM)
         stuck.wait(60)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import loratools
 from loratools.cli import cli
@@ -16,17 +16,17 @@ BASE = FIXTURES / "stories260k"
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned") / "model"
     loratools.merge(BASE, FIXTURES / "adapters/combine-r4", output=folder)
     return folder
 
 
-def run(*args):
+def run(*args: object) -> Result:
     return CliRunner().invoke(cli, ["svd-extract", *map(str, args)], standalone_mode=False)
 
 
-def test_an_adapter_is_written_and_described(tuned, tmp_path):
+def test_an_adapter_is_written_and_described(tuned: Path, tmp_path: Path) -> None:
     result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 4, "--check", "--modules")
     assert result.return_value == 0, result.output
     assert "10 matrices of low rank, 0 tensors whole, 0 changes left out" in result.stdout
@@ -39,7 +39,7 @@ def test_an_adapter_is_written_and_described(tuned, tmp_path):
     assert (tmp_path / "out/tokenizer.json").exists()
 
 
-def test_json_is_one_object_on_stdout(tuned, tmp_path):
+def test_json_is_one_object_on_stdout(tuned: Path, tmp_path: Path) -> None:
     result = run(
         tuned, BASE, "-o", tmp_path / "out", "--size", "30kB", "--json", "--base-name", "me/base"
     )
@@ -52,7 +52,9 @@ def test_json_is_one_object_on_stdout(tuned, tmp_path):
     assert config["base_model_name_or_path"] == "me/base"
 
 
-def test_dry_run_writes_nothing(tuned, tmp_path, monkeypatch):
+def test_dry_run_writes_nothing(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(tuned, BASE, "--dry-run", "--energy", 0.9)
     assert result.return_value == 0
@@ -60,7 +62,9 @@ def test_dry_run_writes_nothing(tuned, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_check_that_disagrees_exits_3(tuned, tmp_path, monkeypatch):
+def test_a_check_that_disagrees_exits_3(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extract_check, "_rounding", lambda *_: -1.0)
     result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 1, "--check")
     assert result.return_value == 3
@@ -79,7 +83,9 @@ def test_a_check_that_disagrees_exits_3(tuned, tmp_path, monkeypatch):
         (["-o", "out", "--rank", "4", "--device", "meta"], "Device 'meta' cannot be used"),
     ],
 )
-def test_usage_errors(tuned, arguments, message, tmp_path, monkeypatch):
+def test_usage_errors(
+    tuned: Path, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["svd-extract", str(tuned), str(BASE), *arguments])
     assert result.exit_code == 2
@@ -88,7 +94,7 @@ def test_usage_errors(tuned, arguments, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", " "])
-def test_a_base_name_is_not_empty(tuned, name, tmp_path):
+def test_a_base_name_is_not_empty(tuned: Path, name: str, tmp_path: Path) -> None:
     result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 1, "--base-name", name)
     with pytest.raises(OptionError, match="the name of the base is empty"):
         raise result.exception

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 import loratools
+from loratools.files.combining import CombineReport
+from loratools.files.rescaling import RescaleReport
+from loratools.files.resizing import ResizeReport
 from loratools.operations.rescale import Rescaling
 from tests.e2e.commands import run_here
 
@@ -29,7 +33,7 @@ NOT_BESIDE = (
 
 
 @pytest.fixture
-def adapter(fixtures, tmp_path):
+def adapter(fixtures: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -37,14 +41,14 @@ def adapter(fixtures, tmp_path):
     return folder
 
 
-def put(folder, name):
+def put(folder: Path, name: str) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_weights_beside_an_adapter_are_a_problem(adapter, name):
+def test_weights_beside_an_adapter_are_a_problem(adapter: Path, name: str) -> None:
     put(adapter, name)
     for path in (adapter, adapter / "adapter_model.safetensors"):
         found = loratools.inspect(path)
@@ -55,26 +59,26 @@ def test_weights_beside_an_adapter_are_a_problem(adapter, name):
 
 
 @pytest.mark.parametrize("name", NOT_BESIDE)
-def test_what_is_no_other_weight_is_no_problem(adapter, name):
+def test_what_is_no_other_weight_is_no_problem(adapter: Path, name: str) -> None:
     put(adapter, name)
     found = loratools.inspect(adapter)
     assert found.to_json()["weights_beside"] == []
     assert found.is_sound
 
 
-def test_other_adapters_have_folders_of_their_own(adapter):
+def test_other_adapters_have_folders_of_their_own(adapter: Path) -> None:
     shutil.copytree(adapter, adapter / "critic")
     put(adapter, "critic/value_head.bin")
     assert loratools.inspect(adapter).is_sound
     assert loratools.inspect(adapter / "critic").adapter.beside == ("value_head.bin",)
 
 
-def test_a_base_that_was_pulled_with_the_adapter_is_its_own(adapter, fixtures):
+def test_a_base_that_was_pulled_with_the_adapter_is_its_own(adapter: Path, fixtures: Path) -> None:
     shutil.copytree(fixtures / "stories260k", adapter / "base")
     assert loratools.inspect(adapter).is_sound
 
 
-def test_a_file_by_itself_has_nothing_beside_it(fixtures, tmp_path):
+def test_a_file_by_itself_has_nothing_beside_it(fixtures: Path, tmp_path: Path) -> None:
     source = fixtures / "kohya/sd15-locon"
     file = source if source.is_file() else next(source.glob("*.safetensors"))
     for name in ("one.safetensors", "two.safetensors"):
@@ -82,7 +86,9 @@ def test_a_file_by_itself_has_nothing_beside_it(fixtures, tmp_path):
     assert loratools.inspect(tmp_path / "one.safetensors").adapter.beside == ()
 
 
-def test_check_fails_on_weights_beside_and_names_them(adapter, capsys):
+def test_check_fails_on_weights_beside_and_names_them(
+    adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(adapter, "value_head.bin")
     result = run_here(capsys, "inspect", "--check", adapter)
     assert result.code == 3
@@ -90,7 +96,9 @@ def test_check_fails_on_weights_beside_and_names_them(adapter, capsys):
     assert "value_head.bin" in result.out
 
 
-def test_a_merge_names_weights_beside_in_output_and_report(adapter, fixtures, tmp_path, capsys):
+def test_a_merge_names_weights_beside_in_output_and_report(
+    adapter: Path, fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(adapter, "value_head.bin")
     arguments = ["merge", fixtures / "stories260k", adapter, "--dry-run"]
     said = f"{adapter}: other weights are in its folder, and are not applied: value_head.bin"
@@ -106,7 +114,7 @@ def test_a_merge_names_weights_beside_in_output_and_report(adapter, fixtures, tm
     assert not (with_it / "value_head.bin").exists()
 
 
-def written(verb, adapter, output):
+def written(verb: str, adapter: Path, output: Path) -> RescaleReport | ResizeReport | CombineReport:
     """The report of a verb that writes an adapter of one."""
     if verb == "rescale":
         return loratools.rescale(adapter, output=output, rescaling=Rescaling(strength=0.5))
@@ -116,7 +124,9 @@ def written(verb, adapter, output):
 
 
 @pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
-def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(adapter, tmp_path, verb):
+def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(
+    adapter: Path, tmp_path: Path, verb: str
+) -> None:
     put(adapter, "value_head.bin")
     output = tmp_path / "out"
     notes = written(verb, adapter, output).notes
@@ -125,7 +135,9 @@ def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(adapter, 
 
 
 @pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
-def test_verbs_that_write_adapters_say_what_is_a_problem_of_their_input(adapter, tmp_path, verb):
+def test_verbs_that_write_adapters_say_what_is_a_problem_of_their_input(
+    adapter: Path, tmp_path: Path, verb: str
+) -> None:
     """A head that is lost is not found again in what is made of the rest."""
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "SEQ_CLS"}))

@@ -1,5 +1,7 @@
 """An adapter saved through wrappers: every verb that writes it says so, and writes none."""
 
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -9,7 +11,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def wrapped(tmp_path):
+def wrapped(tmp_path: Path) -> Path:
     folder = tmp_path / "wrapped"
     folder.mkdir()
     (folder / "adapter_config.json").write_bytes((SMALL / "adapter_config.json").read_bytes())
@@ -25,8 +27,8 @@ def wrapped(tmp_path):
     ids=["rescale", "resize", "combine"],
 )
 def test_verbs_that_write_adapters_say_that_wrappers_are_left_out(
-    capsys, tmp_path, wrapped, arguments
-):
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, wrapped: Path, arguments: list[str | Path]
+) -> None:
     verb, *rest = arguments
     result = run_here(capsys, verb, wrapped, *rest, "-o", tmp_path / "out")
     assert result.code == 0, result.err

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from loratools.io import publish
 from tests.cli.results import refused
-from tests.e2e.commands import FIXTURES, SINGLE, SMALL, digests, run_here, unchanged
+from tests.e2e.commands import FIXTURES, SINGLE, SMALL, Result, digests, run_here, unchanged
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -26,10 +29,10 @@ verbs = pytest.mark.parametrize("verb", VERBS)
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools VERB …` with what it needs; whatever happens, no traceback and no surprise."""
 
-    def call(verb, *arguments):
+    def call(verb: str, *arguments: Path | str) -> Result:
         result = run_here(capsys, verb, *arguments, *VERBS[verb])
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
@@ -39,11 +42,11 @@ def run(capsys):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -51,7 +54,7 @@ def names(folder):
 
 
 @verbs
-def test_a_peft_adapter_is_a_folder(run, verb, output):
+def test_a_peft_adapter_is_a_folder(run: Callable[..., Result], verb: str, output: Path) -> None:
     with unchanged(SMALL):
         result = run(verb, SMALL, "-o", output)
     assert (result.code, result.err) == (0, "")
@@ -62,7 +65,7 @@ def test_a_peft_adapter_is_a_folder(run, verb, output):
 
 
 @verbs
-def test_a_kohya_adapter_is_a_file(run, verb, tmp_path):
+def test_a_kohya_adapter_is_a_file(run: Callable[..., Result], verb: str, tmp_path: Path) -> None:
     with unchanged(KOHYA):
         result = run(verb, KOHYA, "-o", tmp_path / "made.safetensors")
     assert result.code == 0
@@ -72,7 +75,7 @@ def test_a_kohya_adapter_is_a_file(run, verb, tmp_path):
 
 
 @verbs
-def test_a_tokenizer_comes_along(run, verb, output):
+def test_a_tokenizer_comes_along(run: Callable[..., Result], verb: str, output: Path) -> None:
     adapter = FIXTURES / "adapters/embedding-lora-resized"
     assert run(verb, adapter, "-o", output).code == 0
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -81,7 +84,9 @@ def test_a_tokenizer_comes_along(run, verb, output):
 
 
 @verbs
-def test_a_dry_run_writes_nothing_and_says_the_same(run, verb, output):
+def test_a_dry_run_writes_nothing_and_says_the_same(
+    run: Callable[..., Result], verb: str, output: Path
+) -> None:
     *planned, last = run(verb, SMALL, "--dry-run").out.splitlines()
     assert last == "dry run: nothing written"
     assert run(verb, SMALL, "--dry-run", "-o", output).out.splitlines() == [*planned, last]
@@ -91,7 +96,9 @@ def test_a_dry_run_writes_nothing_and_says_the_same(run, verb, output):
 
 @verbs
 @pytest.mark.parametrize("dry", [False, True])
-def test_json_is_all_that_is_printed(run, verb, output, dry):
+def test_json_is_all_that_is_printed(
+    run: Callable[..., Result], verb: str, output: Path, dry: bool
+) -> None:
     result = run(verb, SMALL, "-o", output, "--json", *["--dry-run"] * dry)
     assert (result.code, result.err) == (0, "")
     found = json.loads(result.out, parse_constant=pytest.fail)
@@ -102,7 +109,9 @@ def test_json_is_all_that_is_printed(run, verb, output, dry):
 
 
 @verbs
-def test_json_has_the_notes_that_are_else_on_stderr(run, verb, output):
+def test_json_has_the_notes_that_are_else_on_stderr(
+    run: Callable[..., Result], verb: str, output: Path
+) -> None:
     adapter = FIXTURES / "adapters/gpt2-bias-all"
     command = [verb, adapter, "--dry-run", *["--keep-replaced"] * (verb == "rescale")]
     noted = [line.removeprefix("Note: ") for line in run(*command).err.splitlines()]
@@ -112,7 +121,9 @@ def test_json_has_the_notes_that_are_else_on_stderr(run, verb, output):
 
 
 @verbs
-def test_an_output_that_exists_is_replaced_only_when_asked(run, verb, output):
+def test_an_output_that_exists_is_replaced_only_when_asked(
+    run: Callable[..., Result], verb: str, output: Path
+) -> None:
     run("rescale", OTHER, "-o", output)
     before = digests(output)
     assert refused(run(verb, SMALL, "-o", output), 1, "made: exists already")
@@ -126,7 +137,9 @@ def test_an_output_that_exists_is_replaced_only_when_asked(run, verb, output):
 
 
 @verbs
-def test_the_config_of_the_result_is_sorted_and_ends_its_last_line(run, verb, output):
+def test_the_config_of_the_result_is_sorted_and_ends_its_last_line(
+    run: Callable[..., Result], verb: str, output: Path
+) -> None:
     run(verb, SMALL, "-o", output)
     text = (output / CONFIG).read_text()
     config = json.loads(text)
@@ -135,7 +148,9 @@ def test_the_config_of_the_result_is_sorted_and_ends_its_last_line(run, verb, ou
 
 
 @verbs
-def test_a_config_that_is_elsewhere_is_named(run, verb, tmp_path):
+def test_a_config_that_is_elsewhere_is_named(
+    run: Callable[..., Result], verb: str, tmp_path: Path
+) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(SMALL / WEIGHTS, bare)
@@ -147,7 +162,9 @@ def test_a_config_that_is_elsewhere_is_named(run, verb, tmp_path):
 
 
 @verbs
-def test_a_pickle_is_read_only_when_that_is_allowed(run, verb, output):
+def test_a_pickle_is_read_only_when_that_is_allowed(
+    run: Callable[..., Result], verb: str, output: Path
+) -> None:
     adapter = FIXTURES / "real/bloom560m-mergedlinear-bin"
     assert refused(run(verb, adapter, "-o", output), 1, "a pickle.*--allow-pickle")
     assert run(verb, adapter, "-o", output, "--allow-pickle").code == 0
@@ -166,7 +183,14 @@ USAGE = {
 
 @verbs
 @pytest.mark.parametrize(("arguments", "says"), USAGE.values(), ids=USAGE)
-def test_a_wrong_call_exits_2(run, monkeypatch, tmp_path, verb, arguments, says):
+def test_a_wrong_call_exits_2(
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verb: str,
+    arguments: list[Path | str],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(verb, *arguments)
     assert refused(result, 2, says)
@@ -216,8 +240,13 @@ REFUSED = {
 @verbs
 @pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
-    run, monkeypatch, tmp_path, verb, arguments, says
-):
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verb: str,
+    arguments: list[str | Path],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, header in (("broken", b""), ("hostile", b'{"\\u001b[2J\\u202e": 1}')):
         (tmp_path / name).mkdir()
@@ -237,7 +266,9 @@ def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
 
 @verbs
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_number_that_is_none_is_an_error_that_names_its_tensor(run, verb, tmp_path, value):
+def test_a_number_that_is_none_is_an_error_that_names_its_tensor(
+    run: Callable[..., Result], verb: str, tmp_path: Path, value: float
+) -> None:
     adapter = shutil.copytree(SMALL, tmp_path / "adapter")
     tensors = load_file(adapter / WEIGHTS)
     name = list(tensors)[3]
@@ -259,8 +290,13 @@ NAMES = {
 @verbs
 @pytest.mark.parametrize(("output", "says"), NAMES.values(), ids=NAMES)
 def test_an_output_that_cannot_be_made_by_its_name_exits_1(
-    run, monkeypatch, tmp_path, verb, output, says
-):
+    run: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verb: str,
+    output: str,
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert refused(run(verb, SMALL, "-o", output), 1, says)
@@ -268,7 +304,9 @@ def test_an_output_that_cannot_be_made_by_its_name_exits_1(
 
 
 @verbs
-def test_a_full_disk_is_noticed_before_it_is_full(run, verb, output, monkeypatch):
+def test_a_full_disk_is_noticed_before_it_is_full(
+    run: Callable[..., Result], verb: str, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = publish.shutil.disk_usage(output.parent)._replace(free=10_000)
     monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
     assert refused(run(verb, SMALL, "-o", output), 4, r"\d+ bytes are needed and 10000 are free")
@@ -276,8 +314,10 @@ def test_a_full_disk_is_noticed_before_it_is_full(run, verb, output, monkeypatch
 
 
 @verbs
-def test_a_fault_of_ours_says_so(capsys, monkeypatch, verb):
-    def fail(*arguments, **options):
+def test_a_fault_of_ours_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def fail(*arguments: str | tuple[str], **options: Any) -> None:
         raise KeyError("x")
 
     module = {"rescale": "rescaling", "resize": "resizing", "combine": "combining"}[verb]

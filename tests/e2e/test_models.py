@@ -1,6 +1,8 @@
 """From the command line to a model that other libraries load and run."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ TOKENS = torch.arange(1, 120, 7)[None]
 
 
 @pytest.fixture
-def run(capsys):
-    def loratools(*arguments):
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def loratools(*arguments: str | Path) -> str:
         result = run_here(capsys, *arguments)
         assert result.code == 0, result.err
         return result.out
@@ -21,17 +23,19 @@ def run(capsys):
     return loratools
 
 
-def logits(folder):
+def logits(folder: Path) -> torch.Tensor:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.no_grad():
         return model.eval()(TOKENS).logits
 
 
-def farther(one, other):
+def farther(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one - other).abs().max().item()
 
 
-def test_an_adapter_acts_and_can_be_taken_out_again(run, tmp_path):
+def test_an_adapter_acts_and_can_be_taken_out_again(
+    run: Callable[..., str], tmp_path: Path
+) -> None:
     """What comes back is the base but for two roundings of every weight to float32.
 
     A rounding moves a weight by 2^-24 of itself at most, and the adapter moves the logits by far
@@ -46,7 +50,9 @@ def test_an_adapter_acts_and_can_be_taken_out_again(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["plain", "dora", "combine-r8", "embedding-vocab"])
-def test_a_plan_a_merge_and_a_reload_agree(run, tmp_path, name):
+def test_a_plan_a_merge_and_a_reload_agree(
+    run: Callable[..., str], tmp_path: Path, name: str
+) -> None:
     adapter = FIXTURES / "adapters" / name
     inspected = json.loads(run("inspect", adapter, "--json"))
     planned = json.loads(run("merge", SINGLE, adapter, "--dry-run", "--json"))
@@ -57,7 +63,7 @@ def test_a_plan_a_merge_and_a_reload_agree(run, tmp_path, name):
     assert logits(tmp_path / "merged").isfinite().all()
 
 
-def test_adapters_merged_together_are_rounded_once(run, tmp_path):
+def test_adapters_merged_together_are_rounded_once(run: Callable[..., str], tmp_path: Path) -> None:
     """One after the other is farther from what they add up to, in bfloat16."""
     together, apart = tmp_path / "together", tmp_path / "apart"
     run("merge", SHARDED, PLAIN, SMALL, "-o", together)
@@ -73,11 +79,11 @@ def test_adapters_merged_together_are_rounded_once(run, tmp_path):
     assert errors[0] < errors[1]
 
 
-def weights(folder):
+def weights(folder: Path) -> dict[str, torch.Tensor]:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
 
 
-def test_a_merged_model_is_a_base_like_any_other(run, tmp_path):
+def test_a_merged_model_is_a_base_like_any_other(run: Callable[..., str], tmp_path: Path) -> None:
     """Split, joined, replaced by itself: each is the same model."""
     run("merge", SHARDED, PLAIN, "-o", tmp_path / "a", "--max-shard-size", "100KB")
     run("merge", SHARDED, PLAIN, "-o", tmp_path / "b")

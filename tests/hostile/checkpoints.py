@@ -11,7 +11,9 @@ from loratools.io.writer import lay_out
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def write_safetensors(path: Path, tensors: Shapes, metadata: Mapping[str, str] | None = None):
+def write_safetensors(
+    path: Path, tensors: Shapes, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a file of zeros: `tensors` gives dtype and shape by name."""
     layout = lay_out([(name, *value) for name, value in tensors.items()], metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """A folder is one unambiguous model of float weights, or it is refused with the reason."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ WEIGHT = ("F32", (4, 4))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """A sharded model: `a` and `b` in one file, `c` in the other."""
     write_safetensors(tmp_path / "model" / ONE, {"a": WEIGHT, "b": WEIGHT})
     write_safetensors(tmp_path / "model" / OTHER, {"c": WEIGHT})
@@ -28,7 +30,7 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def refusal(path, kind=FormatError):
+def refusal(path: Path, kind: type[LoratoolsError] = FormatError) -> str:
     with pytest.raises(kind) as caught:
         open_checkpoint(path)
     text = str(caught.value)
@@ -37,7 +39,7 @@ def refusal(path, kind=FormatError):
     return text
 
 
-def test_shards_are_read_by_their_index(folder):
+def test_shards_are_read_by_their_index(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert list(checkpoint.tensors) == ["a", "b", "c"]
     assert [shard.name for shard in checkpoint.shards] == [ONE, OTHER]
@@ -56,7 +58,7 @@ def test_shards_are_read_by_their_index(folder):
         *("", "..", "model", None, 3, ["x.safetensors"], {"x.safetensors": 1}, True),
     ],
 )
-def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder, name):
+def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder: Path, name: object) -> None:
     """On POSIX and on Windows; what it would name is never touched."""
     write_index(folder, {"a": ONE, "b": name})
     text = refusal(folder)
@@ -79,12 +81,14 @@ def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder, name):
         ("a", "has no weight_map"),
     ],
 )
-def test_an_index_says_what_the_shards_hold(folder, weight_map, says):
+def test_an_index_says_what_the_shards_hold(
+    folder: Path, weight_map: str | list[object] | dict[str, str] | None, says: str
+) -> None:
     write_index(folder, weight_map)
     assert any(part in refusal(folder) for part in says.split("|"))
 
 
-def test_parts_of_another_number_are_left_over_from_before(folder):
+def test_parts_of_another_number_are_left_over_from_before(folder: Path) -> None:
     write_safetensors(folder / "model-00001-of-00003.safetensors", {"c": WEIGHT})
     assert list(open_checkpoint(folder).tensors) == ["a", "b", "c"]
 
@@ -92,19 +96,19 @@ def test_parts_of_another_number_are_left_over_from_before(folder):
 @pytest.mark.parametrize(
     "text", ["", "[]", "null", "{", '{"weight_map": {"a": 1, "a": 2}}', "\ufeff{}"]
 )
-def test_a_broken_index_is_named(folder, text):
+def test_a_broken_index_is_named(folder: Path, text: str) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
     assert str(index) in refusal(folder)
 
 
-def test_a_tensor_is_in_one_file_only(folder):
+def test_a_tensor_is_in_one_file_only(folder: Path) -> None:
     write_safetensors(folder / OTHER, {"c": WEIGHT, "a": WEIGHT})
     write_index(folder, {"b": ONE, "c": OTHER, "a": OTHER})
     assert "does not list a" in refusal(folder)
 
 
-def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder):
+def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder: Path) -> None:
     from loratools.io.checkpoint import Checkpoint
 
     found = open_checkpoint(folder)
@@ -114,37 +118,37 @@ def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder):
         Checkpoint(str(folder), folder, True, (found.shards[0], found.shards[0]), None, {}, None)
 
 
-def test_index_and_single_file_are_one_too_many(folder):
+def test_index_and_single_file_are_one_too_many(folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", {"a": WEIGHT})
     assert "has both model.safetensors and model.safetensors.index.json" in refusal(folder)
     assert len(open_checkpoint(folder / "model.safetensors").tensors) == 1
     assert len(open_checkpoint(folder / "model.safetensors.index.json").tensors) == 3
 
 
-def test_several_indexes_are_too_many(folder):
+def test_several_indexes_are_too_many(folder: Path) -> None:
     write_safetensors(folder / "other.safetensors", {"c": WEIGHT})
     write_json(folder / "other.safetensors.index.json", {"weight_map": {"c": "other.safetensors"}})
     assert "several indexes" in refusal(folder)
     assert list(open_checkpoint(folder / "other.safetensors.index.json").tensors) == ["c"]
 
 
-def test_several_files_need_an_index(folder):
+def test_several_files_need_an_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     assert f"several safetensors files and no index ({ONE}, {OTHER})" in refusal(folder)
 
 
-def test_model_safetensors_is_preferred_among_several(folder):
+def test_model_safetensors_is_preferred_among_several(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     write_safetensors(folder / "model.safetensors", {"a": WEIGHT})
     assert [shard.name for shard in open_checkpoint(folder).shards] == ["model.safetensors"]
 
 
-def test_a_missing_model_is_named(tmp_path):
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "gone")
     assert "no safetensors file in this folder" in refusal(tmp_path)
 
 
-def test_a_name_too_long_for_any_file_is_an_error_of_ours(tmp_path):
+def test_a_name_too_long_for_any_file_is_an_error_of_ours(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 300)
     for call in (open_checkpoint, lambda path: merge(path, path, output=None)):
         with pytest.raises(FormatError, match="file name too long"):
@@ -161,7 +165,7 @@ def test_a_name_too_long_for_any_file_is_an_error_of_ours(tmp_path):
         ("weights", "a GGUF file; merge into the safetensors model"),
     ],
 )
-def test_other_weights_are_refused_with_a_way_out(tmp_path, name, says):
+def test_other_weights_are_refused_with_a_way_out(tmp_path: Path, name: str, says: str) -> None:
     """A pickle is refused by its name, a GGUF by its first bytes too."""
     file = tmp_path / name
     file.write_bytes(b"GGUF" + bytes(100) if "GGUF" in says else b"\x80\x02.")
@@ -170,20 +174,20 @@ def test_other_weights_are_refused_with_a_way_out(tmp_path, name, says):
         assert says in refusal(tmp_path, UnsupportedError)
 
 
-def test_a_broken_safetensors_file_is_not_replaced_by_a_pickle(folder):
+def test_a_broken_safetensors_file_is_not_replaced_by_a_pickle(folder: Path) -> None:
     """The file that was asked for, or none."""
     (folder / OTHER).write_bytes(b"")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     assert "not a safetensors file: 0 bytes" in refusal(folder)
 
 
-def test_an_adapter_is_no_base(fixtures):
+def test_an_adapter_is_no_base(fixtures: Path) -> None:
     text = refusal(fixtures / "adapters/plain", UnsupportedError)
     assert text.endswith("an adapter, where a base model is expected")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device", "dangling link"])
-def test_a_shard_is_a_regular_file(folder, kind):
+def test_a_shard_is_a_regular_file(folder: Path, kind: str) -> None:
     """Opening a pipe does not wait for somebody to write to it."""
     shard = folder / OTHER
     shard.unlink()
@@ -198,13 +202,15 @@ def test_a_shard_is_a_regular_file(folder, kind):
         open_checkpoint(folder)
 
 
-def test_a_shard_may_be_a_link_as_in_a_cache(folder):
+def test_a_shard_may_be_a_link_as_in_a_cache(folder: Path) -> None:
     blob = (folder / OTHER).rename(folder.parent / "blob")
     (folder / OTHER).symlink_to(blob)
     assert list(open_checkpoint(folder).tensors) == ["a", "b", "c"]
 
 
-def linear(target="q", dtype="BF16", shape=(8, 8), **others):
+def linear(
+    target: str = "q", dtype: str = "BF16", shape: tuple[int, int] = (8, 8), **others: Any
+) -> dict[str, tuple[str, tuple[int, int]]]:
     return {f"{target}.weight": (dtype, shape)} | others
 
 
@@ -246,7 +252,9 @@ QUANTISED = {
 
 @pytest.mark.parametrize(("tensors", "says"), QUANTISED.values(), ids=QUANTISED)
 @pytest.mark.parametrize("declared", [False, True])
-def test_a_quantised_base_is_refused_before_anything_is_written(tmp_path, tensors, says, declared):
+def test_a_quantised_base_is_refused_before_anything_is_written(
+    tmp_path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], says: str, declared: bool
+) -> None:
     """By its tensors, whether or not its config declares it."""
     base, output = tmp_path / "base", tmp_path / "merged"
     write_safetensors(base / "model.safetensors", tensors | linear("other"))
@@ -263,7 +271,7 @@ def test_a_quantised_base_is_refused_before_anything_is_written(tmp_path, tensor
 @pytest.mark.parametrize(
     "fields", [{"quant_method": "bitsandbytes"}, {"quant_algo": "FP8"}, {"bits": 4}]
 )
-def test_a_declared_quantisation_is_enough(tmp_path, fields):
+def test_a_declared_quantisation_is_enough(tmp_path: Path, fields: dict[str, Any]) -> None:
     base = tmp_path / "base"
     write_safetensors(base / "model.safetensors", linear())
     write_json(base / "config.json", {"quantization_config": fields})
@@ -273,7 +281,7 @@ def test_a_declared_quantisation_is_enough(tmp_path, fields):
 
 
 @pytest.mark.parametrize("text", ["[]", "", "{", "\xff", '{"a": 1, "a": 1}', '{"a": NaN}'])
-def test_a_broken_config_is_named(folder, text):
+def test_a_broken_config_is_named(folder: Path, text: str) -> None:
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(LoratoolsError, match=r"config\.json"):
         open_checkpoint(folder)

@@ -6,13 +6,14 @@ import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError, deserialize
 
 from loratools.errors import FormatError, LoratoolsError
 from loratools.io.checkpoint import open_checkpoint
-from tests.hostile.corpus import ACCEPTED, BROKEN_ENTRIES, BROKEN_FILES, NAME
+from tests.hostile.corpus import ACCEPTED, BROKEN_ENTRIES, BROKEN_FILES, NAME, Fault
 
 ALL = {
     **{name: fault.data for name, fault in (BROKEN_FILES | BROKEN_ENTRIES).items()},
@@ -22,11 +23,11 @@ MUTATIONS = 2000
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def tensors(path):
+def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """What we read: dtype, shape and bytes by name."""
     return {
         tensor.info.name: (
@@ -38,14 +39,14 @@ def tensors(path):
     }
 
 
-def tensors_of_the_library(data):
+def tensors_of_the_library(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return {
         name: (fields["dtype"], tuple(fields["shape"]), bytes(fields["data"]))
         for name, fields in deserialize(data)
     }
 
 
-def refusal(path, data):
+def refusal(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(FormatError) as caught:
         open_checkpoint(path)
@@ -56,24 +57,24 @@ def refusal(path, data):
 
 
 @pytest.mark.parametrize("fault", BROKEN_FILES.values(), ids=BROKEN_FILES)
-def test_a_broken_file_is_refused_by_name_in_one_line(path, fault):
+def test_a_broken_file_is_refused_by_name_in_one_line(path: Path, fault: Fault) -> None:
     assert fault.says in refusal(path, fault.data)
 
 
 @pytest.mark.parametrize("fault", BROKEN_ENTRIES.values(), ids=BROKEN_ENTRIES)
-def test_a_broken_entry_is_refused_by_name_in_one_line(path, fault):
+def test_a_broken_entry_is_refused_by_name_in_one_line(path: Path, fault: Fault) -> None:
     text = refusal(path, fault.data)
     assert fault.says in text
     assert NAME in text or "appears twice" in text
 
 
 @pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
-def test_what_is_odd_and_legal_is_read(path, data):
+def test_what_is_odd_and_legal_is_read(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     assert tensors(path) == tensors_of_the_library(data)
 
 
-def same_or_refused(path, data):
+def same_or_refused(path: Path, data: bytes) -> bool:
     """Whether we accept `data`; where we do, the library reads the same."""
     path.write_bytes(data)
     try:
@@ -85,7 +86,7 @@ def same_or_refused(path, data):
 
 
 @pytest.mark.parametrize("data", ALL.values(), ids=ALL)
-def test_no_file_means_something_else_to_the_library(path, data):
+def test_no_file_means_something_else_to_the_library(path: Path, data: bytes) -> None:
     same_or_refused(path, data)
 
 
@@ -98,13 +99,13 @@ def test_no_file_means_something_else_to_the_library(path, data):
         "an extra field",
     ],
 )
-def test_we_are_stricter_than_the_library(path, name):
+def test_we_are_stricter_than_the_library(path: Path, name: str) -> None:
     """If this fails, the library has become stricter, and the comparison above says less."""
     tensors_of_the_library(ALL[name])
     assert not same_or_refused(path, ALL[name])
 
 
-def mutated(data, rng):
+def mutated(data: bytes, rng: random.Random) -> bytes:
     """`data` with one accident: flipped bits, bytes lost, doubled, overwritten or exchanged."""
     header = 8 + int.from_bytes(data[:8], "little")
     # Most accidents go to the header: it is what can be misread.
@@ -134,7 +135,9 @@ def mutated(data, rng):
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_an_accident_is_refused_or_read_as_the_library_reads_it(path, part, fixtures):
+def test_an_accident_is_refused_or_read_as_the_library_reads_it(
+    path: Path, part: int, fixtures: Path
+) -> None:
     rng = random.Random(part)
     adapter = fixtures / "adapters/gpt2-bias-all/adapter_model.safetensors"
     seeds = [*ACCEPTED.values(), adapter.read_bytes()]
@@ -163,7 +166,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_hostile_header_costs_time_and_memory_in_proportion(path, bomb):
+def test_a_hostile_header_costs_time_and_memory_in_proportion(path: Path, bomb: str) -> None:
     """Python's JSON takes at most 25 times the memory of its text, for arrays of arrays."""
     megabytes = 4
     program = f"""
@@ -197,7 +200,7 @@ def test_a_hostile_header_costs_time_and_memory_in_proportion(path, bomb):
     assert length < 400 + len(str(path))
 
 
-def test_the_limit_of_the_library_is_ours():
+def test_the_limit_of_the_library_is_ours() -> None:
     """100 MB: one byte more is refused by both before anything is read."""
     with pytest.raises(SafetensorError, match=re.compile("header too large", re.IGNORECASE)):
         deserialize(BROKEN_FILES["length over the limit"].data)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,21 @@ from safetensors.torch import load_file, save_file
 import loratools
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.opening import open_adapter, open_base
+from loratools.operations.inspect import Inspection
 from loratools.operations.rescale import Rescaling
 
 INDEX = "adapter_model.safetensors.index.json"
 ONE, TWO = (f"adapter_model-0000{number}-of-00002.safetensors" for number in (1, 2))
 
 
-def split(folder, output, *, stem="adapter_model", suffix=".safetensors", index=None):
+def split(
+    folder: Path,
+    output: Path,
+    *,
+    stem: str = "adapter_model",
+    suffix: str = ".safetensors",
+    index: str | None = None,
+) -> Path:
     """The adapter in two files and an index."""
     output.mkdir()
     shutil.copy(folder / "adapter_config.json", output)
@@ -37,35 +47,39 @@ def split(folder, output, *, stem="adapter_model", suffix=".safetensors", index=
 
 
 @pytest.fixture
-def whole(fixtures):
+def whole(fixtures: Path) -> Path:
     return fixtures / "adapters/plain"
 
 
 @pytest.fixture
-def sharded(whole, tmp_path):
+def sharded(whole: Path, tmp_path: Path) -> Path:
     return split(whole, tmp_path / "sharded")
 
 
-def described(adapter):
+def described(adapter: Inspection) -> dict[str, Any]:
     found = adapter.to_json()
     return {key: found[key] for key in found if key not in {"path", "bytes", "tokenizer_files"}}
 
 
-def remap(folder, change, index=INDEX):
+def remap(folder: Path, change: Callable[..., object], index: str = INDEX) -> None:
     fields = json.loads((folder / index).read_text())
     change(fields["weight_map"])
     (folder / index).write_text(json.dumps(fields))
 
 
 @pytest.mark.parametrize("named", ["", INDEX])
-def test_an_adapter_in_several_files_is_the_adapter_in_one(whole, sharded, named):
+def test_an_adapter_in_several_files_is_the_adapter_in_one(
+    whole: Path, sharded: Path, named: str
+) -> None:
     found = loratools.inspect(sharded / named, spectrum=True)
     assert described(found) == described(loratools.inspect(whole, spectrum=True))
     assert found.adapter.nbytes == sum((sharded / name).stat().st_size for name in (ONE, TWO))
     assert found.is_sound
 
 
-def test_merging_an_adapter_in_several_files_merges_all_of_it(whole, sharded, fixtures, tmp_path):
+def test_merging_an_adapter_in_several_files_merges_all_of_it(
+    whole: Path, sharded: Path, fixtures: Path, tmp_path: Path
+) -> None:
     base = fixtures / "stories260k"
     for name, adapter in (("one", whole), ("several", sharded), ("index", sharded / INDEX)):
         loratools.merge(base, adapter, output=tmp_path / name)
@@ -74,7 +88,9 @@ def test_merging_an_adapter_in_several_files_merges_all_of_it(whole, sharded, fi
     assert (tmp_path / "index" / model).read_bytes() == (tmp_path / "one" / model).read_bytes()
 
 
-def test_what_is_written_of_several_files_is_one(whole, sharded, tmp_path):
+def test_what_is_written_of_several_files_is_one(
+    whole: Path, sharded: Path, tmp_path: Path
+) -> None:
     loratools.rescale(sharded, output=tmp_path / "out", rescaling=Rescaling(strength=1.0))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "adapter_config.json",
@@ -84,7 +100,9 @@ def test_what_is_written_of_several_files_is_one(whole, sharded, tmp_path):
 
 
 @pytest.mark.parametrize("index", [None, "model.safetensors.index.json"])
-def test_an_index_may_be_named_as_transformers_names_it(whole, tmp_path, index):
+def test_an_index_may_be_named_as_transformers_names_it(
+    whole: Path, tmp_path: Path, index: str | None
+) -> None:
     folder = split(whole, tmp_path / "other", index=index)
     assert described(loratools.inspect(folder)) == described(loratools.inspect(whole))
     with pytest.raises(UnsupportedError, match="an adapter, where a base model is expected"):
@@ -94,7 +112,9 @@ def test_an_index_may_be_named_as_transformers_names_it(whole, tmp_path, index):
         open_base(shard_index)
 
 
-def test_pickles_in_several_files_are_read_where_that_is_allowed(whole, tmp_path):
+def test_pickles_in_several_files_are_read_where_that_is_allowed(
+    whole: Path, tmp_path: Path
+) -> None:
     folder = split(whole, tmp_path / "bin", suffix=".bin")
     with pytest.raises(UnsupportedError, match="allow-pickle"):
         open_adapter(folder)
@@ -105,7 +125,9 @@ def test_pickles_in_several_files_are_read_where_that_is_allowed(whole, tmp_path
 
 
 @pytest.mark.parametrize("part", [ONE, TWO])
-def test_one_part_of_several_is_refused_as_a_part(sharded, tmp_path, fixtures, part):
+def test_one_part_of_several_is_refused_as_a_part(
+    sharded: Path, tmp_path: Path, fixtures: Path, part: str
+) -> None:
     says = rf"{part}: one of 2 parts that are read as a whole; name their folder, or their index"
     with pytest.raises(FormatError, match=says):
         open_adapter(sharded / part)
@@ -113,20 +135,22 @@ def test_one_part_of_several_is_refused_as_a_part(sharded, tmp_path, fixtures, p
         loratools.merge(fixtures / "stories260k", sharded / part, output=tmp_path / "out")
 
 
-def test_one_part_without_a_config_is_refused_as_a_part(fixtures, tmp_path):
+def test_one_part_without_a_config_is_refused_as_a_part(fixtures: Path, tmp_path: Path) -> None:
     part = tmp_path / "lora-00001-of-00002.safetensors"
     shutil.copy(next((fixtures / "kohya/sd15-locon").glob("*.safetensors")), part)
     with pytest.raises(FormatError, match="one of 2 parts that are read as a whole"):
         open_adapter(part)
 
 
-def test_one_part_of_a_base_is_refused_as_a_part(fixtures, whole, tmp_path):
+def test_one_part_of_a_base_is_refused_as_a_part(
+    fixtures: Path, whole: Path, tmp_path: Path
+) -> None:
     shard = fixtures / "stories260k-bf16-sharded/model-00001-of-00002.safetensors"
     with pytest.raises(FormatError, match="one of 2 parts that are read as a whole"):
         loratools.merge(shard, whole, output=tmp_path / "out.safetensors")
 
 
-def test_a_file_that_is_the_only_part_is_whole(whole, tmp_path):
+def test_a_file_that_is_the_only_part_is_whole(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     folder.mkdir()
     shutil.copy(whole / "adapter_config.json", folder)
@@ -187,13 +211,17 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("spoil", "says"), SPOILT.values(), ids=SPOILT)
-def test_what_index_and_parts_disagree_about_is_named(sharded, spoil, says):
+def test_what_index_and_parts_disagree_about_is_named(
+    sharded: Path, spoil: Callable[..., Path | list[str | None] | None], says: str
+) -> None:
     spoil(sharded)
     with pytest.raises(LoratoolsError, match=says):
         open_adapter(sharded)
 
 
-def test_an_output_cannot_take_the_place_of_a_part(sharded, tmp_path, fixtures):
+def test_an_output_cannot_take_the_place_of_a_part(
+    sharded: Path, tmp_path: Path, fixtures: Path
+) -> None:
     """The adapter is named by its index, and the output is beside it."""
     base = tmp_path / "model.safetensors"
     shutil.copy(fixtures / "stories260k/model.safetensors", base)

@@ -1,5 +1,7 @@
 """The Hub takes our model cards, and reads their metadata."""
 
+from collections.abc import Iterator
+
 import pytest
 from huggingface_hub import CommitOperationAdd, ModelCard
 
@@ -9,11 +11,12 @@ from loratools.files.card_facts import facts_of
 from loratools.io.checkpoint import open_checkpoint
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE
 from tests.hub.client import owner
+from tests.hub.server import Hub
 
 REPO = "ann/mine"
 
 
-def cards():
+def cards() -> Iterator[str]:
     merge = loratools.merge(SHARDED, PLAIN, output=None).to_json()
     kohya = loratools.inspect(FIXTURES / "kohya/sdxl-dynamic")
     plain = loratools.inspect(PLAIN)
@@ -25,7 +28,7 @@ def cards():
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_the_hub_accepts_a_card(hub, number):
+def test_the_hub_accepts_a_card(hub: Hub, number: int) -> None:
     card = list(cards())[number]
     ModelCard(card).validate()
     api = owner(hub, "ann")

@@ -19,13 +19,16 @@ from loratools import PushOptions
 from loratools.cli import cli
 from tests import test_docs as docs
 from tests.hub.client import api_of
+from tests.hub.server import Hub
 
 HOW_TO = docs.DOCS / "how-to"
 PAGES = sorted(docs.ON_THE_HUB)
 
 
 @pytest.fixture
-def workplace(hub, fixtures, tmp_path, monkeypatch, programs):
+def workplace(
+    hub: Hub, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: str
+) -> Path:
     """A folder with the fixtures, and a Hub as the pages say it is, with ann's token."""
     (tmp_path / "fixtures").symlink_to(fixtures.resolve(), target_is_directory=True)
     monkeypatch.chdir(tmp_path)
@@ -53,7 +56,7 @@ def stored(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("page", PAGES)
-def test_examples_print_what_the_page_shows(page):
+def test_examples_print_what_the_page_shows(page: str) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in docs.blocks(page):
         if block.language == "console":
@@ -77,7 +80,7 @@ def release(version: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("workplace")
-def test_a_release_publishes_what_was_made_and_a_second_one_changes_nothing(hub):
+def test_a_release_publishes_what_was_made_and_a_second_one_changes_nothing(hub: Hub) -> None:
     done = release("v1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("released: hf://ann/tales@v1 is what was made here\n")
@@ -93,7 +96,9 @@ def test_a_release_publishes_what_was_made_and_a_second_one_changes_nothing(hub)
 
 
 @pytest.mark.usefixtures("workplace")
-def test_a_release_fails_where_the_hub_keeps_something_else(hub, monkeypatch):
+def test_a_release_fails_where_the_hub_keeps_something_else(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert release("v1").returncode == 0
     changed = {"model.safetensors": b"another", "config.json": b"{}\n"}
     hub.commit("ann/tales", changed, user="mallory")
@@ -103,7 +108,7 @@ def test_a_release_fails_where_the_hub_keeps_something_else(hub, monkeypatch):
 
 
 @pytest.mark.usefixtures("workplace")
-def test_a_release_fails_where_an_input_is_not_what_is_locked(hub):
+def test_a_release_fails_where_an_input_is_not_what_is_locked(hub: Hub) -> None:
     assert release("v1").returncode == 0
     lock = Path("loratools.lock")
     text = lock.read_text()
@@ -116,7 +121,7 @@ def test_a_release_fails_where_an_input_is_not_what_is_locked(hub):
     assert not done.stdout.endswith("made here\n")
 
 
-def test_the_workflow_uses_options_that_there_are():
+def test_the_workflow_uses_options_that_there_are() -> None:
     workflow = yaml.safe_load((HOW_TO / "release.yml").read_text())
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     scripts = "".join(step.get("run", "") + "\n" for step in steps)
@@ -127,7 +132,7 @@ def test_the_workflow_uses_options_that_there_are():
     assert all("loratools pu" in step["run"] for step in steps if step.get("name") in tokens)
 
 
-def test_the_script_and_the_workflow_make_the_model_in_the_same_way():
+def test_the_script_and_the_workflow_make_the_model_in_the_same_way() -> None:
     script = loratools_commands((HOW_TO / "release.sh").read_text())
     workflow = loratools_commands(
         "".join(
@@ -139,7 +144,7 @@ def test_the_script_and_the_workflow_make_the_model_in_the_same_way():
     )
     assert_options_exist(script)
 
-    def options(commands, name):
+    def options(commands: list[tuple[str, list[str]]], name: str) -> list[str]:
         (words,) = (words for verb, words in commands if verb == name)
         return [word for word in words if word.startswith("-") or word.isdecimal()]
 
@@ -170,7 +175,7 @@ def assert_options_exist(commands: list[tuple[str, list[str]]]) -> None:
 
 
 @pytest.mark.usefixtures("workplace")
-def test_fields_of_pull_json_are_the_documented_ones():
+def test_fields_of_pull_json_are_the_documented_ones() -> None:
     pulled = [
         loratools.pull("ben/tales", lock="lock"),
         loratools.pull("ben/tales", include_base=True, output="out"),
@@ -179,7 +184,7 @@ def test_fields_of_pull_json_are_the_documented_ones():
 
 
 @pytest.mark.usefixtures("workplace")
-def test_fields_of_push_json_are_the_documented_ones(fixtures):
+def test_fields_of_push_json_are_the_documented_ones(fixtures: Path) -> None:
     folder = Path("mine")
     folder.mkdir()
     for name, data in stored(fixtures / "adapters" / "combine-r4").items():

@@ -3,6 +3,8 @@
 import gzip
 import json
 import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +30,7 @@ from tests.hub.faulty import (
     strikes,
     unfinished,
 )
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
 
 STEPS = [(f"/api/models/{REPO}$", "GET"), ("/tree/", "GET"), ("resolve", "HEAD"), (BLOB, "GET")]
 BUSY = "busy or broken"
@@ -45,7 +47,7 @@ def commit_is(commit):
 def tree(change):
     """Another listing: `change` takes the item of the weights, and returns one in its place."""
 
-    def changed(body):
+    def changed(body: bytes) -> bytes:
         return json.dumps(
             [change(item) if item["path"] == WEIGHTS else item for item in json.loads(body)]
         ).encode()
@@ -61,24 +63,24 @@ def renamed(path):
     return tree(lambda item: item | {"path": path})
 
 
-def waits_briefly(under):
+def waits_briefly(under: Under) -> None:
     under.patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
 
 
 def disk_holds(size):
     """No file may grow beyond this, as on a full disk."""
 
-    def limit(under):
+    def limit(under: Under) -> None:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
     return limit
 
 
-def adds(*paths):
+def adds(*paths: object):
     """More entries, each with the bytes of the weights."""
 
-    def changed(body):
+    def changed(body: bytes) -> bytes:
         items = json.loads(body)
         item = next(item for item in items if item["path"] == WEIGHTS)
         return json.dumps([*items, *(item | {"path": path} for path in paths)]).encode()
@@ -95,7 +97,7 @@ def bomb(path, method="GET", times=None):
     )
 
 
-def pages_on(under):
+def pages_on(under: Under) -> None:
     """Each page links to another one."""
     under.patch.setattr(reading, "MOST_PAGES", 20)
     link = f'<{under.hub.endpoint}/api/models/{REPO}/tree/main>; rel="next"'
@@ -288,27 +290,27 @@ ROWS = [
 
 
 @pytest.fixture(autouse=True)
-def _room():
+def _room() -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
-def under(hub, sleeps):
+def under(hub: Hub, sleeps: list[float]) -> Iterator[Under]:
     hub.create_repo(REPO, FILES)
     with pytest.MonkeyPatch.context() as patch:
         yield Under(hub, patch)
 
 
-def pulled(folder):
+def pulled(folder: Path) -> dict[str, bytes] | None:
     """The files of an output, which is whole or not there."""
     if not folder.exists():
         return None
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def stored():
+def stored() -> dict[Path, bytes]:
     """The files that the cache would give to somebody else."""
     return {
         path: path.read_bytes()
@@ -318,7 +320,9 @@ def stored():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
-def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, sleeps, tmp_path, capsys):
+def test_a_pull_gives_the_bytes_of_the_hub_or_none(
+    row: Row, under: Under, sleeps: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, lock = tmp_path / "out", tmp_path / "loratools.lock"
     row.arrange(under)
     result = run_here(capsys, "pull", *under.repo, "-o", out, "--lock", lock)
@@ -344,10 +348,10 @@ def test_a_pull_gives_the_bytes_of_the_hub_or_none(row, under, sleeps, tmp_path,
     assert pulled(out) == FILES
 
 
-def _room_again():
+def _room_again() -> None:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-def _inside(folder):
+def _inside(folder: Path) -> set[str]:
     return {f"{folder.name}/{path}" for path in everything(folder)}

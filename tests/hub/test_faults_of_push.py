@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +29,7 @@ from tests.hub.faulty import (
     strikes,
     unfinished,
 )
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
 from tests.hub.test_faults_of_pull import DEEP, answers, bomb
 
 COMMIT = f"/api/models/{REPO}/commit/"
@@ -44,7 +47,7 @@ OLD = {CONFIG: b"{}\n"}
 THEIRS = {"theirs.txt": b"theirs\n"}
 
 
-def somebody_commits(under):
+def somebody_commits(under: Under) -> None:
     under.hub.commit(REPO, THEIRS, "Theirs", user="bob")
 
 
@@ -52,33 +55,33 @@ def lost(path, method="POST"):
     return strikes(faults.LostAnswer(), path, method)
 
 
-def with_options(*options):
+def with_options(*options: object):
     return lambda under: under.options.extend(options)
 
 
-def is_there(under):
+def is_there(under: Under) -> None:
     under.hub.commit(REPO, FILES, user="ann")
 
 
-def before_commit(under):
+def before_commit(under: Under) -> None:
     under.hub.before("/commit/", lambda: somebody_commits(under))
 
 
-def after_commit(under):
+def after_commit(under: Under) -> None:
     """Somebody commits on top of ours before the next question."""
     under.hub.before(
         "/commit/", lambda: under.hub.before("/api/models/", lambda: somebody_commits(under))
     )
 
 
-def lands_late(under):
+def lands_late(under: Under) -> None:
     """The first attempt is lost, and its commit is there only when the second is on its way."""
     under.hub.fail(faults.Reset(), COMMIT)
     late = faults.Before(lambda: under.hub.commit(REPO, FILES, user="ann"))
     under.hub.fail(late, COMMIT, skip=1)
 
 
-def is_missing(under):
+def is_missing(under: Under) -> None:
     shutil.rmtree(under.hub.repos.pop(REPO).folder)
 
 
@@ -86,17 +89,17 @@ def has_card(text):
     return lambda under: (under.folder / "README.md").write_text(text)
 
 
-def is_private(under):
+def is_private(under: Under) -> None:
     under.hub.repos[REPO].private = True
 
 
-def commit_says(**fields):
+def commit_says(**fields: Any):
     """Other fields in the answer of the commit, which was made."""
     return strikes(faults.Body(lambda body: json.dumps(json.loads(body) | fields).encode()), COMMIT)
 
 
 def uploads_to(address):
-    def changed(body):
+    def changed(body: bytes) -> bytes:
         answer = json.loads(body)
         for item in answer["objects"]:
             item["actions"]["upload"]["href"] = address
@@ -217,7 +220,9 @@ ROWS = [
 
 
 @pytest.fixture
-def under(hub, sleeps, tmp_path, monkeypatch):
+def under(
+    hub: Hub, sleeps: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Under]:
     hub.create_repo(REPO, OLD)
     folder = write(tmp_path / "adapter", FILES)
     (tmp_path / "scratch").mkdir()
@@ -227,25 +232,27 @@ def under(hub, sleeps, tmp_path, monkeypatch):
         yield Under(hub, patch, folder)
 
 
-def commits(hub, revision="main"):
+def commits(hub: Hub, revision: str = "main") -> int:
     """How many there are; a repository that is made has one."""
     repo = hub.repos.get(REPO)
     return 1 if repo is None else len(list(repo.git.history(repo.resolve(revision))))
 
 
-def has_files(hub, revision="main"):
+def has_files(hub: Hub, revision: str = "main") -> bool:
     there = hub.files(REPO, revision)
     return all(there.get(path) == data for path, data in FILES.items())
 
 
-def revision_of(options):
+def revision_of(options: list[str]) -> str:
     if "--pr" in options:
         return "refs/pr/1"
     return "side" if "side" in options else "main"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
-def test_a_push_makes_one_commit_or_none(row, under, sleeps, tmp_path, capsys):
+def test_a_push_makes_one_commit_or_none(
+    row: Row, under: Under, sleeps: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub = under.hub
     row.arrange(under)
     before = commits(hub)
@@ -273,7 +280,7 @@ def test_a_push_makes_one_commit_or_none(row, under, sleeps, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.code], ids=lambda row: row.fault)
-def test_the_next_push_succeeds(row, under, capsys):
+def test_the_next_push_succeeds(row: Row, under: Under, capsys: pytest.CaptureFixture[str]) -> None:
     row.arrange(under)
     failed = run_here(capsys, "push", under.folder, *under.repo, "--no-card", *under.options)
     assert failed.code == row.code

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from loratools.hub.repository import Repository
 CHUNKS = [b"first", b"x" * 5_000_000, b"", b"last"]
 
 
-def written(path, chunks=CHUNKS, pause=0.01):
+def written(path: Path, chunks: list[bytes] = CHUNKS, pause: float = 0.01) -> None:
     with path.open("wb", buffering=0) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -21,7 +22,7 @@ def written(path, chunks=CHUNKS, pause=0.01):
 
 
 @pytest.mark.parametrize("pause", [0, 0.02])
-def test_the_hash_of_a_file_that_grew_and_was_renamed(tmp_path, pause):
+def test_the_hash_of_a_file_that_grew_and_was_renamed(tmp_path: Path, pause: float) -> None:
     with following(tmp_path, "abc.*") as follower:
         written(tmp_path / "other.incomplete")
         written(tmp_path / "abc.1.incomplete", pause=pause)
@@ -32,7 +33,7 @@ def test_the_hash_of_a_file_that_grew_and_was_renamed(tmp_path, pause):
     assert follower.digest_of(found) == expected or pause == 0
 
 
-def test_no_hash_of_what_was_never_seen(tmp_path):
+def test_no_hash_of_what_was_never_seen(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"here before")
     with following(tmp_path, "abc.*") as follower:
@@ -43,7 +44,7 @@ def test_no_hash_of_what_was_never_seen(tmp_path):
     assert follower.digest_of(path) is None
 
 
-def test_no_hash_of_another_file_or_of_one_that_changed_since(tmp_path):
+def test_no_hash_of_another_file_or_of_one_that_changed_since(tmp_path: Path) -> None:
     with following(tmp_path, "abc.*") as follower:
         written(tmp_path / "abc.1")
     assert follower.digest_of(tmp_path / "abc.1")
@@ -54,7 +55,7 @@ def test_no_hash_of_another_file_or_of_one_that_changed_since(tmp_path):
     assert follower.digest_of(tmp_path / "abc.1") is None
 
 
-def test_a_file_that_is_begun_anew_never_has_the_hash_of_what_it_holds(tmp_path):
+def test_a_file_that_is_begun_anew_never_has_the_hash_of_what_it_holds(tmp_path: Path) -> None:
     """It was hashed from its first beginning on, so it is read again."""
     path = tmp_path / "abc.1"
     with following(tmp_path, "abc.*") as follower, path.open("wb", buffering=0) as file:
@@ -67,7 +68,9 @@ def test_a_file_that_is_begun_anew_never_has_the_hash_of_what_it_holds(tmp_path)
 
 
 @pytest.mark.parametrize("is_begun_anew", [False, True])
-def test_what_was_hashed_on_its_way_is_not_read_again(tmp_path, monkeypatch, is_begun_anew):
+def test_what_was_hashed_on_its_way_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun_anew: bool
+) -> None:
     content = b"".join(CHUNKS)
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(client, "cache_folder", lambda: tmp_path)
@@ -75,7 +78,7 @@ def test_what_was_hashed_on_its_way_is_not_read_again(tmp_path, monkeypatch, is_
     blobs = tmp_path / "models--ann--x" / "blobs"
     blobs.mkdir(parents=True)
 
-    def download(repo, commit, file):
+    def download(repo: str, commit: str, file: HubFile) -> Path:
         path = blobs / f"{digest}.1.incomplete"
         with path.open("wb", buffering=0) as begun:
             if is_begun_anew:

@@ -15,7 +15,8 @@ from loratools.io import json as strict_json
 from tests.e2e.commands import run_here
 from tests.hub.client import write
 from tests.hub.faulty import CONFIG, FILES, REPO, WEIGHTS, line_of
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
+from tests.hub.server.faults import Body
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 TABLE = {
@@ -48,13 +49,13 @@ REFS = {
 
 
 @pytest.fixture
-def ready(hub, sleeps, monkeypatch):
+def ready(hub: Hub, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub.create_repo(REPO, FILES)
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     return hub
 
 
-def test_the_page_has_the_limits_of_the_program():
+def test_the_page_has_the_limits_of_the_program() -> None:
     rows = re.findall(r"^\| (.*?) \| (.*?) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1:]
     found = {
         what: [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", most)]
@@ -65,7 +66,9 @@ def test_the_page_has_the_limits_of_the_program():
 
 @pytest.mark.parametrize("body", REFS.values(), ids=list(REFS))
 @pytest.mark.parametrize("option", [["--tag", "v1"], ["--pr"]], ids=["tags", "pull requests"])
-def test_references_are_read_by_their_types(option, body, ready, tmp_path, capsys):
+def test_references_are_read_by_their_types(
+    option: list[str], body: bytes, ready: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if option == ["--pr"]:
         body = body.replace(b"tags", b"pullRequests").replace(b"name", b"ref")
     head = ready.head(REPO)
@@ -78,17 +81,17 @@ def test_references_are_read_by_their_types(option, body, ready, tmp_path, capsy
 
 
 @pytest.mark.parametrize("number", ["x", "", "-1", "9" * 5000, "²"])
-def test_a_pull_request_has_a_number(number, ready):
+def test_a_pull_request_has_a_number(number: str, ready: Hub) -> None:
     refs = {"pullRequests": [{"ref": f"refs/pr/{number}", "targetCommit": "0" * 40}]}
     ready.fail(faults.Body(lambda _: json.dumps(refs).encode()), "/refs$", times=None)
     with pytest.raises(HubError, match="is no pull request"):
         reading.proposals(REPO)
 
 
-def lists(size, path):
+def lists(size: int, path: str) -> Body:
     """A listing in which a file has another size."""
 
-    def changed(body):
+    def changed(body: bytes) -> bytes:
         items = json.loads(body)
         return json.dumps(
             [item | {"size": size} if item["path"] == path else item for item in items]
@@ -97,7 +100,9 @@ def lists(size, path):
     return faults.Body(changed)
 
 
-def test_a_config_that_is_listed_too_large_is_not_fetched(ready, capsys):
+def test_a_config_that_is_listed_too_large_is_not_fetched(
+    ready: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     ready.fail(lists(10**12, CONFIG), "/tree/", times=None)
     result = run_here(capsys, "inspect", f"hf://{REPO}")
     assert result.code == 1
@@ -105,7 +110,9 @@ def test_a_config_that_is_listed_too_large_is_not_fetched(ready, capsys):
     assert not ready.log.of(path=f"resolve.*{CONFIG}")
 
 
-def test_a_card_that_is_listed_too_large_is_not_fetched(ready, tmp_path, capsys):
+def test_a_card_that_is_listed_too_large_is_not_fetched(
+    ready: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ready.commit(REPO, {"README.md": b"# Hm\n"})
     ready.fail(lists(10**12, "README.md"), "/tree/", times=None)
     result = run_here(capsys, "push", write(tmp_path / "adapter", FILES), REPO)
@@ -114,21 +121,27 @@ def test_a_card_that_is_listed_too_large_is_not_fetched(ready, tmp_path, capsys)
     assert not ready.log.of(path="resolve.*README")
 
 
-def test_a_listing_of_too_many_files_is_refused(ready, capsys, monkeypatch):
+def test_a_listing_of_too_many_files_is_refused(
+    ready: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "MOST_FILES", 2)
     result = run_here(capsys, "pull", REPO)  # there are three, with .gitattributes
     assert result.code == 1
     assert "lists more than 2 entries" in line_of(result)
 
 
-def test_a_file_longer_than_listed_is_not_stored_whole(ready, capsys):
+def test_a_file_longer_than_listed_is_not_stored_whole(
+    ready: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     ready.fail(lists(5, WEIGHTS), "/tree/", times=None)
     result = run_here(capsys, "pull", REPO)
     assert result.code == 1
     assert "sends more than 5 bytes" in line_of(result)
 
 
-def test_a_part_longer_than_asked_for_is_not_read(ready, capsys):
+def test_a_part_longer_than_asked_for_is_not_read(
+    ready: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of a header that is read by ranges."""
     ready.fail(faults.Endless(2**28), REPO, origin="storage", times=None)
     result = run_here(capsys, "inspect", f"hf://{REPO}")
@@ -137,7 +150,9 @@ def test_a_part_longer_than_asked_for_is_not_read(ready, capsys):
 
 
 @pytest.mark.parametrize("path", ["/tree/", f"{REPO}$"], ids=["listing", "commit"])
-def test_a_hub_that_stalls_is_not_waited_for(path, ready, capsys, monkeypatch):
+def test_a_hub_that_stalls_is_not_waited_for(
+    path: str, ready: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(session._PATIENCE_SECONDS, "read", 0.2)
     ready.fail(faults.Stall(10, seconds=30), path)
     begin = time.monotonic()
@@ -156,21 +171,27 @@ def test_a_hub_that_stalls_is_not_waited_for(path, ready, capsys, monkeypatch):
         ({"RateLimit": f'"api";r=0;t={"9" * 5000}'}, 60),
     ],
 )
-def test_a_pause_is_a_minute_at_most(headers, waits, ready, sleeps, capsys):
+def test_a_pause_is_a_minute_at_most(
+    headers: dict[str, str],
+    waits: int,
+    ready: Hub,
+    sleeps: list[float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for path, origin in (("/tree/", "hub"), (REPO, "storage")):
         ready.fail(faults.Status(429, headers), path, origin=origin)
     assert run_here(capsys, "pull", REPO).code == 0
     assert max(sleeps) in {waits, waits + 1.0}
 
 
-def test_the_same_name_in_other_letters_is_refused_where_both_are_fetched():
+def test_the_same_name_in_other_letters_is_refused_where_both_are_fetched() -> None:
     for one, other in (("a/B", "a/b"), ("é", "e\u0301"), ("ß", "SS")):
         with pytest.raises(HubError, match="are one name on some disks"):
             answers.check_distinct([one, "x", other], "hf://a/b")
     answers.check_distinct(["a", "a/b", "b"], "hf://a/b")
 
 
-def test_an_answer_that_is_no_json_may_be_of_somebody_in_between():
+def test_an_answer_that_is_no_json_may_be_of_somebody_in_between() -> None:
     with pytest.raises(client.NetworkError, match="not the answer of a Hub"):
         answers.parsed(b"<html>", "hf://a/b")
     with pytest.raises(HubError, match="not valid JSON"):

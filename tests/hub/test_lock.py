@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,24 +15,26 @@ from loratools.io import small
 from loratools.io.small import only_one_in
 from tests.e2e.commands import run_here, start
 from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, home, line_of
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
 
 OTHER = "ann/other"
 CHANGED = FILES[WEIGHTS][:-1] + bytes([FILES[WEIGHTS][-1] ^ 1])
 
 
 @pytest.fixture
-def lock(tmp_path):
+def lock(tmp_path: Path) -> Path:
     return tmp_path / "loratools.lock"
 
 
 @pytest.fixture
-def plain(hub, sleeps):
+def plain(hub: Hub, sleeps: list[float]) -> Hub:
     hub.create_repo(REPO, FILES)
     return hub
 
 
-def test_the_lock_holds_though_the_branch_moves(plain, lock, tmp_path, capsys):
+def test_the_lock_holds_though_the_branch_moves(
+    plain: Hub, lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     locked = plain.head(REPO)
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     written = lock.read_bytes()
@@ -45,11 +48,11 @@ def test_the_lock_holds_though_the_branch_moves(plain, lock, tmp_path, capsys):
     assert lock.read_bytes() == written
 
 
-def lie(hub):
+def lie(hub: Hub) -> None:
     """Other bytes at the same commit, and all that is said of them fits."""
     sha256 = hashlib.sha256(CHANGED).hexdigest()
 
-    def listing(body):
+    def listing(body: bytes) -> bytes:
         items = json.loads(body)
         for item in items:
             if item["path"] == WEIGHTS:
@@ -61,7 +64,9 @@ def lie(hub):
     hub.fail(faults.Body(lambda _: CHANGED), BLOB, times=None)
 
 
-def test_other_bytes_at_the_same_commit_are_noticed_by_the_lock(plain, lock, tmp_path, capsys):
+def test_other_bytes_at_the_same_commit_are_noticed_by_the_lock(
+    plain: Hub, lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     written = lock.read_bytes()
     shutil.rmtree(home())
@@ -82,7 +87,9 @@ def test_other_bytes_at_the_same_commit_are_noticed_by_the_lock(plain, lock, tmp
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
-def test_another_repository_is_added_to_the_lock(plain, lock, capsys):
+def test_another_repository_is_added_to_the_lock(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain.create_repo(OTHER, FILES)
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     first = json.loads(lock.read_text())["repositories"]
@@ -96,7 +103,9 @@ def test_another_repository_is_added_to_the_lock(plain, lock, capsys):
     }
 
 
-def test_a_file_that_the_lock_does_not_have_is_refused(plain, lock, capsys):
+def test_a_file_that_the_lock_does_not_have_is_refused(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     fields = json.loads(lock.read_text())
     del fields["repositories"][REPO]["files"][CONFIG]
@@ -106,7 +115,9 @@ def test_a_file_that_the_lock_does_not_have_is_refused(plain, lock, capsys):
     assert f"{CONFIG} not in {lock}" in line_of(result)
 
 
-def test_a_file_that_the_hub_does_not_list_any_more_is_noticed(plain, lock, capsys):
+def test_a_file_that_the_hub_does_not_list_any_more_is_noticed(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     fields = json.loads(lock.read_text())
     fields["repositories"][REPO]["files"]["tokenizer.json"] = "0" * 64
@@ -139,7 +150,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("text", MALFORMED.values(), ids=list(MALFORMED))
-def test_a_malformed_lock_is_refused_before_anything_is_asked(text, plain, lock, capsys):
+def test_a_malformed_lock_is_refused_before_anything_is_asked(
+    text: bytes, plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lock.write_bytes(text)
     result = run_here(capsys, "pull", REPO, "--lock", lock)
     assert result.code == 1
@@ -148,7 +161,9 @@ def test_a_malformed_lock_is_refused_before_anything_is_asked(text, plain, lock,
     assert lock.read_bytes() == text
 
 
-def test_a_lock_that_is_a_folder_or_in_none_is_refused_at_once(plain, tmp_path, capsys):
+def test_a_lock_that_is_a_folder_or_in_none_is_refused_at_once(
+    plain: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for place in (tmp_path, tmp_path / "none" / "lock"):
         result = run_here(capsys, "pull", REPO, "--lock", place)
         assert result.code == 1
@@ -156,7 +171,9 @@ def test_a_lock_that_is_a_folder_or_in_none_is_refused_at_once(plain, tmp_path, 
     assert not plain.log
 
 
-def test_a_commit_that_contradicts_the_lock_is_refused(plain, lock, capsys):
+def test_a_commit_that_contradicts_the_lock_is_refused(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     locked = plain.head(REPO)
     assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
     later = plain.commit(REPO, {WEIGHTS: CHANGED})
@@ -167,7 +184,7 @@ def test_a_commit_that_contradicts_the_lock_is_refused(plain, lock, capsys):
     assert run_here(capsys, "pull", REPO, "--revision", locked, "--lock", lock).code == 0
 
 
-def test_runs_at_once_lose_no_entry_of_the_lock(tmp_path):
+def test_runs_at_once_lose_no_entry_of_the_lock(tmp_path: Path) -> None:
     """All have read the file when it was empty, and write it at the same time."""
     path = tmp_path / "lock"
     entries = {f"a/{n}": Locked("0" * 40, {WEIGHTS: f"{n:064}"}) for n in range(8)}
@@ -189,7 +206,7 @@ def test_runs_at_once_lose_no_entry_of_the_lock(tmp_path):
     assert [entry.name for entry in Path(tmp_path).iterdir()] == ["lock"]
 
 
-def test_pulls_at_once_lose_no_entry_of_the_lock(plain, lock, tmp_path):
+def test_pulls_at_once_lose_no_entry_of_the_lock(plain: Hub, lock: Path, tmp_path: Path) -> None:
     """Each as a process of its own, which has to wait until the folder is free again."""
     repos = [REPO, OTHER, "ann/third"]
     for repo in repos[1:]:
@@ -206,7 +223,7 @@ def test_pulls_at_once_lose_no_entry_of_the_lock(plain, lock, tmp_path):
     assert list(json.loads(lock.read_text())["repositories"]) == sorted(repos)
 
 
-def wait_until(condition, seconds=60.0):
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         threading.Event().wait(0.02)
@@ -215,15 +232,15 @@ def wait_until(condition, seconds=60.0):
 
 @pytest.mark.parametrize("differs", ["commit", "bytes"])
 def test_runs_at_once_that_note_different_things_are_refused(
-    differs, plain, lock, tmp_path, capsys
-):
+    differs: str, plain: Hub, lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The branch moves between two runs, and the other one is the first to write."""
     theirs = Locked(
         "1" * 40 if differs == "commit" else plain.head(REPO),
         dict.fromkeys(FILES, "1" * 64),
     )
 
-    def note():
+    def note() -> None:
         other = Lock(lock)
         other.used[REPO] = theirs
         other.write()
@@ -236,10 +253,12 @@ def test_runs_at_once_that_note_different_things_are_refused(
     assert Lock.read(lock).repositories == {REPO: theirs}
 
 
-def test_what_is_noted_meanwhile_of_another_repository_stays(plain, lock, capsys):
+def test_what_is_noted_meanwhile_of_another_repository_stays(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     theirs = Locked("1" * 40, {WEIGHTS: "1" * 64})
 
-    def note():
+    def note() -> None:
         Lock(lock, {}, {OTHER: theirs}).write()
 
     plain.before(BLOB, note)
@@ -249,14 +268,18 @@ def test_what_is_noted_meanwhile_of_another_repository_stays(plain, lock, capsys
     assert noted[REPO].commit == plain.head(REPO)
 
 
-def test_a_lock_in_a_folder_by_a_link_is_written(plain, tmp_path, capsys):
+def test_a_lock_in_a_folder_by_a_link_is_written(
+    plain: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert run_here(capsys, "pull", REPO, "--lock", tmp_path / "link/lock").code == 0
     assert Lock.read(tmp_path / "real/lock").repositories.keys() == {REPO}
 
 
-def test_a_folder_that_somebody_holds_for_long_is_an_error(plain, lock, capsys, monkeypatch):
+def test_a_folder_that_somebody_holds_for_long_is_an_error(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(small, "_PATIENCE_SECONDS", 0.1)
     with only_one_in(lock.parent):
         result = run_here(capsys, "pull", REPO, "--lock", lock)
@@ -264,11 +287,13 @@ def test_a_folder_that_somebody_holds_for_long_is_an_error(plain, lock, capsys, 
     assert "another program holds it" in line_of(result)
 
 
-def test_a_lock_that_cannot_be_written_leaves_no_output(plain, tmp_path, capsys, monkeypatch):
+def test_a_lock_that_cannot_be_written_leaves_no_output(
+    plain: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = tmp_path / "lock"
     replace = Path.replace
 
-    def fails(self, target):
+    def fails(self, target: Path) -> Path:
         if target == lock:
             raise OSError(28, "No space left on device")
         return replace(self, target)

@@ -21,19 +21,21 @@ WORDS = st.from_regex(r"[a-zA-Z0-9]{1,9}([-_.][a-zA-Z0-9]{1,9})?", fullmatch=Tru
     revision=st.none() | st.lists(WORDS, min_size=1, max_size=3).map("/".join),
     path=st.lists(WORDS, max_size=3).map("/".join),
 )
-def test_a_name_reads_back_as_it_was_written(owner, name, revision, path):
+def test_a_name_reads_back_as_it_was_written(
+    owner: str, name: str, revision: str | None, path: str
+) -> None:
     found = HubName(f"{owner}/{name}", revision, path)
     assert HubName.parse(str(found)) == found
     assert HubName.parse(Path(str(found))) == found, "a Path makes one slash of two"
 
 
 @pytest.mark.parametrize("revision", ["..%2F..%2Fx", "%2Fetc", "a%2F..%2Fb", "a%00"])
-def test_a_revision_stays_in_its_folder_too(revision):
+def test_a_revision_stays_in_its_folder_too(revision: str) -> None:
     with pytest.raises(HubError, match="not a plain relative path"):
         HubName.parse(f"hf://ann/plain@{revision}")
 
 
-def test_revisions_of_pull_requests_need_no_quoting():
+def test_revisions_of_pull_requests_need_no_quoting() -> None:
     found = HubName.parse("hf://ann/plain@refs/pr/7/folder/file.safetensors")
     assert found == HubName("ann/plain", "refs/pr/7", "folder/file.safetensors")
 
@@ -42,7 +44,7 @@ def test_revisions_of_pull_requests_need_no_quoting():
     "name",
     ["hf://", "hf://ann", "hf://datasets/ann/plain", "hf://ann/plain@", "hf://ann/pl ain"],
 )
-def test_other_forms_are_refused(name):
+def test_other_forms_are_refused(name: str) -> None:
     with pytest.raises(HubError, match="not of the form"):
         HubName.parse(name)
 
@@ -50,30 +52,30 @@ def test_other_forms_are_refused(name):
 @pytest.mark.parametrize(
     "path", ["../x", "a/../../x", "/etc/x", "a\\b", "C:x", "a//b", "a/./b", "x\0"]
 )
-def test_a_path_stays_in_its_folder(path):
+def test_a_path_stays_in_its_folder(path: str) -> None:
     with pytest.raises(HubError, match="not a plain relative path"):
         check_path(path, "hf://ann/plain")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="it cannot store them")
 @pytest.mark.parametrize("path", ["C:x", 'a "b"?.png', "<s0><s1>.png", "a*|b"])
-def test_a_listing_may_have_names_that_other_systems_cannot_store(path):
+def test_a_listing_may_have_names_that_other_systems_cannot_store(path: str) -> None:
     """A repository with images that are called by what they show is not refused for them."""
     entry = {"type": "file", "path": path, "size": 5, "oid": 40 * "a"}
     assert [file.path for file in files_of([entry], "here")] == [path]
 
 
 @pytest.mark.parametrize("path", ["a\u200cb", "\U0001f469\u200d\U0001f680"])
-def test_joined_letters_and_emoji_are_names(path):
+def test_joined_letters_and_emoji_are_names(path: str) -> None:
     check_path(path, "hf://ann/plain")
 
 
 @pytest.mark.parametrize("name", ["hf", "./hf://a/b", "hf:a", "https://x/y", "a/hf://b"])
-def test_other_names_are_paths(name):
+def test_other_names_are_paths(name: str) -> None:
     assert not is_hub_name(name)
 
 
-def test_only_a_whole_lowercase_hash_is_a_commit():
+def test_only_a_whole_lowercase_hash_is_a_commit() -> None:
     assert is_commit("0" * 40)
     assert not any(map(is_commit, ("0" * 39, "0" * 41, "A" * 40, "main", None)))
 
@@ -88,7 +90,9 @@ def test_only_a_whole_lowercase_hash_is_a_commit():
         ("HF_HUB_DOWNLOAD_TIMEOUT", "never"),
     ],
 )
-def test_variables_without_a_meaning_are_named(name, value, monkeypatch):
+def test_variables_without_a_meaning_are_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(HubError, match=f"^{name}: not a"):
         HubName.parse("hf://ann/plain")
@@ -104,7 +108,9 @@ def test_variables_without_a_meaning_are_named(name, value, monkeypatch):
     ],
     ids=lambda command: command[0],
 )
-def test_the_client_is_not_imported_under_a_variable_without_a_meaning(command, tmp_path):
+def test_the_client_is_not_imported_under_a_variable_without_a_meaning(
+    command: list[str | Path], tmp_path: Path
+) -> None:
     """It reads them when it is imported, and fails."""
     environment = {"HF_ENDPOINT": "http://[", "HOME": str(tmp_path)}
     result = run_apart(*command, env=environment)
@@ -115,7 +121,7 @@ def test_the_client_is_not_imported_under_a_variable_without_a_meaning(command, 
 @pytest.mark.parametrize(
     "part", ["a\u202eb", "a\nb", "a\x9bb", "a\u2028", "a\ud800", "x" * 256, "é" * 128]
 )
-def test_a_path_can_be_seen_and_fits_on_a_disk(part):
+def test_a_path_can_be_seen_and_fits_on_a_disk(part: str) -> None:
     for path in (part, f"a/{part}", f"{part}/a"):
         with pytest.raises(HubError):
             check_path(path, "hf://ann/plain")

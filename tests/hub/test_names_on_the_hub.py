@@ -3,6 +3,8 @@ fetched than it needs.
 """
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,16 +17,17 @@ from loratools.operations.inspect import Inspection
 from loratools.operations.rescale import Rescaling
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
 from tests.hostile.test_sharded_adapters import split
+from tests.hub.server import Hub
 
 STORIES, ADAPTER, OTHER = "hf://ann/stories", "hf://ann/plain", "hf://ann/small"
 
 
-def folder(path):
+def folder(path: Path) -> dict[str, bytes]:
     return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
-def stories(hub):
+def stories(hub: Hub) -> Hub:
     others = {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"onnx", ".hidden": b"?"}
     hub.create_repo("ann/stories", folder(SHARDED) | others)
     hub.create_repo("ann/plain", folder(PLAIN) | {"optimizer.pt": b"pickle"})
@@ -32,13 +35,13 @@ def stories(hub):
     return hub
 
 
-def test_a_merge_is_that_of_the_files(stories, tmp_path):
+def test_a_merge_is_that_of_the_files(stories: Hub, tmp_path: Path) -> None:
     loratools.merge(SHARDED, [PLAIN, SMALL], output=tmp_path / "here")
     loratools.merge(STORIES, [ADAPTER, OTHER], output=tmp_path / "there")
     assert folder(tmp_path / "here") == folder(tmp_path / "there")
 
 
-def test_a_merge_fetches_what_it_needs_and_a_second_one_nothing(stories):
+def test_a_merge_fetches_what_it_needs_and_a_second_one_nothing(stories: Hub) -> None:
     loratools.merge(STORIES, ADAPTER, output=None)
     fetched = {request.path.rpartition("/")[2] for request in stories.log.of(path="/resolve/")}
     assert {"model-00001-of-00002.safetensors", "adapter_model.safetensors"} <= fetched
@@ -55,7 +58,7 @@ def test_a_merge_fetches_what_it_needs_and_a_second_one_nothing(stories):
     assert not stories.log
 
 
-def test_a_report_has_the_commits(stories):
+def test_a_report_has_the_commits(stories: Hub) -> None:
     report = loratools.merge(STORIES, ADAPTER, output=None).to_json()
     assert report["base"] == f"hf://ann/stories@{stories.head('ann/stories')}"
     assert report["adapters"][0]["path"] == f"hf://ann/plain@{stories.head('ann/plain')}"
@@ -76,7 +79,9 @@ def test_a_report_has_the_commits(stories):
     ],
     ids=["rescale", "resize", "combine", "svd-extract", "inspect"],
 )
-def test_every_verb_takes_names(stories, tmp_path, run):
+def test_every_verb_takes_names(
+    stories: Hub, tmp_path: Path, run: Callable[[Path | str, Path | str, Path | str, Path], object]
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     found = []
     for names, out in (((PLAIN, SMALL, SHARDED), here), ((ADAPTER, OTHER, STORIES), there)):
@@ -95,14 +100,16 @@ def test_every_verb_takes_names(stories, tmp_path, run):
         )
 
 
-def test_an_extracted_adapter_names_the_repository_of_its_base(stories, tmp_path):
+def test_an_extracted_adapter_names_the_repository_of_its_base(
+    stories: Hub, tmp_path: Path
+) -> None:
     loratools.merge(STORIES, ADAPTER, output=tmp_path / "tuned")
     loratools.svd_extract(tmp_path / "tuned", STORIES, output=tmp_path / "out")
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "ann/stories"
 
 
-def test_an_inspection_transfers_headers_only(hub):
+def test_an_inspection_transfers_headers_only(hub: Hub) -> None:
     """Of 300 MB, less than one."""
     factors = {
         f"base_model.model.layers.{layer}.q_proj.lora_{part}.weight": torch.zeros(shape)
@@ -121,7 +128,7 @@ def test_an_inspection_transfers_headers_only(hub):
     assert hub.log.sent < 1_000_000
 
 
-def test_an_inspection_reads_the_alphas_of_a_kohya_file(hub, tmp_path):
+def test_an_inspection_reads_the_alphas_of_a_kohya_file(hub: Hub, tmp_path: Path) -> None:
     tensors = {}
     for number in range(20):
         name = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_{number}_attn1_to_q"
@@ -137,7 +144,7 @@ def test_an_inspection_reads_the_alphas_of_a_kohya_file(hub, tmp_path):
     assert hub.log.sent < file.stat().st_size / 5
 
 
-def test_a_folder_of_adapters_names_those_in_it(hub):
+def test_a_folder_of_adapters_names_those_in_it(hub: Hub) -> None:
     hub.create_repo(
         "ann/many", {f"{n}/{p}": data for n in "ab" for p, data in folder(PLAIN).items()}
     )
@@ -146,7 +153,9 @@ def test_a_folder_of_adapters_names_those_in_it(hub):
     assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
 
 
-def test_an_inspection_reads_what_was_fetched_from_the_cache(stories, monkeypatch):
+def test_an_inspection_reads_what_was_fetched_from_the_cache(
+    stories: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loratools.pull("ann/plain")
     stories.log.clear()
     found = loratools.inspect(ADAPTER)
@@ -157,7 +166,9 @@ def test_an_inspection_reads_what_was_fetched_from_the_cache(stories, monkeypatc
     assert not stories.log
 
 
-def test_an_adapter_in_several_files_comes_whole(hub, tmp_path, monkeypatch):
+def test_an_adapter_in_several_files_comes_whole(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = folder(split(PLAIN, tmp_path / "sharded"))
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     options = loratools.PushOptions(create=True, base="ann/stories")
@@ -180,7 +191,7 @@ def test_an_adapter_in_several_files_comes_whole(hub, tmp_path, monkeypatch):
         loratools.pull(f"ann/sharded/{part}")
 
 
-def test_weights_beside_an_adapter_on_the_hub_are_named_though_not_fetched(stories):
+def test_weights_beside_an_adapter_on_the_hub_are_named_though_not_fetched(stories: Hub) -> None:
     for spectrum in (False, True):
         assert loratools.inspect(ADAPTER, spectrum=spectrum).adapter.beside == ()
     stories.create_repo("ann/headed", folder(PLAIN) | {"value_head.bin": b"?", "sub/x.pt": b"?"})

@@ -4,11 +4,13 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from httpx2 import Client
 from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
 from huggingface_hub.utils import _http
 
@@ -18,20 +20,20 @@ from loratools.files.pulling import pull
 from loratools.io.small import replace_text
 from tests.e2e.commands import run_apart, run_here, start
 from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, everything, home, line_of
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
 
 
 @pytest.fixture
-def plain(hub, sleeps):
+def plain(hub: Hub, sleeps: list[float]) -> Hub:
     hub.create_repo(REPO, FILES)
     return hub
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def goes_offline(monkeypatch):
+def goes_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
@@ -42,7 +44,9 @@ OUTSIDE = ["../../../../outside", "..", "/outside", "a\\..\\outside", "a/../../b
 
 @pytest.mark.parametrize("revision", OUTSIDE)
 @pytest.mark.parametrize("given", ["option", "name", "config"])
-def test_a_revision_is_no_way_out_of_the_cache(revision, given, plain, capsys):
+def test_a_revision_is_no_way_out_of_the_cache(
+    revision: str, given: str, plain: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file in the cache is named by it, even where a Hub says that there is such a revision."""
     answer = json.dumps({"id": REPO, "sha": "1" * 40, "siblings": []}).encode()
     plain.fail(faults.Body(lambda _: answer), "/revision/", times=None)
@@ -58,7 +62,7 @@ def test_a_revision_is_no_way_out_of_the_cache(revision, given, plain, capsys):
     assert not [path for path in everything(home().parent) if "outside" in path]
 
 
-def test_links_are_inside_the_cache_only(plain, tmp_path):
+def test_links_are_inside_the_cache_only(plain: Hub, tmp_path: Path) -> None:
     pulled = pull(REPO, output=tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_symlink()]
     links = [path for path in home().rglob("*") if path.is_symlink()]
@@ -66,7 +70,9 @@ def test_links_are_inside_the_cache_only(plain, tmp_path):
     assert all(link.resolve().is_relative_to(home() / "hub") for link in links)
 
 
-def test_two_contents_under_one_hash_are_not_mixed_up(plain, tmp_path, capsys):
+def test_two_contents_under_one_hash_are_not_mixed_up(
+    plain: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The client would make one file in its cache of both, and a pull would copy it twice."""
     listed = plain.repos[REPO].files(plain.head(REPO))
     lie = faults.Headers({"X-Linked-Etag": f'"{listed[CONFIG].etag}"'})
@@ -89,7 +95,13 @@ LAZY = [
 
 
 @pytest.mark.parametrize("command", LAZY, ids=["pull", "pull file", "inspect", "check", "rescale"])
-def test_a_pickle_is_not_even_fetched(command, hub, tmp_path, capsys, monkeypatch):
+def test_a_pickle_is_not_even_fetched(
+    command: Callable[[str, Path], list[str | Path]],
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     hub.create_repo("ann/pickled", {CONFIG: FILES[CONFIG], "adapter_model.bin": BOMB})
     result = run_here(capsys, *command("ann/pickled", tmp_path / "out"))
@@ -100,7 +112,7 @@ def test_a_pickle_is_not_even_fetched(command, hub, tmp_path, capsys, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pickle_beside_the_weights_stays_there(hub, tmp_path):
+def test_a_pickle_beside_the_weights_stays_there(hub: Hub, tmp_path: Path) -> None:
     hub.create_repo(REPO, FILES | {"adapter_model.bin": BOMB, "optimizer.pt": BOMB})
     pull(REPO, output=tmp_path / "out")
     assert contents(tmp_path / "out") == FILES
@@ -111,8 +123,8 @@ def test_a_pickle_beside_the_weights_stays_there(hub, tmp_path):
 
 
 def test_a_second_pull_asks_for_the_branch_only_and_one_of_a_commit_for_nothing(
-    plain, tmp_path, monkeypatch
-):
+    plain: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = plain.head(REPO)
     pull(REPO)
     plain.log.clear()
@@ -127,7 +139,9 @@ def test_a_second_pull_asks_for_the_branch_only_and_one_of_a_commit_for_nothing(
         assert contents(tmp_path / name) == FILES
 
 
-def test_offline_nothing_is_written_to_the_cache(plain, monkeypatch):
+def test_offline_nothing_is_written_to_the_cache(
+    plain: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may belong to somebody else."""
     pull(REPO)
     goes_offline(monkeypatch)
@@ -136,14 +150,16 @@ def test_offline_nothing_is_written_to_the_cache(plain, monkeypatch):
     assert {path: path.lstat().st_mtime_ns for path in home().rglob("*")} == before
 
 
-def test_the_option_offline_makes_no_request(plain, tmp_path):
+def test_the_option_offline_makes_no_request(plain: Hub, tmp_path: Path) -> None:
     environment = plain.environment(tmp_path / "home")
     result = run_apart("pull", REPO, "--offline", env=environment)
     assert (result.code, plain.log[:]) == (4, [])
     assert "offline, and not in the cache" in line_of(result)
 
 
-def test_an_output_that_is_there_is_refused_before_anything_is_asked(plain, tmp_path, capsys):
+def test_an_output_that_is_there_is_refused_before_anything_is_asked(
+    plain: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run_here(capsys, "pull", REPO, "-o", tmp_path)
     assert result.code == 1
     assert "exists already" in line_of(result)
@@ -153,7 +169,7 @@ def test_an_output_that_is_there_is_refused_before_anything_is_asked(plain, tmp_
 # --- several at once, and the end of one ----------------------------------------------------------
 
 
-def test_two_processes_pull_the_same_at_once(hub, tmp_path):
+def test_two_processes_pull_the_same_at_once(hub: Hub, tmp_path: Path) -> None:
     hub.create_repo(REPO, FILES)
     hub.fail(faults.Slow(400_000), BLOB, times=2)
     environment = hub.environment(tmp_path / "home")
@@ -164,14 +180,14 @@ def test_two_processes_pull_the_same_at_once(hub, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == FILES
 
 
-def test_two_threads_pull_the_same_at_once(plain, tmp_path):
+def test_two_threads_pull_the_same_at_once(plain: Hub, tmp_path: Path) -> None:
     places = [tmp_path / str(number) for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda place: pull(REPO, output=place), places))
     assert all(contents(place) == FILES for place in places)
 
 
-def test_what_a_killed_pull_leaves_is_taken_over(hub, tmp_path):
+def test_what_a_killed_pull_leaves_is_taken_over(hub: Hub, tmp_path: Path) -> None:
     hub.create_repo(REPO, FILES)
     hub.fail(faults.Slow(100_000), BLOB)
     environment = hub.environment(tmp_path / "home")
@@ -188,14 +204,14 @@ def test_what_a_killed_pull_leaves_is_taken_over(hub, tmp_path):
     assert contents(tmp_path / "out") == FILES
 
 
-def test_a_file_damaged_in_the_cache_is_fetched_again(plain, tmp_path):
+def test_a_file_damaged_in_the_cache_is_fetched_again(plain: Hub, tmp_path: Path) -> None:
     cached = Path(pull(REPO).folder) / WEIGHTS
     cached.resolve().write_bytes(b"damaged")
     pull(REPO, output=tmp_path / "out")
     assert contents(tmp_path / "out") == FILES
 
 
-def test_a_note_that_is_torn_is_made_again(plain, tmp_path):
+def test_a_note_that_is_torn_is_made_again(plain: Hub, tmp_path: Path) -> None:
     pull(REPO)
     notes = [path for path in (home() / "loratools").rglob("*") if path.is_file()]
     assert notes
@@ -209,11 +225,13 @@ def test_a_note_that_is_torn_is_made_again(plain, tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.open"])
-def test_a_text_that_cannot_be_replaced_is_the_old_one(fails, tmp_path, monkeypatch):
+def test_a_text_that_cannot_be_replaced_is_the_old_one(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "note"
     replace_text(path, "old")
 
-    def full(*_, **__):
+    def full(*_: object, **__: str) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -223,7 +241,7 @@ def test_a_text_that_cannot_be_replaced_is_the_old_one(fails, tmp_path, monkeypa
     assert contents(tmp_path) == {"note": b"old"}
 
 
-def test_threads_replace_a_text_at_once(tmp_path):
+def test_threads_replace_a_text_at_once(tmp_path: Path) -> None:
     path = tmp_path / "note"
     writers = [threading.Thread(target=replace_text, args=(path, str(n) * 999)) for n in range(8)]
     for writer in writers:
@@ -237,7 +255,7 @@ def test_threads_replace_a_text_at_once(tmp_path):
 # --- the client of the rest of the program --------------------------------------------------------
 
 
-def test_other_users_of_the_client_are_left_alone(plain):
+def test_other_users_of_the_client_are_left_alone(plain: Hub) -> None:
     """ETags of the Hub's pages have slashes; and who trusts a Hub may go on to do so."""
     pull(REPO)
     shutil.rmtree(home())
@@ -251,12 +269,12 @@ def test_other_users_of_the_client_are_left_alone(plain):
 
 
 @pytest.fixture
-def own_factory():
+def own_factory() -> Iterator[list[object]]:
     """A program's own client, set after the import of loratools: for a proxy, or a certificate."""
     made = []
     before = _http._GLOBAL_CLIENT_FACTORY
 
-    def factory():
+    def factory() -> Client:
         made.append(_http.default_client_factory())
         return made[-1]
 
@@ -265,7 +283,9 @@ def own_factory():
     set_client_factory(before)
 
 
-def test_a_client_of_ones_own_is_used_and_checked(own_factory, plain, capsys):
+def test_a_client_of_ones_own_is_used_and_checked(
+    own_factory: list[object], plain: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     lie = faults.Headers({"X-Linked-Etag": '"../../../outside"'})
     plain.fail(lie, WEIGHTS, method="HEAD", times=None)
     assert run_here(capsys, "pull", REPO).code == 1

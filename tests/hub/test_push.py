@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,27 +17,31 @@ from loratools import PushOptions
 from loratools.errors import (
     FormatError,
     HubError,
+    LoratoolsError,
     NonFiniteError,
     OutputError,
     StorageError,
     UnsupportedError,
 )
+from loratools.files.pushing import PushReport
 from loratools.hub import writing
 from loratools.hub.writing import Addition
+from loratools.io.file import InputFile
 from tests.e2e.commands import PLAIN, SHARDED
 from tests.files import at_most
+from tests.hub.server import Hub
 
 BASE = "ann/stories"
 
 
 @pytest.fixture
-def signed_in(hub, monkeypatch):
+def signed_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     return hub
 
 
 @pytest.fixture
-def adapter(tmp_path):
+def adapter(tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -43,20 +49,20 @@ def adapter(tmp_path):
     return folder
 
 
-def push(folder, name="ann/plain", **options):
+def push(folder: Path | str, name: str = "ann/plain", **options: Any) -> PushReport:
     return loratools.push(folder, name, PushOptions(create=True, **options))
 
 
-def set_config(folder, **fields):
+def set_config(folder: Path, **fields: Any) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def set_base(folder, name):
+def set_base(folder: Path, name: str) -> None:
     set_config(folder, base_model_name_or_path=name)
 
 
-def set_weight(folder, value):
+def set_weight(folder: Path, value: float) -> None:
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     next(iter(tensors.values()))[0, 0] = value
@@ -82,18 +88,24 @@ def set_weight(folder, value):
     ids=["absolute", "relative", "drive", "NaN", "unsound", "pickle", "other file", "link"],
 )
 def test_what_would_embarrass_is_refused_before_anything_is_sent(
-    signed_in, adapter, spoil, error, match
-):
+    signed_in: Hub,
+    adapter: Path,
+    spoil: Callable[[Path], int | None],
+    error: type[LoratoolsError],
+    match: str,
+) -> None:
     spoil(adapter)
     with pytest.raises(error, match=match):
         push(adapter)
     assert not signed_in.log.of("POST")
 
 
-def test_after_a_refusal_no_more_is_hashed(signed_in, adapter, monkeypatch):
+def test_after_a_refusal_no_more_is_hashed(
+    signed_in: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed = []
 
-    def slowly(name, path):
+    def slowly(name: str, path: InputFile) -> None:
         time.sleep(0.2)
         hashed.append(name)
 
@@ -106,7 +118,9 @@ def test_after_a_refusal_no_more_is_hashed(signed_in, adapter, monkeypatch):
     assert len(hashed) < 20
 
 
-def test_other_files_go_along_where_that_is_asked_for_and_pickles_never(signed_in, adapter):
+def test_other_files_go_along_where_that_is_asked_for_and_pickles_never(
+    signed_in: Hub, adapter: Path
+) -> None:
     (adapter / "notes.txt").write_bytes(b"x")
     (adapter / ".hidden").write_bytes(b"x")
     report = push(adapter, all_files=True)
@@ -117,14 +131,16 @@ def test_other_files_go_along_where_that_is_asked_for_and_pickles_never(signed_i
         push(adapter, all_files=True)
 
 
-def test_weights_beside_an_adapter_are_sent_where_that_is_asked_for(signed_in, adapter):
+def test_weights_beside_an_adapter_are_sent_where_that_is_asked_for(
+    signed_in: Hub, adapter: Path
+) -> None:
     shutil.copy(adapter / "adapter_model.safetensors", adapter / "value_head.safetensors")
     with pytest.raises(UnsupportedError, match=r"none of its own \(value_head\.safetensors\)"):
         push(adapter)
     assert "value_head.safetensors" in push(adapter, all_files=True).files
 
 
-def test_names_may_have_their_scheme(signed_in, adapter):
+def test_names_may_have_their_scheme(signed_in: Hub, adapter: Path) -> None:
     report = push(adapter, "hf://ann/plain", base=f"hf://{BASE}")
     config = json.loads(signed_in.files("ann/plain")["adapter_config.json"])
     assert (report.repo, config["base_model_name_or_path"]) == ("ann/plain", BASE)
@@ -132,12 +148,14 @@ def test_names_may_have_their_scheme(signed_in, adapter):
         push("hf://ann/plain", "ann/other")
 
 
-def test_an_output_is_not_on_the_hub(signed_in):
+def test_an_output_is_not_on_the_hub(signed_in: Hub) -> None:
     with pytest.raises(OutputError, match="loratools push"):
         loratools.merge(SHARDED, PLAIN, output="hf://ann/merged")
 
 
-def test_a_tag_of_another_commit_is_refused_before_anything_is_sent(signed_in, adapter):
+def test_a_tag_of_another_commit_is_refused_before_anything_is_sent(
+    signed_in: Hub, adapter: Path
+) -> None:
     first = push(adapter, tag="v1")
     assert push(adapter, tag="v1").commit == first.commit, "the same again"
     set_weight(adapter, 2.0)
@@ -146,13 +164,17 @@ def test_a_tag_of_another_commit_is_refused_before_anything_is_sent(signed_in, a
     assert signed_in.head("ann/plain") == first.commit
 
 
-def test_a_missing_repository_is_made_where_that_is_asked_for(signed_in, adapter):
+def test_a_missing_repository_is_made_where_that_is_asked_for(
+    signed_in: Hub, adapter: Path
+) -> None:
     with pytest.raises(HubError, match="--create makes one"):
         loratools.push(adapter, "ann/plain")
     assert push(adapter).commit == signed_in.head("ann/plain")
 
 
-def test_a_merged_model_has_no_card_of_its_base(signed_in, adapter, tmp_path):
+def test_a_merged_model_has_no_card_of_its_base(
+    signed_in: Hub, adapter: Path, tmp_path: Path
+) -> None:
     base = shutil.copytree(SHARDED, tmp_path / "base")
     (base / "README.md").write_text("# The base\n")
     loratools.merge(base, adapter, output=tmp_path / "merged")
@@ -164,7 +186,7 @@ def test_a_merged_model_has_no_card_of_its_base(signed_in, adapter, tmp_path):
 
 
 @pytest.fixture
-def secret(tmp_path):
+def secret(tmp_path: Path) -> Path:
     (tmp_path / "outside").mkdir()
     path = tmp_path / "outside/secret"
     path.write_text("secret")
@@ -193,14 +215,16 @@ OUTWARD = {
 
 
 @pytest.mark.parametrize(("name", "put"), OUTWARD.values(), ids=OUTWARD)
-def test_nothing_is_sent_that_a_link_leads_to(signed_in, adapter, secret, name, put):
+def test_nothing_is_sent_that_a_link_leads_to(
+    signed_in: Hub, adapter: Path, secret: Path, name: str, put: Callable[[Path, Path], None]
+) -> None:
     put(adapter / name, secret)
     with pytest.raises(FormatError, match=f"{name}: (a link|not a regular file)"):
         push(adapter, all_files=True)
     assert not signed_in.log.of("POST")
 
 
-def test_a_merged_model_is_held_to_the_same(signed_in, tmp_path, secret):
+def test_a_merged_model_is_held_to_the_same(signed_in: Hub, tmp_path: Path, secret: Path) -> None:
     model = shutil.copytree(SHARDED, tmp_path / "model")
     (model / "extra").symlink_to(secret.parent)
     with pytest.raises(FormatError, match="extra: a link"):
@@ -208,12 +232,14 @@ def test_a_merged_model_is_held_to_the_same(signed_in, tmp_path, secret):
     assert not signed_in.log.of("POST")
 
 
-def test_the_folder_itself_may_be_named_by_a_link(signed_in, adapter, tmp_path):
+def test_the_folder_itself_may_be_named_by_a_link(
+    signed_in: Hub, adapter: Path, tmp_path: Path
+) -> None:
     (tmp_path / "named").symlink_to(adapter)
     assert "adapter_model.safetensors" in push(tmp_path / "named").files
 
 
-def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in, adapter):
+def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in: Hub, adapter: Path) -> None:
     push(adapter, "ann/plain", base=BASE)
     cached = loratools.pull("ann/plain").folder
     assert Path(cached, "adapter_config.json").is_symlink()
@@ -224,7 +250,14 @@ def test_what_was_fetched_to_a_cache_is_sent_from_there(signed_in, adapter):
 
 
 @pytest.mark.parametrize(("size", "most_open"), [(100, 0), (2_000_000, 64), (2_000_000, 0)])
-def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatch, size, most_open):
+def test_what_was_checked_is_what_is_sent(
+    signed_in: Hub,
+    adapter: Path,
+    secret: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    most_open: int,
+) -> None:
     """A link that takes a file's place after the check is not followed when it is sent.
 
     A small file was read before. A larger one may be open still; if not, it is refused.
@@ -234,7 +267,7 @@ def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatc
     (adapter / "notes.dat").write_bytes(content)
     commit = writing.commit
 
-    def late(*arguments, **options):
+    def late(*arguments: str | list[Addition], **options: bool) -> tuple[str, None]:
         (adapter / "notes.dat").unlink()
         (adapter / "notes.dat").symlink_to(secret)
         return commit(*arguments, **options)
@@ -250,7 +283,9 @@ def test_what_was_checked_is_what_is_sent(signed_in, adapter, secret, monkeypatc
 
 
 @pytest.mark.parametrize("names", ["onnx", "txt"])
-def test_more_files_are_sent_than_may_be_open(signed_in, adapter, monkeypatch, names):
+def test_more_files_are_sent_than_may_be_open(
+    signed_in: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
     """Of what the Hub stores apart, and of what it stores as text."""
     monkeypatch.setattr(writing, "_SMALL_BYTES", 10)
     sent = {f"notes-{number}.{names}": b"%020d" % number for number in range(150)}
@@ -265,7 +300,9 @@ def test_more_files_are_sent_than_may_be_open(signed_in, adapter, monkeypatch, n
 
 
 @pytest.mark.parametrize("all_files", [False, True])
-def test_a_model_is_sent_without_what_makes_it_look_like_an_adapter(signed_in, tmp_path, all_files):
+def test_a_model_is_sent_without_what_makes_it_look_like_an_adapter(
+    signed_in: Hub, tmp_path: Path, all_files: bool
+) -> None:
     model = shutil.copytree(SHARDED, tmp_path / "model")
     shutil.copy(PLAIN / "adapter_config.json", model)
     report = push(model, "ann/model", all_files=all_files)
@@ -274,7 +311,7 @@ def test_a_model_is_sent_without_what_makes_it_look_like_an_adapter(signed_in, t
     assert "adapter_config.json" not in signed_in.files("ann/model")
 
 
-def test_a_card_that_is_too_long_to_be_one_is_not_read(signed_in, adapter):
+def test_a_card_that_is_too_long_to_be_one_is_not_read(signed_in: Hub, adapter: Path) -> None:
     with (adapter / "README.md").open("wb") as file:
         file.truncate(20_000_000)
     with pytest.raises(FormatError, match=r"README.md: 20000000 bytes are too many for a card"):
@@ -282,11 +319,13 @@ def test_a_card_that_is_too_long_to_be_one_is_not_read(signed_in, adapter):
     assert not signed_in.log.of("POST", "commit")
 
 
-def test_a_folder_that_cannot_be_read_is_named(signed_in, adapter, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_named(
+    signed_in: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (adapter / "sub").mkdir()
     scandir = os.scandir
 
-    def refuse(path):
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
         if Path(path) == adapter / "sub":
             raise PermissionError(13, "Permission denied")
         return scandir(path)

@@ -3,19 +3,34 @@
 import base64
 import json
 import shutil
+from _asyncio import Future
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from starlette.applications import Starlette
 
 from loratools.hub import token
 from tests.e2e.commands import SINGLE, run_apart, run_here
 from tests.hub.client import write
-from tests.hub.faulty import BLOB, FILES, REPO, WEIGHTS, goes_offline, home, is_nowhere, strikes
-from tests.hub.server import faults
+from tests.hub.faulty import (
+    BLOB,
+    FILES,
+    REPO,
+    WEIGHTS,
+    Under,
+    goes_offline,
+    home,
+    is_nowhere,
+    strikes,
+)
+from tests.hub.server import Hub, faults
 from tests.hub.server.accounts import Caller
-from tests.hub.server.fault import Fault
+from tests.hub.server.connection import Connection
+from tests.hub.server.fault import Fault, Rule
 
 BASE = "ann/base"
 CANARY = "hf_CanaryCanaryCanaryCanaryCanaryCana"
@@ -31,8 +46,21 @@ class Echo(Fault):
 
     status: int
 
-    def wrap(self, app, connection):
-        async def answer(scope, receive, send):
+    def wrap(
+        self, app: Starlette, connection: Connection
+    ) -> Callable[
+        [
+            dict[str, Any],
+            Callable[[], Iterator[Future]],
+            Callable[[dict[str, Any]], Iterator[Future]],
+        ],
+        None,
+    ]:
+        async def answer(
+            scope: dict[str, Any],
+            receive: Callable[[], Iterator[Future]],
+            send: Callable[[dict[str, Any]], Iterator[Future]],
+        ) -> None:
             given = dict(scope["headers"]).get(b"authorization", b"none")
             said = b"I know you: " + given
             body = json.dumps({"error": f"{said.decode()} {'x' * 300} {given.decode()}"}).encode()
@@ -46,12 +74,12 @@ class Echo(Fault):
         return answer
 
 
-def gate(under):
+def gate(under: Under) -> None:
     under.hub.repos[REPO].gated = "manual"
     under.patch.setitem(under.hub.accounts.by_token, CANARY, Caller("bob", "write", ()))
 
 
-def forget_token(under):
+def forget_token(under: Under) -> None:
     under.patch.delitem(under.hub.accounts.by_token, CANARY)
 
 
@@ -85,12 +113,12 @@ SCENES = {
 class Under:
     """The Hub, and what a scene changes."""
 
-    def __init__(self, hub, patch):
+    def __init__(self, hub: Hub, patch: pytest.MonkeyPatch) -> None:
         self.hub, self.patch = hub, patch
 
 
 @pytest.fixture
-def under(hub, sleeps, monkeypatch):
+def under(hub: Hub, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> Under:
     hub.create_repo(REPO, FILES)
     hub.create_repo(BASE, {p.name: p.read_bytes() for p in SINGLE.iterdir()})
     hub.accounts.by_token[CANARY] = Caller("ann", "write", ())
@@ -110,7 +138,7 @@ def commands(folder: Path) -> list[list[object]]:
     ]
 
 
-def hits(secrets, texts, *folders):
+def hits(secrets: list[str], texts: list[str], *folders: Path) -> list[object]:
     """Where a secret is, of all that was printed or is on disk."""
     found = [text for text in texts for secret in secrets if secret in text]
     files = [path for folder in folders for path in folder.rglob("*")]
@@ -121,7 +149,12 @@ def hits(secrets, texts, *folders):
 
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=list(SCENES))
-def test_the_token_is_nowhere(scene, under, tmp_path, capsys):
+def test_the_token_is_nowhere(
+    scene: Callable[[Under], Rule | None],
+    under: Under,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     scene(under)
     results = [run_here(capsys, *command) for command in commands(tmp_path)]
     assert under.hub.rules == [] or all(rule.hits for rule in under.hub.rules)
@@ -131,7 +164,9 @@ def test_the_token_is_nowhere(scene, under, tmp_path, capsys):
     assert not (home() / "stored_tokens").exists()
 
 
-def test_a_token_is_not_in_the_one_line_either(under, tmp_path, capsys):
+def test_a_token_is_not_in_the_one_line_either(
+    under: Under, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A token that is cut where the line is would be found no more, and yet half of it be there."""
     under.patch.delenv("LORATOOLS_DEBUG")
     under.hub.fail(Echo(400), times=None)
@@ -142,7 +177,9 @@ def test_a_token_is_not_in_the_one_line_either(under, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("scene", ["nothing wrong", "echo with 400", "token of nobody"])
-def test_a_password_in_the_endpoint_is_nowhere(scene, under, tmp_path, capsys):
+def test_a_password_in_the_endpoint_is_nowhere(
+    scene: str, under: Under, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     endpoint = under.hub.endpoint.replace("://", f"://{USER}:{QUOTED}@")
     under.patch.setenv("HF_ENDPOINT", endpoint)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
@@ -158,7 +195,7 @@ def test_a_password_in_the_endpoint_is_nowhere(scene, under, tmp_path, capsys):
     assert hits(secrets, texts, tmp_path, home().parent) == []
 
 
-def test_the_token_is_nowhere_after_a_process(under, tmp_path):
+def test_the_token_is_nowhere_after_a_process(under: Under, tmp_path: Path) -> None:
     """As people run it: what the client prints when it is imported is seen too."""
     environment = under.hub.environment(tmp_path / "home", CANARY)
     results = [run_apart(*command, env=environment) for command in commands(tmp_path)[:1]]
@@ -172,7 +209,9 @@ def test_the_token_is_nowhere_after_a_process(under, tmp_path):
     assert not list(tmp_path.rglob("*token*"))
 
 
-def test_what_is_to_be_private_is_not_sent_to_a_public_repository(under, tmp_path, capsys):
+def test_what_is_to_be_private_is_not_sent_to_a_public_repository(
+    under: Under, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     adapter = write(tmp_path / "adapter", FILES)
     under.patch.delenv("LORATOOLS_DEBUG")
     for repo, code in (("ann/new", 0), ("ann/new", 0), (REPO, 1)):
@@ -195,5 +234,5 @@ def test_what_is_to_be_private_is_not_sent_to_a_public_repository(under, tmp_pat
     ],
     ids=["user", "at sign", "revision", "name", "token"],  # a token stays out of names of tests too
 )
-def test_what_is_redacted(text, shown, under):
+def test_what_is_redacted(text: str, shown: str, under: Under) -> None:
     assert token.redacted(text) == shown

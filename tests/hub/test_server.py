@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationCopy, CommitOperationDelete, snapshot_download
@@ -10,9 +11,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url
 
 from tests.hub.client import FILES, REPO, WEIGHTS, add, api_of, owner, pull, read, write
+from tests.hub.server import Hub
 
 
-def test_a_pushed_folder_comes_back(hub, tmp_path):
+def test_a_pushed_folder_comes_back(hub: Hub, tmp_path: Path) -> None:
     api = owner(hub)
     assert api.create_repo(REPO).repo_id == REPO
     commit = api.upload_folder(repo_id=REPO, folder_path=write(tmp_path / "pushed", FILES))
@@ -24,7 +26,7 @@ def test_a_pushed_folder_comes_back(hub, tmp_path):
     assert hub.fsck(REPO) == ""
 
 
-def test_the_clients_own_check_agrees(hub, tmp_path):
+def test_the_clients_own_check_agrees(hub: Hub, tmp_path: Path) -> None:
     hub.create_repo(REPO, FILES)
     snapshot_download(REPO, endpoint=hub.endpoint, token=False, local_dir=tmp_path)
     checked = api_of(hub).verify_repo_checksums(REPO, local_dir=tmp_path)
@@ -34,7 +36,7 @@ def test_the_clients_own_check_agrees(hub, tmp_path):
     assert len(api_of(hub).verify_repo_checksums(REPO, local_dir=tmp_path).mismatches) == 1
 
 
-def test_a_repository_is_sound_after_all_that_can_be_done_to_it(hub):
+def test_a_repository_is_sound_after_all_that_can_be_done_to_it(hub: Hub) -> None:
     api = owner(hub)
     api.create_repo(REPO)
     head = api.create_commit(
@@ -57,14 +59,14 @@ def test_a_repository_is_sound_after_all_that_can_be_done_to_it(hub):
     assert at_the_tag == [".gitattributes", "a.bin", "a", "a/b", "a/b/c"]
 
 
-def git(hub, *words):
+def git(hub: Hub, *words: str) -> list[str]:
     """The lines that `git` itself answers about the repository."""
     command = ["git", "--git-dir", hub.repos[REPO].folder, *words]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return run.stdout.splitlines()
 
 
-def test_large_files_are_pointers_in_git_and_small_ones_are_not(hub):
+def test_large_files_are_pointers_in_git_and_small_ones_are_not(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     tree = {entry.path: entry for entry in api_of(hub).list_repo_tree(REPO, recursive=True)}
     weights, config = tree["model.safetensors"], tree["config.json"]
@@ -76,7 +78,7 @@ def test_large_files_are_pointers_in_git_and_small_ones_are_not(hub):
     assert tree["deep/er"].tree_id == hub.repos[REPO].git.entries(hub.head(REPO))[3].oid
 
 
-def test_a_file_over_ten_mebibytes_is_large_whatever_its_name(hub):
+def test_a_file_over_ten_mebibytes_is_large_whatever_its_name(hub: Hub) -> None:
     api = owner(hub)
     api.create_repo(REPO)
     data = bytes(10 * 1024 * 1024 + 1)
@@ -87,7 +89,7 @@ def test_a_file_over_ten_mebibytes_is_large_whatever_its_name(hub):
     assert pull(hub, "notes.txt") == data
 
 
-def test_an_upload_in_parts_arrives_whole(hub):
+def test_an_upload_in_parts_arrives_whole(hub: Hub) -> None:
     hub.settings.part_size = 20_000
     api = owner(hub)
     api.create_repo(REPO)
@@ -96,7 +98,7 @@ def test_an_upload_in_parts_arrives_whole(hub):
     assert pull(hub) == WEIGHTS
 
 
-def test_what_is_there_is_not_uploaded_again(hub):
+def test_what_is_there_is_not_uploaded_again(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     api, head = owner(hub), hub.head(REPO)
     again = api.create_commit(REPO, [add(*file) for file in FILES.items()], commit_message="Same")
@@ -105,14 +107,14 @@ def test_what_is_there_is_not_uploaded_again(hub):
     assert not hub.log.of("PUT")
 
 
-def test_an_ignored_file_stays_at_home(hub):
+def test_an_ignored_file_stays_at_home(hub: Hub) -> None:
     hub.create_repo(REPO, {".gitignore": b"*.tmp\n"})
     changes = [add("a.tmp", b"1"), add("a.txt", b"2")]
     owner(hub).create_commit(REPO, changes, commit_message="Add")
     assert sorted(hub.files(REPO)) == [".gitignore", "a.txt"]
 
 
-def test_the_description_of_a_model(hub):
+def test_the_description_of_a_model(hub: Hub) -> None:
     card = b"---\nlicense: mit\ntags: [lora]\n---\n# An adapter\n"
     hub.create_repo(REPO, {**FILES, "README.md": card}, gated="auto")
     model = api_of(hub).model_info(REPO, files_metadata=True)
@@ -128,7 +130,7 @@ def test_the_description_of_a_model(hub):
     assert api_of(hub).model_info(REPO, expand=["sha"]).siblings is None
 
 
-def test_paths_by_name_without_those_unknown(hub):
+def test_paths_by_name_without_those_unknown(hub: Hub) -> None:
     first = hub.create_repo(REPO, FILES)
     hub.commit(REPO, {"config.json": b"{ }\n"})
     asked = ["deep", "model.safetensors", "missing"]
@@ -139,7 +141,7 @@ def test_paths_by_name_without_those_unknown(hub):
     assert not api_of(hub).file_exists(REPO, "missing")
 
 
-def test_listings_come_in_pages(hub):
+def test_listings_come_in_pages(hub: Hub) -> None:
     hub.settings.page_size = 2
     hub.create_repo(REPO, FILES)
     names = [entry.path for entry in api_of(hub).list_repo_tree(REPO, recursive=True)]
@@ -157,7 +159,7 @@ def test_listings_come_in_pages(hub):
     assert titles == ["Add files", "initial commit"]
 
 
-def test_refs_and_what_they_name(hub):
+def test_refs_and_what_they_name(hub: Hub) -> None:
     first = hub.create_repo(REPO, FILES)
     api = owner(hub)
     api.create_tag(REPO, tag="v1", tag_message="the first")
@@ -182,7 +184,7 @@ def test_refs_and_what_they_name(hub):
     assert hub.fsck(REPO) == ""
 
 
-def test_a_pull_request_from_first_to_last(hub):
+def test_a_pull_request_from_first_to_last(hub: Hub) -> None:
     base = hub.create_repo(REPO, FILES)
     api = owner(hub)
     draft = api.create_pull_request(REPO, "A proposal")
@@ -197,7 +199,7 @@ def test_a_pull_request_from_first_to_last(hub):
     assert [found.num for found in api.get_repo_discussions(REPO)] == [1]
 
 
-def test_an_outsider_may_propose_what_they_may_not_push(hub):
+def test_an_outsider_may_propose_what_they_may_not_push(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     proposed = owner(hub, "bob").create_commit(
         REPO, [add("x.safetensors", b"1")], commit_message="X", create_pr=True
@@ -206,7 +208,7 @@ def test_an_outsider_may_propose_what_they_may_not_push(hub):
     assert hub.files(REPO, proposed.pr_revision)["x.safetensors"] == b"1"
 
 
-def test_a_small_file_is_answered_at_once_and_a_large_one_by_the_storage(hub):
+def test_a_small_file_is_answered_at_once_and_a_large_one_by_the_storage(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     small, large = (
         get_hf_file_metadata(hf_hub_url(REPO, path, endpoint=hub.endpoint), token=False)
@@ -219,7 +221,7 @@ def test_a_small_file_is_answered_at_once_and_a_large_one_by_the_storage(hub):
     assert large.xet_file_data is None
 
 
-def test_a_token_stays_on_the_hub(hub):
+def test_a_token_stays_on_the_hub(hub: Hub) -> None:
     hub.create_repo(REPO, FILES, private=True)
     api = owner(hub)
     api.create_commit(REPO, [add("b.safetensors", b"1" * 600)], commit_message="Add")
@@ -230,13 +232,13 @@ def test_a_token_stays_on_the_hub(hub):
 
 
 @pytest.mark.parametrize("setting", ["resolve_cache", "compress"])
-def test_small_files_come_in_other_ways_too(hub, setting):
+def test_small_files_come_in_other_ways_too(hub: Hub, setting: str) -> None:
     setattr(hub.settings, setting, True)
     hub.create_repo(REPO, FILES)
     assert read(snapshot_download(REPO, endpoint=hub.endpoint, token=False)) == FILES
 
 
-def test_a_second_pull_of_a_commit_asks_nothing(hub):
+def test_a_second_pull_of_a_commit_asks_nothing(hub: Hub) -> None:
     commit = hub.create_repo(REPO, FILES)
     snapshot_download(REPO, revision=commit, endpoint=hub.endpoint, token=False)
     assert hub.log.sent > len(WEIGHTS)
@@ -245,7 +247,7 @@ def test_a_second_pull_of_a_commit_asks_nothing(hub):
     assert not hub.log
 
 
-def test_a_fresh_environment_has_only_this_hub(hub, tmp_path):
+def test_a_fresh_environment_has_only_this_hub(hub: Hub, tmp_path: Path) -> None:
     token = hub.user("alice")
     program = "import huggingface_hub as h; print(h.whoami()['name'], h.constants.HF_HUB_CACHE)"
     run = subprocess.run(
@@ -259,7 +261,7 @@ def test_a_fresh_environment_has_only_this_hub(hub, tmp_path):
     assert [request.path for request in hub.log] == ["/api/whoami-v2"]
 
 
-def test_an_endpoint_given_on_is_enough(only_by_argument):
+def test_an_endpoint_given_on_is_enough(only_by_argument: Hub) -> None:
     hub = only_by_argument
     hub.create_repo(REPO, FILES)
     with pytest.raises(LocalEntryNotFoundError, match="Connection refused"):

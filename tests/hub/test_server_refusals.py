@@ -13,16 +13,17 @@ from huggingface_hub.errors import (
 )
 
 from tests.hub.client import FILES, REPO, WEIGHTS, add, api_of, owner, pull
+from tests.hub.server import Hub
 
 CONFIG = "config.json"
 
 
-def status(refused):
+def status(refused: pytest.ExceptionInfo) -> int:
     return refused.value.response.status_code
 
 
 @pytest.mark.parametrize("private", [True, False], ids=["private", "missing"])
-def test_what_a_stranger_may_not_see_is_not_there(hub, private):
+def test_what_a_stranger_may_not_see_is_not_there(hub: Hub, private: bool) -> None:
     if private:
         hub.create_repo(REPO, FILES, private=True)
     stranger = owner(hub, "mallory")
@@ -37,14 +38,14 @@ def test_what_a_stranger_may_not_see_is_not_there(hub, private):
     assert (type(refused.value), status(refused)) == (HfHubHTTPError, 401)
 
 
-def test_a_private_repository_is_open_to_its_organization(hub):
+def test_a_private_repository_is_open_to_its_organization(hub: Hub) -> None:
     hub.create_repo("lab/adapter", FILES, private=True)
     member = api_of(hub, hub.user("alice", "read", organizations=["lab"]))
     assert member.model_info("lab/adapter").private
     assert member.whoami()["orgs"][0]["name"] == "lab"
 
 
-def test_a_token_that_nobody_has(hub):
+def test_a_token_that_nobody_has(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     with pytest.raises(HfHubHTTPError, match="Invalid credentials") as refused:
         api_of(hub, "hf_nobody").model_info(REPO)
@@ -54,7 +55,7 @@ def test_a_token_that_nobody_has(hub):
 
 
 @pytest.mark.parametrize(("name", "code"), [(None, 401), ("bob", 403)])
-def test_a_gate_shuts_off_the_files_only(hub, name, code):
+def test_a_gate_shuts_off_the_files_only(hub: Hub, name: str | None, code: int) -> None:
     hub.create_repo(REPO, FILES, gated="manual")
     api = api_of(hub) if name is None else owner(hub, name)
     assert api.model_info(REPO).gated == "manual"
@@ -64,14 +65,14 @@ def test_a_gate_shuts_off_the_files_only(hub, name, code):
     assert status(refused) == code
 
 
-def test_a_gate_opens_to_the_owner_and_whoever_is_let_in(hub):
+def test_a_gate_opens_to_the_owner_and_whoever_is_let_in(hub: Hub) -> None:
     hub.create_repo(REPO, FILES, gated="auto")
     hub.grant(REPO, "bob")
     for name in ("alice", "bob"):
         assert owner(hub, name).hf_hub_download(REPO, CONFIG)
 
 
-def test_a_revision_or_file_that_is_not_there(hub):
+def test_a_revision_or_file_that_is_not_there(hub: Hub) -> None:
     head = hub.create_repo(REPO, FILES)
     with pytest.raises(RevisionNotFoundError):
         api_of(hub).model_info(REPO, revision="nowhere")
@@ -85,7 +86,7 @@ def test_a_revision_or_file_that_is_not_there(hub):
 
 
 @pytest.mark.parametrize(("name", "role"), [("alice", "read"), ("mallory", "write")])
-def test_writing_takes_a_right(hub, name, role):
+def test_writing_takes_a_right(hub: Hub, name: str, role: str) -> None:
     hub.create_repo(REPO, FILES)
     api = api_of(hub, hub.user(name, role))
     head = hub.head(REPO)
@@ -105,7 +106,7 @@ def test_writing_takes_a_right(hub, name, role):
     assert list(hub.repos) == [REPO]
 
 
-def test_what_exists_is_not_made_again(hub):
+def test_what_exists_is_not_made_again(hub: Hub) -> None:
     api = owner(hub)
     api.create_repo(REPO)
     for name, make in [
@@ -121,7 +122,7 @@ def test_what_exists_is_not_made_again(hub):
         make(exist_ok=True)
 
 
-def test_a_deleted_repository_is_gone(hub):
+def test_a_deleted_repository_is_gone(hub: Hub) -> None:
     api = owner(hub)
     api.create_repo(REPO)
     api.delete_repo(REPO)
@@ -131,13 +132,13 @@ def test_a_deleted_repository_is_gone(hub):
     assert not api.repo_exists(REPO)
 
 
-def test_a_repository_becomes_private_and_gated(hub):
+def test_a_repository_becomes_private_and_gated(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     owner(hub).update_repo_settings(REPO, private=True, gated="auto")
     assert (hub.repos[REPO].private, hub.repos[REPO].gated) == (True, "auto")
 
 
-def test_a_commit_on_a_branch_that_moved_is_refused(hub):
+def test_a_commit_on_a_branch_that_moved_is_refused(hub: Hub) -> None:
     before = hub.create_repo(REPO, FILES)
     after = hub.commit(REPO, {"theirs": b"1"})
     with pytest.raises(HfHubHTTPError) as refused:
@@ -148,7 +149,7 @@ def test_a_commit_on_a_branch_that_moved_is_refused(hub):
     assert hub.head(REPO) == after
 
 
-def test_somebody_else_commits_in_between(hub):
+def test_somebody_else_commits_in_between(hub: Hub) -> None:
     head = hub.create_repo(REPO, FILES)
     hub.before("/commit/", lambda: hub.commit(REPO, {"theirs": b"1"}, user="bob"))
     with pytest.raises(HfHubHTTPError) as refused:
@@ -159,7 +160,7 @@ def test_somebody_else_commits_in_between(hub):
     assert "theirs" in hub.files(REPO)
 
 
-def test_a_conflicting_proposal_is_not_merged(hub):
+def test_a_conflicting_proposal_is_not_merged(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     api = owner(hub)
     api.create_commit(REPO, [add(CONFIG, b"1")], commit_message="One", create_pr=True)
@@ -171,19 +172,19 @@ def test_a_conflicting_proposal_is_not_merged(hub):
 
 
 @pytest.mark.parametrize("path", ["missing", "missing/"])
-def test_what_is_not_there_cannot_be_deleted(hub, path):
+def test_what_is_not_there_cannot_be_deleted(hub: Hub, path: str) -> None:
     hub.create_repo(REPO, FILES)
     with pytest.raises(RemoteEntryNotFoundError, match="doesn't exist"):
         owner(hub).create_commit(REPO, [CommitOperationDelete(path)], commit_message="Delete")
 
 
-def test_a_file_cannot_be_where_a_folder_is(hub):
+def test_a_file_cannot_be_where_a_folder_is(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     with pytest.raises(BadRequestError, match="deep"):
         owner(hub).create_commit(REPO, [add("deep", b"1")], commit_message="Deep")
 
 
-def test_a_pointer_to_nothing_is_refused(hub):
+def test_a_pointer_to_nothing_is_refused(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     change = add("new.safetensors", WEIGHTS[:600])
     change._upload_mode, change._is_uploaded = "lfs", True  # a client that forgets the upload
@@ -193,7 +194,7 @@ def test_a_pointer_to_nothing_is_refused(hub):
 
 
 @pytest.mark.parametrize("name", ["a..b", "a b", "main/sub", "x.lock"])
-def test_a_ref_that_git_would_not_take_is_refused(hub, name):
+def test_a_ref_that_git_would_not_take_is_refused(hub: Hub, name: str) -> None:
     hub.create_repo(REPO, FILES)
     with pytest.raises(BadRequestError, match="reference name"):
         owner(hub).create_branch(REPO, branch=name)
@@ -211,7 +212,7 @@ CARDS = {
 
 
 @pytest.mark.parametrize("front", CARDS, ids=list(CARDS.values()))
-def test_a_card_with_wrong_metadata_is_refused(hub, front):
+def test_a_card_with_wrong_metadata_is_refused(hub: Hub, front: str) -> None:
     hub.create_repo(REPO, FILES)
     card = f"---\n{front}\n---\n# An adapter\n".encode()
     with pytest.raises(ValueError, match=CARDS[front]):
@@ -219,7 +220,7 @@ def test_a_card_with_wrong_metadata_is_refused(hub, front):
     assert "README.md" not in hub.files(REPO)
 
 
-def test_a_card_in_order_is_taken(hub):
+def test_a_card_in_order_is_taken(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     front = "license: mit\ntags: [lora]\nbase_model: [a/b]\nbase_model_relation: adapter"
     card = f"---\n{front}\n---\n# An adapter\n"
@@ -227,18 +228,18 @@ def test_a_card_in_order_is_taken(hub):
     assert ModelCard.load(pull_path(hub)).data.base_model == ["a/b"]
 
 
-def pull_path(hub):
+def pull_path(hub: Hub) -> str:
     return hf_hub_download(REPO, "README.md", endpoint=hub.endpoint, token=False)
 
 
-def test_a_card_without_metadata_is_taken_with_a_warning(hub):
+def test_a_card_without_metadata_is_taken_with_a_warning(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
         owner(hub).create_commit(REPO, [add("README.md", b"# Hm\n")], commit_message="Card")
     assert pull(hub, "README.md") == b"# Hm\n"
 
 
-def test_there_is_no_xet(hub, monkeypatch):
+def test_there_is_no_xet(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.create_repo(REPO, FILES)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     with pytest.raises(ConnectionError):
@@ -248,7 +249,9 @@ def test_there_is_no_xet(hub, monkeypatch):
     assert pull(hub) == WEIGHTS  # which is not in Xet
 
 
-def test_offline_nothing_is_asked_and_what_is_here_is_found(hub, monkeypatch):
+def test_offline_nothing_is_asked_and_what_is_here_is_found(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = hub.create_repo(REPO, FILES)
     pulled = snapshot_download(REPO, endpoint=hub.endpoint, token=False)
     other = hub.create_repo("bob/adapter", FILES)

@@ -3,24 +3,26 @@
 import hashlib
 import socket
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
 from tests.hub.client import FILES, REPO, WEIGHTS, api_of, owner, pull
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
+from tests.hub.server.serving import Server
 
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 BLOB = f"{REPO}/{SHA256}"  # the address of the weights in the storage
 
 
 @pytest.fixture(autouse=True)
-def _adapter(hub):
+def _adapter(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
 
 
-def test_a_fault_strikes_the_requests_it_is_for(hub):
+def test_a_fault_strikes_the_requests_it_is_for(hub: Hub) -> None:
     rule = hub.fail(faults.Status(500), "/refs", method="GET", skip=1, times=2)
     api, seen = api_of(hub), []
     for _ in range(5):
@@ -35,14 +37,14 @@ def test_a_fault_strikes_the_requests_it_is_for(hub):
     assert [request.faults for request in hub.log] == [[], ["Status"], ["Status"], [], []]
 
 
-def test_faults_add_up(hub, sleeps):
+def test_faults_add_up(hub: Hub, sleeps: list[float]) -> None:
     hub.fail(faults.Flip(offset=0), BLOB, method="GET", times=None)
     hub.fail(faults.Cut(after=10), BLOB, method="GET")
     assert pull(hub)[:2] == bytes([WEIGHTS[0] ^ 1, WEIGHTS[1]])
     assert [request.faults for request in hub.log.of("GET")] == [["Flip", "Cut"], ["Flip"]]
 
 
-def test_an_action_before_a_request_may_use_the_hub_itself(hub):
+def test_an_action_before_a_request_may_use_the_hub_itself(hub: Hub) -> None:
     hub.before("/refs", lambda: owner(hub).create_tag(REPO, tag="v1"))
     assert [tag.name for tag in api_of(hub).list_repo_refs(REPO).tags] == ["v1"]
 
@@ -59,7 +61,9 @@ def test_an_action_before_a_request_may_use_the_hub_itself(hub):
     ],
 )
 @pytest.mark.parametrize("path", ["model.safetensors", "plain"])
-def test_parts_of_a_file(hub, path, asked, status, answered):
+def test_parts_of_a_file(
+    hub: Hub, path: str, asked: str, status: int, answered: slice | None
+) -> None:
     hub.commit(REPO, {"plain": WEIGHTS})
     url = f"{hub.endpoint}/{REPO}/resolve/main/{path}"
     answer = httpx2.get(url, headers={"Range": asked}, follow_redirects=True)
@@ -74,7 +78,7 @@ def test_parts_of_a_file(hub, path, asked, status, answered):
         assert answer.headers["content-range"] == expected
 
 
-def test_the_storage_takes_no_token_and_no_forged_address(hub):
+def test_the_storage_takes_no_token_and_no_forged_address(hub: Hub) -> None:
     address = f"{hub.storage_endpoint}/{REPO}/{SHA256}"
     assert httpx2.get(address).status_code == 403
     assert httpx2.get(address + "?Signature=0").status_code == 403
@@ -85,7 +89,7 @@ def test_the_storage_takes_no_token_and_no_forged_address(hub):
     assert httpx2.put(signed, content=b"other").status_code == 403
 
 
-def test_a_client_that_leaves_is_no_fault_of_the_server(hub):
+def test_a_client_that_leaves_is_no_fault_of_the_server(hub: Hub) -> None:
     hub.fail(faults.Slow(bytes_per_second=1000), BLOB)
     url = f"{hub.endpoint}/{REPO}/resolve/main/model.safetensors"
     with httpx2.stream("GET", url, follow_redirects=True) as answer:
@@ -101,8 +105,8 @@ def test_a_client_that_leaves_is_no_fault_of_the_server(hub):
     assert not hub.errors
 
 
-def test_a_fault_of_the_server_is_seen_by_the_test(hub):
-    def fail():
+def test_a_fault_of_the_server_is_seen_by_the_test(hub: Hub) -> None:
+    def fail() -> None:
         raise ZeroDivisionError
 
     hub.before("/refs", fail)
@@ -113,7 +117,7 @@ def test_a_fault_of_the_server_is_seen_by_the_test(hub):
     hub.errors.clear()
 
 
-def test_the_log_counts_what_went_each_way(hub):
+def test_the_log_counts_what_went_each_way(hub: Hub) -> None:
     pull(hub)
     blob = hub.log.of("GET", BLOB, origin="storage")
     assert [(r.status, r.sent, r.received) for r in blob] == [(200, len(WEIGHTS), 0)]
@@ -127,7 +131,7 @@ def test_the_log_counts_what_went_each_way(hub):
     assert not hub.log
 
 
-def test_a_test_begins_with_an_empty_hub(hub, server, tmp_path):
+def test_a_test_begins_with_an_empty_hub(hub: Hub, server: Server, tmp_path: Path) -> None:
     other = server.fresh(tmp_path)
     assert (other.endpoint, other.repos, len(other.log)) == (hub.endpoint, {}, 0)
     with pytest.raises(HfHubHTTPError):

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -12,28 +14,28 @@ from loratools.hub import reading, session
 from tests.e2e.commands import run_apart, run_here
 from tests.hub.client import write
 from tests.hub.faulty import CONFIG, FILES, REPO, WEIGHTS, line_of
-from tests.hub.server import faults
+from tests.hub.server import Hub, faults
 from tests.hub.test_secrets import CANARY
 
 API = f"/api/models/{REPO}"
 
 
 @pytest.fixture
-def ours(hub, sleeps, monkeypatch):
+def ours(hub: Hub, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub that knows our token; its storage, on another port, is somebody else's server here."""
     hub.create_repo(REPO, FILES)
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     return hub
 
 
-def elsewhere(hub):
+def elsewhere(hub: Hub) -> list[str]:
     """Addresses that are not the Hub's: another port, another host, with a user before it."""
     host = hub.storage_endpoint.removeprefix("http://")
     by_name = hub.endpoint.replace("127.0.0.1", "localhost")
     return [hub.storage_endpoint, f"//{host}", f"http://ann:word@{host}", by_name]
 
 
-def assert_kept(hub):
+def assert_kept(hub: Hub) -> None:
     """No other server was given the token, or a cookie that the Hub has set."""
     own = hub.endpoint.removeprefix("http://")
     others = [r for r in hub.log if r.origin == "storage" or r.headers["host"] != own]
@@ -49,7 +51,14 @@ def assert_kept(hub):
     [("/tree/", "GET"), (f"{API}$", "GET"), ("resolve", "HEAD"), ("resolve", "GET")],
     ids=["listing", "commit", "headers", "file"],
 )
-def test_a_redirect_does_not_take_the_token_along(which, path, method, ours, tmp_path, capsys):
+def test_a_redirect_does_not_take_the_token_along(
+    which: int,
+    path: str,
+    method: str,
+    ours: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     target = elsewhere(ours)[which]
     moved = faults.Status(307, {"Location": f"{target}/x", "Set-Cookie": "session=secret"})
     ours.fail(moved, path, method=method, origin="hub", times=None)
@@ -61,7 +70,9 @@ def test_a_redirect_does_not_take_the_token_along(which, path, method, ours, tmp
 
 
 @pytest.mark.parametrize("which", range(4), ids=["port", "no scheme", "user", "host"])
-def test_the_next_page_of_a_listing_does_not_get_the_token(which, ours, capsys):
+def test_the_next_page_of_a_listing_does_not_get_the_token(
+    which: int, ours: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     link = f'<{elsewhere(ours)[which]}/next>; rel="next"'
     ours.fail(faults.Headers({"Link": link, "Set-Cookie": "session=secret"}), "/tree/", times=None)
     result = run_here(capsys, "pull", REPO)
@@ -70,8 +81,8 @@ def test_the_next_page_of_a_listing_does_not_get_the_token(which, ours, capsys):
     assert_kept(ours)
 
 
-def lfs_actions(hub, change):
-    def changed(body):
+def lfs_actions(hub: Hub, change: Callable[[dict[str, dict[str, Any]]], None]) -> None:
+    def changed(body: bytes) -> bytes:
         answer = json.loads(body)
         for item in answer["objects"]:
             change(item.get("actions", {}))
@@ -82,11 +93,13 @@ def lfs_actions(hub, change):
 
 @pytest.mark.parametrize("action", ["verify", "upload"])
 @pytest.mark.parametrize("parts", [None, 50_000], ids=["whole", "in parts"])
-def test_an_upload_does_not_take_the_token_along(action, parts, ours, tmp_path, capsys):
+def test_an_upload_does_not_take_the_token_along(
+    action: str, parts: int | None, ours: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its addresses, and the headers for them, come from the Hub."""
     ours.settings.part_size = parts
 
-    def change(actions):
+    def change(actions: dict[str, dict[str, Any]]) -> None:
         if "upload" in actions:
             actions.setdefault(action, {})["href"] = f"{ours.storage_endpoint}/other"
 
@@ -100,7 +113,9 @@ def test_an_upload_does_not_take_the_token_along(action, parts, ours, tmp_path, 
     assert_kept(ours)
 
 
-def test_a_commit_that_is_redirected_does_not_take_the_token_along(ours, tmp_path, capsys):
+def test_a_commit_that_is_redirected_does_not_take_the_token_along(
+    ours: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = faults.Status(307, {"Location": f"{ours.storage_endpoint}/x"})
     ours.fail(moved, "/commit/", times=None)
     adapter = write(tmp_path / "adapter", FILES | {CONFIG: FILES[CONFIG] + b"\n"})
@@ -110,7 +125,13 @@ def test_a_commit_that_is_redirected_does_not_take_the_token_along(ours, tmp_pat
 
 
 @pytest.mark.parametrize("header", ["Link", "X-Xet-Refresh-Route"])
-def test_xet_of_another_host_is_not_used(header, ours, tmp_path, capsys, monkeypatch):
+def test_xet_of_another_host_is_not_used(
+    header: str,
+    ours: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """hf_xet is no part of the guarded session, and takes the token wherever it is told to."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     route = f"{ours.storage_endpoint}/xet"
@@ -139,7 +160,9 @@ def test_xet_of_another_host_is_not_used(header, ours, tmp_path, capsys, monkeyp
         ("https://mirror.co", "https://huggingface.co/x", False),
     ],
 )
-def test_the_hub_is_where_scheme_host_and_port_are(endpoint, address, is_there, hub, monkeypatch):
+def test_the_hub_is_where_scheme_host_and_port_are(
+    endpoint: str, address: str, is_there: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     headers = {"User-Agent": "loratools/1; hf_hub/2", "Authorization": "Bearer x", "Cookie": "x=y"}
     request = httpx2.Request("GET", address, headers=headers)
@@ -147,7 +170,9 @@ def test_the_hub_is_where_scheme_host_and_port_are(endpoint, address, is_there, 
     assert ("Authorization" in request.headers, "Cookie" in request.headers) == (is_there, is_there)
 
 
-def test_every_request_with_the_token_is_guarded(ours, tmp_path, capsys):
+def test_every_request_with_the_token_is_guarded(
+    ours: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What does not say that it is ours would pass the guard."""
     adapter = write(tmp_path / "adapter", FILES | {WEIGHTS: FILES[WEIGHTS][:-1] + b"\x01"})
     for command in (
@@ -165,7 +190,9 @@ def test_every_request_with_the_token_is_guarded(ours, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_uploads_to_a_storage_are_guarded_though_they_name_no_client(method, ours):
+def test_uploads_to_a_storage_are_guarded_though_they_name_no_client(
+    method: str, ours: Hub
+) -> None:
     headers = {"User-Agent": "python-httpx2/2", "Authorization": "Bearer x", "Cookie": "x=y"}
     request = httpx2.Request(method, f"{ours.storage_endpoint}/x", headers=headers)
     session._outgoing(request)
@@ -175,7 +202,7 @@ def test_uploads_to_a_storage_are_guarded_though_they_name_no_client(method, our
     assert isinstance(endless.stream, session._Limited)
 
 
-def test_requests_of_others_are_left_alone(ours):
+def test_requests_of_others_are_left_alone(ours: Hub) -> None:
     """The client's session is one for the whole process."""
     assert reading.exists(REPO)
     headers = {"User-Agent": "other/1; hf_hub/2", "Authorization": "Bearer theirs"}
@@ -201,7 +228,7 @@ NO_TOKENS = {
 
 
 @pytest.fixture
-def signed_out(hub, sleeps, monkeypatch):
+def signed_out(hub: Hub, sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A public repository, and the place of the token's file, without one."""
     hub.create_repo(REPO, FILES)
     monkeypatch.delenv("HF_TOKEN")
@@ -213,8 +240,12 @@ def signed_out(hub, sleeps, monkeypatch):
 @pytest.mark.parametrize("debug", ["0", "1"])
 @pytest.mark.parametrize("text", NO_TOKENS.values(), ids=list(NO_TOKENS))
 def test_a_file_without_a_token_is_named_and_nothing_sent(
-    text, debug, signed_out, capsys, monkeypatch
-):
+    text: bytes,
+    debug: str,
+    signed_out: Hub,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LORATOOLS_DEBUG", debug)
     file = Path(constants.HF_TOKEN_PATH)
     file.write_bytes(text)
@@ -228,8 +259,8 @@ def test_a_file_without_a_token_is_named_and_nothing_sent(
 
 @pytest.mark.parametrize("what", sorted(NO_TOKENS.keys() - {"a NUL"}))  # which no variable has
 def test_a_variable_without_a_token_is_named_and_nothing_sent(
-    what, signed_out, capsys, monkeypatch
-):
+    what: str, signed_out: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", os.fsdecode(NO_TOKENS[what]))
     result = run_here(capsys, "pull", REPO)
     assert result.code == 1
@@ -239,7 +270,9 @@ def test_a_variable_without_a_token_is_named_and_nothing_sent(
 
 
 @pytest.mark.parametrize("name", ["token", "stored_tokens"])
-def test_a_token_file_that_would_be_waited_for_is_refused(name, signed_out, capsys):
+def test_a_token_file_that_would_be_waited_for_is_refused(
+    name: str, signed_out: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(constants.HF_TOKEN_PATH).write_text("hf_x\n")
     place = Path(constants.HF_TOKEN_PATH).with_name(name)
     place.unlink(missing_ok=True)
@@ -258,12 +291,14 @@ def test_a_token_file_that_would_be_waited_for_is_refused(name, signed_out, caps
     assert not signed_out.log
 
 
-def test_a_token_file_that_may_not_be_read_is_named(signed_out, capsys, monkeypatch):
+def test_a_token_file_that_may_not_be_read_is_named(
+    signed_out: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = Path(constants.HF_TOKEN_PATH)
     file.write_text(CANARY)
     opened = os.open
 
-    def refuses(path, *arguments, **options):
+    def refuses(path: Path, *arguments: int, **options: Any):
         if Path(os.fsdecode(path)) == file:
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
@@ -274,12 +309,14 @@ def test_a_token_file_that_may_not_be_read_is_named(signed_out, capsys, monkeypa
     assert f"{file}: permission denied" in line_of(result)
 
 
-def test_a_token_file_that_the_client_cannot_read_is_named(signed_out, capsys, monkeypatch):
+def test_a_token_file_that_the_client_cannot_read_is_named(
+    signed_out: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may change between our look and the client's."""
     file = Path(constants.HF_TOKEN_PATH)
     read_text = Path.read_text
 
-    def refuses(self, *arguments, **options):
+    def refuses(self, *arguments: object, **options: Any):
         if self == file:
             raise PermissionError(13, "Permission denied", str(self))
         return read_text(self, *arguments, **options)
@@ -291,18 +328,22 @@ def test_a_token_file_that_the_client_cannot_read_is_named(signed_out, capsys, m
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \r\n "])
-def test_an_empty_token_file_is_none(text, signed_out, capsys):
+def test_an_empty_token_file_is_none(
+    text: str, signed_out: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(constants.HF_TOKEN_PATH).write_text(text)
     assert run_here(capsys, "pull", REPO).code == 0
 
 
-def test_a_token_in_the_environment_goes_before_a_broken_file(signed_out, capsys, monkeypatch):
+def test_a_token_in_the_environment_goes_before_a_broken_file(
+    signed_out: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path(constants.HF_TOKEN_PATH).write_bytes(b"\xff")
     monkeypatch.setenv("HF_TOKEN", signed_out.user("ann") + "\r\n")
     assert run_here(capsys, "pull", REPO).code == 0
 
 
-def test_a_broken_file_of_stored_tokens_is_not_quoted(signed_out, tmp_path):
+def test_a_broken_file_of_stored_tokens_is_not_quoted(signed_out: Hub, tmp_path: Path) -> None:
     """The client's own log would print the line that it cannot read."""
     environment = signed_out.environment(tmp_path / "home")
     folder = Path(environment["HF_HOME"])

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +17,13 @@ from loratools.io.file import InputFile
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)))
     return path
 
 
-def test_bytes_are_read_by_position(path):
+def test_bytes_are_read_by_position(path: Path) -> None:
     file = InputFile(path)
     assert file.size == 256
     assert file.read(3, 4) == bytes([3, 4, 5, 6])
@@ -44,14 +46,16 @@ def test_bytes_are_read_by_position(path):
     ],
     ids=["nothing", "dangling link", "own link", "pipe", "folder", "device", "another device"],
 )
-def test_only_a_regular_file_is_opened(tmp_path, make, says):
+def test_only_a_regular_file_is_opened(
+    tmp_path: Path, make: Callable[..., object], says: str
+) -> None:
     """And nothing is waited for: a pipe has no writer here."""
     make(tmp_path / "file")
     with pytest.raises(FormatError, match=f"file: {says}"):
         InputFile(tmp_path / "file")
 
 
-def test_a_socket_cannot_be_opened(tmp_path, monkeypatch):
+def test_a_socket_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("file")
@@ -60,14 +64,14 @@ def test_a_socket_cannot_be_opened(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [0, 100, 255])
-def test_a_file_that_became_shorter_is_an_error(path, size):
+def test_a_file_that_became_shorter_is_an_error(path: Path, size: int) -> None:
     file = InputFile(path)
     os.truncate(path, size)
     with pytest.raises(StorageError, match="became shorter while it was read"):
         file.read(0, 256)
 
 
-def test_a_truncation_is_an_error_and_not_a_signal(tmp_path):
+def test_a_truncation_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
     """The same under a memory map is a SIGBUS, which nothing in Python can catch."""
     program = """
         import os, sys
@@ -99,7 +103,7 @@ def test_a_truncation_is_an_error_and_not_a_signal(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["appending", "rewriting"])
-def test_a_file_that_was_written_to_is_an_error(path, by):
+def test_a_file_that_was_written_to_is_an_error(path: Path, by: str) -> None:
     file = InputFile(path)
     file.read(0, 256)
     if by == "appending":
@@ -114,7 +118,7 @@ def test_a_file_that_was_written_to_is_an_error(path, by):
         file.check_unchanged()
 
 
-def test_a_file_that_was_replaced_is_read_to_its_end(path):
+def test_a_file_that_was_replaced_is_read_to_its_end(path: Path) -> None:
     """It is another file of the same name: what was opened is still whole."""
     file = InputFile(path)
     path.rename(path.with_name("old"))
@@ -123,7 +127,9 @@ def test_a_file_that_was_replaced_is_read_to_its_end(path):
 
 
 @pytest.mark.parametrize("use", [lambda file: file.read(0, 2), lambda file: file.check_unchanged()])
-def test_a_pickled_file_is_the_same_file_or_an_error(path, use):
+def test_a_pickled_file_is_the_same_file_or_an_error(
+    path: Path, use: Callable[[InputFile], object]
+) -> None:
     """Another process opens it again by its name: to read it, or for a copy in the kernel."""
     pickled = pickle.dumps(InputFile(path))
     assert pickle.loads(pickled).read(0, 2) == b"\0\1"
@@ -136,7 +142,7 @@ def test_a_pickled_file_is_the_same_file_or_an_error(path, use):
         use(reopened)
 
 
-def test_descriptors_are_given_back(path):
+def test_descriptors_are_given_back(path: Path) -> None:
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
     for _ in range(5):
         InputFile(path)
@@ -146,7 +152,7 @@ def test_descriptors_are_given_back(path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_file_that_may_not_be_read_is_named(path):
+def test_a_file_that_may_not_be_read_is_named(path: Path) -> None:
     path.chmod(0)
     path.parent.chmod(0o755)
     program = (

@@ -2,11 +2,14 @@
 
 import ctypes
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.strategies._internal.lazy import LazyStrategy
 from safetensors import TensorSpec, deserialize, safe_open, serialize
 
 from loratools.errors import FormatError
@@ -44,11 +47,11 @@ METADATA = st.dictionaries(NAMES, NAMES, max_size=4)
 def tensors(dtypes):
     """Tensors by name: dtype, shape and bytes."""
 
-    def filled(dtype_and_shape):
+    def filled(dtype_and_shape: tuple[str, tuple[int, ...]]) -> LazyStrategy:
         size = nbytes(*dtype_and_shape)
         return st.tuples(*map(st.just, dtype_and_shape), st.binary(min_size=size, max_size=size))
 
-    def fills_bytes(dtype_and_shape):
+    def fills_bytes(dtype_and_shape: tuple[str, tuple[int, ...]]) -> bool:
         dtype, shape = dtype_and_shape
         elements = nbytes("U8", shape)
         return elements * BITS[dtype] % 8 == 0
@@ -59,7 +62,7 @@ def tensors(dtypes):
     return st.dictionaries(names, kinds.flatmap(filled), max_size=5)
 
 
-def read(data):
+def read(data: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
     """The tensors and the metadata of a file, as we read them."""
     size = header_size(data[:8], len(data), "file")
     header = parse_header(data[8 : 8 + size], len(data), "file")
@@ -67,13 +70,17 @@ def read(data):
     return found, dict(header.metadata)
 
 
-def written(contents, metadata):
+def written(
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+) -> bytes:
     described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
     return encode_header(described, metadata) + b"".join(data for _, _, data in contents.values())
 
 
 @given(tensors(sorted(BITS)), METADATA)
-def test_what_we_write_is_what_everybody_reads(contents, metadata):
+def test_what_we_write_is_what_everybody_reads(
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+) -> None:
     data = written(contents, metadata)
     found = {
         name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in deserialize(data)
@@ -83,7 +90,11 @@ def test_what_we_write_is_what_everybody_reads(contents, metadata):
 
 
 @given(contents=tensors(sorted(BITS)), metadata=METADATA.filter(bool))
-def test_the_library_reads_the_metadata_that_we_write(tmp_path_factory, contents, metadata):
+def test_the_library_reads_the_metadata_that_we_write(
+    tmp_path_factory: pytest.TempPathFactory,
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]],
+    metadata: dict[str, str],
+) -> None:
     path = tmp_path_factory.mktemp("header") / "file"
     path.write_bytes(written(contents, metadata))
     with safe_open(path, "np") as file:
@@ -91,7 +102,9 @@ def test_the_library_reads_the_metadata_that_we_write(tmp_path_factory, contents
 
 
 @given(tensors(sorted(WRITABLE)), METADATA)
-def test_what_the_library_writes_we_read(contents, metadata):
+def test_what_the_library_writes_we_read(
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+) -> None:
     assume(contents or metadata)
     kept = {
         name: ctypes.create_string_buffer(data, len(data)) for name, (*_, data) in contents.items()
@@ -109,7 +122,9 @@ def test_what_the_library_writes_we_read(contents, metadata):
 
 
 @given(tensors(sorted(BITS)), METADATA)
-def test_equal_arguments_give_equal_bytes_aligned_to_8(contents, metadata):
+def test_equal_arguments_give_equal_bytes_aligned_to_8(
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+) -> None:
     data = written(contents, metadata)
     assert data == written(contents, dict(reversed(metadata.items())))
     assert (8 + int.from_bytes(data[:8], "little")) % 8 == 0
@@ -119,12 +134,12 @@ def test_equal_arguments_give_equal_bytes_aligned_to_8(contents, metadata):
     ("dtype", "shape", "says"),
     [("F4", (3,), "does not fill bytes"), ("F64", (2**62, 2), "overflows")],
 )
-def test_what_cannot_be_read_is_not_written(dtype, shape, says):
+def test_what_cannot_be_read_is_not_written(dtype: str, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(FormatError, match=says):
         encode_header([("a", dtype, shape)], {})
 
 
-def test_tensors_come_in_the_order_of_their_bytes():
+def test_tensors_come_in_the_order_of_their_bytes() -> None:
     text = (
         b'{"late":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},'
         b'"early":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
@@ -135,7 +150,7 @@ def test_tensors_come_in_the_order_of_their_bytes():
     assert [tensor.parameters for tensor in header.tensors] == [1, 2]
 
 
-def test_a_parser_leaves_the_garbage_collector_as_it_was():
+def test_a_parser_leaves_the_garbage_collector_as_it_was() -> None:
     import gc
 
     parse = partial(parse_header, b"{}", 10, "file")
@@ -152,7 +167,9 @@ def test_a_parser_leaves_the_garbage_collector_as_it_was():
         gc.enable()
 
 
-def test_200000_tensors_open_in_seconds(tmp_path, record_property):
+def test_200000_tensors_open_in_seconds(
+    tmp_path: Path, record_property: Callable[..., object]
+) -> None:
     count = 200_000
     path = tmp_path / "model.safetensors"
     described = [

@@ -39,7 +39,7 @@ from loratools.io.json import encode_json, json_text, parse_json, parse_json_obj
         (b"{} {}", "not valid JSON"),
     ],
 )
-def test_text_of_two_meanings_is_refused(text, says):
+def test_text_of_two_meanings_is_refused(text: bytes, says: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse_json(text, "some.json")
     assert str(caught.value).startswith("some.json: ")
@@ -51,45 +51,45 @@ def test_text_of_two_meanings_is_refused(text, says):
     "text",
     [b"[" * 100 + b"]" * 100, b'{"a": [' * 50 + b"1" + b"]}" * 50, b'["' + b"[{" * 999 + b'"]'],
 )
-def test_a_hundred_levels_are_read_and_brackets_in_a_text_are_none(text):
+def test_a_hundred_levels_are_read_and_brackets_in_a_text_are_none(text: bytes) -> None:
     assert encode_json(parse_json(text, "some.json"))
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b"1", b'"a"'])
-def test_an_object_is_no_other_value(text):
+def test_an_object_is_no_other_value(text: bytes) -> None:
     with pytest.raises(FormatError, match="must be a JSON object, is "):
         parse_json_object(text, "some.json")
 
 
-def test_a_whole_pair_of_surrogates_is_a_character():
+def test_a_whole_pair_of_surrogates_is_a_character() -> None:
     assert parse_json(rb'"\ud83d\ude00"', "some.json") == "\N{GRINNING FACE}"
 
 
-def test_minus_zero_keeps_its_sign():
+def test_minus_zero_keeps_its_sign() -> None:
     """As to readers for whom it is a float: so it is no size of a tensor."""
     assert [type(value) for value in parse_json(b"[-0, 0, -1]", "some.json")] == [float, int, int]
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**64), 10**308, 1.7976931348623157e308, 5e-324])
-def test_a_number_that_is_read_is_written_exactly(number):
+def test_a_number_that_is_read_is_written_exactly(number: float) -> None:
     assert parse_json(encode_json([number]), "some.json") == [number]
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_a_number_that_json_does_not_have_is_not_written(number):
+def test_a_number_that_json_does_not_have_is_not_written(number: float) -> None:
     with pytest.raises(NonFiniteError, match="a NaN or an infinity"):
         encode_json({"a": [number]})
     with pytest.raises(NonFiniteError, match="a NaN or an infinity"):
         json_text(number)
 
 
-def test_a_text_that_is_not_unicode_is_named_and_not_written():
+def test_a_text_that_is_not_unicode_is_named_and_not_written() -> None:
     """A path may be such a text."""
     with pytest.raises(FormatError, match=r"model\\udcff': not Unicode"):
         encode_json({"base": "model\udcff"})
 
 
-def test_all_json_of_the_package_is_made_in_one_place():
+def test_all_json_of_the_package_is_made_in_one_place() -> None:
     """So that nothing else than JSON can be written or read."""
     package = Path(loratools.__file__).parent
     users = [
@@ -100,7 +100,7 @@ def test_all_json_of_the_package_is_made_in_one_place():
     assert users == ["io/json.py"]
 
 
-def test_written_json_reads_the_same():
+def test_written_json_reads_the_same() -> None:
     value = {"b": [1, 2.5, None, True], "a": "ä\n\N{GRINNING FACE}"}
     text = encode_json(value)
     assert parse_json(text, "some.json") == value

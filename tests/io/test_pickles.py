@@ -2,6 +2,9 @@
 
 import os
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,19 +14,19 @@ from loratools.io.pickles import read_pickle
 
 
 class _Bomb:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "adapter_model.bin"
 
 
-def test_tensors_come_in_the_order_of_the_file(path):
+def test_tensors_come_in_the_order_of_the_file(path: Path) -> None:
     values = {"b": torch.ones(2, 3).bfloat16(), "a": torch.arange(3), "c": torch.ones(4, 2).T}
     torch.save(values, path)
     found = read_pickle(path)
@@ -35,14 +38,14 @@ def test_tensors_come_in_the_order_of_the_file(path):
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_what_a_pickle_would_run_is_not_run(path, protocol):
+def test_what_a_pickle_would_run_is_not_run(path: Path, protocol: int) -> None:
     path.write_bytes(pickle.dumps({"a": _Bomb(path.parent / "ran")}, protocol))
     with pytest.raises(FormatError, match="cannot be read as a pickled state dict"):
         read_pickle(path)
     assert not (path.parent / "ran").exists()
 
 
-def test_what_a_torch_file_would_run_is_not_run(path):
+def test_what_a_torch_file_would_run_is_not_run(path: Path) -> None:
     torch.save({"a": _Bomb(path.parent / "ran")}, path)
     with pytest.raises(FormatError, match="cannot be read as a pickled state dict") as caught:
         read_pickle(path)
@@ -61,25 +64,27 @@ def test_what_a_torch_file_would_run_is_not_run(path):
         ({"a": torch.ones(1, dtype=torch.complex128)}, "a has the dtype complex128"),
     ],
 )
-def test_only_named_tensors_are_taken(path, value, says):
+def test_only_named_tensors_are_taken(
+    path: Path, value: torch.Tensor | list[torch.Tensor] | dict[str | int, Any], says: str
+) -> None:
     torch.save(value, path)
     with pytest.raises(FormatError, match=says):
         read_pickle(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"PK\x03\x04", bytes(100), b"\x80\x02.", b"hello"])
-def test_a_broken_pickle_is_an_error_of_ours(path, data):
+def test_a_broken_pickle_is_an_error_of_ours(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(FormatError, match=r"adapter_model\.bin: "):
         read_pickle(path)
 
 
-def test_a_missing_pickle_is_an_error_of_ours(path):
+def test_a_missing_pickle_is_an_error_of_ours(path: Path) -> None:
     with pytest.raises(FormatError, match="no such file"):
         read_pickle(path)
 
 
-def test_a_truncated_pickle_is_an_error_of_ours(path):
+def test_a_truncated_pickle_is_an_error_of_ours(path: Path) -> None:
     torch.save({"a": torch.ones(1000)}, path)
     whole = path.read_bytes()
     for size in range(0, len(whole), 211):
@@ -88,7 +93,7 @@ def test_a_truncated_pickle_is_an_error_of_ours(path):
             read_pickle(path)
 
 
-def test_an_old_torch_is_refused(path, monkeypatch):
+def test_an_old_torch_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its restricted unpickler was broken: CVE-2025-32434, CVE-2026-24747."""
     torch.save({"a": torch.ones(1)}, path)
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")

@@ -5,6 +5,9 @@ import errno
 import os
 import random
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +27,15 @@ from loratools.io.platform import (
 DATA = random.Random(0).randbytes(100_000)
 
 
-def failing(number, times=None):
+def failing(
+    number: int, times: None = None
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """A call that fails, for the first few times or always, and does then what it replaces."""
 
-    def replace(original):
+    def replace(original: Callable[..., object]) -> Callable[..., object]:
         left = [times]
 
-        def call(*arguments, **options):
+        def call(*arguments: int | Path, **options: Any):
             if left[0] == 0:
                 return original(*arguments, **options)
             left[0] = left[0] and left[0] - 1
@@ -42,10 +47,10 @@ def failing(number, times=None):
 
 
 @pytest.fixture
-def without(monkeypatch):
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Switch fast paths off by name."""
 
-    def switch_off(*names):
+    def switch_off(*names: str) -> None:
         for name in names:
             if name == "fcntl":
                 monkeypatch.setitem(sys.modules, "fcntl", None)
@@ -58,19 +63,19 @@ def without(monkeypatch):
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "source").write_bytes(DATA)
     with (tmp_path / "source").open("rb") as file:
         yield file.fileno()
 
 
 @pytest.fixture
-def target(tmp_path):
+def target(tmp_path: Path) -> Iterator[int]:
     with (tmp_path / "target").open("w+b") as file:
         yield file.fileno()
 
 
-def content(fd):
+def content(fd: int) -> bytes:
     return os.pread(fd, 10**6, 0)
 
 
@@ -79,7 +84,9 @@ def content(fd):
 
 @pytest.mark.parametrize("missing", [(), ("preadv",), ("preadv", "pread")])
 @pytest.mark.parametrize(("offset", "size"), [(0, 100_000), (99_990, 10), (5, 0), (3, 70_000)])
-def test_a_buffer_is_filled_from_any_position(source, without, missing, offset, size):
+def test_a_buffer_is_filled_from_any_position(
+    source: int, without: Callable[..., None], missing: tuple[str, ...], offset: int, size: int
+) -> None:
     without(*missing)
     buffer = bytearray(size)
     assert pread_into(source, memoryview(buffer), offset) == size
@@ -87,7 +94,9 @@ def test_a_buffer_is_filled_from_any_position(source, without, missing, offset, 
 
 
 @pytest.mark.parametrize("missing", [(), ("preadv",)])
-def test_a_read_past_the_end_says_how_much_there_was(source, without, missing):
+def test_a_read_past_the_end_says_how_much_there_was(
+    source: int, without: Callable[..., None], missing: tuple[str, ...]
+) -> None:
     without(*missing)
     buffer = bytearray(100)
     assert pread_into(source, memoryview(buffer), len(DATA) - 30) == 30
@@ -95,7 +104,7 @@ def test_a_read_past_the_end_says_how_much_there_was(source, without, missing):
     assert pread_into(source, memoryview(buffer), len(DATA) + 10) == 0
 
 
-def test_short_reads_are_continued(source, monkeypatch):
+def test_short_reads_are_continued(source: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         os, "preadv", lambda fd, buffers, at, real=os.preadv: real(fd, [buffers[0][:777]], at)
     )
@@ -105,7 +114,9 @@ def test_short_reads_are_continued(source, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", [(), ("pwrite",)])
-def test_bytes_are_written_at_any_position(target, without, missing):
+def test_bytes_are_written_at_any_position(
+    target: int, without: Callable[..., None], missing: tuple[str, ...]
+) -> None:
     """In any order, with what is between left alone."""
     without(*missing)
     pwrite_all(target, memoryview(DATA)[500:], 500)
@@ -114,7 +125,7 @@ def test_bytes_are_written_at_any_position(target, without, missing):
     assert content(target) == DATA[:400] + bytes(100) + DATA[500:]
 
 
-def test_short_writes_are_continued(target, monkeypatch):
+def test_short_writes_are_continued(target: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         os, "pwrite", lambda fd, data, at, real=os.pwrite: real(fd, data[: 777 + at % 5], at)
     )
@@ -125,7 +136,7 @@ def test_short_writes_are_continued(target, monkeypatch):
 # --- copies --------------------------------------------------------------------------------------
 
 
-def kernel_copies(monkeypatch, how):
+def kernel_copies(monkeypatch: pytest.MonkeyPatch, how: str | int) -> None:
     """`os.copy_file_range` as it is, missing, failing at once or later, or doing little."""
     real = os.copy_file_range
     if how == "missing":
@@ -141,7 +152,7 @@ def kernel_copies(monkeypatch, how):
     elif how == "failing later":
         replies = iter([real] * 3)
 
-        def copy(s, t, n, *at):
+        def copy(s: int, t: int, n: int, *at: int) -> int:
             return next(replies, failing(errno.EXDEV)(real))(s, t, min(n, 999), *at)
 
         monkeypatch.setattr(os, "copy_file_range", copy)
@@ -155,7 +166,9 @@ COPIES = [
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("chunk", [platform._COPY_CHUNK, 1000])
-def test_a_copy_is_the_same_bytes_however_it_is_made(monkeypatch, source, target, how, chunk):
+def test_a_copy_is_the_same_bytes_however_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, source: int, target: int, how: str | int, chunk: int
+) -> None:
     monkeypatch.setattr(platform, "_COPY_CHUNK", chunk)
     kernel_copies(monkeypatch, how)
     assert copy_range(source, 10, target, 20, 50_000) == 50_000
@@ -163,14 +176,18 @@ def test_a_copy_is_the_same_bytes_however_it_is_made(monkeypatch, source, target
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_past_the_end_says_how_much_there_was(monkeypatch, source, target, how):
+def test_a_copy_past_the_end_says_how_much_there_was(
+    monkeypatch: pytest.MonkeyPatch, source: int, target: int, how: str | int
+) -> None:
     kernel_copies(monkeypatch, how)
     assert copy_range(source, len(DATA) - 30, target, 0, 100) == 30
     assert content(target) == DATA[-30:]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-def test_a_device_error_is_not_tried_again_another_way(monkeypatch, source, target, number):
+def test_a_device_error_is_not_tried_again_another_way(
+    monkeypatch: pytest.MonkeyPatch, source: int, target: int, number: int
+) -> None:
     kernel_copies(monkeypatch, number)
     with pytest.raises(OSError, match=os.strerror(number)):
         copy_range(source, 0, target, 0, 100)
@@ -181,10 +198,12 @@ def test_a_device_error_is_not_tried_again_another_way(monkeypatch, source, targ
 
 
 @pytest.fixture(params=["file", "folder"])
-def pair(tmp_path, request):
+def pair(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> tuple[Path, Callable[[str, str], Path], Callable[[Path], str]]:
     """Two names to rename between, and functions that make and read what is there."""
 
-    def make(name, text):
+    def make(name: str, text: str) -> Path:
         path = tmp_path / name
         if request.param == "folder":
             path.mkdir()
@@ -192,14 +211,16 @@ def pair(tmp_path, request):
         path.write_text(text)
         return tmp_path / name
 
-    def read(path):
+    def read(path: Path) -> str:
         return (path / "inside" if request.param == "folder" else path).read_text()
 
     return tmp_path, make, read
 
 
 @pytest.fixture(params=["renameat2", "no renameat2", "no renameat2, no links"])
-def renaming(request, without, monkeypatch):
+def renaming(
+    request: pytest.FixtureRequest, without: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> str:
     if request.param != "renameat2":
         without("libc")
     if request.param.endswith("links"):
@@ -207,7 +228,9 @@ def renaming(request, without, monkeypatch):
     return request.param
 
 
-def test_a_rename_takes_a_free_name(pair, renaming):
+def test_a_rename_takes_a_free_name(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]], renaming: str
+) -> None:
     folder, make, read = pair
     made = make("made", "new")
     rename_new(made, folder / "name")
@@ -216,7 +239,11 @@ def test_a_rename_takes_a_free_name(pair, renaming):
 
 
 @pytest.mark.parametrize("taken_by", ["the same kind", "a file", "a link to nothing"])
-def test_a_rename_never_takes_a_name_from_anybody(pair, renaming, taken_by):
+def test_a_rename_never_takes_a_name_from_anybody(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    renaming: str,
+    taken_by: str,
+) -> None:
     folder, make, read = pair
     made, taken = make("made", "new"), folder / "name"
     if taken_by == "the same kind":
@@ -231,7 +258,9 @@ def test_a_rename_never_takes_a_name_from_anybody(pair, renaming, taken_by):
     assert taken.is_symlink() if "link" in taken_by else (taken.is_dir() or taken.read_text())
 
 
-def test_an_exchange_swaps_two_names(pair, renaming):
+def test_an_exchange_swaps_two_names(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]], renaming: str
+) -> None:
     folder, make, read = pair
     made, taken = make("made", "new"), make("name", "old")
     exchange(made, taken)
@@ -239,13 +268,17 @@ def test_an_exchange_swaps_two_names(pair, renaming):
     assert sorted(path.name for path in folder.iterdir()) == ["made", "name"]
 
 
-def test_an_exchange_that_fails_halfway_is_taken_back(pair, without, monkeypatch):
+def test_an_exchange_that_fails_halfway_is_taken_back(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    without: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder, make, read = pair
     made, taken = make("made", "new"), make("name", "old")
     without("libc")
     real = type(made).rename
 
-    def rename(path, target):
+    def rename(path: Path, target: Path) -> Path:
         if path == made:
             raise OSError(errno.EIO, "device")
         return real(path, target)
@@ -257,7 +290,10 @@ def test_an_exchange_that_fails_halfway_is_taken_back(pair, without, monkeypatch
     assert sorted(path.name for path in folder.iterdir()) == ["made", "name"]
 
 
-def test_an_exchange_spares_what_a_kill_has_left(pair, without):
+def test_an_exchange_spares_what_a_kill_has_left(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    without: Callable[..., None],
+) -> None:
     """Three renames were cut short once, and `.loratools-old` is the only copy of a model."""
     _, make, read = pair
     made, taken, left = make("made", "new"), make("name", "old"), make("name.loratools-old", "left")
@@ -268,11 +304,15 @@ def test_an_exchange_spares_what_a_kill_has_left(pair, without):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL])
-def test_a_file_system_that_does_not_know_a_flag_gets_the_fallback(pair, monkeypatch, number):
+def test_a_file_system_that_does_not_know_a_flag_gets_the_fallback(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
     _, make, read = pair
     made, taken = make("made", "new"), make("name", "old")
 
-    def renameat2(*arguments):
+    def renameat2(*arguments: object) -> int:
         ctypes.set_errno(number)
         return -1
 
@@ -282,11 +322,15 @@ def test_a_file_system_that_does_not_know_a_flag_gets_the_fallback(pair, monkeyp
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EXDEV, errno.EACCES, errno.EROFS])
-def test_a_rename_that_fails_says_so(pair, monkeypatch, number):
+def test_a_rename_that_fails_says_so(
+    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
     folder, make, read = pair
     made, taken = make("made", "new"), make("name", "old")
 
-    def renameat2(*arguments):
+    def renameat2(*arguments: object) -> int:
         ctypes.set_errno(number)
         return -1
 
@@ -300,7 +344,7 @@ def test_a_rename_that_fails_says_so(pair, monkeypatch, number):
 # --- locks and durability ------------------------------------------------------------------------
 
 
-def test_a_folder_is_locked_once(tmp_path):
+def test_a_folder_is_locked_once(tmp_path: Path) -> None:
     first = lock_folder(tmp_path)
     with pytest.raises(BlockingIOError):
         lock_folder(tmp_path)
@@ -308,13 +352,15 @@ def test_a_folder_is_locked_once(tmp_path):
     os.close(lock_folder(tmp_path))
 
 
-def test_a_system_without_locks_goes_without(tmp_path, without):
+def test_a_system_without_locks_goes_without(tmp_path: Path, without: Callable[..., None]) -> None:
     without("fcntl")
     assert lock_folder(tmp_path) is None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_without_locks_goes_without(tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     """Lustre and some network file systems are mounted so."""
     import fcntl
 
@@ -324,14 +370,14 @@ def test_a_file_system_without_locks_goes_without(tmp_path, monkeypatch, number)
     os.close(fd)
 
 
-def test_a_lock_follows_no_link(tmp_path):
+def test_a_lock_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     with pytest.raises(OSError, match="Not a directory"):
         lock_folder(tmp_path / "link")
 
 
-def test_a_failed_lock_keeps_no_descriptor(tmp_path, monkeypatch):
+def test_a_failed_lock_keeps_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", failing(errno.EIO)(fcntl.flock))
@@ -341,7 +387,9 @@ def test_a_failed_lock_keeps_no_descriptor(tmp_path, monkeypatch):
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
-def test_a_folder_is_synced_where_that_can_be(tmp_path, monkeypatch, without):
+def test_a_folder_is_synced_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: Callable[..., None]
+) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
     sync_folder(tmp_path)
@@ -352,20 +400,26 @@ def test_a_folder_is_synced_where_that_can_be(tmp_path, monkeypatch, without):
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_that_syncs_no_folders_is_no_error(tmp_path, monkeypatch, number):
+def test_a_file_system_that_syncs_no_folders_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     monkeypatch.setattr(os, "fsync", failing(number)(os.fsync))
     sync_folder(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_a_folder_that_was_not_synced_is_an_error(tmp_path, monkeypatch, number):
+def test_a_folder_that_was_not_synced_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     monkeypatch.setattr(os, "fsync", failing(number)(os.fsync))
     with pytest.raises(OSError, match=os.strerror(number)):
         sync_folder(tmp_path)
 
 
 @pytest.mark.parametrize("missing", [(), ("libc",)])
-def test_writeback_is_a_hint_and_changes_nothing(target, without, missing):
+def test_writeback_is_a_hint_and_changes_nothing(
+    target: int, without: Callable[..., None], missing: tuple[str, ...]
+) -> None:
     without(*missing)
     pwrite_all(target, memoryview(DATA), 0)
     start_writeback(target, 0, len(DATA))
@@ -374,6 +428,6 @@ def test_writeback_is_a_hint_and_changes_nothing(target, without, missing):
     assert content(target) == DATA
 
 
-def test_other_systems_have_no_libc_of_ours(monkeypatch):
+def test_other_systems_have_no_libc_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform.sys, "platform", "darwin")
     assert platform._libc_function("renameat2") is None

@@ -3,7 +3,9 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,23 +17,23 @@ from tests.reliability.umask import umask
 
 
 @pytest.fixture(params=["folder", "file"])
-def is_folder(request):
+def is_folder(request: pytest.FixtureRequest) -> bool:
     return request.param == "folder"
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> Path:
     return tmp_path / "output"
 
 
-def fill(staging, is_folder, text=b"new"):
+def fill(staging: Staging, is_folder: bool, text: bytes = b"new") -> None:
     staging.write_file("model.safetensors" if is_folder else staging.output.name, text)
     if is_folder:
         staging.write_file("config.json", text)
         staging.write_file("sub/folder/file", text)
 
 
-def make_old(output, is_folder):
+def make_old(output: Path, is_folder: bool) -> None:
     if is_folder:
         (output / "sub").mkdir(parents=True)
         (output / "sub/deep").write_text("old")
@@ -40,19 +42,26 @@ def make_old(output, is_folder):
         output.write_text("old")
 
 
-def is_new(output, is_folder):
+def is_new(output: Path, is_folder: bool) -> bool:
     names = ["model.safetensors", "config.json", "sub/folder/file"] if is_folder else [""]
     return all((output / name).read_bytes() == b"new" for name in names)
 
 
-def is_old(output, is_folder):
+def is_old(output: Path, is_folder: bool) -> bool:
     if not is_folder:
         return output.read_text() == "old"
     files = sorted(file.relative_to(output).as_posix() for file in output.rglob("*"))
     return files == ["model.safetensors", "sub", "sub/deep"]
 
 
-def write(output, *, is_folder, overwrite=False, meanwhile=lambda staging: None, text=b"new"):
+def write(
+    output: Path,
+    *,
+    is_folder: bool,
+    overwrite: bool = False,
+    meanwhile: Callable[[Staging], None] = lambda staging: None,
+    text: bytes = b"new",
+) -> None:
     """An output made as `merge` makes one; `meanwhile`, before it has its name, things happen."""
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         fill(staging, is_folder, text)
@@ -60,21 +69,21 @@ def write(output, *, is_folder, overwrite=False, meanwhile=lambda staging: None,
         staging.publish()
 
 
-def failing(error):
-    def fail(_):
+def failing(error: type[BaseException]) -> Callable[[Staging], object]:
+    def fail(_: Staging) -> None:
         raise error
 
     return fail
 
 
-def names(output):
+def names(output: Path) -> list[str]:
     return sorted(path.name for path in output.parent.iterdir())
 
 
 # --- what is there afterwards --------------------------------------------------------------------
 
 
-def test_an_output_appears_complete_and_alone(output, is_folder):
+def test_an_output_appears_complete_and_alone(output: Path, is_folder: str | bool) -> None:
     with staged(output, is_folder=is_folder, overwrite=False) as staging:
         fill(staging, is_folder)
         assert names(output) == [".output.loratools-partial"]
@@ -83,7 +92,9 @@ def test_an_output_appears_complete_and_alone(output, is_folder):
     assert names(output) == ["output"]
 
 
-def test_an_output_that_is_replaced_is_the_old_or_the_new(output, is_folder):
+def test_an_output_that_is_replaced_is_the_old_or_the_new(
+    output: Path, is_folder: str | bool
+) -> None:
     make_old(output, is_folder)
     with staged(output, is_folder=is_folder, overwrite=True) as staging:
         fill(staging, is_folder)
@@ -95,7 +106,9 @@ def test_an_output_that_is_replaced_is_the_old_or_the_new(output, is_folder):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failure_leaves_nothing_behind(output, is_folder, overwrite, error):
+def test_a_failure_leaves_nothing_behind(
+    output: Path, is_folder: str | bool, overwrite: bool, error: type[BaseException]
+) -> None:
     if overwrite:
         make_old(output, is_folder)
     with pytest.raises(error):
@@ -104,10 +117,12 @@ def test_a_failure_leaves_nothing_behind(output, is_folder, overwrite, error):
     assert not overwrite or is_old(output, is_folder)
 
 
-def test_a_signal_while_cleaning_up_waits_for_it(output, is_folder, monkeypatch):
+def test_a_signal_while_cleaning_up_waits_for_it(
+    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, calls = publish.shutil.rmtree, []
 
-    def interrupted(*arguments, **options):
+    def interrupted(*arguments: Path, **options: bool) -> None:
         calls.append(arguments)
         if len(calls) == 1:
             raise KeyboardInterrupt
@@ -122,7 +137,9 @@ def test_a_signal_while_cleaning_up_waits_for_it(output, is_folder, monkeypatch)
 
 
 @pytest.mark.parametrize("leftover", ["files", "folders", "links", "nothing"])
-def test_what_a_kill_has_left_is_replaced(output, is_folder, leftover, tmp_path):
+def test_what_a_kill_has_left_is_replaced(
+    output: Path, is_folder: str | bool, leftover: str, tmp_path: Path
+) -> None:
     """What its links point to is not touched."""
     folder, elsewhere = partial_path(output), tmp_path / "elsewhere"
     folder.mkdir(mode=0o700)
@@ -145,7 +162,7 @@ def test_what_a_kill_has_left_is_replaced(output, is_folder, leftover, tmp_path)
     assert not is_folder or stat.S_IMODE(output.stat().st_mode) == 0o777 & ~current_umask()
 
 
-def current_umask():
+def current_umask() -> int:
     with umask(0) as _:
         pass
     mask = os.umask(0)
@@ -154,7 +171,9 @@ def current_umask():
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "link to nothing", "file", "pipe"])
-def test_the_name_of_the_partial_folder_is_no_trap(output, is_folder, kind, tmp_path):
+def test_the_name_of_the_partial_folder_is_no_trap(
+    output: Path, is_folder: str | bool, kind: str, tmp_path: Path
+) -> None:
     """In a folder that others may write to, somebody could have put a link there."""
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -174,7 +193,9 @@ def test_the_name_of_the_partial_folder_is_no_trap(output, is_folder, kind, tmp_
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
-def test_the_umask_decides_who_may_read(output, is_folder, mask, mode):
+def test_the_umask_decides_who_may_read(
+    output: Path, is_folder: str | bool, mask: int, mode: int
+) -> None:
     with umask(mask):
         write(output, is_folder=is_folder)
     for path in (output, *output.rglob("*")):
@@ -182,7 +203,7 @@ def test_the_umask_decides_who_may_read(output, is_folder, mask, mode):
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
-def test_a_copied_file_has_the_permissions_of_a_new_one(output, tmp_path):
+def test_a_copied_file_has_the_permissions_of_a_new_one(output: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("new")
     source.chmod(0o777)
@@ -194,12 +215,14 @@ def test_a_copied_file_has_the_permissions_of_a_new_one(output, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["shorter", "other"])
-def test_a_file_that_changes_while_it_is_copied_is_an_error(output, tmp_path, monkeypatch, change):
+def test_a_file_that_changes_while_it_is_copied_is_an_error(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     source = tmp_path / "source"
     source.write_text("content")
     real = publish.copy_range
 
-    def copy(*arguments):
+    def copy(*arguments: int) -> int:
         if change == "shorter":
             os.truncate(source, 3)
         else:
@@ -218,14 +241,16 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(output, tmp_path, mo
 # --- what is synced when -------------------------------------------------------------------------
 
 
-def test_everything_is_durable_before_it_has_its_name(output, is_folder, monkeypatch):
+def test_everything_is_durable_before_it_has_its_name(
+    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """File, then its folder, then the name, then the folder of the name."""
     events = []
 
-    def follow(module, name, tell):
+    def follow(module: ModuleType, name: str, tell: Callable[..., str]) -> None:
         real = getattr(module, name)
 
-        def call(*arguments):
+        def call(*arguments: int | Path) -> None:
             events.append((name, tell(*arguments)))
             return real(*arguments)
 
@@ -246,7 +271,7 @@ def test_everything_is_durable_before_it_has_its_name(output, is_folder, monkeyp
 
 
 @pytest.fixture(params=["renameat2", "no renameat2"])
-def renaming(request, monkeypatch):
+def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "renameat2":
         monkeypatch.setattr(platform, "_libc_function", lambda name: None)
 
@@ -254,8 +279,13 @@ def renaming(request, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_sync_that_fails_leaves_things_as_they_were(
-    output, is_folder, monkeypatch, overwrite, number, renaming
-):
+    output: Path,
+    is_folder: str | bool,
+    monkeypatch: pytest.MonkeyPatch,
+    overwrite: bool,
+    number: int,
+    renaming: str | None,
+) -> None:
     """Each in turn, the last of all too: that the new name is on disk is not known then."""
     real = os.fsync
     for turn in range(1, 20):
@@ -263,7 +293,7 @@ def test_a_sync_that_fails_leaves_things_as_they_were(
             make_old(output, is_folder)
         left = [turn]
 
-        def fsync(fd, left=left):
+        def fsync(fd: int, left: list[int] = left) -> None:
             left[0] -= 1
             if not left[0]:
                 raise OSError(number, os.strerror(number))
@@ -285,7 +315,9 @@ def test_a_sync_that_fails_leaves_things_as_they_were(
 # --- two runs ------------------------------------------------------------------------------------
 
 
-def test_a_second_run_is_turned_away_while_the_first_is_alive(output, is_folder):
+def test_a_second_run_is_turned_away_while_the_first_is_alive(
+    output: Path, is_folder: str | bool
+) -> None:
     with staged(output, is_folder=is_folder, overwrite=False) as first:
         fill(first, is_folder)
         with pytest.raises(StorageError, match="another run is writing this output"):
@@ -295,7 +327,7 @@ def test_a_second_run_is_turned_away_while_the_first_is_alive(output, is_folder)
     assert names(output) == ["output"]
 
 
-def test_a_run_that_failed_lets_the_next_one_in(output, is_folder):
+def test_a_run_that_failed_lets_the_next_one_in(output: Path, is_folder: str | bool) -> None:
     try:
         write(output, is_folder=is_folder, meanwhile=failing(ValueError))
     except ValueError:  # which keeps the frames of that run alive
@@ -303,7 +335,9 @@ def test_a_run_that_failed_lets_the_next_one_in(output, is_folder):
     assert is_new(output, is_folder)
 
 
-def test_an_output_that_appears_meanwhile_is_left_as_it_is(output, is_folder, renaming):
+def test_an_output_that_appears_meanwhile_is_left_as_it_is(
+    output: Path, is_folder: str | bool, renaming: str | None
+) -> None:
     with pytest.raises(OutputError, match="appeared while this run was at work"):
         write(output, is_folder=is_folder, meanwhile=lambda _: make_old(output, is_folder))
     assert is_old(output, is_folder)
@@ -312,9 +346,9 @@ def test_an_output_that_appears_meanwhile_is_left_as_it_is(output, is_folder, re
 
 @pytest.mark.parametrize("kind", ["link", "other kind", "folder of somebody"])
 def test_what_appears_meanwhile_is_replaced_only_if_it_might_be_an_old_output(
-    output, is_folder, kind
-):
-    def appear(_):
+    output: Path, is_folder: str | bool, kind: str
+) -> None:
+    def appear(_: Staging) -> None:
         if kind == "link":
             output.symlink_to("elsewhere")
         elif kind == "other kind":
@@ -332,8 +366,8 @@ def test_what_appears_meanwhile_is_replaced_only_if_it_might_be_an_old_output(
 @pytest.mark.parametrize("when", ["before a file", "before the name", "before cleaning up"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
-    output, is_folder, monkeypatch, when, overwrite
-):
+    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch, when: str, overwrite: bool
+) -> None:
     """As on a network file system, whose locks reach no other machine."""
     import fcntl
 
@@ -342,7 +376,7 @@ def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
         make_old(output, is_folder)
     second = Staging(output, is_folder=is_folder, overwrite=overwrite)
 
-    def begin(first):
+    def begin(first: Staging) -> None:
         second.claim()
         fill(second, is_folder)
         if when == "before a file":
@@ -359,7 +393,9 @@ def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
     assert names(output) == ["output"]
 
 
-def test_a_run_removes_no_folder_that_another_has_made_since(output, is_folder):
+def test_a_run_removes_no_folder_that_another_has_made_since(
+    output: Path, is_folder: str | bool
+) -> None:
     """Between the new name of one and its cleaning up, another may begin."""
     with staged(output, is_folder=is_folder, overwrite=True) as first:
         fill(first, is_folder)
@@ -374,7 +410,7 @@ def test_a_run_removes_no_folder_that_another_has_made_since(output, is_folder):
     assert names(output) == ["output"]
 
 
-def test_an_old_output_on_its_way_out_is_locked(output):
+def test_an_old_output_on_its_way_out_is_locked(output: Path) -> None:
     """Its place is that of the partial folder: another run must wait until it is gone."""
     make_old(output, is_folder=True)
     with staged(output, is_folder=True, overwrite=True) as first:
@@ -388,21 +424,27 @@ def test_an_old_output_on_its_way_out_is_locked(output):
 # --- what is refused beforehand ------------------------------------------------------------------
 
 
-def check(output, *inputs, is_folder=True, needed_bytes=0, overwrite=False):
+def check(
+    output: Path,
+    *inputs: Path,
+    is_folder: bool = True,
+    needed_bytes: int = 0,
+    overwrite: bool = False,
+) -> None:
     check_output(
         output, inputs, is_folder=is_folder, needed_bytes=needed_bytes, overwrite=overwrite
     )
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").write_text("input")
     return folder
 
 
-def test_an_output_that_exists_needs_a_flag(output, is_folder):
+def test_an_output_that_exists_needs_a_flag(output: Path, is_folder: str | bool) -> None:
     make_old(output, is_folder)
     with pytest.raises(OutputError, match="exists already; use --overwrite to replace it"):
         check(output, is_folder=is_folder)
@@ -411,13 +453,15 @@ def test_an_output_that_exists_needs_a_flag(output, is_folder):
 
 @pytest.mark.parametrize("name", [".", "..", "", "x/..", "/"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_output_has_a_name(tmp_path, monkeypatch, name, overwrite):
+def test_an_output_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, overwrite: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match="has no name of its own"):
         check(Path(name), overwrite=overwrite)
 
 
-def test_a_missing_parent_is_named(tmp_path):
+def test_a_missing_parent_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"gone: no such folder"):
         check(tmp_path / "gone/output")
     (tmp_path / "file").write_text("")
@@ -426,14 +470,16 @@ def test_a_missing_parent_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 240, "a\0b"])
-def test_a_name_that_nothing_can_have_is_refused(tmp_path, name):
+def test_a_name_that_nothing_can_have_is_refused(tmp_path: Path, name: str) -> None:
     """The folder that an output is made in has a longer name than the output."""
     with pytest.raises(OutputError, match=r"name too long|null"):
         check(tmp_path / name)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_input_is_never_an_output(tmp_path, model, overwrite, monkeypatch):
+def test_an_input_is_never_an_output(
+    tmp_path: Path, model: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By whatever name: files are compared, and not spellings."""
     file = model / "model.safetensors"
     (tmp_path / "link").symlink_to(model)
@@ -462,14 +508,16 @@ def test_an_input_is_never_an_output(tmp_path, model, overwrite, monkeypatch):
             check(output, file, is_folder=False, overwrite=overwrite)
 
 
-def test_an_output_that_holds_an_input_is_refused(tmp_path, model):
+def test_an_output_that_holds_an_input_is_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(OutputError, match="holds the input"):
         check(model, model / "model.safetensors", overwrite=True)
     with pytest.raises(OutputError, match="holds the input"):
         check(tmp_path, model, overwrite=True)
 
 
-def test_an_output_that_holds_what_an_input_links_to_is_refused(tmp_path, model):
+def test_an_output_that_holds_what_an_input_links_to_is_refused(
+    tmp_path: Path, model: Path
+) -> None:
     """As in a cache: a folder of links into a folder of files."""
     cache = tmp_path / "snapshot"
     cache.mkdir()
@@ -482,7 +530,9 @@ def test_an_output_that_holds_what_an_input_links_to_is_refused(tmp_path, model)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_link_is_never_replaced(output, model, is_folder, overwrite):
+def test_a_link_is_never_replaced(
+    output: Path, model: Path, is_folder: str | bool, overwrite: bool
+) -> None:
     target = model if is_folder else model / "model.safetensors"
     output.symlink_to(target)
     with pytest.raises(OutputError, match="a link; name the" if overwrite else "exists already"):
@@ -493,7 +543,7 @@ def test_a_link_is_never_replaced(output, model, is_folder, overwrite):
         check(output, is_folder=is_folder, overwrite=overwrite)
 
 
-def test_only_a_folder_that_may_be_an_output_is_replaced(output):
+def test_only_a_folder_that_may_be_an_output_is_replaced(output: Path) -> None:
     output.mkdir()
     check(output, overwrite=True)  # an empty one holds nothing to lose
     (output / "thesis.tex").write_text("mine")
@@ -503,7 +553,9 @@ def test_only_a_folder_that_may_be_an_output_is_replaced(output):
     check(output, overwrite=True)
 
 
-def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(output, model):
+def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(
+    output: Path, model: Path
+) -> None:
     """A single file for an output must not cost a folder of models."""
     with pytest.raises(OutputError, match="model: not a file, and the output is one"):
         check(model, is_folder=False, overwrite=True)
@@ -513,14 +565,16 @@ def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(output, model
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/full", "pipe"])
-def test_a_device_is_never_replaced(tmp_path, path):
+def test_a_device_is_never_replaced(tmp_path: Path, path: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     for is_folder in (False, True):
         with pytest.raises(OutputError, match="name another output"):
             check(tmp_path / path, is_folder=is_folder, overwrite=True)
 
 
-def test_what_does_not_fit_is_refused_before_it_is_written(output, monkeypatch):
+def test_what_does_not_fit_is_refused_before_it_is_written(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = publish.shutil.disk_usage(output.parent)._replace(free=1000)
     monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
     check(output, needed_bytes=1000)
@@ -528,7 +582,7 @@ def test_what_does_not_fit_is_refused_before_it_is_written(output, monkeypatch):
         check(output, needed_bytes=1001)
 
 
-def test_a_name_too_long_is_an_error_of_ours(tmp_path):
+def test_a_name_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
     for length in (255, 256):
         with pytest.raises(StorageError, match="file name too long"):
             write(tmp_path / ("n" * length), is_folder=True)

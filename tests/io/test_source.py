@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,12 +26,12 @@ from loratools.io.source import (
 )
 
 
-def doubled(tensor):
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
     return tensor * 2
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Stored, torch.Tensor]]:
     """Stored tensors by name, and their values."""
     values = {
         "matrix": torch.arange(24.0).reshape(4, 6),
@@ -48,7 +49,9 @@ def stored(tmp_path_factory):
     return {t.name: (Stored(file, t), values[t.name]) for t in file.read_header().tensors}
 
 
-def variants(stored):
+def variants(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> Iterator[tuple[object, torch.Tensor]]:
     """Every kind of source, with the values it has to give."""
     matrix, values = stored["matrix"]
     kernel, kernels = stored["kernel"]
@@ -63,7 +66,9 @@ def variants(stored):
     yield Derived(matrix, (4, 6), doubled), values * 2
 
 
-def test_every_source_gives_its_values_and_any_of_its_rows(stored):
+def test_every_source_gives_its_values_and_any_of_its_rows(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> None:
     for source, values in variants(stored):
         assert source.shape == tuple(values.shape)
         assert to_torch(source.dtype) == values.dtype
@@ -74,12 +79,16 @@ def test_every_source_gives_its_values_and_any_of_its_rows(stored):
                 assert torch.equal(source.read_rows(begin, end), values[begin:end])
 
 
-def test_every_source_can_be_sent_to_another_process(stored):
+def test_every_source_can_be_sent_to_another_process(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> None:
     for source, values in variants(stored):
         assert torch.equal(pickle.loads(pickle.dumps(source)).read(), values)
 
 
-def test_rows_are_read_into_a_block_that_is_there(stored):
+def test_rows_are_read_into_a_block_that_is_there(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> None:
     source, values = stored["bf16"]
     block = torch.empty(2, 4, dtype=torch.bfloat16)
     source.read_rows_into(block, 3)
@@ -87,7 +96,12 @@ def test_rows_are_read_into_a_block_that_is_there(stored):
 
 
 @pytest.mark.parametrize(("rows", "most"), [((1, 2), 12), ((0, 4), 48)])
-def test_only_the_rows_that_are_asked_for_are_read(stored, monkeypatch, rows, most):
+def test_only_the_rows_that_are_asked_for_are_read(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    rows: tuple[int, int],
+    most: int,
+) -> None:
     source, _ = stored["kernel"]
     read = []
     monkeypatch.setattr(
@@ -97,7 +111,9 @@ def test_only_the_rows_that_are_asked_for_are_read(stored, monkeypatch, rows, mo
     assert sum(read) == 2 * most
 
 
-def test_columns_are_read_without_the_rest_of_the_matrix(stored, monkeypatch):
+def test_columns_are_read_without_the_rest_of_the_matrix(
+    stored: dict[str, tuple[Stored, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, _ = stored["matrix"]
     read = []
     monkeypatch.setattr(
@@ -107,7 +123,9 @@ def test_columns_are_read_without_the_rest_of_the_matrix(stored, monkeypatch):
     assert read == [8, 8, 8, 8]
 
 
-def test_the_bytes_of_a_tensor_are_those_in_the_file(stored):
+def test_the_bytes_of_a_tensor_are_those_in_the_file(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> None:
     for source, _ in stored.values():
         assert bytes(as_bytes(source.read())) == source.file.read(
             source.info.begin, source.info.nbytes
@@ -119,7 +137,9 @@ def test_the_bytes_of_a_tensor_are_those_in_the_file(stored):
     at=st.integers(0),
     limit=st.sampled_from([1, 8, 10**6]),
 )
-def test_tensors_are_the_same_when_every_bit_is(monkeypatch_module, shape, at, limit):
+def test_tensors_are_the_same_when_every_bit_is(
+    monkeypatch_module: pytest.MonkeyPatch, shape: tuple[int, ...], at: int, limit: int
+) -> None:
     """Whatever the sizes of the pieces; -0 is not 0, and a NaN is itself."""
     monkeypatch_module.setattr(module, "_FIRST_BYTES", limit)
     monkeypatch_module.setattr(module, "_COMPARED_BYTES", 5 * limit)
@@ -136,12 +156,12 @@ def test_tensors_are_the_same_when_every_bit_is(monkeypatch_module, shape, at, l
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_module():
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
-def test_every_dtype_has_a_name_and_a_width_everywhere():
+def test_every_dtype_has_a_name_and_a_width_everywhere() -> None:
     """Those without a torch dtype are carried as bytes, and computing with one is a KeyError."""
     for name, bits in BITS.items():
         assert nbytes(name, (8,)) == bits

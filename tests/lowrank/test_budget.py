@@ -8,7 +8,7 @@ from loratools.lowrank import budget as module
 from loratools.lowrank.budget import spend
 
 
-def best_by_table(gains, costs, budget):
+def best_by_table(gains: tuple[np.ndarray, ...], costs: tuple[int, ...], budget: int) -> float:
     """The largest total for each budget, target by target: exact, and slow."""
     best = [0] * (budget + 1)
     for series, cost in zip(gains, costs, strict=True):
@@ -20,7 +20,7 @@ def best_by_table(gains, costs, budget):
     return best[budget]
 
 
-def total(gains, counts):
+def total(gains: tuple[np.ndarray, ...], counts: tuple[int, ...]) -> np.float64:
     return sum(series[:count].sum() for series, count in zip(gains, counts, strict=True))
 
 
@@ -30,7 +30,7 @@ series = st.lists(st.integers(1, 50), max_size=8).map(
 
 
 @given(st.lists(st.tuples(series, st.integers(1, 25)), min_size=1, max_size=6), st.integers(0, 250))
-def test_no_spending_gains_more(targets, budget):
+def test_no_spending_gains_more(targets: list[tuple[np.ndarray, int]], budget: int) -> None:
     gains, costs = zip(*targets, strict=True)
     found = spend(gains, costs, budget)
     assert sum(c * t for c, t in zip(costs, found.counts, strict=True)) <= budget
@@ -39,7 +39,9 @@ def test_no_spending_gains_more(targets, budget):
 
 
 @given(st.lists(st.tuples(series, st.integers(1, 25)), min_size=1, max_size=6), st.integers(0, 250))
-def test_a_search_cut_short_is_within_its_gap(targets, budget):
+def test_a_search_cut_short_is_within_its_gap(
+    targets: list[tuple[np.ndarray, int]], budget: int
+) -> None:
     gains, costs = zip(*targets, strict=True)
     nodes, module._NODES = module._NODES, 1
     try:
@@ -51,7 +53,7 @@ def test_a_search_cut_short_is_within_its_gap(targets, budget):
     assert missed <= found.gap + 48 * 50 * 48 * 2**-52
 
 
-def test_a_whole_model_is_spent_on_to_the_optimum():
+def test_a_whole_model_is_spent_on_to_the_optimum() -> None:
     """400 targets of 128 values, ten shapes; the bound is that of fractions."""
     rng = np.random.default_rng(0)
     shapes = rng.integers(300, 9000, 10)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loratools.errors import NonFiniteError
 from loratools.lowrank import dense, krylov, rows
-from loratools.lowrank.dense import leading
+from loratools.lowrank.dense import Leading, leading
 from loratools.lowrank.krylov import Ritz, _Space
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.rows import RowBlocks
@@ -21,7 +21,9 @@ TOLERANCE = 1e-4
 NOISE = 5e-7
 
 
-def with_values(values, m, n, seed=0, dtype=torch.float32):
+def with_values(
+    values: torch.Tensor, m: int, n: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """A matrix of random singular vectors, and these values before it was rounded."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.as_tensor(values, dtype=torch.float64)
@@ -31,16 +33,16 @@ def with_values(values, m, n, seed=0, dtype=torch.float32):
     return (left * values @ right.T).to(dtype)
 
 
-def energies(matrix):
+def energies(matrix: torch.Tensor) -> torch.Tensor:
     """σ², by LAPACK in float64."""
     return torch.linalg.svdvals(matrix.double()).square()
 
 
-def squared_error(matrix, found, rank=None):
+def squared_error(matrix: torch.Tensor, found: Leading, rank: int | None = None) -> float:
     return (matrix.double() - found.up[:, :rank] @ found.down[:rank]).square().sum().item()
 
 
-def rounding(matrix):
+def rounding(matrix: torch.Tensor) -> float:
     """Of sums of squares of projections on vectors that are orthonormal to max(m, n) eps."""
     return 8 * max(matrix.shape) * EPS * matrix.double().square().sum().item()
 
@@ -51,7 +53,7 @@ sizes = st.integers(1, 24)
 
 
 @st.composite
-def matrices(draw):
+def matrices(draw: st.DrawFn) -> torch.Tensor:
     m, n = draw(sizes), draw(sizes)
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
@@ -66,7 +68,9 @@ def matrices(draw):
 
 
 @given(matrix=matrices(), rank=st.integers(0, 30), data=st.data())
-def test_small_matrices_are_decomposed_exactly(matrix, rank, data):
+def test_small_matrices_are_decomposed_exactly(
+    matrix: torch.Tensor, rank: int, data: st.DataObject
+) -> None:
     found = leading(RowBlocks.of(matrix), Wanted(rank), seed=0)
     expected, bound = energies(matrix), rounding(matrix)
     assert found.exact
@@ -80,7 +84,7 @@ def test_small_matrices_are_decomposed_exactly(matrix, rank, data):
 
 
 @given(matrix=matrices())
-def test_both_factors_have_the_roots_of_the_values(matrix):
+def test_both_factors_have_the_roots_of_the_values(matrix: torch.Tensor) -> None:
     found = leading(RowBlocks.of(matrix), Wanted(rank=24), seed=0)
     roots = found.values.sqrt()
     torch.testing.assert_close(found.down.norm(dim=1), roots, rtol=8 * 24 * EPS, atol=0)
@@ -94,7 +98,7 @@ def test_both_factors_have_the_roots_of_the_values(matrix):
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 1), (300, 310), (1, 400), (400, 1)])
 @pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=0.5), Wanted(loss=0.0), Wanted()])
-def test_a_zero_matrix_has_no_values(shape, wanted):
+def test_a_zero_matrix_has_no_values(shape: tuple[int, int], wanted: Wanted) -> None:
     found = leading(RowBlocks.of(torch.zeros(shape)), wanted, seed=0)
     assert (found.up.shape, found.down.shape) == ((shape[0], 0), (0, shape[1]))
     assert (found.total, found.kept, found.error, found.optimality) == (0, 0, 0, 1)
@@ -104,7 +108,7 @@ def test_a_zero_matrix_has_no_values(shape, wanted):
 @pytest.mark.parametrize("size", [5, 300])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=1e-7), Wanted(loss=0.0)])
-def test_values_that_are_not_finite_are_refused(size, bad, wanted):
+def test_values_that_are_not_finite_are_refused(size: int, bad: float, wanted: Wanted) -> None:
     matrix = torch.ones(size, size)
     matrix[-1, 2] = bad
     with pytest.raises(NonFiniteError):
@@ -130,7 +134,7 @@ SPECTRA = {
 }
 
 
-def structured(name, m=400, n=320):
+def structured(name: str, m: int = 400, n: int = 320) -> torch.Tensor:
     """Matrices whose energy is in few places, or whose rows have much in common."""
     generator = torch.Generator().manual_seed(7)
     noise = torch.randn(m, n, generator=generator)
@@ -168,7 +172,7 @@ STRUCTURES = (
 )
 
 
-def is_nearly_best(matrix, found, rank):
+def is_nearly_best(matrix: torch.Tensor, found: Leading, rank: int) -> None:
     """As promised: both of what is kept and what is not."""
     expected = energies(matrix)
     total = expected.sum().item()
@@ -183,7 +187,9 @@ def is_nearly_best(matrix, found, rank):
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("shape", [(320, 330), (500, 320)])
 @pytest.mark.parametrize("rank", [1, 8])
-def test_iteration_is_nearly_the_best_of_its_rank(name, shape, rank):
+def test_iteration_is_nearly_the_best_of_its_rank(
+    name: str, shape: tuple[int, int], rank: int
+) -> None:
     matrix = with_values(SPECTRA[name], *shape)
     found = leading(RowBlocks.of(matrix), Wanted(rank), seed=1)
     is_nearly_best(matrix, found, rank)
@@ -196,14 +202,16 @@ def test_iteration_is_nearly_the_best_of_its_rank(name, shape, rank):
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("rank", [1, 2, 8, 16])
-def test_structure_does_not_mislead(name, rank):
+def test_structure_does_not_mislead(name: str, rank: int) -> None:
     """Vectors that a dependent block is filled up with are not counted twice."""
     for matrix in (structured(name), structured(name).T):
         is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank), seed=1), rank)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_iteration_ends_where_nothing_new_is_left(seed, monkeypatch):
+def test_iteration_ends_where_nothing_new_is_left(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even where no rounding would be good enough."""
     monkeypatch.setattr(krylov, "_NOISE", 0)
     matrix = structured("some columns")
@@ -212,13 +220,13 @@ def test_iteration_ends_where_nothing_new_is_left(seed, monkeypatch):
     assert not found.exact
 
 
-def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest():
+def test_equal_values_beyond_those_wanted_are_told_apart_from_the_rest() -> None:
     """One random block has as much of each of twelve directions, and Krylov spaces no more."""
     matrix = with_values(torch.cat([torch.ones(12), torch.full((100,), 0.9)]), 400, 320)
     is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank=12), seed=0), 12)
 
 
-def test_vectors_stay_orthonormal_when_nothing_new_is_left():
+def test_vectors_stay_orthonormal_when_nothing_new_is_left() -> None:
     """Residuals of converged vectors are rounding, most of it in what was found before."""
     space = _Space(RowBlocks.of(with_values(0.5**index, 400, 320)), torch.empty(0))
     space.extend(space.sketch(16, torch.Generator().manual_seed(0)))
@@ -229,7 +237,7 @@ def test_vectors_stay_orthonormal_when_nothing_new_is_left():
 
 
 @pytest.mark.parametrize("rank", [3, 8])
-def test_the_estimate_is_not_far_below_what_is_missing(rank):
+def test_the_estimate_is_not_far_below_what_is_missing(rank: int) -> None:
     for seed, name in enumerate(SPECTRA):
         matrix = with_values(SPECTRA[name], 400, 320, seed)
         found = leading(RowBlocks.of(matrix), Wanted(rank), seed=seed)
@@ -244,12 +252,14 @@ def test_the_estimate_is_not_far_below_what_is_missing(rank):
     rank=st.integers(1, 20),
     seed=st.integers(0, 99),
 )
-def test_iteration_is_nearly_the_best_for_any_decay(decay, level, rank, seed):
+def test_iteration_is_nearly_the_best_for_any_decay(
+    decay: float, level: float, rank: int, seed: int
+) -> None:
     matrix = with_values((1 + index) ** -decay + level, 330, 320, seed)
     is_nearly_best(matrix, leading(RowBlocks.of(matrix), Wanted(rank), seed=seed), rank)
 
 
-def test_a_matrix_of_low_rank_is_found_to_rounding():
+def test_a_matrix_of_low_rank_is_found_to_rounding() -> None:
     matrix = with_values([3, 2, 1], 400, 320, dtype=torch.float64)
     found = leading(RowBlocks.of(matrix), Wanted(rank=8), seed=0)
     assert not found.exact
@@ -262,7 +272,7 @@ def test_a_matrix_of_low_rank_is_found_to_rounding():
 
 
 @pytest.mark.parametrize("exponent", [-100, -60, 60])
-def test_the_scale_of_a_matrix_does_not_matter(exponent):
+def test_the_scale_of_a_matrix_does_not_matter(exponent: int) -> None:
     """Squares beyond float32 are iterated on in float64, so values agree to the tolerance."""
     matrix = with_values(SPECTRA["geometric"], 320, 320).double()
     wanted = Wanted(rank=8)
@@ -274,7 +284,7 @@ def test_the_scale_of_a_matrix_does_not_matter(exponent):
 
 @pytest.mark.parametrize("name", ["geometric", "slow", "a huge gap", "fewer ranks than wanted"])
 @pytest.mark.parametrize("loss", [0.5, 0.1, 1e-3, 1e-7])
-def test_a_share_of_energy_is_kept_by_few_values(name, loss):
+def test_a_share_of_energy_is_kept_by_few_values(name: str, loss: float) -> None:
     matrix = with_values(SPECTRA[name], 340, 320)
     found = leading(RowBlocks.of(matrix), Wanted(loss=loss), seed=2)
     (rank,) = RankRule(energy=1 - loss).choose([found.spectrum()]).ranks
@@ -286,7 +296,7 @@ def test_a_share_of_energy_is_kept_by_few_values(name, loss):
     assert before - max(TOLERANCE * before, NOISE * found.total) < (1 - loss) * found.total
 
 
-def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch):
+def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = with_values(SPECTRA["geometric"], 320, 320)
     wrong = Ritz(torch.eye(320, 3, dtype=torch.float64), None, 0.0, 1.0, 0.0)
     monkeypatch.setattr(dense, "ritz_vectors", lambda *_, **__: wrong)
@@ -298,7 +308,7 @@ def test_a_share_is_certified_whatever_the_iteration_found(monkeypatch):
     )
 
 
-def test_as_many_values_as_a_multiple_takes_and_no_more_than_the_most():
+def test_as_many_values_as_a_multiple_takes_and_no_more_than_the_most() -> None:
     matrix = RowBlocks.of(with_values(SPECTRA["geometric"], 320, 320))
     free = leading(matrix, Wanted(loss=0.2), seed=0)
     assert len(leading(matrix, Wanted(loss=0.2, multiple_of=5), seed=0).values) == 10
@@ -312,7 +322,7 @@ def test_as_many_values_as_a_multiple_takes_and_no_more_than_the_most():
 
 @pytest.mark.parametrize("shape", [(400, 300), (300, 400)])
 @pytest.mark.parametrize("wanted", [Wanted(rank=250), Wanted(loss=0.0), Wanted(rank=999)])
-def test_the_values_of_a_gram_matrix_are_exact(shape, wanted):
+def test_the_values_of_a_gram_matrix_are_exact(shape: tuple[int, int], wanted: Wanted) -> None:
     matrix = with_values(SPECTRA["slow"][:300], *shape)
     found = leading(RowBlocks.of(matrix), wanted, seed=0)
     expected, bound = energies(matrix), rounding(matrix)
@@ -330,7 +340,7 @@ def test_the_values_of_a_gram_matrix_are_exact(shape, wanted):
 # --- reading -------------------------------------------------------------------------------------
 
 
-def agree(matrix, one, other):
+def agree(matrix: torch.Tensor, one: Leading, other: Leading) -> None:
     """As two of the nearly best do; exact ones to rounding."""
     assert len(one.values) == len(other.values)
     if one.exact:
@@ -339,7 +349,7 @@ def agree(matrix, one, other):
         is_nearly_best(matrix, found, len(found.values))
 
 
-def parted(matrix, sizes):
+def parted(matrix: torch.Tensor, sizes: list[int]) -> RowBlocks:
     blocks = torch.split(matrix, sizes)
     begins = torch.tensor([0, *sizes]).cumsum(0).tolist()
     return RowBlocks(tuple(matrix.shape), lambda: zip(begins, blocks, strict=False))
@@ -347,7 +357,7 @@ def parted(matrix, sizes):
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200), Wanted(loss=0.3)])
 @pytest.mark.parametrize("sizes", [[320], [1] * 320, [7, 300, 13]])
-def test_how_a_matrix_is_parted_does_not_matter(wanted, sizes):
+def test_how_a_matrix_is_parted_does_not_matter(wanted: Wanted, sizes: list[int]) -> None:
     matrix = with_values(SPECTRA["slow"], 320, 330)
     one = leading(RowBlocks.of(matrix), wanted, seed=0)
     other = leading(parted(matrix, sizes), wanted, seed=0)
@@ -357,7 +367,7 @@ def test_how_a_matrix_is_parted_does_not_matter(wanted, sizes):
 
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200)])
-def test_a_large_block_is_widened_in_parts(wanted, monkeypatch):
+def test_a_large_block_is_widened_in_parts(wanted: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = with_values(SPECTRA["slow"], 320, 330)
     expected = leading(parted(matrix, [320]), wanted, seed=0)
     monkeypatch.setattr(rows, "_BLOCK", 7 * 330)
@@ -368,10 +378,10 @@ def test_a_large_block_is_widened_in_parts(wanted, monkeypatch):
     )
 
 
-def test_the_same_seed_gives_the_same_bytes():
+def test_the_same_seed_gives_the_same_bytes() -> None:
     matrix = with_values(SPECTRA["slow"], 320, 330)
 
-    def run(source, seed):
+    def run(source: torch.Tensor, seed: int) -> bytes:
         found = leading(RowBlocks.of(source), Wanted(rank=8), seed=seed)
         return b"".join(each.numpy().tobytes() for each in (found.up, found.values, found.down))
 
@@ -379,7 +389,7 @@ def test_the_same_seed_gives_the_same_bytes():
     assert run(matrix, 5) != run(matrix, 6)
 
 
-def test_a_matrix_of_strides_is_read_as_it_is():
+def test_a_matrix_of_strides_is_read_as_it_is() -> None:
     base = with_values(SPECTRA["slow"], 330, 640)
     for view in (base[:, ::2], base[:, :320].T, base.flip(0)[:, :320]):
         one = leading(RowBlocks.of(view), Wanted(rank=4), seed=0)
@@ -389,7 +399,9 @@ def test_a_matrix_of_strides_is_read_as_it_is():
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=250), Wanted(loss=0.3)])
 @pytest.mark.parametrize("shape", [(400, 320), (60, 50)])
-def test_a_device_finds_what_the_processor_finds(wanted, shape, device):
+def test_a_device_finds_what_the_processor_finds(
+    wanted: Wanted, shape: tuple[int, int], device: torch.device
+) -> None:
     matrix = with_values(SPECTRA["slow"][: shape[1]], *shape)
     one = leading(RowBlocks.of(matrix), wanted, seed=0)
     other = leading(RowBlocks.of(matrix), wanted, seed=0, device=device)
@@ -397,7 +409,7 @@ def test_a_device_finds_what_the_processor_finds(wanted, shape, device):
     assert one.total == pytest.approx(other.total, rel=8 * 400 * EPS)
 
 
-def test_the_device_that_stands_in_keeps_operands_apart():
+def test_the_device_that_stands_in_keeps_operands_apart() -> None:
     with device_apart() as device:
         there = torch.ones(3, device=device)
         assert (there + there).cpu().tolist() == [2, 2, 2]

@@ -19,7 +19,7 @@ from loratools.lowrank.factored import (
 from loratools.lowrank.spectrum import spectrum_of
 
 
-def dense(up, down):
+def dense(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return torch.linalg.svdvals(up.double() @ down.double())
 
 
@@ -27,7 +27,9 @@ sizes = st.integers(1, 12)
 
 
 @given(m=sizes, n=sizes, rank=sizes, seed=st.integers(0, 2**16), deficient=st.booleans())
-def test_singular_values_equal_those_of_the_dense_product(m, n, rank, seed, deficient):
+def test_singular_values_equal_those_of_the_dense_product(
+    m: int, n: int, rank: int, seed: int, deficient: bool
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     up = torch.randn(m, rank, generator=generator)
     down = torch.randn(rank, n, generator=generator)
@@ -43,7 +45,9 @@ def test_singular_values_equal_those_of_the_dense_product(m, n, rank, seed, defi
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("condition", [1e1, 1e3, 1e5])
-def test_small_values_of_many_columns_are_as_right_as_the_large_ones(dtype, condition):
+def test_small_values_of_many_columns_are_as_right_as_the_large_ones(
+    dtype: torch.dtype, condition: float
+) -> None:
     """Columns of `up` nearly depend on each other; the oracle is Householder's QR in float64."""
     generator = torch.Generator().manual_seed(0)
     mixed = torch.linalg.qr(torch.randn(75, 75, generator=generator)).Q
@@ -59,13 +63,13 @@ def test_small_values_of_many_columns_are_as_right_as_the_large_ones(dtype, cond
     torch.testing.assert_close(found, expected, rtol=bound, atol=64 * 2**-52 * largest)
 
 
-def test_a_zero_update_has_a_spectrum_of_zeros():
+def test_a_zero_update_has_a_spectrum_of_zeros() -> None:
     values = singular_values(torch.zeros(3, 2), torch.randn(2, 4))
     assert spectrum_of(values, 2) == spectrum_of(torch.zeros(2, dtype=torch.float64), 2)
     assert spectrum_of(values, 2).frobenius == 0
 
 
-def test_summary_of_a_hand_computed_spectrum():
+def test_summary_of_a_hand_computed_spectrum() -> None:
     """sigma = (2, 1): F = sqrt 5; stable = 5/4; entropy of (2/3, 1/3); half = 4/5."""
     found = spectrum_of(torch.tensor([2.0, 1.0], dtype=torch.float64), 2)
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
@@ -77,7 +81,7 @@ def test_summary_of_a_hand_computed_spectrum():
 
 
 @pytest.mark.parametrize("exponent", [-1000, 1000])
-def test_shape_of_a_spectrum_does_not_depend_on_its_size(exponent):
+def test_shape_of_a_spectrum_does_not_depend_on_its_size(exponent: int) -> None:
     """Whose squares are no numbers, or nothing."""
     values = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
     found, large = spectrum_of(values, 3), spectrum_of(values * 2.0**exponent, 3)
@@ -86,7 +90,7 @@ def test_shape_of_a_spectrum_does_not_depend_on_its_size(exponent):
     assert replace(large, frobenius=0, spectral=0) == replace(found, frobenius=0, spectral=0)
 
 
-def test_equal_singular_values_have_full_effective_rank():
+def test_equal_singular_values_have_full_effective_rank() -> None:
     found = spectrum_of(torch.full((5,), 3.0, dtype=torch.float64), 5)
     assert found.stable_rank == pytest.approx(5)
     assert found.effective_rank == pytest.approx(5)
@@ -98,7 +102,7 @@ def test_equal_singular_values_have_full_effective_rank():
 EPS = 2**-52
 
 
-def factors(m, n, rank, seed, deficient=False):
+def factors(m: int, n: int, rank: int, seed: int, deficient: bool = False) -> Factored:
     generator = torch.Generator().manual_seed(seed)
     up = torch.randn(m, rank, generator=generator)
     down = torch.randn(rank, n, generator=generator)
@@ -107,7 +111,7 @@ def factors(m, n, rank, seed, deficient=False):
     return Factored(up, down)
 
 
-def rounding(*matrices):
+def rounding(*matrices: Factored) -> float:
     """What backward stable algorithms may be off by: a few eps of the norms of the factors."""
     size = max(max(each.up.shape + each.down.shape) for each in matrices)
     norms = math.prod(each.up.norm().item() * each.down.norm().item() for each in matrices)
@@ -117,12 +121,12 @@ def rounding(*matrices):
 any_product = st.builds(factors, sizes, sizes, sizes, st.integers(0, 2**16), st.booleans())
 
 
-def exact(matrix):
+def exact(matrix: Factored) -> torch.Tensor:
     return matrix.up.double() @ matrix.down.double()
 
 
 @given(matrix=any_product)
-def test_a_truncation_leaves_the_tail_of_the_singular_values(matrix):
+def test_a_truncation_leaves_the_tail_of_the_singular_values(matrix: Factored) -> None:
     """Eckart and Young (1936)."""
     svd, product, bound = matrix.svd(), exact(matrix), rounding(matrix)
     expected = torch.linalg.svdvals(product)
@@ -135,7 +139,7 @@ def test_a_truncation_leaves_the_tail_of_the_singular_values(matrix):
 
 
 @given(matrix=any_product)
-def test_both_factors_of_a_truncation_have_the_roots_of_the_values(matrix):
+def test_both_factors_of_a_truncation_have_the_roots_of_the_values(matrix: Factored) -> None:
     svd, bound = matrix.svd(), rounding(matrix)
     up, down = matrix.up.double() @ svd.left, svd.right @ matrix.down.double()
     count = int((svd.values > bound).sum())
@@ -148,7 +152,9 @@ def test_both_factors_of_a_truncation_have_the_roots_of_the_values(matrix):
 
 
 @given(seed=st.integers(0, 2**16), m=sizes, n=sizes, one=sizes, other=sizes)
-def test_inner_products_are_those_of_the_dense_matrices(seed, m, n, one, other):
+def test_inner_products_are_those_of_the_dense_matrices(
+    seed: int, m: int, n: int, one: int, other: int
+) -> None:
     a, b = factors(m, n, one, seed), factors(m, n, other, seed + 1)
     expected = (exact(a) * exact(b)).sum().item()
     assert abs(inner(a, b) - expected) <= rounding(a, b)
@@ -158,14 +164,14 @@ def test_inner_products_are_those_of_the_dense_matrices(seed, m, n, one, other):
     assert cosine(a, a) == pytest.approx(1, abs=2 * rounding(a, a) / frobenius(a) ** 2)
 
 
-def test_the_norm_of_a_difference_is_right_beside_the_norms_of_its_factors():
+def test_the_norm_of_a_difference_is_right_beside_the_norms_of_its_factors() -> None:
     """[a, a + e] @ [b; -b] is -e b. From the inner product, 1e-20 would drown in 1."""
     up = torch.tensor([[1.0, 1.0], [0.0, 1e-10]], dtype=torch.float64)
     down = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     assert frobenius(Factored(up, down)) == pytest.approx(1e-10, abs=8 * EPS)
 
 
-def test_nothing_has_an_angle_to_a_zero_update():
+def test_nothing_has_an_angle_to_a_zero_update() -> None:
     zero = Factored(torch.zeros(3, 2), torch.zeros(2, 4))
     assert math.isnan(cosine(zero, factors(3, 4, 2, 0)))
     assert frobenius(zero) == 0
@@ -174,7 +180,7 @@ def test_nothing_has_an_angle_to_a_zero_update():
 
 
 @pytest.mark.parametrize("spare", [0, 2])
-def test_principal_angles_are_right_to_rounding_at_both_ends(spare):
+def test_principal_angles_are_right_to_rounding_at_both_ends(spare: int) -> None:
     """Columns cos θ qᵢ + sin θ qⱼ beside qᵢ, mixed; an arc cosine alone ends at 1e-8."""
     angles = torch.tensor([0, 1e-14, 1e-9, 0.3, 0.8, math.pi / 2], dtype=torch.float64)
     count, generator = len(angles), torch.Generator().manual_seed(1)
@@ -188,7 +194,7 @@ def test_principal_angles_are_right_to_rounding_at_both_ends(spare):
         torch.testing.assert_close(found, angles, rtol=0, atol=8 * condition * 30 * EPS)
 
 
-def test_spaces_are_those_of_independent_columns():
+def test_spaces_are_those_of_independent_columns() -> None:
     """A repeated column does not count; a zero matrix has no angles."""
     one = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
     other = torch.tensor([[1.0], [1.0]])

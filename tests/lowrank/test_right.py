@@ -6,7 +6,7 @@ import torch
 from loratools.errors import NonFiniteError
 from loratools.lowrank import right
 from loratools.lowrank.ranks import Wanted
-from loratools.lowrank.right import right_vectors
+from loratools.lowrank.right import Right, right_vectors
 from loratools.lowrank.rows import RowBlocks
 from tests.devices import FewerBits
 from tests.lowrank.test_dense import (
@@ -26,7 +26,9 @@ from tests.lowrank.test_dense import (
 SURELY = 2e-3
 
 
-def found_in(matrix, wanted, device=None):
+def found_in(
+    matrix: torch.Tensor, wanted: Wanted, device: None = None
+) -> tuple[Right, torch.Tensor, int]:
     """What is found, the rows put together, and how often the matrix was read."""
     reads = []
     blocks = parted(matrix, [70] * (len(matrix) // 70) + [len(matrix) % 70])
@@ -36,12 +38,12 @@ def found_in(matrix, wanted, device=None):
     return found, torch.cat([pieces[begin] for begin in sorted(pieces)], 1), len(reads)
 
 
-def lost(matrix, found, rows):
+def lost(matrix: torch.Tensor, found: Right, rows: torch.Tensor) -> float:
     """The squared error, multiplied out in float64."""
     return (matrix.double() - rows.double().T @ found.vectors.T).square().sum().item()
 
 
-def is_certified(matrix, found, rows):
+def is_certified(matrix: torch.Tensor, found: Right, rows: torch.Tensor) -> None:
     total = matrix.double().square().sum().item()
     stated = found.total - found.values.square().sum().item()
     true = lost(matrix, found, rows)
@@ -56,7 +58,9 @@ def is_certified(matrix, found, rows):
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("shape", [(320, 330), (500, 320)])
 @pytest.mark.parametrize("room", [2**22, 0])
-def test_what_is_lost_is_known(name, shape, room, monkeypatch):
+def test_what_is_lost_is_known(
+    name: str, shape: tuple[int, int], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(right, "_ROOM", room)
     matrix = with_values(SPECTRA[name], *shape)
     found, rows, _ = found_in(matrix, Wanted(rank=8))
@@ -67,7 +71,7 @@ def test_what_is_lost_is_known(name, shape, room, monkeypatch):
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("rank", [1, 2, 8, 16])
-def test_what_is_lost_is_known_where_errors_add_up(name, rank):
+def test_what_is_lost_is_known_where_errors_add_up(name: str, rank: int) -> None:
     for matrix in (structured(name), structured(name).T):
         found, rows, _ = found_in(matrix, Wanted(rank))
         is_certified(matrix, found, rows)
@@ -77,13 +81,13 @@ def test_what_is_lost_is_known_where_errors_add_up(name, rank):
 
 
 @pytest.mark.parametrize("exponent", [-60, 0, 60])
-def test_it_is_known_in_float64_where_that_is_needed(exponent):
+def test_it_is_known_in_float64_where_that_is_needed(exponent: int) -> None:
     matrix = with_values(SPECTRA["slow"], 340, 320).double() * 2.0**exponent
     for wanted in (Wanted(rank=8), Wanted(loss=1e-6)):
         is_certified(matrix, *found_in(matrix, wanted)[:2])
 
 
-def test_only_small_losses_take_another_pass(monkeypatch):
+def test_only_small_losses_take_another_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same space is found in any case."""
     matrix = with_values([3, 2, 1, 0.5], 400, 320)
     shares = energies(matrix).flip(0).cumsum(0).flip(0) / energies(matrix).sum()
@@ -100,7 +104,7 @@ def test_only_small_losses_take_another_pass(monkeypatch):
     torch.testing.assert_close(found[3, 0][1], found[3, 2**22][1], rtol=0, atol=1e-6)
 
 
-def test_rows_that_are_too_many_are_not_held(monkeypatch):
+def test_rows_that_are_too_many_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As soon as the next block's would be."""
     matrix = with_values(SPECTRA["slow"], 400, 320)
     *_, reads = found_in(matrix, Wanted(rank=8))
@@ -109,14 +113,14 @@ def test_rows_that_are_too_many_are_not_held(monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=2), Wanted(loss=1e-7), Wanted(rank=300)])
-def test_values_that_are_not_finite_are_refused(wanted):
+def test_values_that_are_not_finite_are_refused(wanted: Wanted) -> None:
     matrix = torch.ones(400, 320)
     matrix[-1, 2] = torch.nan
     with pytest.raises(NonFiniteError):
         found_in(matrix, wanted)
 
 
-def test_what_is_lost_is_known_where_products_have_fewer_bits():
+def test_what_is_lost_is_known_where_products_have_fewer_bits() -> None:
     matrix = with_values(SPECTRA["slow"], 400, 320)
     with FewerBits():
         assert (torch.eye(2) @ torch.full((2, 2), 1 + 2**-12)).max() == 1
@@ -126,7 +130,9 @@ def test_what_is_lost_is_known_where_products_have_fewer_bits():
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(rank=200), Wanted(loss=1e-6)])
 @pytest.mark.parametrize("room", [2**22, 0])
-def test_a_device_finds_what_the_processor_finds(wanted, room, device, monkeypatch):
+def test_a_device_finds_what_the_processor_finds(
+    wanted: Wanted, room: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(right, "_ROOM", room)
     matrix = with_values(SPECTRA["slow"], 400, 320)
     one, *_ = found_in(matrix, wanted)

@@ -38,7 +38,7 @@ def test_shapes_decide_then_the_model_type_then_the_claim(
     assert square_is_transposed(claimed, non_square, config) is transposed
 
 
-def test_conv1d_weights_by_model_type_or_by_the_shape_of_c_attn():
+def test_conv1d_weights_by_model_type_or_by_the_shape_of_c_attn() -> None:
     shapes = {"h.0.attn.c_attn.weight": (4, 12), "h.0.attn.c_proj.weight": (4, 4)}
     others = {"wte.weight": (9, 4), "h.0.attn.c_attn.bias": (12,)}
     assert conv1d_weights(shapes | others, {"model_type": "gpt2"}) == set(shapes)

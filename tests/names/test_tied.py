@@ -133,7 +133,7 @@ def test_embeddings_and_heads_are_known_by_the_ends_of_their_names(name: str, is
         ("model.layers.0.q_proj.weight", 100, False),
     ],
 )
-def test_embeddings_are_known_by_their_names_or_rows(name, rows, expected):
+def test_embeddings_are_known_by_their_names_or_rows(name: str, rows: int, expected: bool) -> None:
     assert is_lookup(name, rows, {"vocab_size": 100}) is expected
 
 

@@ -11,7 +11,9 @@ NEOX = ("gpt_neox.embed_in.weight", "embed_out.weight")
 
 @pytest.mark.parametrize("names", [LLAMA, GPT2, NEOX])
 @pytest.mark.parametrize(("is_tied", "severity"), [(True, "problem"), (None, "info")])
-def test_updates_of_both_ends_are_told(names, is_tied, severity):
+def test_updates_of_both_ends_are_told(
+    names: tuple[str, ...], is_tied: bool | None, severity: str
+) -> None:
     (note,) = notes_on_both_ends(names, is_tied)
     assert note.severity == severity
     assert names[-2] in note.message
@@ -22,5 +24,7 @@ def test_updates_of_both_ends_are_told(names, is_tied, severity):
     ("names", "is_tied"),
     [(LLAMA, False), (LLAMA[:2], True), (LLAMA[::2], True), (LLAMA[:1], None), ((), None)],
 )
-def test_one_end_or_two_tensors_are_nothing_to_tell(names, is_tied):
+def test_one_end_or_two_tensors_are_nothing_to_tell(
+    names: tuple[str, ...], is_tied: bool | None
+) -> None:
     assert list(notes_on_both_ends(names, is_tied)) == []

@@ -3,7 +3,10 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from loratools.lowrank.truncation import TargetSpectrum
 from loratools.operations import principal
 from loratools.operations.difference import Difference, Memory, Norms
 from loratools.operations.extract import ExtractOptions
+from loratools.operations.extract_report import ExtractReport
 from loratools.operations.pairing import natural, pair_up
 from loratools.operations.settle import first_question, settle
 from tests.files import write_base
@@ -31,11 +35,11 @@ OTHER = "model.layers.1.proj.weight"
 NORM = "model.layers.0.norm.weight"
 
 
-def random(*shape, seed=0):
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def model(seed=0):
+def model(seed: int = 0) -> dict[str, torch.Tensor]:
     return {
         LINEAR: random(20, 12, seed=seed),
         OTHER: random(8, 30, seed=seed + 1),
@@ -44,17 +48,24 @@ def model(seed=0):
     }
 
 
-def changed(tensors, changes):
+def changed(
+    tensors: dict[str, torch.Tensor], changes: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     return {name: tensors[name] + changes.get(name, 0) for name in tensors}
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Callable[..., ExtractReport]:
     """A base, and a function that writes a tuned model and extracts an adapter of it."""
     tensors = model()
     base = write_base(tmp_path / "base", tensors)
 
-    def extract(changes, rule=None, dtype=torch.float32, **arguments):
+    def extract(
+        changes: dict[str, torch.Tensor],
+        rule: RankRule | None = None,
+        dtype: torch.dtype = torch.float32,
+        **arguments: Any,
+    ) -> ExtractReport:
         tuned = tmp_path / f"tuned{len(list(tmp_path.iterdir()))}"
         write_base(tuned, {n: t.to(dtype) for n, t in changed(tensors, changes).items()})
         arguments = {"output": tmp_path / "out", "check": True, **arguments}
@@ -63,7 +74,7 @@ def folders(tmp_path):
     return extract
 
 
-def dense(folder, target):
+def dense(folder: Path, target: str) -> torch.Tensor:
     delta = loratools.open_adapter(folder).updates[target].delta
     return delta.up.read().double() @ delta.down.read().double() * delta.scaling.value
 
@@ -71,7 +82,9 @@ def dense(folder, target):
 # Certificates
 
 
-def test_certificate_is_the_tail_of_the_singular_values(folders, tmp_path):
+def test_certificate_is_the_tail_of_the_singular_values(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     """In float64, of the difference of the two files: both sides round to 1e-15 of the total."""
     report = folders({LINEAR: random(20, 12, seed=9)}, RankRule(rank=4))
     tuned = load_file(report.plan.pairing.tuned.path / "model.safetensors")[LINEAR]
@@ -86,7 +99,7 @@ def test_certificate_is_the_tail_of_the_singular_values(folders, tmp_path):
     assert report.check.distance == pytest.approx(math.sqrt(certificate.lost), rel=1e-6)
 
 
-def test_a_merged_adapter_comes_back(fixtures, tmp_path):
+def test_a_merged_adapter_comes_back(fixtures: Path, tmp_path: Path) -> None:
     """A float32 weight of about 1 holds an update of about 1e-2 to 24 - 7 bits."""
     base, adapter = fixtures / "stories260k", fixtures / "adapters/plain"
     loratools.merge(base, adapter, output=tmp_path / "tuned")
@@ -105,7 +118,9 @@ def test_a_merged_adapter_comes_back(fixtures, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_check_allows_for_the_rounding_of_factors(folders, dtype):
+def test_check_allows_for_the_rounding_of_factors(
+    folders: Callable[..., ExtractReport], dtype: str
+) -> None:
     options = ExtractOptions(dtype=dtype)
     report = folders({LINEAR: random(20, 12, seed=9)}, RankRule(rank=3), options=options)
     assert report.check.agrees
@@ -113,7 +128,9 @@ def test_check_allows_for_the_rounding_of_factors(folders, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_energy_and_error_rules_hold_for_each_target(folders, dtype):
+def test_energy_and_error_rules_hold_for_each_target(
+    folders: Callable[..., ExtractReport], dtype: torch.dtype
+) -> None:
     changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
     report = folders(changes, RankRule(energy=0.8), dtype=dtype)
     for target in changes:
@@ -124,7 +141,9 @@ def test_energy_and_error_rules_hold_for_each_target(folders, dtype):
     assert all(truncation.error <= 0.3 for truncation in report.truncations.values())
 
 
-def test_budget_is_spent_over_all_targets(folders, tmp_path):
+def test_budget_is_spent_over_all_targets(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     changes = {LINEAR: random(20, 12, seed=9), OTHER: 0.01 * random(8, 30, seed=10)}
     report = folders(changes, RankRule(parameters=32 * 5))
     assert report.truncations[LINEAR].rank == 5
@@ -134,7 +153,9 @@ def test_budget_is_spent_over_all_targets(folders, tmp_path):
     assert [target for target, _ in report.worst()] == [LINEAR, OTHER]
 
 
-def test_more_ranks_than_there_are_values_are_zeros(folders, tmp_path):
+def test_more_ranks_than_there_are_values_are_zeros(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     report = folders({LINEAR: random(20, 1) @ random(1, 12)}, RankRule(rank=15))
     assert report.truncations[LINEAR].rank == 15
     lora = loratools.open_adapter(tmp_path / "out").updates[LINEAR].delta
@@ -146,14 +167,18 @@ def test_more_ranks_than_there_are_values_are_zeros(folders, tmp_path):
 # What is stored
 
 
-def test_unchanged_tensors_store_nothing(folders, tmp_path):
+def test_unchanged_tensors_store_nothing(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     report = folders({LINEAR: random(20, 12, seed=9)})
     stored = load_file(tmp_path / "out/adapter_model.safetensors")
     assert {name.split(".lora_")[0] for name in stored} == {"base_model.model.model.layers.0.proj"}
     assert report.plan.unchanged == 3
 
 
-def test_norms_and_biases_are_kept_exactly_or_dropped_and_counted(folders, tmp_path):
+def test_norms_and_biases_are_kept_exactly_or_dropped_and_counted(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     changes = {
         LINEAR: random(20, 12, seed=9),
         NORM: 0.1 * random(12, seed=4),
@@ -174,7 +199,7 @@ def test_norms_and_biases_are_kept_exactly_or_dropped_and_counted(folders, tmp_p
     assert "no place in a LoRA" in report.notes[0]
 
 
-def test_skipped_changes_count_as_lost(folders):
+def test_skipped_changes_count_as_lost(folders: Callable[..., ExtractReport]) -> None:
     changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
     report = folders(changes, options=ExtractOptions(skip=("*layers.1*",)))
     assert list(report.plan.factored) == [LINEAR]
@@ -191,8 +216,10 @@ def test_skipped_changes_count_as_lost(folders):
     ],
 )
 @pytest.mark.parametrize("is_base_wrapped", [True, False])
-def test_targets_have_no_wrappers_of_the_models(tmp_path, old, new, is_base_wrapped):
-    def wrapped(tensors):
+def test_targets_have_no_wrappers_of_the_models(
+    tmp_path: Path, old: str, new: str, is_base_wrapped: bool
+) -> None:
+    def wrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name.replace(old, new, 1): tensor for name, tensor in tensors.items()}
 
     tuned = wrapped(changed(model(), {LINEAR: random(20, 12, seed=9)}))
@@ -208,13 +235,17 @@ def test_targets_have_no_wrappers_of_the_models(tmp_path, old, new, is_base_wrap
 
 
 @pytest.mark.parametrize("field", ["only", "skip", "full"])
-def test_glob_that_matches_no_tensor_is_refused_with_the_nearest(folders, field):
+def test_glob_that_matches_no_tensor_is_refused_with_the_nearest(
+    folders: Callable[..., ExtractReport], field: str
+) -> None:
     options = ExtractOptions(**{field: ("*layers.0*", "layers.1")})
     with pytest.raises(MatchError, match=rf"--{field} 'layers.1' .*did you mean '\*.layers.1.\*'"):
         folders({LINEAR: random(20, 12, seed=9)}, options=options)
 
 
-def test_full_modules_are_stored_whole(folders, tmp_path):
+def test_full_modules_are_stored_whole(
+    folders: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 30, seed=10)}
     report = folders(changes, options=ExtractOptions(full=("*layers.0*",)))
     assert set(report.plan.whole) == {LINEAR, "model.layers.0.proj.bias"}
@@ -222,7 +253,7 @@ def test_full_modules_are_stored_whole(folders, tmp_path):
     assert report.check.agrees
 
 
-def test_rounding_is_no_change(tmp_path):
+def test_rounding_is_no_change(tmp_path: Path) -> None:
     """A base in float32, the same in bfloat16, and one matrix that did change."""
     tensors = model()
     base = write_base(tmp_path / "base", tensors)
@@ -234,7 +265,7 @@ def test_rounding_is_no_change(tmp_path):
         assert list(report.plan.changes) == [LINEAR]
 
 
-def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
+def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path: Path) -> None:
     """One element of 40,000 that falls to the other side: less than the default; 0 keeps it."""
     tensors = {LINEAR: random(200, 200).bfloat16(), OTHER: random(8, 8).bfloat16()}
     base = write_base(tmp_path / "base", tensors)
@@ -256,7 +287,7 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path):
         assert not kept.plan.left_out
 
 
-def test_a_change_of_just_the_least_that_counts_is_kept():
+def test_a_change_of_just_the_least_that_counts_is_kept() -> None:
     """A relative change of sqrt(1 / 4)."""
     norms = Norms(change=1.0, weight=4.0)
     assert ExtractOptions(min_change=0.5).as_rounding(norms) is None
@@ -266,7 +297,9 @@ def test_a_change_of_just_the_least_that_counts_is_kept():
     assert ExtractOptions().as_rounding(replace(same, noise=0.51)) is not None
 
 
-def test_nothing_but_rounding_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def test_nothing_but_rounding_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(principal, "right_vectors", None)  # which nobody asks
     weight = random(200, 200).bfloat16()
     after = weight.clone()
@@ -279,7 +312,7 @@ def test_nothing_but_rounding_is_refused_and_leaves_nothing(tmp_path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
-def test_a_budget_is_not_kept_back_for_what_is_left_out(tmp_path):
+def test_a_budget_is_not_kept_back_for_what_is_left_out(tmp_path: Path) -> None:
     """Of the two, one is rounding: its share goes to the other."""
     tensors = {LINEAR: random(200, 200).bfloat16(), OTHER: random(40, 40).bfloat16()}
     after = {LINEAR: tensors[LINEAR].clone(), OTHER: tensors[OTHER] + random(40, 40, seed=1)}
@@ -297,7 +330,7 @@ def test_a_budget_is_not_kept_back_for_what_is_left_out(tmp_path):
     assert 6000 - 80 * 4 - 200 < file.stat().st_size <= 6000
 
 
-def test_a_size_is_not_spent_on_headers_of_what_is_left_out(tmp_path):
+def test_a_size_is_not_spent_on_headers_of_what_is_left_out(tmp_path: Path) -> None:
     """Those of 39 matrices that rounding changed would take more than all of it."""
     names = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(40)]
     tensors = {name: random(100, 100, seed=n).bfloat16() for n, name in enumerate(names)}
@@ -312,7 +345,7 @@ def test_a_size_is_not_spent_on_headers_of_what_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_change_whose_energy_is_in_few_rows_is_certified(tmp_path, seed):
+def test_a_change_whose_energy_is_in_few_rows_is_certified(tmp_path: Path, seed: int) -> None:
     """Where rounding errors of products in float32 do not average out."""
     change = torch.zeros(300, 300)
     change[0] = random(300, seed=seed).abs()
@@ -324,7 +357,9 @@ def test_a_change_whose_energy_is_in_few_rows_is_certified(tmp_path, seed):
     assert report.check.agrees
 
 
-def test_check_allows_for_what_the_certificate_leaves_open(tmp_path, monkeypatch):
+def test_check_allows_for_what_the_certificate_leaves_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without room for X V there is one more pass in float64, and nothing is open."""
     before = {LINEAR: random(400, 320)}
     base = write_base(tmp_path / "base", before)
@@ -341,7 +376,7 @@ def test_check_allows_for_what_the_certificate_leaves_open(tmp_path, monkeypatch
     assert checks[0].rounding - checks[1].rounding == pytest.approx(expected, rel=1e-3)
 
 
-def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path):
+def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path: Path) -> None:
     before = {"block.weight": random(6, 5), "block.scale": random(5), OTHER: random(8, 8)}
     after = {name: tensor + 1 for name, tensor in before.items()}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
@@ -353,7 +388,7 @@ def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path):
     assert report.check.agrees
 
 
-def test_models_are_read_once(tmp_path, monkeypatch):
+def test_models_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the first rows of each tensor, by which it is told from one that is the same."""
     before = {f"{name}.weight": random(3000, 400).bfloat16() for name in "abc"}
     after = {**before, "b.weight": before["b.weight"] + 0.1, "c.weight": before["c.weight"] - 0.1}
@@ -361,7 +396,7 @@ def test_models_are_read_once(tmp_path, monkeypatch):
     rows = []
     read = Stored.read_rows_into
 
-    def counted(stored, out, begin):
+    def counted(stored: Stored, out: torch.Tensor, begin: int) -> None:
         rows.append(len(out))
         read(stored, out, begin)
 
@@ -370,7 +405,7 @@ def test_models_are_read_once(tmp_path, monkeypatch):
     assert sum(rows) == 2 * 2 * 3000
 
 
-def test_default_noise_is_that_of_rounding(tmp_path):
+def test_default_noise_is_that_of_rounding(tmp_path: Path) -> None:
     """Measured on Gaussian weights: one rounding to bfloat16, and float32 computed in two ways."""
     weight = random(600, 600).double()
     files = {
@@ -390,7 +425,7 @@ def test_default_noise_is_that_of_rounding(tmp_path):
     assert twice.norms().relative < 1.2 * twice.noise
 
 
-def test_convolutions_are_flattened(tmp_path):
+def test_convolutions_are_flattened(tmp_path: Path) -> None:
     before = {"conv.weight": random(6, 4, 3, 3), "linear.weight": random(5, 5)}
     after = {**before, "conv.weight": before["conv.weight"] + random(6, 4, 3, 3, seed=1)}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
@@ -404,7 +439,7 @@ def test_convolutions_are_flattened(tmp_path):
 
 
 @pytest.mark.parametrize("kernel", [(4,), (3, 3), (2, 2, 2)])
-def test_depthwise_convolutions_are_stored_whole(kernel, tmp_path):
+def test_depthwise_convolutions_are_stored_whole(kernel: tuple[int, ...], tmp_path: Path) -> None:
     """PEFT's LoRA of one has no counterpart in the shape of its weight."""
     before = {"conv.weight": random(6, 1, *kernel), "linear.weight": random(5, 5)}
     after = {**before, "conv.weight": before["conv.weight"] + random(6, 1, *kernel, seed=1)}
@@ -417,7 +452,7 @@ def test_depthwise_convolutions_are_stored_whole(kernel, tmp_path):
 # Names and shards
 
 
-def test_shards_and_jobs_do_not_show(fixtures, tmp_path):
+def test_shards_and_jobs_do_not_show(fixtures: Path, tmp_path: Path) -> None:
     base = fixtures / "stories260k-bf16-sharded"
     loratools.merge(base, fixtures / "adapters/plain", output=tmp_path / "sharded")
     (tmp_path / "single").mkdir()
@@ -436,7 +471,7 @@ def test_shards_and_jobs_do_not_show(fixtures, tmp_path):
     assert len(found) == 1
 
 
-def test_what_is_held_does_not_show(tmp_path):
+def test_what_is_held_does_not_show(tmp_path: Path) -> None:
     before = {"a.weight": random(3000, 400).bfloat16()}
     after = {"a.weight": before["a.weight"] + 0.1}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
@@ -454,7 +489,9 @@ def test_what_is_held_does_not_show(tmp_path):
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_a_device_extracts_what_the_processor_extracts(tmp_path, device):
+def test_a_device_extracts_what_the_processor_extracts(
+    tmp_path: Path, device: torch.device
+) -> None:
     before = {"a.weight": random(600, 400).bfloat16()}
     after = {"a.weight": before["a.weight"] + 0.1 * random(600, 4) @ random(4, 400)}
     after["a.weight"] = after["a.weight"].bfloat16()
@@ -478,7 +515,7 @@ def test_a_device_extracts_what_the_processor_extracts(tmp_path, device):
     assert (other.rows.T @ other.down - product).norm() <= 1e-2 * product.norm()
 
 
-def test_prefixes_are_matched_and_the_models_own_name_is_used(tmp_path):
+def test_prefixes_are_matched_and_the_models_own_name_is_used(tmp_path: Path) -> None:
     before = {"layers.0.q.weight": random(6, 5), "layers.10.q.weight": random(6, 5)}
     after = {f"model.{name}": tensor + 1 for name, tensor in before.items()}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
@@ -487,7 +524,7 @@ def test_prefixes_are_matched_and_the_models_own_name_is_used(tmp_path):
     assert report.check.agrees
 
 
-def test_layers_are_in_the_order_of_their_numbers():
+def test_layers_are_in_the_order_of_their_numbers() -> None:
     names = ["a.10.b", "a.9.b", "a.b", "a.9.a"]
     assert sorted(names, key=natural) == ["a.b", "a.9.a", "a.9.b", "a.10.b"]
 
@@ -496,7 +533,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.fixture
-def from_tied(fixtures, tmp_path):
+def from_tied(fixtures: Path, tmp_path: Path) -> Callable[..., ExtractReport]:
     """Extracts from a tied model, stored twice in the base and once in the tuned one."""
     tensors = load_file(fixtures / "stories260k/model.safetensors")
     tensors.pop(HEAD)
@@ -504,7 +541,9 @@ def from_tied(fixtures, tmp_path):
     config = json.loads((fixtures / "stories260k/config.json").read_text())
     tuned = write_base(tmp_path / "tuned", tensors, config)
 
-    def extract(progress=None, **options):
+    def extract(
+        progress: Callable[[int, int], None] | None = None, **options: tuple[str]
+    ) -> ExtractReport:
         return svd_extract(
             tuned,
             fixtures / "stories260k",
@@ -519,7 +558,9 @@ def from_tied(fixtures, tmp_path):
 
 
 @pytest.mark.parametrize("end", [EMBEDDING, HEAD])
-def test_both_ends_of_a_tied_matrix_are_whole_where_one_is(from_tied, end):
+def test_both_ends_of_a_tied_matrix_are_whole_where_one_is(
+    from_tied: Callable[..., ExtractReport], end: str
+) -> None:
     report = from_tied(full=(end,))
     assert set(report.plan.whole) == {EMBEDDING, HEAD}
     assert not report.plan.factored
@@ -527,14 +568,18 @@ def test_both_ends_of_a_tied_matrix_are_whole_where_one_is(from_tied, end):
 
 
 @pytest.mark.parametrize(("skipped", "kept"), [(EMBEDDING, HEAD), (HEAD, EMBEDDING)])
-def test_one_end_of_a_tied_matrix_may_be_left(from_tied, skipped, kept):
+def test_one_end_of_a_tied_matrix_may_be_left(
+    from_tied: Callable[..., ExtractReport], skipped: str, kept: str
+) -> None:
     report = from_tied(skip=(skipped,))
     assert set(report.plan.factored) == {kept}
     assert report.plan.left_out[skipped].norms == report.plan.changes[kept]
     assert report.check.agrees
 
 
-def test_a_tied_head_follows_its_embedding(from_tied, tmp_path):
+def test_a_tied_head_follows_its_embedding(
+    from_tied: Callable[..., ExtractReport], tmp_path: Path
+) -> None:
     """Both ends get the change."""
     seen = []
     report = from_tied(progress=lambda done, total: seen.append((done, total)))
@@ -562,7 +607,9 @@ def test_a_tied_head_follows_its_embedding(from_tied, tmp_path):
         ({"model.scale": torch.ones(())}, UnsupportedError, "beside modules"),
     ],
 )
-def test_what_cannot_be_extracted_is_named(after, error, message, tmp_path):
+def test_what_cannot_be_extracted_is_named(
+    after: dict[str, Any], error: type[LoratoolsError], message: str, tmp_path: Path
+) -> None:
     base = write_base(tmp_path / "base", {**model(), "model.scale": torch.zeros(())})
     tensors = {**model(), "model.scale": torch.zeros(()), **after}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -572,7 +619,7 @@ def test_what_cannot_be_extracted_is_named(after, error, message, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
-def test_quantised_and_integer_weights_are_refused(tmp_path):
+def test_quantised_and_integer_weights_are_refused(tmp_path: Path) -> None:
     codes = torch.arange(20, dtype=torch.int8).reshape(4, 5)
     base = write_base(tmp_path / "base", {LINEAR: codes})
     tuned = write_base(tmp_path / "tuned", {LINEAR: codes + 1})
@@ -585,7 +632,7 @@ def test_quantised_and_integer_weights_are_refused(tmp_path):
         svd_extract(tuned, quantised, output=None, rule=RankRule(rank=1))
 
 
-def test_a_new_head_can_be_stored_whole(tmp_path):
+def test_a_new_head_can_be_stored_whole(tmp_path: Path) -> None:
     config = {"architectures": ["LlamaForSequenceClassification"]}
     base = write_base(tmp_path / "base", model())
     after = {**model(), OTHER: model()[OTHER] + 1, "score.weight": random(2, 12)}
@@ -604,7 +651,7 @@ def test_a_new_head_can_be_stored_whole(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["SequenceClassification", "QuestionAnswering"])
-def test_no_task_is_named_whose_head_is_not_stored(tmp_path, task):
+def test_no_task_is_named_whose_head_is_not_stored(tmp_path: Path, task: str) -> None:
     """PEFT would look for the head, and make one up."""
     config = {"architectures": [f"LlamaFor{task}"]}
     base = write_base(tmp_path / "base", model(), config)
@@ -614,7 +661,7 @@ def test_no_task_is_named_whose_head_is_not_stored(tmp_path, task):
     assert fields["task_type"] is None
 
 
-def test_targets_of_a_classifier_have_the_names_of_its_class(tmp_path):
+def test_targets_of_a_classifier_have_the_names_of_its_class(tmp_path: Path) -> None:
     """PEFT loads the adapter onto that class, in which the base model has a prefix."""
     weights = {f"encoder.layer.{n}.query.weight": random(12, 12) for n in range(2)}
     base = write_base(tmp_path / "base", weights, {"architectures": ["BertModel"]})
@@ -629,12 +676,12 @@ def test_targets_of_a_classifier_have_the_names_of_its_class(tmp_path):
 # Ranks that need more than was found out
 
 
-def test_settling_asks_for_more_until_the_choice_is_sure():
+def test_settling_asks_for_more_until_the_choice_is_sure() -> None:
     """All budget goes to the one large target, which was first asked for its fair share."""
     spectra = [np.full(40, 10.0), np.full(40, 1.0)]
     asked = []
 
-    def find(questions):
+    def find(questions: list[tuple[int, Wanted]]) -> list[_Found]:
         asked.append(len(questions))
         return [
             _Found(spectra[i][: wanted.rank], float(np.square(spectra[i]).sum()))
@@ -649,14 +696,14 @@ def test_settling_asks_for_more_until_the_choice_is_sure():
 
 
 class _Found:
-    def __init__(self, values, energy):
+    def __init__(self, values: np.ndarray, energy: float) -> None:
         self._spectrum = TargetSpectrum(50, 50, values, energy)
 
-    def spectrum(self):
+    def spectrum(self) -> TargetSpectrum:
         return self._spectrum
 
 
-def test_uniform_rank_extends_those_that_know_less(folders):
+def test_uniform_rank_extends_those_that_know_less(folders: Callable[..., ExtractReport]) -> None:
     changes = {LINEAR: random(20, 12, seed=9), OTHER: random(8, 1) @ random(1, 30)}
     report = folders(changes, RankRule(energy=0.9, uniform=True))
     ranks = {truncation.rank for truncation in report.truncations.values()}

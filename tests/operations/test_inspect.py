@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def write_header_only(folder: Path, rank: int) -> Path:
 
 
 @pytest.mark.parametrize(("rank", "millions"), [(1, 4.7), (8, 37.7)])
-def test_the_arithmetic_of_the_lora_paper(tmp_path, rank, millions):
+def test_the_arithmetic_of_the_lora_paper(tmp_path: Path, rank: int, millions: float) -> None:
     """Hu et al. 2021, section 4.2 and table 4: 2 modules x 96 layers x 2 factors x 12288 x r."""
     found = loratools.inspect(write_header_only(tmp_path / "gpt3", rank))
     assert found.parameters == 2 * 96 * 2 * 12288 * rank
@@ -48,7 +49,7 @@ def test_the_arithmetic_of_the_lora_paper(tmp_path, rank, millions):
     assert [(group.count, group.rank) for group in found.groups] == [(96, rank), (96, rank)]
 
 
-def test_targets_are_grouped_by_name_rank_and_scaling():
+def test_targets_are_grouped_by_name_rank_and_scaling() -> None:
     found = loratools.inspect(FIXTURES / "adapters/rslora-patterns")
     assert sum(group.count for group in found.groups) == 35
     special = [g for g in found.groups if g.rank == 2]
@@ -69,7 +70,7 @@ def test_targets_are_grouped_by_name_rank_and_scaling():
         "kohya/sdxl-dynamic",
     ],
 )
-def test_spectra_have_the_norms_of_the_dense_updates(name):
+def test_spectra_have_the_norms_of_the_dense_updates(name: str) -> None:
     folder = FIXTURES / name
     expected = json.loads((folder / "expected.json").read_text())["delta_norms"]
     found = loratools.inspect(folder, spectrum=True)
@@ -78,7 +79,7 @@ def test_spectra_have_the_norms_of_the_dense_updates(name):
     assert norms == pytest.approx(expected, rel=1e-6)
 
 
-def test_flattened_names_are_grouped_by_the_numbers_in_them():
+def test_flattened_names_are_grouped_by_the_numbers_in_them() -> None:
     found = loratools.inspect(FIXTURES / "kohya/sd15-locon")
     groups = {group.pattern: (group.count, group.shape, group.rank) for group in found.groups}
     block = "lora_unet_down_blocks_*_attentions_*"
@@ -89,7 +90,7 @@ def test_flattened_names_are_grouped_by_the_numbers_in_them():
     assert len(groups) == 14
 
 
-def test_beside_its_base_an_adapter_has_relative_norms_and_coverage():
+def test_beside_its_base_an_adapter_has_relative_norms_and_coverage() -> None:
     base = FIXTURES / "stories260k"
     found = loratools.inspect(FIXTURES / "adapters/combine-r4", base=base, spectrum=True)
     weights = load_file(base / "model.safetensors")
@@ -101,14 +102,14 @@ def test_beside_its_base_an_adapter_has_relative_norms_and_coverage():
     assert found.coverage.touched + sum(found.coverage.untouched.values()) == 37
 
 
-def test_an_adapter_of_another_base_would_not_merge():
+def test_an_adapter_of_another_base_would_not_merge() -> None:
     found = loratools.inspect(FIXTURES / "adapters/plain", base=FIXTURES / "tiny-gpt2")
     assert found.coverage.refusal is not None
     assert "no such tensor in the base" in found.coverage.refusal
     assert not found.is_sound
 
 
-def copy_of(name: str, folder: Path, change) -> Path:
+def copy_of(name: str, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
     """A made adapter with its tensors changed."""
     folder.mkdir()
     source = FIXTURES / "adapters" / name
@@ -119,11 +120,11 @@ def copy_of(name: str, folder: Path, change) -> Path:
     return folder
 
 
-def test_zero_updates_are_counted_and_an_untrained_adapter_is_a_problem(tmp_path):
-    def one_zero(tensors):
+def test_zero_updates_are_counted_and_an_untrained_adapter_is_a_problem(tmp_path: Path) -> None:
+    def one_zero(tensors: dict[str, torch.Tensor]) -> None:
         next(t for k, t in tensors.items() if "lora_B" in k).zero_()
 
-    def all_zero(tensors):
+    def all_zero(tensors: dict[str, torch.Tensor]) -> None:
         for key, tensor in tensors.items():
             if "lora_B" in key:
                 tensor.zero_()
@@ -137,8 +138,8 @@ def test_zero_updates_are_counted_and_an_untrained_adapter_is_a_problem(tmp_path
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_not_finite_is_found(tmp_path, value):
-    def spoil(tensors):
+def test_a_value_that_is_not_finite_is_found(tmp_path: Path, value: float) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
         next(iter(tensors.values())).view(-1)[-1] = value
 
     found = loratools.inspect(copy_of("plain", tmp_path / "bad", spoil), spectrum=True)
@@ -155,8 +156,10 @@ def test_a_value_that_is_not_finite_is_found(tmp_path, value):
         ("dora", "model.layers.2.self_attn.q_proj.lora_magnitude_vector"),
     ],
 )
-def test_no_tensor_escapes_the_search_for_values_that_are_not_finite(tmp_path, name, key):
-    def spoil(tensors):
+def test_no_tensor_escapes_the_search_for_values_that_are_not_finite(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
         tensors[f"base_model.model.{key}"].view(-1)[0] = math.nan
 
     found = loratools.inspect(copy_of(name, tmp_path / "bad", spoil), spectrum=True)
@@ -164,15 +167,15 @@ def test_no_tensor_escapes_the_search_for_values_that_are_not_finite(tmp_path, n
     assert not found.is_sound
 
 
-def test_half_a_pair_is_an_error_that_names_it(tmp_path):
-    def halve(tensors):
+def test_half_a_pair_is_an_error_that_names_it(tmp_path: Path) -> None:
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
         del tensors["base_model.model.model.layers.3.mlp.up_proj.lora_B.weight"]
 
     with pytest.raises(FormatError, match=r"layers\.3\.mlp\.up_proj has lora_A and no lora_B"):
         loratools.inspect(copy_of("plain", tmp_path / "half", halve))
 
 
-def test_the_json_object_is_json_with_the_documented_fields():
+def test_the_json_object_is_json_with_the_documented_fields() -> None:
     found = loratools.inspect(
         FIXTURES / "adapters/embedding-vocab", base=FIXTURES / "stories260k", spectrum=True
     )
@@ -191,10 +194,10 @@ def test_the_json_object_is_json_with_the_documented_fields():
     assert len(fields["inert"]) + 4 == 6
 
 
-def test_spectra_of_an_adapter_stored_in_half_precision(tmp_path):
-    def halve(tensors):
-        for key in tensors:
-            tensors[key] = tensors[key].to(torch.bfloat16)
+def test_spectra_of_an_adapter_stored_in_half_precision(tmp_path: Path) -> None:
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        for key, tensor in tensors.items():
+            tensors[key] = tensor.to(torch.bfloat16)
 
     found = loratools.inspect(copy_of("plain", tmp_path / "bf16", halve), spectrum=True)
     assert found.dtypes == ("bfloat16",)

@@ -21,7 +21,7 @@ SHARDS = 600
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("base")
     names = {f"layers.{n}.q.weight": f"model-{n:05}.safetensors" for n in range(SHARDS)}
     for number, (name, file) in enumerate(names.items()):
@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     return folder
 
 
-def test_a_base_of_600_shards_works_with_256_open_files(base, tmp_path):
+def test_a_base_of_600_shards_works_with_256_open_files(base, tmp_path: Path) -> None:
     """It is read, written, checked for changes and pushed as any other."""
     factors = pair("layers.7.q", 4, 3) | pair("layers.599.q", 4, 3)
     adapter = write_adapter(tmp_path / "adapter", factors)
@@ -52,7 +52,9 @@ def test_a_base_of_600_shards_works_with_256_open_files(base, tmp_path):
 
 
 @pytest.mark.parametrize("spare", range(6))
-def test_no_open_files_left_is_4_and_says_so(capsys, tmp_path, spare):
+def test_no_open_files_left_is_4_and_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, spare: int
+) -> None:
     """And not that an adapter is of an unknown kind, or that there is no adapter."""
     for verb in (["inspect", PLAIN], ["rescale", PLAIN, "--strength", 2, "-o", tmp_path / "out"]):
         lowest = os.dup(0)
@@ -64,10 +66,12 @@ def test_no_open_files_left_is_4_and_says_so(capsys, tmp_path, spare):
             assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_plug_ins_that_cannot_be_listed_is_not_one_without(monkeypatch):
+def test_a_folder_of_plug_ins_that_cannot_be_listed_is_not_one_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from loratools import formats
 
-    def fail(*arguments):
+    def fail(*arguments: object) -> None:
         raise OSError(24, "Too many open files")
 
     for name in ("listdir", "scandir"):
@@ -76,13 +80,13 @@ def test_a_folder_of_plug_ins_that_cannot_be_listed_is_not_one_without(monkeypat
         registry.names(formats)
 
 
-def open_in(folder):
+def open_in(folder: Path):
     """The files of a folder that this process has open; others come and go with its threads."""
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [path for path in map(os.path.realpath, links) if path.startswith(str(folder))]
 
 
-def test_files_beyond_the_limit_are_open_only_while_they_are_used(tmp_path):
+def test_files_beyond_the_limit_are_open_only_while_they_are_used(tmp_path: Path) -> None:
     files = []
     for number in range(20):
         path = tmp_path / str(number)
@@ -102,7 +106,7 @@ def test_files_beyond_the_limit_are_open_only_while_they_are_used(tmp_path):
             opened[5].read(0, 1)
 
 
-def test_the_files_that_were_used_last_stay_open(tmp_path):
+def test_the_files_that_were_used_last_stay_open(tmp_path: Path) -> None:
     """Whatever else a process holds, so that a file that is renamed over is read to its end."""
     paths = [tmp_path / str(number) for number in range(6)]
     for path in paths:
@@ -120,7 +124,7 @@ def test_the_files_that_were_used_last_stay_open(tmp_path):
         assert sorted(open_in(tmp_path)) == [str(paths[3]), str(paths[4])]
 
 
-def test_a_descriptor_in_use_is_not_closed_by_others(tmp_path):
+def test_a_descriptor_in_use_is_not_closed_by_others(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"!")
     descriptor = Descriptor(lambda: os.open(path, os.O_RDONLY))

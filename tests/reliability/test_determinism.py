@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from tests.reliability.umask import umask
 ADAPTERS = [SMALL, FIXTURES / "adapters/dora"]
 
 
-def test_the_world_does_not_show(tmp_path):
+def test_the_world_does_not_show(tmp_path: Path) -> None:
     """Hash seed, time zone, language, umask, folder, spelling of paths, threads, mtimes."""
     command = ["-w", "0.5", "-w", "1", "--rounding", "stochastic", "--seed", "3"]
     copies = [
@@ -80,7 +81,7 @@ for method in ("dare_ties", "della", "knots"):
 """
 
 
-def test_the_world_does_not_show_in_adapters(tmp_path):
+def test_the_world_does_not_show_in_adapters(tmp_path: Path) -> None:
     """Hash seed, time zone, language, umask, folder and threads."""
     found = []
     for seed, jobs, mask, zone in ((0, 1, 0o022, "UTC"), (7, 2, 0o077, "Asia/Tokyo")):
@@ -100,7 +101,7 @@ def test_the_world_does_not_show_in_adapters(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
+def large(tmp_path_factory: pytest.TempPathFactory):
     """A base whose weights are computed in several blocks and steps, and an adapter for it."""
     folder = tmp_path_factory.mktemp("large")
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +125,7 @@ def executors():
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_an_executor_does_not_show(tmp_path, large, seed):
+def test_an_executor_does_not_show(tmp_path: Path, large, seed: int | None) -> None:
     base, adapter = large
     merge(base, adapter, output=tmp_path / "expected", write=WriteOptions(jobs=1, seed=seed))
     expected = digests(tmp_path / "expected")
@@ -138,12 +139,12 @@ def test_an_executor_does_not_show(tmp_path, large, seed):
         assert list(report.fidelity) == ["k.weight", "q.weight"]
 
 
-def test_a_step_computes_with_one_thread_wherever_it_runs():
+def test_a_step_computes_with_one_thread_wherever_it_runs() -> None:
     """A thread that has computed before has a number of threads of its own."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(torch.set_num_threads, 2).result()
 
-        def number():
+        def number() -> int:
             with single_threaded_torch():
                 return torch.get_num_threads()
 
@@ -151,7 +152,7 @@ def test_a_step_computes_with_one_thread_wherever_it_runs():
         assert pool.submit(torch.get_num_threads).result() == 2
 
 
-def test_the_shards_of_the_base_do_not_show(tmp_path):
+def test_the_shards_of_the_base_do_not_show(tmp_path: Path) -> None:
     """The same tensors in one file, in their order: the same output, once it is split alike."""
     weights, one = {}, tmp_path / "one"
     shutil.copytree(SHARDED, one, ignore=shutil.ignore_patterns("model*"))
@@ -169,7 +170,7 @@ def test_the_shards_of_the_base_do_not_show(tmp_path):
     assert tensors(plain) == found[0]
 
 
-def tensors(folder):
+def tensors(folder: Path):
     return {
         name: (value.dtype, tuple(value.shape), value.view(torch.uint8).numpy().tobytes())
         for file in folder.glob("*.safetensors")
@@ -177,7 +178,7 @@ def tensors(folder):
     }
 
 
-def test_the_order_of_files_in_a_folder_does_not_show(tmp_path):
+def test_the_order_of_files_in_a_folder_does_not_show(tmp_path: Path) -> None:
     for name, order in (("one", 1), ("other", -1)):
         base = tmp_path / name
         base.mkdir()
@@ -187,7 +188,7 @@ def test_the_order_of_files_in_a_folder_does_not_show(tmp_path):
     assert digests(tmp_path / "merged one") == digests(tmp_path / "merged other")
 
 
-def test_no_file_tells_when_where_or_by_whom_it_was_made(tmp_path):
+def test_no_file_tells_when_where_or_by_whom_it_was_made(tmp_path: Path) -> None:
     merge(
         SINGLE,
         [PLAIN, FIXTURES / "adapters/lm-head"],
@@ -208,7 +209,9 @@ def test_no_file_tells_when_where_or_by_whom_it_was_made(tmp_path):
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_umask_decides_who_may_read_the_model(tmp_path, mask, mode, overwrite):
+def test_the_umask_decides_who_may_read_the_model(
+    tmp_path: Path, mask: int, mode: int, overwrite: bool
+) -> None:
     """And not the modes of the inputs, nor those of what is replaced."""
     output = tmp_path / "merged"
     base = shutil.copytree(SINGLE, tmp_path / "base")

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tests.e2e.commands import digests, run_here
 from tests.files import write_adapter, write_base
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
+from tests.hub.server import Hub
 from tests.verbs import VERBS
 
 SAYS = {
@@ -39,12 +41,12 @@ SAYS = {
 }
 
 
-def test_every_verb_is_put_to_these_tests():
+def test_every_verb_is_put_to_these_tests() -> None:
     assert list(VERBS) == list(_COMMANDS)
 
 
 @pytest.fixture
-def workplace(hub, tmp_path, monkeypatch):  # noqa: F811
+def workplace(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
     """An empty folder, in which alone a verb may leave something."""
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     for name in ("work", "scratch"):
@@ -61,7 +63,7 @@ class Calls:
     then the process would have ended.
     """
 
-    def __init__(self, verb, patch, number=0, turn=0):
+    def __init__(self, verb, patch, number=0, turn=0) -> None:
         self.count = 0
         self.is_over = threading.Event()
         self._verb, self._number, self._turn = verb, number, turn
@@ -70,7 +72,7 @@ class Calls:
         self._real = getattr(holder, name)
         patch.setattr(holder, name, self._call)
 
-    def _call(self, *arguments, **options):
+    def _call(self, *arguments: int | list[memoryview], **options: Any) -> None:
         self.count += 1
         if self.count == self._turn:
             os.kill(os.getpid(), self._number)
@@ -83,7 +85,12 @@ class Calls:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_signal_stops_every_verb_and_leaves_nothing(name, workplace, hub, capsys):  # noqa: F811
+def test_a_signal_stops_every_verb_and_leaves_nothing(
+    name: str,
+    workplace,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """When it has begun to store something, and just before the output would have its name."""
     verb, out = VERBS[name], workplace / "work/out"
     arguments = [name, *verb.arguments(hub, workplace / "work")]
@@ -106,8 +113,14 @@ def test_a_signal_stops_every_verb_and_leaves_nothing(name, workplace, hub, caps
 
 
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.writes])
-def test_a_signal_while_it_prints_is_too_late(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
-    def print_late(lines):
+def test_a_signal_while_it_prints_is_too_late(
+    name: str,
+    workplace,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def print_late(lines: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         while stopping._run.reason is None:
             time.sleep(0.001)
@@ -164,7 +177,7 @@ NUMBERS_OF_CONFIGS = {
 }
 
 
-def odd(folder, up=1.0, down=1.0, dtype=torch.float32, **config):
+def odd(folder: Path, up=1.0, down=1.0, dtype=torch.float32, **config: Any):
     generator = torch.Generator().manual_seed(0)
     factors = {}
     for name in "ab":
@@ -176,7 +189,13 @@ def odd(folder, up=1.0, down=1.0, dtype=torch.float32, **config):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_no_number_makes_a_fault_or_json_that_is_none(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
+def test_no_number_makes_a_fault_or_json_that_is_none(
+    name: str,
+    workplace,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is computed with or refused, in which case there is no output; and all JSON is JSON."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # most of the time
     base = write_base(workplace / "inputs/base", {f"m.{n}.weight": torch.ones(8, 6) for n in "ab"})
@@ -199,7 +218,7 @@ def test_no_number_makes_a_fault_or_json_that_is_none(name, workplace, hub, caps
             Path("lock.json").unlink(missing_ok=True)
 
 
-def _check_files(folder):
+def _check_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.suffix == ".json":
             strict_json(path.read_text(encoding="utf-8"))
@@ -216,7 +235,7 @@ def _header(path):
 def strict_json(text):
     """As RFC 8259 has it: json.loads takes NaN, Infinity and keys that are there twice."""
 
-    def constant(word):
+    def constant(word) -> None:
         raise AssertionError(f"{word} is not JSON")
 
     def fields(pairs):
@@ -237,18 +256,18 @@ REPORTS = {
 }
 
 
-def test_the_report_of_every_verb_that_writes_is_known():
+def test_the_report_of_every_verb_that_writes_is_known() -> None:
     assert list(REPORTS) == [name for name, verb in VERBS.items() if verb.writes]
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
-    name,
+    name: str,
     workplace,
-    hub,  # noqa: F811
-    capsys,
-    monkeypatch,
-):
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     arguments = VERBS[name].arguments(hub, workplace / "work")
     before = sorted(workplace.rglob("*"))
     lines = f"loratools.cli.{name.replace('-', '_')}_command._text"
@@ -258,7 +277,13 @@ def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "pull"])
-def test_what_cannot_be_reported_is_not_published(name, workplace, hub, capsys, monkeypatch):  # noqa: F811
+def test_what_cannot_be_reported_is_not_published(
+    name: str,
+    workplace,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An output that is there, and an error, would be two answers. A pull computes no numbers."""
     arguments = VERBS[name].arguments(hub, workplace / "work")
     before = sorted(workplace.rglob("*"))

@@ -9,6 +9,8 @@ import errno
 import os
 import shutil
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
 class Calls:
     """Counts storing calls, and lets one of them fail."""
 
-    def __init__(self, patch, number):
+    def __init__(self, patch, number) -> None:
         self.left = 0
         self.failed = ""
         for name in ("mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "link"):
@@ -31,22 +33,22 @@ class Calls:
         libc = platform._libc_function
         patch.setattr(platform, "_libc_function", lambda name: self.libc(name, libc(name), number))
 
-    def fails(self, name):
+    def fails(self, name: str) -> bool:
         self.left -= 1
         if self.left == 0:
             self.failed = name
         return self.left == 0
 
     def counted(self, name, real, number):
-        def call(*arguments, **options):
+        def call(*arguments: int | memoryview, **options: Any) -> int | None:
             if self.fails(name):
                 raise OSError(number, os.strerror(number))
             return real(*arguments, **options)
 
         return call
 
-    def libc(self, name, real, number):
-        def call(*arguments):
+    def libc(self, name: str, real: object, number: int) -> object:
+        def call(*arguments: object):
             if self.fails(name):
                 ctypes.set_errno(number)
                 return -1
@@ -57,7 +59,7 @@ class Calls:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory):
     """What the old and the new output are, for every base."""
     folder = tmp_path_factory.mktemp("made")
     for base in (SHARDED, SINGLE / "model.safetensors"):
@@ -78,7 +80,7 @@ def failure(call):
 @pytest.mark.parametrize("base", [SHARDED, SINGLE / "model.safetensors"], ids=["folder", "file"])
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_any_call_may_fail(tmp_path, made, base, overwrite, jobs):
+def test_any_call_may_fail(tmp_path: Path, made, base: Path, overwrite: bool, jobs: int) -> None:
     work = tmp_path / "work"
     work.mkdir()
     output, old = work / "output", made / f"old {base.name}"
@@ -110,7 +112,9 @@ def test_any_call_may_fail(tmp_path, made, base, overwrite, jobs):
     [(SMALL, "adapter"), (FIXTURES / "kohya/sd15-locon", "adapter.safetensors")],
     ids=["folder", "file"],
 )
-def test_any_call_may_fail_while_an_adapter_is_written(tmp_path, adapter, name, overwrite):
+def test_any_call_may_fail_while_an_adapter_is_written(
+    tmp_path: Path, adapter: Path, name: str, overwrite: bool
+) -> None:
     work, output = tmp_path / "work", tmp_path / "work" / name
     work.mkdir()
     old, new = tmp_path / f"old {name}", tmp_path / f"new {name}"

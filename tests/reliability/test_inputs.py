@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +20,11 @@ SHARD, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safeten
 class Meanwhile(Executor):
     """Runs every step at once; between two of them something happens."""
 
-    def __init__(self, happens, after):
+    def __init__(self, happens, after) -> None:
         self.happens = happens
         self.left = after
 
-    def submit(self, step, /, *arguments, **options):
+    def submit(self, step, /, *arguments: object, **options: Any):
         future = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -35,38 +38,40 @@ class Meanwhile(Executor):
 
 
 @pytest.fixture
-def base(tmp_path):
+def base(tmp_path: Path):
     return shutil.copytree(SHARDED, tmp_path / "base")
 
 
 @pytest.fixture
-def adapter(tmp_path):
+def adapter(tmp_path: Path):
     return shutil.copytree(PLAIN, tmp_path / "adapter")
 
 
-def appended(file):
+def appended(file) -> None:
     with file.open("ab") as other:
         other.write(b"more")
 
 
-def rewritten(file):
+def rewritten(file) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
 
 
-def touched(file):
+def touched(file) -> None:
     os.utime(file, ns=(1, 1))
 
 
-def truncated(file):
+def truncated(file) -> None:
     os.truncate(file, file.stat().st_size - 100)
 
 
 @pytest.mark.parametrize("change", [appended, rewritten, touched, truncated])
 @pytest.mark.parametrize("after", [1, 3, 20])
 @pytest.mark.parametrize("which", [SHARD, OTHER, "adapter"])
-def test_an_input_that_changes_is_noticed(tmp_path, base, adapter, change, after, which):
+def test_an_input_that_changes_is_noticed(
+    tmp_path: Path, base, adapter, change: Callable[..., object], after: int, which: str
+) -> None:
     """Whenever it is: after the first step, or when all of it was read but for the last."""
     file = adapter / "adapter_model.safetensors" if which == "adapter" else base / which
     executor = Meanwhile(lambda: change(file), after)
@@ -77,10 +82,12 @@ def test_an_input_that_changes_is_noticed(tmp_path, base, adapter, change, after
 
 
 @pytest.mark.parametrize("which", [SHARD, OTHER])
-def test_a_base_that_changes_after_it_was_read_is_noticed(tmp_path, base, adapter, which):
+def test_a_base_that_changes_after_it_was_read_is_noticed(
+    tmp_path: Path, base, adapter, which: str
+) -> None:
     """What was read before may be neither the old file nor the new one."""
 
-    def change(done, total):
+    def change(done, total) -> None:
         if done == total:
             touched(base / which)
 
@@ -89,11 +96,13 @@ def test_a_base_that_changes_after_it_was_read_is_noticed(tmp_path, base, adapte
     assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
 
 
-def test_an_input_that_is_replaced_is_the_one_that_was_opened(tmp_path, base, adapter):
+def test_an_input_that_is_replaced_is_the_one_that_was_opened(
+    tmp_path: Path, base, adapter
+) -> None:
     """Renaming over it does no harm: it is still open."""
     merge(base, adapter, output=tmp_path / "expected")
 
-    def replace():
+    def replace() -> None:
         for file in (base / SHARD, base / OTHER):
             shutil.copyfile(adapter / "adapter_model.safetensors", tmp_path / "other")
             (tmp_path / "other").replace(file)
@@ -103,11 +112,13 @@ def test_an_input_that_is_replaced_is_the_one_that_was_opened(tmp_path, base, ad
     assert digests(tmp_path / "out") == digests(tmp_path / "expected")
 
 
-def test_another_process_does_not_read_what_replaced_an_input(tmp_path, base, adapter):
+def test_another_process_does_not_read_what_replaced_an_input(
+    tmp_path: Path, base, adapter
+) -> None:
     """It opens its files by their names."""
 
     class Replaced(ProcessPoolExecutor):
-        def submit(self, step, /, *arguments, **options):
+        def submit(self, step, /, *arguments: object, **options: Any):
             if (tmp_path / "other").exists():
                 (tmp_path / "other").replace(base / SHARD)
             return super().submit(step, *arguments, **options)
@@ -121,7 +132,7 @@ def test_another_process_does_not_read_what_replaced_an_input(tmp_path, base, ad
     assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
 
 
-def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path, base, adapter):
+def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path: Path, base, adapter) -> None:
     with unchanged(base, adapter):
         merge(base, adapter, output=tmp_path / "out")
         with pytest.raises(OutputError):
@@ -129,7 +140,7 @@ def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path, base, adapt
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o400])
-def test_a_read_only_input_is_enough(tmp_path, base, adapter, mode):
+def test_a_read_only_input_is_enough(tmp_path: Path, base, adapter, mode: int) -> None:
     for folder in (base, adapter):
         for file in folder.iterdir():
             file.chmod(mode)

@@ -36,7 +36,7 @@ def peak(process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2**16, 2**18], ids=["a quarter", "1 GB"])
-def test_a_merge_needs_100_mb_beside_torch(tmp_path, rows, record_property):
+def test_a_merge_needs_100_mb_beside_torch(tmp_path: Path, rows: int, record_property) -> None:
     """Of an embedding of up to 1 GB, with a LoRA on it, and of a linear layer."""
     base, width = tmp_path / "base", 2048
     weights = {"embed.weight": ("BF16", (rows, width)), "q.weight": ("BF16", (width, width))}

@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,20 +27,20 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
+def tuned(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("tuned") / "model"
     loratools.merge(BASE, FIXTURES / "adapters/plain", output=folder)
     return folder
 
 
-def extract(tuned, output, rule=RULE, **how):
+def extract(tuned, output, rule=RULE, **how: Any):
     return svd_extract(
         tuned, BASE, output=output, rule=rule, base_name="base", run=ExtractRun(jobs=1, **how)
     )
 
 
-def stopped_after(parts, folder):
-    def progress(done, total):
+def stopped_after(parts, folder: Path):
+    def progress(done: int, total: int) -> None:
         if len(list(folder.glob("parts/*.safetensors"))) >= parts:
             raise StopError
 
@@ -45,7 +48,7 @@ def stopped_after(parts, folder):
 
 
 @pytest.mark.parametrize("finished", [1, 20, 35])
-def test_resumed_run_has_the_same_bytes(tuned, tmp_path, finished):
+def test_resumed_run_has_the_same_bytes(tuned, tmp_path: Path, finished: int) -> None:
     extract(tuned, tmp_path / "whole")
     output = tmp_path / "out"
     progress = stopped_after(finished, partial_path(output))
@@ -60,7 +63,7 @@ def test_resumed_run_has_the_same_bytes(tuned, tmp_path, finished):
     assert not partial_path(output).exists()
 
 
-def test_parts_of_other_settings_are_not_used(tuned, tmp_path):
+def test_parts_of_other_settings_are_not_used(tuned, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -68,7 +71,7 @@ def test_parts_of_other_settings_are_not_used(tuned, tmp_path):
     assert report.reused == 0
 
 
-def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
+def test_parts_of_other_inputs_are_not_used(tuned, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -76,7 +79,7 @@ def test_parts_of_other_inputs_are_not_used(tuned, tmp_path):
     assert extract(tuned, output, resume=True).reused == 0
 
 
-def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path):
+def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -87,7 +90,7 @@ def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path):
     assert report.reused == 0
 
 
-def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
+def test_without_resume_nothing_is_left_or_used(tuned, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, progress=stopped_after(3, partial_path(output)))
@@ -99,7 +102,7 @@ def test_without_resume_nothing_is_left_or_used(tuned, tmp_path):
 
 
 def flipped(at):
-    def damage(path):
+    def damage(path) -> None:
         data = bytearray(path.read_bytes())
         data[int(at * (len(data) - 1))] ^= 1
         path.write_bytes(data)
@@ -121,7 +124,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_part_that_was_damaged_is_made_anew_and_told(tuned, tmp_path, damage):
+def test_part_that_was_damaged_is_made_anew_and_told(
+    tuned, tmp_path: Path, damage: Callable[..., object]
+) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(4, partial_path(output)))
@@ -136,7 +141,7 @@ def test_part_that_was_damaged_is_made_anew_and_told(tuned, tmp_path, damage):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills")
 @pytest.mark.parametrize("parts", [1, 12])
-def test_killed_process_can_be_resumed(tuned, tmp_path, parts):
+def test_killed_process_can_be_resumed(tuned, tmp_path: Path, parts: int) -> None:
     extract(tuned, tmp_path / "whole")
     output = tmp_path / "out"
     command = [sys.executable, "-m", "loratools", "svd-extract", tuned, BASE, "-o", output]

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ main()
 """
 
 
-def start_slowly(*arguments, seconds=0.1, **environment):
+def start_slowly(*arguments: object, seconds=0.1, **environment: Any):
     command = [sys.executable, "-c", SLOW, "merge", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -42,7 +44,7 @@ def start_slowly(*arguments, seconds=0.1, **environment):
     )
 
 
-def wait_for(path, process):
+def wait_for(path, process) -> None:
     while not path.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
@@ -59,8 +61,13 @@ def wait_for(path, process):
 )
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_signal_while_threads_copy_leaves_things_as_they_were(
-    tmp_path, capsys, numbers, code, says, overwrite
-):
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    numbers: list[signal.Signals],
+    code: int,
+    says: str,
+    overwrite: bool,
+) -> None:
     output, partial = tmp_path / "merged", tmp_path / ".merged.loratools-partial"
     if overwrite:
         assert run_here(capsys, "merge", SHARDED, SMALL, "-o", output).code == 0
@@ -81,7 +88,9 @@ def test_a_signal_while_threads_copy_leaves_things_as_they_were(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_any_moment_leaves_all_or_nothing(tmp_path, number):
+def test_a_signal_at_any_moment_leaves_all_or_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     """From the first file on: the time before is Python's, which has its own way to end."""
     output, partial = tmp_path / "merged", tmp_path / ".merged.loratools-partial"
     for turn in range(8):
@@ -97,7 +106,7 @@ def test_a_signal_at_any_moment_leaves_all_or_nothing(tmp_path, number):
             assert len(digests(output)) == len(digests(SHARDED))
 
 
-def test_two_runs_at_once_have_one_winner(tmp_path):
+def test_two_runs_at_once_have_one_winner(tmp_path: Path) -> None:
     output = tmp_path / "merged"
     runs = [start_slowly(SHARDED, adapter, "-o", output) for adapter in (PLAIN, SMALL)]
     found = [run.communicate(timeout=120) for run in runs]
@@ -112,7 +121,7 @@ def test_two_runs_at_once_have_one_winner(tmp_path):
     assert digests(output) == digests(tmp_path / "alone")
 
 
-def test_two_runs_under_locks_that_lie_are_never_mixed(tmp_path):
+def test_two_runs_under_locks_that_lie_are_never_mixed(tmp_path: Path) -> None:
     """As on two machines that share a file system; the second begins when the first is at work."""
     output, partial = tmp_path / "merged", tmp_path / ".merged.loratools-partial"
     first = start_slowly(SHARDED, SMALL, "-o", output, LYING_LOCKS="1")
@@ -129,7 +138,7 @@ def test_two_runs_under_locks_that_lie_are_never_mixed(tmp_path):
     assert digests(output) == digests(tmp_path / "alone")
 
 
-def test_ctrl_c_while_modules_are_imported_prints_no_traceback():
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback() -> None:
     program = """
 import os, runpy, signal, sys
 
