@@ -1,11 +1,9 @@
 """What adapters do to weights, computed in float64 without the code that is tested."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter
+from loratools.adapter import Adapter, Update
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
 
@@ -15,7 +13,14 @@ def product(lora: LoRA) -> Tensor:
     return lora.scaling.value * (lora.up.read().double() @ lora.down.read().double())
 
 
-def effects(adapter: Adapter) -> Mapping[str, Tensor]:
+def lora_of(update: Update) -> LoRA:
+    """The factors of an update that has some."""
+    lora = update.delta.low_rank
+    assert lora is not None
+    return lora
+
+
+def effects(adapter: Adapter) -> dict[str, Tensor]:
     """The additive updates by target: of DoRA and KaSA, the part that is added."""
     found = {}
     for target, update in adapter.updates.items():

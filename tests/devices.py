@@ -22,7 +22,7 @@ _CROSSING = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put_")
 @contextmanager
 def device_apart() -> Iterator[torch.device]:
     """The device, known to this thread until the end of the block."""
-    with _Factories():
+    with _Factories():  # type: ignore[no-untyped-call]  # torch's constructor
         yield APART
 
 
@@ -46,7 +46,7 @@ class _Apart(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "_Apart":
-        made: _Apart = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: _Apart = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -58,7 +58,7 @@ class _Apart(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch gives it a function's type
         cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return _run(operation, args, kwargs or {})

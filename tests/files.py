@@ -80,6 +80,11 @@ def merged(
     return tensors, report
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((folder / "config.json").read_text())
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file."""
+    fields: dict[str, Any] = json.loads(path.read_text())
     return fields
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "config.json")

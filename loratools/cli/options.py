@@ -79,7 +79,7 @@ def json_option(command: Command) -> Command:
 class Report(Protocol):
     """What a verb returns."""
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Its documented object."""
         ...
 

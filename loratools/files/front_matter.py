@@ -26,7 +26,7 @@ def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, 
     Raises:
         FormatError: it is not a YAML mapping, or not one within the limits.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if len(block) > LONGEST:
         raise FormatError(f"{where}: the front matter has more than {LONGEST} characters")

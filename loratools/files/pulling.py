@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import HubError, UnsupportedError, shorten
 from loratools.files.finding import BASE_FOLDER, is_model, is_pickle
@@ -39,7 +39,7 @@ class Pulled:
     nbytes: int
     base: "Pulled | None" = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """The documented object of `pull --json`."""
         return {
             "name": self.name,

@@ -79,7 +79,7 @@ class PushReport:
     tag: str | None
     dry_run: bool
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """The documented object of `push --json`."""
         return {
             "name": None if self.commit is None else str(HubName(self.repo, self.commit)),

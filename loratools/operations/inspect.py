@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
@@ -134,7 +134,7 @@ class Inspection:
         is_tied = None if self.coverage is None else self.coverage.tied
         yield from notes_on_both_ends(self.adapter.updates, is_tied)
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """The documented object of `inspect --json`."""
         adapter = self.adapter
         return {

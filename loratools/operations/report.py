@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from loratools.io.dtypes import BITS, torch_name
 from loratools.operations.effects import Idle, by_reason, unmoved
@@ -136,7 +136,7 @@ class MergeReport:
         for tensor in self.plan.changed:
             yield tensor, ", ".join(_actions(self.plan, tensor))
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """The documented object of `merge --json`."""
         plan, total = self.plan, self.total
         return {

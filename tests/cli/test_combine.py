@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loratools
-from tests.adapters import effects
+from tests.adapters import effects, lora_of
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, Result, digests, run_here, unchanged
 
@@ -49,7 +49,7 @@ def updates(path: Path) -> dict[str, torch.Tensor]:
 
 def ranks(path: Path) -> dict[str, int]:
     items = loratools.open_adapter(path).updates.items()
-    return {target: update.delta.low_rank.rank for target, update in items}
+    return {target: lora_of(update).rank for target, update in items}
 
 
 def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -93,10 +93,10 @@ def test_a_sum_is_exact(
     flags = [word for weight in weights for word in ("-w", weight)]
     assert run(SMALL, MIDDLE, LARGE, *flags, "-o", output).code == 0
     inputs = [updates(path) for path in (SMALL, MIDDLE, LARGE)]
-    expected = {}
+    expected: dict[str, torch.Tensor] = {}
     for weight, each in zip(weights, inputs, strict=True):
         for target, update in each.items():
-            expected[target] = expected.get(target, 0) + weight * update
+            expected[target] = expected.get(target, torch.tensor(0)) + weight * update
     assert_near(updates(output), expected)
     assert set(ranks(output).values()) == {4 + 8 + 16, 8 + 16, 16}
 
@@ -105,7 +105,7 @@ def test_equal_scalings_round_nothing(run: Callable[..., Result], output: Path) 
     run(SMALL, SMALL, "-o", output)
     before = loratools.open_adapter(SMALL).updates
     for target, update in loratools.open_adapter(output).updates.items():
-        found, stored = update.delta.low_rank, before[target].delta.low_rank
+        found, stored = lora_of(update), lora_of(before[target])
         assert found.scaling.value == stored.scaling.value
         assert torch.equal(found.up.read(), torch.cat([stored.up.read()] * 2, dim=1))
         assert torch.equal(found.down.read(), torch.cat([stored.down.read()] * 2))

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 
 import loratools
 from loratools.errors import FormatError, LoratoolsError, StorageError
-from loratools.io import publish
 from loratools.operations.report import MergeReport
 from loratools.operations.rescale import Rescaling
+from tests.files import read_json
 
 GROWN = "adapters/embedding-vocab"
 
@@ -52,7 +52,7 @@ def put(folder: Path, **contents: object) -> None:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "tokenizer_config.json").read_text())
+    return read_json(folder / "tokenizer_config.json")
 
 
 def set_config(folder: Path, **fields: str) -> None:
@@ -184,7 +184,7 @@ def test_settings_without_a_template_leave_the_bases(base: Path, adapter: Path) 
     }
 
 
-def token(content):
+def token(content: str) -> dict[str, object]:
     return {"content": content, "special": True}
 
 
@@ -353,7 +353,7 @@ def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(
     else:
         (adapter / "tokenizer.json").symlink_to(secret if kind == "link" else "/dev/zero")
     output = adapter.parent / "out"
-    run = {
+    run: dict[str, Callable[[], object]] = {
         "merge": lambda: loratools.merge(base, adapter, output=output),
         "rescale": lambda: loratools.rescale(
             adapter, output=output, rescaling=Rescaling(strength=0.5)
@@ -406,9 +406,9 @@ def test_companions_count_in_the_check_of_free_space(
         with (folder / "tokenizer.json").open("wb") as file:
             file.truncate(10**9)
     free = shutil.disk_usage(base)._replace(free=10**9)
-    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     output = base.parent / "out"
-    run = {
+    run: dict[str, Callable[[], object]] = {
         "merge": lambda: loratools.merge(base, adapter, output=output),
         "rescale": lambda: loratools.rescale(
             adapter, output=output, rescaling=Rescaling(strength=0.5)

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loratools.cli.failures import Stopped
-from loratools.io import publish
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import (
     FIXTURES,
@@ -122,7 +121,7 @@ def test_json_is_one_object_of_this_form(
     def is_adapter(value: dict[str, Any]) -> bool:
         return is_object(value, path=str, weight=float, kinds=[str], notes=[is_note])
 
-    def is_note(value):
+    def is_note(value: dict[str, Any]) -> bool:
         return is_object(value, severity=str, message=str)
 
     def is_accounting(value: dict[str, Any]) -> bool:
@@ -203,8 +202,8 @@ def test_json_of_a_single_file_names_the_file_that_is_there(
 def test_a_weight_multiplies_its_update(run: Callable[..., Result], tmp_path: Path) -> None:
     """Exact but for the one rounding of each result: half a unit in the last place of each."""
     base = tensors(SINGLE)
-    for weight in ("1", "2", "-0.5"):
-        run(SINGLE, PLAIN, "-w", weight, "-o", tmp_path / weight)
+    for text in ("1", "2", "-0.5"):
+        run(SINGLE, PLAIN, "-w", text, "-o", tmp_path / text)
     one = tensors(tmp_path / "1")
     for name, value in base.items():
         update = one[name].double() - value.double()
@@ -338,7 +337,7 @@ def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(
     assert not output.exists()
     result = run(*command, "--allow-nonfinite", "--json")
 
-    def refuse(constant) -> None:
+    def refuse(constant: str) -> None:
         pytest.fail(constant)
 
     found = json.loads(result.out, parse_constant=refuse)
@@ -519,8 +518,8 @@ def test_an_output_that_cannot_be_made_by_its_name_exits_1(
 def test_a_full_disk_is_noticed_before_it_is_full(
     run: Callable[..., Result], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = publish.shutil.disk_usage(output.parent)._replace(free=10_000)
-    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    free = shutil.disk_usage(output.parent)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     assert refused(run(SINGLE, PLAIN, "-o", output), 4, r"\d+ bytes are needed and 10000 are free")
     assert os.listdir(output.parent) == []  # noqa: PTH208
 
@@ -555,7 +554,7 @@ FAILURES = {
 def test_every_failure_has_its_exit_code(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    error: object,
+    error: BaseException,
     code: int,
     says: str,
 ) -> None:
@@ -567,9 +566,9 @@ def test_every_failure_has_its_exit_code(
 
 
 def failing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: object
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> Result:
-    def merge(*arguments: str | tuple[str], **options: Any) -> None:
+    def merge(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr("loratools.files.merging.merge", merge)

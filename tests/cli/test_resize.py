@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import loratools
-from tests.adapters import effects
+from tests.adapters import effects, lora_of
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, Result, digests, run_here, unchanged
 
@@ -42,8 +42,7 @@ def updates(path: Path) -> dict[str, torch.Tensor]:
 
 
 def ranks(path: Path) -> list[int]:
-    loras = [update.delta.low_rank for update in loratools.open_adapter(path).updates.values()]
-    return [lora.rank for lora in loras]
+    return [lora_of(update).rank for update in loratools.open_adapter(path).updates.values()]
 
 
 def test_it_says_what_was_kept(run: Callable[..., Result], output: Path) -> None:
@@ -118,10 +117,10 @@ def test_an_adapter_at_its_own_ranks_keeps_its_bytes(
 def test_a_rank_that_grows_is_filled_with_zeros(run: Callable[..., Result], output: Path) -> None:
     run(SMALL, "--rank", "7", "-o", output)
     before, after = updates(SMALL), updates(output)
-    for target, update in before.items():
-        assert torch.allclose(after[target], update, rtol=2.0**-48, atol=0)
+    for target, effect in before.items():
+        assert torch.allclose(after[target], effect, rtol=2.0**-48, atol=0)
     for update in loratools.open_adapter(output).updates.values():
-        lora = update.delta.low_rank
+        lora = lora_of(update)
         assert not lora.up.read()[:, 4:].any()
         assert not lora.down.read()[4:].any()
 

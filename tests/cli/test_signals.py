@@ -35,7 +35,7 @@ def send(number: signal.Signals) -> None:
 def test_a_command_returns_or_raises_as_it_would_without() -> None:
     assert Stoppable(lambda: 3).run() == 3
     with pytest.raises(KeyError, match="x"):
-        Stoppable(lambda: {}["x"]).run()
+        Stoppable(lambda: dict[str, int]()["x"]).run()
     with pytest.raises(SystemExit):
         Stoppable(lambda: sys.exit(1)).run()
 
@@ -120,7 +120,7 @@ def test_a_second_interrupt_ends_the_cleaning_up_too() -> None:
 def test_a_signal_before_something_is_begun_is_not_forgotten() -> None:
     """Either it ends the command, or the block is not entered: all that is begun is waited for."""
     for delay in (0, 0.0001, 0.001):
-        begun = []
+        begun: list[object] = []
 
         def command(delay: float = delay, begun: list[object] = begun) -> None:
             send(signal.SIGTERM)
@@ -205,7 +205,7 @@ def test_a_small_file_is_replaced_whole_or_left_and_nothing_is_beside_it(
         time.sleep(0.2)
         real(fd)
 
-    def command():
+    def command() -> str:
         replace_text(path, "new")
         return "never"
 

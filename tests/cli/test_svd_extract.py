@@ -96,6 +96,7 @@ def test_usage_errors(
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_base_name_is_not_empty(tuned: Path, name: str, tmp_path: Path) -> None:
     result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 1, "--base-name", name)
+    assert result.exception is not None
     with pytest.raises(OptionError, match="the name of the base is empty"):
         raise result.exception
     assert list(tmp_path.iterdir()) == []

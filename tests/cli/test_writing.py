@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loratools.io import publish
 from tests.cli.results import refused
 from tests.e2e.commands import FIXTURES, SINGLE, SMALL, Result, digests, run_here, unchanged
 
@@ -307,8 +306,8 @@ def test_an_output_that_cannot_be_made_by_its_name_exits_1(
 def test_a_full_disk_is_noticed_before_it_is_full(
     run: Callable[..., Result], verb: str, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = publish.shutil.disk_usage(output.parent)._replace(free=10_000)
-    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    free = shutil.disk_usage(output.parent)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     assert refused(run(verb, SMALL, "-o", output), 4, r"\d+ bytes are needed and 10000 are free")
     assert os.listdir(output.parent) == []  # noqa: PTH208
 

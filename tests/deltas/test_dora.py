@@ -1,5 +1,7 @@
 """W' = magnitude * (W + dW) / norm(W + dW), by hand."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from loratools.deltas.dora import DoRA
 from loratools.errors import ShapeMismatchError
 from tests.deltas.computing import applied, held, lora, once
 
+Axis = Literal["row", "column"]
 WEIGHT = [[2.0, 4.0], [3.0, 0.0]]
 #: [[1], [2]] @ [[1, 0]] = [[1, 0], [2, 0]], so W + dW = [[3, 4], [5, 0]].
 LORA = lora([[1.0], [2.0]], [[1.0, 0.0]])
@@ -44,7 +47,7 @@ def test_scaling_counts_inside_the_norm() -> None:
 
 
 @pytest.mark.parametrize("axis", ["row", "column"])
-def test_strength_zero_is_the_weight_although_the_magnitudes_are_not_its_norms(axis: str) -> None:
+def test_strength_zero_is_the_weight_although_the_magnitudes_are_not_its_norms(axis: Axis) -> None:
     delta = DoRA(LORA, held([10.0, 15.0]), axis)
     assert applied(delta, WEIGHT, 0.0).tolist() == WEIGHT
 
@@ -56,7 +59,7 @@ def test_strength_goes_that_share_of_the_way() -> None:
 
 
 @pytest.mark.parametrize("axis", ["row", "column"])
-def test_zero_norm_stays_zero(axis: str) -> None:
+def test_zero_norm_stays_zero(axis: Axis) -> None:
     delta = DoRA(lora([[0.0], [0.0]], [[1.0, 1.0]]), held([10.0, 15.0]), axis)
     assert applied(delta, [[0.0, 0.0], [0.0, 0.0]]).tolist() == [[0, 0], [0, 0]]
 
@@ -68,7 +71,7 @@ def test_negative_magnitude_turns_the_row() -> None:
 
 
 @pytest.mark.parametrize(("axis", "count"), [("row", 3), ("column", 2)])
-def test_there_is_a_magnitude_for_every_row_or_column(axis: str, count: int) -> None:
+def test_there_is_a_magnitude_for_every_row_or_column(axis: Axis, count: int) -> None:
     wide = lora([[1.0], [2.0], [3.0]], [[1.0, 0.0]])
     DoRA(wide, held([1.0] * count), axis)
     with pytest.raises(ShapeMismatchError, match=f"{count} magnitudes are expected"):
@@ -94,7 +97,7 @@ def test_keys_are_those_of_the_factors_and_the_magnitude() -> None:
 @pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-19, 1.0, 1e19, 1e30, 1e37])
 @pytest.mark.parametrize("magnitude", [1e-30, 5.0, 1e30])
 def test_squares_that_leave_float32_are_norms_all_the_same(
-    axis: str, size: float, magnitude: float
+    axis: Axis, size: float, magnitude: float
 ) -> None:
     """Rows and columns are (3, 4) and (4, 3) times the size, with a norm of 5 times it. Both
     factors are zero; float32 rounds the weight, the magnitude, their ratio and the result.

@@ -26,7 +26,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def logits(folder: Path) -> torch.Tensor:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.no_grad():
-        return model.eval()(TOKENS).logits
+        found: torch.Tensor = model.eval()(TOKENS).logits
+    return found
 
 
 def farther(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -80,7 +81,9 @@ def test_adapters_merged_together_are_rounded_once(run: Callable[..., str], tmp_
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    tensors: dict[str, torch.Tensor] = model.state_dict()
+    return tensors
 
 
 def test_a_merged_model_is_a_base_like_any_other(run: Callable[..., str], tmp_path: Path) -> None:

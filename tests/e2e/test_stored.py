@@ -75,7 +75,6 @@ VERBS: Mapping[Verb, float | None] = {
     resize_to_one: None,
     combine_with_itself: 0.5,
 }
-REFUSED |= {"halve_what_can_be": dict.fromkeys(("dora", "gpt2-conv1d-dora"), DORA)}
 
 
 @pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.name)

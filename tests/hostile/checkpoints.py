@@ -53,7 +53,9 @@ def write_adapter(folder: Path, tensors: Shapes, **config: Any) -> Path:
     return folder
 
 
-def lora(target: str, shape: tuple[int, int], rank: int = 2, dtype: str = "F32") -> Shapes:
+def lora(
+    target: str, shape: tuple[int, int], rank: int = 2, dtype: str = "F32"
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The two tensors of a LoRA on a linear layer."""
     return {
         f"{target}.lora_A.weight": (dtype, (rank, shape[1])),
