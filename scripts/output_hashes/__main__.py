@@ -1,0 +1,227 @@
+"""What every verb makes of every fixture: a line of hashes for each command.
+
+    PYTHONPATH=OLD python scripts/output_hashes > before
+    PYTHONPATH=NEW python scripts/output_hashes > after
+    diff before after    # says nothing if all bytes are as they were
+
+It uses the command line alone, and so runs with any revision of loratools that is on the path; the
+inputs are the fixtures beside this script and the small files of `inputs.py`. A line has the exit
+code; a hash each (16 digits of a SHA-256, `-` for nothing) of the files written, by name and
+content, of stdout, and of stderr; and the command. Errors are cases as well. `push` and `pull` have
+the Hub of the tests, and what its repositories then hold counts as written.
+
+With `--keep FOLDER` the outputs stay, each in a folder named after its command, for `diff -r`.
+Takes four minutes of one core; a TMPDIR in memory saves waiting for the disk. Not for Windows.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import inputs
+from cases import Case, all_cases, bases_of, paths_in
+
+if TYPE_CHECKING:
+    from tests.hub.server import Hub, Server
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+INPUTS: Final = ("fixtures", "made")
+STREAMS: Final = ("stdout", "stderr")
+#: What the output would otherwise depend on: cores, the width of the terminal, the language.
+SETTINGS: Final = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+
+
+def all_methods(machine: "Machine") -> list[str]:
+    """The ways to combine that this revision has."""
+    machine.run(Case("combine --help"))
+    found = re.search(r"--method \[([^\]]+)\]", Path("stdout").read_text())
+    assert found is not None, "combine --help no longer shows its methods as a choice"
+    machine.clear()
+    return sorted(found[1].split("|"))
+
+
+def make_tuned(machine: "Machine") -> list[tuple[str, str]]:
+    """Merge each adapter into its first base: the models, each with its base."""
+    tuned = []
+    for adapter in paths_in("fixtures/adapters", "fixtures/kohya", "made/adapters"):
+        for base in bases_of(adapter)[:1]:
+            model = f"made/tuned/{adapter.removesuffix('.safetensors').replace('/', '-')}"
+            Path("made/tuned").mkdir(exist_ok=True)
+            if machine.run(Case(f"merge {base} {adapter} -o {model} --allow-unmatched")) == 0:
+                tuned.append((model, base))
+            machine.clear()
+    return tuned
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+@final
+class Machine:
+    """Runs commands in the current folder, each in a fork of this process."""
+
+    def __init__(self, server: "Server", home: Path) -> None:
+        self.server = server
+        self.home = home
+
+    def run(self, case: Case) -> int:
+        """The exit code; files, `stdout` and `stderr` are then in the current folder."""
+        hub = self.server.fresh(self.home / "hub")
+        token = hub.user("ann")
+        if case.hosted is not None:
+            hub.create_repo("ann/hosted", _contents(Path(case.hosted)))
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            _become(case.command.split(), token)
+        _, status = os.waitpid(child, 0)
+        assert not hub.errors, f"{case.command}: the Hub of the tests failed: {hub.errors!r}"
+        _write_out(hub)
+        # The Hub's port, its token and the folder of the cache are others in every run.
+        varying = {hub.endpoint: "HUB", str(self.home): "HOME", token: "TOKEN"}
+        for stream in map(Path, STREAMS):
+            data = stream.read_bytes()
+            for text, name in varying.items():
+                data = data.replace(text.encode(), name.encode())
+            stream.write_bytes(data)
+        return os.waitstatus_to_exitcode(status)
+
+    def clear(self) -> None:
+        """Remove all but the inputs."""
+        for path in _outputs(*STREAMS):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def warm_machine(home: Path) -> Iterator[Machine]:
+    """A machine that has imported all of loratools, so that no command waits for torch."""
+    import loratools
+
+    print(f"loratools of {Path(loratools.__file__).parents[1]}", file=sys.stderr)
+    # Before any other revision's tests: those of one Hub serve both.
+    sys.path.insert(0, str(ROOT))
+    from tests.hub.server import running
+
+    with running() as server:
+        # Before the Hub's client is imported, which reads the environment once.
+        environment = {**server.fresh(home).environment(home), **SETTINGS}
+        environment.pop("LORATOOLS_DEBUG", None)
+        os.environ.clear()
+        os.environ.update(environment)
+        for module in pkgutil.walk_packages(loratools.__path__, "loratools."):
+            importlib.import_module(module.name)
+        yield Machine(server, home)
+
+
+def _become(arguments: list[str], token: str) -> NoReturn:
+    """Be `loratools ARGUMENTS` to the end of this process."""
+    from loratools.__main__ import main
+
+    os.environ["HF_TOKEN"] = token
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in enumerate(STREAMS, start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["loratools", *arguments]
+    try:
+        main()
+    finally:
+        os._exit(70)  # the command line has exited; else this would go on as a second parent
+
+
+def _write_out(hub: "Hub") -> None:
+    """Put what is in the Hub's repositories beside the other outputs."""
+    for name, repo in hub.repos.items():
+        for ref in ("refs/heads/main", "refs/pr/1", "refs/tags/v1"):
+            if repo.git.target(ref) is not None:
+                for path, data in hub.files(name, ref).items():
+                    file = Path("hub", name, ref, path)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(data)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """The files in a folder, or one file, by name."""
+    if folder.is_file():
+        return {folder.name: folder.read_bytes()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def _outputs(*streams: str) -> list[Path]:
+    """Everything that a command has left, also where it should not; `streams` if asked for."""
+    known = {*INPUTS, *STREAMS} - set(streams)
+    return sorted(path for path in Path().iterdir() if path.name not in known)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def line(case: Case, code: int) -> str:
+    """What is printed of a case that has run."""
+    streams = [digest([stream] if stream.stat().st_size else []) for stream in map(Path, STREAMS)]
+    hosted = f"  [{case.hosted}]" if case.hosted else ""
+    return "  ".join([f"{code:3}", digest(_outputs()), *streams, f"{case.command}{hosted}"])
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Of the names and contents of files and folders; `-` where there are none."""
+    found = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
+    total = hashlib.sha256()
+    for file in found:
+        data = file.read_bytes() if file.is_file() else b""
+        total.update(f"{file.as_posix()}\0{hashlib.sha256(data).hexdigest()}\0".encode())
+    return total.hexdigest()[:16] if found else f"{'-':16}"
+
+
+def keep(case: Case, folder: Path) -> None:
+    """Copy what a case has left."""
+    name = f"loratools {case.command} {case.hosted or ''}".strip().replace("/", "_")
+    (folder / name).mkdir(parents=True)
+    for path in _outputs(*STREAMS):
+        if path.is_dir():
+            shutil.copytree(path, folder / name / path.name)
+        else:
+            shutil.copy(path, folder / name)
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, help="a new folder, in which all outputs stay")
+    kept: Path | None = parser.parse_args().keep
+    kept = kept and kept.resolve()
+    with tempfile.TemporaryDirectory() as folder, warm_machine(Path(folder, "home")) as machine:
+        work = Path(folder, "work")
+        shutil.copytree(ROOT / "fixtures", work / "fixtures")
+        os.chdir(work)
+        inputs.make(Path("made"), Path("fixtures"))
+        tuned = make_tuned(machine)
+        before = digest(map(Path, INPUTS))
+        for case in all_cases(tuned, all_methods(machine)):
+            code = machine.run(case)
+            print(line(case, code), flush=True)
+            if kept is not None:
+                keep(case, kept)
+            machine.clear()
+        if digest(map(Path, INPUTS)) != before:
+            print("an input has changed", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
