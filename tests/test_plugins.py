@@ -1,30 +1,25 @@
 """Every plug-in is found, complete, documented and lawful, for existing in its folder."""
 
 import dataclasses
-import importlib
 import inspect
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
 
 from loratools import deltas, errors, formats, methods, registry
-from loratools.deltas import Delta, Span, keys_of, parameters_of
-from loratools.deltas.diff import Diff
-from loratools.deltas.dora import DoRA
-from loratools.deltas.kasa import KaSA
-from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas import Delta, keys_of, parameters_of
+from loratools.deltas.lora import LoRA
 from loratools.deltas.rows import Rows
 from loratools.io import dtypes
 from loratools.io.source import Held
 from loratools.methods import MethodOptions
+from tests.deltas.examples import EXAMPLES, WANTED, WEIGHT, applied, weight_for
 
 TESTS = Path(__file__).parent
 KINDS = registry.names(deltas)
@@ -163,72 +158,22 @@ def test_kind_is_one_final_frozen_dataclass(name: str) -> None:
 def test_kind_has_every_member_of_the_protocol_with_a_docstring(name: str) -> None:
     (kind,) = kinds_in(registry.load(deltas, name))
     members = public_members(Delta)
-    assert {"additive", "kind", "sources", "shape", "by_rows", "low_rank", "bind"} < members
+    assert {"additive", "kind", "sources", "shape", "scaled", "low_rank", "bind"} < members
     fields = {field.name for field in dataclasses.fields(kind)}
     assert [m for m in members if m not in fields and not hasattr(kind, m)] == []
-    assert isinstance(kind.additive, bool)  # type: ignore[attr-defined]
-    own = {name: value for name, value in vars(kind).items() if name in members - {"additive"}}
+    own = {name: value for name, value in vars(kind).items() if name in members - {"caveat"}}
     assert [m for m, value in own.items() if m not in fields and not inspect.getdoc(value)] == []
 
 
-def held(name: str, values: object) -> Held:
-    return Held(name, torch.tensor(values), "F32")
-
-
-#: Small whole numbers, and halves: sums and products of them are exact in float64.
-WEIGHT = torch.tensor([[3, 1, 0, -2], [1, 4, 2, 0], [0, -1, 5, 1], [2, 0, 1, 6]]).double()
-FACTORS = LoRA(
-    up=held("up", [[1, 0], [2, -1], [0, 3], [-2, 1]]),
-    down=held("down", [[1, 2, 0, -1], [0, 1, -3, 2]]),
-    scaling=Scaling(alpha=1, rank=2, rule="rank", origin="config"),
-    shape=(4, 4),
-)
-#: One of each kind, and for a kind that may see rows or columns both.
-EXAMPLES: dict[str, tuple[Delta, ...]] = {
-    "lora": (FACTORS,),
-    "dora": (
-        DoRA(FACTORS, held("magnitude", [1, 2, 3, 4]), "row"),
-        DoRA(FACTORS, held("magnitude", [1, 2, 3, 4]), "column"),
-    ),
-    "kasa": (KaSA(FACTORS, held("diagonal", [1, -2])),),
-    "diff": (Diff(held("diff", [1, -2, 3, 0]), FACTORS.scaling),),
-    "rows": (Rows((2, 0), held("rows", [[1, 2, 3, 4], [0, -1, 0, 1]]), (4, 4)),),
-}
 ALL = [example for examples in EXAMPLES.values() for example in examples]
 NAMES = [f"{name}-{n}" for name, examples in EXAMPLES.items() for n in range(len(examples))]
 each_example = pytest.mark.parametrize("delta", ALL, ids=NAMES)
 
 
-def weight_for(delta: Delta) -> Tensor:
-    """A weight of the right shape, seen as a matrix."""
-    return WEIGHT if len(delta.shape) == 2 else WEIGHT[:, :1]
-
-
-def applied(
-    delta: Delta, weight: Tensor, strength: float = 1.0, height: int = 4, step: int = 4
-) -> Tensor:
-    """`weight` with the change in it, by spans of `step` rows in blocks of `height`."""
-
-    def blocks() -> Iterator[tuple[int, Tensor]]:
-        for begin in range(0, len(weight), height):
-            yield begin, weight[begin : begin + height].clone()
-
-    changed = weight.clone()
-    for begin in range(0, len(weight), step):
-        end = min(begin + step, len(weight))
-        apply = delta.bind(Span(begin, end, weight.dtype, blocks), strength)
-        for first in range(begin, end, height):
-            block = changed[first : min(first + height, end)].clone()
-            apply(block, first)
-            changed[first : first + len(block)] = block
-    return changed
-
-
-def test_each_kind_has_an_example_here() -> None:
-    assert tuple(sorted(EXAMPLES)) == KINDS
-    for name, examples in EXAMPLES.items():
-        module = importlib.import_module(f"loratools.deltas.{name}")
-        assert {type(example) for example in examples} == set(kinds_in(module))
+@pytest.mark.parametrize("name", KINDS)
+def test_kind_has_an_example(name: str) -> None:
+    found = {type(example) for example in EXAMPLES.get(name, ())}
+    assert found == set(kinds_in(registry.load(deltas, name))), f"{name}: {WANTED}"
 
 
 @each_example
@@ -272,18 +217,23 @@ def test_blocks_do_not_show(delta: Delta) -> None:
         assert torch.equal(applied(delta, weight, height=height, step=step), whole)
 
 
+def is_additive(delta: Delta) -> bool:
+    assert delta.additive is None or delta.additive is delta
+    return delta.additive is not None
+
+
 @each_example
 def test_additive_means_the_same_difference_for_every_weight(delta: Delta) -> None:
     weight = weight_for(delta)
     differences = [applied(delta, w) - w for w in (weight, 2 * weight, torch.zeros_like(weight))]
-    assert all(torch.equal(d, differences[0]) for d in differences) == delta.additive
+    assert all(torch.equal(d, differences[0]) for d in differences) == is_additive(delta)
 
 
 @each_example
 def test_additive_change_is_taken_out_by_its_negative(delta: Delta) -> None:
     weight = weight_for(delta)
     back = applied(delta, applied(delta, weight), strength=-1)
-    assert torch.equal(back, weight) == delta.additive
+    assert torch.equal(back, weight) == is_additive(delta)
 
 
 @pytest.mark.parametrize("delta", [example for example in ALL if len(example.shape) == 2])
@@ -296,7 +246,7 @@ def test_transposed_change_changes_the_transposed_weight(delta: Delta) -> None:
     expected = applied(delta, WEIGHT)
     transposed = delta.transposed()
     # Norms and singular values are exact for a matrix this near to the weight.
-    near = 0.0 if delta.additive else 16 * torch.finfo(WEIGHT.dtype).eps * WEIGHT.norm().item()
+    near = 0.0 if is_additive(delta) else 16 * torch.finfo(WEIGHT.dtype).eps * WEIGHT.norm().item()
     assert transposed.shape == delta.shape[::-1]
     assert (applied(transposed, WEIGHT.T.contiguous()).T - expected).abs().max() <= near
     assert torch.equal(applied(transposed.transposed(), WEIGHT), expected)

@@ -1,12 +1,12 @@
 """A change stored whole: W' = W + scaling * values. PEFT's `lora_B.bias`; others' `diff`."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored
-from loratools.deltas.lora import Scaling
-from loratools.errors import ShapeMismatchError
-from loratools.io.source import Source, flattened, is_zero
+from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.io.source import Source, flattened, is_zero, multiplied, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Diff:
     """An update of full rank: `values` has the shape of the weight."""
 
-    additive: ClassVar[bool] = True
+    caveat: ClassVar[str | None] = None
 
     values: Source
     scaling: Scaling
@@ -49,6 +49,11 @@ class Diff:
         return True
 
     @property
+    def additive(self) -> "Diff":
+        """Itself."""
+        return self
+
+    @property
     def low_rank(self) -> None:
         """None: it is stored whole."""
         return None
@@ -60,8 +65,34 @@ class Diff:
         return "its numbers are zero throughout" if is_zero(self.values) else None
 
     def transposed(self) -> "Diff":
-        """A vector has no other orientation."""
-        return self
+        """The same numbers with their axes swapped; a vector has no other orientation.
+
+        Raises:
+            UnsupportedError: it has more than two dimensions.
+        """
+        dimensions = len(self.shape)
+        if dimensions > 2:
+            raise UnsupportedError(f"{self.kind}: {list(self.shape)} has no other orientation")
+        return self if dimensions == 1 else replace(self, values=transposed(self.values))
+
+    def scaled(self, strength: float) -> "Diff":
+        """With another alpha; for a strength of 0, with zeros."""
+        return scaled_by_alpha(self, strength)
+
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "Diff":
+        """With `factor` in the numbers."""
+        return replace(self, values=multiplied(self.values, factor), scaling=scaling)
+
+    def with_low_rank(self, lora: LoRA) -> NoReturn:
+        """Refused: it is stored whole."""
+        raise no_low_rank(self)
+
+    def factored(self) -> None:
+        """None: it is stored whole."""
+
+    def dense_rows(self, begin: int, end: int) -> "Tensor":
+        """Rows of `scaling * values`."""
+        return flattened(self.values).read_rows(begin, end).double() * self.scaling.value
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Add `strength * scaling * values`."""

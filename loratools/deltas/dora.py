@@ -8,8 +8,8 @@ magnitude for each *column* of (vocabulary, width) in PEFT.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span, check_stored
-from loratools.deltas.lora import LoRA
+from loratools.deltas import Apply, Span, check_stored, only_whole
+from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
 
@@ -27,7 +27,7 @@ class DoRA:
     still rescale the weight at strength 0.)
     """
 
-    additive: ClassVar[bool] = False
+    caveat: ClassVar[str | None] = "before the norms are set"
 
     lora: LoRA
     magnitude: Source
@@ -66,6 +66,16 @@ class DoRA:
         return self.axis == "row"
 
     @property
+    def additive(self) -> None:
+        """None: the norms are those of the weight with the update."""
+        return None
+
+    @property
+    def scaling(self) -> Scaling:
+        """That of the update, before the norms are set."""
+        return self.lora.scaling
+
+    @property
     def low_rank(self) -> LoRA:
         """What is added before the norms are set."""
         return self.lora
@@ -80,6 +90,22 @@ class DoRA:
             lora=self.lora.transposed(),
             axis="column" if self.axis == "row" else "row",
         )
+
+    def scaled(self, strength: float) -> "DoRA":
+        """Itself, or refused: any other strength would have to know the weight.
+
+        Raises:
+            UnsupportedError: the strength is not 1.
+        """
+        return only_whole(self, strength)
+
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "DoRA":
+        """With `factor` in the LoRA's `up`."""
+        return replace(self, lora=self.lora.with_scaling(scaling, factor))
+
+    def with_low_rank(self, lora: LoRA) -> "DoRA":
+        """Another LoRA, and the same magnitudes."""
+        return replace(self, lora=lora)
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Rescale `W + dW` to the magnitudes."""

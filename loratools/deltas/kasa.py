@@ -6,9 +6,9 @@ W' = (W - its `rank` smallest singular components) + scaling * up @ diag(diagona
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Apply, Span, check_stored
-from loratools.deltas.lora import LoRA
-from loratools.errors import ShapeMismatchError
+from loratools.deltas import Apply, Span, check_stored, only_whole
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.source import Source
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class KaSA:
     The whole weight is decomposed, so memory is that of a few such copies of it.
     """
 
-    additive: ClassVar[bool] = False
+    caveat: ClassVar[str | None] = "without the diagonal and what is taken out of the weight"
 
     lora: LoRA
     diagonal: Source
@@ -59,6 +59,16 @@ class KaSA:
         return False
 
     @property
+    def additive(self) -> None:
+        """None: what is taken out are the weight's own components."""
+        return None
+
+    @property
+    def scaling(self) -> Scaling:
+        """That of the update."""
+        return self.lora.scaling
+
+    @property
     def low_rank(self) -> LoRA:
         """What is added to the truncated weight, less the diagonal."""
         return self.lora
@@ -69,6 +79,31 @@ class KaSA:
     def transposed(self) -> "KaSA":
         """The same change to the transposed matrix."""
         return replace(self, lora=self.lora.transposed())
+
+    def scaled(self, strength: float) -> "KaSA":
+        """Itself, or refused: any other strength would have to know the weight.
+
+        Raises:
+            UnsupportedError: the strength is not 1.
+        """
+        return only_whole(self, strength)
+
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "KaSA":
+        """With `factor` in the LoRA's `up`."""
+        return replace(self, lora=self.lora.with_scaling(scaling, factor))
+
+    def with_low_rank(self, lora: LoRA) -> "KaSA":
+        """Another LoRA of the same rank, and the same diagonal.
+
+        Raises:
+            UnsupportedError: the rank is another one.
+        """
+        if lora.rank != self.lora.rank:
+            raise UnsupportedError(
+                "KaSA takes as many components out of the weight as its rank, so another rank "
+                "would be another change"
+            )
+        return replace(self, lora=lora)
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Add `strength` times the difference between the result and the weight."""

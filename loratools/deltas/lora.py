@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span, check_stored
+from loratools.deltas import Apply, Span, check_stored, scaled_by_alpha
 from loratools.errors import FormatError, ShapeMismatchError
-from loratools.io.source import Source, is_zero, transposed
+from loratools.io.source import Source, is_zero, multiplied, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class LoRA:
     `up` is (rows, rank) and `down` is (rank, columns) of the weight seen as a matrix.
     """
 
-    additive: ClassVar[bool] = True
+    caveat: ClassVar[str | None] = None
 
     up: Source
     down: Source
@@ -105,6 +105,11 @@ class LoRA:
         return True
 
     @property
+    def additive(self) -> "LoRA":
+        """Itself: the product is the same for every weight."""
+        return self
+
+    @property
     def low_rank(self) -> "LoRA":
         """Itself."""
         return self
@@ -122,6 +127,27 @@ class LoRA:
         return replace(
             self, up=transposed(self.down), down=transposed(self.up), shape=self.shape[::-1]
         )
+
+    def scaled(self, strength: float) -> "LoRA":
+        """With another alpha; for a strength of 0, with an `up` of zeros."""
+        return scaled_by_alpha(self, strength)
+
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "LoRA":
+        """With `factor` in `up`."""
+        return replace(self, up=multiplied(self.up, factor), scaling=scaling)
+
+    def with_low_rank(self, lora: "LoRA") -> "LoRA":
+        """The other one: a LoRA has no other parts."""
+        return lora
+
+    def factored(self) -> "LoRA":
+        """Itself."""
+        return self
+
+    def dense_rows(self, begin: int, end: int) -> "Tensor":
+        """Rows of `scaling * up @ down`."""
+        up = self.up.read_rows(begin, end).double() * self.scaling.value
+        return up @ self.down.read().double()
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Add `strength * scaling * up @ down`."""

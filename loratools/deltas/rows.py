@@ -6,7 +6,8 @@ PEFT calls the stored rows `trainable_tokens_delta`; they are the new rows and n
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored
+from loratools.deltas import Apply, Span, check_stored, no_low_rank, no_scaling, only_whole
+from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
 
@@ -22,7 +23,7 @@ class Rows:
     A `strength` other than 1 goes that share of the way from the old row to the new one.
     """
 
-    additive: ClassVar[bool] = False
+    caveat: ClassVar[str | None] = None
 
     indices: tuple[int, ...]
     values: Source
@@ -54,6 +55,16 @@ class Rows:
         return True
 
     @property
+    def additive(self) -> None:
+        """None: what is added to the old rows is what they lack of the new ones."""
+        return None
+
+    @property
+    def scaling(self) -> None:
+        """None: the rows are stored as they are."""
+        return None
+
+    @property
     def low_rank(self) -> None:
         """None: rows are replaced."""
         return None
@@ -77,6 +88,22 @@ class Rows:
     def transposed(self) -> NoReturn:
         """An embedding has one orientation only."""
         raise NotImplementedError
+
+    def scaled(self, strength: float) -> "Rows":
+        """Itself, or refused: how far it is to the new rows only the weight tells.
+
+        Raises:
+            UnsupportedError: the strength is not 1.
+        """
+        return only_whole(self, strength)
+
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> NoReturn:
+        """Refused: it has no scaling."""
+        raise no_scaling(self)
+
+    def with_low_rank(self, lora: LoRA) -> NoReturn:
+        """Refused: it holds no LoRA."""
+        raise no_low_rank(self)
 
     def bind(self, span: Span, strength: float) -> Apply:
         """Put the new rows in the place of the old ones."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
+from loratools.deltas import factors_of
 from loratools.errors import OutputError
 from loratools.files._tensors import layout_of, write_tensors
 from loratools.formats import decode, encode
@@ -218,8 +219,9 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
 
 
 def _factors(adapter: Adapter) -> list[Source]:
-    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
-    return [source for lora in loras for source in lora.sources]
+    """What is stored of the updates that a rank rule is about."""
+    deltas = [u.delta for u in adapter.updates.values() if factors_of(u.delta) is not None]
+    return [source for delta in deltas for source in (delta.low_rank or delta).sources]
 
 
 def _width(factors: Sequence[Source]) -> int:

@@ -125,9 +125,16 @@ def _no_bias(module: Module) -> Source:
 
 
 def _refuse_others(adapter: Adapter, modules: Sequence[Module]) -> None:
-    placed = {m.target for m in modules} | {_bias_target(m) for m in modules}
+    for module in modules:
+        delta = module.update.delta
+        if delta is not module.lora and not isinstance(delta, DoRA | KaSA):
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(module.target)}: PEFT has no place for a {delta.kind}"
+            )
+    targets, biases = {m.target for m in modules}, {_bias_target(m) for m in modules}
     for target, update in adapter.updates.items():
-        if target not in placed:
+        is_bias = target in biases and isinstance(update.delta, Diff)
+        if target not in targets and not is_bias:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: PEFT has no place for a {update.delta.kind} "
                 f"without a LoRA on the same module"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
 
-from loratools.io.dtypes import nbytes, to_torch
+from loratools.io.dtypes import computed, nbytes, to_torch
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
 
@@ -243,6 +243,30 @@ class Computed:
     def read_rows(self, begin: int, end: int) -> "Tensor":
         """Some rows of the computed tensor."""
         return self.read()[begin:end]
+
+
+@final
+@dataclass(frozen=True)
+class _Product:
+    """What `multiplied` computes."""
+
+    factor: float
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        return tensors[0].double() * self.factor
+
+
+def multiplied(source: Source, factor: float) -> Source:
+    """A tensor times a number, in float64, rounded once; itself where the number is 1.
+
+    Products of products are one product, so that nothing is rounded in between.
+    """
+    if isinstance(source, Computed) and isinstance(source.compute, _Product):
+        (inner,) = source.sources
+        return multiplied(inner, source.compute.factor * factor)
+    if factor == 1:
+        return source
+    return Computed((source,), computed(source.dtype), source.shape, _Product(factor))
 
 
 def stored_elements(source: Source) -> int:

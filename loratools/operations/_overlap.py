@@ -24,10 +24,10 @@ def refuse_overlap(adapter: Adapter, planned: PlannedTensor, change: Change, row
                 f"whole by others; {remedy}"
             )
     for before in planned.changes:
-        if isinstance(before.delta, Rows):
-            shared = rows.shared(before.delta)
+        if before.rows is not None:
+            shared = rows.shared(before.rows)
             is_whole = before.strength == change.strength == 1
-            differing = rows.differing(before.delta) if is_whole else shared
+            differing = rows.differing(before.rows) if is_whole else shared
             if differing:
                 raise UnsupportedError(
                     f"{where}: trains rows {listing(map(str, differing))} that an adapter before "

@@ -195,12 +195,14 @@ class Planner:
             self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
         else:
             delta = Rows(rows.indices, rows.rows, self._shapes[match.name])
-            change = Change(number, target, delta, weight, match.renaming, is_transposed=False)
+            change = Change(
+                number, target, delta, weight, match.renaming, is_transposed=False, rows=delta
+            )
             refuse_overlap(adapter, self._planned(match.name), change, delta)
             self._change(adapter, match.name, change)
 
     def _change(self, adapter: Adapter, name: str, change: Change) -> None:
-        if not change.delta.additive and change.strength < 0:
+        if change.delta.additive is None and change.strength < 0:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(change.target)}: {change.delta.kind} depends on the "
                 f"weight it changed, so a weight of {change.strength:g} does not take it out again"
@@ -263,8 +265,8 @@ class Planner:
         self._share_resized(tied)
         embedding, head = self.tensors[tied.embedding], self.tensors.get(tied.head)
         head = head or self._untouched_head(tied, embedding)
-        rows = tuple(c for c in embedding.changes if isinstance(c.delta, Rows))
-        if rows and not any(isinstance(change.delta, Rows) for change in head.changes):
+        rows = tuple(change for change in embedding.changes if change.rows is not None)
+        if rows and all(change.rows is None for change in head.changes):
             head = replace(head, changes=(*rows, *head.changes))
         if embedding.changes == head.changes and same_bytes(embedding.origin, head.origin):
             if tied.stored:

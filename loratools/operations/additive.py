@@ -68,7 +68,7 @@ class _Effect:
 
 def needs_base(adapter: Adapter) -> bool:
     """Whether an update depends on the weight it changes."""
-    return not all(update.delta.additive for update in adapter.updates.values())
+    return any(update.delta.additive is None for update in adapter.updates.values())
 
 
 def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = map) -> Additive:
@@ -86,7 +86,7 @@ def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = m
         _Effect(change.target, tensor, change)
         for tensor in plan.changed
         for change in tensor.changes
-        if not change.delta.additive and change.target in adapter.updates
+        if change.delta.additive is None and change.target in adapter.updates
     ]
 
     by_target = {effect.target: effect for effect in effects}

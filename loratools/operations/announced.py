@@ -48,7 +48,7 @@ class Planned:
         tensor = self.tensors.get(name)
         if tensor is None:
             return False
-        is_updated = any(c.adapter == self.number and c.delta.low_rank for c in tensor.changes)
+        is_updated = any(c.adapter == self.number and c.rows is None for c in tensor.changes)
         return is_updated or tensor.origin is not tensor.base
 
 

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from loratools import methods, registry
 from loratools.adapter import Adapter
-from loratools.deltas import Delta
-from loratools.deltas.diff import Diff
-from loratools.deltas.lora import LoRA
+from loratools.deltas import Additive
 from loratools.errors import (
     OptionError,
     ShapeMismatchError,
@@ -95,8 +93,9 @@ def combine(
         UnsupportedError: an update is not additive, whole tensors differ, or the method's results
             have no rank to speak of and no rule gives them one.
     """
-    _check(adapters, weights, combination)
+    _check(adapters, weights)
     adapters, renamed = aligned(adapters)
+    parts = _parts(adapters, weights, combination)
     method = registry.load(methods, combination.method)
     check_options(combination.method, method.OPTIONS, combination.options)
     if rule is None and not method.LOW_RANK:
@@ -104,11 +103,10 @@ def combine(
             f"{combination.method} makes updates of full rank; say how many ranks to keep, with "
             f"--rank or another rule"
         )
-    parts = _parts(adapters, weights, combination)
     job = Job(method.combine, combination.options, combination.seed, combination.device)
     found = results(parts, job, rule, each)
     updates = {
-        target: replace(part.updates[0], delta=found.deltas[target])
+        target: replace(adapters[part.numbers[0]].updates[target], delta=found.deltas[target])
         for target, part in parts.items()
     }
     agreement = agree(adapters, combination.replaced)
@@ -139,7 +137,7 @@ def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ..
     return (f"{listing(whole)} {verb} the place of the base's tensors, at any weight",)
 
 
-def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> None:
+def _check(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
     if not adapters:
         raise OptionError("there are no adapters to combine")
     weights_for(weights, len(adapters))
@@ -148,31 +146,33 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float], combination: C
         raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")
     for adapter in adapters:
         adapter.check_usable()
-        for target, update in adapter.updates.items():
-            _check_additive(f"{adapter.where}: {shorten(target)}", update.delta)
 
 
-def _check_additive(where: str, delta: Delta) -> None:
-    if not isinstance(delta, LoRA | Diff):
+def _additive(adapter: Adapter, target: str) -> Additive:
+    """An update that adds a vector, or a matrix that has factors."""
+    where, delta = f"{adapter.where}: {shorten(target)}", adapter.updates[target].delta
+    if delta.additive is None:
         raise UnsupportedError(
             f"{where}: {delta.kind} depends on the weight it changes, and cannot be added to "
             f"others without it; see --base"
         )
-    if isinstance(delta, Diff) and len(delta.shape) > 1:
+    if len(delta.shape) > 1 and delta.additive.factored() is None:
         raise UnsupportedError(f"{where}: a matrix that is stored whole has no factors to combine")
+    return delta.additive
 
 
 def _parts(
     adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination
 ) -> dict[str, Part]:
-    targets = tuple(dict.fromkeys(target for adapter in adapters for target in adapter.updates))
+    changes = [{t: _additive(adapter, t) for t in adapter.updates} for adapter in adapters]
+    targets = tuple(dict.fromkeys(target for found in changes for target in found))
     local = strengths_of(targets, combination.where)
     parts = {}
     for target in targets:
-        numbers = tuple(n for n, adapter in enumerate(adapters) if target in adapter.updates)
+        numbers = tuple(n for n, found in enumerate(changes) if target in found)
         part = Part(
             numbers=numbers,
-            updates=tuple(adapters[n].updates[target] for n in numbers),
+            changes=tuple(changes[n][target] for n in numbers),
             weights=tuple(weights),
             strength=local[target],
         )
@@ -182,10 +182,11 @@ def _parts(
 
 
 def _check_alike(adapters: Sequence[Adapter], target: str, part: Part) -> None:
-    first = part.updates[0]
-    for number, update in zip(part.numbers, part.updates, strict=True):
-        same_kind = isinstance(update.delta, Diff) == isinstance(first.delta, Diff)
-        if not same_kind or update.is_embedding != first.is_embedding:
+    first = adapters[part.numbers[0]].updates[target]
+    for number in part.numbers:
+        update = adapters[number].updates[target]
+        is_vector = len(update.delta.shape) == 1
+        if is_vector != part.is_vector or update.is_embedding != first.is_embedding:
             raise UnsupportedError(
                 f"{shorten(target)}: is changed in another way in {adapters[number].where} than in "
                 f"{adapters[part.numbers[0]].where}"

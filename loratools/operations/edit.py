@@ -68,7 +68,7 @@ class _Kernel:
     """Changes rows of a tensor between `begin` and `end`, and rounds them into others."""
 
     def __init__(self, tensor: PlannedTensor, begin: int, end: int, rounding: Rounding) -> None:
-        self.is_additive = all(change.delta.additive for change in tensor.changes)
+        self.is_additive = all(change.delta.additive is not None for change in tensor.changes)
         self.dtype = compute_dtype(tensor.origin.dtype, tensor.dtype)
         is_faint = any(0 < abs(change.strength) < _FAINT for change in tensor.changes)
         if is_faint and not self.is_additive:

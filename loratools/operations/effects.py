@@ -78,7 +78,7 @@ def idle_updates(adapter: Adapter, zero: Collection[str]) -> dict[str, str]:
     found = {}
     for target, update in adapter.updates.items():
         reason = update.delta.nothing()
-        if reason is None and update.delta.additive and target in zero:
+        if reason is None and update.delta.additive is not None and target in zero:
             reason = _NO_PRODUCT
         if reason is not None:
             found[target] = reason
@@ -111,7 +111,8 @@ def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") 
         return f"all of it is lost to rounding to {torch_name(tensor.dtype)}"
     if len(tensor.changes) > 1:
         return "the updates of this weight take each other back"
-    return _NO_PRODUCT if change.delta.additive else "the weight has these numbers already"
+    is_additive = change.delta.additive is not None
+    return _NO_PRODUCT if is_additive else "the weight has these numbers already"
 
 
 def _is_as_before(tensor: PlannedTensor) -> bool:

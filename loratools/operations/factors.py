@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from loratools.deltas import Delta
-from loratools.deltas.dora import DoRA
-from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.errors import NonFiniteError, listing
 from loratools.io.dtypes import computed
@@ -201,13 +198,6 @@ def scaling_of(value: float, rank: int, rule: Rule) -> Scaling:
     """The scaling of this value for factors of this rank."""
     unit = Scaling(1.0, rank, rule, "config")
     return replace(unit, alpha=value / unit.value)
-
-
-def with_low_rank(delta: Delta, lora: LoRA) -> Delta:
-    """The same change with another low-rank update in it."""
-    if isinstance(delta, DoRA | KaSA):
-        return replace(delta, lora=lora)
-    return lora
 
 
 def widest(dtypes: Sequence[str]) -> str:

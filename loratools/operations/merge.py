@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
+from loratools.deltas.rows import Rows
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
@@ -46,7 +47,10 @@ class MergeOptions:
 @final
 @dataclass(frozen=True)
 class Change:
-    """One adapter's change to one weight, oriented as the base stores that weight."""
+    """One adapter's change to one weight, oriented as the base stores that weight.
+
+    `rows` is the same as `delta` where the adapter has trained single rows, and None otherwise.
+    """
 
     adapter: int
     target: str
@@ -54,6 +58,7 @@ class Change:
     strength: float
     renaming: str | None
     is_transposed: bool
+    rows: Rows | None = None
 
 
 @final

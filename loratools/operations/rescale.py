@@ -3,21 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Literal, final
+from typing import Literal, final
 
 from loratools.adapter import Adapter, Update
-from loratools.deltas import Delta
-from loratools.deltas.diff import Diff
-from loratools.deltas.lora import LoRA, Rule, Scaling
+from loratools.deltas import Delta, with_alpha
+from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import OptionError, UnsupportedError, check_finite, listing, shorten
-from loratools.io.dtypes import computed
-from loratools.io.source import Computed, Source
+from loratools.io.source import multiplied
 from loratools.names.globs import matches, no_match
-from loratools.operations.factors import scaling_of, with_low_rank
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from loratools.operations.factors import scaling_of
 
 #: The rules as they are called on the command line.
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
@@ -82,16 +76,13 @@ def rescale(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
         target: local[target] * _by_alpha(update.delta, rescaling)
         for target, update in adapter.updates.items()
     }
+    updates = {}
     for target, update in adapter.updates.items():
-        if strengths[target] != 1 and not update.delta.additive:
-            raise UnsupportedError(
-                f"{adapter.where}: {shorten(target)}: {update.delta.kind} depends on the weight it "
-                f"changes, so no other alpha gives it another strength; see --base"
-            )
-    updates = {
-        target: replace(update, delta=_rescaled(update.delta, local[target], rescaling))
-        for target, update in adapter.updates.items()
-    }
+        try:
+            delta = _rescaled(update.delta, local[target], rescaling)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{adapter.where}: {shorten(target)}: {error}") from error
+        updates[target] = replace(update, delta=delta)
     notes = _whole_tensors(adapter, rescaling)
     if rescaling.fold:
         _check_folded(adapter, updates, local)
@@ -115,15 +106,9 @@ def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> 
     return found
 
 
-def _scaling(delta: Delta) -> Scaling | None:
-    if isinstance(delta, Diff):
-        return delta.scaling
-    return delta.low_rank.scaling if delta.low_rank else None
-
-
 def _by_alpha(delta: Delta, rescaling: Rescaling) -> float:
     """How many times as strong the new alpha makes an update; infinite where the old one is 0."""
-    scaling = _scaling(delta)
+    scaling = delta.scaling
     if rescaling.alpha is None or scaling is None or rescaling.alpha == scaling.alpha:
         return 1.0
     return rescaling.alpha / scaling.alpha if scaling.alpha else math.inf
@@ -142,33 +127,40 @@ def _whole_tensors(adapter: Adapter, rescaling: Rescaling) -> tuple[str, ...]:
 
 
 def _rescaled(delta: Delta, strength: float, rescaling: Rescaling) -> Delta:
-    scaling = _scaling(delta)
+    if rescaling.alpha is None:
+        delta = delta.scaled(strength)
+    else:
+        delta = with_alpha(delta, strength * rescaling.alpha)
+    if rescaling.balance:
+        delta = _balanced(delta, folds=rescaling.fold)
+    return _restated(delta, rescaling)
+
+
+def _restated(delta: Delta, rescaling: Rescaling) -> Delta:
+    """The same change, its scaling in the factors or by the rule that was asked for."""
+    scaling, lora = delta.scaling, delta.low_rank
     if scaling is None:
         return delta
-    alpha = strength * (scaling.alpha if rescaling.alpha is None else rescaling.alpha)
-    if isinstance(delta, Diff):
-        return replace(delta, scaling=replace(scaling, alpha=alpha))
-    lora = delta.low_rank
-    assert lora is not None
-    if alpha == 0:
-        lora = replace(lora, up=_times(lora.up, 0.0))
-    else:
-        lora = replace(lora, scaling=replace(scaling, alpha=alpha))
-    return with_low_rank(delta, _restored(lora, rescaling))
-
-
-def _restored(lora: LoRA, rescaling: Rescaling) -> LoRA:
-    """The same update, stored as it was asked for."""
-    value = lora.scaling.value
-    factor = value if rescaling.fold else 1.0
+    rank = scaling.rank if lora is None else lora.rank
     if rescaling.fold:
-        lora = replace(lora, scaling=scaling_of(1.0, lora.rank, "rank"))
-    elif rescaling.rule is not None:
-        lora = replace(lora, scaling=scaling_of(value, lora.rank, RULES[rescaling.rule]))
-    shift = _balance(lora, factor) if rescaling.balance else 1.0
-    up, down = _times(lora.up, factor * shift), _times(lora.down, 1 / shift)
-    is_stored_anew = up is not lora.up or down is not lora.down
-    return replace(lora, up=up, down=down) if is_stored_anew else lora
+        return delta.with_scaling(scaling_of(1.0, rank, "rank"), scaling.value)
+    if rescaling.rule is not None:
+        return delta.with_scaling(scaling_of(scaling.value, rank, RULES[rescaling.rule]))
+    return delta
+
+
+def _balanced(delta: Delta, *, folds: bool) -> Delta:
+    """The same change with factors of like norms, once the scaling is in them if it `folds`."""
+    lora = delta.low_rank
+    if lora is None:
+        if len(delta.sources) > 1:
+            raise UnsupportedError(f"{delta.kind} has no `up` and `down` that could be balanced")
+        return delta
+    shift = _shift(lora, lora.scaling.value if folds else 1.0)
+    if shift == 1:
+        return delta
+    up, down = multiplied(lora.up, shift), multiplied(lora.down, 1 / shift)
+    return delta.with_low_rank(replace(lora, up=up, down=down))
 
 
 def _check_folded(
@@ -190,7 +182,7 @@ def _check_folded(
             )
 
 
-def _balance(lora: LoRA, factor: float) -> float:
+def _shift(lora: LoRA, factor: float) -> float:
     """What brings the norms of `factor` times up, and of down, within 2: a power of two."""
     from loratools.operations.rounding import frobenius
 
@@ -198,14 +190,3 @@ def _balance(lora: LoRA, factor: float) -> float:
     if not (up and down and math.isfinite(up / down)):
         return 1.0
     return 2.0 ** round(math.log2(down / up) / 2)
-
-
-def _times(source: Source, factor: float) -> Source:
-    if factor == 1:
-        return source
-    compute = partial(_multiplied, factor=factor)
-    return Computed((source,), computed(source.dtype), source.shape, compute)
-
-
-def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":
-    return tensors[0].double() * factor

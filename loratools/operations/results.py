@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from loratools.adapter import Update
-from loratools.deltas import Delta
+from loratools.deltas import Additive, Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
 from loratools.io.dtypes import to_torch
@@ -30,50 +29,51 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Part:
-    """What adapters do to one target, all of them LoRAs or all of them vectors.
+    """What adapters do to one target: matrices that have factors, or vectors.
 
     Attributes:
-        numbers: those that change it.
-        updates: theirs.
+        numbers: the adapters that change it.
+        changes: what each of those adds.
         weights: of all adapters.
         strength: what the result is multiplied with.
     """
 
     numbers: tuple[int, ...]
-    updates: tuple[Update, ...]
+    changes: tuple[Additive, ...]
     weights: tuple[float, ...]
     strength: float
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the weight."""
-        return self.updates[0].delta.shape
+        return self.changes[0].shape
 
     @property
     def is_vector(self) -> bool:
         """Whether it is a bias."""
-        return isinstance(self.updates[0].delta, Diff)
+        return len(self.shape) == 1
 
     @property
     def rank(self) -> int:
-        """Those of the factors together."""
+        """The rank of all factors side by side."""
         return sum(lora.rank for lora in self.loras)
 
     @property
     def loras(self) -> tuple[LoRA, ...]:
-        """The updates, but for vectors."""
-        return tuple(each.delta for each in self.updates if isinstance(each.delta, LoRA))
+        """The factors of each change, in order; none of a vector."""
+        found = (change.factored() for change in self.changes)
+        return tuple(lora for lora in found if lora is not None)
 
     @property
     def dtype(self) -> str:
         """A dtype that holds the stored tensors of all."""
-        return widest([source.dtype for each in self.updates for source in each.delta.sources])
+        return widest([source.dtype for change in self.changes for source in change.sources])
 
     def read(self) -> "tuple[Factored, ...]":
         """The products, of a vector as a column; of rank 0 where an adapter has none."""
         from loratools.lowrank.factored import Factored
 
-        stored = {n: _product(u.delta) for n, u in zip(self.numbers, self.updates, strict=True)}
+        stored = {n: _product(c) for n, c in zip(self.numbers, self.changes, strict=True)}
         some = stored[self.numbers[0]]
         absent = Factored(some.up[:, :0], some.down[:0])
         return tuple(stored.get(number, absent) for number in range(len(self.weights)))
@@ -197,11 +197,10 @@ def _decomposed(
     return of_matrix(found, part.shape, part.dtype)
 
 
-def _product(delta: Delta) -> "Factored":
+def _product(change: Additive) -> "Factored":
     from loratools.lowrank.factored import Factored
 
-    if isinstance(delta, LoRA):
-        return sum_of([(1.0, delta)]).read()
-    assert isinstance(delta, Diff)
-    column = delta.values.read().double()[:, None] * delta.scaling.value
+    if (lora := change.factored()) is not None:
+        return sum_of([(1.0, lora)]).read()
+    column = change.dense_rows(0, change.shape[0])
     return Factored(column, column.new_ones(1, 1))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
+from loratools.deltas import factors_of
 from loratools.operations.factors import sum_of
 from loratools.operations.grouping import pattern_of
 from loratools.operations.parallel import Map
@@ -90,7 +91,7 @@ def measure_similarity(adapters: Sequence[Adapter], result: Adapter, each: Map =
     Products are exact, from the factors; signs are those of some rows of each weight.
     """
     everything = (*adapters, result)
-    targets = [target for target, update in result.updates.items() if update.delta.low_rank]
+    targets = [target for target, update in result.updates.items() if factors_of(update.delta)]
     groups: dict[str, Angles] = {}
     for target, angles in zip(targets, each(partial(_compare, everything), targets), strict=True):
         pattern = pattern_of(target)
@@ -103,7 +104,7 @@ def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
 
     from loratools.lowrank.factored import gram_matrix
 
-    loras = [_low_rank(adapter, target) for adapter in adapters]
+    loras = [_factors(adapter, target) for adapter in adapters]
     ups, downs, scales = sum_of([(1.0, lora) for lora in loras if lora]).stored()
     # The inner product of two is a sum over their block of this matrix.
     entries = gram_matrix(ups) * gram_matrix(downs.T) * scales.outer(scales)
@@ -119,9 +120,9 @@ def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
     return Angles(1, products * is_there.outer(is_there), opposed, compared)
 
 
-def _low_rank(adapter: Adapter, target: str) -> "LoRA | None":
+def _factors(adapter: Adapter, target: str) -> "LoRA | None":
     update = adapter.updates.get(target)
-    return update.delta.low_rank if update else None
+    return factors_of(update.delta) if update else None
 
 
 def _signs(

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
-from loratools.deltas import Delta
+from loratools.deltas import Delta, factors_of
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError
 from loratools.io.source import Source, is_finite
@@ -43,10 +43,10 @@ def measure_spectra(
 ) -> Iterator[TargetSpectrum]:
     """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
 
-    For DoRA and KaSA it is that of the low-rank part.
+    For kinds that hold a LoRA beside other parts, as DoRA does, it is that of the LoRA.
     """
     norms = _base_norms(plan) if plan is not None else {}
-    deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.low_rank is not None}
+    deltas = {t: u.delta for t, u in adapter.updates.items() if factors_of(u.delta) is not None}
     for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
         norm = norms.get(target)
         relative = spectrum.frobenius / norm if spectrum and norm else math.inf
@@ -75,7 +75,7 @@ def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
 def _spectrum(delta: Delta) -> "Spectrum | None":
     from loratools.lowrank.spectrum import spectrum_of
 
-    lora = delta.low_rank
+    lora = factors_of(delta)
     if lora is None or not all(is_finite(source.read()) for source in _beside(lora, delta)):
         return None
     try:

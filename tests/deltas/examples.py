@@ -1,0 +1,75 @@
+"""One change of each kind, and what it does to a weight. A new kind has a line in `EXAMPLES`.
+
+Small whole numbers, and halves: sums and products of them are exact in float64.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from loratools.deltas import Delta, Span
+from loratools.deltas.diff import Diff
+from loratools.deltas.dora import DoRA
+from loratools.deltas.kasa import KaSA
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas.rows import Rows
+from tests.deltas.computing import held
+
+WEIGHT = torch.tensor([[3, 1, 0, -2], [1, 4, 2, 0], [0, -1, 5, 1], [2, 0, 1, 6]]).double()
+FACTORS = LoRA(
+    up=held([[1, 0], [2, -1], [0, 3], [-2, 1]], "up"),
+    down=held([[1, 2, 0, -1], [0, 1, -3, 2]], "down"),
+    scaling=Scaling(alpha=1, rank=2, rule="rank", origin="config"),
+    shape=(4, 4),
+)
+#: By the name of the kind's file. A kind that may see rows or columns has one of both.
+EXAMPLES: dict[str, tuple[Delta, ...]] = {
+    "lora": (FACTORS,),
+    "dora": (
+        DoRA(FACTORS, held([1, 2, 3, 4], "magnitude"), "row"),
+        DoRA(FACTORS, held([1, 2, 3, 4], "magnitude"), "column"),
+    ),
+    "kasa": (KaSA(FACTORS, held([1, -2], "diagonal")),),
+    "diff": (
+        Diff(held([1, -2, 3, 0], "diff"), FACTORS.scaling),
+        Diff(held([[1, -2, 3, 0]] * 3 + [[2, 0, 0, 1]], "diff"), FACTORS.scaling),
+    ),
+    "rows": (Rows((2, 0), held([[1, 2, 3, 4], [0, -1, 0, 1]], "rows"), (4, 4)),),
+}
+#: What a kind without an example is told.
+WANTED = (
+    "write one change of this kind in EXAMPLES of tests/deltas/examples.py, under the name of its "
+    "file: for a weight of shape (4, 4), or (4,), of small whole numbers, so that sums are exact"
+)
+
+
+def weight_for(delta: Delta) -> Tensor:
+    """A weight of the right shape, seen as a matrix."""
+    return WEIGHT if len(delta.shape) == 2 else WEIGHT[:, :1]
+
+
+def applied(
+    delta: Delta, weight: Tensor, strength: float = 1.0, height: int = 4, step: int = 4
+) -> Tensor:
+    """`weight` with the change in it, by spans of `step` rows in blocks of `height`."""
+
+    def blocks() -> Iterator[tuple[int, Tensor]]:
+        for begin in range(0, len(weight), height):
+            yield begin, weight[begin : begin + height].clone()
+
+    changed = weight.clone()
+    for begin in range(0, len(weight), step):
+        end = min(begin + step, len(weight))
+        apply = delta.bind(Span(begin, end, weight.dtype, blocks), strength)
+        for first in range(begin, end, height):
+            block = changed[first : min(first + height, end)].clone()
+            apply(block, first)
+            changed[first : first + len(block)] = block
+    return changed
+
+
+def change(delta: Delta, strength: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """What a change adds to a weight."""
+    weight = weight_for(delta) if weight is None else weight
+    return applied(delta, weight, strength) - weight

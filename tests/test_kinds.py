@@ -1,0 +1,315 @@
+"""Every kind goes through every verb: what it does to a weight is kept, or the verb refuses it.
+
+The kinds are those of `loratools/deltas` and some that only these tests have, so that no verb can
+know them: a kind that is new is never skipped in silence, nor reduced to the LoRA in it.
+"""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import loratools
+from loratools import deltas, formats, registry
+from loratools.adapter import Adapter
+from loratools.deltas import Delta, factors_of, keys_of
+from loratools.deltas.lora import LoRA
+from loratools.errors import UnsupportedError
+from loratools.files.opening import open_base
+from loratools.io.checkpoint import Checkpoint
+from loratools.lowrank.ranks import RankRule
+from loratools.methods import MethodOptions
+from loratools.operations.additive import additive
+from loratools.operations.combine import Combination, combine
+from loratools.operations.edit import edited_blocks
+from loratools.operations.effects import idle_updates
+from loratools.operations.inspect import find_nonfinite
+from loratools.operations.merge import MergeOptions, plan_merge
+from loratools.operations.rescale import Rescaling, rescale
+from loratools.operations.resize import resize
+from loratools.operations.rounding import Rounding
+from loratools.operations.spectra import measure_spectra
+from tests.deltas.computing import held
+from tests.deltas.examples import applied, change, weight_for
+from tests.deltas.toys import ALL, NEAR, TOYS, assert_does, each_kind, parts_beside
+from tests.files import write_base
+from tests.operations.adapters import adapter
+
+#: As `NEAR`, of factors or numbers that were rounded to float32.
+ROUNDED = 2.0**-21
+TARGET = "a.weight"
+
+
+def of(delta: Delta) -> Adapter:
+    return adapter({TARGET: delta}, where="toy")
+
+
+def found(adapter: Adapter) -> Delta:
+    return adapter.updates[TARGET].delta
+
+
+def assert_refused(error: pytest.ExceptionInfo[UnsupportedError], delta: Delta) -> None:
+    assert str(error.value).startswith(f"toy: {TARGET}: ")
+    assert delta.kind in str(error.value)
+
+
+# Verbs
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("how", "strength"),
+    [
+        ({"strength": 0.5}, 0.5),
+        ({"strength": 0}, 0.0),
+        ({"where": [("*", -2.0)]}, -2.0),
+        ({"alpha": 4.0}, 4.0),
+        ({"alpha": 0.0}, 0.0),
+    ],
+    ids=str,
+)
+def test_rescale_multiplies_every_kind_or_refuses_it(
+    delta: Delta, how: Any, strength: float
+) -> None:
+    if delta.additive is None or ("alpha" in how and delta.scaling is None):
+        with pytest.raises(UnsupportedError) as error:
+            rescale(of(delta), Rescaling(**how))
+        assert_refused(error, delta)
+        return
+    assert_does(found(rescale(of(delta), Rescaling(**how)).adapter), delta, strength, near=0)
+
+
+STORED = [
+    {"fold": True},
+    {"balance": True},
+    {"fold": True, "balance": True},
+    {"rule": "rslora"},
+    {"rule": "alpha-over-rank", "balance": True},
+]
+
+
+@each_kind
+@pytest.mark.parametrize("how", STORED, ids=str)
+def test_rescale_stores_the_same_change_in_another_way_or_refuses(delta: Delta, how: Any) -> None:
+    if how.get("balance") and delta.low_rank is None and len(delta.sources) > 1:
+        with pytest.raises(UnsupportedError) as error:
+            rescale(of(delta), Rescaling(**how))
+        assert_refused(error, delta)
+        return
+    after = found(rescale(of(delta), Rescaling(**how)).adapter)
+    assert type(after) is type(delta)
+    assert_does(after, delta)
+    if how.get("fold") and after.scaling is not None:
+        assert after.scaling.value == 1
+    if "rule" in how and after.scaling is not None:
+        assert after.scaling.rule == {"rslora": "sqrt_rank"}.get(how["rule"], "rank")
+
+
+def takes(delta: Delta, rank: int) -> bool:
+    """Whether a kind that holds a LoRA may have it at another rank."""
+    if delta.low_rank is None:
+        return True
+    up, down = held([[0.0] * rank] * 4, "up"), held([[0.0] * 4] * rank, "down")
+    try:
+        delta.with_low_rank(LoRA(up, down, delta.low_rank.scaling, delta.shape))
+    except UnsupportedError as error:
+        return delta.kind not in str(error)
+    return True
+
+
+def test_rank_means_more_than_precision_to_kasa_alone() -> None:
+    assert [name for name, delta in ALL.items() if not takes(delta, 1)] == ["kasa-0"]
+
+
+@each_kind
+@pytest.mark.parametrize("rank", [1, 2, 4, 6])
+def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta, rank: int) -> None:
+    lora = factors_of(delta)
+    if len(delta.shape) == 1:
+        assert found(resize(of(delta), RankRule(rank=rank)).adapter) is delta
+        return
+    if lora is None or not takes(delta, rank):
+        with pytest.raises(UnsupportedError) as error:
+            resize(of(delta), RankRule(rank=rank))
+        assert_refused(error, delta)
+        return
+    resized = resize(of(delta), RankRule(rank=rank))
+    after = found(resized.adapter)
+    low_rank = factors_of(after)
+    assert low_rank is not None
+    assert low_rank.rank == rank
+    lost = resized.truncations[TARGET].lost ** 0.5
+    assert (change(low_rank) - change(lora)).norm() <= lost + NEAR * (1 + change(lora).norm())
+    assert parts_beside(after) == parts_beside(delta) or delta.low_rank is None
+    if rank >= lora.rank:
+        assert_does(after, delta)
+
+
+@each_kind
+def test_resize_says_what_its_figures_are_of(delta: Delta) -> None:
+    if delta.low_rank is not None:
+        notes = resize(of(delta), RankRule(rank=delta.low_rank.rank)).notes
+        assert (delta.additive is None) == bool(notes)
+        assert all(note.startswith(f"{delta.kind}: ") for note in notes)
+
+
+@each_kind
+@pytest.mark.parametrize("rule", [None, RankRule(rank=2), RankRule(rank=8)], ids=str)
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_combine_adds_changes_within_its_certificate_or_refuses(
+    delta: Delta, rule: RankRule | None, method: str
+) -> None:
+    if method == "ties":
+        rule = rule or RankRule(rank=4)
+    pair = [of(delta), replace(of(delta), where="other")]
+    is_vector = len(delta.shape) == 1
+    if delta.additive is None or not (is_vector or delta.additive.factored()):
+        with pytest.raises(UnsupportedError, match=f"^toy: {TARGET}: "):
+            combine(pair, [1.0, 0.5], rule, Combination(method))
+        return
+    options = MethodOptions() if method == "linear" else MethodOptions(density=1.0)
+    combined = combine(pair, [1.0, 0.5], rule, Combination(method, options))
+    certificate = combined.truncations.get(TARGET)
+    lost = certificate.lost**0.5 if certificate else 0.0
+    wanted = change(delta) * (1.5 if method == "linear" else 0.75)
+    assert (change(found(combined.adapter)) - wanted).norm() <= lost + ROUNDED * wanted.norm()
+
+
+def base_of(folder: Path, delta: Delta) -> Checkpoint:
+    weight = weight_for(delta).reshape(delta.shape).contiguous()
+    return open_base(write_base(folder / "base", {TARGET: weight}))
+
+
+@each_kind
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_merge_does_what_the_kind_says(delta: Delta, strength: float, tmp_path: Path) -> None:
+    plan = plan_merge(base_of(tmp_path, delta), [of(delta)], [strength], MergeOptions())
+    assert plan.adapter_tensors == len(plan.applied) == len(keys_of(delta))
+    (tensor,) = plan.changed
+    blocks = [block.clone() for _, block, _ in edited_blocks(tensor, 0, 4, Rounding())]
+    assert torch.equal(torch.cat(blocks), applied(delta, weight_for(delta), strength))
+
+
+@each_kind
+def test_merge_takes_out_what_is_additive_and_nothing_else(delta: Delta, tmp_path: Path) -> None:
+    base = base_of(tmp_path, delta)
+    if delta.additive is None:
+        with pytest.raises(UnsupportedError) as error:
+            plan_merge(base, [of(delta)], [-1.0], MergeOptions())
+        assert_refused(error, delta)
+    else:
+        assert plan_merge(base, [of(delta)], [-1.0], MergeOptions()).changed
+
+
+@each_kind
+def test_base_makes_every_kind_additive(delta: Delta, tmp_path: Path) -> None:
+    made = additive(of(delta), base_of(tmp_path, delta), RankRule(rank=4))
+    after = found(made.adapter)
+    assert after.additive is not None
+    wanted = change(delta)
+    assert (change(after) - wanted).norm() <= ROUNDED * wanted.norm()
+    if delta.additive is not None:
+        assert after is delta
+
+
+def broken(delta: Delta, number: int) -> Delta:
+    """The change with a NaN in one of its tensors."""
+    wanted = tuple(delta.sources[number].keys)
+    values = torch.full(delta.sources[number].shape, torch.nan)
+    nans = held(values.tolist(), wanted[0])
+
+    def with_nans(value: Any) -> Any:
+        if getattr(value, "keys", None) == wanted:
+            return nans
+        if isinstance(value, LoRA):
+            return replace(value, up=with_nans(value.up), down=with_nans(value.down))
+        return tuple(map(with_nans, value)) if isinstance(value, tuple) else value
+
+    fields = {name: with_nans(value) for name, value in vars(delta).items()}
+    return replace(delta, **fields)  # type: ignore[type-var]
+
+
+@each_kind
+def test_inspect_finds_what_is_wrong_in_every_part(delta: Delta) -> None:
+    assert find_nonfinite(of(delta)) == ()
+    for number, source in enumerate(delta.sources):
+        assert find_nonfinite(of(broken(delta, number))) == source.keys
+
+
+@each_kind
+def test_inspect_measures_what_has_factors(delta: Delta) -> None:
+    rows = list(measure_spectra(of(delta)))
+    lora = factors_of(delta)
+    assert len(rows) == (lora is not None)
+    assert idle_updates(of(delta), ()) == {}
+    for row in rows:
+        assert lora is not None
+        assert row.spectrum is not None
+        assert row.spectrum.frobenius == pytest.approx(change(lora).norm().item(), rel=NEAR)
+
+
+@pytest.mark.parametrize("format", registry.names(formats))
+@each_kind
+def test_format_stores_a_kind_whole_or_refuses_it(delta: Delta, format: str) -> None:
+    dialect = registry.load(formats, format)
+    target = "a.weight" if format == "peft" else "a_b.weight"
+    written = adapter({target: delta}, format=format, where="toy")
+    try:
+        bundle = dialect.encode(written)
+    except UnsupportedError as error:
+        assert delta.kind in str(error)  # noqa: PT017
+        return
+    read = formats.decode(bundle)
+    assert list(read.updates) == [target]
+    assert_does(read.updates[target].delta, delta, near=0)
+
+
+def test_kind_on_a_bias_beside_a_lora_is_not_lost_in_peft() -> None:
+    """PEFT's `lora_B.bias` is a change stored whole, and no other kind."""
+    spots = replace(TOYS["spots"], at=((0, 0),), values=held([1.0]), shape=(4, 1))  # type: ignore[type-var]
+    both = adapter({"a.weight": ALL["lora-0"], "a.bias": spots}, where="toy")
+    with pytest.raises(UnsupportedError, match=r"toy: a\.bias: PEFT has no place for a spots"):
+        formats.encode(both)
+
+
+# The code
+
+
+def kinds_of_code() -> set[str]:
+    modules = [registry.load(deltas, name) for name in registry.names(deltas)]
+    return {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if hasattr(value, "bind") and value.__module__ == module.__name__
+    }
+
+
+def annotations_in(tree: ast.AST) -> set[ast.AST]:
+    fields = ("annotation", "returns")
+    roots = (getattr(node, field, None) for node in ast.walk(tree) for field in fields)
+    return {node for root in roots if root is not None for node in ast.walk(root)}
+
+
+def test_no_code_but_the_codecs_asks_for_a_kind() -> None:
+    """A kind is named where one is made, and in types. All else is asked of the change itself."""
+    root = Path(loratools.__file__).parent
+    kinds = kinds_of_code()
+    assert len(kinds) == len(registry.names(deltas))
+    asked = []
+    for path in sorted(root.rglob("*.py")):
+        place = path.relative_to(root)
+        if place.parts[0] in {"deltas", "formats", "testing.py"}:
+            continue
+        tree = ast.parse(path.read_text())
+        made = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        allowed = made | annotations_in(tree)
+        asked += [
+            f"{place}:{node.lineno} {node.id}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and node.id in kinds and node not in allowed
+        ]
+    assert asked == []
