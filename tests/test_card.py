@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -76,6 +76,7 @@ def test_new_card_has_metadata_title_facts_and_usage() -> None:
 
 def test_metadata_is_what_the_client_of_the_hub_reads() -> None:
     data = ModelCard(complete_card(None, FACTS)).data
+    assert isinstance(data, ModelCardData)
     assert (data.base_model, data.library_name, data.license, data.tags) == (
         "ann/stories",
         "peft",
@@ -87,6 +88,7 @@ def test_metadata_is_what_the_client_of_the_hub_reads() -> None:
 def test_several_bases_are_a_list_and_none_is_nothing() -> None:
     several = replace(FACTS, kind="merge", base_models=("ann/a", "ann/b"))
     data = front_matter(complete_card(None, several))
+    assert data is not None
     assert (data["base_model"], data["base_model_relation"]) == (["ann/a", "ann/b"], "merge")
     none = replace(FACTS, base_models=(), licence=None, library_name=None)
     assert front_matter(complete_card(None, none)) == {"tags": ["lora", "dora"]}
@@ -95,6 +97,7 @@ def test_several_bases_are_a_list_and_none_is_nothing() -> None:
 def test_names_that_look_like_other_yaml_stay_text() -> None:
     facts = replace(FACTS, base_models=("1e3",), licence="no", tags=("null", "2024-01-01"))
     data = front_matter(complete_card(None, facts))
+    assert data is not None
     assert (data["base_model"], data["license"]) == ("1e3", "no")
     assert data["tags"] == ["null", "2024-01-01"]
 
@@ -191,7 +194,7 @@ def test_aliases_that_stand_for_very_much_are_not_followed() -> None:
     assert all(line in new for line in lines)
 
 
-def front(text):
+def front(text: str) -> str:
     return f"---\n{text}\n---\n"
 
 
@@ -266,7 +269,7 @@ WITH_METADATA = st.builds(
 @example("---\n\n\ufeff\n---\n")
 @example("---\n---\na: 1\n---")
 @example("---\r\na: |+\r\n\r\n---\r\ntext\r")
-def test_completing_keeps_all_else_and_is_done_once(old) -> None:
+def test_completing_keeps_all_else_and_is_done_once(old: str) -> None:
     try:
         new = complete_card(old, FACTS)
     except FormatError:
@@ -296,7 +299,7 @@ def is_with_one_insertion(old: str, new: str) -> bool:
 
 
 @given(st.text(), st.text(max_size=10))
-def test_any_text_is_kept(text, before) -> None:
+def test_any_text_is_kept(text: str, before: str) -> None:
     """Without metadata or a section of its own."""
     if "---" in text or not text:
         return
@@ -316,7 +319,7 @@ EVIL = st.text() | st.lists(
 
 
 @given(EVIL)
-def test_values_cannot_leave_their_place(evil) -> None:
+def test_values_cannot_leave_their_place(evil: str) -> None:
     facts = replace(
         FACTS,
         targets=(CardTarget(evil, 1, (1,), evil),),

@@ -5,8 +5,9 @@ import math
 import re
 import shlex
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ import loratools
 from loratools import Combination, RankRule, Rescaling
 from loratools.errors import FormatError
 from loratools.files.card import complete_card
-from loratools.files.card_facts import CardSource, CardTarget, facts_of, hub_id
-from loratools.files.card_reports import CardFigure
+from loratools.files.card_facts import CardFacts, CardTarget, facts_of, hub_id
+from loratools.files.card_reports import CardFigure, CardSource
 from loratools.io.checkpoint import open_checkpoint
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, run_here
 from tests.oracles import WARNED, oracle
@@ -24,13 +25,20 @@ from tests.oracles import WARNED, oracle
 REPO = "ann/mine"
 
 
-def facts(name="plain", reports=(), **rest: Any):
+def facts(name: str = "plain", reports: Sequence[Mapping[str, Any]] = (), **rest: Any) -> CardFacts:
     return facts_of(REPO, loratools.inspect(FIXTURES / name), reports, **rest)
 
 
-def as_read(report):
+class Report(Protocol):
+    """What a verb returns."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def as_read(report: Report) -> dict[str, Any]:
     """As a reader of the file gets it."""
-    return json.loads(json.dumps(report.to_json()))
+    fields: dict[str, Any] = json.loads(json.dumps(report.to_json()))
+    return fields
 
 
 # Adapters and models
@@ -136,12 +144,12 @@ def test_names_on_the_hub() -> None:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory):
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Every verb's, on paths that nobody else should see."""
     place = tmp_path_factory.mktemp("private")
     small = shutil.copytree(SMALL, place / "small")
     rescaling = Rescaling(where=[("*.q_proj", 0.5), ("*.layers.0.*v_proj", 2)])
-    made = {
+    made: dict[str, Report] = {
         "merge": loratools.merge(
             SHARDED, [small, PLAIN], weights=[0.5, 1], output=place / "merged"
         ),
@@ -161,11 +169,11 @@ def reports(tmp_path_factory: pytest.TempPathFactory):
     return {verb: as_read(report) for verb, report in made.items()}
 
 
-def figures(found):
+def figures(found: CardFacts) -> dict[tuple[str, str, str | None], str]:
     return {(figure.verb, figure.label, figure.target): figure.value for figure in found.figures}
 
 
-def test_merge_gives_inputs_weights_and_fidelity(reports) -> None:
+def test_merge_gives_inputs_weights_and_fidelity(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["merge"]
     found = facts_of(REPO, open_checkpoint(SINGLE), [report])
     assert found.sources == (
@@ -174,14 +182,14 @@ def test_merge_gives_inputs_weights_and_fidelity(reports) -> None:
         CardSource("merge", "adapter", "plain", 1.0),
     )
     errors = {t["name"]: t["fidelity"]["relative_error"] for t in report["tensors"]}
-    worst = max(errors, key=errors.get)
+    worst = max(errors, key=errors.__getitem__)
     values = figures(found)
     assert values[("merge", "the same, worst weight", worst)] == f"{100 * errors[worst]:.3g} %"
     total = 100 * report["fidelity"]["relative_error"]
     assert values[("merge", "update lost to rounding", None)] == f"{total:.3g} %"
 
 
-def test_combine_gives_weights_method_and_energy(reports) -> None:
+def test_combine_gives_weights_method_and_energy(reports: dict[str, dict[str, Any]]) -> None:
     found = facts(reports=[reports["combine"]], name="adapters/plain")
     assert found.sources == (
         CardSource("combine", "adapter", "small", 1.0, "ties"),
@@ -191,7 +199,7 @@ def test_combine_gives_weights_method_and_energy(reports) -> None:
     assert figures(found)[("combine", "energy kept", None)] == energy
 
 
-def test_resize_and_svd_extract_give_energy_and_error(reports) -> None:
+def test_resize_and_svd_extract_give_energy_and_error(reports: dict[str, dict[str, Any]]) -> None:
     both = [reports["svd-extract"], reports["resize"]]
     found = facts("adapters/plain", both)
     assert [(source.verb, source.role, source.name) for source in found.sources] == [
@@ -207,7 +215,7 @@ def test_resize_and_svd_extract_give_energy_and_error(reports) -> None:
     assert ("svd-extract", "distance of the files merged back", None) in figures(found)
 
 
-def test_rescale_gives_strengths_by_pattern(reports) -> None:
+def test_rescale_gives_strengths_by_pattern(reports: dict[str, dict[str, Any]]) -> None:
     values = figures(facts("adapters/plain", [reports["rescale"]]))
     assert values[("rescale", "strength", "model.layers.*.self_attn.q_proj.weight")] == "× 0.5"
     same = {"adapter": "a", "strengths": {"x": 0.5, "y": 0.5}}
@@ -219,7 +227,9 @@ def test_rescale_gives_strengths_by_pattern(reports) -> None:
     )
 
 
-def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path: Path) -> None:
+def test_no_folder_of_this_machine_is_in_a_card(
+    reports: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     found = facts("adapters/plain", list(reports.values()))
     card = complete_card(None, found)
     folders = {*FIXTURES.parts[1:], "private", *tmp_path.parts[1:-1]} - {"tests", "plain", "work"}
@@ -229,12 +239,14 @@ def test_no_folder_of_this_machine_is_in_a_card(reports, tmp_path: Path) -> None
         {"adapter": "C:\\me\\secret\\x", "strengths": {}},
     ):
         assert [s.name for s in facts("adapters/plain", [report]).sources] == ["x"]
-    nameless = [{"adapter": name, "strengths": {}} for name in ("..", ".", "/", "")]
+    nameless: list[dict[str, Any]] = [
+        {"adapter": name, "strengths": {}} for name in ("..", ".", "/", "")
+    ]
     names = {source.name for source in facts("adapters/plain", nameless).sources}
     assert names == {"a local folder"}
 
 
-def test_bases_of_reports_on_the_hub_are_named_first(reports) -> None:
+def test_bases_of_reports_on_the_hub_are_named_first(reports: dict[str, dict[str, Any]]) -> None:
     named = reports["merge"] | {"base": f"hf://ann/stories@{'a' * 40}"}
     found = facts_of(REPO, open_checkpoint(SINGLE), [named, reports["merge"]])
     assert found.base_models == ("ann/stories",)
@@ -244,8 +256,8 @@ def test_bases_of_reports_on_the_hub_are_named_first(reports) -> None:
 
 
 def test_values_that_are_not_finite_are_said_to_be_so() -> None:
-    report = {"adapter": "a", "total": {"energy": 0.5, "relative_error": math.nan}, "targets": []}
-    report["rounding"] = None
+    total = {"energy": 0.5, "relative_error": math.nan}
+    report: dict[str, Any] = {"adapter": "a", "total": total, "targets": [], "rounding": None}
     assert [f.value for f in facts("adapters/plain", [report]).figures] == ["50 %", "not finite"]
 
 
@@ -263,34 +275,36 @@ def test_values_that_are_not_finite_are_said_to_be_so() -> None:
     ],
 )
 def test_report_with_a_wrong_field_is_refused(
-    reports, change: tuple[str, dict[str, Any]], message: str
+    reports: dict[str, dict[str, Any]], change: tuple[str, dict[str, Any]], message: str
 ) -> None:
     verb, fields = change
     with pytest.raises(FormatError, match=message):
         facts("adapters/plain", [reports[verb] | fields])
 
 
-def test_unknown_report_is_refused_by_its_number(reports) -> None:
+def test_unknown_report_is_refused_by_its_number(reports: dict[str, dict[str, Any]]) -> None:
     inspected = loratools.inspect(PLAIN).to_json()
     with pytest.raises(
         FormatError, match=r"report 2: has path, format, .* not the JSON of combine"
     ):
         facts("adapters/plain", [reports["resize"], inspected])
     with pytest.raises(FormatError, match="report 1: is not an object"):
-        facts("adapters/plain", [[]])
+        facts("adapters/plain", [[]])  # type: ignore[list-item]
 
 
 # Usage
 
 
-def usage(card, language):
-    (found,) = re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
-    return found
+def usage(card: str, language: str) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+    (code,) = found
+    return code
 
 
-def logits(model):
+def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval()(torch.arange(1, 60, 7)[None]).logits
+        found: torch.Tensor = model.eval()(torch.arange(1, 60, 7)[None]).logits
+    return found
 
 
 @pytest.mark.oracle
@@ -308,7 +322,8 @@ def test_usage_of_an_adapter_and_of_the_merged_model_run_and_agree(
     assert run_here(capsys, *[str(merged) if w == "merged" else w for w in words[1:]]).code == 0
     report = as_read(loratools.merge(SINGLE, PLAIN, output=None))
     model_card = complete_card(None, facts_of(REPO, open_checkpoint(merged), [report]))
-    adapted, whole = {}, {}
+    adapted: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
     code = usage(card, "python").replace("ann/stories", str(SINGLE)).replace(REPO, str(PLAIN))
     exec(code, adapted)
     exec(usage(model_card, "python").replace(REPO, str(merged)), whole)

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
 from loratools.formats import DecodeOptions, decode
+from tests.adapters import lora_of
 from tests.formats.bundles import PREFIX, Shapes, bundle, config, decoded, lora, notes
 
 PAIR = lora("layer.q")
@@ -230,7 +232,7 @@ class TestAttention:
         adapter = decoded(self.SHAPES, peft_version=version)
         names = ["mha.in_proj_weight", "mha.out_proj.weight"]
         assert list(adapter.updates) == names
-        found = [adapter.updates[name].delta.low_rank.scaling.value for name in names]
+        found = [lora_of(adapter.updates[name]).scaling.value for name in names]
         assert found == [2, 2 * times]
         assert "counts twice" in notes(adapter, "info")[0]
 
@@ -246,12 +248,12 @@ class TestAttention:
     @pytest.mark.parametrize("version", ["0.21.2", "9.0"])
     def test_it_counts_as_asked(self, asked: Any, times: int, version: str) -> None:
         adapter = decoded(self.SHAPES, DecodeOptions(out_proj=asked), peft_version=version)
-        assert adapter.updates["mha.out_proj.weight"].delta.low_rank.scaling.times == times
+        assert lora_of(adapter.updates["mha.out_proj.weight"]).scaling.times == times
         assert not notes(adapter, "refusal")
 
     def test_patterns_see_the_attention_and_not_its_output_projection(self) -> None:
         adapter = decoded(self.SHAPES, alpha_pattern={"out_proj": 100, "mha": 6})
-        assert adapter.updates["mha.out_proj.weight"].delta.low_rank.scaling.alpha == 6
+        assert lora_of(adapter.updates["mha.out_proj.weight"]).scaling.alpha == 6
 
     def test_bias_of_the_input_projection_is_stored_and_never_applied(self) -> None:
         key = f"{PREFIX}mha.lora_B.bias"
@@ -262,7 +264,9 @@ class TestAttention:
     def test_bias_of_the_output_projection_counts_once(self) -> None:
         key = f"{PREFIX}mha.base_layer.out_proj.lora_B.bias"
         adapter = decoded({**self.SHAPES, key: (3,)})
-        assert adapter.updates["mha.out_proj.bias"].delta.scaling.times == 1
+        delta = adapter.updates["mha.out_proj.bias"].delta
+        assert isinstance(delta, Diff)
+        assert delta.scaling.times == 1
 
 
 BLOCKS = {"target_modules_bd_a": ["down"], "target_modules_bd_b": ["up"], "nblocks": 2}
@@ -276,9 +280,9 @@ class TestBlockDiagonal:
         held = bundle(lora("x.down_proj", columns=2), config(use_bdlora=BLOCKS))
         key = f"{PREFIX}x.down_proj.lora_A.weight"
         held.tensors[key].read().copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        delta = decode(held).updates["x.down_proj.weight"].delta
-        assert delta.shape == (4, 4)
-        assert delta.low_rank.down.read().tolist() == [[1, 2, 0, 0], [0, 0, 3, 4]]
+        update = decode(held).updates["x.down_proj.weight"]
+        assert update.delta.shape == (4, 4)
+        assert lora_of(update).down.read().tolist() == [[1, 2, 0, 0], [0, 0, 3, 4]]
 
     def test_up_factor_is_spread_over_the_ranks(self) -> None:
         """Blocks of two rows and one rank each make a factor of four rows and two ranks."""
@@ -289,9 +293,9 @@ class TestBlockDiagonal:
         held = bundle(shapes, config(use_bdlora=BLOCKS))
         key = f"{PREFIX}x.up_proj.lora_B.weight"
         held.tensors[key].read().copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
-        delta = decode(held).updates["x.up_proj.weight"].delta
-        assert delta.low_rank.up.read().tolist() == [[1, 0], [2, 0], [0, 3], [0, 4]]
-        assert delta.low_rank.up.read_rows(1, 3).tolist() == [[2, 0], [0, 3]]
+        lora = lora_of(decode(held).updates["x.up_proj.weight"])
+        assert lora.up.read().tolist() == [[1, 0], [2, 0], [0, 3], [0, 4]]
+        assert lora.up.read_rows(1, 3).tolist() == [[2, 0], [0, 3]]
 
     def test_other_modules_are_plain(self) -> None:
         assert decoded(lora("x.q"), use_bdlora=BLOCKS).updates["x.q.weight"].delta.shape == (4, 3)
@@ -302,9 +306,9 @@ class TestBlockDiagonal:
 
     @pytest.mark.parametrize("count", [None, 0, "2", 1.5])
     def test_number_of_blocks_must_be_one(self, count: Any) -> None:
-        fields = {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": count}}
+        blocks = {"target_modules_bd_a": ["q"], "nblocks": count}
         with pytest.raises(FormatError, match="here: use_bdlora: nblocks must be"):
-            decoded(PAIR, **fields)
+            decoded(PAIR, use_bdlora=blocks)
 
 
 class TestMergedLinear:

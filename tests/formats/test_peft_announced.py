@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from loratools.errors import UnsupportedError
+from tests.adapters import lora_of
 from tests.formats.bundles import PREFIX, Shapes, decoded, lora, notes
 
 Q, K = lora("layers.0.q"), lora("layers.0.k")
@@ -12,7 +13,7 @@ EMBEDDING = {f"{PREFIX}tok.lora_embedding_A": (2, 7), f"{PREFIX}tok.lora_embeddi
 ROWS = {f"{PREFIX}tok.token_adapter.trainable_tokens_delta": (2, 3)}
 
 
-def part(role: str, *shape: int, module: str = "layers.0.q") -> Shapes:
+def part(role: str, *shape: int, module: str = "layers.0.q") -> dict[str, tuple[int, ...]]:
     return {f"{PREFIX}{module}.{role}": shape}
 
 
@@ -149,6 +150,6 @@ def test_flag_that_is_no_boolean_counts_as_peft_takes_it_and_is_told(
     adapter = decoded(Q, **fields)
     assert notes(adapter, "info") == [info]
     (name,) = fields
-    lora_of = adapter.updates["layers.0.q.weight"].delta.low_rank
+    update = adapter.updates["layers.0.q.weight"]
     if name == "use_rslora":
-        assert (lora_of.scaling.rule == "sqrt_rank") is bool(fields[name])
+        assert (lora_of(update).scaling.rule == "sqrt_rank") is bool(fields[name])

@@ -7,6 +7,7 @@ import pytest
 
 from loratools.errors import FormatError, UnsupportedError
 from loratools.formats._peft_config import parse_config
+from tests.adapters import lora_of
 from tests.formats.bundles import config, decoded, lora, notes
 
 
@@ -59,7 +60,7 @@ def test_rank_stabilised_scaling_divides_by_the_root_of_the_patterns_rank() -> N
 
 def test_scaling_takes_the_configs_rank_and_not_that_of_the_tensors() -> None:
     adapter = decoded(lora("q", rank=3), r=8)
-    assert adapter.updates["q.weight"].delta.low_rank.scaling.value == 4 / 8
+    assert lora_of(adapter.updates["q.weight"]).scaling.value == 4 / 8
     (refusal,) = notes(adapter, "refusal")
     assert refusal.startswith("the config says rank 8, and the tensors have rank 3: q; ")
 
@@ -99,8 +100,8 @@ def test_whole_numbers_may_be_written_as_floats() -> None:
 
 @pytest.mark.parametrize("alpha", [0, -4, 0.5, 16])
 def test_alpha_may_be_any_number(alpha: float) -> None:
-    scaling = decoded(lora("q"), lora_alpha=alpha).updates["q.weight"].delta.low_rank.scaling
-    assert scaling.value == alpha / 2
+    adapter = decoded(lora("q"), lora_alpha=alpha)
+    assert lora_of(adapter.updates["q.weight"]).scaling.value == alpha / 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Patterns mean what PEFT's rules and `re` make of them, and cost what names should cost."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from loratools.formats._peft_patterns import Pattern, matched, named
 from loratools.io import regex
 from tests.formats.bundles import config, decoded, lora
 
-PEFT = {  # as PEFT 0.21 writes them
+PEFT: dict[str, Callable[[str, str], re.Match[str] | None]] = {  # as PEFT 0.21 writes them
     "end": lambda pattern, module: re.match(rf"(.*\.)?({pattern})$", module),
     "whole": re.fullmatch,
     "layer": lambda pattern, module: re.match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", module),
@@ -133,7 +134,7 @@ def test_pattern_that_takes_for_ever_is_named_and_refused(
     monkeypatch.setattr(regex, "WALL_SECONDS", 0.3)
     module = "model.layers.0.self_attn.q_proj_with_a_long_name_of_its_own"
     with pytest.raises(FormatError) as caught:
-        decoded(lora(module), **{field: FIELDS[field]})
+        decoded(lora(module), None, **{field: FIELDS[field]})
     assert str(caught.value) == f"here: {field}: {ENDLESS!r} takes longer than 2 s to be matched"
 
 

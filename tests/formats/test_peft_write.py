@@ -92,7 +92,11 @@ def test_any_adapter_is_written_so_that_its_updates_are_read_again(adapter: Adap
 
 
 def test_config_that_says_it_already_is_left_as_it_is() -> None:
-    fields = {"rank_pattern": {"a.*": 2}, "alpha_pattern": {"q": 4}, "target_modules": ["q"]}
+    fields: dict[str, Any] = {
+        "rank_pattern": {"a.*": 2},
+        "alpha_pattern": {"q": 4},
+        "target_modules": ["q"],
+    }
     shapes = {**lora("a.q"), **lora("b.q")}
     written = settings(decoded(shapes, **fields))
     assert {name: written[name] for name in fields} == fields

@@ -86,7 +86,7 @@ def test_names_and_patterns_of_the_config_follow(field: str, stored: Any, plain:
 
 
 def test_names_of_the_config_follow_where_the_model_was_wrapped_whole() -> None:
-    stored = {
+    stored: dict[str, Any] = {
         "target_modules": ["module.layers.0.q"],
         "alpha_pattern": {r"^module\.layers\.0\.q": 8, "other.module.q": 2},
     }

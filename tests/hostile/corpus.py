@@ -113,6 +113,15 @@ BROKEN_FILES: Final = {
     "data missing": Fault(one()[:-4], "truncated"),
 }
 
+#: JSON that is no dtype, and no pair of offsets.
+NO_DTYPES: Final[list[Any]] = [
+    *("F33", "f32", "F32 ", "", "torch.float32", None, 3, ["F32"], {}, "F" * 9999),
+]
+NO_OFFSETS: Final[list[Any]] = [
+    *(None, 4, "0,4", {}, [], [0], [0, 4, 4], [[0], [4]]),
+    *([-4, 0], [0.0, 4.0], [False, 4], ["0", "4"], [0, None], [2**63, 2**63 + 4]),
+]
+
 #: Faults of one entry: the message names the file and the tensor.
 BROKEN_ENTRIES: Final = {
     "null": Fault(container(f'{{"{NAME}": null}}'), "must have dtype"),
@@ -121,10 +130,7 @@ BROKEN_ENTRIES: Final = {
     "no offsets": Fault(raw(f'"dtype": "F32", {_SHAPE}'), "must have dtype"),
     "an extra field": Fault(one(strides=[1]), "must have dtype, shape and data_offsets, only"),
     "metadata inside": Fault(one(__metadata__={}), "must have dtype, shape and data_offsets, only"),
-    **{
-        f"dtype {dtype!r}": Fault(one(dtype), "unknown dtype")
-        for dtype in ("F33", "f32", "F32 ", "", "torch.float32", None, 3, ["F32"], {}, "F" * 9999)
-    },
+    **{f"dtype {dtype!r}": Fault(one(dtype), "unknown dtype") for dtype in NO_DTYPES},
     **{
         f"shape {shape!r:.20}": Fault(one(shape=shape), "the shape is not a list of sizes")
         for shape in (
@@ -149,10 +155,7 @@ BROKEN_ENTRIES: Final = {
     },
     **{
         f"offsets {offsets!r}": Fault(one(offsets=offsets), "must be two positions")
-        for offsets in (
-            *(None, 4, "0,4", {}, [], [0], [0, 4, 4], [[0], [4]]),
-            *([-4, 0], [0.0, 4.0], [False, 4], ["0", "4"], [0, None], [2**63, 2**63 + 4]),
-        )
+        for offsets in NO_OFFSETS
     },
     "offsets too wide": Fault(one(offsets=(0, 8)), "takes 4 bytes, data_offsets give 8"),
     "offsets too narrow": Fault(one(offsets=(0, 3)), "takes 4 bytes, data_offsets give 3"),

@@ -1,6 +1,7 @@
 """A folder is one unambiguous model of float weights, or it is refused with the reason."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,13 @@ def test_a_shard_is_a_regular_file(folder: Path, kind: str) -> None:
     """Opening a pipe does not wait for somebody to write to it."""
     shard = folder / OTHER
     shard.unlink()
-    {
+    make: dict[str, Callable[[], None]] = {
         "pipe": lambda: os.mkfifo(shard),
         "folder": shard.mkdir,
         "link to a device": lambda: shard.symlink_to("/dev/zero"),
         "dangling link": lambda: shard.symlink_to("gone"),
-    }[kind]()
+    }
+    make[kind]()
     expected = "no such file" if kind == "dangling link" else "not a regular file"
     with pytest.raises(FormatError, match=f"{shard.name}: {expected}"):
         open_checkpoint(folder)

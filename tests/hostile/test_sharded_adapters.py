@@ -32,7 +32,8 @@ def split(
     output.mkdir()
     shutil.copy(folder / "adapter_config.json", output)
     tensors = load_file(folder / "adapter_model.safetensors")
-    names, weight_map = sorted(tensors), {}
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
         shard = f"{stem}-0000{number}-of-00002{suffix}"
         held = {name: tensors[name] for name in part}

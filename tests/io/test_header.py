@@ -2,14 +2,13 @@
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.strategies._internal.lazy import LazyStrategy
 from safetensors import TensorSpec, deserialize, safe_open, serialize
 
 from loratools.errors import FormatError
@@ -44,12 +43,18 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 METADATA = st.dictionaries(NAMES, NAMES, max_size=4)
 
 
-def tensors(dtypes):
+Contents = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def tensors(dtypes: Sequence[str]) -> st.SearchStrategy[Contents]:
     """Tensors by name: dtype, shape and bytes."""
 
-    def filled(dtype_and_shape: tuple[str, tuple[int, ...]]) -> LazyStrategy:
-        size = nbytes(*dtype_and_shape)
-        return st.tuples(*map(st.just, dtype_and_shape), st.binary(min_size=size, max_size=size))
+    def filled(
+        dtype_and_shape: tuple[str, tuple[int, ...]],
+    ) -> st.SearchStrategy[tuple[str, tuple[int, ...], bytes]]:
+        dtype, shape = dtype_and_shape
+        size = nbytes(dtype, shape)
+        return st.tuples(st.just(dtype), st.just(shape), st.binary(min_size=size, max_size=size))
 
     def fills_bytes(dtype_and_shape: tuple[str, tuple[int, ...]]) -> bool:
         dtype, shape = dtype_and_shape
@@ -62,7 +67,7 @@ def tensors(dtypes):
     return st.dictionaries(names, kinds.flatmap(filled), max_size=5)
 
 
-def read(data: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
+def read(data: bytes) -> tuple[Contents, dict[str, str]]:
     """The tensors and the metadata of a file, as we read them."""
     size = header_size(data[:8], len(data), "file")
     header = parse_header(data[8 : 8 + size], len(data), "file")
@@ -70,16 +75,14 @@ def read(data: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]], di
     return found, dict(header.metadata)
 
 
-def written(
-    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
-) -> bytes:
+def written(contents: Contents, metadata: dict[str, str]) -> bytes:
     described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
     return encode_header(described, metadata) + b"".join(data for _, _, data in contents.values())
 
 
 @given(tensors(sorted(BITS)), METADATA)
 def test_what_we_write_is_what_everybody_reads(
-    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+    contents: Contents, metadata: dict[str, str]
 ) -> None:
     data = written(contents, metadata)
     found = {
@@ -92,7 +95,7 @@ def test_what_we_write_is_what_everybody_reads(
 @given(contents=tensors(sorted(BITS)), metadata=METADATA.filter(bool))
 def test_the_library_reads_the_metadata_that_we_write(
     tmp_path_factory: pytest.TempPathFactory,
-    contents: dict[str, tuple[str, tuple[int, ...], bytes]],
+    contents: Contents,
     metadata: dict[str, str],
 ) -> None:
     path = tmp_path_factory.mktemp("header") / "file"
@@ -102,9 +105,7 @@ def test_the_library_reads_the_metadata_that_we_write(
 
 
 @given(tensors(sorted(WRITABLE)), METADATA)
-def test_what_the_library_writes_we_read(
-    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
-) -> None:
+def test_what_the_library_writes_we_read(contents: Contents, metadata: dict[str, str]) -> None:
     assume(contents or metadata)
     kept = {
         name: ctypes.create_string_buffer(data, len(data)) for name, (*_, data) in contents.items()
@@ -123,7 +124,7 @@ def test_what_the_library_writes_we_read(
 
 @given(tensors(sorted(BITS)), METADATA)
 def test_equal_arguments_give_equal_bytes_aligned_to_8(
-    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
+    contents: Contents, metadata: dict[str, str]
 ) -> None:
     data = written(contents, metadata)
     assert data == written(contents, dict(reversed(metadata.items())))

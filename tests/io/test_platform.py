@@ -25,17 +25,18 @@ from loratools.io.platform import (
 )
 
 DATA = random.Random(0).randbytes(100_000)
+Call = Callable[..., Any]
+#: A folder, and functions that make and read what has a name in it.
+Pair = tuple[Path, Callable[[str, str], Path], Callable[[Path], str]]
 
 
-def failing(
-    number: int, times: None = None
-) -> Callable[[Callable[..., object]], Callable[..., object]]:
+def failing(number: int, times: int | None = None) -> Callable[[Call], Call]:
     """A call that fails, for the first few times or always, and does then what it replaces."""
 
-    def replace(original: Callable[..., object]) -> Callable[..., object]:
+    def replace(original: Call) -> Call:
         left = [times]
 
-        def call(*arguments: int | Path, **options: Any):
+        def call(*arguments: Any, **options: Any) -> Any:
             if left[0] == 0:
                 return original(*arguments, **options)
             left[0] = left[0] and left[0] - 1
@@ -150,10 +151,11 @@ def kernel_copies(monkeypatch: pytest.MonkeyPatch, how: str | int) -> None:
     elif how == "nothing":
         monkeypatch.setattr(os, "copy_file_range", lambda *arguments: 0)
     elif how == "failing later":
-        replies = iter([real] * 3)
+        replies: Iterator[Call] = iter([real] * 3)
 
         def copy(s: int, t: int, n: int, *at: int) -> int:
-            return next(replies, failing(errno.EXDEV)(real))(s, t, min(n, 999), *at)
+            copied: int = next(replies, failing(errno.EXDEV)(real))(s, t, min(n, 999), *at)
+            return copied
 
         monkeypatch.setattr(os, "copy_file_range", copy)
 
@@ -198,9 +200,7 @@ def test_a_device_error_is_not_tried_again_another_way(
 
 
 @pytest.fixture(params=["file", "folder"])
-def pair(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> tuple[Path, Callable[[str, str], Path], Callable[[Path], str]]:
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Pair:
     """Two names to rename between, and functions that make and read what is there."""
 
     def make(name: str, text: str) -> Path:
@@ -221,16 +221,15 @@ def pair(
 def renaming(
     request: pytest.FixtureRequest, without: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    if request.param != "renameat2":
+    named: str = request.param
+    if named != "renameat2":
         without("libc")
-    if request.param.endswith("links"):
+    if named.endswith("links"):
         monkeypatch.setattr(os, "link", failing(errno.EPERM)(os.link))
-    return request.param
+    return named
 
 
-def test_a_rename_takes_a_free_name(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]], renaming: str
-) -> None:
+def test_a_rename_takes_a_free_name(pair: Pair, renaming: str) -> None:
     folder, make, read = pair
     made = make("made", "new")
     rename_new(made, folder / "name")
@@ -240,7 +239,7 @@ def test_a_rename_takes_a_free_name(
 
 @pytest.mark.parametrize("taken_by", ["the same kind", "a file", "a link to nothing"])
 def test_a_rename_never_takes_a_name_from_anybody(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    pair: Pair,
     renaming: str,
     taken_by: str,
 ) -> None:
@@ -258,9 +257,7 @@ def test_a_rename_never_takes_a_name_from_anybody(
     assert taken.is_symlink() if "link" in taken_by else (taken.is_dir() or taken.read_text())
 
 
-def test_an_exchange_swaps_two_names(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]], renaming: str
-) -> None:
+def test_an_exchange_swaps_two_names(pair: Pair, renaming: str) -> None:
     folder, make, read = pair
     made, taken = make("made", "new"), make("name", "old")
     exchange(made, taken)
@@ -269,7 +266,7 @@ def test_an_exchange_swaps_two_names(
 
 
 def test_an_exchange_that_fails_halfway_is_taken_back(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    pair: Pair,
     without: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -291,7 +288,7 @@ def test_an_exchange_that_fails_halfway_is_taken_back(
 
 
 def test_an_exchange_spares_what_a_kill_has_left(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    pair: Pair,
     without: Callable[..., None],
 ) -> None:
     """Three renames were cut short once, and `.loratools-old` is the only copy of a model."""
@@ -305,7 +302,7 @@ def test_an_exchange_spares_what_a_kill_has_left(
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL])
 def test_a_file_system_that_does_not_know_a_flag_gets_the_fallback(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    pair: Pair,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
@@ -323,7 +320,7 @@ def test_a_file_system_that_does_not_know_a_flag_gets_the_fallback(
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EXDEV, errno.EACCES, errno.EROFS])
 def test_a_rename_that_fails_says_so(
-    pair: str | tuple[Path, Callable[[str, str], Path], Callable[[Path], str]],
+    pair: Pair,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
@@ -344,12 +341,19 @@ def test_a_rename_that_fails_says_so(
 # --- locks and durability ------------------------------------------------------------------------
 
 
+def locked(folder: Path) -> int:
+    """The descriptor of its lock."""
+    fd = lock_folder(folder)
+    assert fd is not None
+    return fd
+
+
 def test_a_folder_is_locked_once(tmp_path: Path) -> None:
-    first = lock_folder(tmp_path)
+    first = locked(tmp_path)
     with pytest.raises(BlockingIOError):
         lock_folder(tmp_path)
     os.close(first)
-    os.close(lock_folder(tmp_path))
+    os.close(locked(tmp_path))
 
 
 def test_a_system_without_locks_goes_without(tmp_path: Path, without: Callable[..., None]) -> None:
@@ -365,7 +369,7 @@ def test_a_file_system_without_locks_goes_without(
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", failing(number)(fcntl.flock))
-    fd = lock_folder(tmp_path)
+    fd = locked(tmp_path)
     assert os.path.samestat(os.fstat(fd), tmp_path.stat())
     os.close(fd)
 
@@ -429,5 +433,5 @@ def test_writeback_is_a_hint_and_changes_nothing(
 
 
 def test_other_systems_have_no_libc_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert platform._libc_function("renameat2") is None

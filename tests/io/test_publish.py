@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from tests.reliability.umask import umask
 
 @pytest.fixture(params=["folder", "file"])
 def is_folder(request: pytest.FixtureRequest) -> bool:
-    return request.param == "folder"
+    return bool(request.param == "folder")
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def write(
         staging.publish()
 
 
-def failing(error: type[BaseException]) -> Callable[[Staging], object]:
+def failing(error: type[BaseException]) -> Callable[[Staging], None]:
     def fail(_: Staging) -> None:
         raise error
 
@@ -83,7 +85,7 @@ def names(output: Path) -> list[str]:
 # --- what is there afterwards --------------------------------------------------------------------
 
 
-def test_an_output_appears_complete_and_alone(output: Path, is_folder: str | bool) -> None:
+def test_an_output_appears_complete_and_alone(output: Path, is_folder: bool) -> None:
     with staged(output, is_folder=is_folder, overwrite=False) as staging:
         fill(staging, is_folder)
         assert names(output) == [".output.loratools-partial"]
@@ -92,9 +94,7 @@ def test_an_output_appears_complete_and_alone(output: Path, is_folder: str | boo
     assert names(output) == ["output"]
 
 
-def test_an_output_that_is_replaced_is_the_old_or_the_new(
-    output: Path, is_folder: str | bool
-) -> None:
+def test_an_output_that_is_replaced_is_the_old_or_the_new(output: Path, is_folder: bool) -> None:
     make_old(output, is_folder)
     with staged(output, is_folder=is_folder, overwrite=True) as staging:
         fill(staging, is_folder)
@@ -107,7 +107,7 @@ def test_an_output_that_is_replaced_is_the_old_or_the_new(
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failure_leaves_nothing_behind(
-    output: Path, is_folder: str | bool, overwrite: bool, error: type[BaseException]
+    output: Path, is_folder: bool, overwrite: bool, error: type[BaseException]
 ) -> None:
     if overwrite:
         make_old(output, is_folder)
@@ -118,17 +118,17 @@ def test_a_failure_leaves_nothing_behind(
 
 
 def test_a_signal_while_cleaning_up_waits_for_it(
-    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch
+    output: Path, is_folder: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = publish.shutil.rmtree, []
+    real, calls = shutil.rmtree, list[object]()
 
-    def interrupted(*arguments: Path, **options: bool) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
         calls.append(arguments)
         if len(calls) == 1:
             raise KeyboardInterrupt
         real(*arguments, **options)
 
-    monkeypatch.setattr(publish.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
     make_old(output, is_folder)
     with pytest.raises(KeyboardInterrupt):
         write(output, is_folder=is_folder, overwrite=True)
@@ -138,7 +138,7 @@ def test_a_signal_while_cleaning_up_waits_for_it(
 
 @pytest.mark.parametrize("leftover", ["files", "folders", "links", "nothing"])
 def test_what_a_kill_has_left_is_replaced(
-    output: Path, is_folder: str | bool, leftover: str, tmp_path: Path
+    output: Path, is_folder: bool, leftover: str, tmp_path: Path
 ) -> None:
     """What its links point to is not touched."""
     folder, elsewhere = partial_path(output), tmp_path / "elsewhere"
@@ -172,19 +172,20 @@ def current_umask() -> int:
 
 @pytest.mark.parametrize("kind", ["link to a folder", "link to nothing", "file", "pipe"])
 def test_the_name_of_the_partial_folder_is_no_trap(
-    output: Path, is_folder: str | bool, kind: str, tmp_path: Path
+    output: Path, is_folder: bool, kind: str, tmp_path: Path
 ) -> None:
     """In a folder that others may write to, somebody could have put a link there."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("mine")
     folder = partial_path(output)
-    {
+    make: dict[str, Callable[[], object]] = {
         "link to a folder": lambda: folder.symlink_to(precious),
         "link to nothing": lambda: folder.symlink_to("gone"),
         "file": lambda: folder.write_text("mine"),
         "pipe": lambda: os.mkfifo(folder),
-    }[kind]()
+    }
+    make[kind]()
     with pytest.raises(StorageError, match=f"{folder.name}: "):
         write(output, is_folder=is_folder)
     assert (precious / "file").read_text() == "mine"
@@ -194,7 +195,7 @@ def test_the_name_of_the_partial_folder_is_no_trap(
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
 def test_the_umask_decides_who_may_read(
-    output: Path, is_folder: str | bool, mask: int, mode: int
+    output: Path, is_folder: bool, mask: int, mode: int
 ) -> None:
     with umask(mask):
         write(output, is_folder=is_folder)
@@ -220,7 +221,7 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(
 ) -> None:
     source = tmp_path / "source"
     source.write_text("content")
-    real = publish.copy_range
+    real = platform.copy_range
 
     def copy(*arguments: int) -> int:
         if change == "shorter":
@@ -242,7 +243,7 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(
 
 
 def test_everything_is_durable_before_it_has_its_name(
-    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch
+    output: Path, is_folder: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """File, then its folder, then the name, then the folder of the name."""
     events = []
@@ -250,7 +251,7 @@ def test_everything_is_durable_before_it_has_its_name(
     def follow(module: ModuleType, name: str, tell: Callable[..., str]) -> None:
         real = getattr(module, name)
 
-        def call(*arguments: int | Path) -> None:
+        def call(*arguments: int | Path) -> Any:
             events.append((name, tell(*arguments)))
             return real(*arguments)
 
@@ -280,7 +281,7 @@ def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_sync_that_fails_leaves_things_as_they_were(
     output: Path,
-    is_folder: str | bool,
+    is_folder: bool,
     monkeypatch: pytest.MonkeyPatch,
     overwrite: bool,
     number: int,
@@ -316,7 +317,7 @@ def test_a_sync_that_fails_leaves_things_as_they_were(
 
 
 def test_a_second_run_is_turned_away_while_the_first_is_alive(
-    output: Path, is_folder: str | bool
+    output: Path, is_folder: bool
 ) -> None:
     with staged(output, is_folder=is_folder, overwrite=False) as first:
         fill(first, is_folder)
@@ -327,7 +328,7 @@ def test_a_second_run_is_turned_away_while_the_first_is_alive(
     assert names(output) == ["output"]
 
 
-def test_a_run_that_failed_lets_the_next_one_in(output: Path, is_folder: str | bool) -> None:
+def test_a_run_that_failed_lets_the_next_one_in(output: Path, is_folder: bool) -> None:
     try:
         write(output, is_folder=is_folder, meanwhile=failing(ValueError))
     except ValueError:  # which keeps the frames of that run alive
@@ -336,7 +337,7 @@ def test_a_run_that_failed_lets_the_next_one_in(output: Path, is_folder: str | b
 
 
 def test_an_output_that_appears_meanwhile_is_left_as_it_is(
-    output: Path, is_folder: str | bool, renaming: str | None
+    output: Path, is_folder: bool, renaming: str | None
 ) -> None:
     with pytest.raises(OutputError, match="appeared while this run was at work"):
         write(output, is_folder=is_folder, meanwhile=lambda _: make_old(output, is_folder))
@@ -346,7 +347,7 @@ def test_an_output_that_appears_meanwhile_is_left_as_it_is(
 
 @pytest.mark.parametrize("kind", ["link", "other kind", "folder of somebody"])
 def test_what_appears_meanwhile_is_replaced_only_if_it_might_be_an_old_output(
-    output: Path, is_folder: str | bool, kind: str
+    output: Path, is_folder: bool, kind: str
 ) -> None:
     def appear(_: Staging) -> None:
         if kind == "link":
@@ -366,7 +367,7 @@ def test_what_appears_meanwhile_is_replaced_only_if_it_might_be_an_old_output(
 @pytest.mark.parametrize("when", ["before a file", "before the name", "before cleaning up"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
-    output: Path, is_folder: str | bool, monkeypatch: pytest.MonkeyPatch, when: str, overwrite: bool
+    output: Path, is_folder: bool, monkeypatch: pytest.MonkeyPatch, when: str, overwrite: bool
 ) -> None:
     """As on a network file system, whose locks reach no other machine."""
     import fcntl
@@ -393,9 +394,7 @@ def test_where_locks_lie_the_later_run_wins_and_nothing_is_mixed(
     assert names(output) == ["output"]
 
 
-def test_a_run_removes_no_folder_that_another_has_made_since(
-    output: Path, is_folder: str | bool
-) -> None:
+def test_a_run_removes_no_folder_that_another_has_made_since(output: Path, is_folder: bool) -> None:
     """Between the new name of one and its cleaning up, another may begin."""
     with staged(output, is_folder=is_folder, overwrite=True) as first:
         fill(first, is_folder)
@@ -444,7 +443,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_output_that_exists_needs_a_flag(output: Path, is_folder: str | bool) -> None:
+def test_an_output_that_exists_needs_a_flag(output: Path, is_folder: bool) -> None:
     make_old(output, is_folder)
     with pytest.raises(OutputError, match="exists already; use --overwrite to replace it"):
         check(output, is_folder=is_folder)
@@ -531,7 +530,7 @@ def test_an_output_that_holds_what_an_input_links_to_is_refused(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_link_is_never_replaced(
-    output: Path, model: Path, is_folder: str | bool, overwrite: bool
+    output: Path, model: Path, is_folder: bool, overwrite: bool
 ) -> None:
     target = model if is_folder else model / "model.safetensors"
     output.symlink_to(target)
@@ -575,8 +574,8 @@ def test_a_device_is_never_replaced(tmp_path: Path, path: str) -> None:
 def test_what_does_not_fit_is_refused_before_it_is_written(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = publish.shutil.disk_usage(output.parent)._replace(free=1000)
-    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: free)
+    free = shutil.disk_usage(output.parent)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     check(output, needed_bytes=1000)
     with pytest.raises(StorageError, match="1001 bytes are needed and 1000 are free"):
         check(output, needed_bytes=1001)

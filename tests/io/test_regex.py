@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -77,6 +78,6 @@ def test_no_pattern_takes_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_process_to_be_had_is_a_failure_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regex.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(StorageError, match="a process for regular expressions: no such file"):
         search([Regex(".")], ["q"])

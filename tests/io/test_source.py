@@ -17,6 +17,7 @@ from loratools.io.source import (
     Derived,
     Held,
     Reshaped,
+    Source,
     Stored,
     Transposed,
     as_bytes,
@@ -51,7 +52,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Stored, 
 
 def variants(
     stored: dict[str, tuple[Stored, torch.Tensor]],
-) -> Iterator[tuple[object, torch.Tensor]]:
+) -> Iterator[tuple[Source, torch.Tensor]]:
     """Every kind of source, with the values it has to give."""
     matrix, values = stored["matrix"]
     kernel, kernels = stored["kernel"]

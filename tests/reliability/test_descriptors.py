@@ -21,7 +21,7 @@ SHARDS = 600
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory):
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     names = {f"layers.{n}.q.weight": f"model-{n:05}.safetensors" for n in range(SHARDS)}
     for number, (name, file) in enumerate(names.items()):
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
-def test_a_base_of_600_shards_works_with_256_open_files(base, tmp_path: Path) -> None:
+def test_a_base_of_600_shards_works_with_256_open_files(base: Path, tmp_path: Path) -> None:
     """It is read, written, checked for changes and pushed as any other."""
     factors = pair("layers.7.q", 4, 3) | pair("layers.599.q", 4, 3)
     adapter = write_adapter(tmp_path / "adapter", factors)
@@ -80,7 +80,7 @@ def test_a_folder_of_plug_ins_that_cannot_be_listed_is_not_one_without(
         registry.names(formats)
 
 
-def open_in(folder: Path):
+def open_in(folder: Path) -> list[str]:
     """The files of a folder that this process has open; others come and go with its threads."""
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [path for path in map(os.path.realpath, links) if path.startswith(str(folder))]

@@ -7,7 +7,9 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures._base import Executor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -101,7 +103,7 @@ def test_the_world_does_not_show_in_adapters(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory):
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base whose weights are computed in several blocks and steps, and an adapter for it."""
     folder = tmp_path_factory.mktemp("large")
     generator = torch.Generator().manual_seed(0)
@@ -118,14 +120,16 @@ def large(tmp_path_factory: pytest.TempPathFactory):
     )
 
 
-def executors():
+def executors() -> Iterator[tuple[str, Executor]]:
     yield "one thread", ThreadPoolExecutor(1)
     yield "threads", ThreadPoolExecutor(3)
     yield "processes", ProcessPoolExecutor(2, mp_context=get_context("forkserver"))
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_an_executor_does_not_show(tmp_path: Path, large, seed: int | None) -> None:
+def test_an_executor_does_not_show(
+    tmp_path: Path, large: tuple[Path, Path], seed: int | None
+) -> None:
     base, adapter = large
     merge(base, adapter, output=tmp_path / "expected", write=WriteOptions(jobs=1, seed=seed))
     expected = digests(tmp_path / "expected")
@@ -170,7 +174,7 @@ def test_the_shards_of_the_base_do_not_show(tmp_path: Path) -> None:
     assert tensors(plain) == found[0]
 
 
-def tensors(folder: Path):
+def tensors(folder: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
     return {
         name: (value.dtype, tuple(value.shape), value.view(torch.uint8).numpy().tobytes())
         for file in folder.glob("*.safetensors")

@@ -25,12 +25,12 @@ from loratools.io import stopping
 from loratools.operations.extract_report import ExtractReport
 from loratools.operations.report import MergeReport
 from tests.cli.results import refused
-from tests.e2e.commands import digests, run_here
+from tests.e2e.commands import Result, digests, run_here
 from tests.files import write_adapter, write_base
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.hub.server import Hub
-from tests.verbs import VERBS
+from tests.verbs import VERBS, Verb
 
 SAYS = {
     "SIGINT": "Interrupted.",
@@ -46,7 +46,7 @@ def test_every_verb_is_put_to_these_tests() -> None:
 
 
 @pytest.fixture
-def workplace(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def workplace(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """An empty folder, in which alone a verb may leave something."""
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     for name in ("work", "scratch"):
@@ -63,7 +63,9 @@ class Calls:
     then the process would have ended.
     """
 
-    def __init__(self, verb, patch, number=0, turn=0) -> None:
+    def __init__(
+        self, verb: Verb, patch: pytest.MonkeyPatch, number: signal.Signals | int = 0, turn: int = 0
+    ) -> None:
         self.count = 0
         self.is_over = threading.Event()
         self._verb, self._number, self._turn = verb, number, turn
@@ -87,7 +89,7 @@ class Calls:
 @pytest.mark.parametrize("name", VERBS)
 def test_a_signal_stops_every_verb_and_leaves_nothing(
     name: str,
-    workplace,
+    workplace: Path,
     hub: Hub,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -115,7 +117,7 @@ def test_a_signal_stops_every_verb_and_leaves_nothing(
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.writes])
 def test_a_signal_while_it_prints_is_too_late(
     name: str,
-    workplace,
+    workplace: Path,
     hub: Hub,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -132,13 +134,19 @@ def test_a_signal_while_it_prints_is_too_late(
     assert result.out
 
 
-def _emptied(workplace):
+def _emptied(workplace: Path) -> list[Path]:
     """What there is besides an output."""
     shutil.rmtree(workplace / "work/out", ignore_errors=True)
     return sorted(workplace.rglob("*"))
 
 
-def _stopped(capsys, arguments, verb, number, turn):
+def _stopped(
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str | Path | float],
+    verb: Verb,
+    number: signal.Signals,
+    turn: int,
+) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         calls = Calls(verb, patch, number, turn)
         result = run_here(capsys, *arguments)
@@ -177,7 +185,13 @@ NUMBERS_OF_CONFIGS = {
 }
 
 
-def odd(folder: Path, up=1.0, down=1.0, dtype=torch.float32, **config: Any):
+def odd(
+    folder: Path,
+    up: float = 1.0,
+    down: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    **config: Any,
+) -> Path:
     generator = torch.Generator().manual_seed(0)
     factors = {}
     for name in "ab":
@@ -191,7 +205,7 @@ def odd(folder: Path, up=1.0, down=1.0, dtype=torch.float32, **config: Any):
 @pytest.mark.parametrize("name", VERBS)
 def test_no_number_makes_a_fault_or_json_that_is_none(
     name: str,
-    workplace,
+    workplace: Path,
     hub: Hub,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -227,18 +241,18 @@ def _check_files(folder: Path) -> None:
             assert all(type(value) is str for value in metadata.values())
 
 
-def _header(path):
+def _header(path: Path) -> dict[str, dict[str, Any]]:
     data = path.read_bytes()
     return strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
 
 
-def strict_json(text):
+def strict_json(text: str) -> dict[str, Any]:
     """As RFC 8259 has it: json.loads takes NaN, Infinity and keys that are there twice."""
 
     def constant(word) -> None:
         raise AssertionError(f"{word} is not JSON")
 
-    def fields(pairs):
+    def fields(pairs: list[tuple[str, object]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs)
         return dict(pairs)
 
@@ -263,7 +277,7 @@ def test_the_report_of_every_verb_that_writes_is_known() -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
     name: str,
-    workplace,
+    workplace: Path,
     hub: Hub,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -279,7 +293,7 @@ def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "pull"])
 def test_what_cannot_be_reported_is_not_published(
     name: str,
-    workplace,
+    workplace: Path,
     hub: Hub,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

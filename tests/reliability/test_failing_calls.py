@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
 class Calls:
     """Counts storing calls, and lets one of them fail."""
 
-    def __init__(self, patch, number) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, number: int) -> None:
         self.left = 0
         self.failed = ""
         for name in ("mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "link"):
@@ -39,7 +40,9 @@ class Calls:
             self.failed = name
         return self.left == 0
 
-    def counted(self, name, real, number):
+    def counted(
+        self, name: str, real: Callable[..., object], number: int
+    ) -> Callable[..., int | None]:
         def call(*arguments: int | memoryview, **options: Any) -> int | None:
             if self.fails(name):
                 raise OSError(number, os.strerror(number))
@@ -48,7 +51,7 @@ class Calls:
         return call
 
     def libc(self, name: str, real: object, number: int) -> object:
-        def call(*arguments: object):
+        def call(*arguments: object) -> int:
             if self.fails(name):
                 ctypes.set_errno(number)
                 return -1
@@ -59,7 +62,7 @@ class Calls:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the old and the new output are, for every base."""
     folder = tmp_path_factory.mktemp("made")
     for base in (SHARDED, SINGLE / "model.safetensors"):
@@ -68,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
-def failure(call):
+def failure(call: Callable[..., object]) -> StorageError:
     """What a call fails with, which is a `StorageError`; None where it succeeds."""
     try:
         call()
@@ -80,7 +83,9 @@ def failure(call):
 @pytest.mark.parametrize("base", [SHARDED, SINGLE / "model.safetensors"], ids=["folder", "file"])
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_any_call_may_fail(tmp_path: Path, made, base: Path, overwrite: bool, jobs: int) -> None:
+def test_any_call_may_fail(
+    tmp_path: Path, made: Path, base: Path, overwrite: bool, jobs: int
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     output, old = work / "output", made / f"old {base.name}"

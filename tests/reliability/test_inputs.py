@@ -20,16 +20,16 @@ SHARD, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safeten
 class Meanwhile(Executor):
     """Runs every step at once; between two of them something happens."""
 
-    def __init__(self, happens, after) -> None:
+    def __init__(self, happens: Callable[[], None], after: int) -> None:
         self.happens = happens
         self.left = after
 
-    def submit(self, step, /, *arguments: object, **options: Any):
+    def submit(self, step: Callable[..., object], /, *arguments: object, **options: Any) -> Future:
         future = Future()
         future.set_running_or_notify_cancel()
         try:
             future.set_result(step(*arguments, **options))
-        except Exception as error:  # noqa: BLE001: as an executor does
+        except Exception as error:  # as an executor does
             future.set_exception(error)
         self.left -= 1
         if self.left == 0:
@@ -38,31 +38,31 @@ class Meanwhile(Executor):
 
 
 @pytest.fixture
-def base(tmp_path: Path):
+def base(tmp_path: Path) -> Path:
     return shutil.copytree(SHARDED, tmp_path / "base")
 
 
 @pytest.fixture
-def adapter(tmp_path: Path):
+def adapter(tmp_path: Path) -> Path:
     return shutil.copytree(PLAIN, tmp_path / "adapter")
 
 
-def appended(file) -> None:
+def appended(file: Path) -> None:
     with file.open("ab") as other:
         other.write(b"more")
 
 
-def rewritten(file) -> None:
+def rewritten(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
 
 
-def touched(file) -> None:
+def touched(file: Path) -> None:
     os.utime(file, ns=(1, 1))
 
 
-def truncated(file) -> None:
+def truncated(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 100)
 
 
@@ -70,7 +70,7 @@ def truncated(file) -> None:
 @pytest.mark.parametrize("after", [1, 3, 20])
 @pytest.mark.parametrize("which", [SHARD, OTHER, "adapter"])
 def test_an_input_that_changes_is_noticed(
-    tmp_path: Path, base, adapter, change: Callable[..., object], after: int, which: str
+    tmp_path: Path, base: Path, adapter: Path, change: Callable[..., object], after: int, which: str
 ) -> None:
     """Whenever it is: after the first step, or when all of it was read but for the last."""
     file = adapter / "adapter_model.safetensors" if which == "adapter" else base / which
@@ -83,11 +83,11 @@ def test_an_input_that_changes_is_noticed(
 
 @pytest.mark.parametrize("which", [SHARD, OTHER])
 def test_a_base_that_changes_after_it_was_read_is_noticed(
-    tmp_path: Path, base, adapter, which: str
+    tmp_path: Path, base: Path, adapter: Path, which: str
 ) -> None:
     """What was read before may be neither the old file nor the new one."""
 
-    def change(done, total) -> None:
+    def change(done: int, total: int) -> None:
         if done == total:
             touched(base / which)
 
@@ -97,7 +97,7 @@ def test_a_base_that_changes_after_it_was_read_is_noticed(
 
 
 def test_an_input_that_is_replaced_is_the_one_that_was_opened(
-    tmp_path: Path, base, adapter
+    tmp_path: Path, base: Path, adapter: Path
 ) -> None:
     """Renaming over it does no harm: it is still open."""
     merge(base, adapter, output=tmp_path / "expected")
@@ -113,12 +113,14 @@ def test_an_input_that_is_replaced_is_the_one_that_was_opened(
 
 
 def test_another_process_does_not_read_what_replaced_an_input(
-    tmp_path: Path, base, adapter
+    tmp_path: Path, base: Path, adapter: Path
 ) -> None:
     """It opens its files by their names."""
 
     class Replaced(ProcessPoolExecutor):
-        def submit(self, step, /, *arguments: object, **options: Any):
+        def submit(
+            self, step: Callable[..., object], /, *arguments: object, **options: Any
+        ) -> Future:
             if (tmp_path / "other").exists():
                 (tmp_path / "other").replace(base / SHARD)
             return super().submit(step, *arguments, **options)
@@ -132,7 +134,9 @@ def test_another_process_does_not_read_what_replaced_an_input(
     assert sorted(os.listdir(tmp_path)) == ["adapter", "base"]  # noqa: PTH208
 
 
-def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path: Path, base, adapter) -> None:
+def test_inputs_are_not_touched_even_by_a_merge_that_fails(
+    tmp_path: Path, base: Path, adapter: Path
+) -> None:
     with unchanged(base, adapter):
         merge(base, adapter, output=tmp_path / "out")
         with pytest.raises(OutputError):
@@ -140,7 +144,7 @@ def test_inputs_are_not_touched_even_by_a_merge_that_fails(tmp_path: Path, base,
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o400])
-def test_a_read_only_input_is_enough(tmp_path: Path, base, adapter, mode: int) -> None:
+def test_a_read_only_input_is_enough(tmp_path: Path, base: Path, adapter: Path, mode: int) -> None:
     for folder in (base, adapter):
         for file in folder.iterdir():
             file.chmod(mode)

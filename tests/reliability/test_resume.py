@@ -16,6 +16,7 @@ from loratools.files.extracting import ExtractRun, svd_extract
 from loratools.io.publish import partial_path
 from loratools.lowrank.ranks import RankRule
 from loratools.operations.extract import ExtractOptions
+from loratools.operations.extract_report import ExtractReport
 from tests.e2e.commands import FIXTURES, digests
 
 BASE = FIXTURES / "stories260k"
@@ -27,19 +28,19 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory):
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned") / "model"
     loratools.merge(BASE, FIXTURES / "adapters/plain", output=folder)
     return folder
 
 
-def extract(tuned, output, rule=RULE, **how: Any):
+def extract(tuned: Path, output: Path, rule: RankRule = RULE, **how: Any) -> ExtractReport:
     return svd_extract(
         tuned, BASE, output=output, rule=rule, base_name="base", run=ExtractRun(jobs=1, **how)
     )
 
 
-def stopped_after(parts, folder: Path):
+def stopped_after(parts: int, folder: Path) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         if len(list(folder.glob("parts/*.safetensors"))) >= parts:
             raise StopError
@@ -48,7 +49,7 @@ def stopped_after(parts, folder: Path):
 
 
 @pytest.mark.parametrize("finished", [1, 20, 35])
-def test_resumed_run_has_the_same_bytes(tuned, tmp_path: Path, finished: int) -> None:
+def test_resumed_run_has_the_same_bytes(tuned: Path, tmp_path: Path, finished: int) -> None:
     extract(tuned, tmp_path / "whole")
     output = tmp_path / "out"
     progress = stopped_after(finished, partial_path(output))
@@ -63,7 +64,7 @@ def test_resumed_run_has_the_same_bytes(tuned, tmp_path: Path, finished: int) ->
     assert not partial_path(output).exists()
 
 
-def test_parts_of_other_settings_are_not_used(tuned, tmp_path: Path) -> None:
+def test_parts_of_other_settings_are_not_used(tuned: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -71,7 +72,7 @@ def test_parts_of_other_settings_are_not_used(tuned, tmp_path: Path) -> None:
     assert report.reused == 0
 
 
-def test_parts_of_other_inputs_are_not_used(tuned, tmp_path: Path) -> None:
+def test_parts_of_other_inputs_are_not_used(tuned: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -79,7 +80,7 @@ def test_parts_of_other_inputs_are_not_used(tuned, tmp_path: Path) -> None:
     assert extract(tuned, output, resume=True).reused == 0
 
 
-def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path: Path) -> None:
+def test_parts_of_another_smallest_change_are_not_used(tuned: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, resume=True, progress=stopped_after(5, partial_path(output)))
@@ -90,7 +91,7 @@ def test_parts_of_another_smallest_change_are_not_used(tuned, tmp_path: Path) ->
     assert report.reused == 0
 
 
-def test_without_resume_nothing_is_left_or_used(tuned, tmp_path: Path) -> None:
+def test_without_resume_nothing_is_left_or_used(tuned: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
         extract(tuned, output, progress=stopped_after(3, partial_path(output)))
@@ -102,7 +103,7 @@ def test_without_resume_nothing_is_left_or_used(tuned, tmp_path: Path) -> None:
 
 
 def flipped(at):
-    def damage(path) -> None:
+    def damage(path: Path) -> None:
         data = bytearray(path.read_bytes())
         data[int(at * (len(data) - 1))] ^= 1
         path.write_bytes(data)
@@ -125,7 +126,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_part_that_was_damaged_is_made_anew_and_told(
-    tuned, tmp_path: Path, damage: Callable[..., object]
+    tuned: Path, tmp_path: Path, damage: Callable[..., object]
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):
@@ -141,7 +142,7 @@ def test_part_that_was_damaged_is_made_anew_and_told(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills")
 @pytest.mark.parametrize("parts", [1, 12])
-def test_killed_process_can_be_resumed(tuned, tmp_path: Path, parts: int) -> None:
+def test_killed_process_can_be_resumed(tuned: Path, tmp_path: Path, parts: int) -> None:
     extract(tuned, tmp_path / "whole")
     output = tmp_path / "out"
     command = [sys.executable, "-m", "loratools", "svd-extract", tuned, BASE, "-o", output]

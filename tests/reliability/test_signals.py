@@ -33,7 +33,9 @@ main()
 """
 
 
-def start_slowly(*arguments: object, seconds=0.1, **environment: Any):
+def start_slowly(
+    *arguments: object, seconds: float = 0.1, **environment: Any
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", SLOW, "merge", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -44,7 +46,7 @@ def start_slowly(*arguments: object, seconds=0.1, **environment: Any):
     )
 
 
-def wait_for(path, process) -> None:
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     while not path.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
