@@ -6,6 +6,7 @@ from torch import Tensor
 from loratools.adapter import Adapter, Update
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
+from tests.narrowing import present
 
 
 def product(lora: LoRA) -> Tensor:
@@ -15,9 +16,7 @@ def product(lora: LoRA) -> Tensor:
 
 def lora_of(update: Update) -> LoRA:
     """The factors of an update that has some."""
-    lora = update.delta.low_rank
-    assert lora is not None
-    return lora
+    return present(update.delta.low_rank)
 
 
 def effects(adapter: Adapter) -> dict[str, Tensor]:

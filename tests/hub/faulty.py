@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from huggingface_hub import constants
 
-from tests.e2e.commands import PLAIN
+from tests.e2e.commands import PLAIN, Result
 from tests.hub.server import Hub
+from tests.hub.server.accounts import Role
 from tests.hub.server.fault import Fault
 
 REPO = "ann/plain"
@@ -24,7 +26,7 @@ class Under:
     """What a row may change: the Hub, the environment of the process, the command line."""
 
     hub: Hub
-    patch: Any
+    patch: pytest.MonkeyPatch
     folder: Path = Path()  # what is pushed
     options: list[str] = field(default_factory=list)
     repo: list[str] = field(default_factory=lambda: [REPO])
@@ -37,6 +39,9 @@ class Under:
             self.hub.repos[REPO].gated = self.hub.repos[REPO].private = False
 
 
+Arrange = Callable[[Under], object]
+
+
 @dataclass(frozen=True)
 class Row:
     """`fault` in the words of the documentation; `code` of the run, and what its error says.
@@ -45,7 +50,7 @@ class Row:
     """
 
     fault: str
-    arrange: Callable[[Under], object]
+    arrange: Arrange
     code: int = 0
     says: str = ""
     ends: str = ""
@@ -59,23 +64,19 @@ class Row:
         return f"{word}: {self.ends}" if self.ends else word
 
 
-def strikes(
-    fault: Fault, path: str = "", method: str | None = None, **times: Any
-) -> Callable[[Under], object]:
+def strikes(fault: Fault, path: str = "", method: str | None = None, **times: Any) -> Arrange:
     """A fault of one kind of request, the first time that it comes."""
     return lambda under: under.hub.fail(fault, path, method=method, **times)
 
 
-def each_of(
-    steps: Iterable[tuple[str, str]], fault: Fault, **times: Any
-) -> Callable[[Under], object]:
+def each_of(steps: Iterable[tuple[str, str]], fault: Fault, **times: Any) -> Arrange:
     """The same fault of several kinds of request, of each once."""
     return lambda under: [
         under.hub.fail(fault, path, method=method, **times) for path, method in steps
     ]
 
 
-def both(*arrangements: Callable[[Under], object]) -> Callable[[Under], object]:
+def both(*arrangements: Arrange) -> Arrange:
     return lambda under: [arrange(under) for arrange in arrangements]
 
 
@@ -88,7 +89,7 @@ def sends_to(repo: str) -> Callable[[Under], None]:
     return rename
 
 
-def has_token(name: str | None, role: Any = "write") -> Callable[[Under], None]:
+def has_token(name: str | None, role: Role = "write") -> Callable[[Under], None]:
     """The user whose token the command has; None for a token that nobody has."""
     return lambda under: under.patch.setenv(
         "HF_TOKEN", "hf_nobodys" if name is None else under.hub.user(name, role)
@@ -106,7 +107,7 @@ def is_nowhere(under: Under) -> None:
     under.patch.setattr(constants, "ENDPOINT", under.hub.nowhere)
 
 
-def line_of(result: Any) -> str:
+def line_of(result: Result) -> str:
     """The one line of an error."""
     assert result.err.count("\n") == 1, result.err
     assert result.err.startswith("Error: ")

@@ -3,8 +3,9 @@
 import gzip
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.hub.faulty import (
     FILES,
     REPO,
     WEIGHTS,
+    Arrange,
     Row,
     Under,
     both,
@@ -36,15 +38,15 @@ STEPS = [(f"/api/models/{REPO}$", "GET"), ("/tree/", "GET"), ("resolve", "HEAD")
 BUSY = "busy or broken"
 
 
-def linked(etag):
+def linked(etag: str) -> Arrange:
     return strikes(faults.Headers({"X-Linked-Etag": etag}), WEIGHTS, "HEAD", times=None)
 
 
-def commit_is(commit):
+def commit_is(commit: str | None) -> Arrange:
     return strikes(faults.Headers({"X-Repo-Commit": commit}), "resolve", "HEAD", times=None)
 
 
-def tree(change):
+def tree(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Arrange:
     """Another listing: `change` takes the item of the weights, and returns one in its place."""
 
     def changed(body: bytes) -> bytes:
@@ -55,19 +57,24 @@ def tree(change):
     return strikes(faults.Body(changed), "/tree/", times=None)
 
 
-def answers(path, body):
+def answers(path: str, body: bytes) -> Arrange:
     return strikes(faults.Body(lambda _: body), path, times=None)
 
 
-def renamed(path):
-    return tree(lambda item: item | {"path": path})
+def listed(**fields: object) -> Arrange:
+    """The weights are listed with other fields."""
+    return tree(lambda item: item | fields)
+
+
+def renamed(path: str) -> Arrange:
+    return listed(path=path)
 
 
 def waits_briefly(under: Under) -> None:
     under.patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
 
 
-def disk_holds(size):
+def disk_holds(size: int) -> Arrange:
     """No file may grow beyond this, as on a full disk."""
 
     def limit(under: Under) -> None:
@@ -77,7 +84,7 @@ def disk_holds(size):
     return limit
 
 
-def adds(*paths: object):
+def adds(*paths: str) -> Arrange:
     """More entries, each with the bytes of the weights."""
 
     def changed(body: bytes) -> bytes:
@@ -88,7 +95,7 @@ def adds(*paths: object):
     return strikes(faults.Body(changed), "/tree/", times=None)
 
 
-def bomb(path, method="GET", times=None):
+def bomb(path: str, method: str = "GET", times: int | None = None) -> Arrange:
     """A mebibyte that becomes a gibibyte, whatever was asked for."""
     packed = gzip.compress(bytes(2**20))
     return both(
@@ -116,7 +123,7 @@ NAMES = {
     "an empty name": ("", "not a plain relative path"),
     "a name of 300 characters": ("x" * 300, "too long"),
 }
-TYPES = {
+TYPES: dict[str, dict[str, object]] = {
     "a number for a path": {"path": 5},
     "nothing for a path": {"path": None},
     "a number for a hash": {"lfs": None, "oid": 5},
@@ -211,13 +218,13 @@ ROWS = [
     ),
     *(Row(f"listing with {what}", renamed(path), 1, says) for what, (path, says) in NAMES.items()),
     *(
-        Row(f"listing with {what}", tree(lambda item, new=new: item | new), 1, "not the answer")
+        Row(f"listing with {what}", listed(**new), 1, "not the answer")
         for what, new in TYPES.items()
     ),
     *(
         Row(
             f"listing with a size that is {what}",
-            tree(lambda item, size=size: item | {"size": size}),
+            listed(size=size),
             1,
             "size",
         )

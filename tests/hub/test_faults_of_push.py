@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.hub.faulty import (
     CONFIG,
     FILES,
     REPO,
+    Arrange,
     Row,
     Under,
     both,
@@ -31,6 +31,7 @@ from tests.hub.faulty import (
 )
 from tests.hub.server import Hub, faults
 from tests.hub.test_faults_of_pull import DEEP, answers, bomb
+from tests.narrowing import present
 
 COMMIT = f"/api/models/{REPO}/commit/"
 STEPS = [
@@ -51,11 +52,11 @@ def somebody_commits(under: Under) -> None:
     under.hub.commit(REPO, THEIRS, "Theirs", user="bob")
 
 
-def lost(path, method="POST"):
+def lost(path: str, method: str = "POST") -> Arrange:
     return strikes(faults.LostAnswer(), path, method)
 
 
-def with_options(*options: object):
+def with_options(*options: str) -> Arrange:
     return lambda under: under.options.extend(options)
 
 
@@ -85,7 +86,7 @@ def is_missing(under: Under) -> None:
     shutil.rmtree(under.hub.repos.pop(REPO).folder)
 
 
-def has_card(text):
+def has_card(text: str) -> Arrange:
     return lambda under: (under.folder / "README.md").write_text(text)
 
 
@@ -93,12 +94,12 @@ def is_private(under: Under) -> None:
     under.hub.repos[REPO].private = True
 
 
-def commit_says(**fields: Any):
+def commit_says(**fields: object) -> Arrange:
     """Other fields in the answer of the commit, which was made."""
     return strikes(faults.Body(lambda body: json.dumps(json.loads(body) | fields).encode()), COMMIT)
 
 
-def uploads_to(address):
+def uploads_to(address: str) -> Arrange:
     def changed(body: bytes) -> bytes:
         answer = json.loads(body)
         for item in answer["objects"]:
@@ -265,7 +266,7 @@ def test_a_push_makes_one_commit_or_none(
     else:
         assert result.err == ""
         assert has_files(hub, revision_of(under.options))
-        named = re.search(f"hf://{REPO}@([0-9a-f]{{40}})", result.out)[1]
+        named = present(re.search(f"hf://{REPO}@([0-9a-f]{{40}})", result.out))[1]
         assert hub.repos[REPO].git.read_commit(named).author == "ann"
     if REPO in hub.repos:
         made = (1 if row.code == 0 else 0) if row.commits is None else row.commits

@@ -94,7 +94,12 @@ def test_what_was_hashed_on_its_way_is_not_read_again(
     read = []
     monkeypatch.setattr(reading, "cached", lambda *_: None)
     monkeypatch.setattr(reading, "download", download)
-    monkeypatch.setattr(repository, "digest_like", lambda *_: read.append(1) or digest)
+
+    def digest_like(*_: object) -> str:
+        read.append(1)
+        return digest
+
+    monkeypatch.setattr(repository, "digest_like", digest_like)
     listed = HubFile("x", len(content), digest)
     monkeypatch.setattr(Repository, "files", {"x": listed})
     assert Repository("ann/x", "0" * 40).fetch(["x"]) == {"x": blobs / digest}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loratools.errors import HubError
+from loratools.errors import HubError, NetworkError
 from loratools.files import front_matter, pushing
-from loratools.hub import answers, client, names, reading, session, token
+from loratools.hub import answers, names, reading, session, token
 from loratools.io import folder, header, regex, small
 from loratools.io import json as strict_json
 from tests.e2e.commands import run_here
@@ -17,6 +17,7 @@ from tests.hub.client import write
 from tests.hub.faulty import CONFIG, FILES, REPO, WEIGHTS, line_of
 from tests.hub.server import Hub, faults
 from tests.hub.server.faults import Body
+from tests.hub.server.log import Origin
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 TABLE = {
@@ -178,7 +179,8 @@ def test_a_pause_is_a_minute_at_most(
     sleeps: list[float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for path, origin in (("/tree/", "hub"), (REPO, "storage")):
+    places: list[tuple[str, Origin]] = [("/tree/", "hub"), (REPO, "storage")]
+    for path, origin in places:
         ready.fail(faults.Status(429, headers), path, origin=origin)
     assert run_here(capsys, "pull", REPO).code == 0
     assert max(sleeps) in {waits, waits + 1.0}
@@ -192,7 +194,7 @@ def test_the_same_name_in_other_letters_is_refused_where_both_are_fetched() -> N
 
 
 def test_an_answer_that_is_no_json_may_be_of_somebody_in_between() -> None:
-    with pytest.raises(client.NetworkError, match="not the answer of a Hub"):
+    with pytest.raises(NetworkError, match="not the answer of a Hub"):
         answers.parsed(b"<html>", "hf://a/b")
     with pytest.raises(HubError, match="not valid JSON"):
         answers.parsed(b" [", "hf://a/b")

@@ -293,7 +293,7 @@ def test_a_lock_that_cannot_be_written_leaves_no_output(
     lock = tmp_path / "lock"
     replace = Path.replace
 
-    def fails(self, target: Path) -> Path:
+    def fails(self: Path, target: Path) -> Path:
         if target == lock:
             raise OSError(28, "No space left on device")
         return replace(self, target)

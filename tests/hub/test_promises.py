@@ -269,7 +269,7 @@ def test_other_users_of_the_client_are_left_alone(plain: Hub) -> None:
 
 
 @pytest.fixture
-def own_factory() -> Iterator[list[object]]:
+def own_factory() -> Iterator[list[Client]]:
     """A program's own client, set after the import of loratools: for a proxy, or a certificate."""
     made = []
     before = _http._GLOBAL_CLIENT_FACTORY
@@ -284,7 +284,7 @@ def own_factory() -> Iterator[list[object]]:
 
 
 def test_a_client_of_ones_own_is_used_and_checked(
-    own_factory: list[object], plain: Hub, capsys: pytest.CaptureFixture[str]
+    own_factory: list[Client], plain: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lie = faults.Headers({"X-Linked-Etag": '"../../../outside"'})
     plain.fail(lie, WEIGHTS, method="HEAD", times=None)

@@ -267,7 +267,7 @@ def test_what_was_checked_is_what_is_sent(
     (adapter / "notes.dat").write_bytes(content)
     commit = writing.commit
 
-    def late(*arguments: str | list[Addition], **options: bool) -> tuple[str, None]:
+    def late(*arguments: Any, **options: Any) -> tuple[str, int | None]:
         (adapter / "notes.dat").unlink()
         (adapter / "notes.dat").symlink_to(secret)
         return commit(*arguments, **options)

@@ -3,15 +3,12 @@
 import base64
 import json
 import shutil
-from _asyncio import Future
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loratools.hub import token
 from tests.e2e.commands import SINGLE, run_apart, run_here
@@ -21,6 +18,7 @@ from tests.hub.faulty import (
     FILES,
     REPO,
     WEIGHTS,
+    Arrange,
     Under,
     goes_offline,
     home,
@@ -30,7 +28,7 @@ from tests.hub.faulty import (
 from tests.hub.server import Hub, faults
 from tests.hub.server.accounts import Caller
 from tests.hub.server.connection import Connection
-from tests.hub.server.fault import Fault, Rule
+from tests.hub.server.fault import Fault
 
 BASE = "ann/base"
 CANARY = "hf_CanaryCanaryCanaryCanaryCanaryCana"
@@ -46,21 +44,8 @@ class Echo(Fault):
 
     status: int
 
-    def wrap(
-        self, app: Starlette, connection: Connection
-    ) -> Callable[
-        [
-            dict[str, Any],
-            Callable[[], Iterator[Future]],
-            Callable[[dict[str, Any]], Iterator[Future]],
-        ],
-        None,
-    ]:
-        async def answer(
-            scope: dict[str, Any],
-            receive: Callable[[], Iterator[Future]],
-            send: Callable[[dict[str, Any]], Iterator[Future]],
-        ) -> None:
+    def wrap(self, app: ASGIApp, connection: Connection) -> ASGIApp:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             given = dict(scope["headers"]).get(b"authorization", b"none")
             said = b"I know you: " + given
             body = json.dumps({"error": f"{said.decode()} {'x' * 300} {given.decode()}"}).encode()
@@ -83,7 +68,7 @@ def forget_token(under: Under) -> None:
     under.patch.delitem(under.hub.accounts.by_token, CANARY)
 
 
-SCENES = {
+SCENES: dict[str, Arrange] = {
     "nothing wrong": lambda under: None,
     **{
         f"echo with {status}": strikes(Echo(status), times=None)
@@ -108,13 +93,6 @@ SCENES = {
     "nobody listens": is_nowhere,
     "offline": goes_offline,
 }
-
-
-class Under:
-    """The Hub, and what a scene changes."""
-
-    def __init__(self, hub: Hub, patch: pytest.MonkeyPatch) -> None:
-        self.hub, self.patch = hub, patch
 
 
 @pytest.fixture
@@ -150,7 +128,7 @@ def hits(secrets: list[str], texts: list[str], *folders: Path) -> list[object]:
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=list(SCENES))
 def test_the_token_is_nowhere(
-    scene: Callable[[Under], Rule | None],
+    scene: Arrange,
     under: Under,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

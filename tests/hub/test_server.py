@@ -6,12 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationCopy, CommitOperationDelete, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    snapshot_download,
+)
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from tests.hub.client import FILES, REPO, WEIGHTS, add, api_of, owner, pull, read, write
 from tests.hub.server import Hub
+from tests.narrowing import present
 
 
 def test_a_pushed_folder_comes_back(hub: Hub, tmp_path: Path) -> None:
@@ -44,14 +51,14 @@ def test_a_repository_is_sound_after_all_that_can_be_done_to_it(hub: Hub) -> Non
     )
     api.create_tag(REPO, tag="v1", tag_message="the first")
     api.create_branch(REPO, branch="side/way")
-    changes = [
+    changes: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
         CommitOperationDelete("a/b/"),
         CommitOperationCopy("a.bin", "a-b.bin"),
         add("a-b", b"2"),
     ]
     api.create_commit(REPO, changes, commit_message="Two\n\nmore lines", parent_commit=head.oid)
     proposed = api.create_commit(REPO, [add("a.b", b"3")], commit_message="Three", create_pr=True)
-    api.merge_pull_request(REPO, proposed.pr_num)
+    api.merge_pull_request(REPO, present(proposed.pr_num))
     assert hub.files(REPO) == {"a-b": b"2", "a-b.bin": WEIGHTS, "a.b": b"3", "a.bin": WEIGHTS}
     assert hub.fsck(REPO) == ""
     assert git(hub, "log", "--format=%s") == ["Three (#1)", "Two", "One", "initial commit"]
@@ -61,7 +68,7 @@ def test_a_repository_is_sound_after_all_that_can_be_done_to_it(hub: Hub) -> Non
 
 def git(hub: Hub, *words: str) -> list[str]:
     """The lines that `git` itself answers about the repository."""
-    command = ["git", "--git-dir", hub.repos[REPO].folder, *words]
+    command: list[str | Path] = ["git", "--git-dir", hub.repos[REPO].folder, *words]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return run.stdout.splitlines()
 
@@ -69,13 +76,17 @@ def git(hub: Hub, *words: str) -> list[str]:
 def test_large_files_are_pointers_in_git_and_small_ones_are_not(hub: Hub) -> None:
     hub.create_repo(REPO, FILES)
     tree = {entry.path: entry for entry in api_of(hub).list_repo_tree(REPO, recursive=True)}
-    weights, config = tree["model.safetensors"], tree["config.json"]
-    assert weights.lfs.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
-    assert weights.size == weights.lfs.size == len(WEIGHTS)
-    assert weights.lfs.pointer_size == 130
+    weights, config, folder = tree["model.safetensors"], tree["config.json"], tree["deep/er"]
+    assert isinstance(weights, RepoFile)
+    assert isinstance(config, RepoFile)
+    assert isinstance(folder, RepoFolder)
+    stored = present(weights.lfs)
+    assert stored.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert weights.size == stored.size == len(WEIGHTS)
+    assert stored.pointer_size == 130
     assert config.lfs is None
     assert config.blob_id == hashlib.sha1(b"blob 3\0{}\n").hexdigest()
-    assert tree["deep/er"].tree_id == hub.repos[REPO].git.entries(hub.head(REPO))[3].oid
+    assert folder.tree_id == hub.repos[REPO].git.entries(hub.head(REPO))[3].oid
 
 
 def test_a_file_over_ten_mebibytes_is_large_whatever_its_name(hub: Hub) -> None:
@@ -83,7 +94,8 @@ def test_a_file_over_ten_mebibytes_is_large_whatever_its_name(hub: Hub) -> None:
     api.create_repo(REPO)
     data = bytes(10 * 1024 * 1024 + 1)
     api.create_commit(REPO, [add("notes.txt", data), add("empty.bin", b"")], commit_message="Add")
-    sizes = {f.path: (f.size, f.lfs is not None) for f in api.list_repo_tree(REPO)}
+    files = [found for found in api.list_repo_tree(REPO) if isinstance(found, RepoFile)]
+    sizes = {file.path: (file.size, file.lfs is not None) for file in files}
     assert sizes["notes.txt"] == (len(data), True)
     assert sizes["empty.bin"] == (0, False)
     assert pull(hub, "notes.txt") == data
@@ -120,13 +132,14 @@ def test_the_description_of_a_model(hub: Hub) -> None:
     model = api_of(hub).model_info(REPO, files_metadata=True)
     assert (model.id, model.author, model.sha) == (REPO, "alice", hub.head(REPO))
     assert (model.private, model.gated, model.tags) == (False, "auto", ["lora"])
-    assert model.card_data.license == "mit"
-    weights = next(file for file in model.siblings if file.rfilename == "model.safetensors")
-    assert (weights.size, weights.lfs.sha256) == (
+    assert present(model.card_data).license == "mit"
+    files = present(model.siblings)
+    weights = next(file for file in files if file.rfilename == "model.safetensors")
+    assert (weights.size, present(weights.lfs).sha256) == (
         len(WEIGHTS),
         hashlib.sha256(WEIGHTS).hexdigest(),
     )
-    assert api_of(hub).model_info(REPO).siblings[-1].size is None
+    assert present(api_of(hub).model_info(REPO).siblings)[-1].size is None
     assert api_of(hub).model_info(REPO, expand=["sha"]).siblings is None
 
 
@@ -136,7 +149,7 @@ def test_paths_by_name_without_those_unknown(hub: Hub) -> None:
     asked = ["deep", "model.safetensors", "missing"]
     found = api_of(hub).get_paths_info(REPO, asked, expand=True)
     assert [entry.path for entry in found] == ["deep", "model.safetensors"]
-    assert {entry.last_commit.oid for entry in found} == {first}
+    assert {present(entry.last_commit).oid for entry in found} == {first}
     assert api_of(hub).file_exists(REPO, "config.json")
     assert not api_of(hub).file_exists(REPO, "missing")
 
@@ -172,7 +185,7 @@ def test_refs_and_what_they_name(hub: Hub) -> None:
         "side/way": second,
     }
     assert [(ref.ref, ref.target_commit) for ref in refs.tags] == [("refs/tags/v1", first)]
-    assert [ref.ref for ref in refs.pull_requests] == ["refs/pr/1"]
+    assert [ref.ref for ref in present(refs.pull_requests)] == ["refs/pr/1"]
     assert pull_request.git_reference == "refs/pr/1"
     for revision in ("side/way", second, second[:8], "refs/heads/side/way"):
         assert pull(hub, "config.json", revision) == b"[]"
@@ -205,7 +218,7 @@ def test_an_outsider_may_propose_what_they_may_not_push(hub: Hub) -> None:
         REPO, [add("x.safetensors", b"1")], commit_message="X", create_pr=True
     )
     assert hub.files(REPO) == FILES
-    assert hub.files(REPO, proposed.pr_revision)["x.safetensors"] == b"1"
+    assert hub.files(REPO, present(proposed.pr_revision))["x.safetensors"] == b"1"
 
 
 def test_a_small_file_is_answered_at_once_and_a_large_one_by_the_storage(hub: Hub) -> None:

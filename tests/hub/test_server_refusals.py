@@ -1,5 +1,7 @@
 """The loopback Hub refuses as the Hub does: by the exceptions of the real client."""
 
+from collections.abc import Callable
+
 import pytest
 from huggingface_hub import CommitOperationDelete, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -14,12 +16,14 @@ from huggingface_hub.errors import (
 
 from tests.hub.client import FILES, REPO, WEIGHTS, add, api_of, owner, pull
 from tests.hub.server import Hub
+from tests.hub.server.accounts import Role
 
 CONFIG = "config.json"
 
 
-def status(refused: pytest.ExceptionInfo) -> int:
-    return refused.value.response.status_code
+def status(refused: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
+    code: int = refused.value.response.status_code
+    return code
 
 
 @pytest.mark.parametrize("private", [True, False], ids=["private", "missing"])
@@ -27,9 +31,9 @@ def test_what_a_stranger_may_not_see_is_not_there(hub: Hub, private: bool) -> No
     if private:
         hub.create_repo(REPO, FILES, private=True)
     stranger = owner(hub, "mallory")
-    with pytest.raises(RepositoryNotFoundError) as refused:
+    with pytest.raises(RepositoryNotFoundError) as hidden:
         stranger.model_info(REPO)
-    assert status(refused) == 404
+    assert status(hidden) == 404
     with pytest.raises(RepositoryNotFoundError):
         stranger.hf_hub_download(REPO, CONFIG)
     with pytest.raises(HfHubHTTPError) as refused:
@@ -86,11 +90,11 @@ def test_a_revision_or_file_that_is_not_there(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(("name", "role"), [("alice", "read"), ("mallory", "write")])
-def test_writing_takes_a_right(hub: Hub, name: str, role: str) -> None:
+def test_writing_takes_a_right(hub: Hub, name: str, role: Role) -> None:
     hub.create_repo(REPO, FILES)
     api = api_of(hub, hub.user(name, role))
     head = hub.head(REPO)
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: api.create_commit(REPO, [add("x", b"1")], commit_message="X"),
         lambda: api.create_tag(REPO, tag="v1"),
         lambda: api.create_branch(REPO, branch="side"),
@@ -109,11 +113,12 @@ def test_writing_takes_a_right(hub: Hub, name: str, role: str) -> None:
 def test_what_exists_is_not_made_again(hub: Hub) -> None:
     api = owner(hub)
     api.create_repo(REPO)
-    for name, make in [
-        ("repository", lambda **how: api.create_repo(REPO, **how)),
-        ("tag", lambda **how: api.create_tag(REPO, tag="v1", **how)),
-        ("branch", lambda **how: api.create_branch(REPO, branch="main", **how)),
-    ]:
+    ways: dict[str, Callable[..., object]] = {
+        "repository": lambda **how: api.create_repo(REPO, **how),
+        "tag": lambda **how: api.create_tag(REPO, tag="v1", **how),
+        "branch": lambda **how: api.create_branch(REPO, branch="main", **how),
+    }
+    for name, make in ways.items():
         if name == "tag":
             make()
         with pytest.raises(HfHubHTTPError) as refused:

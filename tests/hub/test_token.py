@@ -298,7 +298,7 @@ def test_a_token_file_that_may_not_be_read_is_named(
     file.write_text(CANARY)
     opened = os.open
 
-    def refuses(path: Path, *arguments: int, **options: Any):
+    def refuses(path: Path, *arguments: int, **options: Any) -> int:
         if Path(os.fsdecode(path)) == file:
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
@@ -316,7 +316,7 @@ def test_a_token_file_that_the_client_cannot_read_is_named(
     file = Path(constants.HF_TOKEN_PATH)
     read_text = Path.read_text
 
-    def refuses(self, *arguments: object, **options: Any):
+    def refuses(self: Path, *arguments: Any, **options: Any) -> str:
         if self == file:
             raise PermissionError(13, "Permission denied", str(self))
         return read_text(self, *arguments, **options)

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
 TEXT = ("license", "license_name", "license_link", "pipeline_tag", "library_name")
