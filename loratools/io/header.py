@@ -6,21 +6,30 @@ endian; that many bytes of JSON, padded with spaces; then the tensors, without g
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import Any, NamedTuple, final
 
 from loratools.errors import FormatError, shorten
 from loratools.io.collector import collector_paused
 from loratools.io.dtypes import BITS
-from loratools.io.json import json_text, parse_json_object
+from loratools.io.json import json_text, parse_json, parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
 LENGTH_BYTES = 8
 _MAX_SIZE = 2**63
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_METADATA = "__metadata__"
+_METADATA_FIRST = f'{{"{_METADATA}":'
+#: An entry without spaces, and without escapes in its name: name, dtype and shape, begin, end.
+_ENTRY = re.compile(
+    r'"([^"\\\x00-\x1f]*)":\{("dtype":"[A-Z0-9_]*","shape":\[[0-9,]*\]),'
+    r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\},'
+)
+_EMPTY_ENTRY_LENGTH = len('"":{,"data_offsets":[,]},')
 
 
 @final
@@ -42,6 +51,10 @@ class TensorInfo(NamedTuple):
     def parameters(self) -> int:
         """Its number of elements."""
         return math.prod(self.shape)
+
+
+#: The tensors of a header in its order, and its metadata.
+_Contents = tuple[list[TensorInfo], Mapping[str, str]]
 
 
 @final
@@ -85,10 +98,9 @@ def parse_header(text: bytes, file_size: int, where: str) -> Header:
     """
     data_begin = LENGTH_BYTES + len(text)
     with collector_paused():
-        fields = _parse_json(text, where)
-        metadata = _checked_metadata(fields.pop("__metadata__", {}), where)
-        tensors = [_checked_tensor(name, info, data_begin, where) for name, info in fields.items()]
-    tensors.sort(key=attrgetter("begin", "end"))
+        read = _read_compact(text, data_begin) or _read_strictly(text, data_begin, where)
+        tensors, metadata = read
+        tensors.sort(key=attrgetter("begin", "end"))
     _check_contiguous(tensors, data_begin, file_size, where)
     return Header(tuple(tensors), metadata)
 
@@ -102,7 +114,7 @@ def encode_header(
     """
     fields: dict[str, object] = {}
     if metadata:
-        fields["__metadata__"] = dict(sorted(metadata.items()))
+        fields[_METADATA] = dict(sorted(metadata.items()))
     position = 0
     for name, dtype, shape in tensors:
         end = position + _checked_nbytes(name, dtype, shape, "header")
@@ -111,6 +123,62 @@ def encode_header(
     text = json_text(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
+    """What `_read_strictly` returns, in a third of the time, where every writer's usual form shows.
+
+    One regular expression reads all entries, and what they are is checked once for equal ones. None
+    for a header of any other form, and for one that breaks a rule.
+    """
+    try:
+        # Here the last entry has a comma behind it too, as the others have.
+        compact = f"{text.decode().rstrip(' ').removesuffix('}')},"
+        first = _ENTRY.search(compact)
+        if first is None:
+            return None
+        metadata = _metadata_before(compact[: first.start()])
+        names, kinds, begins, ends = zip(*_ENTRY.findall(compact, first.start()), strict=True)
+        known = {kind: _checked_kind(kind) for kind in dict.fromkeys(kinds)}
+    except (FormatError, UnicodeDecodeError):
+        return None
+    read = sum(sum(map(len, column)) for column in (names, kinds, begins, ends))
+    if first.start() + read + len(names) * _EMPTY_ENTRY_LENGTH != len(compact):
+        return None  # there is something else between the entries
+    if len(set(names)) != len(names) or _METADATA in names:
+        return None
+    dtypes, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
+    first_bytes, past_bytes = list(map(int, begins)), list(map(int, ends))
+    if tuple(map(sub, past_bytes, first_bytes)) != sizes or max(past_bytes) >= _MAX_SIZE:
+        return None
+    places = (map(data_begin.__add__, positions) for positions in (first_bytes, past_bytes))
+    tensors = list(map(TensorInfo, names, dtypes, shapes, *places))
+    return tensors, metadata
+
+
+def _metadata_before(start: str) -> Mapping[str, str]:
+    """The metadata of a header that begins like this, before its first entry."""
+    if start == "{":
+        return {}
+    value = start.removeprefix(_METADATA_FIRST).removesuffix(",")
+    if start != f"{_METADATA_FIRST}{value},":
+        raise FormatError("not of the usual form")
+    return _checked_metadata(parse_json(value.encode(), ""), "")
+
+
+def _checked_kind(kind: str) -> tuple[str, tuple[int, ...], int]:
+    """A dtype and a shape as an entry begins with them, and the number of bytes."""
+    fields = parse_json_object(f"{{{kind}}}".encode(), "")
+    dtype, shape = fields["dtype"], fields["shape"]
+    _check_kind("", dtype, shape, "")
+    return dtype, tuple(shape), _checked_nbytes("", dtype, tuple(shape), "")
+
+
+def _read_strictly(text: bytes, data_begin: int, where: str) -> _Contents:
+    fields = _parse_json(text, where)
+    metadata = _checked_metadata(fields.pop(_METADATA, {}), where)
+    tensors = [_checked_tensor(name, entry, data_begin, where) for name, entry in fields.items()]
+    return tensors, metadata
 
 
 def _parse_json(text: bytes, where: str) -> dict[str, Any]:
@@ -134,10 +202,7 @@ def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> Te
             f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"{where}: {shorten(name)}: the shape is not a list of sizes")
+    _check_kind(name, dtype, shape, where)
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{where}: {shorten(name)}: data_offsets must be two positions")
     begin, end = offsets
@@ -148,6 +213,13 @@ def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> Te
             f"data_offsets give {end - begin}"
         )
     return TensorInfo(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
+
+
+def _check_kind(name: str, dtype: object, shape: Any, where: str) -> None:
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise FormatError(f"{where}: {shorten(name)}: the shape is not a list of sizes")
 
 
 def _are_sizes(values: object) -> bool:

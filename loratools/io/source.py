@@ -7,7 +7,7 @@ factors of one weight at a time.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 from loratools.io.dtypes import computed, nbytes, to_torch
 from loratools.io.file import InputFile
@@ -48,8 +48,7 @@ class Source(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor in a safetensors file."""
 
     file: InputFile

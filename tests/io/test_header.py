@@ -14,7 +14,13 @@ from safetensors import TensorSpec, deserialize, safe_open, serialize
 from loratools.errors import FormatError
 from loratools.io.checkpoint import open_checkpoint
 from loratools.io.dtypes import BITS, nbytes
-from loratools.io.header import encode_header, header_size, parse_header
+from loratools.io.header import (
+    _read_compact,
+    _read_strictly,
+    encode_header,
+    header_size,
+    parse_header,
+)
 
 #: The names by which the library's writer takes dtypes; it cannot write F6 or take F4 by elements.
 WRITABLE = {
@@ -138,6 +144,61 @@ def test_equal_arguments_give_equal_bytes_aligned_to_8(
 def test_what_cannot_be_read_is_not_written(dtype: str, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(FormatError, match=says):
         encode_header([("a", dtype, shape)], {})
+
+
+#: What an edit puts into a header: all that its form is made of, and what is not allowed there.
+PIECES = st.one_of(
+    st.sampled_from([*'{}[],:"\\ -0195.a\n', "é", "true", "null", "{},", str(2**63)]),
+    st.sampled_from(['"a"', '"a":1', '"shape":', '"__metadata__":', '"__metadata__":{},']),
+    st.just('"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'),
+)
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), PIECES | st.just("")), max_size=3)
+
+
+@given(tensors(sorted(BITS)), METADATA, EDITS)
+def test_the_fast_reading_of_a_header_is_the_strict_one(
+    contents: Contents, metadata: dict[str, str], edits: list[tuple[float, int, str]]
+) -> None:
+    described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
+    text = encode_header(described, metadata)[8:].decode()
+    for place, removed, inserted in edits:
+        at = round(place * len(text))
+        text = text[:at] + inserted + text[at + removed :]
+    found = _read_compact(text.encode(), 8)
+    if found is not None:
+        assert repr(found) == repr(_read_strictly(text.encode(), 8, "file"))
+
+
+@given(tensors(sorted(BITS)).filter(bool), METADATA)
+def test_a_header_as_it_is_usually_written_is_read_the_fast_way(
+    contents: Contents, metadata: dict[str, str]
+) -> None:
+    assume(not any({*name} & {*map(chr, range(32)), '"', "\\"} for name in contents))
+    described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
+    assert _read_compact(encode_header(described, metadata)[8:], 8) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}',
+        '{,"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}',
+        '{"a":{"dtype":"U8","shape":[01],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,01]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        '"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+        '{"__metadata__":{}"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        '{"__metadata__":{},,"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        '{"__metadata__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[9223372036854775808,9223372036854775809]}}',
+    ],
+)
+def test_a_header_that_breaks_a_rule_is_not_read_the_fast_way(text: str) -> None:
+    assert _read_compact(text.encode(), 8) is None
+    with pytest.raises(FormatError):
+        parse_header(text.encode(), 8 + len(text) + 1, "file")
 
 
 def test_tensors_come_in_the_order_of_their_bytes() -> None:
