@@ -6,6 +6,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from loratools.deltas import Apply, Span, check_stored, scaled_by_alpha
@@ -46,7 +47,7 @@ class Scaling:
         if not math.isfinite(self.alpha) or self.rank < 1:
             raise FormatError(f"a scaling of alpha {self.alpha!r} over rank {self.rank!r}")
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The factor itself."""
         divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]

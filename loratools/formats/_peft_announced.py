@@ -89,9 +89,11 @@ def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterabl
     for one whose head has another name, which is trained only where the user has listed it.
     """
     names = head_modules(config.text("task_type"))
+    if not names:
+        return False
     models = {module.partition(".")[0] for module in modules}
     beside = [key for key in replaced if key.partition(".")[0] not in models]
-    return bool(names and beside) and not any(map(SavedNames(names).hold, beside))
+    return bool(beside) and not any(map(SavedNames(names).hold, beside))
 
 
 def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:

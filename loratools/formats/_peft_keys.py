@@ -29,6 +29,7 @@ _PART = re.compile(
     )""",
     re.VERBOSE,
 )
+_USUAL_PAIR = {"A.weight": "lora_A", "B.weight": "lora_B"}
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>.+)")
 _BASE_LAYER = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
 _INERT = {
@@ -122,9 +123,14 @@ def sort_keys(bundle: Bundle) -> Parts:
     adapters: dict[str, None] = {}
     depths: dict[int, str] = {}
     for key, source in bundle.tensors.items():
-        depth, name = _strip_prefix(key)
+        if pair := _usual_pair(key):
+            module, role = pair
+            depth, adapter = 1, None
+            _add(parts.modules.setdefault(module, {}), role, key, source)
+        else:
+            depth, name = _strip_prefix(key)
+            adapter = _place(parts, bundle.where, key, name, source)
         depths.setdefault(depth, key)
-        adapter = _place(parts, bundle.where, key, name, source)
         if adapter:
             adapters[adapter] = None
     if len(adapters) > 1:
@@ -139,6 +145,23 @@ def sort_keys(bundle: Bundle) -> Parts:
     if 0 in depths:
         parts.notes.append(Note("info", f"keys lack the prefix {PREFIX}: {shorten(depths[0])}"))
     return parts
+
+
+def _usual_pair(key: str) -> tuple[str, str] | None:
+    """Module and role of a factor with the usual name, for a fifth of what `_PART` costs.
+
+    None for any other key, and where the module's own name has something that `_place` looks for.
+    """
+    head, _, part = key.rpartition(".lora_")
+    role = _USUAL_PAIR.get(part)
+    if role is None or not head.startswith(PREFIX):
+        return None
+    module = head.removeprefix(PREFIX)
+    if not module or module.startswith(PREFIX):
+        return None
+    if "lora_" in module or "original_module" in module or "trainable_tokens" in module:
+        return None
+    return None if "\n" in module else (module, role)
 
 
 def _strip_prefix(key: str) -> tuple[int, str]:

@@ -22,7 +22,7 @@ _DIMENSIONS = (2, 3, 4, 5)
 
 def recognises(bundle: Bundle) -> bool:
     """Whether there is a pair under a flattened name, or what else is stored under such names."""
-    return any(is_kohya(key) for key in bundle.tensors)
+    return any(map(is_kohya, bundle.tensors))
 
 
 def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:

@@ -268,9 +268,13 @@ def multiplied(source: Source, factor: float) -> Source:
     return Computed((source,), computed(source.dtype), source.shape, _Product(factor))
 
 
+#: Sources that have the elements of another one, in other places.
+_VIEWS = (Reshaped, Transposed, Derived)
+
+
 def stored_elements(source: Source) -> int:
     """The number of elements in the file, which a computed tensor may have more of."""
-    while isinstance(source, Reshaped | Transposed | Derived):
+    while isinstance(source, _VIEWS):
         source = source.source
     return math.prod(source.shape)
 
@@ -315,7 +319,7 @@ def is_finite(tensor: "Tensor") -> bool:
 
 def is_zero(source: Source) -> bool:
     """Whether every number is zero. Read in steps that grow, up to the first one that is not."""
-    while isinstance(source, Reshaped | Transposed | Derived):
+    while isinstance(source, _VIEWS):
         source = source.source  # the same numbers in other places, among zeros
     if not source.shape:
         return not source.read().any()

@@ -19,10 +19,10 @@ def flattened_prefix(name: str) -> str:
 def flattened_path(name: str) -> str | None:
     """The path in a flattened name of a parameter, without its prefix; None in any other name."""
     module, dot, _ = name.rpartition(".")
-    prefix = _PREFIX.match(module)
-    if not dot or "." in module or prefix is None:
+    if not dot or "." in module:
         return None
-    return module[prefix.end() :]
+    prefix = _PREFIX.match(module)
+    return None if prefix is None else module[prefix.end() :]
 
 
 def endings(name: str) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ _WRAPPERS = (
 _WHOLE = "module."
 _ANY = "|".join(_WRAPPERS)
 _MARKS = (*_WRAPPERS, "module.", "module_")
+#: One of these is in each mark.
+_IN_MARKS = ("_orig_mod", "module")
 _MARK = re.compile(_ANY)
 #: In a flattened name, where the dots at both sides are underscores too.
 _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
@@ -35,7 +37,7 @@ _IN_PATTERN = re.compile(
 def may_be_wrapped(names: Iterable[str]) -> bool:
     """Whether any of the names has what a wrapper is called by: a quick look at all of them."""
     text = "\n".join(names)
-    return any(mark in text for mark in _MARKS)
+    return any(part in text for part in _IN_MARKS) and any(mark in text for mark in _MARKS)
 
 
 def unwrapped(name: str) -> str:

@@ -5,11 +5,11 @@ import re
 from loratools.names.flattened import flattened_path
 
 _FLATTENED_NUMBER = re.compile(r"(?<=_)\d+(?=[_.])")
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def pattern_of(name: str) -> str:
     """A name with every number that is a part of its own replaced: `model.layers.*.mlp`."""
     if flattened_path(name) is not None:
         return _FLATTENED_NUMBER.sub("*", name)
-    return _NUMBER.sub("*", name)
+    return _NUMBER.sub(".*", name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
+from loratools.deltas.lora import Scaling
 from loratools.errors import LoratoolsError, listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FACTORS, torch_name
@@ -91,7 +92,8 @@ class Inspection:
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes of its tensors, as torch names them."""
-        return tuple(dict.fromkeys(torch_name(s.dtype) for s in _sources(self.adapter)))
+        stored = dict.fromkeys(source.dtype for source in _sources(self.adapter))
+        return tuple(dict.fromkeys(map(torch_name, stored)))
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -203,10 +205,16 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
 
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
     groups: dict[tuple[object, ...], list[Delta]] = {}
+    numbers: dict[Scaling | None, int] = {}
+    known: dict[int, int] = {}  # by identity, as most updates share one, and a hash takes longer
     for target, update in updates.items():
         delta = update.delta
         lora = delta.low_rank
-        how = (lora.rank, lora.scaling) if lora else (None, None)
+        scaling = lora.scaling if lora else None
+        number = known.get(id(scaling))
+        if number is None:
+            number = known[id(scaling)] = numbers.setdefault(scaling, len(numbers))
+        how = (lora.rank if lora else None, number)
         groups.setdefault((pattern_of(target), delta.kind, delta.shape, *how), []).append(delta)
     for (pattern, kind, *_), deltas in groups.items():
         lora = deltas[0].low_rank
