@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
@@ -176,6 +176,16 @@ class PeftConfig:
         """Whether PEFT may pass over a module that `target_modules` lists."""
         narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern")
         return any(map(self.fields.get, narrowing))
+
+    def untargeted(self, modules: Iterable[str]) -> list[str]:
+        """Those of the modules that `target_modules` does not name, where it decides that."""
+        hits = self._matches["target_modules"]
+        return [m for m in modules if m not in hits and self.is_target(m) is False]
+
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether `leaves_out` can say yes."""
+        return bool(self.fields.get("exclude_modules")) or self._layers is not None
 
     def leaves_out(self, module: str) -> bool:
         """Whether PEFT passes over a module that `target_modules` names: excluded, or elsewhere."""

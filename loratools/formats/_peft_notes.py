@@ -23,10 +23,11 @@ def disagreements(
 
     `replaced` are whole tensors, without those of the base that PEFT saves from its wrappers.
     """
-    untargeted = [module for module in modules if config.is_target(module) is False]
+    untargeted = config.untargeted(modules)
     if untargeted:
         yield Note("problem", f"not in target_modules, so PEFT skips it: {listing(untargeted)}")
-    left_out = [m for m in modules if m not in untargeted and config.leaves_out(m)]
+    others = dict.fromkeys(modules).keys() - untargeted if config.may_leave_out else ()
+    left_out = [m for m in modules if m in others and config.leaves_out(m)]
     if left_out:
         fields = "exclude_modules, layers_to_transform and layers_pattern"
         yield Note("problem", f"left out by {fields}, so PEFT skips it: {listing(left_out)}")

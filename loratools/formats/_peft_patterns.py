@@ -95,9 +95,15 @@ def _add_ends(
     tree: NameTree[str] = NameTree()
     for name in names:
         tree.add(name, [name])
-    for module, hits in _find_all(tree, modules, where):
-        if hits:
-            found.setdefault(module, []).extend(hits)
+    if not names:
+        return
+    # As many parts of a path as the longest name has decide: the same for most modules of a model.
+    count = 1 + max(name.count(".") for name in names)
+    ends = [".".join(module.rsplit(".", count)[-count:]) for module in modules]
+    hits_of = dict(_find_all(tree, dict.fromkeys(ends), where))
+    for module, end in zip(modules, ends, strict=True):
+        if hits := hits_of[end]:
+            found[module] = [*found[module], *hits] if module in found else hits
 
 
 def _is_name(pattern: Pattern) -> bool:

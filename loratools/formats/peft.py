@@ -1,7 +1,7 @@
 """PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, final
 
@@ -138,11 +138,7 @@ class _Decoder:
         """The updates of every module, by target."""
         updates: dict[str, Update] = {}
         for module, roles in self.parts.modules.items():
-            if usual := self._usual_update(module, roles):
-                self.modules.append(module)
-                found: Iterable[tuple[str, Update]] = [(f"{module}.weight", usual)]
-            else:
-                found = self._updates(module, roles)
+            found = self._usual_update(module, roles) or self._updates(module, roles)
             for name, update in found:
                 if name in updates:
                     raise FormatError(f"{self.where}: {shorten(name)} has two updates")
@@ -169,7 +165,9 @@ class _Decoder:
             raise FormatError(f"{self.where}: {module}: trainable_token_indices has a row twice")
         return ReplacedRows(tuple(indices), source)
 
-    def _usual_update(self, module: str, roles: Mapping[str, Source]) -> Update | None:
+    def _usual_update(
+        self, module: str, roles: Mapping[str, Source]
+    ) -> tuple[tuple[str, Update]] | None:
         """What `_updates` yields for a plain pair on a matrix, for a third of its cost.
 
         None for anything else: what is refused or noted is left to `_updates`.
@@ -182,7 +180,9 @@ class _Decoder:
         scaling, below, above = self.config.scaling(module), down.shape, up.shape
         if not (len(below) == len(above) == 2 and below[0] == above[1] == scaling.rank):
             return None
-        return Update(LoRA(up, down, scaling, (above[0], below[1])), self.fan_in_fan_out)
+        self.modules.append(module)
+        lora = LoRA(up, down, scaling, (above[0], below[1]))
+        return ((f"{module}.weight", Update(lora, self.fan_in_fan_out)),)
 
     def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:
         """The update of a module's weight, and that of its bias if there is one."""

@@ -147,12 +147,13 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
         return None  # there is something else between the entries
     if len(set(names)) != len(names) or _METADATA in names:
         return None
-    dtypes, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
-    first_bytes, past_bytes = list(map(int, begins)), list(map(int, ends))
-    if tuple(map(sub, past_bytes, first_bytes)) != sizes or max(past_bytes) >= _MAX_SIZE:
+    first_bytes = [data_begin + int(begin) for begin in begins]
+    past_bytes = [data_begin + int(end) for end in ends]
+    sizes = [known[kind][2] for kind in kinds]
+    if list(map(sub, past_bytes, first_bytes)) != sizes or max(past_bytes) >= data_begin + _MAX_SIZE:
         return None
-    places = (map(data_begin.__add__, positions) for positions in (first_bytes, past_bytes))
-    tensors = list(map(TensorInfo, names, dtypes, shapes, *places))
+    dtypes, shapes = (known[kind][0] for kind in kinds), (known[kind][1] for kind in kinds)
+    tensors = list(map(TensorInfo, names, dtypes, shapes, first_bytes, past_bytes))
     return tensors, metadata
 
 
