@@ -179,7 +179,7 @@ def keys_of(delta: Delta) -> tuple[str, ...]:
 
 def parameters_of(delta: Delta) -> int:
     """The number of elements stored for a change."""
-    return sum(stored_elements(source) for source in delta.sources)
+    return sum(map(stored_elements, delta.sources))
 
 
 def factors_of(delta: Delta) -> "LoRA | None":

@@ -25,9 +25,10 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _METADATA_FIRST = f'{{"{_METADATA}":'
 #: An entry without spaces, and without escapes in its name: name, dtype and shape, begin, end.
+#: What comes behind it is part of it: a comma, or the end of the header.
 _ENTRY = re.compile(
     r'"([^"\\\x00-\x1f]*)":\{("dtype":"[A-Z0-9_]*","shape":\[[0-9,]*\]),'
-    r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\},'
+    r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\}(?:,|\}\Z)'
 )
 _EMPTY_ENTRY_LENGTH = len('"":{,"data_offsets":[,]},')
 
@@ -132,18 +133,19 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
     for a header of any other form, and for one that breaks a rule.
     """
     try:
-        # Here the last entry has a comma behind it too, as the others have.
-        compact = f"{text.decode().rstrip(' ').removesuffix('}')},"
-        first = _ENTRY.search(compact)
-        if first is None:
+        decoded = text.decode()
+        end = decoded.rfind("}") + 1
+        first = _ENTRY.search(decoded, 0, end)
+        if first is None or decoded[end:].strip(" "):
             return None
-        metadata = _metadata_before(compact[: first.start()])
-        names, kinds, begins, ends = zip(*_ENTRY.findall(compact, first.start()), strict=True)
+        begin = first.start()
+        metadata = _metadata_before(decoded[:begin])
+        names, kinds, begins, ends = zip(*_ENTRY.findall(decoded, begin, end), strict=True)
         known = {kind: _checked_kind(kind) for kind in dict.fromkeys(kinds)}
     except (FormatError, UnicodeDecodeError):
         return None
     read = sum(sum(map(len, column)) for column in (names, kinds, begins, ends))
-    if first.start() + read + len(names) * _EMPTY_ENTRY_LENGTH != len(compact):
+    if begin + read + len(names) * _EMPTY_ENTRY_LENGTH != end:
         return None  # there is something else between the entries
     if len(set(names)) != len(names) or _METADATA in names:
         return None

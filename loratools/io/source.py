@@ -274,6 +274,8 @@ _VIEWS = (Reshaped, Transposed, Derived)
 
 def stored_elements(source: Source) -> int:
     """The number of elements in the file, which a computed tensor may have more of."""
+    if type(source) is Stored:  # as nearly all are
+        return math.prod(source.info.shape)
     while isinstance(source, _VIEWS):
         source = source.source
     return math.prod(source.shape)

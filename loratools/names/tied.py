@@ -72,7 +72,7 @@ class TiedHead:
 
 def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
     """The embedding and head of a base that are one tensor; None where they are not, or unknown."""
-    names = tuple(names)
+    names = tuple(name for name in names if name.endswith(_EMBEDDINGS + _HEADS))
     embedding = _only(name for name in names if _ends(name, _EMBEDDINGS))
     if embedding is None or not _is_tied(config):
         return None
