@@ -157,7 +157,7 @@ def _usual_pair(key: str) -> tuple[str, str] | None:
     if role is None or not head.startswith(PREFIX):
         return None
     module = head.removeprefix(PREFIX)
-    if not module or module.startswith(PREFIX):
+    if not module or module.startswith(PREFIX.removesuffix(".")):
         return None
     if "lora_" in module or "original_module" in module or "trainable_tokens" in module:
         return None

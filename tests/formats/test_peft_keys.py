@@ -1,8 +1,13 @@
 """Which part of an adapter each of PEFT's keys is, in every form in which it has been found."""
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loratools.errors import FormatError, UnsupportedError
+from loratools.formats._peft_keys import Parts, _place, _strip_prefix, _usual_pair
+from loratools.io.source import Held
 from tests.formats.bundles import PREFIX, decoded, lora, notes
 
 PAIR = lora("layer.q")
@@ -261,3 +266,38 @@ def test_several_adapters_in_one_file_are_refused() -> None:
     two = {key.replace("lora_A.", "lora_A.two."): shape for key, shape in lora("b").items()}
     with pytest.raises(FormatError, match=r"here: holds several adapters \(one, two\)"):
         decoded(one | two)
+
+
+#: What keys are made of, and what they must not be taken for.
+_PIECES = st.sampled_from(
+    [
+        "base_model.model",
+        "q",
+        "lora_A",
+        "lora_B",
+        "weight",
+        "bias",
+        "default",
+        "base_layer",
+        "\n",
+        "",
+    ]
+    + ["token_adapter", "trainable_tokens_delta", "original_module", "modules_to_save", "xlora_A"]
+    + ["lora_monteclora_sampler", "lora_velora_embed", "lora_diag"]
+)
+
+
+@given(st.lists(_PIECES, max_size=5), st.sampled_from(["lora_A.weight", "lora_B.weight", "weight"]))
+def test_the_fast_place_of_a_pair_is_where_every_key_is_looked_up(
+    pieces: list[str], part: str
+) -> None:
+    key = PREFIX + ".".join([*pieces, part])
+    if pair := _usual_pair(key):
+        parts, source = Parts(), Held(key, torch.zeros(1), "F32")
+        depth, name = _strip_prefix(key)
+        assert (depth, _place(parts, "here", key, name, source)) == (1, None)
+        assert parts == Parts(modules={pair[0]: {pair[1]: source}})
+
+
+def test_an_ordinary_pair_has_the_fast_place() -> None:
+    assert [_usual_pair(key) for key in PAIR] == [("layer.q", "lora_A"), ("layer.q", "lora_B")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from loratools.adapter import Adapter
 from loratools.deltas import keys_of
 from loratools.errors import LoratoolsError
 from loratools.formats import decode
+from loratools.formats.peft import _Decoder
 from tests.formats.bundles import PREFIX, bundle, config, lora
 
 SHAPES = {
@@ -119,3 +121,48 @@ def test_every_tensor_is_accounted_for_once_or_the_adapter_is_refused(
     used += [key for copy in adapter.copies for key in copy.source.keys]
     used += list(adapter.inert)
     assert sorted(used) == sorted(shapes)
+
+
+def described(adapter: Adapter) -> list[object]:
+    """Its updates and notes, in a form that can be compared."""
+    return [
+        *(
+            (target, update.delta.kind, update.delta.shape, update.delta.low_rank.scaling,
+             [(source.keys, source.shape) for source in update.delta.sources],
+             update.fan_in_fan_out, update.is_embedding)
+            for target, update in adapter.updates.items()
+            if update.delta.low_rank
+        ),
+        *adapter.notes,
+        *adapter.inert,
+    ]  # fmt: skip
+
+
+@given(
+    st.sampled_from(["q", "attn.base_layer.out_proj", "attn", "q.base_layer", "layers.0.q"]),
+    st.sampled_from([(2, 3), (1, 3), (2, 3, 1, 1), (3,), (0, 3), (4, 3)]),
+    st.sampled_from([(4, 2), (4, 1), (4, 2, 1, 1), (2,), (4, 2, 3)]),
+    st.sampled_from(["", "lora_magnitude_vector", "lora_B.bias", "lora_diag"]),
+    st.sampled_from(
+        [{}, {"fan_in_fan_out": True}, {"rank_pattern": {"q": 1}}, {"alpha_pattern": {"q": 3}}]
+        + [{"enable_lora": [True, False, True]}, {"ensure_weight_tying": True}]
+        + [{"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}}]
+    ),
+)
+def test_the_fast_decoding_of_a_pair_is_that_of_every_module(
+    module: str, down: tuple[int, ...], up: tuple[int, ...], extra: str, fields: dict[str, Any]
+) -> None:
+    shapes = {f"{PREFIX}{module}.lora_A.weight": down, f"{PREFIX}{module}.lora_B.weight": up}
+    if extra:
+        shapes[f"{PREFIX}{module}.{extra}"] = (4,)
+    tensors = bundle({**shapes, **lora("other")}, config(**fields))
+
+    def outcome() -> object:
+        try:
+            return described(decode(tensors))
+        except LoratoolsError as error:
+            return str(error)
+
+    found = outcome()
+    with patch.object(_Decoder, "_usual_update", return_value=None):
+        assert outcome() == found
