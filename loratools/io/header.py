@@ -152,7 +152,9 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
     first_bytes = [data_begin + int(begin) for begin in begins]
     past_bytes = [data_begin + int(end) for end in ends]
     sizes = [known[kind][2] for kind in kinds]
-    if list(map(sub, past_bytes, first_bytes)) != sizes or max(past_bytes) >= data_begin + _MAX_SIZE:
+    if list(map(sub, past_bytes, first_bytes)) != sizes:
+        return None
+    if max(past_bytes) >= data_begin + _MAX_SIZE:
         return None
     dtypes, shapes = (known[kind][0] for kind in kinds), (known[kind][1] for kind in kinds)
     tensors = list(map(TensorInfo, names, dtypes, shapes, first_bytes, past_bytes))

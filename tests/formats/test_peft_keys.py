@@ -275,15 +275,22 @@ _PIECES = st.sampled_from(
         "q",
         "lora_A",
         "lora_B",
+        "lora_diag",
         "weight",
         "bias",
         "default",
         "base_layer",
+        "token_adapter",
+        "trainable_tokens_delta",
+        "original_module",
+        "modules_to_save",
+        "xlora_A",
+        "lora_monteclora_sampler",
+        "lora_velora_embed",
         "\n",
         "",
+        "",
     ]
-    + ["token_adapter", "trainable_tokens_delta", "original_module", "modules_to_save", "xlora_A"]
-    + ["lora_monteclora_sampler", "lora_velora_embed", "lora_diag"]
 )
 
 

@@ -144,9 +144,15 @@ def described(adapter: Adapter) -> list[object]:
     st.sampled_from([(4, 2), (4, 1), (4, 2, 1, 1), (2,), (4, 2, 3)]),
     st.sampled_from(["", "lora_magnitude_vector", "lora_B.bias", "lora_diag"]),
     st.sampled_from(
-        [{}, {"fan_in_fan_out": True}, {"rank_pattern": {"q": 1}}, {"alpha_pattern": {"q": 3}}]
-        + [{"enable_lora": [True, False, True]}, {"ensure_weight_tying": True}]
-        + [{"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}}]
+        [
+            {},
+            {"fan_in_fan_out": True},
+            {"rank_pattern": {"q": 1}},
+            {"alpha_pattern": {"q": 3}},
+            {"enable_lora": [True, False, True]},
+            {"ensure_weight_tying": True},
+            {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}},
+        ]
     ),
 )
 def test_the_fast_decoding_of_a_pair_is_that_of_every_module(

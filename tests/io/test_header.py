@@ -157,7 +157,9 @@ EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), PIECES | st.just(
 
 @given(tensors(sorted(BITS)), METADATA, EDITS)
 def test_the_fast_reading_of_a_header_is_the_strict_one(
-    contents: Contents, metadata: dict[str, str], edits: list[tuple[float, int, str]]
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]],
+    metadata: dict[str, str],
+    edits: list[tuple[float, int, str]],
 ) -> None:
     described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
     text = encode_header(described, metadata)[8:].decode()
@@ -171,7 +173,7 @@ def test_the_fast_reading_of_a_header_is_the_strict_one(
 
 @given(tensors(sorted(BITS)).filter(bool), METADATA)
 def test_a_header_as_it_is_usually_written_is_read_the_fast_way(
-    contents: Contents, metadata: dict[str, str]
+    contents: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str]
 ) -> None:
     assume(not any({*name} & {*map(chr, range(32)), '"', "\\"} for name in contents))
     described = [(name, dtype, shape) for name, (dtype, shape, _) in contents.items()]
