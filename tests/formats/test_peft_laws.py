@@ -1,9 +1,11 @@
 """Whatever an adapter's config and tensors are, it is decoded whole or refused on purpose."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from loratools.deltas import keys_of
 from loratools.errors import LoratoolsError
 from loratools.formats import decode
 from loratools.formats.peft import _Decoder
+from loratools.io.bundle import Bundle
 from tests.formats.bundles import PREFIX, bundle, config, lora
 
 SHAPES = {
@@ -138,37 +141,37 @@ def described(adapter: Adapter) -> list[object]:
     ]  # fmt: skip
 
 
-@given(
-    st.sampled_from(["q", "attn.base_layer.out_proj", "attn", "q.base_layer", "layers.0.q"]),
-    st.sampled_from([(2, 3), (1, 3), (2, 3, 1, 1), (3,), (0, 3), (4, 3)]),
-    st.sampled_from([(4, 2), (4, 1), (4, 2, 1, 1), (2,), (4, 2, 3)]),
-    st.sampled_from(["", "lora_magnitude_vector", "lora_B.bias", "lora_diag"]),
-    st.sampled_from(
-        [
-            {},
-            {"fan_in_fan_out": True},
-            {"rank_pattern": {"q": 1}},
-            {"alpha_pattern": {"q": 3}},
-            {"enable_lora": [True, False, True]},
-            {"ensure_weight_tying": True},
-            {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}},
-        ]
-    ),
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"fan_in_fan_out": True},
+        {"rank_pattern": {"q": 1}},
+        {"alpha_pattern": {"q": 3}},
+        {"enable_lora": [True, False, True]},
+        {"ensure_weight_tying": True},
+        {"use_bdlora": {"target_modules_bd_a": ["q"], "nblocks": 2}},
+    ],
+    ids=str,
 )
-def test_the_fast_decoding_of_a_pair_is_that_of_every_module(
-    module: str, down: tuple[int, ...], up: tuple[int, ...], extra: str, fields: dict[str, Any]
-) -> None:
-    shapes = {f"{PREFIX}{module}.lora_A.weight": down, f"{PREFIX}{module}.lora_B.weight": up}
-    if extra:
-        shapes[f"{PREFIX}{module}.{extra}"] = (4,)
-    tensors = bundle({**shapes, **lora("other")}, config(**fields))
+def test_the_fast_decoding_of_a_pair_is_that_of_every_module(fields: dict[str, Any]) -> None:
+    modules = ("q", "attn.base_layer.out_proj", "attn", "q.base_layer")
+    downs: tuple[tuple[int, ...], ...] = ((2, 3), (1, 3), (2, 3, 1, 1), (3,), (0, 3))
+    ups: tuple[tuple[int, ...], ...] = ((4, 2), (4, 1), (4, 2, 1, 1), (2,))
+    extras = ("", "lora_magnitude_vector", "lora_B.bias")
+    for module, down, up, extra in product(modules, downs, ups, extras):
+        shapes = {f"{PREFIX}{module}.lora_A.weight": down, f"{PREFIX}{module}.lora_B.weight": up}
+        if extra:
+            shapes[f"{PREFIX}{module}.{extra}"] = (4,)
+        stored = bundle({**shapes, **lora("other")}, config(**fields))
+        found = outcome(stored)
+        with patch.object(_Decoder, "_usual_update", return_value=None):
+            assert outcome(stored) == found
 
-    def outcome() -> object:
-        try:
-            return described(decode(tensors))
-        except LoratoolsError as error:
-            return str(error)
 
-    found = outcome()
-    with patch.object(_Decoder, "_usual_update", return_value=None):
-        assert outcome() == found
+def outcome(stored: Bundle) -> object:
+    """What an adapter is decoded into, or why it is refused."""
+    try:
+        return described(decode(stored))
+    except LoratoolsError as error:
+        return str(error)

@@ -189,6 +189,8 @@ def test_a_header_as_it_is_usually_written_is_read_the_fast_way(
         '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}',
         '{"a":{"dtype":"U8","shape":[01],"data_offsets":[0,1]}}',
         '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,01]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[00,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}} x',
         '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
         '"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
         '{"__metadata__":{}"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
