@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
-from loratools.operations import edit
-from loratools.operations.rounding import Fidelity
+from loratools.merging import edit
+from loratools.merging.fidelity import Fidelity
 
 SHAPES: Final = ((1024, 1024), (2048, 2048), (8192, 1024))
 RANK: Final = 8

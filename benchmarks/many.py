@@ -20,7 +20,7 @@ from draws import Draw, write_safetensors
 from machine import describe
 
 import loratools
-from loratools.files.publishable import publishable
+from loratools.publishing.publishable import publishable
 
 PARTS: Final = ("gate_proj", "up_proj", "down_proj")
 EXPERTS: Final = 512

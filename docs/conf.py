@@ -8,7 +8,7 @@ import loratools
 
 project = "loratools"
 author = "The loratools developers"
-version = release = loratools.__version__
+version = release = loratools.version.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

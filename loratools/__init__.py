@@ -6,48 +6,49 @@ The names below are imported when they are first used, so that `import loratools
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from loratools.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
+    from loratools.describing.inspect import inspect
     from loratools.errors import LoratoolsError
-    from loratools.files.combining import combine
-    from loratools.files.extracting import ExtractRun, svd_extract
-    from loratools.files.inspecting import inspect
-    from loratools.files.merging import WriteOptions, merge
+    from loratools.extracting.plan import ExtractOptions
+    from loratools.extracting.svd_extract import ExtractRun, svd_extract
     from loratools.files.opening import open_adapter
-    from loratools.files.pulling import pull
-    from loratools.files.pushing import PushOptions, push
-    from loratools.files.rescaling import rescale
-    from loratools.files.resizing import resize
     from loratools.lowrank.ranks import RankRule
+    from loratools.merging.execute import WriteOptions
+    from loratools.merging.merge import merge
+    from loratools.merging.plan import MergeOptions
     from loratools.methods import MethodOptions
-    from loratools.operations.combine import Combination
-    from loratools.operations.extract import ExtractOptions
-    from loratools.operations.merge import MergeOptions
-    from loratools.operations.rescale import Rescaling
-
-__version__ = "0.1.0"
+    from loratools.publishing.pull import pull
+    from loratools.publishing.push import PushOptions, push
+    from loratools.reshaping.combine import combine
+    from loratools.reshaping.combined import Combination
+    from loratools.reshaping.rescale import rescale
+    from loratools.reshaping.rescaled import Rescaling
+    from loratools.reshaping.resize import resize
 
 _HOMES = {
     "Adapter": "loratools.adapter",
-    "Combination": "loratools.operations.combine",
-    "ExtractOptions": "loratools.operations.extract",
-    "ExtractRun": "loratools.files.extracting",
+    "Combination": "loratools.reshaping.combined",
+    "ExtractOptions": "loratools.extracting.plan",
+    "ExtractRun": "loratools.extracting.svd_extract",
     "LoratoolsError": "loratools.errors",
-    "MergeOptions": "loratools.operations.merge",
+    "MergeOptions": "loratools.merging.plan",
     "MethodOptions": "loratools.methods",
-    "PushOptions": "loratools.files.pushing",
+    "PushOptions": "loratools.publishing.push",
     "RankRule": "loratools.lowrank.ranks",
-    "Rescaling": "loratools.operations.rescale",
-    "WriteOptions": "loratools.files.merging",
-    "combine": "loratools.files.combining",
-    "inspect": "loratools.files.inspecting",
-    "merge": "loratools.files.merging",
+    "Rescaling": "loratools.reshaping.rescaled",
+    "WriteOptions": "loratools.merging.execute",
+    "combine": "loratools.reshaping.combine",
+    "inspect": "loratools.describing.inspect",
+    "merge": "loratools.merging.merge",
     "open_adapter": "loratools.files.opening",
-    "pull": "loratools.files.pulling",
-    "push": "loratools.files.pushing",
-    "rescale": "loratools.files.rescaling",
-    "resize": "loratools.files.resizing",
-    "svd_extract": "loratools.files.extracting",
+    "pull": "loratools.publishing.pull",
+    "push": "loratools.publishing.push",
+    "rescale": "loratools.reshaping.rescale",
+    "resize": "loratools.reshaping.resize",
+    "svd_extract": "loratools.extracting.svd_extract",
 }
 
 __all__ = [

@@ -19,7 +19,13 @@ from loratools.io.source import Source
 runtime_checkable(Source)  # else beartype cannot tell one
 # Before the first import of these modules. The tower lets an int stand for a float.
 jaxtyping.install_import_hook(
-    ["loratools.lowrank", "loratools.methods", "loratools.operations.rounding"],
+    [
+        "loratools.lowrank",
+        "loratools.methods",
+        "loratools.io.blocks",
+        "loratools.io.rounding",
+        "loratools.merging.fidelity",
+    ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach

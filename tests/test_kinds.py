@@ -17,26 +17,27 @@ from loratools import deltas, formats, registry
 from loratools.adapter import Adapter
 from loratools.deltas import Delta, factors_of, keys_of
 from loratools.deltas.lora import LoRA
+from loratools.describing.description import find_nonfinite
+from loratools.describing.spectrum import measure_spectra
 from loratools.errors import UnsupportedError
 from loratools.files.opening import open_base
+from loratools.idle import idle_updates
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.rounding import Rounding
 from loratools.lowrank.ranks import RankRule
+from loratools.merging.edit import edited_blocks
+from loratools.merging.plan import MergeOptions
+from loratools.merging.planner import plan_merge
 from loratools.methods import MethodOptions
-from loratools.operations.additive import additive
-from loratools.operations.combine import Combination, combine
-from loratools.operations.edit import edited_blocks
-from loratools.operations.effects import idle_updates
-from loratools.operations.inspect import find_nonfinite
-from loratools.operations.merge import MergeOptions, plan_merge
-from loratools.operations.rescale import Rescaling, rescale
-from loratools.operations.resize import resize
-from loratools.operations.rounding import Rounding
-from loratools.operations.spectra import measure_spectra
+from loratools.reshaping.additive import additive
+from loratools.reshaping.combined import Combination, combined
+from loratools.reshaping.rescaled import Rescaling, rescaled
+from loratools.reshaping.resized import resized
 from tests.deltas.computing import held
 from tests.deltas.examples import applied, change, weight_for
 from tests.deltas.toys import ALL, NEAR, TOYS, assert_does, each_kind, parts_beside
-from tests.files import write_base
-from tests.operations.adapters import adapter
+from tests.merged import write_base
+from tests.reshaping.adapters import adapter
 
 #: As `NEAR`, of factors or numbers that were rounded to float32.
 ROUNDED = 2.0**-21
@@ -76,10 +77,10 @@ def test_rescale_multiplies_every_kind_or_refuses_it(
 ) -> None:
     if delta.additive is None or ("alpha" in how and delta.scaling is None):
         with pytest.raises(UnsupportedError) as error:
-            rescale(of(delta), Rescaling(**how))
+            rescaled(of(delta), Rescaling(**how))
         assert_refused(error, delta)
         return
-    assert_does(found(rescale(of(delta), Rescaling(**how)).adapter), delta, strength, near=0)
+    assert_does(found(rescaled(of(delta), Rescaling(**how)).adapter), delta, strength, near=0)
 
 
 STORED = [
@@ -96,10 +97,10 @@ STORED = [
 def test_rescale_stores_the_same_change_in_another_way_or_refuses(delta: Delta, how: Any) -> None:
     if how.get("balance") and delta.low_rank is None and len(delta.sources) > 1:
         with pytest.raises(UnsupportedError) as error:
-            rescale(of(delta), Rescaling(**how))
+            rescaled(of(delta), Rescaling(**how))
         assert_refused(error, delta)
         return
-    after = found(rescale(of(delta), Rescaling(**how)).adapter)
+    after = found(rescaled(of(delta), Rescaling(**how)).adapter)
     assert type(after) is type(delta)
     assert_does(after, delta)
     if how.get("fold") and after.scaling is not None:
@@ -129,19 +130,19 @@ def test_rank_means_more_than_precision_to_kasa_alone() -> None:
 def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta, rank: int) -> None:
     lora = factors_of(delta)
     if len(delta.shape) == 1:
-        assert found(resize(of(delta), RankRule(rank=rank)).adapter) is delta
+        assert found(resized(of(delta), RankRule(rank=rank)).adapter) is delta
         return
     if lora is None or not takes(delta, rank):
         with pytest.raises(UnsupportedError) as error:
-            resize(of(delta), RankRule(rank=rank))
+            resized(of(delta), RankRule(rank=rank))
         assert_refused(error, delta)
         return
-    resized = resize(of(delta), RankRule(rank=rank))
-    after = found(resized.adapter)
+    smaller = resized(of(delta), RankRule(rank=rank))
+    after = found(smaller.adapter)
     low_rank = factors_of(after)
     assert low_rank is not None
     assert low_rank.rank == rank
-    lost = resized.truncations[TARGET].lost ** 0.5
+    lost = smaller.truncations[TARGET].lost ** 0.5
     assert (change(low_rank) - change(lora)).norm() <= lost + NEAR * (1 + change(lora).norm())
     assert parts_beside(after) == parts_beside(delta) or delta.low_rank is None
     if rank >= lora.rank:
@@ -151,7 +152,7 @@ def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta,
 @each_kind
 def test_resize_says_what_its_figures_are_of(delta: Delta) -> None:
     if delta.low_rank is not None:
-        notes = resize(of(delta), RankRule(rank=delta.low_rank.rank)).notes
+        notes = resized(of(delta), RankRule(rank=delta.low_rank.rank)).notes
         assert (delta.additive is None) == bool(notes)
         assert all(note.startswith(f"{delta.kind}: ") for note in notes)
 
@@ -168,14 +169,14 @@ def test_combine_adds_changes_within_its_certificate_or_refuses(
     is_vector = len(delta.shape) == 1
     if delta.additive is None or not (is_vector or delta.additive.factored()):
         with pytest.raises(UnsupportedError, match=f"^toy: {TARGET}: "):
-            combine(pair, [1.0, 0.5], rule, Combination(method))
+            combined(pair, [1.0, 0.5], rule, Combination(method))
         return
     options = MethodOptions() if method == "linear" else MethodOptions(density=1.0)
-    combined = combine(pair, [1.0, 0.5], rule, Combination(method, options))
-    certificate = combined.truncations.get(TARGET)
+    together = combined(pair, [1.0, 0.5], rule, Combination(method, options))
+    certificate = together.truncations.get(TARGET)
     lost = certificate.lost**0.5 if certificate else 0.0
     wanted = change(delta) * (1.5 if method == "linear" else 0.75)
-    assert (change(found(combined.adapter)) - wanted).norm() <= lost + ROUNDED * wanted.norm()
+    assert (change(found(together.adapter)) - wanted).norm() <= lost + ROUNDED * wanted.norm()
 
 
 def base_of(folder: Path, delta: Delta) -> Checkpoint:

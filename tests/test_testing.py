@@ -13,8 +13,9 @@ from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.io.checkpoint import Checkpoint, open_checkpoint
 from loratools.io.source import Held
-from loratools.operations.merge import MergeOptions, plan_merge
-from tests.files import eighths, write_base
+from loratools.merging.plan import MergeOptions
+from loratools.merging.planner import plan_merge
+from tests.merged import eighths, write_base
 
 SHAPES = {"layers.0.q.weight": (4, 3), "layers.0.k.weight": (2, 2), "conv.weight": (3, 2, 3)}
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import loratools
 from tests.e2e.commands import PLAIN, SINGLE, SMALL
-from tests.files import write_base
 from tests.hub.faulty import FILES, REPO
 from tests.hub.server import Hub
+from tests.merged import write_base
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import time
 
 import torch  # noqa: F401  # its import is what this program leaves out
 
-from loratools.files.combining import combine
 from loratools.lowrank.ranks import RankRule
 from loratools.methods import MethodOptions
-from loratools.operations.combine import Combination
+from loratools.reshaping.combine import combine
+from loratools.reshaping.combined import Combination
 
 output, method, density, *adapters = sys.argv[1:]
 options = MethodOptions() if density == "-" else MethodOptions(density=float(density))

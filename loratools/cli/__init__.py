@@ -1,7 +1,6 @@
-"""argv → one call → output: a file a command, shared options in `options.py`."""
+"""argv → one call → output: a file a verb in `verbs/`, shared options in `options.py`."""
 
 import contextlib
-import importlib
 import io
 import os
 import sys
@@ -10,43 +9,28 @@ from typing import NoReturn
 
 import click
 
-import loratools
+from loratools import registry
+from loratools.cli import verbs
 from loratools.cli.failures import exit_code, message
 from loratools.cli.signals import Stoppable, ignore_signals
-
-#: Commands in the order of the help page; each is a module here with a function `command`.
-_COMMANDS = {
-    "inspect": "Describe an adapter.",
-    "merge": "Merge adapters into a base model.",
-    "rescale": "Make an adapter stronger or weaker.",
-    "combine": "Combine adapters of one base into one.",
-    "resize": "Store an adapter at other ranks.",
-    "svd-extract": "Make an adapter of a fine-tuned model and its base.",
-    "pull": "Fetch an adapter or a base from the Hub.",
-    "push": "Publish an adapter or a merged model on the Hub.",
-}
+from loratools.version import __version__
 
 
-class _LazyGroup(click.Group):
-    """Imports a command when it is called, so that `--help` imports none."""
+class _Verbs(click.Group):
+    """The files of `cli/verbs/`, each with its `command`; one is imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [name.replace("_", "-") for name in registry.names(verbs)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        module = importlib.import_module(f"loratools.cli.{cmd_name.replace('-', '_')}_command")
-        command: click.Command = module.command
+        command: click.Command = registry.load(verbs, cmd_name.replace("-", "_")).command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
 
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(loratools.__version__, prog_name="loratools")
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="loratools")
 def cli() -> None:
     """Inspect, merge and reshape stored LoRA adapters: exact and streaming."""
 

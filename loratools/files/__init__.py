@@ -1,1 +1,1 @@
-"""The verbs on paths: the only part of loratools that takes them."""
+"""Adapters and bases on disk or on the Hub: found, opened, and written complete or not at all."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 from loratools.adapter import Adapter
 from loratools.deltas import factors_of
 from loratools.errors import OutputError
-from loratools.files._tensors import layout_of, write_tensors
+from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import decode, encode
+from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
 from loratools.io.bundle import Bundle
 from loratools.io.collector import collector_paused
 from loratools.io.dtypes import nbytes
@@ -18,8 +19,7 @@ from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, Stored
 from loratools.io.writer import Layout
-from loratools.operations.effects import NOTHING_LEFT, by_reason, idle_updates
-from loratools.operations.parallel import Map
+from loratools.running.parallel import Map
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule

@@ -24,10 +24,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, logging
 
-import loratools
 from loratools.errors import HubError, LoratoolsError, NetworkError, StorageError
 from loratools.hub import session
 from loratools.hub.token import quoted, token, without_user
+from loratools.version import __version__
 
 T = TypeVar("T")
 
@@ -47,13 +47,13 @@ def api() -> HfApi:
     """
     token()  # which the client looks up again, and does not check
     session.install()
-    return HfApi(library_name=session.LIBRARY, library_version=loratools.__version__)
+    return HfApi(library_name=session.LIBRARY, library_version=__version__)
 
 
 def headers() -> dict[str, str]:
     """What the client sends with each request, the token among it."""
     found: dict[str, str] = build_hf_headers(
-        library_name=session.LIBRARY, library_version=loratools.__version__
+        library_name=session.LIBRARY, library_version=__version__
     )
     return found
 

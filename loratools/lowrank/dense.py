@@ -16,7 +16,7 @@ from loratools.errors import NonFiniteError
 from loratools.lowrank.factored import triangle
 from loratools.lowrank.krylov import Ritz, is_worthwhile, ritz_vectors
 from loratools.lowrank.ranks import Wanted
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.row_blocks import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 
 #: LAPACK's SVD is fast where one side and the number of elements are at most these.

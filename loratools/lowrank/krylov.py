@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loratools.errors import NonFiniteError
 from loratools.lowrank.ranks import NEGLIGIBLE, Wanted
-from loratools.lowrank.rows import RowBlocks, squares
+from loratools.lowrank.row_blocks import RowBlocks, squares
 
 #: ‖X‖² in float32 beyond this overflows, or loses what is small beside the largest.
 _SAFE = (1e-24, 1e30)

@@ -15,7 +15,7 @@ from torch import Tensor
 from loratools.errors import NonFiniteError
 from loratools.lowrank.dense import iterated, leading
 from loratools.lowrank.ranks import Wanted
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.row_blocks import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 
 #: Takes rows of X V, from a row on, as the columns of a matrix in float64.

@@ -11,9 +11,9 @@ import pytest
 
 import loratools
 from loratools.errors import FormatError, LoratoolsError, StorageError
-from loratools.operations.report import MergeReport
-from loratools.operations.rescale import Rescaling
-from tests.files import read_json
+from loratools.merging.report import MergeReport
+from loratools.reshaping.rescaled import Rescaling
+from tests.merged import read_json
 
 GROWN = "adapters/embedding-vocab"
 

@@ -571,7 +571,7 @@ def failing(
     def merge(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("loratools.files.merging.merge", merge)
+    monkeypatch.setattr("loratools.merging.merge.merge", merge)
     return run_here(capsys, "merge", SINGLE, PLAIN, "-o", "x")
 
 

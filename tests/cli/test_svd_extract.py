@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 import loratools
 from loratools.cli import cli
 from loratools.errors import OptionError
-from loratools.operations import extract_check
+from loratools.extracting import check as extract_check
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BASE = FIXTURES / "stories260k"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import loratools
-from loratools.files.combining import CombineReport
-from loratools.files.rescaling import RescaleReport
-from loratools.files.resizing import ResizeReport
-from loratools.operations.rescale import Rescaling
+from loratools.reshaping.combine import CombineReport
+from loratools.reshaping.rescale import RescaleReport
+from loratools.reshaping.rescaled import Rescaling
+from loratools.reshaping.resize import ResizeReport
 from tests.e2e.commands import run_here
 
 BESIDE = (

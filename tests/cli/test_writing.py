@@ -319,8 +319,7 @@ def test_a_fault_of_ours_says_so(
     def fail(*arguments: str | tuple[str], **options: Any) -> None:
         raise KeyError("x")
 
-    module = {"rescale": "rescaling", "resize": "resizing", "combine": "combining"}[verb]
-    monkeypatch.setattr(f"loratools.files.{module}.{verb}", fail)
+    monkeypatch.setattr(f"loratools.reshaping.{verb}.{verb}", fail)
     result = run_here(capsys, verb, SMALL, "-o", "x", *VERBS[verb])
     assert (result.code, result.out) == (70, "")
     assert result.err.startswith("Error: a fault in loratools: KeyError: 'x'")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
-from loratools.files.merging import merge
 from loratools.io.checkpoint import open_checkpoint
+from loratools.merging.merge import merge
 from tests.hostile.checkpoints import (
     lora,
     write_adapter,

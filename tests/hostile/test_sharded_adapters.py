@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loratools
+from loratools.describing.description import Inspection
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.opening import open_adapter, open_base
-from loratools.operations.inspect import Inspection
-from loratools.operations.rescale import Rescaling
+from loratools.reshaping.rescaled import Rescaling
 
 INDEX = "adapter_model.safetensors.index.json"
 ONE, TWO = (f"adapter_model-0000{number}-of-00002.safetensors" for number in (1, 2))

@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub import CommitOperationAdd, ModelCard
 
 import loratools
-from loratools.files.card import complete_card
-from loratools.files.card_facts import facts_of
 from loratools.io.checkpoint import open_checkpoint
+from loratools.publishing.card.facts import facts_of
+from loratools.publishing.card.readme import complete_card
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE
 from tests.hub.client import owner
 from tests.hub.server import Hub

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from loratools.errors import HubError, NetworkError
-from loratools.files import front_matter, pushing
 from loratools.hub import answers, names, reading, session, token
 from loratools.io import folder, header, regex, small
 from loratools.io import json as strict_json
+from loratools.publishing import push as pushing
+from loratools.publishing.card import front_matter
 from tests.e2e.commands import run_here
 from tests.hub.client import write
 from tests.hub.faulty import CONFIG, FILES, REPO, WEIGHTS, line_of

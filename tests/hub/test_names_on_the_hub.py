@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save
 
 import loratools
+from loratools.describing.description import Inspection
 from loratools.errors import FormatError
 from loratools.lowrank.ranks import RankRule
-from loratools.operations.inspect import Inspection
-from loratools.operations.rescale import Rescaling
+from loratools.reshaping.rescaled import Rescaling
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
 from tests.hostile.test_sharded_adapters import split
 from tests.hub.server import Hub

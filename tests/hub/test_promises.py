@@ -16,8 +16,8 @@ from huggingface_hub.utils import _http
 
 import loratools
 from loratools.errors import StorageError
-from loratools.files.pulling import pull
 from loratools.io.small import replace_text
+from loratools.publishing.pull import pull
 from tests.e2e.commands import run_apart, run_here, start
 from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, everything, home, line_of
 from tests.hub.server import Hub, faults

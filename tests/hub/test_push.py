@@ -23,13 +23,13 @@ from loratools.errors import (
     StorageError,
     UnsupportedError,
 )
-from loratools.files.pushing import PushReport
 from loratools.hub import writing
 from loratools.hub.writing import Addition
 from loratools.io.file import InputFile
+from loratools.publishing.push import PushReport
 from tests.e2e.commands import PLAIN, SHARDED
-from tests.files import at_most
 from tests.hub.server import Hub
+from tests.merged import at_most
 
 BASE = "ann/stories"
 

@@ -181,22 +181,20 @@ def narrow(tmp_path: Path) -> Adapter:
 def test_number_too_large_for_its_dtype_is_an_error_and_leaves_nothing(
     narrow: Adapter, tmp_path: Path
 ) -> None:
-    from loratools.operations.rescale import rescale as rescale_adapter
+    from loratools.reshaping.rescaled import rescaled
 
-    folded = rescale_adapter(narrow, Rescaling(strength=2, fold=True)).adapter
+    folded = rescaled(narrow, Rescaling(strength=2, fold=True)).adapter
     with pytest.raises(NonFiniteError, match=r"q\.lora_B\.weight: holds a NaN or .* \(in F16\)"):
         write_adapter(folded, tmp_path / "made", inputs=())
     assert list(tmp_path.iterdir()) == []
-    write_adapter(
-        rescale_adapter(narrow, Rescaling(strength=2)).adapter, tmp_path / "made", inputs=()
-    )
+    write_adapter(rescaled(narrow, Rescaling(strength=2)).adapter, tmp_path / "made", inputs=())
 
 
 def test_truncated_factors_fit_into_a_narrow_dtype(narrow: Adapter, tmp_path: Path) -> None:
     """The update is as large as before, but both factors have their share of it."""
-    from loratools.operations.resize import resize as resize_adapter
+    from loratools.reshaping.resized import resized
 
-    small = resize_adapter(narrow, RankRule(rank=1)).adapter
+    small = resized(narrow, RankRule(rank=1)).adapter
     write_adapter(small, tmp_path / "made", inputs=())
     up, down = (value.abs().max() for value in load_file(tmp_path / "made" / WEIGHTS).values())
     assert 0.5 < up / down < 2

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratools.errors import NonFiniteError
-from loratools.lowrank import dense, krylov, rows
+from loratools.lowrank import dense, krylov
+from loratools.lowrank import row_blocks as rows
 from loratools.lowrank.dense import Leading, leading
 from loratools.lowrank.krylov import Ritz, _Space
 from loratools.lowrank.ranks import RankRule, Wanted
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.row_blocks import RowBlocks
 from tests.devices import device_apart
 
 EPS = 2**-52

@@ -7,7 +7,7 @@ from loratools.errors import NonFiniteError
 from loratools.lowrank import right
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.right import Right, right_vectors
-from loratools.lowrank.rows import RowBlocks
+from loratools.lowrank.row_blocks import RowBlocks
 from tests.devices import FewerBits
 from tests.lowrank.test_dense import (
     EPS,

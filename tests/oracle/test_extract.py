@@ -21,9 +21,9 @@ from transformers import AutoModel, AutoModelForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
-from loratools.files.extracting import svd_extract  # noqa: E402
+from loratools.extracting.plan import ExtractOptions  # noqa: E402
+from loratools.extracting.svd_extract import svd_extract  # noqa: E402
 from loratools.lowrank.ranks import RankRule  # noqa: E402
-from loratools.operations.extract import ExtractOptions  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
 

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto
 
 import loratools
 from loratools.names.heads import SUFFIXES, known_heads
-from tests.files import config_of
+from tests.merged import config_of
 
 #: PEFT 0.21 asks transformers 5.23 for a property of an older name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -14,7 +14,7 @@ from loratools.io.descriptors import Descriptor, most_open
 from loratools.io.file import InputFile
 from tests.cli.results import refused
 from tests.e2e.commands import PLAIN, run_here
-from tests.files import at_most, pair, write_adapter
+from tests.merged import at_most, pair, write_adapter
 
 pytest.importorskip("resource")
 SHARDS = 600

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loratools import MergeOptions, WriteOptions, merge
-from loratools.operations.execute import single_threaded_torch
+from loratools.running.parallel import single_threaded_torch
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, digests, run_apart
 from tests.hostile.checkpoints import lora, write_adapter
 from tests.reliability.umask import umask

@@ -11,25 +11,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 
-from loratools.cli import _COMMANDS
+from loratools.cli import cli
 from loratools.cli.signals import STOPPING
 from loratools.cli.text import print_lines
-from loratools.files.combining import CombineReport
-from loratools.files.pulling import Pulled
-from loratools.files.rescaling import RescaleReport
-from loratools.files.resizing import ResizeReport
+from loratools.extracting.report import ExtractReport
 from loratools.io import stopping
-from loratools.operations.extract_report import ExtractReport
-from loratools.operations.report import MergeReport
+from loratools.merging.report import MergeReport
+from loratools.publishing.pull import Pulled
+from loratools.reshaping.combine import CombineReport
+from loratools.reshaping.rescale import RescaleReport
+from loratools.reshaping.resize import ResizeReport
 from tests.cli.results import refused
 from tests.e2e.commands import Result, digests, run_here
-from tests.files import write_adapter, write_base
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.hub.server import Hub
+from tests.merged import write_adapter, write_base
 from tests.verbs import VERBS, Verb
 
 SAYS = {
@@ -42,7 +43,7 @@ SAYS = {
 
 
 def test_every_verb_is_put_to_these_tests() -> None:
-    assert list(VERBS) == list(_COMMANDS)
+    assert sorted(VERBS) == cli.list_commands(click.Context(cli))
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
 ) -> None:
     arguments = VERBS[name].arguments(hub, workplace / "work")
     before = sorted(workplace.rglob("*"))
-    lines = f"loratools.cli.{name.replace('-', '_')}_command._text"
+    lines = f"loratools.cli.verbs.{name.replace('-', '_')}._text"
     monkeypatch.setattr(lines, lambda report, **options: iter([1 / 0]))
     assert refused(run_here(capsys, name, *arguments), 70, "ZeroDivisionError")
     assert sorted(workplace.rglob("*")) == before

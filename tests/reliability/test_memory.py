@@ -11,7 +11,7 @@ from tests.e2e.commands import start
 from tests.hostile.checkpoints import lora, write_adapter, write_safetensors
 
 IDLE = """
-import torch, loratools.files.merging, loratools.operations.edit, loratools.formats.peft
+import torch, loratools.merging.merge, loratools.merging.edit, loratools.formats.peft.read
 from loratools.cli import main
 torch.ones(10, 10) @ torch.ones(10, 10)
 print(open("/proc/self/status").read())

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import loratools
-from loratools.files.extracting import ExtractRun, svd_extract
+from loratools.extracting.plan import ExtractOptions
+from loratools.extracting.report import ExtractReport
+from loratools.extracting.svd_extract import ExtractRun, svd_extract
 from loratools.io.publish import partial_path
 from loratools.lowrank.ranks import RankRule
-from loratools.operations.extract import ExtractOptions
-from loratools.operations.extract_report import ExtractReport
 from tests.e2e.commands import FIXTURES, digests
 
 BASE = FIXTURES / "stories260k"

@@ -1,0 +1,1 @@
+"""The commands, one file a verb: the file `merge.py` is `loratools merge`."""

@@ -1,0 +1,159 @@
+"""`loratools combine`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools import methods, registry
+from loratools.cli.failures import printable
+from loratools.cli.method_options import METHOD_OPTIONS, method_options
+from loratools.cli.options import (
+    base_option,
+    checked_output,
+    chosen_device,
+    config_option,
+    device_option,
+    jobs_option,
+    json_option,
+    modules_option,
+    offline_option,
+    output_options,
+    pickle_option,
+    rank_options,
+    rank_rule,
+    where_option,
+)
+from loratools.cli.tables import Column, table_lines
+from loratools.cli.text import Answer
+from loratools.cli.truncations import certificate_lines, written_lines
+
+if TYPE_CHECKING:
+    from loratools.reshaping.combine import CombineReport
+
+
+@click.command("combine", short_help="Combine adapters of one base into one.")
+@click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
+@output_options
+@click.option(
+    "-w",
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    help="The weight of each adapter, in order.  [default: 1]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(registry.names(methods)),
+    default="linear",
+    show_default=True,
+    help="How updates are combined.",
+)
+@where_option
+@rank_options
+@base_option
+@method_options
+@device_option
+@click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
+@click.option(
+    "--replaced",
+    type=click.Choice(["refuse", "first", "average"]),
+    default="refuse",
+    show_default=True,
+    help="What becomes of whole tensors that differ.",
+)
+@modules_option
+@jobs_option
+@json_option
+@offline_option
+@pickle_option
+@config_option
+def command(
+    adapters: tuple[str, ...],
+    output: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    weights: tuple[float, ...],
+    modules: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Write one adapter that does what the ADAPTERs do together, each with its weight.
+
+    Without a rank rule a linear combination is exact: the ranks add up. With one it is the best
+    approximation, and the report says what was lost.
+    """
+    output = checked_output(output, dry_run=dry_run)
+    if weights and len(weights) != len(adapters):
+        raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters.")
+    from loratools.methods import MethodOptions
+    from loratools.reshaping.combine import combine
+    from loratools.reshaping.combined import Combination
+
+    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    combine(
+        adapters,
+        output=output,
+        weights=weights or None,
+        combination=Combination(
+            method=settings["method"],
+            options=MethodOptions(**{name: settings[name] for name in METHOD_OPTIONS}),
+            where=settings["where"],
+            replaced=settings["replaced"],
+            seed=settings["seed"],
+            device=chosen_device(settings["device"]),
+        ),
+        rule=rank_rule(settings),
+        size=settings["size"],
+        base=settings["base"],
+        overwrite=overwrite,
+        jobs=settings["jobs"],
+        config=settings["config"],
+        allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
+    )
+    answer.print()
+
+
+def _text(report: "CombineReport", *, modules: bool) -> Iterator[str]:
+    yield from _similarity_lines(report)
+    yield from certificate_lines(report.certificates, modules=modules)
+    yield from written_lines(report.written, report.notes)
+
+
+def _similarity_lines(report: "CombineReport") -> Iterator[str]:
+    """Angles and signs: between the inputs (the mean over pairs), and of each with the result."""
+    total = report.similarity.total
+    if total is None:
+        return
+    for number, adapter in enumerate(report.adapters, 1):
+        yield f"{number}  {printable(adapter)}"
+    result = len(report.adapters)
+    rows = {**report.similarity.groups, "all": total}
+    pairs = list(combinations(range(result), 2))
+    columns = [Column("targets", [name.removesuffix(".weight") for name in rows])]
+    if pairs:
+        columns.append(_numbers("cosine", [_mean(row.cosine, pairs) for row in rows.values()]))
+        columns.append(_numbers("opposed", [_mean(row.conflict, pairs) for row in rows.values()]))
+    columns += [
+        _numbers(f"with {n + 1}", [row.cosine(n, result) for row in rows.values()])
+        for n in range(result)
+    ]
+    yield from table_lines(columns)
+
+
+def _mean(
+    measure: Callable[[int, int], float | None], pairs: Sequence[tuple[int, int]]
+) -> float | None:
+    """Over the pairs of inputs that can be compared."""
+    values = [value for pair in pairs if (value := measure(*pair)) is not None]
+    return fmean(values) if values else None
+
+
+def _numbers(heading: str, values: Sequence[float | None]) -> Column:
+    cells = ["" if value is None else f"{value:.3f}" for value in values]
+    return Column(heading, cells, is_number=True)

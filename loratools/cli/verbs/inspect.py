@@ -1,0 +1,186 @@
+"""`loratools inspect`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import CHECK_FAILED, printable
+from loratools.cli.options import (
+    config_option,
+    json_option,
+    offline_option,
+    out_proj_option,
+    pickle_option,
+    print_json,
+)
+from loratools.cli.tables import Column, field_lines, human_size, table_lines
+from loratools.cli.text import print_lines
+from loratools.errors import listing, shorten
+
+if TYPE_CHECKING:
+    from loratools.describing.description import Inspection
+    from loratools.describing.spectrum import TargetSpectrum
+
+_METADATA_SHOWN = 12
+
+
+@click.command("inspect", short_help="Describe an adapter.")
+@click.argument("adapter", type=click.Path())
+@click.option("--base", type=click.Path(), help="Compare with this base model.")
+@click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")
+@click.option("--modules", is_flag=True, help="Show every update, not only groups.")
+@click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")
+@json_option
+@offline_option
+@pickle_option
+@config_option
+@out_proj_option
+def command(
+    adapter: str,
+    base: str | None,
+    spectrum: bool,
+    modules: bool,
+    check: bool,
+    as_json: bool,
+    **settings: Any,
+) -> int:
+    """Describe ADAPTER, a folder, a file or an hf:// name, from its headers and config.
+
+    --check also reads the values: a NaN, or an adapter that was never trained, is wrong.
+    """
+    from loratools.describing.inspect import inspect
+
+    found = inspect(adapter, base=base, spectrum=spectrum or check, **settings)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(_text(found, show_spectrum=spectrum, show_modules=modules))
+    return CHECK_FAILED if check and not found.is_sound else 0
+
+
+def _text(found: "Inspection", *, show_spectrum: bool, show_modules: bool) -> Iterator[str]:
+    yield printable(found.adapter.where)
+    yield from field_lines(_fields(found))
+    if found.groups:
+        yield from table_lines(_target_columns(found))
+    spectra = found.spectra or ()
+    if show_spectrum and spectra:
+        yield from table_lines(_spectrum_columns(spectra if show_modules else (), spectra))
+    elif show_modules:
+        for target in found.adapter.updates:
+            yield f"  {printable(target)}"
+    if found.coverage is not None:
+        yield from field_lines(_coverage_fields(found))
+    for note in found.notes:
+        label = {"info": "Note", "problem": "Problem", "refusal": "Refused"}[note.severity]
+        yield f"{label}: {printable(note.message)}"
+
+
+def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
+    adapter = found.adapter
+    origin = adapter.provenance
+    kinds = ", ".join(adapter.kinds) or "whole tensors only"
+    made_by = f", written by {origin.trainer}" if origin.trainer else ""
+    yield "kind", f"{kinds}, {adapter.format} format{made_by}"
+    yield "task", origin.task or ""
+    yield (
+        "base",
+        " @ ".join(part for part in (origin.base or origin.family, origin.revision) if part),
+    )
+    yield "scaling", _scaling(found)
+    yield "parameters", _parameters(found)
+    yield "stored", f"{human_size(adapter.nbytes)}, {', '.join(found.dtypes)}"
+    yield (
+        "replaced",
+        ", ".join(
+            f"{target} {list(replacement.source.shape)}"
+            for target, replacement in adapter.replaced.items()
+        ),
+    )
+    yield (
+        "token rows",
+        ", ".join(f"{target} {list(rows.indices)}" for target, rows in adapter.rows.items()),
+    )
+    yield "no effect", ", ".join(adapter.inert)
+    yield "tokenizer", ", ".join(path.name for path in adapter.companions)
+    yield "metadata", _metadata(adapter.metadata, adapter.settings)
+
+
+def _metadata(metadata: Mapping[str, str], settings: Mapping[str, object]) -> str:
+    """The first entries, those that are settings before others; a trainer's can fill pages."""
+    names = sorted(metadata, key=lambda name: name not in settings)
+    return listing((f"{name}={shorten(metadata[name], 60)}" for name in names), _METADATA_SHOWN)
+
+
+def _scaling(found: "Inspection") -> str:
+    """The rules and where alpha was found, each named once."""
+    rules = {"rank": "alpha / rank", "sqrt_rank": "alpha / √rank", "direct": "alpha", None: ""}
+    used = dict.fromkeys(rules[group.rule] for group in found.groups if group.rule)
+    origins = dict.fromkeys(group.alpha_from for group in found.groups if group.alpha_from)
+    return f"{', '.join(used)}; alpha from {', '.join(origins)}" if used else ""
+
+
+def _parameters(found: "Inspection") -> str:
+    own = f"{found.parameters:,}"
+    replaced = found.replaced_parameters
+    return f"{own} in updates, {replaced:,} replaced" if replaced else own
+
+
+def _target_columns(found: "Inspection") -> Sequence[Column]:
+    groups = found.groups
+    return (
+        Column("targets", [_short(group.pattern) for group in groups]),
+        Column("n", [str(group.count) for group in groups], is_number=True),
+        Column("shape", ["×".join(map(str, group.shape)) for group in groups], is_number=True),
+        Column("rank", [_maybe(group.rank) for group in groups], is_number=True),
+        Column("alpha", [_maybe(group.alpha) for group in groups], is_number=True),
+        Column("scaling", [_maybe(group.scaling) for group in groups], is_number=True),
+        Column("kind", [group.kind for group in groups]),
+    )
+
+
+def _spectrum_columns(
+    modules: "Sequence[TargetSpectrum]", spectra: "Sequence[TargetSpectrum]"
+) -> Sequence[Column]:
+    """A row for each of `modules`, or where that is empty the means over groups of targets."""
+    from loratools.describing.spectrum import mean_spectra
+
+    rows = modules or mean_spectra(spectra)
+    return (
+        Column("updates" if modules else "means", [_short(row.target) for row in rows]),
+        Column("‖ΔW‖", [_value(row, "frobenius") for row in rows], is_number=True),
+        Column("σ₁", [_value(row, "spectral") for row in rows], is_number=True),
+        Column("stable", [_value(row, "stable_rank") for row in rows], is_number=True),
+        Column("eff.", [_value(row, "effective_rank") for row in rows], is_number=True),
+        Column("half", [_value(row, "half_energy") for row in rows], is_number=True),
+        *(
+            [Column("‖ΔW‖/‖W‖", [_maybe(row.relative) for row in rows], is_number=True)]
+            if any(row.relative is not None for row in rows)
+            else []
+        ),
+    )
+
+
+def _coverage_fields(found: "Inspection") -> Iterator[tuple[str, str]]:
+    coverage = found.coverage
+    if coverage is None or coverage.refusal is not None:
+        return
+    yield "on base", coverage.base
+    yield "merges", "yes: {applied} of {adapter_tensors} tensors".format(**coverage.accounting)
+    yield "touches", f"{coverage.touched} of {coverage.matrices} matrices"
+    yield "leaves", ", ".join(f"{_short(p)} ({n})" for p, n in coverage.untouched.items())
+
+
+def _short(target: str) -> str:
+    return target.removesuffix(".weight")
+
+
+def _maybe(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _value(row: "TargetSpectrum", name: str) -> str:
+    if row.spectrum is None:
+        return "not finite"
+    return f"{getattr(row.spectrum, name):.3g}"

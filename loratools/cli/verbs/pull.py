@@ -1,0 +1,65 @@
+"""`loratools pull`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.options import json_option, offline_option
+from loratools.cli.tables import human_size
+from loratools.cli.text import Answer
+
+if TYPE_CHECKING:
+    from loratools.publishing.pull import Pulled
+
+
+@click.command("pull", short_help="Fetch an adapter or a base from the Hub.")
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(), help="A folder to copy the files to.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")
+@click.option("--revision", help="A branch, a tag or a commit, as after @.")
+@click.option("--include-base", is_flag=True, help="Fetch the base that the adapter names too.")
+@click.option(
+    "--lock",
+    type=click.Path(),
+    help="Keep to the commits and hashes in this file, and add what is new.",
+)
+@json_option
+@offline_option
+def command(
+    name: str,
+    output: str | None,
+    overwrite: bool,
+    revision: str | None,
+    include_base: bool,
+    lock: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch NAME, which is owner/name[@revision][/path], with or without hf:// before it.
+
+    All files are of one commit, and each is held against the hash that the Hub lists for it.
+    Without --output they stay in the cache, and the folder there is printed. --lock FILE notes
+    commits and SHA-256 hashes, and from then on anything else is refused.
+    """
+    from loratools.publishing.pull import pull
+
+    answer = Answer(_text, as_json=as_json)
+    pull(
+        name,
+        output=output,
+        revision=revision,
+        include_base=include_base,
+        lock=lock,
+        overwrite=overwrite,
+        approve=answer.approve,
+    )
+    answer.print()
+
+
+def _text(pulled: "Pulled") -> Iterator[str]:
+    for part in (pulled, pulled.base):
+        if part is not None:
+            yield printable(part.name)
+            yield f"{len(part.files)} files, {human_size(part.nbytes)}, hashes as listed"
+            yield f"in: {printable(part.folder)}"

@@ -1,0 +1,92 @@
+"""`loratools push`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import printable
+from loratools.cli.options import json_option, print_json
+from loratools.errors import listing
+
+if TYPE_CHECKING:
+    from loratools.publishing.push import PushReport
+
+
+@click.command("push", short_help="Publish an adapter or a merged model on the Hub.")
+@click.argument("folder", type=click.Path())
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--create", is_flag=True, help="Make the repository if there is none.")
+@click.option("--private", is_flag=True, help="With --create: only its owners see it.")
+@click.option(
+    "--branch", default="main", show_default=True, help="Commit there; made if there is none."
+)
+@click.option("--pr", "proposes", is_flag=True, help="Open a pull request for main instead.")
+@click.option("--message", help="The commit's message.")
+@click.option("--tag", help="Give the commit a tag.")
+@click.option("--base", metavar="OWNER/NAME", help="What the pushed config names as its base.")
+@click.option("--license", help="For the card: apache-2.0, mit, …")
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(),
+    multiple=True,
+    help="What a command printed with --json, for the card; the oldest first.",
+)
+@click.option("--template", type=click.Path(), help="A Jinja2 template for the card's section.")
+@click.option("--no-card", is_flag=True, help="Leave README.md as it is.")
+@click.option("--all", "all_files", is_flag=True, help="Send other files of the folder too.")
+@click.option("--dry-run", is_flag=True, help="Check and compare, and send nothing.")
+@json_option
+def command(
+    folder: str,
+    repo: str,
+    reports: tuple[str, ...],
+    no_card: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Send an adapter's or a model's FOLDER to a repository, as one commit.
+
+    Only what differs is sent, and nothing where all is there. Refused are NaNs and infinities, a
+    local path as the base, pickles, and files that are none of the adapter's. A model card is
+    written, or the one that is there completed. Needs a token that may write, in HF_TOKEN or from
+    a login.
+    """
+    from loratools.publishing.push import PushOptions, push
+
+    options = PushOptions(
+        **settings,
+        reports=[_report(path) for path in reports],
+        card=not no_card,
+    )
+    report = push(folder, repo, options)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _report(path: str) -> Mapping[str, Any]:
+    from loratools.io.file import InputFile
+    from loratools.io.folder import read_json
+
+    return read_json(InputFile(Path(path)))
+
+
+def _print(report: "PushReport") -> None:
+    where = report.to_json()["name"] or f"hf://{report.repo}"
+    if not report.changed:
+        click.echo(f"nothing to change: {printable(str(where))} has all {len(report.files)} files")
+    else:
+        verb = "would send" if report.dry_run else "sent"
+        click.echo(f"{verb}: {printable(listing(report.changed, 12))}")
+        if not report.dry_run:
+            click.echo(f"commit: {printable(str(where))}")
+    if report.proposal is not None:
+        click.echo(f"pull request: {report.proposal}")
+    if report.tag is not None and not report.dry_run:
+        click.echo(f"tag: {printable(report.tag)}")
+    if report.left_out:
+        click.echo(f"Note: not sent: {printable(listing(report.left_out))}", err=True)

@@ -1,0 +1,101 @@
+"""`loratools rescale`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.options import (
+    base_option,
+    checked_output,
+    config_option,
+    json_option,
+    offline_option,
+    output_options,
+    pickle_option,
+    rank_options,
+    rank_rule,
+    where_option,
+)
+from loratools.cli.tables import Column, table_lines
+from loratools.cli.text import Answer
+from loratools.cli.truncations import written_lines
+
+if TYPE_CHECKING:
+    from loratools.reshaping.rescale import RescaleReport
+
+
+@click.command("rescale", short_help="Make an adapter stronger or weaker.")
+@click.argument("adapter", type=click.Path())
+@output_options
+@click.option("--strength", type=float, metavar="F", help="Every update times F.")
+@where_option
+@click.option("--alpha", type=float, metavar="A", help="Set alpha, and so change the strength.")
+@click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")
+@click.option(
+    "--rule",
+    type=click.Choice(["alpha-over-rank", "rslora"]),
+    help="Write alpha for this rule; the strength stays.",
+)
+@click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
+@click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
+@base_option
+@rank_options
+@json_option
+@offline_option
+@pickle_option
+@config_option
+def command(
+    adapter: str, output: str | None, overwrite: bool, dry_run: bool, as_json: bool, **settings: Any
+) -> None:
+    """Write ADAPTER with other strengths, or with the same strengths stored in another way.
+
+    Strengths go into alpha, where they are exact. --fold, --rule and --balance leave every update
+    as it is.
+    """
+    output = checked_output(output, dry_run=dry_run)
+    rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance")
+    # By identity, because a strength or an alpha of 0 is something to do, and equal to False.
+    if all(settings[name] in ((), None) or settings[name] is False for name in rescaling_names):
+        raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
+    rule = rank_rule(settings)
+    if settings["base"] is None and (rule is not None or settings["size"] is not None):
+        raise click.UsageError("A rank rule is for what --base makes additive, and there is none.")
+    from loratools.reshaping.rescale import rescale
+    from loratools.reshaping.rescaled import Rescaling
+
+    strength = settings["strength"]
+    chosen = {name: settings[name] for name in (*rescaling_names[1:], "keep_replaced")}
+    answer = Answer(_text, as_json=as_json)
+    rescale(
+        adapter,
+        output=output,
+        rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
+        base=settings["base"],
+        rule=rule,
+        size=settings["size"],
+        overwrite=overwrite,
+        config=settings["config"],
+        allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
+    )
+    answer.print()
+
+
+def _text(report: "RescaleReport") -> Iterator[str]:
+    groups = report.groups()
+    yield from table_lines(
+        [
+            Column("targets", [name.removesuffix(".weight") for name in groups]),
+            Column("n", [str(len(strengths)) for strengths in groups.values()], is_number=True),
+            Column("update", [_times(strengths) for strengths in groups.values()], is_number=True),
+        ]
+    )
+    yield from written_lines(report.written, report.notes)
+
+
+def _times(strengths: tuple[float, ...]) -> str:
+    least, most = min(strengths), max(strengths)
+    if least == most:
+        return "unchanged" if least == 1 else f"× {least:g}"
+    return f"× {least:g} to {most:g}"

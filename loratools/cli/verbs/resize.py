@@ -1,0 +1,74 @@
+"""`loratools resize`."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.options import (
+    checked_output,
+    config_option,
+    jobs_option,
+    json_option,
+    modules_option,
+    offline_option,
+    output_options,
+    pickle_option,
+    rank_options,
+    rank_rule,
+)
+from loratools.cli.text import Answer
+from loratools.cli.truncations import certificate_lines, written_lines
+
+if TYPE_CHECKING:
+    from loratools.reshaping.resize import ResizeReport
+
+
+@click.command("resize", short_help="Store an adapter at other ranks.")
+@click.argument("adapter", type=click.Path())
+@output_options
+@rank_options
+@modules_option
+@jobs_option
+@json_option
+@offline_option
+@pickle_option
+@config_option
+def command(
+    adapter: str,
+    output: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    modules: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Write ADAPTER at the ranks that a rule gives: the best approximation of every update.
+
+    The strength stays. A rank that grows is filled with zeros. The report says what was lost.
+    """
+    output = checked_output(output, dry_run=dry_run)
+    rule = rank_rule(settings)
+    if rule is None and settings["size"] is None:
+        raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
+    from loratools.reshaping.resize import resize
+
+    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    resize(
+        adapter,
+        output=output,
+        rule=rule,
+        size=settings["size"],
+        overwrite=overwrite,
+        jobs=settings["jobs"],
+        config=settings["config"],
+        allow_pickle=settings["allow_pickle"],
+        approve=answer.approve,
+    )
+    answer.print()
+
+
+def _text(report: "ResizeReport", *, modules: bool) -> Iterator[str]:
+    yield from certificate_lines(report.certificates, modules=modules)
+    yield from written_lines(report.written, report.notes)

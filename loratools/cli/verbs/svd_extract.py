@@ -1,0 +1,143 @@
+"""`loratools svd-extract`."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loratools.cli.failures import CHECK_FAILED, printable
+from loratools.cli.options import (
+    checked_output,
+    chosen_device,
+    device_option,
+    jobs_option,
+    json_option,
+    modules_option,
+    offline_option,
+    output_options,
+    rank_options,
+    rank_rule,
+)
+from loratools.cli.progress import progress_bar
+from loratools.cli.tables import Column, human_size, table_lines
+from loratools.cli.text import Answer, aside
+
+if TYPE_CHECKING:
+    from loratools.extracting.report import ExtractReport
+
+
+@click.command("svd-extract", short_help="Make an adapter of a fine-tuned model and its base.")
+@click.argument("tuned", type=click.Path())
+@click.argument("base", type=click.Path())
+@output_options
+@rank_options
+@click.option("--only", multiple=True, metavar="GLOB", help="Look only at these tensors.")
+@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these tensors out.")
+@click.option("--full", multiple=True, metavar="GLOB", help="Store these modules whole.")
+@click.option(
+    "--residual",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="What has no place in a LoRA, such as norms and biases: stored whole, or left out.",
+)
+@click.option(
+    "--min-change",
+    type=click.FloatRange(min=0),
+    help="Leave out tensors with a relative change below this.  [default: what rounding makes]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="The dtype of the factors.",
+)
+@click.option("--base-name", help="The base's name in the config.  [default: BASE as given]")
+@device_option
+@jobs_option
+@click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@json_option
+@offline_option
+@modules_option
+def command(
+    tuned: str,
+    base: str,
+    output: str | None,
+    dry_run: bool,
+    as_json: bool,
+    modules: bool,
+    **settings: Any,
+) -> int:
+    """Write an adapter that makes BASE into TUNED, as nearly as its ranks allow.
+
+    TUNED and BASE are models of one kind: folders or safetensors files, sharded in any way.
+    """
+    output = checked_output(output, dry_run=dry_run)
+    rule = rank_rule(settings)
+    if rule is None and settings["size"] is None:
+        raise click.UsageError("Say how many ranks to keep: --rank, --energy, --size, ...")
+    from loratools.extracting.plan import ExtractOptions
+    from loratools.extracting.svd_extract import ExtractRun, svd_extract
+
+    device = chosen_device(settings["device"])
+    answer = Answer(partial(_text, modules=modules or dry_run), as_json=as_json)
+    with progress_bar() as progress:
+        report = svd_extract(
+            tuned,
+            base,
+            output=output,
+            rule=rule,
+            size=settings["size"],
+            options=ExtractOptions(
+                only=settings["only"],
+                skip=settings["skip"],
+                full=settings["full"],
+                keep_residual=settings["residual"] == "keep",
+                min_change=settings["min_change"],
+                dtype=settings["dtype"],
+                device=None if device is None else str(device),
+            ),
+            base_name=settings["base_name"],
+            check=settings["check"],
+            run=ExtractRun(
+                overwrite=settings["overwrite"],
+                resume=settings["resume"],
+                jobs=settings["jobs"],
+                progress=progress,
+                approve=answer.approve,
+            ),
+        )
+    answer.print()
+    return 0 if report.check is None or report.check.agrees else CHECK_FAILED
+
+
+def _text(report: "ExtractReport", *, modules: bool) -> Iterator[str]:
+    for text in report.notes:
+        yield aside("Note", text)
+    if modules:
+        yield from _target_lines(report)
+    for line in report.lines:
+        yield printable(line)
+    if report.output is None:
+        yield "dry run: nothing written"
+    else:
+        yield f"written: {printable(report.output)} ({human_size(report.nbytes or 0)})"
+
+
+def _target_lines(report: "ExtractReport") -> Iterator[str]:
+    rows = report.to_json()["targets"]
+
+    def cells(field: str, pattern: str) -> list[str]:
+        return ["" if row[field] is None else pattern.format(row[field]) for row in rows]
+
+    columns = [
+        Column("target", [row["target"] for row in rows]),
+        Column("change", cells("relative", "{:.3g}"), is_number=True),
+        Column("rank", cells("rank", "{}"), is_number=True),
+        Column("energy", cells("energy", "{:.6f}"), is_number=True),
+        Column("error", cells("relative_error", "{:.3g}"), is_number=True),
+    ]
+    yield from table_lines(columns if report.output else columns[:2])

@@ -1,0 +1,1 @@
+"""`inspect`: what an adapter is, from its headers, its factors, and beside its base."""

@@ -1,0 +1,248 @@
+"""Describe an adapter: from its headers alone, from its factors, and beside its base."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.adapter import Adapter, Note, Update
+from loratools.deltas import Delta, parameters_of
+from loratools.deltas.lora import Scaling
+from loratools.describing.spectrum import TargetSpectrum
+from loratools.errors import LoratoolsError, listing
+from loratools.idle import by_reason
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import FACTORS, torch_name
+from loratools.io.source import Source, is_finite, stored_elements
+from loratools.merging.plan import MergeOptions, MergePlan
+from loratools.merging.planner import plan_merge
+from loratools.names.bases import another_base
+from loratools.names.both_ends import notes_on_both_ends
+from loratools.names.grouping import pattern_of
+from loratools.names.tied import find_tied_head
+
+if TYPE_CHECKING:
+    pass
+
+
+@final
+@dataclass(frozen=True)
+class TargetGroup:
+    """Updates that differ only in the numbers in their names.
+
+    `rank`, `alpha`, `scaling`, `rule` and `alpha_from` are None for a change that is stored whole.
+    """
+
+    pattern: str
+    kind: str
+    shape: tuple[int, ...]
+    rank: int | None
+    alpha: float | None
+    scaling: float | None
+    rule: str | None
+    alpha_from: str | None
+    count: int
+    parameters: int
+
+
+@final
+@dataclass(frozen=True)
+class Coverage:
+    """An adapter beside a base: what it touches, and whether it would merge.
+
+    `untouched` are the base's matrices, by pattern, that no update names. `tied` says whether the
+    base's embedding and head are one tensor, `another_base` that the adapter names another one.
+    """
+
+    base: str
+    touched: int
+    matrices: int
+    untouched: Mapping[str, int]
+    refusal: str | None
+    accounting: Mapping[str, int]
+    tied: bool
+    another_base: str | None
+
+
+@final
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of an adapter; `spectra` and `coverage` only where they were asked for.
+
+    `idle` are the updates that change nothing, whatever the base, with the reason.
+    """
+
+    adapter: Adapter
+    groups: tuple[TargetGroup, ...]
+    spectra: tuple[TargetSpectrum, ...] | None = None
+    nonfinite: tuple[str, ...] = ()
+    idle: Mapping[str, str] = field(default_factory=dict)
+    coverage: Coverage | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the tensors that make up updates."""
+        return sum(group.parameters for group in self.groups)
+
+    @property
+    def replaced_parameters(self) -> int:
+        """Elements of whole tensors and of single rows."""
+        adapter = self.adapter
+        wholes = [replacement.source for replacement in adapter.replaced.values()]
+        return sum(map(stored_elements, [*wholes, *(rows.rows for rows in adapter.rows.values())]))
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes of its tensors, as torch names them."""
+        stored = dict.fromkeys(source.dtype for source in _sources(self.adapter))
+        return tuple(dict.fromkeys(map(torch_name, stored)))
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is odd or wrong, from files, values and base."""
+        adapter = self.adapter
+        found = (*adapter.notes, *adapter.notes_beside)
+        return (*found, *self._value_notes(), *self._base_notes())
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong: what `--check` asks."""
+        return all(note.severity == "info" for note in self.notes)
+
+    def _value_notes(self) -> Iterator[Note]:
+        if self.spectra is None:
+            return
+        if self.nonfinite:
+            yield Note("refusal", f"holds NaNs or infinities: {listing(self.nonfinite)}")
+        elif large := [s.target for s in self.spectra if s.spectrum is None]:
+            yield Note("problem", f"too large to be measured: {listing(large)}")
+        lines = by_reason(self.idle.items())
+        if lines and len(self.idle) == len(self.adapter.updates):
+            yield Note("problem", f"no update changes anything: {'; '.join(lines)}")
+        else:
+            # Trainers also store layers that the model did not use, and that were not trained.
+            yield from (Note("info", line) for line in lines)
+        norms = [s.target for s in self.spectra if s.is_zero and s.target not in self.idle]
+        if norms:
+            yield Note(
+                "info",
+                f"{len(norms)} updates have a product of zero, and change a weight by what is "
+                f"stored beside it: {listing(norms, 3)}",
+            )
+
+    def _base_notes(self) -> Iterator[Note]:
+        if self.coverage is not None and self.coverage.refusal is not None:
+            yield Note("refusal", f"would not merge: {self.coverage.refusal}")
+        if self.coverage is not None and self.coverage.another_base is not None:
+            yield Note("info", self.coverage.another_base)
+        is_tied = None if self.coverage is None else self.coverage.tied
+        yield from notes_on_both_ends(self.adapter.updates, is_tied)
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `inspect --json`."""
+        adapter = self.adapter
+        return {
+            "path": adapter.where,
+            "format": adapter.format,
+            "kinds": list(adapter.kinds),
+            "provenance": asdict(adapter.provenance),
+            "settings": dict(adapter.settings),
+            "metadata": dict(adapter.metadata),
+            "parameters": self.parameters,
+            "replaced_parameters": self.replaced_parameters,
+            "bytes": adapter.nbytes,
+            "dtypes": list(self.dtypes),
+            "targets": [asdict(group) for group in self.groups],
+            "replaced": [
+                {"target": t, "shape": list(r.source.shape), "trained": r.is_trained}
+                for t, r in adapter.replaced.items()
+            ],
+            "rows": [
+                {"target": target, "indices": list(rows.indices)}
+                for target, rows in adapter.rows.items()
+            ],
+            "inert": dict(adapter.inert),
+            "weights_beside": list(adapter.beside),
+            "tokenizer_files": [path.name for path in adapter.companions],
+            "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
+            "base": None if self.coverage is None else asdict(self.coverage),
+            "changing_nothing": dict(self.idle),
+            "notes": [asdict(note) for note in self.notes],
+            "sound": self.is_sound,
+        }
+
+
+def inspect_adapter(adapter: Adapter) -> Inspection:
+    """Describe an adapter from its headers."""
+    return Inspection(adapter, tuple(_group(adapter.updates)))
+
+
+def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
+    """The stored tensors that hold a NaN or an infinity."""
+    return tuple(
+        key
+        for source in _sources(adapter)
+        if source.dtype in FACTORS and not is_finite(source.read())
+        for key in source.keys
+    )
+
+
+def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
+    """What `adapter` touches of `base`; and the plan of their merge, None where it is refused."""
+    known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
+    try:
+        plan = plan_merge(base, [adapter], [1.0], MergeOptions())
+    except LoratoolsError as error:
+        return Coverage(base.where, 0, 0, {}, str(error), {}, *known), None
+    touched = {tensor.name for tensor in plan.changed}
+    matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
+    untouched: dict[str, int] = {}
+    for name in matrices:
+        if name not in touched:
+            untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
+    accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
+    count = sum(name in touched for name in matrices)
+    return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
+
+
+def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
+    groups: dict[tuple[object, ...], list[Delta]] = {}
+    numbers: dict[Scaling | None, int] = {}
+    known: dict[int, int] = {}  # by identity, as most updates share one, and a hash takes longer
+    for target, update in updates.items():
+        delta = update.delta
+        lora = delta.low_rank
+        scaling = lora.scaling if lora else None
+        number = known.get(id(scaling))
+        if number is None:
+            number = known[id(scaling)] = numbers.setdefault(scaling, len(numbers))
+        how = (lora.rank if lora else None, number)
+        groups.setdefault((pattern_of(target), delta.kind, delta.shape, *how), []).append(delta)
+    for (pattern, kind, *_), deltas in groups.items():
+        lora = deltas[0].low_rank
+        scaling = lora.scaling if lora else None
+        yield TargetGroup(
+            pattern=str(pattern),
+            kind=str(kind),
+            shape=deltas[0].shape,
+            rank=lora.rank if lora else None,
+            alpha=scaling.alpha if scaling else None,
+            scaling=scaling.value if scaling else None,
+            rule=scaling.rule if scaling else None,
+            alpha_from=scaling.origin if scaling else None,
+            count=len(deltas),
+            parameters=sum(map(parameters_of, deltas)),
+        )
+
+
+def _sources(adapter: Adapter) -> Iterable[Source]:
+    for update in adapter.updates.values():
+        yield from update.delta.sources
+    for replacement in adapter.replaced.values():
+        yield replacement.source
+    for rows in adapter.rows.values():
+        yield rows.rows
+
+
+def _spectrum_row(row: TargetSpectrum) -> dict[str, object]:
+    values = asdict(row.spectrum) if row.spectrum is not None else None
+    return {"target": row.target, "spectrum": values, "relative": row.relative}

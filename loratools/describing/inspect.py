@@ -1,0 +1,50 @@
+"""Describe an adapter from its files, and beside its base."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from loratools.describing.description import Inspection, cover, find_nonfinite, inspect_adapter
+from loratools.describing.spectrum import measure_spectra
+from loratools.files.opening import open_adapter, open_base
+from loratools.formats import DecodeOptions
+from loratools.idle import idle_updates
+from loratools.io.collector import collector_paused
+
+
+@collector_paused()
+def inspect(
+    adapter: str | Path,
+    *,
+    base: str | Path | None = None,
+    spectrum: bool = False,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    out_proj: Literal["auto", "once", "twice"] = "auto",
+) -> Inspection:
+    """Describe an adapter from its headers; with `spectrum`, from its values too.
+
+    With `base`: which of its weights the adapter touches and whether it would merge; with both,
+    the size of each update relative to its weight, for which those weights are read.
+
+    Raises:
+        LoratoolsError: a file is malformed, or of a kind that is not supported.
+    """
+    options = DecodeOptions(out_proj)
+    opened = open_adapter(
+        adapter, config=config, allow_pickle=allow_pickle, options=options, headers=not spectrum
+    )
+    coverage, plan = cover(opened, open_base(base, headers=not spectrum)) if base else (None, None)
+    described = inspect_adapter(opened)
+    if spectrum:
+        from loratools.running.parallel import threads
+
+        with threads(None) as each:
+            spectra = tuple(measure_spectra(opened, plan, each))
+        described = replace(
+            described,
+            spectra=spectra,
+            nonfinite=find_nonfinite(opened),
+            idle=idle_updates(opened, {row.target for row in spectra if row.is_zero}),
+        )
+    return replace(described, coverage=coverage)

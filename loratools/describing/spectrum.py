@@ -1,0 +1,101 @@
+"""The size and shape of every low-rank update, from its factors, and beside its weight."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter
+from loratools.deltas import Delta, factors_of
+from loratools.deltas.lora import LoRA
+from loratools.errors import NonFiniteError
+from loratools.io.source import Source, is_finite
+from loratools.merging.plan import MergePlan
+from loratools.names.grouping import pattern_of
+from loratools.reshaping.factors import sum_of
+
+if TYPE_CHECKING:
+    from loratools.lowrank.spectrum import Spectrum
+    from loratools.running.parallel import Map
+
+
+@final
+@dataclass(frozen=True)
+class TargetSpectrum:
+    """The size and shape of one update; `spectrum` is None where a value is not finite.
+
+    `relative` is its Frobenius norm over that of the base's weight, None without a base.
+    """
+
+    target: str
+    spectrum: "Spectrum | None"
+    relative: float | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it changes nothing: its `up` or its `down` is zero."""
+        return self.spectrum is not None and self.spectrum.frobenius == 0
+
+
+def measure_spectra(
+    adapter: Adapter, plan: MergePlan | None = None, each: "Map" = map
+) -> Iterator[TargetSpectrum]:
+    """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
+
+    For kinds that hold a LoRA beside other parts, as DoRA does, it is that of the LoRA.
+    """
+    norms = _base_norms(plan) if plan is not None else {}
+    deltas = {t: u.delta for t, u in adapter.updates.items() if factors_of(u.delta) is not None}
+    for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
+        norm = norms.get(target)
+        relative = spectrum.frobenius / norm if spectrum and norm else math.inf
+        yield TargetSpectrum(target, spectrum, relative if math.isfinite(relative) else None)
+
+
+def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:
+    """Means over the targets that differ only in the numbers in their names."""
+    groups: dict[str, list[TargetSpectrum]] = {}
+    for row in spectra:
+        groups.setdefault(pattern_of(row.target), []).append(row)
+    return tuple(_mean(pattern, rows) for pattern, rows in groups.items())
+
+
+def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
+    finite = [row.spectrum for row in rows if row.spectrum is not None]
+    relative = [row.relative for row in rows if row.relative is not None]
+    if len(finite) < len(rows):
+        return TargetSpectrum(pattern, None)
+    means = {f.name: fmean(getattr(s, f.name) for s in finite) for f in fields(finite[0])}
+    return TargetSpectrum(
+        pattern, replace(finite[0], **means), fmean(relative) if relative else None
+    )
+
+
+def _spectrum(delta: Delta) -> "Spectrum | None":
+    from loratools.lowrank.spectrum import spectrum_of
+
+    lora = factors_of(delta)
+    if lora is None or not all(is_finite(source.read()) for source in _beside(lora, delta)):
+        return None
+    try:
+        return spectrum_of(sum_of([(1.0, lora)]).values(), lora.rank)
+    except NonFiniteError:
+        return None
+
+
+def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
+    """What a change is made of beside its factors."""
+    factors = {id(source) for source in lora.sources}
+    yield from (source for source in delta.sources if id(source) not in factors)
+
+
+def _base_norms(plan: MergePlan) -> Mapping[str, float]:
+    """By target, the Frobenius norm of the weight it changes."""
+    from loratools.io.blocks import frobenius
+
+    norms = {}
+    for tensor in plan.changed:
+        for change in tensor.changes:
+            norms[change.target] = frobenius(tensor.origin)
+    return norms

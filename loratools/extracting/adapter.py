@@ -1,0 +1,104 @@
+"""The adapter that an extraction makes: factors at their ranks, and whole tensors."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from loratools.adapter import Adapter, Provenance, Update
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.extracting.plan import ExtractPlan, Target
+from loratools.io.companions import Companion
+from loratools.io.source import Source, transposed
+
+#: PEFT's task types by the ends of the names of architectures.
+_TASKS = (
+    ("ForCausalLM", "CAUSAL_LM"),
+    ("LMHeadModel", "CAUSAL_LM"),
+    ("ForQuestionAnswering", "QUESTION_ANS"),
+    ("ForSequenceClassification", "SEQ_CLS"),
+    ("ForTokenClassification", "TOKEN_CLS"),
+    ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+)
+#: With these tasks, PEFT expects the new head in the adapter.
+_HEADS = {
+    "SEQ_CLS": {"classifier", "score"},
+    "TOKEN_CLS": {"classifier", "score"},
+    "QUESTION_ANS": {"qa_outputs"},
+}
+
+
+class Factors(Protocol):
+    """The leading factors of a difference."""
+
+    def up_rows(self, rank: int) -> Source:
+        """The transposed `up`."""
+        ...
+
+    def down(self, rank: int) -> Source:
+        """The `down`."""
+        ...
+
+
+def adapter_of(
+    plan: ExtractPlan,
+    factors: Mapping[str, tuple[Factors, int]],
+    *,
+    where: str,
+    base_name: str,
+    companions: tuple[Companion, ...],
+) -> Adapter:
+    """The adapter of a plan, with the factors and the rank of each target that has one."""
+    updates = {
+        target: _update(plan.factored[target], *found)
+        for target, found in factors.items()
+        if found[1]
+    }
+    task = _task(plan)
+    config: dict[str, Any] = {
+        "base_model_name_or_path": base_name,
+        "fan_in_fan_out": any(update.fan_in_fan_out for update in updates.values()),
+        "task_type": task,
+    }
+    return Adapter(
+        format="peft",
+        where=where,
+        updates=updates,
+        replaced=plan.whole,
+        rows={},
+        copies=(),
+        inert={},
+        provenance=Provenance(base=base_name, task=task),
+        settings={},
+        config=config,
+        metadata={},
+        notes=(),
+        companions=companions,
+        nbytes=0,
+    )
+
+
+def _update(target: Target, factors: Factors, rank: int) -> Update:
+    """Scaling is 1: alpha is the rank."""
+    lora = LoRA(
+        up=transposed(factors.up_rows(rank)),
+        down=factors.down(rank),
+        scaling=Scaling(float(rank), rank, "rank", "config"),
+        shape=target.pair.after.shape,
+    )
+    if target.is_conv1d:
+        lora = lora.transposed()
+    is_linear = len(lora.shape) == 2 and not target.is_embedding
+    return Update(lora, target.is_conv1d if is_linear else None, target.is_embedding)
+
+
+def _task(plan: ExtractPlan) -> str | None:
+    """PEFT's task type; None where it is unknown, or would make PEFT look for a head."""
+    config = plan.pairing.tuned.config or plan.pairing.config or {}
+    architectures = config.get("architectures")
+    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    task = next((task for end, task in _TASKS if name.endswith(end)), None)
+    if task == "SEQ_2_SEQ_LM" and not config.get("is_encoder_decoder"):
+        return None
+    if task in _HEADS:
+        saved = {target.rpartition(".")[0].rpartition(".")[2] for target in plan.whole}
+        return task if saved & _HEADS[task] else None
+    return task

@@ -1,0 +1,57 @@
+"""Which tensors differ between two models, and by how much."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from loratools.extracting.difference import Difference, Norms
+from loratools.extracting.pairing import Pair
+from loratools.io.dtypes import FLOATS
+from loratools.io.source import same_bytes
+from loratools.running.parallel import Map
+
+#: Called with the bytes that were read; what it raises stops the comparison.
+Tick = Callable[[int], None]
+
+
+def differing(pairs: Sequence[Pair], each: Map, tick: Tick) -> tuple[Pair, ...]:
+    """The pairs whose tensors are not the same, rounded to one dtype."""
+    own = _own(pairs)
+    found = dict(zip(own, each(partial(_differs, tick), own.values()), strict=True))
+    return tuple(pair for pair in pairs if found[pair.twin or pair.target])
+
+
+def measure(pairs: Sequence[Pair], each: Map, tick: Tick) -> dict[str, Norms]:
+    """How far tensors changed, by target.
+
+    Raises:
+        NonFiniteError: a tensor has a NaN or an infinity.
+    """
+    own = _own(pairs)
+    found = dict(zip(own, each(partial(_norms, tick), own.values()), strict=True))
+    return {pair.target: found[pair.twin or pair.target] for pair in pairs}
+
+
+def _own(pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """One of each two twins; the largest first, so that no thread is left waiting."""
+    largest = sorted(pairs, key=lambda pair: -pair.after.info.nbytes)
+    return {pair.twin or pair.target: pair for pair in largest}
+
+
+def _differs(tick: Tick, pair: Pair) -> bool:
+    if _is_float(pair):
+        is_same = Difference(pair.after, pair.before).is_zero()
+    else:
+        is_same = same_bytes(pair.after, pair.before)
+    tick(pair.after.info.nbytes if is_same else 0)
+    return not is_same
+
+
+def _norms(tick: Tick, pair: Pair) -> Norms:
+    tick(pair.after.info.nbytes)
+    if not _is_float(pair):
+        return Norms(0.0, 0.0)  # codes and indices have no norm
+    return Difference(pair.after, pair.before, partial(tick, 0)).norms()
+
+
+def _is_float(pair: Pair) -> bool:
+    return {pair.after.dtype, pair.before.dtype} <= set(FLOATS)

@@ -1,0 +1,91 @@
+"""The factors of an extraction: those of a run before, or computed and put on disk."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import final
+
+import torch
+
+from loratools.extracting.difference import Difference, Memory
+from loratools.extracting.pairing import Pairing
+from loratools.extracting.parts import Part, Parts
+from loratools.extracting.plan import ExtractOptions
+from loratools.extracting.principal import principal
+from loratools.io.file import InputFile
+from loratools.lowrank.ranks import Wanted
+from loratools.lowrank.seeds import seed_of
+from loratools.running.parallel import Map
+from loratools.version import __version__
+
+#: Differences up to this size together are held while they are worked on; others are read again.
+_HELD_BYTES = 128 * 2**20
+
+
+@final
+class Factoring:
+    """Finds the factors of targets; `reused` counts those of a run before.
+
+    `tick` is called with the bytes of each difference, and without any for each block; what it
+    raises stops the work.
+    """
+
+    def __init__(
+        self,
+        pairing: Pairing,
+        options: ExtractOptions,
+        parts: Parts,
+        tick: Callable[..., None],
+        each: Map,
+    ) -> None:
+        self.reused = 0
+        self._pairs = pairing.pairs
+        self._options = options
+        self._parts = parts
+        self._tick = tick
+        self._each = each
+        self._memory = Memory(_HELD_BYTES)
+
+    def __call__(self, questions: Sequence[tuple[str, Wanted]]) -> list[Part]:
+        """The parts of some targets, the largest first, so that no thread is left waiting."""
+        # Tied ends are one tensor, and have one part.
+        own = [(self._pairs[target].twin or target, wanted) for target, wanted in questions]
+        work = sorted(dict.fromkeys(own), key=lambda each: -self._pairs[each[0]].after.info.nbytes)
+        found = dict(zip(work, self._each(self._find, work), strict=True))
+        return [found[question] for question in own]
+
+    def _find(self, question: tuple[str, Wanted]) -> Part:
+        target, wanted = question
+        pair = self._pairs[target]
+        self._tick(pair.after.info.nbytes)
+        what = [target, *pair.names, asdict(wanted)]
+        if (part := self._parts.find(what)) is not None:
+            self.reused += 1
+            return part
+        difference = Difference(pair.after, pair.before, self._tick)
+        found = principal(
+            difference,
+            wanted,
+            least=self._options.least(difference.noise),
+            dtype=self._options.stored_dtype,
+            seed=seed_of(0, target),
+            memory=self._memory,
+            device=self._options.device,
+        )
+        return self._parts.store(what, found)
+
+
+def identity(pairing: Pairing, options: ExtractOptions) -> list[object]:
+    """All that every part depends on: programs, inputs, and how factors are stored."""
+    files = [
+        [str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns]
+        for file in input_files(pairing)
+    ]
+    programs = [__version__, torch.__version__, options.device]
+    return [*programs, options.stored_dtype, options.min_change, files]
+
+
+def input_files(pairing: Pairing) -> Iterator[InputFile]:
+    """The files of both models."""
+    for model in (pairing.tuned, pairing.base):
+        for shard in model.shards:
+            yield shard.file

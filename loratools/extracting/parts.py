@@ -1,0 +1,204 @@
+"""Finished factors on disk: a run that was killed does not compute them again.
+
+A part has a name made of all that its bytes depend on, appears under it complete, and carries a
+digest of those bytes: what was damaged since is told from what was finished.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.errors import LoratoolsError, storage_errors
+from loratools.io.file import InputFile
+from loratools.io.header import TensorInfo
+from loratools.io.json import json_text
+from loratools.io.source import Stored, as_bytes
+from loratools.io.writer import OutputFile, lay_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loratools.extracting.difference import Norms
+    from loratools.extracting.principal import Principal
+    from loratools.lowrank.truncation import TargetSpectrum
+
+_UNFINISHED = ".unfinished"
+_DIGEST = "sha256"
+_READ_BYTES = 2**20
+
+
+@final
+@dataclass(frozen=True)
+class LeadingRows:
+    """The first `count` rows of a tensor in a file that is opened when they are read.
+
+    Those that it does not have are zero.
+    """
+
+    path: Path
+    info: TensorInfo
+    count: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its name in the file."""
+        return (self.info.name,)
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype in the file."""
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With so many rows."""
+        return (self.count, *self.info.shape[1:])
+
+    def read(self) -> "Tensor":
+        """All of them."""
+        return self.read_rows(0, self.count)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some of them."""
+        import torch
+
+        there = self.info.shape[0]
+        rows = Stored(InputFile(self.path), self.info).read_rows(min(begin, there), min(end, there))
+        if len(rows) == end - begin:
+            return rows
+        return torch.cat([rows, rows.new_zeros(end - begin - len(rows), *rows.shape[1:])])
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """The factors of one target in a file of their own."""
+
+    path: Path
+
+    def up_rows(self, rank: int) -> LeadingRows:
+        """The transposed `up` at a rank."""
+        return LeadingRows(self.path, self._tensors["rows"], rank)
+
+    def down(self, rank: int) -> LeadingRows:
+        """The `down` at a rank."""
+        return LeadingRows(self.path, self._tensors["down"], rank)
+
+    def spectrum(self) -> "TargetSpectrum":
+        """What a rule for ranks has to know."""
+        return self._spectrum
+
+    @cached_property
+    def norms(self) -> "Norms":
+        """How far the target changed."""
+        from loratools.extracting.difference import Norms
+
+        return Norms(*self._read("norms").tolist())
+
+    @cached_property
+    def unsure(self) -> float:
+        """How far the energy that is lost can be from what `spectrum` says."""
+        return self._read("unsure").item()
+
+    @cached_property
+    def _tensors(self) -> dict[str, TensorInfo]:
+        return {info.name: info for info in InputFile(self.path).read_header().tensors}
+
+    @cached_property
+    def _spectrum(self) -> "TargetSpectrum":
+        from loratools.lowrank.truncation import TargetSpectrum
+
+        m, n = self._tensors["rows"].shape[1], self._tensors["down"].shape[1]
+        return TargetSpectrum(m, n, self._read("values").numpy(), self.norms.change)
+
+    def _read(self, name: str) -> "Tensor":
+        return Stored(InputFile(self.path), self._tensors[name]).read()
+
+
+@final
+class Parts:
+    """A folder of parts of one extraction; `inputs` is all that every part depends on."""
+
+    def __init__(self, folder: Path, inputs: Any) -> None:
+        self.folder = folder
+        self.damaged = 0
+        self._inputs = inputs
+        with storage_errors(folder):
+            folder.mkdir(exist_ok=True)
+            for path in folder.glob(f"*{_UNFINISHED}"):
+                path.unlink()
+
+    def find(self, what: Any) -> Part | None:
+        """The part of this description, if it was finished and has all its bytes still.
+
+        A damaged one is counted in `damaged`, and forgotten.
+        """
+        path = self._path(what)
+        if not path.exists():
+            return None
+        if _is_whole(path):
+            return Part(path)
+        self.damaged += 1
+        return None
+
+    def store(self, what: Any, principal: "Principal") -> Part:
+        """Write a part, durably before it has its name."""
+        import torch
+
+        path = self._path(what)
+        unfinished = path.with_suffix(_UNFINISHED)
+        tensors = {
+            "rows": principal.rows.contiguous(),
+            "down": principal.down.contiguous(),
+            "values": principal.values.contiguous(),
+            "norms": torch.tensor(astuple(principal.norms), dtype=torch.float64),
+            "unsure": torch.tensor([principal.unsure], dtype=torch.float64),
+        }
+        dtypes = dict.fromkeys(tensors, "F64") | dict.fromkeys(("rows", "down"), principal.dtype)
+        entries = [(name, dtypes[name], tuple(t.shape)) for name, t in sorted(tensors.items())]
+        digest = _digest(entries, (as_bytes(tensors[name]) for name, _, _ in entries))
+        file = OutputFile(unfinished, lay_out(entries, {_DIGEST: digest}))
+        try:
+            for name, tensor in tensors.items():
+                file.write(name, 0, as_bytes(tensor))
+            file.sync()
+        finally:
+            file.close()
+        with storage_errors(path):
+            unfinished.replace(path)
+        return Part(path)
+
+    def _path(self, what: Any) -> Path:
+        digest = hashlib.sha256(json_text([self._inputs, what]).encode()).hexdigest()
+        return self.folder / f"{digest[:40]}.safetensors"
+
+
+_Entry = tuple[str, str, tuple[int, ...]]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part has the digest of its tensors."""
+    try:
+        file = InputFile(path)
+        header = file.read_header()
+        tensors = sorted(header.tensors, key=lambda info: info.name)
+        entries = [(info.name, info.dtype, info.shape) for info in tensors]
+        pieces = (
+            memoryview(file.read(begin, min(_READ_BYTES, info.end - begin)))
+            for info in tensors
+            for begin in range(info.begin, info.end, _READ_BYTES)
+        )
+        return header.metadata.get(_DIGEST) == _digest(entries, pieces)
+    except LoratoolsError:
+        return False
+
+
+def _digest(entries: Sequence[_Entry], pieces: Iterable[memoryview]) -> str:
+    """Of the names, dtypes and shapes of tensors, and of their bytes in that order."""
+    digest = hashlib.sha256(json_text(entries).encode())
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

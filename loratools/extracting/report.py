@@ -1,0 +1,168 @@
+"""What an extraction kept and what it lost, tensor by tensor."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.extracting.plan import ExtractPlan
+from loratools.names.both_ends import MERGED_TWICE
+
+if TYPE_CHECKING:
+    from loratools.extracting.check import Check
+    from loratools.lowrank.truncation import Truncation
+
+
+@final
+@dataclass(frozen=True)
+class ExtractReport:
+    """The account of an extraction, or of the plan of one (`truncations` is then empty).
+
+    Attributes:
+        truncations: by target, the certificate: what its factors keep, before they are rounded to
+            the dtype they are stored in.
+        gap: the share of energy that other ranks within the same budget might keep in addition.
+        output: where the adapter is; None for a dry run.
+        nbytes: the size of its tensors' file.
+        reused: the number of targets whose factors a run before this one had finished.
+        damaged: the number of those that were no longer as they were written, and made anew.
+        check: the files merged back and compared; None where that was not asked for.
+    """
+
+    plan: ExtractPlan
+    truncations: "Mapping[str, Truncation]"
+    gap: float = 0.0
+    output: str | None = None
+    nbytes: int | None = None
+    reused: int = 0
+    damaged: int = 0
+    check: "Check | None" = None
+
+    @property
+    def total(self) -> "Truncation":
+        """Of all changes seen as one; whole tensors keep theirs, and what is left out is lost."""
+        from loratools.lowrank.truncation import Truncation
+
+        changes = self.plan.changes
+        lost = [truncation.lost for truncation in self.truncations.values()]
+        lost += [left.norms.change for left in self.plan.left_out.values() if left.norms]
+        return Truncation(
+            rank=sum(truncation.rank for truncation in self.truncations.values()),
+            total=math.fsum(norms.change for norms in changes.values()),
+            lost=math.fsum(lost),
+        )
+
+    def worst(self, count: int = 3) -> tuple[tuple[str, float], ...]:
+        """The tensors that hold most of what is lost, and their shares of it."""
+        lost = {target: truncation.lost for target, truncation in self.truncations.items()}
+        lost |= {t: left.norms.change for t, left in self.plan.left_out.items() if left.norms}
+        total = math.fsum(lost.values())
+        shares = [(target, each / total) for target, each in lost.items() if each and total]
+        return tuple(sorted(shares, key=lambda item: -item[1])[:count])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know."""
+        grown = [t for t, replacement in self.plan.whole.items() if not replacement.is_trained]
+        notes = [*self.plan.pairing.renamed]
+        notes += [
+            f"{target}: has another number of rows; resize the base's embeddings before loading"
+            for target in grown
+        ]
+        notes += self._tied_notes()
+        reasons: dict[str, list[str]] = {}
+        for target, left in self.plan.left_out.items():
+            reasons.setdefault(left.reason, []).append(target)
+        for reason, targets in reasons.items():
+            more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+            notes.append(f"left out: {targets[0]}{more} ({reason})")
+        if self.damaged:
+            notes.append(
+                f"{_count(self.damaged, 'part', 'parts')} of the interrupted run had been damaged "
+                f"on disk since, and were computed again; check the disk"
+            )
+        return tuple(notes)
+
+    def _tied_notes(self) -> Iterator[str]:
+        for target, planned in self.plan.factored.items():
+            twin = planned.pair.twin
+            if twin in self.plan.factored:
+                yield (
+                    f"{twin} and {target} are one tensor, and its update is stored for both ends: "
+                    f"{MERGED_TWICE}; or store both whole, with --full {twin!r}"
+                )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The account in a few sentences."""
+        plan, total = self.plan, self.total
+        stored = sum(truncation.rank > 0 for truncation in self.truncations.values())
+        found = f"{_count(len(plan.factored), 'matrix', 'matrices')} to factor"
+        if self.output is not None:
+            found = f"{_count(stored, 'matrix', 'matrices')} of low rank"
+        lines = [
+            f"{found}, {_count(len(plan.whole), 'tensor', 'tensors')} whole, "
+            f"{_count(len(plan.left_out), 'change', 'changes')} left out; "
+            f"{_count(plan.unchanged, 'tensor', 'tensors')} unchanged"
+        ]
+        if self.output is None:
+            return tuple(lines)
+        lines.append(
+            f"energy kept: {total.energy:.6f}, relative error {total.error:.3g} "
+            f"(before the factors are rounded)"
+        )
+        if worst := self.worst():
+            shares = ", ".join(f"{target} {share:.1%}" for target, share in worst)
+            lines.append(f"most of the loss: {shares}")
+        if self.check is not None:
+            lines.append(self.check.line)
+        return tuple(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `svd-extract --json`."""
+        plan, total = self.plan, self.total
+        is_known = bool(self.truncations) or not plan.factored
+        return {
+            "tuned": plan.pairing.tuned.where,
+            "base": plan.pairing.base.where,
+            "output": self.output,
+            "bytes": self.nbytes,
+            "unchanged": plan.unchanged,
+            "targets": [self._row(target) for target in plan.factored],
+            "whole": [
+                {"target": target, "relative": self._relative(target)} for target in plan.whole
+            ],
+            "left_out": [
+                {"target": target, "reason": left.reason, "relative": self._relative(target)}
+                for target, left in plan.left_out.items()
+            ],
+            "total": {
+                "norm": math.sqrt(total.total),
+                "energy": total.energy if is_known else None,
+                "relative_error": total.error if is_known else None,
+                "budget_gap": self.gap,
+            },
+            "worst": [{"target": t, "share": share} for t, share in self.worst(10)],
+            "check": self.check.to_json() if self.check else None,
+            "notes": list(self.notes),
+        }
+
+    def _row(self, target: str) -> dict[str, Any]:
+        planned, truncation = self.plan.factored[target], self.truncations.get(target)
+        return {
+            "target": target,
+            "shape": list(planned.pair.after.shape),
+            "embedding": planned.is_embedding,
+            "relative": self._relative(target),
+            "rank": truncation.rank if truncation else None,
+            "energy": truncation.energy if truncation else None,
+            "relative_error": truncation.error if truncation else None,
+        }
+
+    def _relative(self, target: str) -> float | None:
+        norms = self.plan.changes.get(target)
+        return norms.relative if norms and math.isfinite(norms.relative) else None
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"

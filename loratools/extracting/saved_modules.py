@@ -1,0 +1,62 @@
+"""Modules that PEFT saves whole: it finds them by the ends of their names, with all they hold."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from loratools.errors import UnsupportedError, shorten
+from loratools.extracting.pairing import natural
+from loratools.io.source import Stored
+
+
+def saved_modules(
+    modules: Mapping[str, str], tensors: Mapping[str, Stored]
+) -> Iterator[tuple[str, Stored]]:
+    """The tensors of some modules, a weight before its bias; each module with one reason to be.
+
+    Raises:
+        UnsupportedError: a module holds others, or its name is the end of another's.
+    """
+    owned: dict[str, list[str]] = {}
+    for name in tensors:
+        owned.setdefault(name.rpartition(".")[0], []).append(name)
+    for module in sorted(_with_namesakes(modules, owned), key=natural):
+        for name in sorted(owned[module], key=lambda name: not name.endswith("weight")):
+            yield name, tensors[name]
+
+
+def _with_namesakes(
+    modules: Mapping[str, str], owned: Mapping[str, Iterable[str]]
+) -> dict[str, str]:
+    """Small modules that PEFT would take along are stored too."""
+    found = dict(modules)
+    outer = {name.rpartition(".")[0] for name in owned} | _containers(owned)
+    for module, why in modules.items():
+        if not module or module in outer:
+            raise UnsupportedError(
+                f"{shorten(why)}: PEFT saves whole modules, and this one holds others; "
+                f"leave it out with --skip {why!r}"
+            )
+        for other in [*owned, *outer]:
+            if other == module or not other.endswith(module):
+                continue
+            if other in outer or not _is_alike(other, module):
+                raise UnsupportedError(
+                    f"{shorten(why)}: PEFT would save {shorten(other)} as well, whose name ends "
+                    f"so; leave it out with --skip {why!r}"
+                )
+            found[other] = why
+    return found
+
+
+def _containers(owned: Iterable[str]) -> set[str]:
+    """The names of all modules around others."""
+    found = set()
+    for module in owned:
+        while "." in module:
+            module = module.rpartition(".")[0]  # noqa: PLW2901
+            found.add(module)
+    return found
+
+
+def _is_alike(other: str, module: str) -> bool:
+    """Norms are small, and end in `norm` together."""
+    return "norm" in module.rpartition(".")[2] and "norm" in other.rpartition(".")[2]

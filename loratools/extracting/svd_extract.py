@@ -1,0 +1,303 @@
+"""Extract an adapter from a fine-tuned model and its base, from files to files."""
+
+import math
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from loratools.errors import OptionError, OutputError, storage_errors
+from loratools.extracting.adapter import adapter_of
+from loratools.extracting.changed import differing, measure
+from loratools.extracting.check import Check
+from loratools.extracting.check import check as check_extraction
+from loratools.extracting.difference import Difference
+from loratools.extracting.factoring import Factoring, identity, input_files
+from loratools.extracting.pairing import Pair, Pairing, pair_up
+from loratools.extracting.parts import Part, Parts
+from loratools.extracting.plan import (
+    ExtractOptions,
+    ExtractPlan,
+    comparable,
+    matrices,
+    plan_extract,
+)
+from loratools.extracting.report import ExtractReport
+from loratools.files.opening import companions_in, open_adapter, open_base
+from loratools.files.tensors import layout_of
+from loratools.files.writing import approved, put_files
+from loratools.formats import encode
+from loratools.hub.names import HubName, is_hub_name
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.companions import Companion
+from loratools.io.dtypes import BITS, nbytes
+from loratools.io.folder import LocalFolder
+from loratools.io.publish import Staging, check_output, staged
+from loratools.lowrank.ranks import RankRule, Wanted
+from loratools.lowrank.settle import first_question, settle
+from loratools.running.parallel import Map, threads
+
+_PARTS = "parts"
+_SLACK_BYTES = 2**20
+#: A tensor in a file's header takes this and its target's name, at most.
+_ENTRY_BYTES = 144
+
+
+@final
+@dataclass(frozen=True)
+class ExtractRun:
+    """How an extraction runs; nothing of it shows in the bytes of the output.
+
+    `resume` goes on with what a run that was interrupted had finished, and leaves as much if this
+    one is. `progress` is called with the bytes done and the bytes in all, by any thread; what it
+    raises stops the extraction.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
+    """
+
+    overwrite: bool = False
+    resume: bool = False
+    jobs: int | None = None
+    progress: Callable[[int, int], None] | None = None
+    approve: Callable[[ExtractReport], object] | None = None
+
+
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path | None,
+    rule: RankRule | None = None,
+    size: int | None = None,
+    options: ExtractOptions | None = None,
+    base_name: str | None = None,
+    check: bool = False,
+    run: ExtractRun | None = None,
+) -> ExtractReport:
+    """Write an adapter that makes `base` into `tuned`, as nearly as the rank rule allows.
+
+    `size` is a budget for the file in bytes; without it and a rule, all is kept that is not zero.
+    Differences are read in blocks of rows, and factors put on disk as they are found, so memory
+    depends on neither model's size. Without an `output` the tensors are compared, and nothing is
+    written.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    if base_name is not None and not base_name.strip():
+        raise OptionError("the name of the base is empty; leave it out to have the path")
+    options, run = options or ExtractOptions(), run or ExtractRun()
+    pairing = pair_up(open_base(tuned, companions=True), open_base(base))
+    pairs = comparable(pairing, options)
+    rule = rule or RankRule()
+    if size is not None:
+        rule.refuse_goal_beside("size")
+    with threads(run.jobs) as each:
+        own = {pair.twin or pair.target: pair.after.info.nbytes for pair in pairs}
+        watch = _Watch(sum(own.values()), run.progress)
+        plan = _plan(pairing, pairs, options, watch, each)
+        if output is None:
+            found = measure([target.pair for target in plan.factored.values()], each, watch)
+            report = ExtractReport(plan.measured(found, options), {})
+            approved(report, run.approve)
+            return report
+        name = _base_name(base) if base_name is None else base_name
+        work = _Work(plan, rule, size, options, Path(output), name, check)
+        return _write(work, run, watch, each)
+
+
+def _plan(
+    pairing: Pairing, pairs: Sequence[Pair], options: ExtractOptions, watch: "_Watch", each: Map
+) -> ExtractPlan:
+    """The plan, with the norms of all that is not to be factored."""
+    changed = differing(pairs, each, watch)
+    factored = matrices(pairing, changed, options)
+    others = [pair for pair in changed if pair.target not in factored]
+    plan = plan_extract(pairing, factored, measure(others, each, watch), options)
+    # Matrices of a module that is stored whole.
+    moved = [pair for pair in changed if pair.target in factored.keys() - plan.factored.keys()]
+    return plan.measured(measure(moved, each, watch), options) if moved else plan
+
+
+@final
+class _Watch:
+    """Bytes done by all threads."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._total = total
+        self._done = 0
+        self._progress = progress or (lambda done, total: None)
+        self._lock = threading.Lock()
+
+    def __call__(self, nbytes: int = 0) -> None:
+        """Count some more, or only look whether to stop."""
+        with self._lock:
+            self._done = min(self._total, self._done + nbytes)
+            self._progress(self._done, self._total)
+
+
+@final
+@dataclass(frozen=True)
+class _Work:
+    """What is to be written."""
+
+    plan: ExtractPlan
+    goal: RankRule
+    size: int | None
+    options: ExtractOptions
+    output: Path
+    base_name: str
+    check: bool
+
+    @property
+    def rule(self) -> RankRule:
+        """The goal, with what a file of the size has room for, as far as the plan is known.
+
+        Raises:
+            OutputError: there is room for no factors.
+        """
+        if self.size is None:
+            return self.goal
+        return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
+
+
+def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractReport:
+    pairing, output = work.plan.pairing, work.output
+    check_output(
+        output,
+        [path for model in (pairing.tuned, pairing.base) for path in _paths(model)],
+        is_folder=True,
+        needed_bytes=_needed_bytes(work),
+        overwrite=run.overwrite,
+    )
+    with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
+        _remove_all_but(staging.folder, _PARTS)
+        parts = Parts(staging.folder / _PARTS, identity(pairing, work.options))
+        report = _put(work, parts, staging, watch, each)
+        for file in input_files(pairing):
+            file.check_unchanged()
+        with storage_errors(parts.folder):
+            shutil.rmtree(parts.folder)
+        approved(report, run.approve)
+        staging.publish()
+    return report
+
+
+def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
+    """The factors found, and the adapter's files written; its check reads those."""
+    factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
+    wanted = first_question(_shapes(work.plan), work.rule)
+    found = factors([(target, wanted) for target in work.plan.factored])
+    first = dict(zip(work.plan.factored, found, strict=True))
+    norms = {target: part.norms for target, part in first.items()}
+    work = replace(work, plan=work.plan.measured(norms, work.options))
+    targets = list(work.plan.factored)
+
+    def find(questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
+        return factors([(targets[i], more) for i, more in questions])
+
+    settled = settle([first[target] for target in targets], wanted, work.rule, find)
+    ranks = [
+        rank if len(part.spectrum().values) else 0
+        for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
+    ]
+    chosen = dict(zip(targets, zip(settled.found, ranks, strict=True), strict=True))
+    adapter = adapter_of(
+        work.plan,
+        chosen,
+        where=str(work.output),
+        base_name=work.base_name,
+        companions=_companions(work.plan.pairing.tuned),
+    )
+    bundle = encode(adapter)
+    written = put_files(bundle, layout_of(bundle), staging, each)
+    return ExtractReport(
+        plan=work.plan,
+        truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},
+        gap=settled.choice.gap,
+        output=str(work.output),
+        nbytes=written.nbytes,
+        reused=factors.reused,
+        damaged=parts.damaged,
+        check=_checked(work, staging, chosen, watch, each),
+    )
+
+
+def _checked(
+    work: _Work,
+    staging: Staging,
+    chosen: Mapping[str, tuple[Part, int]],
+    watch: _Watch,
+    each: Map,
+) -> Check | None:
+    if not work.check:
+        return None
+    return check_extraction(
+        work.plan,
+        open_adapter(staging.folder),
+        {target: (part.spectrum(), rank) for target, (part, rank) in chosen.items()},
+        work.options.stored_dtype,
+        unsure=math.fsum(part.unsure for part, _ in chosen.values()),
+        each=each,
+        tick=watch,
+    )
+
+
+def _base_name(base: str | Path) -> str:
+    return HubName.parse(base).repo if is_hub_name(base) else str(base)
+
+
+def _paths(model: Checkpoint) -> tuple[Path, ...]:
+    files = tuple(shard.file.path for shard in model.shards)
+    return files if model.path is None else (model.path, *files)
+
+
+def _companions(model: Checkpoint) -> tuple[Companion, ...]:
+    if not model.is_folder or model.path is None:
+        return ()
+    return companions_in(LocalFolder(model.path, model.where))
+
+
+def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:
+    pairs = [target.pair for target in plan.factored.values()]
+    return [Difference(pair.after, pair.before).shape for pair in pairs]
+
+
+def _needed_bytes(work: _Work) -> int:
+    """About as much as parts and output take together, before it is known what ranks will be."""
+    rule, plan = work.rule, work.plan
+    element = BITS[work.options.stored_dtype] // 8
+    sizes = map(sum, _shapes(plan))
+    factors = rule.parameters or (rule.rank or rule.min_rank) * sum(sizes)
+    whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
+    beside = sum(c.nbytes for c in _companions(plan.pairing.tuned))
+    return 2 * factors * element + whole + beside + _SLACK_BYTES
+
+
+def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
+    """How many numbers of factors fit into a file of a size, beside whole tensors and its header.
+
+    Raises:
+        OutputError: the rest alone is larger.
+    """
+    rest = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
+    # Those that are not measured yet may be left out, and take nothing.
+    factored = [target for target in plan.factored if target in plan.changes]
+    rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
+    if rest >= size:
+        raise OutputError(
+            f"{rest} bytes without any factors, more than {size}; use --residual drop"
+        )
+    return (size - rest) * 8 // BITS[options.stored_dtype]
+
+
+def _remove_all_but(folder: Path, name: str) -> None:
+    """What an interrupted run had begun to put together is made again."""
+    with storage_errors(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and path.name != name:
+                shutil.rmtree(path)
+            elif not path.is_dir():
+                path.unlink()

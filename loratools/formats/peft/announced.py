@@ -1,0 +1,200 @@
+"""What a PEFT config says was trained, against the parts that are stored.
+
+A part that is announced and not stored was lost: what PEFT puts in its place when it loads the
+adapter, if it loads it at all, is what it starts training with.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from loratools.adapter import Announced, Note, Update
+from loratools.errors import listing, shorten
+from loratools.formats.peft.config import PeftConfig, head_modules
+from loratools.io.source import Source
+from loratools.names.saved import SavedNames
+
+_FLAGS = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "use_qalora")
+_BIASES = ("none", "all", "lora_only")
+
+Modules = Mapping[str, Mapping[str, Source]]
+
+
+@final
+@dataclass(frozen=True)
+class _Kind:
+    """A part that a field of the config announces for every module with the part `beside`."""
+
+    field: str
+    role: str
+    beside: tuple[str, ...]
+    instead: str
+
+
+_KINDS = (
+    _Kind(
+        field="use_dora",
+        role="lora_magnitude_vector",
+        beside=("lora_A", "lora_embedding_A"),
+        instead="the norms of the base",
+    ),
+    _Kind(field="kasa_config", role="lora_diag", beside=("lora_A",), instead="new numbers"),
+    _Kind(field="lora_bias", role="lora_B.bias", beside=("lora_A",), instead="zeros"),
+)
+
+
+def announced_parts(
+    config: PeftConfig, modules: Modules, tokens: Mapping[str, Source]
+) -> Iterator[Note]:
+    """What of an update or of an embedding the config announces and the file lacks, or has more."""
+    yield from _odd_flags(config)
+    for kind in _KINDS:
+        yield from _parts(config, modules, kind)
+    yield from _tokens(config, tokens)
+    biases = config.fields.get("bias")
+    if biases is not None and biases not in _BIASES:
+        yield Note(
+            "refusal",
+            f"bias is {biases!r:.40}, which is none of {', '.join(_BIASES)}: it does not say which "
+            f"biases were trained, and PEFT does not load such an adapter",
+        )
+
+
+def announced_of(
+    config: PeftConfig,
+    modules: Iterable[str],
+    replaced: Iterable[str],
+    tokens: Mapping[str, Source],
+) -> Announced:
+    """What is announced and only a base can tell to be missing.
+
+    `modules` have updates, and `replaced` are whole tensors.
+    """
+    heads = head_modules(config.text("task_type"))
+    biases = config.fields.get("bias")
+    return Announced(
+        biases=biases if biases in ("all", "lora_only") else None,
+        modules=() if config.is_narrowed else config.unused_targets(),
+        saved=config.saved_modules(),
+        rows=_repeated_tokens(config, tokens),
+        ties_ends=config.flag("ensure_weight_tying"),
+        heads=() if has_other_head(config, modules, replaced) else heads,
+    )
+
+
+def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterable[str]) -> bool:
+    """Whether the head of the task is stored, and has none of the names by which PEFT finds it.
+
+    A head stands beside the model that has the updates. PEFT lists its names for any model, also
+    for one whose head has another name, which is trained only where the user has listed it.
+    """
+    names = head_modules(config.text("task_type"))
+    if not names:
+        return False
+    models = {module.partition(".")[0] for module in modules}
+    beside = [key for key in replaced if key.partition(".")[0] not in models]
+    return bool(beside) and not any(map(SavedNames(names).hold, beside))
+
+
+def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
+    """Updates that an alpha of 0 switches off."""
+    off = [
+        target
+        for target, update in updates.items()
+        if (lora := update.delta.low_rank) and lora.scaling.value == 0
+    ]
+    if off:
+        yield Note(
+            "problem", f"an alpha of 0, so that the update changes nothing: {listing(off, 3)}"
+        )
+
+
+def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note]:
+    """Modules by the rank that the config gives them, and by that of their tensors."""
+    for (expected, rank), paths in found.items():
+        yield Note(
+            "refusal",
+            f"the config says rank {expected}, and the tensors have rank {rank}: "
+            f"{listing(paths, 3)}; the scaling divides by the one that it was trained with, and "
+            f"PEFT does not load such an adapter; --config with the right r or rank_pattern "
+            f"settles it",
+        )
+
+
+def _parts(config: PeftConfig, modules: Modules, kind: _Kind) -> Iterator[Note]:
+    if not _is_set(config, kind.field):
+        having = [module for module, roles in modules.items() if kind.role in roles]
+        if having:
+            yield Note(
+                "problem",
+                f"{kind.field} is not set, and {kind.role} is stored: {listing(having, 3)}; it is "
+                f"applied here, and PEFT leaves it out",
+            )
+        return
+    lacking = [
+        module
+        for module, roles in modules.items()
+        if kind.role not in roles and any(role in roles for role in kind.beside)
+    ]
+    if lacking:
+        yield Note(
+            "refusal",
+            f"{kind.field} is set, and {len(lacking)} of {len(modules)} modules have no "
+            f"{kind.role}: {listing(lacking, 3)}; what was trained there is lost, and PEFT takes "
+            f"{kind.instead} for it; --config with another {kind.field} goes without it",
+        )
+
+
+def _is_set(config: PeftConfig, field: str) -> bool:
+    """As PEFT takes it: a flag by its truth, settings by being there at all."""
+    return config.fields.get(field) is not None if field == "kasa_config" else config.flag(field)
+
+
+def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
+    indices = config.fields.get("trainable_token_indices")
+    if not indices:
+        return
+    repeated = _repeated_tokens(config, tokens)
+    missing = [name for name in _lacking(indices, tokens) if name not in repeated]
+    if missing or not tokens:
+        where = f" of {listing(missing)}" if missing else ""
+        yield Note(
+            "refusal",
+            f"trainable_token_indices announces rows{where} that are not stored; PEFT does not "
+            f"load such an adapter",
+        )
+
+
+def _repeated_tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> tuple[str, ...]:
+    """Modules without rows that have the indices of one with rows.
+
+    PEFT stores the rows once where it ties the two.
+    """
+    indices = config.fields.get("trainable_token_indices")
+    if not isinstance(indices, dict):
+        return ()
+    lacking = _lacking(indices, tokens)
+    known = [rows for name, rows in indices.items() if name not in lacking]
+    return tuple(name for name in lacking if indices[name] in known)
+
+
+def _lacking(indices: object, tokens: Mapping[str, Source]) -> Sequence[str]:
+    """The modules that `trainable_token_indices` names and that have no rows."""
+    return [
+        name
+        for name in (indices if isinstance(indices, dict) else ())
+        if not any(module == name or module.endswith(f".{name}") for module in tokens)
+    ]
+
+
+def _odd_flags(config: PeftConfig) -> Iterator[Note]:
+    """Values that are no booleans, where PEFT asks only whether they are true."""
+    for name in _FLAGS:
+        value = config.fields.get(name)
+        if value is None or isinstance(value, bool):
+            continue
+        meaning = "true" if config.flag(name) else "false"
+        why = ", as any text but an empty one is" if isinstance(value, str) and value else ""
+        yield Note(
+            "info", f"{name} is {shorten(repr(value), 40)}, which PEFT takes for {meaning}{why}"
+        )

@@ -1,0 +1,114 @@
+"""Rounding a computed weight to its stored dtype, to nearest or stochastically.
+
+A bfloat16 has 8 significant bits. An update that moves a weight by less than half of its last bit
+is lost by rounding to nearest, and kept on average by rounding stochastically.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from loratools.io.blocks import block_rows, read_block, rows_of, spans
+from loratools.io.dtypes import FACTORS
+from loratools.io.source import Source
+
+#: Rounds a block into another of the output's dtype; the number is its first element's position.
+Round = Callable[[Tensor, Tensor, int], None]
+
+
+@final
+@dataclass(frozen=True)
+class Rounding:
+    """How results are rounded: to nearest, or stochastically where there is a seed."""
+
+    seed: int | None = None
+    allow_nonfinite: bool = False
+
+    def of(self, name: str) -> Round:
+        """The rounding of the tensor `name`."""
+        return round_to_nearest if self.seed is None else round_stochastically(self.seed, name)
+
+
+def compute_dtype(stored: str, output: str) -> torch.dtype:
+    """float32 where its 24 bits decide every bfloat16; float64 for all wider dtypes."""
+    narrow = output == "BF16" and stored in {"BF16", "F16"}
+    return torch.float32 if narrow else torch.float64
+
+
+def round_to_nearest(value: Tensor, rounded: Tensor, _: int = 0) -> None:
+    """Round to the nearest value of the dtype of `rounded`, ties to even."""
+    if value.dtype == torch.float64 and rounded.dtype.itemsize == 2:
+        value = _round_to_odd(value)
+    rounded.copy_(value)
+
+
+def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """float64 as float32 that rounds on to 16 bits as the float64 would.
+
+    torch goes through float32, and rounding twice is wrong where the first lands on a tie. A
+    float32 whose last bit is set is never a tie (Boldo and Melquiond, 2008).
+    """
+    nearest = value.float()
+    bits = nearest.view(torch.int32)
+    is_even_and_inexact = (nearest != value) & (bits % 2 == 0)
+    step = torch.where(nearest.abs() > value.abs(), -1, 1)
+    return torch.where(is_even_and_inexact, bits + step, bits).to(torch.int32).view(torch.float32)
+
+
+def round_stochastically(seed: int, name: str) -> Round:
+    """Rounding up or down with probabilities that make the mean exact.
+
+    The random number of an element depends on `seed`, `name` and its position, on nothing else.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    key = np.frombuffer(digest[:16], dtype=np.uint64)
+
+    def rounding(value: Tensor, rounded: Tensor, position: int) -> None:
+        round_to_nearest(value, rounded)
+        excess = value.double() - rounded.double()
+        other = _neighbour(rounded, is_above=excess > 0)
+        share = excess / (other.double() - rounded.double())
+        chance = _uniform(key, position, value.numel()).view_as(value)
+        rounded.copy_(torch.where((excess != 0) & (chance < share), other, rounded))
+
+    return rounding
+
+
+def _neighbour(values: Tensor, is_above: Tensor) -> Tensor:
+    """The next larger, or the next smaller, value of the same dtype."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
+    bits = values.view(integers)
+    # The bits are sign and magnitude: one more is the next value away from zero.
+    away = is_above == ~torch.signbit(values)
+    neighbour = torch.where(away, bits + 1, bits - 1).to(integers)
+    smallest = torch.where(is_above, 1, torch.iinfo(integers).min + 1).to(integers)
+    return torch.where(values == 0, smallest, neighbour).view(values.dtype)
+
+
+def rounds_to(source: Source, stored: Source) -> bool:
+    """Whether `source`, rounded to the dtype of `stored`, is `stored`."""
+    if source.shape != stored.shape or source.dtype not in FACTORS:
+        return False
+    rows = rows_of(source.shape)
+    for begin, end in spans(0, rows, block_rows(source.shape)):
+        block = read_block(stored, begin, end)
+        rounded = torch.empty_like(block)
+        round_to_nearest(read_block(source, begin, end).double(), rounded)
+        if not torch.equal(rounded, block):
+            return False
+    return True
+
+
+def _uniform(key: "np.typing.NDArray[np.uint64]", position: int, count: int) -> Tensor:
+    """`count` numbers in [0, 1) of a counter-based generator, from the element `position` on."""
+    generator = np.random.Philox(key=key)
+    # One step of the counter gives four words of 64 bits, one for each element.
+    generator.advance(position // 4)
+    words = generator.random_raw(count + position % 4)[position % 4 :]
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

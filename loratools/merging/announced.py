@@ -1,0 +1,191 @@
+"""What an adapter says was trained and does not store, as the base shows it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from loratools.adapter import Adapter, Announced
+from loratools.errors import listing
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import FLOATS
+from loratools.merging.plan import PlannedTensor
+from loratools.names.grouping import pattern_of
+from loratools.names.heads import known_heads
+from loratools.names.saved import SavedNames
+from loratools.names.tied import TiedHead
+
+#: PEFT 0.21 gives the update of such an end to the other one, and of no other end.
+_TIED_BY_PEFT = ("embed_tokens.weight", "lm_head.weight")
+
+
+@final
+@dataclass(frozen=True)
+class Planned:
+    """A plan to which the adapter of a number was added.
+
+    `is_wanted` says of a name whether the adapter is to be applied there.
+    """
+
+    tensors: Mapping[str, PlannedTensor]
+    tied: TiedHead | None
+    number: int
+    is_wanted: Callable[[str], bool]
+
+    def untouched(self) -> Iterator[PlannedTensor]:
+        """The floats of the base that the adapter was to be applied to, and that it leaves."""
+        for tensor in self.tensors.values():
+            is_own = tensor.origin is tensor.base and tensor.dtype in FLOATS
+            if is_own and not self.is_updated(tensor.name) and self.is_wanted(tensor.name):
+                yield tensor
+
+    def is_updated(self, name: str) -> bool:
+        """Whether the adapter updates a tensor."""
+        tensor = self.tensors.get(name)
+        return tensor is not None and any(c.adapter == self.number for c in tensor.changes)
+
+    def is_other(self, name: str) -> bool:
+        """Whether a tensor has an update of the adapter, other than of single rows, or is new."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return False
+        is_updated = any(c.adapter == self.number and c.rows is None for c in tensor.changes)
+        return is_updated or tensor.origin is not tensor.base
+
+
+def missing(announced: Announced, planned: Planned) -> Iterator[str]:
+    """What is wrong: each line is a reason to refuse the adapter."""
+    lost = (
+        _biases(announced, planned),
+        _parts(announced, planned),
+        _rows(announced, planned),
+        _end(announced, planned),
+    )
+    yield from filter(None, lost)
+
+
+def odd(announced: Announced, planned: Planned) -> Iterator[str]:
+    """What is odd, and need not be wrong.
+
+    A model in memory may have other names than its file, or fewer parts, so that nothing need be
+    missing.
+    """
+    weights = [t.name for t in planned.untouched() if len(t.shape) > 1] if announced.modules else []
+    for module in announced.modules:
+        names = [name for name in weights if f".{name}".endswith(f".{module}.weight")]
+        if names:
+            yield f"target_modules lists {module!r}, and no update of {listing(names, 3)} is stored"
+    biases = _lost_biases(announced, planned)
+    if biases and _has_biases(announced, planned):
+        yield f"bias is 'all', and {listing(biases, 3)} are not stored: they stay as in the base"
+    lacking, stored = _unsaved(announced, planned)
+    if others := [name for name in lacking if _place(name) not in stored]:
+        yield f"modules_to_save means {listing(others, 3)} too, which is not stored"
+
+
+def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[str]:
+    """What is wrong where the model of the task has a head that the adapter has lost.
+
+    What a type of model calls its head is known for most; else the base itself may have it.
+    """
+    names, task = adapter.announced.heads, adapter.provenance.task
+    model_type = (base.config or {}).get("model_type")
+    known = [head.parameters for head in known_heads(model_type) if head.task == task]
+    saved = SavedNames(names)
+    trained = list(filter(saved.hold, known[0] if known else base.tensors))
+    stored = {*adapter.replaced, *adapter.updates}
+    lost = [n for n in trained if n.endswith(".weight") and n not in stored]
+    is_another = stored.isdisjoint(trained) and any(map(saved.hold, stored))
+    if any(map(planned.is_wanted, lost)) and not is_another:
+        yield (
+            f"task_type is {task}, and the trained {listing(lost, 3)} is not stored; --config with "
+            f"another task_type goes without it"
+        )
+
+
+def _biases(announced: Announced, planned: Planned) -> str | None:
+    biases = _lost_biases(announced, planned)
+    if not biases or _has_biases(announced, planned):
+        return None
+    return (
+        f"bias is {announced.biases!r}, and the trained {listing(biases, 3)} are not stored "
+        f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); --config with another bias goes "
+        f"without them"
+    )
+
+
+def _lost_biases(announced: Announced, planned: Planned) -> list[str]:
+    """The biases that were trained and are as in the base."""
+    if announced.biases is None:
+        return []
+    biases = [tensor.name for tensor in planned.untouched() if _is_bias(tensor)]
+    if announced.biases == "all":
+        return biases
+    owners = {name: name.removesuffix(".bias") for name in biases if name.endswith(".bias")}
+    return [name for name, owner in owners.items() if planned.is_updated(f"{owner}.weight")]
+
+
+def _has_biases(announced: Announced, planned: Planned) -> bool:
+    """Whether some of all biases are stored: svd-extract stores those that have changed."""
+    is_new = (_is_bias(t) and t.origin is not t.base for t in planned.tensors.values())
+    return announced.biases == "all" and any(is_new)
+
+
+def _parts(announced: Announced, planned: Planned) -> str | None:
+    """Modules that are stored in part: without a bias, or in some layers only."""
+    lacking, stored = _unsaved(announced, planned)
+    parts = [name for name in lacking if _place(name) in stored]
+    if not parts:
+        return None
+    return (
+        f"modules_to_save means {listing(parts, 3)} too, which is not stored, as the rest is: what "
+        f"was trained there is lost, and PEFT does not load such an adapter; --skip {parts[0]!r} "
+        f"leaves it as in the base"
+    )
+
+
+def _rows(announced: Announced, planned: Planned) -> str | None:
+    rows = [name for name in announced.rows if planned.is_wanted(f"{name}.weight")]
+    if planned.tied is not None or not rows:
+        return None
+    return (
+        f"trainable_token_indices announces rows of {listing(rows)} that are not stored, and the "
+        f"base ties no weights, so that they are not those of another module"
+    )
+
+
+def _end(announced: Announced, planned: Planned) -> str | None:
+    """The embedding or the head, which PEFT trains as one and stores both."""
+    if planned.tied is None or not announced.ties_ends:
+        return None
+    ends = planned.tied.embedding, planned.tied.head
+    lost = [end for end in ends if not planned.is_other(end)]
+    stored = [end for end in ends if planned.is_other(end)]
+    if len(lost) != 1 or not planned.is_wanted(lost[0]) or not stored[0].endswith(_TIED_BY_PEFT):
+        return None
+    return (
+        f"ensure_weight_tying is set, and no update of {lost[0]} is stored, which the base ties to "
+        f"the other end: PEFT trains both as one and stores both; --config without "
+        f"ensure_weight_tying goes without it"
+    )
+
+
+def _unsaved(announced: Announced, planned: Planned) -> tuple[list[str], set[str]]:
+    """Tensors of saved modules that are as in the base, and the places of those that are not."""
+    names = SavedNames(announced.saved)
+    lacking = [t.name for t in planned.untouched() if _is_parameter(t) and names.hold(t.name)]
+    tensors = planned.tensors.values() if lacking else ()
+    stored = {_place(t.name) for t in tensors if t.origin is not t.base and names.hold(t.name)}
+    return lacking, stored
+
+
+def _place(name: str) -> str:
+    """The module of a parameter, in whichever layer."""
+    return pattern_of(name).rpartition(".")[0]
+
+
+def _is_parameter(tensor: PlannedTensor) -> bool:
+    return tensor.name.endswith(".weight") or _is_bias(tensor)
+
+
+def _is_bias(tensor: PlannedTensor) -> bool:
+    return tensor.name.endswith("bias") and len(tensor.shape) == 1

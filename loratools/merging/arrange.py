@@ -1,0 +1,122 @@
+"""Which files an output consists of, and what its config has to say."""
+
+import copy
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from loratools.io.checkpoint import INDEX_SUFFIX
+from loratools.io.dtypes import nbytes
+from loratools.io.json import encode_json
+from loratools.io.writer import Layout, lay_out
+from loratools.merging.heads import config_with_head
+from loratools.merging.plan import MergePlan, PlannedTensor
+
+
+@final
+@dataclass(frozen=True)
+class PlannedFile:
+    """One weight file of the output."""
+
+    name: str
+    tensors: tuple[PlannedTensor, ...]
+    layout: Layout
+
+
+def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, ...]:
+    """The output's weight files: the base's, or as many of at most `max_shard_bytes` as it takes.
+
+    A tensor larger than the limit has a file of its own. New tensors come last.
+    """
+    groups = _as_in_base(plan) if max_shard_bytes is None else _resharded(plan, max_shard_bytes)
+    metadata = plan.base.shards[0].metadata
+    return tuple(
+        PlannedFile(name, tuple(tensors), _layout(tensors, metadata)) for name, tensors in groups
+    )
+
+
+def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, bytes] | None:
+    """Name and content of the index; None for a checkpoint that is one file without one."""
+    if len(files) == 1 and plan.base.index_name is None:
+        return None
+    if len(files) == 1 and files[0].name != plan.base.shards[0].name:
+        return None
+    tensors = [tensor for file in files for tensor in file.tensors]
+    metadata = dict(plan.base.index_metadata)
+    metadata["total_size"] = sum(nbytes(t.dtype, t.shape) for t in tensors)
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = sum(math.prod(tensor.shape) for tensor in tensors)
+    weight_map = {tensor.name: file.name for file in files for tensor in file.tensors}
+    name = plan.base.index_name or f"{_stem(plan)}{INDEX_SUFFIX}"
+    return name, encode_json({"metadata": metadata, "weight_map": weight_map})
+
+
+def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
+    """`config.json` with what the merge changed; None where it changed nothing.
+
+    That is: weights that are no longer tied, the size of the vocabulary, a head, and the dtype.
+    """
+    if plan.base.config is None:
+        return None
+    config = copy.deepcopy(dict(plan.base.config))
+    if plan.head is not None:
+        config = config_with_head(config, plan.head)
+    nested = [config, *(v for v in (config.get("text_config"),) if isinstance(v, dict))]
+    if plan.untied is not None:
+        config["tie_word_embeddings"] = False
+        _set_where_present(nested, "tie_word_embeddings", value=False)
+    if plan.vocabulary is not None:
+        _set_where_present(nested, "vocab_size", value=plan.vocabulary[1])
+    if dtype is not None:
+        for fields in nested:
+            _set_dtype(fields, dtype, is_top=fields is config)
+    return None if config == plan.base.config else encode_json(config)
+
+
+def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
+    new = [tensor for tensor in plan.tensors.values() if not tensor.is_own]
+    of_base = plan.of_base
+    for number, shard in enumerate(plan.base.shards):
+        tensors = [of_base[stored.info.name] for stored in shard.tensors]
+        is_last = number == len(plan.base.shards) - 1
+        yield shard.name, tensors + (new if is_last else [])
+
+
+def _resharded(plan: MergePlan, limit: int) -> Iterator[tuple[str, list[PlannedTensor]]]:
+    groups: list[list[PlannedTensor]] = []
+    size = limit + 1
+    for tensor in plan.tensors.values():
+        tensor_bytes = nbytes(tensor.dtype, tensor.shape)
+        if size + tensor_bytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor_bytes
+    stem, total = _stem(plan), len(groups)
+    for number, group in enumerate(groups, start=1):
+        suffix = f"-{number:05d}-of-{total:05d}" if total > 1 else ""
+        yield f"{stem}{suffix}.safetensors", group
+
+
+def _layout(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> Layout:
+    return lay_out([(t.name, t.dtype, t.shape) for t in tensors], metadata)
+
+
+def _stem(plan: MergePlan) -> str:
+    name = plan.base.shards[0].name.removesuffix(".safetensors")
+    return re.sub(r"-\d+-of-\d+$", "", name)
+
+
+def _set_where_present(places: Sequence[dict[str, Any]], key: str, *, value: object) -> None:
+    for fields in places:
+        if key in fields:
+            fields[key] = value
+
+
+def _set_dtype(fields: dict[str, Any], name: str, *, is_top: bool) -> None:
+    """Set the dtype, called `torch_dtype` before transformers 5 and `dtype` since."""
+    present = [key for key in ("torch_dtype", "dtype") if key in fields]
+    for key in present or (["torch_dtype"] if is_top else []):
+        fields[key] = name

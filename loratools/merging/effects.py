@@ -1,0 +1,92 @@
+"""Parts of a merge that change nothing: which they are, and why."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from loratools.deltas import keys_of
+from loratools.idle import NO_PRODUCT
+from loratools.io.dtypes import torch_name
+from loratools.io.source import same_bytes
+from loratools.merging.plan import Change, MergePlan, PlannedTensor
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+
+
+@final
+@dataclass(frozen=True)
+class Idle:
+    """A part of an adapter that leaves a tensor as it is in the base.
+
+    Attributes:
+        name: the tensor's, in the output.
+        keys: the adapter tensors it is made of, `adapter number: key`.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    reason: str
+
+
+def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[Idle]:
+    """The parts that change nothing, in the order of the output.
+
+    `fidelity` is that of a merge that was carried out. Without it nothing is found to be lost to
+    rounding, or to be in the base already.
+    """
+    applied: dict[str, list[str]] = {}
+    for key in plan.applied:
+        applied.setdefault(key.partition(": ")[2], []).append(key)
+    for tensor in plan.changed:
+        measured = fidelity.get(tensor.name)
+        if not tensor.changes and _is_as_before(tensor):
+            keys = tuple(key for name in tensor.origin.keys for key in applied.get(name, ()))
+            yield Idle(tensor.name, keys, "the base has the same tensor")
+        for change in tensor.changes:
+            reason = _reason(tensor, change, measured)
+            if reason is not None:
+                keys = tuple(f"{change.adapter}: {key}" for key in keys_of(change.delta))
+                yield Idle(tensor.name, keys, reason)
+
+
+def unmoved(plan: MergePlan, idle: Sequence[Idle]) -> frozenset[str]:
+    """The tensors that stay as they are because all that would change them is idle."""
+    counts: dict[str, int] = {}
+    for part in idle:
+        counts[part.name] = counts.get(part.name, 0) + 1
+    return frozenset(
+        tensor.name
+        for tensor in plan.changed
+        if tensor.name in counts
+        and counts[tensor.name] >= len(tensor.changes)
+        and (tensor.origin is tensor.base or not tensor.changes)
+    )
+
+
+def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") -> str | None:
+    if change.strength == 0:
+        return "its weight is 0, as asked"
+    # A change that moved its tensor alone need not be read again.
+    if measured is not None and measured.moved and len(tensor.changes) == 1:
+        return None
+    if (reason := change.delta.nothing()) is not None:
+        return reason
+    if measured is None or measured.moved:
+        return None
+    if measured.intended:
+        return f"all of it is lost to rounding to {torch_name(tensor.dtype)}"
+    if len(tensor.changes) > 1:
+        return "the updates of this weight take each other back"
+    is_additive = change.delta.additive is not None
+    return NO_PRODUCT if is_additive else "the weight has these numbers already"
+
+
+def _is_as_before(tensor: PlannedTensor) -> bool:
+    from loratools.io.rounding import rounds_to
+
+    if tensor.base is None or tensor.base.info.name != tensor.name:
+        return False
+    if same_bytes(tensor.origin, tensor.base):
+        return True
+    return tensor.dtype == tensor.base.dtype and rounds_to(tensor.origin, tensor.base)

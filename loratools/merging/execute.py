@@ -1,0 +1,80 @@
+"""A merge plan carried out: the steps of all files, shared out to workers."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from loratools.errors import StorageError
+from loratools.io.writer import OutputFile
+from loratools.merging.arrange import PlannedFile
+from loratools.merging.report import MergeReport
+from loratools.merging.steps import copy_steps, edit_steps
+from loratools.running.parallel import single_threaded_torch
+from loratools.running.steps import Run, interleaved, workers
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+    from loratools.merging.steps import Measured
+
+
+@final
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an output is written; `jobs` and `progress` do not show in its bytes.
+
+    `progress` is called with the bytes done and the bytes in all: before the first is written,
+    then at least ten times a second. What it raises stops the merge.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
+    """
+
+    max_shard_bytes: int | None = None
+    seed: int | None = None
+    allow_nonfinite: bool = False
+    overwrite: bool = False
+    jobs: int | None = None
+    executor: Executor | None = None
+    progress: Callable[[int, int], None] | None = None
+    approve: Callable[[MergeReport], object] | None = None
+
+
+def execute(
+    run: "Run[Measured | None]",
+    files: Sequence[PlannedFile],
+    outputs: Sequence[OutputFile],
+    write: WriteOptions,
+) -> "dict[str, Fidelity]":
+    """Run the steps of all files, and make each file durable while the others are written.
+
+    Copies begin before torch is imported, which takes longer than many of them.
+    """
+    with workers(write.executor, write.jobs) as pool, ThreadPoolExecutor(1) as syncer:
+        try:
+            pairs = list(zip(files, outputs, strict=True))
+            run.submit(pool, interleaved([copy_steps(*pair) for pair in pairs]))
+            with single_threaded_torch():
+                from loratools.io.rounding import Rounding
+
+                rounding = Rounding(write.seed, write.allow_nonfinite)
+                run.submit(pool, interleaved([edit_steps(*pair, rounding) for pair in pairs]))
+                run.collect(outputs, syncer)
+        except BrokenExecutor as error:
+            raise StorageError("a worker process has died, perhaps for lack of memory") from error
+        except BaseException:
+            run.cancel()
+            raise
+        finally:
+            for output in outputs:
+                output.close()
+    return _by_tensor(run.results())
+
+
+def _by_tensor(measured: "Iterable[Measured | None]") -> "dict[str, Fidelity]":
+    """The sums of each tensor."""
+    sums: dict[str, Fidelity] = {}
+    for part in measured:
+        if part is not None:
+            name, fidelity = part
+            sums[name] = sums[name] + fidelity if name in sums else fidelity
+    return sums

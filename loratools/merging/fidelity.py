@@ -1,0 +1,89 @@
+"""How much of an update survives when its weight is rounded, measured on every element."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+#: Between these, a sum of squares has lost nothing that matters to float32's range.
+_LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
+
+
+@final
+@dataclass(frozen=True)
+class Fidelity:
+    """How much of an update survived the rounding, as sums over elements.
+
+    `error` is ‖realised - intended‖², `intended` is ‖intended‖² and `product` their inner product
+    ⟨realised, intended⟩, where the intended update is the computed weight minus the base's, and
+    the realised one the rounded weight minus the base's. `moved` says whether any number is another
+    than it would be without the update.
+    """
+
+    error: float = 0.0
+    intended: float = 0.0
+    product: float = 0.0
+    moved: bool = False
+
+    def __add__(self, other: "Fidelity") -> "Fidelity":
+        """The sums over both."""
+        return Fidelity(
+            self.error + other.error,
+            self.intended + other.intended,
+            self.product + other.product,
+            self.moved or other.moved,
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers that were measured are finite."""
+        return math.isfinite(self.error)
+
+    @property
+    def relative_error(self) -> float:
+        """‖realised - intended‖ / ‖intended‖; 0 for an update of zero."""
+        return math.sqrt(self.error / self.intended) if self.intended else 0.0
+
+    @property
+    def kept(self) -> float:
+        """The length of the realised update along the intended one, as a share; 1 for zero."""
+        return self.product / self.intended if self.intended else 1.0
+
+    @property
+    def cosine(self) -> float:
+        """The cosine between both updates; 1 for an update of zero, 0 for one wholly lost."""
+        realised = self.error - self.intended + 2 * self.product
+        if not self.intended:
+            return 1.0
+        if realised <= 0:
+            return 0.0
+        return min(1.0, self.product / math.sqrt(realised * self.intended))
+
+
+def measure(
+    before: Float[Tensor, "rows columns"],
+    rounded: Float[Tensor, "rows columns"],
+    vectors: Float[Tensor, "2 rows columns"],
+) -> Fidelity:
+    """The sums over all elements, of which none is left out: an update may be in any few of them.
+
+    `vectors[0]` is the intended update; `vectors[1]` is overwritten with the error. The sums are
+    added up in the dtype of `vectors`, a few units of its last bit off.
+    """
+    update, error = vectors
+    # Not the computed weight: in it, the sum of a weight and a far smaller update is rounded too.
+    error.copy_(rounded).sub_(before).sub_(update)
+    sums = _sums(vectors)
+    if not _LEAST_SUM < sums.intended < _MOST_SUM or not sums.error < _MOST_SUM:
+        # Squares of float32 may have left its range, unless all are zero.
+        return _sums(vectors.double()) if vectors.any() else sums
+    return sums
+
+
+def _sums(vectors: Float[Tensor, "2 rows columns"]) -> Fidelity:
+    flat = vectors.flatten(1)
+    # One product is faster than three dot products, and as exact.
+    (intended, product), (_, error) = (flat @ flat.T).tolist()
+    return Fidelity(error, intended, intended + product)

@@ -1,0 +1,40 @@
+"""Rows of a matrix that more than one adapter trains: a merge has one value for each of them."""
+
+from loratools.adapter import Adapter
+from loratools.deltas.rows import Rows
+from loratools.errors import UnsupportedError, listing, shorten
+from loratools.merging.plan import Change, PlannedTensor
+
+
+def refuse_overlap(adapter: Adapter, planned: PlannedTensor, change: Change, rows: Rows) -> None:
+    """Refuse rows that would take the place of what an adapter before has trained.
+
+    The same rows may be trained twice if they are equal, and count whole.
+
+    Raises:
+        UnsupportedError: what becomes of a row would depend on the order of the adapters.
+    """
+    where = f"{adapter.where}: {shorten(change.target)}"
+    remedy = "merge one adapter after the other if the later one is to win"
+    if planned.is_trained:
+        whole = Rows(tuple(range(planned.shape[0])), planned.origin, planned.shape)
+        if differing := rows.differing(whole):
+            raise UnsupportedError(
+                f"{where}: trains rows {listing(map(str, differing))} of a tensor that is replaced "
+                f"whole by others; {remedy}"
+            )
+    for before in planned.changes:
+        if before.rows is not None:
+            shared = rows.shared(before.rows)
+            is_whole = before.strength == change.strength == 1
+            differing = rows.differing(before.rows) if is_whole else shared
+            if differing:
+                raise UnsupportedError(
+                    f"{where}: trains rows {listing(map(str, differing))} that an adapter before "
+                    f"it trains too; {remedy}"
+                )
+        elif before.adapter != change.adapter:
+            raise UnsupportedError(
+                f"{where}: its rows would replace what an adapter before it has changed; name it "
+                f"before that one, which then changes the new rows too"
+            )

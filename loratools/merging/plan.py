@@ -1,0 +1,176 @@
+"""The plan of a merge as a value: what becomes of every tensor of the base and of every adapter.
+
+A plan that exists can be carried out: names are matched, shapes agree, every adapter tensor is
+accounted for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+from loratools.adapter import Adapter
+from loratools.deltas import Delta
+from loratools.deltas.rows import Rows
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import from_torch_name
+from loratools.io.source import Source, Stored
+from loratools.names.tied import TiedHead
+
+
+@final
+@dataclass(frozen=True)
+class MergeOptions:
+    """What to merge, and into what.
+
+    Attributes:
+        dtype: for all float weights, `float32`, `bfloat16` or `float16`; None keeps each one's own.
+        only: globs; only targets or base tensors that match one are changed.
+        skip: globs; targets and base tensors that match one are not changed. Globs are matched with
+            names of tensors and of their modules. One that matches nothing is an error.
+        allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    allow_unmatched: bool = False
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """The safetensors name of `dtype`."""
+        return None if self.dtype is None else from_torch_name(self.dtype)
+
+
+@final
+@dataclass(frozen=True)
+class Change:
+    """One adapter's change to one weight, oriented as the base stores that weight.
+
+    `rows` is the same as `delta` where the adapter has trained single rows, and None otherwise.
+    """
+
+    adapter: int
+    target: str
+    delta: Delta
+    strength: float
+    renaming: str | None
+    is_transposed: bool
+    rows: Rows | None = None
+
+
+@final
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output: where it starts from, and what is then done to it.
+
+    Attributes:
+        base: the base's tensor; None where the base has none of this name.
+        origin: the values to start from: that tensor, or what an adapter puts in its place.
+        is_trained: whether `origin` is itself a result of training.
+        is_renamed: whether the base has it under another name.
+    """
+
+    name: str
+    dtype: str
+    base: Stored | None
+    origin: Source
+    is_trained: bool = False
+    changes: tuple[Change, ...] = ()
+    is_renamed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the output."""
+        return self.origin.shape
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the base's tensor is this one, and not the one that it was tied to."""
+        return self.base is not None and (self.is_renamed or self.base.info.name == self.name)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is other than the base's tensor of this name, which may not exist."""
+        return bool(self.changes) or self.origin is not self.base or not self.is_own
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the output holds the very bytes of the base's tensor of this name."""
+        return not self.is_changed and self.dtype == self.origin.dtype
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the output holds the bytes of a stored tensor, the base's or an adapter's."""
+        is_stored = isinstance(self.origin, Stored)
+        return is_stored and not self.changes and self.dtype == self.origin.dtype
+
+
+@final
+@dataclass(frozen=True)
+class NewHead:
+    """The head that the output has from an adapter, as `config.json` describes it.
+
+    Attributes:
+        architecture: the class of the output; None where it stays unknown.
+        labels: the number of labels.
+        label_names: their names in order; None where the config need not name them.
+        problem_type: as the config beside the adapter has it.
+        pad_token: the number of the padding token, where it is known only now.
+        needs_pad_token: whether the class needs it, for more than one text at a time.
+    """
+
+    architecture: str | None
+    labels: int
+    label_names: tuple[str, ...] | None
+    problem_type: str | None = None
+    pad_token: int | None = None
+    needs_pad_token: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class MergePlan:
+    """All that a merge will do.
+
+    Attributes:
+        tensors: the output's tensors by name: the base's in their order, then the new ones.
+        applied: adapter tensors that have an effect, `adapter number: key`.
+        skipped: adapter tensors left out by `only` and `skip`.
+        unmatched: adapter tensors left out by `allow_unmatched`.
+        inert: adapter tensors that change no weight, with the reason.
+        untied: the head that is stored by itself from now on.
+        vocabulary: rows of the embedding before and after, where they differ.
+        head: the head of a classifier that an adapter brings, for a config that describes it.
+        notes: what a person should know.
+        warnings: what makes the output another model than it seems.
+    """
+
+    base: Checkpoint
+    adapters: tuple[Adapter, ...]
+    weights: tuple[float, ...]
+    tensors: Mapping[str, PlannedTensor]
+    applied: tuple[str, ...]
+    skipped: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    inert: Mapping[str, str]
+    untied: TiedHead | None
+    vocabulary: tuple[int, int] | None
+    head: NewHead | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def of_base(self) -> Mapping[str, PlannedTensor]:
+        """The output's tensors that the base has too, by its names for them."""
+        return {t.base.info.name: t for t in self.tensors.values() if t.base and t.is_own}
+
+    @property
+    def changed(self) -> tuple[PlannedTensor, ...]:
+        """The tensors of the output in which an adapter shows."""
+        return tuple(tensor for tensor in self.tensors.values() if tensor.is_changed)
+
+    @property
+    def adapter_tensors(self) -> int:
+        """The number of tensors in all adapter files."""
+        groups = (self.applied, self.skipped, self.unmatched, self.inert)
+        return sum(len(group) for group in groups)

@@ -1,0 +1,219 @@
+"""What a merge did, tensor by tensor: for people as text, for programs as one JSON object."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.idle import by_reason
+from loratools.io.dtypes import BITS, torch_name
+from loratools.merging.effects import Idle, unmoved
+from loratools.merging.plan import Change, MergePlan, PlannedTensor
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+
+#: A share of the update lost to rounding above which the report warns.
+WORRYING_LOSS = 0.2
+
+
+@final
+@dataclass(frozen=True)
+class MergeReport:
+    """The account of a merge, or of the plan of one (`fidelity` is then empty).
+
+    Attributes:
+        output: where the result is; None for a dry run.
+        files: the names of the output's weight files, and their sizes.
+        fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
+        left_out: files and folders of the base that do not go with the weights.
+        beside: notes on the files that do.
+        idle: parts of adapters that change nothing.
+    """
+
+    plan: MergePlan
+    output: str | None
+    files: Mapping[str, int]
+    fidelity: "Mapping[str, Fidelity]"
+    left_out: Sequence[str]
+    is_stochastic: bool = False
+    beside: Sequence[str] = ()
+    idle: Sequence[Idle] = ()
+
+    @property
+    def total(self) -> "Fidelity | None":
+        """The fidelity over all changed tensors."""
+        parts = [part for part in self.fidelity.values() if part.intended]
+        return sum(parts[1:], start=parts[0]) if parts else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the tensors or the other files, and was settled."""
+        return (*self.plan.notes, *self.beside)
+
+    @property
+    def equals_base(self) -> bool:
+        """Whether all weights are those of the base, if in another dtype."""
+        # A head that is stored by itself from now on may be the base's, under another name.
+        return all(
+            tensor.name in self._unmoved or (tensor.origin is tensor.base and not tensor.changes)
+            for tensor in self.plan.changed
+        )
+
+    @cached_property
+    def _unmoved(self) -> frozenset[str]:
+        return unmoved(self.plan, self.idle)
+
+    @cached_property
+    def _without_effect(self) -> Mapping[str, str]:
+        """The adapter tensors of idle parts, and the reason."""
+        return {key: part.reason for part in self.idle for key in part.keys}
+
+    @property
+    def accounting(self) -> str:
+        """The sentence that accounts for every tensor."""
+        plan = self.plan
+        applied = len(plan.applied) - len(self._without_effect)
+        changed = len(plan.changed) - len(self._unmoved)
+        converted = sum(
+            not tensor.is_unchanged and not tensor.is_changed for tensor in plan.tensors.values()
+        )
+        unchanged = len(plan.tensors) - changed - converted
+        sentence = (
+            f"{applied} of {plan.adapter_tensors} adapter tensors applied to "
+            f"{changed} {'weight' if changed == 1 else 'weights'}; "
+            f"{unchanged} base tensors unchanged"
+        )
+        counts = (
+            (converted, "converted to another dtype"),
+            (len(self._without_effect), "adapter tensors change nothing"),
+            (len(plan.skipped), "adapter tensors skipped as asked"),
+            (len(plan.unmatched), "adapter tensors left out without a match"),
+            (len(plan.inert), "adapter tensors without effect on weights"),
+        )
+        return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
+
+    @property
+    def fidelity_line(self) -> str | None:
+        """The total in words; None where nothing was measured."""
+        total = self.total
+        if total is None:
+            return None
+        error = f"{100 * total.relative_error:.3g}%"
+        if self.is_stochastic:
+            return (
+                f"fidelity: {100 * total.kept:.3g}% of the update kept, under noise of {error}, "
+                f"cosine {total.cosine:.6f}"
+            )
+        return f"fidelity: {error} of the update lost to rounding, cosine {total.cosine:.6f}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went otherwise than a person would hope."""
+        return (*self._nothing(), *self._losses())
+
+    def _nothing(self) -> Iterator[str]:
+        if self.equals_base:
+            verb = "equals" if self.output is not None else "would equal"
+            yield f"the output {verb} the base: no update changes a weight"
+        yield from by_reason((part.name, part.reason) for part in self.idle)
+
+    def _losses(self) -> tuple[str, ...]:
+        total = self.total
+        # Stochastic rounding moves more numbers, and further, so that the mean is right.
+        if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
+            return self.plan.warnings
+        is_narrow = any(BITS[self.plan.tensors[name].dtype] < 32 for name in self.fidelity)
+        wider = "write --dtype float32, " if is_narrow else ""
+        return (
+            *self.plan.warnings,
+            f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
+            f"the dtype of the weights; {wider}use --rounding stochastic, or keep the adapter "
+            f"apart",
+        )
+
+    def rows(self) -> Iterator[tuple[PlannedTensor, str]]:
+        """Every changed tensor, with a word on what was done to it."""
+        for tensor in self.plan.changed:
+            yield tensor, ", ".join(_actions(self.plan, tensor))
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `merge --json`."""
+        plan, total = self.plan, self.total
+        return {
+            "output": self.output,
+            "base": plan.base.where,
+            "adapters": [
+                {
+                    "path": adapter.where,
+                    "weight": weight,
+                    "kinds": list(adapter.kinds),
+                    "notes": [asdict(n) for n in (*adapter.notes, *adapter.notes_beside)],
+                }
+                for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
+            ],
+            "accounting": {
+                "adapter_tensors": plan.adapter_tensors,
+                "applied": len(plan.applied) - len(self._without_effect),
+                "changing_nothing": dict(self._without_effect),
+                "skipped": list(plan.skipped),
+                "unmatched": list(plan.unmatched),
+                "inert": dict(plan.inert),
+                "weights_changed": len(plan.changed) - len(self._unmoved),
+                "base_tensors_unchanged": sum(
+                    tensor.is_unchanged or name in self._unmoved
+                    for name, tensor in plan.tensors.items()
+                ),
+            },
+            "tensors": [self._row(tensor) for tensor in plan.changed],
+            "fidelity": _fidelity(total),
+            "equals_base": self.equals_base,
+            "files": dict(self.files),
+            "files_left_out": list(self.left_out),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def _row(self, tensor: PlannedTensor) -> dict[str, object]:
+        return {
+            "name": tensor.name,
+            "dtype": torch_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "replaced": tensor.origin is not tensor.base,
+            "changes": [_change(change) for change in tensor.changes],
+            "fidelity": _fidelity(self.fidelity.get(tensor.name)),
+        }
+
+
+def _change(change: Change) -> dict[str, object]:
+    return {
+        "adapter": change.adapter,
+        "target": change.target,
+        "kind": change.delta.kind,
+        "strength": change.strength,
+        "renaming": change.renaming,
+        "transposed": change.is_transposed,
+    }
+
+
+def _fidelity(fidelity: "Fidelity | None") -> dict[str, float] | None:
+    if fidelity is None or not fidelity.intended:
+        return None
+    return {
+        "relative_error": fidelity.relative_error,
+        "cosine": fidelity.cosine,
+        "kept": fidelity.kept,
+    }
+
+
+def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
+    if tensor.base is None:
+        yield "new"
+    elif tensor.origin is not tensor.base:
+        yield "replaced"
+    elif not tensor.is_own and not tensor.changes:
+        yield f"as {tensor.base.info.name}"
+    for change in tensor.changes:
+        strength = "" if change.strength == 1 else f" × {change.strength:g}"
+        details = [d for d in (change.renaming, "transposed" if change.is_transposed else "") if d]
+        yield f"{change.delta.kind}{strength}" + (f" ({', '.join(details)})" if details else "")

@@ -1,1 +1,0 @@
-"""The verbs, as functions of values: one file each."""

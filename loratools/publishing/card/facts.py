@@ -1,0 +1,211 @@
+"""What is known of a stored adapter or a merged model that a model card can say."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from loratools.adapter import Adapter
+from loratools.describing.description import Inspection, TargetGroup
+from loratools.errors import FormatError, HubError
+from loratools.hub.names import HubName, is_hub_name
+from loratools.io.checkpoint import Checkpoint
+from loratools.publishing.card.reports import CardFigure, CardSource, Step, read_report
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_ID = re.compile(f"(?:{_PART}/)?{_PART}")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".git")
+#: By PEFT's task type, and by the end of an architecture's name.
+_TASKS = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+_ARCHITECTURES = {
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+
+
+@final
+@dataclass(frozen=True)
+class CardTarget:
+    """Updates whose names differ in numbers only; `ranks` is empty for those stored whole."""
+
+    pattern: str
+    count: int
+    ranks: tuple[int, ...]
+    kind: str
+
+
+@final
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        repo: `owner/name` of what the card describes.
+        base_models: the bases' names on the Hub, without `hf://`.
+        library_name: `peft`, `diffusers` or `transformers`; None where none of them loads it.
+        licence: the Hub's identifier; None is not written.
+        model_class: the class of transformers that loads the model, or the adapter's base.
+
+    Raises:
+        FormatError: a name or a licence is not what the Hub accepts as one.
+    """
+
+    repo: str
+    kind: Literal["adapter", "merge"]
+    base_models: tuple[str, ...] = ()
+    library_name: str | None = None
+    licence: str | None = None
+    tags: tuple[str, ...] = ()
+    targets: tuple[CardTarget, ...] = ()
+    sources: tuple[CardSource, ...] = ()
+    figures: tuple[CardFigure, ...] = ()
+    model_class: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would be refused by the Hub, or would not be a name in the usage."""
+        if not is_id(self.repo) or "/" not in self.repo:
+            raise FormatError(f"{self.repo!r} is not the name of a repository, as in owner/name")
+        for base in self.base_models:
+            if not is_id(base):
+                raise FormatError(f"{base!r} is not the name of a model on the Hub")
+        if self.licence is not None and not _LICENCE.fullmatch(self.licence):
+            raise FormatError(f"{self.licence!r} is not a licence's identifier, as in apache-2.0")
+        if self.model_class is not None and not _is_class(self.model_class):
+            raise FormatError(f"{self.model_class!r} is not the name of a class")
+
+
+def facts_of(
+    repo: str,
+    stored: Inspection | Checkpoint,
+    reports: Sequence[Mapping[str, Any]] = (),
+    *,
+    base_models: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> CardFacts:
+    """The facts about an adapter, or about a merged model, that is stored.
+
+    `reports` are the objects that verbs print with `--json`, the first step first. `base_models`
+    are names on the Hub; by default, those named by the reports and, for an adapter, by itself.
+    Of paths on this machine only the last part is kept, and a base that has no other name is not
+    named.
+
+    Raises:
+        FormatError: a report is not one of a verb's, or a name or a licence is not one.
+    """
+    steps = [read_report(report, f"report {n}") for n, report in enumerate(reports, 1)]
+    if base_models is None:
+        base_models = [name for name in map(hub_id, _bases(stored, steps)) if name is not None]
+    return CardFacts(
+        repo=repo,
+        kind="adapter" if isinstance(stored, Inspection) else "merge",
+        base_models=tuple(dict.fromkeys(base_models)),
+        library_name=_library(stored),
+        licence=None if licence is None else licence.lower(),
+        tags=_tags(stored),
+        targets=_targets(stored.groups) if isinstance(stored, Inspection) else (),
+        sources=tuple(source for step in steps for source in step.sources),
+        figures=tuple(figure for step in steps for figure in step.figures),
+        model_class=_model_class(stored),
+    )
+
+
+def is_id(name: str) -> bool:
+    """Whether the Hub could have a model of this name; one without an owner is an old one.
+
+    >>> is_id("owner/name"), is_id("gpt2"), is_id("./name"), is_id("model.safetensors")
+    (True, True, False, False)
+    """
+    is_legal = _ID.fullmatch(name) is not None and len(name) <= 96
+    return is_legal and not any(s in name for s in ("--", "..")) and not name.endswith(_FILES)
+
+
+def hub_id(name: str) -> str | None:
+    """The id of a model from an `hf://` name or as it stands; None for anything else."""
+    if is_hub_name(name):
+        try:
+            name = HubName.parse(name).repo
+        except HubError:
+            return None
+    return name if is_id(name) else None
+
+
+def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[str]:
+    """The names of bases on the Hub; else what the adapter says, which may be a path."""
+    named = [step.base for step in steps if step.base is not None and is_hub_name(step.base)]
+    if named or isinstance(stored, Checkpoint):
+        yield from named
+        return
+    if stored.adapter.provenance.base is not None:
+        yield stored.adapter.provenance.base
+
+
+def _library(stored: Inspection | Checkpoint) -> str | None:
+    if isinstance(stored, Checkpoint):
+        return "transformers" if _architecture(stored) else None
+    return "peft" if stored.adapter.format == "peft" else "diffusers"
+
+
+def _tags(stored: Inspection | Checkpoint) -> tuple[str, ...]:
+    if isinstance(stored, Checkpoint):
+        return ("merge", "loratools")
+    kinds = [kind.lower() for kind in stored.adapter.kinds if kind != "diff"]
+    return tuple(dict.fromkeys(["lora", *kinds, "loratools"]))
+
+
+def _targets(groups: Sequence[TargetGroup]) -> tuple[CardTarget, ...]:
+    """One row for each pattern and kind, whatever its ranks and scalings."""
+    rows: dict[tuple[str, str], list[TargetGroup]] = {}
+    for group in groups:
+        rows.setdefault((group.pattern, group.kind), []).append(group)
+    return tuple(
+        CardTarget(
+            pattern,
+            sum(group.count for group in members),
+            tuple(sorted({group.rank for group in members if group.rank is not None})),
+            kind,
+        )
+        for (pattern, kind), members in rows.items()
+    )
+
+
+def _model_class(stored: Inspection | Checkpoint) -> str | None:
+    if isinstance(stored, Checkpoint):
+        name = _architecture(stored)
+        if name is None:
+            return None
+        return next((c for end, c in _ARCHITECTURES.items() if name.endswith(end)), name)
+    return _base_class(stored.adapter) if stored.adapter.format == "peft" else None
+
+
+def _base_class(adapter: Adapter) -> str:
+    """By the task type; where there is none, PEFT writes down which class it was given."""
+    if adapter.provenance.task in _TASKS:
+        return _TASKS[adapter.provenance.task]
+    mapping = (adapter.config or {}).get("auto_mapping")
+    if isinstance(mapping, dict):
+        name, library = mapping.get("base_model_class"), mapping.get("parent_library")
+        if _is_class(name) and str(library).partition(".")[0] == "transformers":
+            return str(name)
+    return "AutoModelForCausalLM"
+
+
+def _architecture(model: Checkpoint) -> str | None:
+    """The first of its config's architectures, if that is the name of a class."""
+    names = (model.config or {}).get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    return str(name) if _is_class(name) else None
+
+
+def _is_class(name: object) -> bool:
+    return isinstance(name, str) and name.isascii() and name.isidentifier()

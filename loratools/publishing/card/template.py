@@ -1,0 +1,100 @@
+"""The text of a model card, by a Jinja2 template: the one beside this file, or a user's."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loratools.errors import FormatError, escaped, shorten
+from loratools.publishing.card.facts import CardFacts
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
+
+TEMPLATE_NAME = "card.md.jinja"
+BEGIN = "<!-- loratools:begin -->"
+END = "<!-- loratools:end -->"
+#: Rows of a table that are shown.
+_LIMIT = 100
+_MAX_TEXT = 300
+#: What means something in Markdown, in a code span or a table, as full-width characters.
+_HARMLESS = {ord(character): ord(character) + 0xFEE0 for character in "`|<>&[]"}
+
+
+def render(facts: CardFacts, template: str | None, name: str) -> str:
+    r"""The card without metadata, by a template or by ours; with \n at the ends of lines.
+
+    Raises:
+        FormatError: the template is malformed, or fails; with its name and the line.
+    """
+    import jinja2
+
+    environment = _environment()
+    text = _default() if template is None else template
+    context = _context(facts)
+    try:
+        # Compiled under its name, so that a traceback has it.
+        code = environment.compile(text, name, name)
+        made: Template = environment.template_class.from_code(environment, code, {})
+        return made.render(context)
+    except jinja2.TemplateSyntaxError as error:
+        where = f"{error.filename or error.name or name}, line {error.lineno}"
+        raise FormatError(f"{where}: {error.message}") from error
+    # A template is a program: it can divide by zero.
+    except Exception as error:
+        raise FormatError(f"{_failed_at(error, name)}: {error or type(error).__name__}") from error
+
+
+def _environment() -> "Environment":
+    """Where a user's template may extend ours, and do nothing but make text."""
+    from jinja2 import FunctionLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def load(name: str) -> tuple[str, str, None] | None:
+        return (_default(), name, None) if name == TEMPLATE_NAME else None
+
+    return ImmutableSandboxedEnvironment(
+        loader=FunctionLoader(load),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown: `_context` makes values harmless
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        cache_size=0,
+    )
+
+
+def _default() -> str:
+    return Path(__file__).with_name(TEMPLATE_NAME).read_text(encoding="utf-8")
+
+
+def _context(facts: CardFacts) -> dict[str, Any]:
+    """The names that a template has; `docs/how-to/model-card.md` lists them."""
+    fields: dict[str, Any] = _harmless(asdict(facts))
+    title = facts.repo.partition("/")[2]
+    return {**fields, "title": title, "begin": BEGIN, "end": END, "limit": _LIMIT}
+
+
+def _harmless(value: Any) -> Any:
+    """Every string in a value on one line, without what could end a code span, a row or a comment.
+
+    >>> _harmless({"name": ["a|b", 3]})
+    {'name': ['a｜b', 3]}
+    """
+    if isinstance(value, str):
+        return shorten(escaped(value).translate(_HARMLESS), _MAX_TEXT) or "(empty)"
+    if isinstance(value, dict):
+        return {name: _harmless(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_harmless(inner) for inner in value]
+    return value
+
+
+def _failed_at(error: Exception, name: str) -> str:
+    """The template and the line that an error came from: the innermost that is one."""
+    where, frame = name, error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if file in {name, TEMPLATE_NAME}:
+            where = f"{file}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return where

@@ -1,0 +1,151 @@
+"""What of a folder is published, and what would embarrass: refused before anything is sent."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from loratools.errors import (
+    FormatError,
+    NonFiniteError,
+    UnsupportedError,
+    listing,
+    shorten,
+)
+from loratools.files.finding import is_model, tensor_files
+from loratools.files.opening import adapter_files
+from loratools.hub.names import check_path
+from loratools.io.checkpoint import Checkpoint, open_checkpoint, weight_files
+from loratools.io.companions import ADAPTER_CONFIG, of_model
+from loratools.io.file import InputFile
+from loratools.io.finite import holds_nonfinite
+from loratools.io.folder import LocalFolder
+
+if TYPE_CHECKING:
+    from loratools.describing.description import Inspection
+
+_ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@final
+@dataclass(frozen=True)
+class Publishable:
+    """What is to be published: its files by their names, and what was left out of its folder.
+
+    `is_model` says whether it is a whole model, and not an adapter.
+    """
+
+    path: Path
+    files: Mapping[str, InputFile]
+    left_out: tuple[str, ...]
+    is_model: bool
+
+    def checked(self, base: str | None) -> "Inspection | Checkpoint":
+        """What it holds; `base` is what an adapter's config will name as its base, if another.
+
+        All values are read.
+
+        Raises:
+            FormatError: it is neither an adapter nor a model, or not sound.
+            UnsupportedError: it names a local path as its base.
+            NonFiniteError: a tensor has a NaN or an infinity.
+            StorageError: a file cannot be read.
+        """
+        found = open_checkpoint(self.path) if self.is_model else _checked_adapter(self.path, base)
+        if bad := list(_nonfinite(self.files)):
+            raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
+        return found
+
+
+def publishable(path: Path, *, all_files: bool) -> Publishable:
+    """What there is to publish, opened.
+
+    Hidden files are left out, and what makes readers take a model for an adapter. With `all_files`
+    others than an adapter's or a model's are sent too.
+
+    Raises:
+        FormatError: it is neither an adapter nor a model, or a file is a link, a pipe or a device.
+        UnsupportedError: it has a pickle, or other files.
+        StorageError: a file or a folder cannot be read.
+    """
+    if not path.is_dir():
+        names = tensor_files(LocalFolder(path.parent, str(path.parent)), path.name)
+        _check_names(path, {path.name, *names})
+        return Publishable(path, _opened(path.parent, {path.name, *names}, path.name), (), False)
+    folder = LocalFolder(path, str(path))
+    model = is_model(folder)
+    own = _models_files(folder) if model else _adapters_files(folder)
+    every = folder.all_names()
+    left_out = [n for n in every if _is_hidden(n) or (model and n == ADAPTER_CONFIG)]
+    others = [name for name in every if name not in {*own, *left_out}]
+    _check_names(path, {*own, *others})
+    if others and not all_files:
+        raise UnsupportedError(
+            f"{path}: holds files that are none of its own ({listing(others)}); --all sends them"
+        )
+    return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model)
+
+
+def _adapters_files(folder: LocalFolder) -> list[str]:
+    about = [name for name in folder.names() if name.startswith(_ABOUT)]
+    return [*adapter_files(folder), *about]
+
+
+def _models_files(folder: LocalFolder) -> list[str]:
+    weights = weight_files(folder)
+    return [*weights, *of_model(n for n in folder.all_names() if n not in weights)[0]]
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
+        raise UnsupportedError(
+            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read; "
+            f"take them out of the folder"
+        )
+    for name in sorted(names):
+        check_path(name, str(path))
+
+
+def _opened(folder: Path, names: Iterable[str], named: str | None = None) -> dict[str, InputFile]:
+    """Files of a folder, to which no link leads; to the file that was `named` itself one may."""
+    return {
+        name: InputFile(folder / name, folder=None if name == named else folder)
+        for name in sorted(names)
+    }
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _checked_adapter(path: Path, base: str | None) -> "Inspection":
+    from loratools.describing.inspect import inspect
+
+    found = inspect(path)
+    # Other weights are sent where that was asked for, and in no other case.
+    notes = [note for note in found.notes if note not in found.adapter.notes_beside]
+    wrong = [note.message for note in notes if note.severity != "info"]
+    if wrong:
+        raise FormatError(f"{path}: {wrong[0]}; loratools inspect --check {path} says all")
+    named = base or found.adapter.provenance.base
+    if named is not None and _is_local(named):
+        raise UnsupportedError(
+            f"{path}: names {shorten(named)} as its base, which is a path on this machine; "
+            f"--base owner/name sends the name on the Hub"
+        )
+    return found
+
+
+def _is_local(base: str) -> bool:
+    return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
+
+
+def _nonfinite(files: Mapping[str, InputFile]) -> Iterator[str]:
+    for name, file in files.items():
+        if name.endswith(".safetensors"):
+            for tensor in file.read_header().tensors:
+                if holds_nonfinite(file, tensor):
+                    yield f"{name}: {tensor.name}"

@@ -1,0 +1,258 @@
+"""Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
+from loratools.hub.names import HubName, is_hub_name
+from loratools.io.file import InputFile
+from loratools.io.folder import read_json
+from loratools.io.json import encode_json
+from loratools.publishing.publishable import Publishable, publishable
+
+if TYPE_CHECKING:
+    from loratools.describing.description import Inspection
+    from loratools.hub.commits import Push
+    from loratools.hub.writing import Addition
+    from loratools.io.checkpoint import Checkpoint
+    from loratools.publishing.card.facts import CardFacts
+
+_CARD = "README.md"
+_CONFIG = "adapter_config.json"
+_MAX_TEXT_BYTES = 10_000_000
+
+
+@final
+@dataclass(frozen=True)
+class PushOptions:
+    """What is sent, and where to.
+
+    Attributes:
+        branch: it is made from the default one, where there is none of that name.
+        create: make the repository, where there is none; `private` then says who sees it.
+        proposes: open a pull request, in place of a commit on the branch.
+        tag: of the commit.
+        message: of the commit.
+        base: what the pushed adapter's config names as its base, in place of what it names now.
+        license: an identifier for the card.
+        reports: what the verbs printed with --json that made it, oldest first.
+        template: a file, of the card for Jinja2.
+        card: whether there is to be one.
+        all_files: send files that belong to no adapter or model too.
+        dry_run: check and compare, and send nothing.
+    """
+
+    branch: str = "main"
+    create: bool = False
+    private: bool = False
+    proposes: bool = False
+    tag: str | None = None
+    message: str | None = None
+    base: str | None = None
+    license: str | None = None
+    reports: Sequence[Mapping[str, Any]] = ()
+    template: str | Path | None = None
+    card: bool = True
+    all_files: bool = False
+    dry_run: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class PushReport:
+    """What a push came to: `changed` has the files sent, or to be sent, of all `files`.
+
+    `commit` is None after a dry run of a push to a repository that does not exist.
+    """
+
+    repo: str
+    commit: str | None
+    changed: tuple[str, ...]
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    proposal: int | None
+    tag: str | None
+    dry_run: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `push --json`."""
+        return {
+            "name": None if self.commit is None else str(HubName(self.repo, self.commit)),
+            "commit": self.commit,
+            "changed": list(self.changed),
+            "files": list(self.files),
+            "left_out": list(self.left_out),
+            "proposal": self.proposal,
+            "tag": self.tag,
+            "dry_run": self.dry_run,
+        }
+
+
+def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> PushReport:
+    """Send an adapter's or a model's files to `owner/name` on the Hub, as one commit.
+
+    Only what differs from the branch's head is sent, and nothing where all is there. Nobody's
+    commit is overwritten: one that comes between is an error. A card is written, or completed.
+
+    Raises:
+        FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.
+        HubError: it may not be written, or somebody else has committed meanwhile.
+        NetworkError: the Hub cannot be reached; no commit was made.
+    """
+    options = options or PushOptions()
+    name = HubName.parse(repo if is_hub_name(repo) else f"hf://{repo}")
+    if name.path or name.revision:
+        raise HubError(f"{repo}: not of the form owner/name; a branch is given by --branch")
+    if is_hub_name(folder):
+        raise UnsupportedError(f"{folder}: not a folder here; pull it first")
+    if options.base is not None and is_hub_name(options.base):
+        options = replace(options, base=HubName.parse(options.base).repo)
+    if options.proposes and (options.tag or options.branch != "main"):
+        raise OptionError("a pull request is made for main, and has no tag")
+    template = None if options.template is None else _text(InputFile(Path(options.template)))
+    with path_errors(folder, FormatError):
+        contents = publishable(Path(folder), all_files=options.all_files)
+    with _hashing(contents.files) as additions:
+        found = contents.checked(options.base)
+        written = {}
+        if options.base is not None:
+            written[_CONFIG] = _with_base(contents.files.get(_CONFIG), options.base)
+        parent = _parent(name, options)
+        if options.card:
+            facts = _facts(name.repo, found, options)
+            card = contents.files.get(_CARD) or _card_of(name.repo, parent)
+            written[_CARD] = _completed(card, facts, template, str(options.template)).encode()
+        with _hashing(written) as more:
+            files = {**additions(), **more()}
+        return _send(name, parent, files, contents, options)
+
+
+@contextmanager
+def _hashing(
+    files: Mapping[str, InputFile | bytes],
+) -> "Iterator[Callable[[], dict[str, Addition]]]":
+    """Files are hashed while something else is done; the function waits for the last of them."""
+    from loratools.hub.writing import Addition
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        # Copies, which have descriptors of their own: files are read here meanwhile.
+        futures = {n: pool.submit(Addition.of, n, copy(content)) for n, content in files.items()}
+        yield lambda: {name: future.result() for name, future in futures.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _parent(name: HubName, options: PushOptions) -> str | None:
+    """The head of the branch, which is made where it has to be."""
+    from loratools.hub import reading, writing
+
+    branch = HubName(name.repo, options.branch)
+    if options.create and not options.dry_run:
+        writing.create(name.repo, private=options.private)
+    try:
+        return reading.head(branch)
+    except HubError as error:
+        if options.dry_run and options.create:
+            return None
+        if not reading.exists(name.repo):
+            raise HubError(f"{error}; --create makes one") from None
+    if options.dry_run:
+        return reading.head(name)
+    writing.branch(name.repo, options.branch)
+    return reading.head(branch)
+
+
+def _send(
+    name: HubName,
+    parent: str | None,
+    files: "Mapping[str, Addition]",
+    contents: Publishable,
+    options: PushOptions,
+) -> PushReport:
+    from loratools.hub import writing
+    from loratools.hub.commits import Push, Pushed
+
+    if parent is None:
+        pushed, commit = Pushed("", tuple(sorted(files))), None
+    else:
+        what = "a model" if contents.is_model else "an adapter"
+        message = options.message or f"Push {what} with loratools"
+        push = Push(name.repo, options.branch, parent, files, message, options.proposes)
+        if options.tag is not None:
+            _check_tag(push, options.tag)
+        pushed = Pushed(parent, push.changed()) if options.dry_run else push.send()
+        commit = pushed.commit
+    if options.tag is not None and commit is not None and not options.dry_run:
+        writing.tag(name.repo, options.tag, commit)
+    return PushReport(
+        repo=name.repo,
+        commit=commit,
+        changed=pushed.changed,
+        files=tuple(sorted(files)),
+        left_out=contents.left_out,
+        proposal=pushed.proposal,
+        tag=options.tag,
+        dry_run=options.dry_run,
+    )
+
+
+def _check_tag(push: "Push", tag: str) -> None:
+    """Refuse a tag that would have to move, before anything is sent."""
+    from loratools.hub import reading
+
+    commit = reading.tags(push.repo).get(tag)
+    if commit is not None and (commit != push.parent or push.changed()):
+        raise HubError(f"hf://{push.repo}: the tag {tag} is there already, at {commit[:12]}")
+
+
+def _with_base(config: InputFile | None, base: str) -> bytes:
+    if config is None:
+        raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
+    return encode_json({**read_json(config), "base_model_name_or_path": base})
+
+
+def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":
+    from loratools.publishing.card.facts import facts_of
+
+    base_models = None if options.base is None else (options.base,)
+    return facts_of(repo, found, options.reports, base_models=base_models, licence=options.license)
+
+
+def _card_of(repo: str, commit: str | None) -> InputFile | None:
+    """The card that is there."""
+    from loratools.hub.repository import Repository
+
+    there = None if commit is None else Repository(repo, commit)
+    if there is None or _CARD not in there.files:
+        return None
+    _check_size(there.files[_CARD].size, f"{there.name}/{_CARD}")
+    return InputFile(there.fetch([_CARD])[_CARD])
+
+
+def _completed(card: InputFile | None, facts: "CardFacts", template: str | None, name: str) -> str:
+    """The card to be sent: the folder's own, else the one that is there, completed."""
+    from loratools.publishing.card.readme import complete_card
+
+    existing = None if card is None else _text(card)
+    if template is None:
+        return complete_card(existing, facts)
+    return complete_card(existing, facts, template, template_name=name)
+
+
+def _text(file: InputFile) -> str:
+    _check_size(file.size, file.where)
+    try:
+        return file.read(0, file.size).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{file.where}: not UTF-8") from None
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > _MAX_TEXT_BYTES:
+        raise FormatError(f"{where}: {size} bytes are too many for a card")

@@ -1,0 +1,1 @@
+"""`rescale`, `resize` and `combine`: adapters made of adapters."""

@@ -1,0 +1,108 @@
+"""Changes that depend on their weight, as updates of low rank that add what they do to one base."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter
+from loratools.io.checkpoint import Checkpoint
+from loratools.lowrank.seeds import seed_of
+from loratools.merging.plan import Change, MergeOptions, PlannedTensor
+from loratools.merging.planner import plan_merge
+from loratools.reshaping.approximation import Decomposed, approximate, of_matrix
+from loratools.reshaping.factors import widest
+from loratools.running.parallel import Map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from loratools.lowrank.dense import Leading
+    from loratools.lowrank.ranks import RankRule, Wanted
+    from loratools.lowrank.row_blocks import RowBlocks
+    from loratools.lowrank.truncation import Truncation
+
+
+@final
+@dataclass(frozen=True)
+class Additive:
+    """An adapter of additive updates; by target, what those that were none have lost."""
+
+    adapter: Adapter
+    truncations: "Mapping[str, Truncation]"
+
+
+@final
+@dataclass(frozen=True)
+class _Effect:
+    """What one change does to its weight."""
+
+    target: str
+    tensor: PlannedTensor
+    change: Change
+
+    @property
+    def matrix(self) -> "RowBlocks":
+        """The weight after it less the weight before, in float64, read in blocks of rows."""
+        from loratools.io.blocks import rows_of
+        from loratools.lowrank.row_blocks import RowBlocks
+
+        shape = self.tensor.shape
+        return RowBlocks((rows_of(shape), math.prod(shape[1:])), self._blocks)
+
+    def decomposed(self, found: "Leading") -> Decomposed:
+        """Its leading part, in a dtype that holds what the change is made of."""
+        dtype = widest([source.dtype for source in self.change.delta.sources])
+        return of_matrix(found, self.tensor.shape, dtype)
+
+    def _blocks(self) -> "Iterator[tuple[int, Tensor]]":
+        from loratools.io.blocks import read_block, rows_of
+        from loratools.io.rounding import Rounding
+        from loratools.merging.edit import edited_blocks
+
+        planned = replace(self.tensor, dtype="F64", changes=(self.change,))
+        rows = rows_of(self.tensor.shape)
+        for begin, after, _ in edited_blocks(planned, 0, rows, Rounding()):
+            yield begin, after - read_block(self.tensor.origin, begin, begin + len(after)).double()
+
+
+def needs_base(adapter: Adapter) -> bool:
+    """Whether an update depends on the weight it changes."""
+    return any(update.delta.additive is None for update in adapter.updates.values())
+
+
+def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = map) -> Additive:
+    """The adapter with every update additive: best approximations of what they do to `base`.
+
+    The effect of a DoRA has no low rank, so something is lost, and the certificates say how much.
+
+    Raises:
+        LoratoolsError: adapter and base would not merge.
+    """
+    from loratools.lowrank.dense import leading
+
+    plan = plan_merge(base, [adapter], [1.0], MergeOptions())
+    effects = [
+        _Effect(change.target, tensor, change)
+        for tensor in plan.changed
+        for change in tensor.changes
+        if change.delta.additive is None and change.target in adapter.updates
+    ]
+
+    by_target = {effect.target: effect for effect in effects}
+
+    def decompose(question: "tuple[str, Wanted]") -> Decomposed:
+        target, wanted = question
+        found = leading(by_target[target].matrix, wanted, seed=seed_of(0, target))
+        return by_target[target].decomposed(found)
+
+    shapes = {target: effect.matrix.shape for target, effect in by_target.items()}
+    found = approximate(shapes, decompose, rule, each)
+    updates = dict(adapter.updates)
+    for target, lora in found.updates.items():
+        is_transposed = by_target[target].change.is_transposed
+        delta = lora.transposed() if is_transposed else lora
+        updates[target] = replace(updates[target], delta=delta)
+    return Additive(replace(adapter, updates=updates), found.truncations)

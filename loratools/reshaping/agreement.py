@@ -1,0 +1,126 @@
+"""What becomes of the whole tensors of adapters that are combined."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, final
+
+from loratools.adapter import Adapter, ReplacedRows, Replacement
+from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.io.dtypes import FACTORS, torch_name
+from loratools.io.source import Computed, Source, same_bytes
+from loratools.reshaping.factors import widest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What happens to whole tensors that are not the same in all adapters.
+Policy = Literal["refuse", "first", "average"]
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """The whole tensors and rows of the result, and what is to be said about them."""
+
+    replaced: Mapping[str, Replacement]
+    rows: Mapping[str, ReplacedRows]
+    notes: tuple[str, ...]
+
+
+def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
+    """Whole tensors that are the same in all adapters are kept, others treated by the policy.
+
+    The base's own, which only some may have stored, are kept where those agree.
+
+    Raises:
+        UnsupportedError: they differ, or only some adapters have them, and the policy is to refuse;
+            or one adapter trains rows of what another trains whole.
+    """
+    _refuse_overlap(adapters)
+    notes: list[str] = []
+    replaced = {}
+    for target in dict.fromkeys(name for adapter in adapters for name in adapter.replaced):
+        found = [adapter.replaced.get(target) for adapter in adapters]
+        replaced[target] = _replacement(target, found, policy, notes)
+    rows = {}
+    for target in dict.fromkeys(name for adapter in adapters for name in adapter.rows):
+        rows[target] = _rows(
+            target, [adapter.rows.get(target) for adapter in adapters], policy, notes
+        )
+    for adapter in adapters:
+        for copy in adapter.copies:
+            if not same_bytes(copy.source, copy.of):
+                raise FormatError(
+                    f"{adapter.where}: {copy.source.keys[0]} and {copy.of.keys[0]} should be the "
+                    f"same and are not"
+                )
+        left_out = [*adapter.inert, *(copy.source.keys[0] for copy in adapter.copies)]
+        if left_out:
+            notes.append(f"{adapter.where}: left out, without effect: {listing(left_out)}")
+    return Agreement(replaced, rows, tuple(notes))
+
+
+def _refuse_overlap(adapters: Sequence[Adapter]) -> None:
+    """Refuse single rows of a tensor that another adapter changes, or has put in place, whole."""
+    for rows_of in adapters:
+        for target in rows_of.rows:
+            for other in adapters:
+                replaced = other.replaced.get(target)
+                is_trained = replaced is not None and replaced.is_trained
+                if is_trained or (target in other.updates and target not in other.rows):
+                    raise UnsupportedError(
+                        f"{shorten(target)}: {rows_of.where} trains rows of what {other.where} "
+                        f"trains whole; which of them counts cannot be stored in one adapter"
+                    )
+
+
+def _replacement(
+    target: str, found: Sequence[Replacement | None], policy: Policy, notes: list[str]
+) -> Replacement:
+    stored = [replacement for replacement in found if replacement is not None]
+    is_complete = len(stored) == len(found) or not any(r.is_trained for r in stored)
+    sources = [replacement.source for replacement in stored]
+    source = _agreed(target, sources, policy, notes, is_complete=is_complete)
+    return Replacement(source, is_trained=any(r.is_trained for r in stored))
+
+
+def _rows(
+    target: str, found: Sequence[ReplacedRows | None], policy: Policy, notes: list[str]
+) -> ReplacedRows:
+    stored = [rows for rows in found if rows is not None]
+    if policy != "first" and any(rows.indices != stored[0].indices for rows in stored):
+        raise UnsupportedError(f"{shorten(target)}: the adapters have trained different rows of it")
+    sources = [rows.rows for rows in stored]
+    is_complete = len(stored) == len(found)
+    return replace(stored[0], rows=_agreed(target, sources, policy, notes, is_complete=is_complete))
+
+
+def _agreed(
+    target: str, sources: Sequence[Source], policy: Policy, notes: list[str], *, is_complete: bool
+) -> Source:
+    first = sources[0]
+    if is_complete and all(same_bytes(first, other) for other in sources[1:]):
+        return first
+    if policy == "refuse":
+        state = "differs between the adapters" if is_complete else "is in some of the adapters only"
+        raise UnsupportedError(
+            f"{shorten(target)}: takes the place of the base's tensor and {state}; "
+            f"--replaced first or average decides"
+        )
+    notes.append(f"{target}: {'the first' if policy == 'first' else 'the average'} is taken")
+    if policy == "first" or len(sources) == 1:
+        return first
+    if any(source.shape != first.shape for source in sources):
+        raise UnsupportedError(f"{shorten(target)}: has different shapes, and no average")
+    if any(source.dtype not in FACTORS for source in sources):
+        dtypes = ", ".join(dict.fromkeys(torch_name(source.dtype) for source in sources))
+        raise UnsupportedError(f"{shorten(target)}: is stored as {dtypes}, which has no average")
+    dtype = widest([source.dtype for source in sources])
+    return Computed(tuple(sources), dtype, first.shape, _mean)
+
+
+def _mean(tensors: "Sequence[Tensor]") -> "Tensor":
+    total = tensors[0].double()
+    for tensor in tensors[1:]:
+        total = total + tensor.double()
+    return total / len(tensors)

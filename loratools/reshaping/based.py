@@ -1,0 +1,51 @@
+"""Adapters whose updates depend on their weights, made additive beside a base."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loratools.adapter import Adapter
+from loratools.errors import UnsupportedError
+from loratools.files.opening import open_base
+from loratools.running.parallel import Map
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
+
+
+def additive_all(
+    adapters: Sequence[Adapter], base: str | Path | None, rule: "RankRule | None", each: Map
+) -> tuple[list[Adapter], tuple[str, ...]]:
+    """The adapters with additive updates only, and a line for each that says what that lost.
+
+    Without a `base` they are left as they are.
+
+    Raises:
+        UnsupportedError: there is something to do, and no rule says how many ranks to keep.
+        LoratoolsError: an adapter and the base would not merge.
+    """
+    if base is None:
+        return list(adapters), ()
+    from loratools.lowrank.truncation import together
+    from loratools.reshaping.additive import additive, needs_base
+
+    checkpoint = open_base(base)
+    made, notes = [], []
+    for adapter in adapters:
+        if not needs_base(adapter):
+            made.append(adapter)
+            continue
+        if rule is None:
+            raise UnsupportedError(
+                f"{adapter.where}: what {', '.join(adapter.kinds)} does to a weight has full rank; "
+                f"say how many ranks to keep, with --rank or another rule"
+            )
+        found = additive(adapter, checkpoint, rule, each)
+        total = together(found.truncations.values())
+        notes.append(
+            f"{adapter.where}: {', '.join(adapter.kinds)} made additive for {checkpoint.where}: "
+            f"{total.energy:.4%} of the energy kept, relative error {total.error:.3g}, which no "
+            f"other figure includes"
+        )
+        made.append(found.adapter)
+    return made, tuple(notes)

@@ -1,0 +1,137 @@
+"""Combine adapters into one, from files to files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.adapter import Adapter
+from loratools.errors import OptionError
+from loratools.files.companions import note_left_behind
+from loratools.files.opening import local_paths, open_adapter
+from loratools.files.writing import Written, fitted, write_reported
+from loratools.merging.weights import weights_for
+from loratools.reshaping.alignment import aligned
+from loratools.reshaping.based import additive_all
+from loratools.reshaping.certificates import Certificates
+from loratools.reshaping.combined import Combination, Combined, combined
+from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.similarity import Similarity
+from loratools.running.parallel import threads
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
+
+
+@final
+@dataclass(frozen=True)
+class CombineReport:
+    """What was done; `certificates` have no rows where nothing was truncated.
+
+    `rounding` is the relative error that storing factors in 16 bits adds to them; None where they
+    have more, or are stored as they were. `written` is None after a dry run.
+    """
+
+    adapters: tuple[str, ...]
+    weights: tuple[float, ...]
+    method: str
+    certificates: Certificates
+    similarity: Similarity
+    notes: tuple[str, ...]
+    rounding: float | None
+    written: Written | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `combine --json`."""
+        return {
+            "adapters": list(self.adapters),
+            "weights": list(self.weights),
+            "method": self.method,
+            "output": self.written.path if self.written else None,
+            "bytes": self.written.nbytes if self.written else None,
+            **self.certificates.to_json(),
+            "similarity": self.similarity.to_json(),
+            "rounding": self.rounding,
+            "notes": list(self.notes),
+        }
+
+
+def combine(
+    adapters: Sequence[str | Path],
+    *,
+    output: str | Path | None,
+    weights: Sequence[float] | None = None,
+    combination: Combination | None = None,
+    rule: "RankRule | None" = None,
+    size: int | None = None,
+    base: str | Path | None = None,
+    overwrite: bool = False,
+    jobs: int | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    approve: Callable[[CombineReport], object] | None = None,
+) -> CombineReport:
+    """Write one adapter that does what the adapters do together, with weights of 1 by default.
+
+    Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
+    Updates that depend on the weight they change, as DoRA does, become additive ones for `base`.
+    Without an `output` nothing is written.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    if not adapters:
+        raise OptionError("no adapter to combine")
+    weights = weights_for(weights, len(adapters))
+    read = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
+    opened, renamed = aligned(read)
+    combination = combination or Combination()
+    with threads(jobs) as each:
+
+        def make(rule: "RankRule | None") -> Combined:
+            additive, lost = additive_all(opened, base, rule, each)
+            found = combined(additive, weights, rule, combination, each)
+            return replace(found, notes=(*lost, *found.notes))
+
+        found = make(rule) if size is None else fitted(make, rule, _together(opened), size)
+        rounding = rounding_error(found.adapter, each)
+        report = CombineReport(
+            adapters=tuple(adapter.where for adapter in opened),
+            weights=weights,
+            method=combination.method,
+            certificates=Certificates(found.ranks, found.truncations, found.gap),
+            similarity=found.similarity,
+            notes=(
+                *(f"{one.where}: {note.message}" for one in opened for note in one.remarks),
+                *renamed,
+                *found.notes,
+                *note_left_behind(opened),
+                *rounding_note(found.adapter, rounding),
+            ),
+            rounding=rounding,
+            written=None,
+        )
+        return write_reported(
+            report,
+            found.adapter,
+            output,
+            inputs=local_paths(*adapters, config, base),
+            overwrite=overwrite,
+            each=each,
+            approve=approve,
+        )
+
+
+def _together(adapters: Sequence[Adapter]) -> Adapter:
+    """Every target and whole tensor of any of them, as the first that has it stores it."""
+    found = adapters[-1]
+    for adapter in reversed(adapters[:-1]):
+        found = replace(
+            adapter,
+            updates={**found.updates, **adapter.updates},
+            replaced={**found.replaced, **adapter.replaced},
+            rows={**found.rows, **adapter.rows},
+        )
+    return found

@@ -1,0 +1,87 @@
+"""Resize an adapter, from files to files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from loratools.files.opening import local_paths, open_adapter
+from loratools.files.writing import Written, fitted, write_reported
+from loratools.reshaping.certificates import Certificates
+from loratools.reshaping.resized import resized
+from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.running.parallel import threads
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule
+
+
+@final
+@dataclass(frozen=True)
+class ResizeReport:
+    """What was done; `written` is None after a dry run.
+
+    `rounding` is the relative error that storing the factors in 16 bits adds to the certificates;
+    None where they have more.
+    """
+
+    adapter: str
+    certificates: Certificates
+    notes: tuple[str, ...]
+    rounding: float | None
+    written: Written | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented object of `resize --json`."""
+        return {
+            "adapter": self.adapter,
+            "output": self.written.path if self.written else None,
+            "bytes": self.written.nbytes if self.written else None,
+            **self.certificates.to_json(),
+            "rounding": self.rounding,
+            "notes": list(self.notes),
+        }
+
+
+def resize(
+    adapter: str | Path,
+    *,
+    output: str | Path | None,
+    rule: "RankRule | None" = None,
+    size: int | None = None,
+    overwrite: bool = False,
+    jobs: int | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    approve: Callable[[ResizeReport], object] | None = None,
+) -> ResizeReport:
+    """Write the adapter at other ranks: the best approximation of each update, as strong as before.
+
+    `size` is a budget in bytes for the file of tensors, in place of one in `rule`. With neither of
+    them all that is not zero is kept. Without an `output` nothing is written.
+    `approve` is called with the report before the output has its name, or at the end of a dry run.
+    What it raises leaves no output.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+    """
+    from loratools.lowrank.ranks import RankRule
+
+    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
+    with threads(jobs) as each:
+        make = partial(resized, opened, each=each)
+        found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
+        rounding = rounding_error(found.adapter, each)
+        certificates = Certificates(found.ranks, found.truncations, found.gap)
+        said = tuple(note.message for note in opened.remarks)
+        notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
+        return write_reported(
+            ResizeReport(opened.where, certificates, notes, rounding, written=None),
+            found.adapter,
+            output,
+            inputs=local_paths(adapter, config),
+            overwrite=overwrite,
+            each=each,
+            approve=approve,
+        )

@@ -1,0 +1,104 @@
+"""Store an adapter at other ranks: the best approximation of each update, at its strength."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter, Update
+from loratools.deltas import factors_of
+from loratools.deltas.lora import LoRA
+from loratools.errors import UnsupportedError, shorten
+from loratools.reshaping.approximation import Decomposed, approximate, rooms
+from loratools.reshaping.factors import sum_of
+from loratools.running.parallel import Map
+
+if TYPE_CHECKING:
+    from loratools.lowrank.ranks import RankRule, Wanted
+    from loratools.lowrank.truncation import Truncation
+
+
+@final
+@dataclass(frozen=True)
+class Resized:
+    """The resized adapter; by target, its rank before and what was lost."""
+
+    adapter: Adapter
+    ranks: Mapping[str, int]
+    truncations: "Mapping[str, Truncation]"
+    gap: float
+    notes: tuple[str, ...]
+
+
+def resized(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
+    """The adapter with every low-rank update at the rank that `rule` gives it.
+
+    What has exact factors and holds no LoRA becomes one, and vectors, which have no rank, stay.
+    A rank that grows is filled with zeros. Alpha follows the rank, so that the scaling stays.
+
+    Raises:
+        NonFiniteError: a factor holds a NaN or an infinity.
+        UnsupportedError: an update's rank means more than its precision, or it has no factors; or
+            the adapter cannot be merged exactly.
+    """
+    adapter.check_usable()
+    loras = _factored(adapter)
+    sums = {target: sum_of([(1.0, lora)]) for target, lora in loras.items()}
+    most = rule.max_rank if rule.rank is None else rule.rank
+
+    space = rooms(sums, most)
+
+    def decompose(question: "tuple[str, Wanted]") -> Decomposed:
+        target, _ = question
+        return Decomposed(sums[target], sums[target].svd().held_in(space[target]))
+
+    shapes = {target: updates.shape for target, updates in sums.items()}
+    found = approximate(shapes, decompose, rule, each)
+    updates = {
+        target: _resized(adapter.where, target, update, found.updates[target])
+        if target in loras
+        else update
+        for target, update in adapter.updates.items()
+    }
+    return Resized(
+        adapter=replace(adapter, updates=updates),
+        ranks={target: lora.rank for target, lora in loras.items()},
+        truncations=found.truncations,
+        gap=found.gap,
+        notes=_notes(adapter),
+    )
+
+
+def _factored(adapter: Adapter) -> dict[str, LoRA]:
+    """The factors of all updates but vectors, by target."""
+    loras = {}
+    for target, update in adapter.updates.items():
+        lora = factors_of(update.delta)
+        if lora is not None:
+            loras[target] = lora
+        elif len(update.delta.shape) > 1:
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(target)}: {update.delta.kind} has no factors, and so "
+                f"no rank that could be another"
+            )
+    return loras
+
+
+def _resized(where: str, target: str, update: Update, lora: LoRA) -> Update:
+    if update.delta.low_rank is None:
+        return replace(update, delta=lora)
+    try:
+        return replace(update, delta=update.delta.with_low_rank(lora))
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{where}: {shorten(target)}: {error}") from error
+
+
+def _notes(adapter: Adapter) -> tuple[str, ...]:
+    """What the certificates are about, a line for each kind that is more than a LoRA."""
+    said = []
+    for delta in (update.delta for update in adapter.updates.values()):
+        if delta.low_rank is None and factors_of(delta) is not None:
+            said.append(f"{delta.kind}: stored as the LoRA that is nearest to it")
+        elif delta.caveat is not None:
+            figures = "energy and error are those of the low-rank part"
+            said.append(f"{delta.kind}: {figures}, {delta.caveat}")
+    return tuple(dict.fromkeys(said))

@@ -1,0 +1,1 @@
+"""Who carries out work: threads over targets, and executors of independent steps."""
