@@ -20,8 +20,8 @@ def best_by_table(gains: tuple[np.ndarray, ...], costs: tuple[int, ...], budget:
     return best[budget]
 
 
-def total(gains: tuple[np.ndarray, ...], counts: tuple[int, ...]) -> np.float64:
-    return sum(series[:count].sum() for series, count in zip(gains, counts, strict=True))
+def total(gains: tuple[np.ndarray, ...], counts: tuple[int, ...]) -> float:
+    return sum(float(series[:count].sum()) for series, count in zip(gains, counts, strict=True))
 
 
 series = st.lists(st.integers(1, 50), max_size=8).map(

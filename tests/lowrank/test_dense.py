@@ -1,6 +1,7 @@
 """Leading factors are nearly the best of their rank, and their certificate is exact."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -23,20 +24,25 @@ NOISE = 5e-7
 
 
 def with_values(
-    values: torch.Tensor, m: int, n: int, seed: int = 0, dtype: torch.dtype = torch.float32
+    values: torch.Tensor | Sequence[float],
+    m: int,
+    n: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """A matrix of random singular vectors, and these values before it was rounded."""
     generator = torch.Generator().manual_seed(seed)
-    values = torch.as_tensor(values, dtype=torch.float64)
-    left = torch.randn(m, len(values), generator=generator, dtype=torch.float64)
-    right = torch.randn(n, len(values), generator=generator, dtype=torch.float64)
-    left, right = torch.linalg.qr(left).Q, torch.linalg.qr(right).Q
-    return (left * values @ right.T).to(dtype)
+    exact = torch.as_tensor(values, dtype=torch.float64)
+    left = torch.randn(m, len(exact), generator=generator, dtype=torch.float64)
+    right = torch.randn(n, len(exact), generator=generator, dtype=torch.float64)
+    matrix: torch.Tensor = torch.linalg.qr(left).Q * exact @ torch.linalg.qr(right).Q.T
+    return matrix.to(dtype)
 
 
 def energies(matrix: torch.Tensor) -> torch.Tensor:
     """σ², by LAPACK in float64."""
-    return torch.linalg.svdvals(matrix.double()).square()
+    values: torch.Tensor = torch.linalg.svdvals(matrix.double())
+    return values.square()
 
 
 def squared_error(matrix: torch.Tensor, found: Leading, rank: int | None = None) -> float:
@@ -353,7 +359,8 @@ def agree(matrix: torch.Tensor, one: Leading, other: Leading) -> None:
 def parted(matrix: torch.Tensor, sizes: list[int]) -> RowBlocks:
     blocks = torch.split(matrix, sizes)
     begins = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    return RowBlocks(tuple(matrix.shape), lambda: zip(begins, blocks, strict=False))
+    m, n = matrix.shape
+    return RowBlocks((m, n), lambda: zip(begins, blocks, strict=False))
 
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=6), Wanted(rank=200), Wanted(loss=0.3)])

@@ -20,7 +20,8 @@ from loratools.lowrank.spectrum import spectrum_of
 
 
 def dense(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.svdvals(up.double() @ down.double())
+    values: torch.Tensor = torch.linalg.svdvals(up.double() @ down.double())
+    return values
 
 
 sizes = st.integers(1, 12)
@@ -114,7 +115,7 @@ def factors(m: int, n: int, rank: int, seed: int, deficient: bool = False) -> Fa
 def rounding(*matrices: Factored) -> float:
     """What backward stable algorithms may be off by: a few eps of the norms of the factors."""
     size = max(max(each.up.shape + each.down.shape) for each in matrices)
-    norms = math.prod(each.up.norm().item() * each.down.norm().item() for each in matrices)
+    norms = math.prod(float(each.up.norm() * each.down.norm()) for each in matrices)
     return 64 * EPS * size * norms
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from loratools.errors import LoratoolsError
 from loratools.lowrank.ranks import Choice, RankRule, Wanted
 from loratools.lowrank.truncation import TargetSpectrum, Truncation, together
+from tests.narrowing import present
 
 
-def spectrum(values: list[float], m: int = 50, n: int = 60, energy: None = None) -> TargetSpectrum:
-    return TargetSpectrum(m, n, np.array(values, dtype=float), energy)
+def spectrum(values: Sequence[float], m: int = 50, n: int = 60) -> TargetSpectrum:
+    return TargetSpectrum(m, n, np.array(values, dtype=float))
 
 
 def known(target: TargetSpectrum, count: int) -> TargetSpectrum:
@@ -115,7 +116,7 @@ def test_a_tiny_error_is_not_rounded_to_none() -> None:
 
 @given(targets=targets_of(), extra=modifiers(), goal=st.sampled_from([{}, {"energy": 0.7}]))
 def test_modifiers_give_the_next_rank_they_allow(
-    targets: list[TargetSpectrum], extra: dict[str, Any], goal: dict[str, float]
+    targets: list[TargetSpectrum], extra: dict[str, Any], goal: dict[str, Any]
 ) -> None:
     free = RankRule(**goal).choose(targets).ranks
     rule = RankRule(**goal, **extra)
@@ -127,7 +128,7 @@ def test_modifiers_give_the_next_rank_they_allow(
 
 
 @pytest.mark.parametrize("rule", [{"energy": 0.5}, {"error": 0.5}, {"parameters": 10**6}, {}])
-def test_a_zero_update_has_rank_zero_unless_a_smallest_is_asked_for(rule: dict[str, float]) -> None:
+def test_a_zero_update_has_rank_zero_unless_a_smallest_is_asked_for(rule: dict[str, Any]) -> None:
     zero, empty = spectrum([0.0, 0.0]), spectrum([])
     assert RankRule(**rule).choose([zero, empty]).ranks == (0, 0)
     assert RankRule(**rule, min_rank=2).choose([zero, empty]).ranks == (2, 2)
@@ -151,7 +152,7 @@ def best_by_trying(rule: RankRule, targets: list[TargetSpectrum]) -> int | None:
     found = None
     for ranks in itertools.product(choices, repeat=len(targets)):
         cost = sum(rank * (t.m + t.n) for rank, t in zip(ranks, targets, strict=True))
-        if cost <= rule.parameters and (not rule.uniform or len(set(ranks)) == 1):
+        if cost <= present(rule.parameters) and (not rule.uniform or len(set(ranks)) == 1):
             found = max(found or 0, kept(targets, ranks))
     return found
 
@@ -207,10 +208,13 @@ def test_ties_go_to_the_earlier_target() -> None:
 def test_a_choice_that_is_settled_is_that_of_the_whole_spectra(
     targets: list[TargetSpectrum], extra: dict[str, Any], goal: str, data: st.DataObject
 ) -> None:
-    share = {"energy": data.draw(st.floats(0.1, 1)), "error": data.draw(st.floats(0, 0.9))}
-    # At least what three targets take at the largest rank that `extra` may ask for.
-    limit = {"parameters": data.draw(st.integers(3 * 4 * 18, 400))}
-    rule = RankRule(**{k: v for k, v in (share | limit).items() if k == goal}, **extra)
+    goals: dict[str, Any] = {
+        "energy": data.draw(st.floats(0.1, 1)),
+        "error": data.draw(st.floats(0, 0.9)),
+        # At least what three targets take at the largest rank that `extra` may ask for.
+        "parameters": data.draw(st.integers(3 * 4 * 18, 400)),
+    }
+    rule = RankRule(**{k: v for k, v in goals.items() if k == goal}, **extra)
     partly = [known(t, data.draw(st.integers(0, len(t.values)))) for t in targets]
     choice = rule.choose(partly)
     unsettled = rule.unsettled(partly, choice)
@@ -298,7 +302,7 @@ def test_energies_of_many_add_up() -> None:
         ({"max_rank": 6, "min_rank": 5, "multiple_of": 4}, "from 5 to 6"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(rule: dict[str, float], message: str) -> None:
+def test_a_rule_that_cannot_be_followed_is_refused(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(LoratoolsError, match=message) as caught:
         RankRule(**rule)
     assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """Right vectors are nearly the best of their rank, and what they lose is known as said."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
@@ -27,13 +29,18 @@ SURELY = 2e-3
 
 
 def found_in(
-    matrix: torch.Tensor, wanted: Wanted, device: None = None
+    matrix: torch.Tensor, wanted: Wanted, device: torch.device | None = None
 ) -> tuple[Right, torch.Tensor, int]:
     """What is found, the rows put together, and how often the matrix was read."""
     reads = []
     blocks = parted(matrix, [70] * (len(matrix) // 70) + [len(matrix) % 70])
-    counted = RowBlocks(blocks.shape, lambda: reads.append(0) or blocks.read())
-    pieces = {}
+
+    def read() -> Iterable[tuple[int, torch.Tensor]]:
+        reads.append(0)
+        return blocks.read()
+
+    counted = RowBlocks(blocks.shape, read)
+    pieces: dict[int, torch.Tensor] = {}
     found = right_vectors(counted, wanted, pieces.__setitem__, seed=0, device=device)
     return found, torch.cat([pieces[begin] for begin in sorted(pieces)], 1), len(reads)
 
@@ -122,7 +129,7 @@ def test_values_that_are_not_finite_are_refused(wanted: Wanted) -> None:
 
 def test_what_is_lost_is_known_where_products_have_fewer_bits() -> None:
     matrix = with_values(SPECTRA["slow"], 400, 320)
-    with FewerBits():
+    with FewerBits():  # type: ignore[no-untyped-call]  # torch's constructor
         assert (torch.eye(2) @ torch.full((2, 2), 1 + 2**-12)).max() == 1
         found, rows, _ = found_in(matrix, Wanted(rank=8))
     is_certified(matrix, found, rows)

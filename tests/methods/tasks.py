@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Final, TypedDict
 
 import torch
 from hypothesis import strategies as st
@@ -11,8 +11,16 @@ from torch import Tensor
 from loratools.lowrank.factored import Factored
 from loratools.methods import MethodOptions, Task
 
+
+class Tolerance(TypedDict):
+    """Of `torch.testing.assert_close`."""
+
+    rtol: float
+    atol: float
+
+
 #: Rounding of float32 and of the products of small factors.
-CLOSE = {"rtol": 2e-6, "atol": 2e-6}
+CLOSE: Final[Tolerance] = {"rtol": 2e-6, "atol": 2e-6}
 
 
 def matrix(values: Sequence[Sequence[float]]) -> Factored:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loratools.lowrank.factored import Factored
-from loratools.methods import knots
+from loratools.methods import MethodOptions, knots
 from tests.methods.tasks import disjoint_mean, matrix, normals, result, run, task, trimmed, updates
 
 
@@ -17,7 +17,8 @@ def dense_knots(parts: list[Tensor], density: float) -> Tensor:
     kept = values > 1e-10 * values[0]
     u, components = u[:, kept], (values[:, None] * vh)[kept].split(parts[0].shape[1], dim=1)
     keep = max(1, round(density * components[0].numel()))
-    return u @ disjoint_mean([trimmed(component, keep) for component in components])
+    found: Tensor = u @ disjoint_mean([trimmed(component, keep) for component in components])
+    return found
 
 
 def test_two_rows_by_hand() -> None:
@@ -45,7 +46,7 @@ def test_equals_the_dense_computation(parts: tuple[Factored, ...], density: floa
 @pytest.mark.parametrize("density", [0.2, 1.0])
 def test_result_has_the_rank_of_all_together(density: float) -> None:
     parts = normals(0, 30, 20, 3), normals(1, 30, 20, 2)
-    found = knots.combine(task(*parts), knots.MethodOptions(density=density))
+    found = knots.combine(task(*parts), MethodOptions(density=density))
     assert found.up.shape == (30, 5)
     assert found.down.shape == (5, 20)
     kept = [part != 0 for part in found.down]
@@ -56,7 +57,7 @@ def test_components_that_all_share_are_merged_in_one() -> None:
     """Updates of one column space of 3: the basis has 3, not 6."""
     one = normals(0, 30, 20, 3)
     other = Factored(one.up @ normals(1, 3, 3, 3).dense(), normals(2, 20, 20, 20).dense()[:3])
-    found = knots.combine(task(one, other), knots.MethodOptions())
+    found = knots.combine(task(one, other), MethodOptions())
     assert found.up.shape == (30, 3)
 
 

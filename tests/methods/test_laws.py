@@ -18,7 +18,7 @@ MODULES = {name: registry.load(methods, name) for name in registry.names(methods
 RANDOM = ("dare_linear", "dare_ties", "della")
 each_method = pytest.mark.parametrize("name", MODULES)
 #: Of each method; all methods together are many.
-few = settings(max_examples=max(1, settings.default.max_examples // 3))
+few = settings(max_examples=max(1, settings().max_examples // 3))
 #: How a method is told to keep everything.
 ALL = {"density": 1.0, "select_topk": 1.0}
 

@@ -158,7 +158,8 @@ def test_a_step_computes_with_one_thread_wherever_it_runs() -> None:
 
 def test_the_shards_of_the_base_do_not_show(tmp_path: Path) -> None:
     """The same tensors in one file, in their order: the same output, once it is split alike."""
-    weights, one = {}, tmp_path / "one"
+    weights: dict[str, torch.Tensor] = {}
+    one = tmp_path / "one"
     shutil.copytree(SHARDED, one, ignore=shutil.ignore_patterns("model*"))
     for file in sorted(SHARDED.glob("*.safetensors")):
         weights |= load_file(file)

@@ -75,7 +75,7 @@ class Calls:
         self._real = getattr(holder, name)
         patch.setattr(holder, name, self._call)
 
-    def _call(self, *arguments: int | list[memoryview], **options: Any) -> None:
+    def _call(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
         if self.count == self._turn:
             os.kill(os.getpid(), self._number)
@@ -143,7 +143,7 @@ def _emptied(workplace: Path) -> list[Path]:
 
 def _stopped(
     capsys: pytest.CaptureFixture[str],
-    arguments: list[str | Path | float],
+    arguments: list[object],
     verb: Verb,
     number: signal.Signals,
     turn: int,
@@ -156,7 +156,7 @@ def _stopped(
 
 
 #: Factors of an adapter of rank 2 and scaling 2, by the sizes of `up` and `down`, and its config.
-NUMBERS = {
+NUMBERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "zero": {"up": 0.0},
     "huge": {"up": 1e300, "dtype": torch.float64},
@@ -176,7 +176,7 @@ NUMBERS = {
     "alpha patterns": {"alpha_pattern": {"a": 1e308, "b": 1e-320}},
 }
 #: Those that are the same to all that computes.
-NUMBERS_OF_CONFIGS = {
+NUMBERS_OF_CONFIGS: dict[str, dict[str, Any]] = {
     "rank 0": {"r": 0},
     "a rank of 30 digits": {"r": 10**30},
     "a fraction of a rank": {"r": 2.5},
@@ -250,14 +250,15 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
 def strict_json(text: str) -> dict[str, Any]:
     """As RFC 8259 has it: json.loads takes NaN, Infinity and keys that are there twice."""
 
-    def constant(word) -> None:
+    def constant(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
 
     def fields(pairs: list[tuple[str, object]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs)
         return dict(pairs)
 
-    return json.loads(text, parse_constant=constant, object_pairs_hook=fields)
+    found: dict[str, Any] = json.loads(text, parse_constant=constant, object_pairs_hook=fields)
+    return found
 
 
 #: What the verbs that write an output say of it.

@@ -19,7 +19,9 @@ from loratools import RankRule, WriteOptions, merge, resize
 from loratools.errors import StorageError
 from loratools.io import platform
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, digests, unchanged
+from tests.narrowing import present
 
+Call = Callable[..., Any]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS]
 
 
@@ -40,22 +42,20 @@ class Calls:
             self.failed = name
         return self.left == 0
 
-    def counted(
-        self, name: str, real: Callable[..., object], number: int
-    ) -> Callable[..., int | None]:
-        def call(*arguments: int | memoryview, **options: Any) -> int | None:
+    def counted(self, name: str, real: Call, number: int) -> Call:
+        def call(*arguments: Any, **options: Any) -> Any:
             if self.fails(name):
                 raise OSError(number, os.strerror(number))
             return real(*arguments, **options)
 
         return call
 
-    def libc(self, name: str, real: object, number: int) -> object:
-        def call(*arguments: object) -> int:
+    def libc(self, name: str, real: Call | None, number: int) -> Call | None:
+        def call(*arguments: Any) -> Any:
             if self.fails(name):
                 ctypes.set_errno(number)
                 return -1
-            return real(*arguments)
+            return present(real)(*arguments)
 
         # It is a hint, and may fail without a word.
         return real if name == "sync_file_range" else call
@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def failure(call: Callable[..., object]) -> StorageError:
+def failure(call: Call) -> StorageError | None:
     """What a call fails with, which is a `StorageError`; None where it succeeds."""
     try:
         call()

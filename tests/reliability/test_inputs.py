@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,18 +14,19 @@ from loratools import WriteOptions, merge
 from loratools.errors import OutputError, StorageError
 from tests.e2e.commands import PLAIN, SHARDED, digests, unchanged
 
+Made = TypeVar("Made")
 SHARD, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 class Meanwhile(Executor):
     """Runs every step at once; between two of them something happens."""
 
-    def __init__(self, happens: Callable[[], None], after: int) -> None:
+    def __init__(self, happens: Callable[[], object], after: int) -> None:
         self.happens = happens
         self.left = after
 
-    def submit(self, step: Callable[..., object], /, *arguments: object, **options: Any) -> Future:
-        future = Future()
+    def submit(self, step: Callable[..., Made], /, *arguments: Any, **options: Any) -> Future[Made]:
+        future: Future[Made] = Future()
         future.set_running_or_notify_cancel()
         try:
             future.set_result(step(*arguments, **options))
@@ -119,8 +120,8 @@ def test_another_process_does_not_read_what_replaced_an_input(
 
     class Replaced(ProcessPoolExecutor):
         def submit(
-            self, step: Callable[..., object], /, *arguments: object, **options: Any
-        ) -> Future:
+            self, step: Callable[..., Made], /, *arguments: Any, **options: Any
+        ) -> Future[Made]:
             if (tmp_path / "other").exists():
                 (tmp_path / "other").replace(base / SHARD)
             return super().submit(step, *arguments, **options)

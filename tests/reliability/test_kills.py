@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_loop.py"
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: object):
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
     )

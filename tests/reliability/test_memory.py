@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ print(open("/proc/self/status").read())
 """
 
 
-def anonymous(status):
+def anonymous(status: str) -> float:
     """Private memory in MB: mapped files, which the kernel can take back, do not count."""
-    return int(status.split("RssAnon:")[1].split()[0]) / 1000
+    return int(status.split("RssAnon:")[1].split(maxsplit=1)[0]) / 1000
 
 
-def peak(process):
+def peak(process: "subprocess.Popen[str]") -> float:
     most = 0.0
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
@@ -36,7 +37,9 @@ def peak(process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2**16, 2**18], ids=["a quarter", "1 GB"])
-def test_a_merge_needs_100_mb_beside_torch(tmp_path: Path, rows: int, record_property) -> None:
+def test_a_merge_needs_100_mb_beside_torch(
+    tmp_path: Path, rows: int, record_property: Callable[[str, object], None]
+) -> None:
     """Of an embedding of up to 1 GB, with a LoRA on it, and of a linear layer."""
     base, width = tmp_path / "base", 2048
     weights = {"embed.weight": ("BF16", (rows, width)), "q.weight": ("BF16", (width, width))}

@@ -102,7 +102,7 @@ def test_without_resume_nothing_is_left_or_used(tuned: Path, tmp_path: Path) -> 
     assert not partial_path(output).exists()
 
 
-def flipped(at):
+def flipped(at: float) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         data = bytearray(path.read_bytes())
         data[int(at * (len(data) - 1))] ^= 1

@@ -35,7 +35,7 @@ main()
 
 def start_slowly(
     *arguments: object, seconds: float = 0.1, **environment: Any
-) -> subprocess.Popen[bytes]:
+) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", SLOW, "merge", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -46,9 +46,9 @@ def start_slowly(
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.002)
 
 
