@@ -30,6 +30,8 @@ _ENTRY = re.compile(
     r'"([^"\\\x00-\x1f]*)":\{("dtype":"[A-Z0-9_]*","shape":\[[0-9,]*\]),'
     r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\}(?:,|\}\Z)'
 )
+#: Pairs of dtype and shape in a file that is read by `_ENTRY`: each costs as much as ten entries.
+_MOST_KINDS = 10_000
 _EMPTY_ENTRY_LENGTH = len('"":{,"data_offsets":[,]},')
 
 
@@ -141,7 +143,10 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
         begin = first.start()
         metadata = _metadata_before(decoded[:begin])
         names, kinds, begins, ends = zip(*_ENTRY.findall(decoded, begin, end), strict=True)
-        known = {kind: _checked_kind(kind) for kind in dict.fromkeys(kinds)}
+        different = set(kinds)
+        if len(different) > _MOST_KINDS:
+            return None
+        known = {kind: _checked_kind(kind) for kind in different}
     except (FormatError, UnicodeDecodeError):
         return None
     read = sum(sum(map(len, column)) for column in (names, kinds, begins, ends))

@@ -205,6 +205,12 @@ def test_a_header_that_breaks_a_rule_is_not_read_the_fast_way(text: str) -> None
         parse_header(text.encode(), 8 + len(text) + 1, "file")
 
 
+def test_a_header_of_very_many_shapes_costs_no_more_than_the_strict_reading() -> None:
+    empty = [(f"t{n}", "U8", (0, n)) for n in range(10_001)]
+    assert _read_compact(encode_header(empty, {})[8:], 8) is None
+    assert _read_compact(encode_header(empty[:-1], {})[8:], 8) is not None
+
+
 def test_tensors_come_in_the_order_of_their_bytes() -> None:
     text = (
         b'{"late":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},'

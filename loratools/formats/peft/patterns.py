@@ -92,11 +92,11 @@ def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str,
 def _add_ends(
     found: dict[str, list[str]], names: Sequence[str], modules: Sequence[str], where: str
 ) -> None:
+    if not names:
+        return
     tree: NameTree[str] = NameTree()
     for name in names:
         tree.add(name, [name])
-    if not names:
-        return
     # As many parts of a path as the longest name has decide: the same for most modules of a model.
     count = 1 + max(name.count(".") for name in names)
     ends = [".".join(module.rsplit(".", count)[-count:]) for module in modules]
