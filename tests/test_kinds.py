@@ -25,6 +25,7 @@ from loratools.idle import idle_updates
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.rounding import Rounding
 from loratools.lowrank.ranks import RankRule
+from loratools.merging.announced import Planned
 from loratools.merging.edit import edited_blocks
 from loratools.merging.plan import MergeOptions
 from loratools.merging.planner import plan_merge
@@ -107,6 +108,9 @@ def test_rescale_stores_the_same_change_in_another_way_or_refuses(delta: Delta, 
         assert after.scaling.value == 1
     if "rule" in how and after.scaling is not None:
         assert after.scaling.rule == {"rslora": "sqrt_rank"}.get(how["rule"], "rank")
+    if how.get("balance") and after.low_rank is not None:
+        up, down = (source.read().norm() for source in (after.low_rank.up, after.low_rank.down))
+        assert 1 / 2 <= up / down <= 2
 
 
 def takes(delta: Delta, rank: int) -> bool:
@@ -177,6 +181,21 @@ def test_combine_adds_changes_within_its_certificate_or_refuses(
     lost = certificate.lost**0.5 if certificate else 0.0
     wanted = change(delta) * (1.5 if method == "linear" else 0.75)
     assert (change(found(together.adapter)) - wanted).norm() <= lost + ROUNDED * wanted.norm()
+
+
+def test_combine_compares_whatever_has_factors() -> None:
+    pair = [of(TOYS["loha"]), replace(of(TOYS["loha"].scaled(-1.0)), where="other")]
+    total = combined(pair, [1.0, 0.5], None, Combination()).similarity.total
+    assert total is not None
+    assert total.cosine(0, 1) == pytest.approx(-1.0)
+
+
+@each_kind
+def test_update_of_a_tied_end_is_one_whatever_its_kind(delta: Delta, tmp_path: Path) -> None:
+    """Trained tokens are at both ends anyhow; PEFT's option asks for an update at each."""
+    (tensor,) = plan_merge(base_of(tmp_path, delta), [of(delta)], [1.0], MergeOptions()).changed
+    planned = Planned({TARGET: tensor}, None, 0, lambda _: True)
+    assert planned.is_other(TARGET)
 
 
 def base_of(folder: Path, delta: Delta) -> Checkpoint:
