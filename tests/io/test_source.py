@@ -22,6 +22,7 @@ from loratools.io.source import (
     Transposed,
     as_bytes,
     flattened,
+    multiplied,
     same_bytes,
     transposed,
 )
@@ -160,6 +161,16 @@ def test_tensors_are_the_same_when_every_bit_is(
 def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
+
+
+def test_products_of_a_product_are_rounded_once() -> None:
+    """2⁻³⁰ is no number of float16, and 2⁻³⁰ times 2³⁰ is 1."""
+    one = Held("one", torch.tensor([3.0]).half(), "F16")
+    small = multiplied(one, 2.0**-30)
+    assert small.read().item() == 0
+    assert multiplied(small, 2.0**20).read().item() == 3 * 2.0**-10
+    assert multiplied(small, 2.0**30) is one
+    assert small.keys == one.keys
 
 
 def test_every_dtype_has_a_name_and_a_width_everywhere() -> None:

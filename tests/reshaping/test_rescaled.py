@@ -142,6 +142,15 @@ def test_balance_leaves_the_update_to_the_bit_and_makes_norms_alike(delta: Any, 
     assert 0.499 <= ratio <= 2.001 or math.isnan(ratio)
 
 
+@pytest.mark.parametrize("alpha", [2.0**-12, 2.0**12])
+def test_norms_are_balanced_with_the_scaling_that_is_folded_in(alpha: float) -> None:
+    found = rescaled(plain(lora_alpha=alpha), Rescaling(fold=True, balance=True)).adapter
+    for update in found.updates.values():
+        lora = update.delta.low_rank
+        assert lora is not None
+        assert 0.499 <= float(lora.up.read().norm() / lora.down.read().norm()) <= 2.001
+
+
 def test_balance_of_a_zero_update_is_the_update() -> None:
     adapter = rescaled(plain(), Rescaling(strength=0)).adapter
     assert all(
