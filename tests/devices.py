@@ -44,7 +44,6 @@ class _Apart(Tensor):
 
     held: Tensor
 
-    @staticmethod
     def __new__(cls, held: Tensor) -> "_Apart":
         made: _Apart = Tensor._make_wrapper_subclass(
             cls,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import loratools
 from loratools.errors import FormatError
 from loratools.io.header import encode_header
+from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -74,7 +75,10 @@ def test_spectra_have_the_norms_of_the_dense_updates(name: str) -> None:
     folder = FIXTURES / name
     expected = json.loads((folder / "expected.json").read_text())["delta_norms"]
     found = loratools.inspect(folder, spectrum=True)
-    norms = {row.target.removesuffix(".weight"): row.spectrum.frobenius for row in found.spectra}
+    norms = {
+        row.target.removesuffix(".weight"): present(row.spectrum).frobenius
+        for row in present(found.spectra)
+    }
     # PEFT multiplied in float32 what is compared here in float64.
     assert norms == pytest.approx(expected, rel=1e-6)
 
@@ -94,18 +98,20 @@ def test_beside_its_base_an_adapter_has_relative_norms_and_coverage() -> None:
     base = FIXTURES / "stories260k"
     found = loratools.inspect(FIXTURES / "adapters/combine-r4", base=base, spectrum=True)
     weights = load_file(base / "model.safetensors")
-    for row in found.spectra:
+    for row in present(found.spectra):
         norm = weights[row.target].double().norm().item()
-        assert row.relative == pytest.approx(row.spectrum.frobenius / norm, rel=1e-12)
-    assert found.coverage.touched == 10
-    assert found.coverage.untouched["model.layers.*.mlp.up_proj.weight"] == 5
-    assert found.coverage.touched + sum(found.coverage.untouched.values()) == 37
+        assert row.relative == pytest.approx(present(row.spectrum).frobenius / norm, rel=1e-12)
+    coverage = present(found.coverage)
+    assert coverage.touched == 10
+    assert coverage.untouched["model.layers.*.mlp.up_proj.weight"] == 5
+    assert coverage.touched + sum(coverage.untouched.values()) == 37
 
 
 def test_an_adapter_of_another_base_would_not_merge() -> None:
     found = loratools.inspect(FIXTURES / "adapters/plain", base=FIXTURES / "tiny-gpt2")
-    assert found.coverage.refusal is not None
-    assert "no such tensor in the base" in found.coverage.refusal
+    coverage = present(found.coverage)
+    assert coverage.refusal is not None
+    assert "no such tensor in the base" in coverage.refusal
     assert not found.is_sound
 
 
@@ -143,7 +149,7 @@ def test_a_value_that_is_not_finite_is_found(tmp_path: Path, value: float) -> No
         next(iter(tensors.values())).view(-1)[-1] = value
 
     found = loratools.inspect(copy_of("plain", tmp_path / "bad", spoil), spectrum=True)
-    assert sum(row.spectrum is None for row in found.spectra) == 1
+    assert sum(row.spectrum is None for row in present(found.spectra)) == 1
     assert not found.is_sound
 
 
@@ -201,4 +207,4 @@ def test_spectra_of_an_adapter_stored_in_half_precision(tmp_path: Path) -> None:
 
     found = loratools.inspect(copy_of("plain", tmp_path / "bf16", halve), spectrum=True)
     assert found.dtypes == ("bfloat16",)
-    assert all(row.spectrum.frobenius > 0 for row in found.spectra)
+    assert all(present(row.spectrum).frobenius > 0 for row in present(found.spectra))

@@ -20,7 +20,7 @@ MODULES = [f"layers.{number}.q" for number in range(40)]
 
 
 def factors(dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, module in enumerate(MODULES):
         dtype = dtypes[number % len(dtypes)]
         tensors |= {name: t.to(dtype) for name, t in pair(module, 6, 5, seed=number).items()}

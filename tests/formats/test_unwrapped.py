@@ -9,6 +9,7 @@ from loratools.errors import FormatError
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
+from tests.adapters import lora_of
 from tests.formats.bundles import PREFIX, decoded, lora, notes
 
 KEYS = [PREFIX + "layers.0.q.lora_A.weight", PREFIX + "layers.0.q.lora_B.weight"]
@@ -94,7 +95,7 @@ def test_names_of_the_config_follow_where_the_model_was_wrapped_whole() -> None:
     assert adapter.config is not None
     assert adapter.config["target_modules"] == ["layers.0.q"]
     assert list(adapter.config["alpha_pattern"]) == [r"^layers\.0\.q", "other.module.q"]
-    assert adapter.updates["layers.0.q.weight"].delta.scaling.alpha == 8  # type: ignore[attr-defined]
+    assert lora_of(adapter.updates["layers.0.q.weight"]).scaling.alpha == 8
 
 
 def test_config_alone_may_have_wrappers() -> None:

@@ -1,5 +1,6 @@
 """What an adapter announces and a base shows to be missing: told apart from what no base has."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_no_verb_makes_an_announced_and_lost_part_unannounced(
 ) -> None:
     adapter = write_adapter(tmp_path / "adapter", pair("q", 6, 4), target_modules=["q"], **fields)
     output = tmp_path / "out"
-    verbs = [
+    verbs: list[Callable[[], object]] = [
         lambda: merged(base(tmp_path / "base", WEIGHTS), adapter, output=output),
         lambda: loratools.rescale(adapter, output=output, rescaling=Rescaling()),
         lambda: loratools.resize(adapter, output=output, rule=RankRule(rank=1)),

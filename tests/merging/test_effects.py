@@ -1,6 +1,6 @@
 """An update that changes nothing is never said to be applied: it is named, with its true cause."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,11 +281,12 @@ def test_verb_says_that_the_adapter_it_writes_changes_nothing(
         tmp_path / "adapter", factors, target_modules=["q", "k"][: len(factors) // 2]
     )
     output = tmp_path / "out"
-    report: Any = {
+    run: dict[str, Callable[[], Any]] = {
         "rescale": lambda: loratools.rescale(adapter, output=output, rescaling=Rescaling()),
         "resize": lambda: loratools.resize(adapter, output=output, rule=RankRule(rank=1)),
         "combine": lambda: loratools.combine([adapter], output=output),
-    }[verb]()
+    }
+    report = run[verb]()
     assert report.notes.count(NOTHING_LEFT) == (stored == "zero")
     told = [note for note in report.notes if "1 update changes nothing: up is zero" in note]
     assert bool(told) is (stored != "trained")

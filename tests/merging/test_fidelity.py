@@ -161,7 +161,8 @@ def test_adapters_that_cancel(seed: int | None) -> None:
 
 def rescaled(weight: Tensor, up: Tensor, down: Tensor, magnitude: Tensor) -> Tensor:
     result = weight.double() + dense(up, down)
-    return result * (magnitude.double() / result.norm(dim=1))[:, None] - weight.double()
+    found: Tensor = result * (magnitude.double() / result.norm(dim=1))[:, None] - weight.double()
+    return found
 
 
 @ROUNDINGS

@@ -90,7 +90,7 @@ def test_what_the_config_said_of_the_head_before_is_corrected(
 def test_head_that_takes_the_place_of_one_for_as_many_labels_leaves_the_config(
     labels: int, tmp_path: Path
 ) -> None:
-    config = BERT | {"architectures": ["BertForSequenceClassification"]}
+    config: dict[str, Any] = BERT | {"architectures": ["BertForSequenceClassification"]}
     if labels == 3:
         names = {"0": "no", "1": "yes", "2": "maybe"}
         config |= {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}

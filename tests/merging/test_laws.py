@@ -198,10 +198,10 @@ def test_fidelity_is_that_of_the_realised_update(data: st.DataObject, shape: Sha
     realised = result.double().reshape(matrix(base).shape) - matrix(base)
     intended = dense(lora)
     total = float((realised.square() + intended.square()).sum())
-    close = {"abs": 2.0**-20 * total}
-    assert fidelity.intended == pytest.approx(float(intended.square().sum()), **close)
-    assert fidelity.error == pytest.approx(float((realised - intended).square().sum()), **close)
-    assert fidelity.product == pytest.approx(float((realised * intended).sum()), **close)
+    close = 2.0**-20 * total
+    assert fidelity.intended == pytest.approx(float(intended.square().sum()), abs=close)
+    assert fidelity.error == pytest.approx(float((realised - intended).square().sum()), abs=close)
+    assert fidelity.product == pytest.approx(float((realised * intended).sum()), abs=close)
 
 
 def test_conversion_alone_keeps_the_sign_of_zero() -> None:

@@ -5,7 +5,7 @@ weight is stored, and PEFT's live layers say the scaling.
 """
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
 from safetensors.torch import load_file
@@ -36,7 +36,8 @@ class Expected:
             if ".original_module." in name:
                 continue
             if ".trainable_tokens_delta" in name:
-                indices = made.model.peft_config["default"].trainable_token_indices["tokens"]
+                config: Any = made.model.peft_config["default"]
+                indices = config.trainable_token_indices["tokens"]
                 self.weights["tokens.weight"][torch.tensor(indices)] = tensor.double()
             elif ".lora_" in name:
                 module, _, part = name.partition(".lora_")
@@ -102,7 +103,8 @@ def without_smallest(weight: Tensor, rank: int) -> Tensor:
     values, vectors = torch.linalg.eigh(weight @ weight.T)
     del values  # ascending
     smallest = vectors[:, : max(0, weight.shape[0] - (min(weight.shape) - rank))]
-    return weight - smallest @ (smallest.T @ weight)
+    part: Tensor = smallest @ (smallest.T @ weight)
+    return weight - part
 
 
 def _absolute(parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 TOKENS = (3, 0, 7)
+Bias = Literal["none", "all", "lora_only"]
 
 
 class Zoo(nn.Module):
@@ -60,7 +61,7 @@ class Settings:
     dora: bool = False
     rslora: bool = False
     patterns: bool = False
-    bias: str = "none"
+    bias: Bias = "none"
     lora_bias: bool = False
     saved: bool = False
     tokens: bool = False
@@ -152,7 +153,7 @@ def make(settings: Settings, folder: Path, seed: int = 0) -> Made:
     save_file(base, folder / "base.safetensors")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Adapter 'default': .* have invalid shape")
-        peft_model.save_pretrained(folder / "adapter")
+        peft_model.save_pretrained(str(folder / "adapter"))
     scalings = {
         name.removeprefix("base_model.model."): layer.scaling["default"]
         for name, layer in peft_model.named_modules()

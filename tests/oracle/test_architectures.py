@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.narrowing import present
 from tests.oracles import WARNED, oracle
 
 oracle("peft")
 
 import transformers  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from transformers import PreTrainedModel  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
@@ -25,7 +27,7 @@ from loratools.errors import UnsupportedError  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
-LLAMA = {
+LLAMA: Mapping[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -33,14 +35,14 @@ LLAMA = {
     "intermediate_size": 40,
     "pad_token_id": 0,
 }
-GROUPED = LLAMA | {"num_key_value_heads": 1}
+GROUPED: Mapping[str, Any] = {**LLAMA, "num_key_value_heads": 1}
 #: Class, config, a layer to target, and the names of embedding and head.
 Architecture = tuple[str, Mapping[str, Any], str, str, str]
 DECODERS: Mapping[str, Architecture] = {
     "bloom": ("BloomForCausalLM", {"n_layer": 2, "n_head": 2},
               "query_key_value", "word_embeddings", "lm_head"),
     "falcon": ("FalconForCausalLM", {}, "query_key_value", "word_embeddings", "lm_head"),
-    "gemma2": ("Gemma2ForCausalLM", GROUPED | {"head_dim": 16},
+    "gemma2": ("Gemma2ForCausalLM", {**GROUPED, "head_dim": 16},
                "q_proj", "embed_tokens", "lm_head"),
     "gpt_neo": ("GPTNeoForCausalLM", {"num_layers": 2, "num_heads": 2,
                                       "max_position_embeddings": 64,
@@ -48,14 +50,14 @@ DECODERS: Mapping[str, Architecture] = {
                 "q_proj", "wte", "lm_head"),
     "gpt_neox": ("GPTNeoXForCausalLM", {}, "query_key_value", "embed_in", "embed_out"),
     "mamba": ("MambaForCausalLM", {"state_size": 4}, "in_proj", "embeddings", "lm_head"),
-    "mixtral": ("MixtralForCausalLM", GROUPED | {"num_local_experts": 2},
+    "mixtral": ("MixtralForCausalLM", {**GROUPED, "num_local_experts": 2},
                 "q_proj", "embed_tokens", "lm_head"),
     "opt": ("OPTForCausalLM", {"ffn_dim": 40, "word_embed_proj_dim": 32,
                                "max_position_embeddings": 64},
             "q_proj", "embed_tokens", "lm_head"),
-    "qwen2, tied": ("Qwen2ForCausalLM", GROUPED | {"tie_word_embeddings": True},
+    "qwen2, tied": ("Qwen2ForCausalLM", {**GROUPED, "tie_word_embeddings": True},
                     "q_proj", "embed_tokens", "lm_head"),
-    "qwen2, not tied": ("Qwen2ForCausalLM", GROUPED | {"tie_word_embeddings": False},
+    "qwen2, not tied": ("Qwen2ForCausalLM", {**GROUPED, "tie_word_embeddings": False},
                         "q_proj", "embed_tokens", "lm_head"),
     "smollm3": ("SmolLM3ForCausalLM", GROUPED, "q_proj", "embed_tokens", "lm_head"),
 }  # fmt: skip
@@ -79,14 +81,14 @@ OTHERS: Mapping[str, Architecture] = {
 }  # fmt: skip
 
 
-def make_base(architecture: Architecture, folder: Path) -> type[nn.Module]:
+def make_base(architecture: Architecture, folder: Path) -> type[PreTrainedModel]:
     """A model of random weights, saved; its class."""
     name, settings, *_ = architecture
-    model_class = getattr(transformers, name)
+    model_class: type[PreTrainedModel] = getattr(transformers, name)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**LLAMA | settings))
+    model = model_class(present(model_class.config_class)(**{**LLAMA, **settings}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "bias" in name or (name.endswith("weight") and parameter.dim() == 2):
@@ -96,7 +98,7 @@ def make_base(architecture: Architecture, folder: Path) -> type[nn.Module]:
 
 
 @torch.no_grad()
-def make_adapter(model: nn.Module, targets: list[str], folder: Path) -> None:
+def make_adapter(model: PreTrainedModel, targets: list[str], folder: Path) -> None:
     adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -105,7 +107,7 @@ def make_adapter(model: nn.Module, targets: list[str], folder: Path) -> None:
 
 
 @torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
+def logits(model: PreTrainedModel | PeftModel) -> Tensor:
     tokens = torch.arange(3, 67).reshape(4, 16)
     more = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
     result: Tensor = model.eval()(input_ids=tokens, **more).logits

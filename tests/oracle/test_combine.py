@@ -91,7 +91,7 @@ def two_adapters(**config: Any) -> tuple[PeftModel, list[Factored]]:
     settings = LoraConfig(r=4, target_modules=["0"], init_lora_weights=False, **config)
     wrapped = get_peft_model(model, settings, adapter_name="first")
     wrapped.add_adapter("second", settings)
-    layer: Any = wrapped.base_model.model[0]
+    layer: Any = wrapped.get_base_model()[0]  # type: ignore[index]  # of nn.Sequential
     return wrapped, [
         Factored(
             layer.scaling[name] * layer.lora_B[name].weight.detach().double(),
@@ -105,7 +105,7 @@ def combined(model: PeftModel, kind: str, **how: Any) -> Tensor:
     model.add_weighted_adapter(
         ["first", "second"], [1.0, 1.0], "both", combination_type=kind, **how
     )
-    layer: Any = model.base_model.model[0]
+    layer: Any = model.get_base_model()[0]  # type: ignore[index]  # of nn.Sequential
     found: Tensor = layer.get_delta_weight("both").detach().double()
     return found
 

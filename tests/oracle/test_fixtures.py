@@ -4,8 +4,6 @@ The merged folder is loaded by transformers, and compared with the base under th
 PEFT's forward, which is right where its merge is not, on tied embeddings.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.adapters import lora_of
+from tests.merged import read_json
+from tests.narrowing import present
 from tests.oracles import WARNED, oracle
 
 oracle("peft")
 
 from peft import LoraConfig, PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
 from loratools.deltas.diff import Diff  # noqa: E402
-from loratools.deltas.dora import DoRA  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
 
@@ -46,18 +46,20 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    fields: Mapping[str, Any] = json.loads(path.read_text())
-    return fields
-
-
 def base_of(adapter: Path) -> Path:
     return FIXTURES / str(read_json(adapter / "SOURCE.json")["base"])
 
 
-def load(folder: Path) -> nn.Module:
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder)
-    return model.eval()
+def load(folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
+    model.eval()
+    return model
+
+
+def vocabulary_of(model: PreTrainedModel) -> int:
+    table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table.num_embeddings
 
 
 @torch.no_grad()
@@ -74,11 +76,11 @@ def test_update_norms_are_those_that_peft_found(name: str) -> None:
     adapter = loratools.open_adapter(folder)
     norms = {}
     for target, update in adapter.updates.items():
-        delta = update.delta.lora if isinstance(update.delta, DoRA) else update.delta
-        if isinstance(delta, Diff):
+        if isinstance(update.delta, Diff):
             continue
-        product = delta.up.read().double() @ delta.down.read().double()
-        norms[target.removesuffix(".weight")] = float(product.norm()) * delta.scaling.value
+        lora = lora_of(update)
+        matrix = lora.up.read().double() @ lora.down.read().double()
+        norms[target.removesuffix(".weight")] = float(matrix.norm()) * lora.scaling.value
     expected = read_json(folder / "expected.json")["delta_norms"]
     assert norms == pytest.approx(expected, rel=2.0**-40)
 
@@ -100,7 +102,7 @@ def test_merged_weights_change_by_the_norms_that_peft_found(name: str, tmp_path:
     for wrong in WRONGLY_CHANGED.get(name, ()):
         changes.pop(wrong)
     for tensor, weight in after.items():
-        was = before.get(tensor, before.get("model.embed_tokens.weight")).double()
+        was = present(before.get(tensor, before.get("model.embed_tokens.weight"))).double()
         change = float((weight[: len(was)].double() - was).norm())
         allowed = float(weight.double().norm()) * 2.0**-24
         assert abs(change - changes.pop(tensor, 0.0)) <= allowed, tensor
@@ -117,11 +119,11 @@ def test_merged_model_computes_what_the_adapter_computes(name: str, tmp_path: Pa
     folder = FIXTURES / "adapters" / name
     loratools.merge(base_of(folder), folder, output=tmp_path / "merged")
     base, merged = load(base_of(folder)), load(tmp_path / "merged")
-    known = base.get_input_embeddings().num_embeddings
+    known = vocabulary_of(base)
     unchanged = logits(base, known)
     if name in GROWN:
         base.resize_token_embeddings(520)
-    size = base.get_input_embeddings().num_embeddings
+    size = vocabulary_of(base)
     expected = logits(PeftModel.from_pretrained(base, folder).eval(), size)
     allowed = 4 * (172 * 7 * 5) ** 0.5 * 2.0**-24 * float(expected.abs().max())
     assert float((logits(merged, size) - expected).abs().max()) <= allowed

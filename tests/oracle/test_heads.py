@@ -94,7 +94,7 @@ class Base:
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) / 4)
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(str(folder))
         return adapted
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loratools.lowrank.factored import Factored
 from loratools.methods import breadcrumbs, dare_linear, della, magnitude_prune, sce, slerp, ties
-from tests.methods.tasks import normals, row, run, task
+from tests.methods.tasks import Tolerance, normals, row, run, task
 
 sparsify = pytest.importorskip("mergekit.sparsify")
 arithmetic = pytest.importorskip("mergekit.merge_methods.generalized_task_arithmetic")
@@ -21,7 +21,7 @@ theirs_slerp = pytest.importorskip("mergekit.merge_methods.slerp")
 pytestmark = pytest.mark.oracle
 
 PARTS = [normals(seed, 200, 300, 4) for seed in range(3)]
-NEAR = {"rtol": 4e-6, "atol": 4e-6}
+NEAR: Tolerance = {"rtol": 4e-6, "atol": 4e-6}
 
 
 def dense(parts: list[Factored]) -> list[Tensor]:

@@ -17,7 +17,7 @@ oracle("peft")
 
 import loratools  # noqa: E402
 from tests.oracle._formula import Expected  # noqa: E402
-from tests.oracle._zoo import Made, Settings, TransposedZoo, Zoo, make  # noqa: E402
+from tests.oracle._zoo import Bias, Made, Settings, TransposedZoo, Zoo, make  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -75,9 +75,8 @@ def check_peft(made: Made, merged: Mapping[str, Tensor], expected: Expected) -> 
 def all_settings() -> Iterator[Settings]:
     """Every combination that PEFT allows: it refuses a `lora_bias` with DoRA."""
     flags = (False, True)
-    for zoo, dora, bias in itertools.product(
-        (Zoo, TransposedZoo), flags, ("none", "all", "lora_only")
-    ):
+    biases: tuple[Bias, ...] = ("none", "all", "lora_only")
+    for zoo, dora, bias in itertools.product((Zoo, TransposedZoo), flags, biases):
         for rslora, patterns, lora_bias, saved, tokens in itertools.product(flags, repeat=5):
             if dora and lora_bias:
                 continue

@@ -196,7 +196,8 @@ def test_adapters_are_added_as_peft_adds_them(tmp_path: Path) -> None:
     loratools.merge(tmp_path / "one" / "base.safetensors", folders, output=output)
     first, second = Expected(one), Expected(two)
     one.model.load_adapter(str(folders[1]), "second")
-    model = one.model.base_model.merge_and_unload(adapter_names=["default", "second"])
+    tuner: Any = one.model.base_model
+    model = tuner.merge_and_unload(adapter_names=["default", "second"])
     for name, tensor in load_file(output).items():
         base = one.base[name].double()
         exact = first.weights[name] + second.weights[name] - base

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,10 +74,12 @@ def checked(model: PeftModel, folder: Path) -> PeftModel:
 
 def deltas(model: PeftModel) -> dict[str, Tensor]:
     """The updates, in float64, each with the shape of its weight as the base has it."""
+    layers: dict[str, Any] = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)
+    }
     return {
-        module_name.removeprefix("base_model.model."): module.get_delta_weight("default").detach()
-        for module_name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default").detach()
+        for name, layer in layers.items()
     }
 
 
@@ -247,7 +250,7 @@ def test_adapters_that_spell_one_model_in_two_ways_are_one_in_peft(
     torch.manual_seed(0)
     settings = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     inner = get_peft_model(base_of("plain").model, settings)  # type: ignore[arg-type]
-    inner.save_pretrained(tmp_path / "inner")
+    inner.save_pretrained(str(tmp_path / "inner"))
     whole, inside = FIXTURES / "adapters" / "plain", tmp_path / "inner"
     folders = [whole, inside] if is_first else [inside, whole]
     loratools.combine(folders, output=tmp_path / "both")

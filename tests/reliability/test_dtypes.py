@@ -1,7 +1,7 @@
 """Tensors of any dtype: a verb computes with all of what is stored, or carries or refuses it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -96,7 +96,7 @@ def test_update_of_anything_else_is_refused_by_every_verb(
     base: Path, tmp_path: Path, dtype: str
 ) -> None:
     adapter = _stored(tmp_path / "adapter", dtype, f"{PREFIX}q.lora_B.weight", (8, 2))
-    verbs = {
+    verbs: dict[str, Callable[[], object]] = {
         "inspect": lambda: loratools.inspect(adapter),
         "merge": lambda: loratools.merge(base, adapter, output=tmp_path / "out"),
         "rescale": lambda: loratools.rescale(
@@ -114,7 +114,7 @@ def test_update_of_anything_else_is_refused_by_every_verb(
 @pytest.mark.parametrize("dtype", [*OTHERS, *OF_8_BITS])
 def test_whole_tensor_of_any_dtype_is_carried_as_bytes(tmp_path: Path, dtype: str) -> None:
     adapter = _stored(tmp_path / "adapter", dtype, f"{PREFIX}head.table", (8,))
-    verbs = {
+    verbs: dict[str, Callable[[Path], object]] = {
         "rescale": lambda output: loratools.rescale(adapter, output=output, rescaling=Rescaling()),
         "resize": lambda output: loratools.resize(adapter, output=output),
         "combine": lambda output: loratools.combine([adapter, adapter], output=output),

@@ -15,7 +15,7 @@ def test_trained_tensor_of_some_adapters_only_is_refused_or_decided() -> None:
     with pytest.raises(UnsupportedError, match=r"head: .* is in some of the adapters only"):
         agree([one, other], "refuse")
     for policy in ("first", "average"):
-        found = agree([other, one], policy)  # type: ignore[arg-type]
+        found = agree([other, one], policy)
         assert found.replaced["head"].source.read().tolist() == [1]
         assert found.replaced["head"].is_trained
 

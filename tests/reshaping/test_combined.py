@@ -27,12 +27,13 @@ from loratools.reshaping import results
 from loratools.reshaping.combined import Combination, Combined
 from loratools.reshaping.combined import combined as combine
 from loratools.running.parallel import threads
+from tests.methods.tasks import Tolerance
 from tests.reshaping.adapters import adapter, bias, dense, lora, whole
 
 METHODS = registry.names(methods)
 DENSE = [name for name in METHODS if not registry.load(methods, name).LOW_RANK]
 #: Sums of a few products of about 1 in float64.
-NEAR = {"rtol": 0, "atol": 2.0**-42}
+NEAR: Tolerance = {"rtol": 0, "atol": 2.0**-42}
 Q, K = "layers.0.q.weight", "layers.1.k.weight"
 
 
@@ -167,26 +168,30 @@ def test_bias_of_one_adapter_only() -> None:
 # Ranks
 
 
+def whole_of(part: results.Part, made: "methods.Combined") -> Tensor:
+    """What a method made of a target, as a matrix."""
+    if isinstance(made, tuple):
+        terms = [c * dense(d) for c, d in zip(made, part.loras, strict=True)]
+        return torch.stack(terms).sum(0)
+    return made if isinstance(made, Tensor) else made.dense()
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("rule", [RankRule(rank=3), RankRule(energy=0.8), RankRule(error=0.3)])
 def test_certificate_is_the_error_in_float64(
     name: str, rule: RankRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of the result, against what the method made; both in float64."""
-    made = {}
+    made: dict[str, tuple[results.Part, methods.Combined]] = {}
     original = results.Job.result
 
-    def kept(self: results.Job, target: str, part: results.Part) -> Any:
+    def kept(self: results.Job, target: str, part: results.Part) -> "methods.Combined":
         made[target] = part, original(self, target, part)
         return made[target][1]
 
     monkeypatch.setattr(results.Job, "result", kept)
     found = combined(*pair(shape=(60, 50), dtype="F64"), rule=rule, method=name)
-    part, matrix = made[Q]
-    if isinstance(matrix, tuple):
-        matrix = sum(c * dense(d) for c, d in zip(matrix, part.loras, strict=True))
-    elif not isinstance(matrix, Tensor):
-        matrix = matrix.dense()
+    matrix = whole_of(*made[Q])
     certificate = found.truncations[Q]
     assert certificate.rank == rank_of(found)
     assert certificate.total == pytest.approx(matrix.double().square().sum().item(), rel=1e-12)

@@ -21,7 +21,7 @@ from loratools.formats import encode
 from loratools.io.source import Held
 from loratools.reshaping.rescaled import Rescaling, rescaled, strengths_of
 from loratools.testing import adapters, loras
-from tests.adapters import effects
+from tests.adapters import effects, lora_of
 from tests.formats.bundles import decoded, lora
 
 SHAPES = {"a.0.q.weight": (4, 3), "a.1.q.weight": (5, 5), "b.conv.weight": (3, 2, 3)}
@@ -33,8 +33,7 @@ dyadic = st.integers(-64, 64).map(lambda number: number / 16)
 def additive(adapter: Adapter) -> Adapter:
     """The low-rank parts alone."""
     updates = {
-        target: replace(update, delta=update.delta.low_rank)
-        for target, update in adapter.updates.items()
+        target: replace(update, delta=lora_of(update)) for target, update in adapter.updates.items()
     }
     return replace(adapter, updates=updates)
 

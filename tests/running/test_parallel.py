@@ -43,7 +43,7 @@ def test_failure_is_told_when_nothing_runs_any_more() -> None:
 
 
 def test_results_that_are_not_wanted_are_not_made() -> None:
-    begun = []
+    begun: list[int] = []
     with threads(1) as each:
         results = iter(each(begun.append, range(20)))
         next(results)
