@@ -35,7 +35,7 @@ from loratools.reshaping.combined import Combination, combined
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from loratools.reshaping.resized import resized
 from tests.deltas.computing import held
-from tests.deltas.examples import applied, change, weight_for
+from tests.deltas.examples import EXAMPLES, applied, change, weight_for
 from tests.deltas.toys import ALL, NEAR, TOYS, assert_does, each_kind, parts_beside
 from tests.merged import write_base
 from tests.reshaping.adapters import adapter
@@ -299,6 +299,7 @@ def test_kind_on_a_bias_beside_a_lora_is_not_lost_in_peft() -> None:
 
 
 def kinds_of_code() -> set[str]:
+    """The names of the classes of kinds."""
     modules = [registry.load(deltas, name) for name in registry.names(deltas)]
     return {
         name
@@ -308,28 +309,50 @@ def kinds_of_code() -> set[str]:
     }
 
 
-def annotations_in(tree: ast.AST) -> set[ast.AST]:
-    fields = ("annotation", "returns")
-    roots = (getattr(node, field, None) for node in ast.walk(tree) for field in fields)
-    return {node for root in roots if root is not None for node in ast.walk(root)}
+def asks(text: str) -> list[str]:
+    """Where code names a kind other than to make one or in a type, or compares the name of one."""
+    tree = ast.parse(text)
+    nodes = list(ast.walk(tree))
+    types = [getattr(node, field, None) for node in nodes for field in ("annotation", "returns")]
+    allowed = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    allowed |= {id(node) for root in types if root is not None for node in ast.walk(root)}
+    words = {id(n) for node in nodes if isinstance(node, ast.Compare) for n in ast.walk(node)}
+    classes, names = kinds_of_code(), {delta.kind for some in EXAMPLES.values() for delta in some}
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in nodes
+        if (isinstance(node, ast.Name) and node.id in classes and id(node) not in allowed)
+        or (isinstance(node, ast.Attribute) and node.attr in classes and id(node) not in allowed)
+        or (isinstance(node, ast.Constant) and node.value in names and id(node) in words)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_asked"),
+    [
+        ("isinstance(delta, LoRA)", True),
+        ("isinstance(delta, (Diff, Rows))", True),
+        ("type(delta) is dora.DoRA", True),
+        ("match delta:\n    case KaSA(): pass", True),
+        ("found = delta.kind == 'DoRA'", True),
+        ("found = [k for k in kinds if k not in ('diff', 'rows')]", True),
+        ("made = LoRA(up, down, scaling, shape)", False),
+        ("def held(delta: LoRA | None) -> Rows: ...", False),
+    ],
+)
+def test_questions_for_a_kind_are_found(text: str, is_asked: bool) -> None:
+    assert bool(asks(text)) == is_asked
 
 
 def test_no_code_but_the_codecs_asks_for_a_kind() -> None:
     """A kind is named where one is made, and in types. All else is asked of the change itself."""
     root = Path(loratools.__file__).parent
-    kinds = kinds_of_code()
-    assert len(kinds) == len(registry.names(deltas))
-    asked = []
-    for path in sorted(root.rglob("*.py")):
-        place = path.relative_to(root)
-        if place.parts[0] in {"deltas", "formats", "testing.py"}:
-            continue
-        tree = ast.parse(path.read_text())
-        made = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        allowed = made | annotations_in(tree)
-        asked += [
-            f"{place}:{node.lineno} {node.id}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and node.id in kinds and node not in allowed
-        ]
+    exempt = {"deltas", "formats", "testing.py"}  # what kinds are, how they are stored, drawn
+    places = {path.relative_to(root): path for path in sorted(root.rglob("*.py"))}
+    asked = [
+        f"{place}: {found}"
+        for place, path in places.items()
+        if place.parts[0] not in exempt
+        for found in asks(path.read_text())
+    ]
     assert asked == []

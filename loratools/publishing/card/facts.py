@@ -159,7 +159,8 @@ def _library(stored: Inspection | Checkpoint) -> str | None:
 def _tags(stored: Inspection | Checkpoint) -> tuple[str, ...]:
     if isinstance(stored, Checkpoint):
         return ("merge", "loratools")
-    kinds = [kind.lower() for kind in stored.adapter.kinds if kind != "diff"]
+    deltas = [update.delta for update in stored.adapter.updates.values()]
+    kinds = [delta.kind.lower() for delta in deltas if len(delta.shape) > 1]
     return tuple(dict.fromkeys(["lora", *kinds, "loratools"]))
 
 
