@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar, final
 
 from loratools.errors import FormatError, UnsupportedError
+from loratools.io.computed import stored_elements
 from loratools.io.dtypes import FACTORS
-from loratools.io.source import Source, stored_elements
+from loratools.io.source import Source
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
-from loratools.io.source import Source, flattened, is_zero, multiplied, transposed
+from loratools.io.computed import multiplied
+from loratools.io.source import Source, flattened, transposed
+from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor

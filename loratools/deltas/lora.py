@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from loratools.deltas import Apply, Span, check_stored, scaled_by_alpha
 from loratools.errors import FormatError, ShapeMismatchError
-from loratools.io.source import Source, is_zero, multiplied, transposed
+from loratools.io.computed import multiplied
+from loratools.io.source import Source, transposed
+from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor

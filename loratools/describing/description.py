@@ -11,8 +11,10 @@ from loratools.describing.spectrum import TargetSpectrum
 from loratools.errors import LoratoolsError, listing
 from loratools.idle import by_reason
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.computed import stored_elements
 from loratools.io.dtypes import FACTORS, torch_name
-from loratools.io.source import Source, is_finite, stored_elements
+from loratools.io.source import Source
+from loratools.io.values import is_finite
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
 from loratools.names.bases import another_base

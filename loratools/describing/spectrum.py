@@ -10,7 +10,8 @@ from loratools.adapter import Adapter
 from loratools.deltas import Delta, factors_of
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError
-from loratools.io.source import Source, is_finite
+from loratools.io.source import Source
+from loratools.io.values import is_finite
 from loratools.merging.plan import MergePlan
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of

@@ -6,7 +6,7 @@ from functools import partial
 from loratools.extracting.difference import Difference, Norms
 from loratools.extracting.pairing import Pair
 from loratools.io.dtypes import FLOATS
-from loratools.io.source import same_bytes
+from loratools.io.values import same_bytes
 from loratools.running.parallel import Map
 
 #: Called with the bytes that were read; what it raises stops the comparison.

@@ -17,7 +17,8 @@ from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import rows_of, spans
 from loratools.io.dtypes import to_torch
 from loratools.io.rounding import rounds_to
-from loratools.io.source import Stored, same_bytes
+from loratools.io.source import Stored
+from loratools.io.values import same_bytes
 from loratools.lowrank.row_blocks import RowBlocks, squares
 
 #: Elements that are read at a time: few enough for `malloc` not to fetch new pages for each.

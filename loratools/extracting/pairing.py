@@ -7,7 +7,8 @@ from typing import Any, final
 
 from loratools.errors import MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
-from loratools.io.source import Stored, same_bytes
+from loratools.io.source import Stored
+from loratools.io.values import same_bytes
 from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.quantised import quantisation

@@ -15,6 +15,7 @@ from loratools.errors import LoratoolsError, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
 from loratools.io.json import json_text
+from loratools.io.leading_rows import LeadingRows
 from loratools.io.source import Stored, as_bytes
 from loratools.io.writer import OutputFile, lay_out
 
@@ -28,48 +29,6 @@ if TYPE_CHECKING:
 _UNFINISHED = ".unfinished"
 _DIGEST = "sha256"
 _READ_BYTES = 2**20
-
-
-@final
-@dataclass(frozen=True)
-class LeadingRows:
-    """The first `count` rows of a tensor in a file that is opened when they are read.
-
-    Those that it does not have are zero.
-    """
-
-    path: Path
-    info: TensorInfo
-    count: int
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Its name in the file."""
-        return (self.info.name,)
-
-    @property
-    def dtype(self) -> str:
-        """Its dtype in the file."""
-        return self.info.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """With so many rows."""
-        return (self.count, *self.info.shape[1:])
-
-    def read(self) -> "Tensor":
-        """All of them."""
-        return self.read_rows(0, self.count)
-
-    def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some of them."""
-        import torch
-
-        there = self.info.shape[0]
-        rows = Stored(InputFile(self.path), self.info).read_rows(min(begin, there), min(end, there))
-        if len(rows) == end - begin:
-            return rows
-        return torch.cat([rows, rows.new_zeros(end - begin - len(rows), *rows.shape[1:])])
 
 
 @final

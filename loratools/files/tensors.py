@@ -10,7 +10,8 @@ from loratools.errors import NonFiniteError, StorageError, shorten
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FACTORS
 from loratools.io.file import InputFile
-from loratools.io.source import Source, Stored, as_bytes, is_finite, widened
+from loratools.io.source import Source, Stored, as_bytes
+from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.running.parallel import Map
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 from loratools.deltas import keys_of
 from loratools.idle import NO_PRODUCT
 from loratools.io.dtypes import torch_name
-from loratools.io.source import same_bytes
+from loratools.io.values import same_bytes
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
 
 if TYPE_CHECKING:

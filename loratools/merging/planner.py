@@ -13,7 +13,8 @@ from loratools.deltas.rows import Rows
 from loratools.errors import FormatError, MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FACTORS, FLOATS
-from loratools.io.source import Source, same_bytes
+from loratools.io.source import Source
+from loratools.io.values import same_bytes
 from loratools.merging.announced import Planned, lost_head, missing, odd
 from loratools.merging.heads import plan_head
 from loratools.merging.overlap import refuse_overlap

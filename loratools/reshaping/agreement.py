@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.io.computed import Computed
 from loratools.io.dtypes import FACTORS, torch_name
-from loratools.io.source import Computed, Source, same_bytes
+from loratools.io.source import Source
+from loratools.io.values import same_bytes
 from loratools.reshaping.factors import widest
 
 if TYPE_CHECKING:

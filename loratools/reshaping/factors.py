@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, final
 
 from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.errors import NonFiniteError, listing
+from loratools.io.computed import Computed
 from loratools.io.dtypes import computed
-from loratools.io.source import Computed, Held, is_finite, widened
+from loratools.io.source import Held
+from loratools.io.values import is_finite, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable

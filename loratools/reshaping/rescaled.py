@@ -9,7 +9,7 @@ from loratools.adapter import Adapter, Update
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import OptionError, UnsupportedError, check_finite, listing, shorten
-from loratools.io.source import multiplied
+from loratools.io.computed import multiplied
 from loratools.names.globs import matches, no_match
 from loratools.reshaping.factors import scaling_of
 

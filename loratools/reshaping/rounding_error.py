@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError
+from loratools.io.computed import Computed
 from loratools.io.dtypes import BITS, to_torch, torch_name
-from loratools.io.source import Computed, Source, Transposed
+from loratools.io.source import Source, Transposed
 from loratools.running.parallel import Map
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def rounding_note(adapter: Adapter, error: float | None) -> tuple[str, ...]:
 
 def _is_rounded(source: Source) -> bool:
     inner = source.source if isinstance(source, Transposed) else source
-    return isinstance(inner, Computed) and BITS[inner.dtype] == 16
+    is_computed = isinstance(inner, Computed) and not inner.is_rearranged
+    return is_computed and BITS[inner.dtype] == 16
 
 
 def _energies(lora: LoRA, unit: float) -> tuple[float, float]:

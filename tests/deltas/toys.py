@@ -18,7 +18,8 @@ from loratools.deltas import (
     scaled_by_alpha,
 )
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.io.source import Computed, Source, multiplied, transposed
+from loratools.io.computed import Computed, multiplied
+from loratools.io.source import Source, transposed
 from tests.deltas.computing import held
 from tests.deltas.examples import EXAMPLES, FACTORS, change, weight_for
 

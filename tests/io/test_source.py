@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from loratools.io import source as module
+from loratools.io import values as module
+from loratools.io.computed import multiplied, rearranged, same_numbers, stored_elements
 from loratools.io.dtypes import BITS, from_torch_name, nbytes, to_torch, torch_name
 from loratools.io.file import InputFile
 from loratools.io.source import (
-    Derived,
     Held,
     Reshaped,
     Source,
@@ -22,14 +23,13 @@ from loratools.io.source import (
     Transposed,
     as_bytes,
     flattened,
-    multiplied,
-    same_bytes,
     transposed,
 )
+from loratools.io.values import is_zero, same_bytes
 
 
-def doubled(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor * 2
+def pad(sides: tuple[int, int], tensor: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, sides)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,8 @@ def variants(
     yield transposed(Held("held", values, "F32")), values.T
     yield transposed(transposed(matrix)), values
     yield flattened(matrix), values
-    yield Derived(matrix, (4, 6), doubled), values * 2
+    yield rearranged(matrix, (4, 6), torch.flipud), values.flipud()
+    yield multiplied(matrix, 2.0), values * 2
 
 
 def test_every_source_gives_its_values_and_any_of_its_rows(
@@ -86,6 +87,21 @@ def test_every_source_can_be_sent_to_another_process(
 ) -> None:
     for source, values in variants(stored):
         assert torch.equal(pickle.loads(pickle.dumps(source)).read(), values)
+
+
+def test_a_rearranged_tensor_has_the_numbers_that_are_stored_and_no_others(
+    stored: dict[str, tuple[Stored, torch.Tensor]],
+) -> None:
+    """They are counted, and looked at, in the file: the zeros around them are not."""
+    matrix, _ = stored["matrix"]
+    wide = transposed(rearranged(matrix, (4, 12), partial(pad, (0, 6))))
+    assert stored_elements(wide) == 24
+    assert wide.shape == (12, 4)
+    assert same_numbers(wide) is matrix
+    product = multiplied(wide, 0.0)
+    assert same_numbers(product) is product
+    assert is_zero(product)
+    assert not is_zero(wide)
 
 
 def test_rows_are_read_into_a_block_that_is_there(

@@ -13,7 +13,8 @@ import loratools
 from loratools import MergeOptions, RankRule, Rescaling, WriteOptions
 from loratools.deltas.lora import LoRA
 from loratools.idle import NOTHING_LEFT
-from loratools.io.source import Held, is_zero, transposed
+from loratools.io.source import Held, transposed
+from loratools.io.values import is_zero
 from loratools.merging import steps
 from loratools.merging.report import MergeReport
 from tests.merged import eighths, merged, pair, write_adapter, write_base

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loratools.adapter import Adapter, Update
 from loratools.deltas.lora import LoRA, Scaling
+from loratools.io.computed import rearranged
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
 from loratools.reshaping.rescaled import Rescaling, rescaled
@@ -74,6 +75,15 @@ def test_folding_a_scaling_of_no_power_of_two_is_said_to_round() -> None:
 @pytest.mark.parametrize("dtype", ["F32", "F64"])
 def test_wider_factors_are_not_measured(dtype: str) -> None:
     assert rounding_error(resized(adapter_of(dtype), RankRule(rank=1)).adapter) is None
+
+
+def test_factors_whose_numbers_only_move_are_exact() -> None:
+    adapter = adapter_of("BF16", rank=2)
+    update = adapter.updates["a.weight"]
+    factors: Any = update.delta
+    up = rearranged(factors.up, factors.up.shape, torch.flipud)
+    moved = replace(update, delta=replace(factors, up=up))
+    assert rounding_error(replace(adapter, updates={"a.weight": moved})) is None
 
 
 def test_factors_as_they_were_are_exact() -> None:

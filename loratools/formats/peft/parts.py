@@ -7,7 +7,8 @@ from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, shorten
 from loratools.formats.peft.config import PeftConfig
 from loratools.formats.peft.tensors import in_blocks, spread
-from loratools.io.source import Derived, Source, flattened, transposed
+from loratools.io.computed import rearranged
+from loratools.io.source import Source, flattened, transposed
 
 _LINEAR = ("lora_A", "lora_B")
 _PLAIN_PAIR = frozenset(_LINEAR)
@@ -106,7 +107,7 @@ def _merged_linear(
     up = flattened(up)
     rows = up.shape[0] // groups * len(enabled)
     expand = partial(spread, groups=groups, enabled=enabled)
-    expanded = Derived(up, (rows, down.shape[0]), expand)
+    expanded = rearranged(up, (rows, down.shape[0]), expand)
     return LoRA(expanded, down, scaling, (rows, down.shape[1]))
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.io.source import Derived, Source
+from loratools.io.computed import rearranged
+from loratools.io.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def vector(source: Source) -> Source:
     """A convolution's magnitudes are stored as (1, out, 1, …)."""
     count = math.prod(source.shape)
-    return source if source.shape == (count,) else Derived(source, (count,), _flatten)
+    return source if source.shape == (count,) else rearranged(source, (count,), _flatten)
 
 
 def _flatten(tensor: "Tensor") -> "Tensor":
@@ -25,7 +26,7 @@ def in_blocks(source: Source, count: int) -> Source:
     """BD-LoRA stores the blocks of a block-diagonal factor one under the other."""
     rows, columns = source.shape
     compute: Callable[[Tensor], Tensor] = partial(_block_diagonal, count=count)
-    return Derived(source, (rows, columns * count), compute)
+    return rearranged(source, (rows, columns * count), compute)
 
 
 def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":

@@ -13,8 +13,9 @@ from loratools.formats.peft.config_write import config_of
 from loratools.formats.peft.keys import PREFIX
 from loratools.formats.peft.modules import Module, common_rule, modules_of
 from loratools.io.bundle import Bundle
+from loratools.io.computed import Computed
 from loratools.io.dtypes import computed, nbytes
-from loratools.io.source import Computed, Held, Reshaped, Source, transposed
+from loratools.io.source import Held, Reshaped, Source, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,100 @@
+"""Tensors that are computed from sources when they are read."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from loratools.io.dtypes import computed, to_torch
+from loratools.io.source import Reshaped, Source, Stored, Transposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Computed:
+    """A tensor computed from others each time it is read, and rounded once to its dtype."""
+
+    sources: tuple[Source, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    compute: "Callable[[Sequence[Tensor]], Tensor]"
+
+    @property
+    def is_rearranged(self) -> bool:
+        """Whether its numbers are those of one source in other places, with zeros around them."""
+        return isinstance(self.compute, _Rearranging)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all that it is computed from."""
+        return tuple(key for source in self.sources for key in source.keys)
+
+    def read(self) -> "Tensor":
+        """The computed tensor."""
+        return self.compute([source.read() for source in self.sources]).to(to_torch(self.dtype))
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some rows of the computed tensor."""
+        return self.read()[begin:end]
+
+
+@final
+@dataclass(frozen=True)
+class _Rearranging:
+    """What `rearranged` computes."""
+
+    move: "Callable[[Tensor], Tensor]"
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        (tensor,) = tensors
+        return self.move(tensor)
+
+
+def rearranged(
+    source: Source, shape: tuple[int, ...], move: "Callable[[Tensor], Tensor]"
+) -> Computed:
+    """The numbers of a tensor in other places, as in a block-diagonal matrix; all others are 0."""
+    return Computed((source,), source.dtype, shape, _Rearranging(move))
+
+
+@final
+@dataclass(frozen=True)
+class _Product:
+    """What `multiplied` computes."""
+
+    factor: float
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        return tensors[0].double() * self.factor
+
+
+def multiplied(source: Source, factor: float) -> Source:
+    """A tensor times a number, in float64, rounded once; itself where the number is 1.
+
+    Products of products are one product, so that nothing is rounded in between.
+    """
+    if isinstance(source, Computed) and isinstance(source.compute, _Product):
+        (inner,) = source.sources
+        return multiplied(inner, source.compute.factor * factor)
+    if factor == 1:
+        return source
+    return Computed((source,), computed(source.dtype), source.shape, _Product(factor))
+
+
+def same_numbers(source: Source) -> Source:
+    """The source of which `source` has the numbers, in other places and among zeros."""
+    if isinstance(source, Reshaped | Transposed):
+        return same_numbers(source.source)
+    if isinstance(source, Computed) and source.is_rearranged:
+        return same_numbers(source.sources[0])
+    return source
+
+
+def stored_elements(source: Source) -> int:
+    """The number of elements in the file, which a rearranged tensor may have more of."""
+    if type(source) is Stored:  # as nearly all are
+        return math.prod(source.info.shape)
+    return math.prod(same_numbers(source).shape)

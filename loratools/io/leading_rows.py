@@ -1,0 +1,54 @@
+"""The first rows of a tensor in a file that is not kept open: a source for very many files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from loratools.io.file import InputFile
+from loratools.io.header import TensorInfo
+from loratools.io.source import Stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class LeadingRows:
+    """The first `count` rows of a tensor in a file that is opened when they are read.
+
+    Those that it does not have are zero.
+    """
+
+    path: Path
+    info: TensorInfo
+    count: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensor's name in the file."""
+        return (self.info.name,)
+
+    @property
+    def dtype(self) -> str:
+        """The tensor's dtype in the file."""
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`count` rows, of the width in the file."""
+        return (self.count, *self.info.shape[1:])
+
+    def read(self) -> "Tensor":
+        """All `count` rows."""
+        return self.read_rows(0, self.count)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Some of the rows; the file is opened for it."""
+        import torch
+
+        there = self.info.shape[0]
+        rows = Stored(InputFile(self.path), self.info).read_rows(min(begin, there), min(end, there))
+        if len(rows) == end - begin:
+            return rows
+        return torch.cat([rows, rows.new_zeros(end - begin - len(rows), *rows.shape[1:])])

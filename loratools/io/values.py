@@ -1,0 +1,84 @@
+"""What the numbers of tensors are: finite, zero, the same. Read in steps, as far as is needed."""
+
+import math
+from typing import TYPE_CHECKING
+
+from loratools.io.computed import same_numbers
+from loratools.io.dtypes import nbytes
+from loratools.io.source import Source, Stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FIRST_BYTES, _COMPARED_BYTES = 2**16, 2**20
+
+
+def widened(tensor: "Tensor") -> "Tensor":
+    """An 8-bit float as float16, which has all its values and which torch can add up."""
+    is_narrow = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
+    return tensor.half() if is_narrow else tensor
+
+
+def is_finite(tensor: "Tensor") -> bool:
+    """Whether there is no NaN and no infinity. A finite sum has finite terms, others may too."""
+    tensor = widened(tensor)
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+
+
+def is_zero(source: Source) -> bool:
+    """Whether every number is zero. Read in steps that grow, up to the first one that is not."""
+    source = same_numbers(source)
+    if not source.shape:
+        return not source.read().any()
+    row_bytes = max(1, nbytes(source.dtype, source.shape) // max(1, source.shape[0]))
+    begin, step = 0, _FIRST_BYTES
+    while begin < source.shape[0]:
+        end = min(source.shape[0], begin + max(1, step // row_bytes))
+        if source.read_rows(begin, end).any():
+            return False
+        begin, step = end, min(2 * step, _COMPARED_BYTES)
+    return True
+
+
+def same_bytes(one: Source, other: Source) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes.
+
+    Read in steps that grow, for most that differ do so near the beginning.
+    """
+    if one is other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if isinstance(one, Stored) and isinstance(other, Stored):
+        return _same_stored_bytes(one, other)
+    if not one.shape:
+        return _are_equal(one.read(), other.read())
+    row_bytes = nbytes(one.dtype, one.shape) // max(1, one.shape[0])
+    begin, step = 0, _FIRST_BYTES
+    while begin < one.shape[0]:
+        end = min(one.shape[0], begin + max(1, step // max(1, row_bytes)))
+        if not _are_equal(one.read_rows(begin, end), other.read_rows(begin, end)):
+            return False
+        begin, step = end, min(2 * step, _COMPARED_BYTES)
+    return True
+
+
+def _same_stored_bytes(one: Stored, other: Stored) -> bool:
+    """The same without torch, which does not have every dtype."""
+    begin, step = 0, _FIRST_BYTES
+    while begin < one.info.nbytes:
+        count = min(step, one.info.nbytes - begin)
+        found = (each.file.read(each.info.begin + begin, count) for each in (one, other))
+        if next(found) != next(found):
+            return False
+        begin, step = begin + count, min(2 * step, _COMPARED_BYTES)
+    return True
+
+
+def _are_equal(one: "Tensor", other: "Tensor") -> bool:
+    """Bit by bit: a NaN equals itself, and 0 is not -0."""
+    import torch
+
+    integers = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    bits = next(dtype for dtype in integers if dtype.itemsize == one.dtype.itemsize)
+    return torch.equal(one.flatten().view(bits), other.flatten().view(bits))
