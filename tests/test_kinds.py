@@ -43,6 +43,7 @@ from tests.reshaping.adapters import adapter
 #: As `NEAR`, of factors or numbers that were rounded to float32.
 ROUNDED = 2.0**-21
 TARGET = "a.weight"
+RANK = RankRule(rank=2)
 
 
 def of(delta: Delta) -> Adapter:
@@ -147,7 +148,7 @@ def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta,
     assert low_rank is not None
     assert low_rank.rank == rank
     lost = smaller.truncations[TARGET].lost ** 0.5
-    assert (change(low_rank) - change(lora)).norm() <= lost + NEAR * (1 + change(lora).norm())
+    assert (change(low_rank) - change(lora)).norm() <= lost + ROUNDED * change(lora).norm()
     assert parts_beside(after) == parts_beside(delta) or delta.low_rank is None
     if rank >= lora.rank:
         assert_does(after, delta)
@@ -181,6 +182,14 @@ def test_combine_adds_changes_within_its_certificate_or_refuses(
     lost = certificate.lost**0.5 if certificate else 0.0
     wanted = change(delta) * (1.5 if method == "linear" else 0.75)
     assert (change(found(together.adapter)) - wanted).norm() <= lost + ROUNDED * wanted.norm()
+
+
+def test_factors_that_were_computed_have_the_dtype_of_what_is_stored() -> None:
+    """Exact factors of a product of products need more digits than they are stored with."""
+    pair = [of(TOYS["loha"]), replace(of(TOYS["loha"]), where="other")]
+    made = [resized(pair[0], RankRule(rank=rank)).adapter for rank in (2, 4, 6)]
+    made += [combined(pair, [1.0, 0.5], rule, Combination()).adapter for rule in (None, RANK)]
+    assert {source.dtype for each in made for source in found(each).sources} == {"F32"}
 
 
 def test_combine_compares_whatever_has_factors() -> None:

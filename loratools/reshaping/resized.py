@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter, Update
-from loratools.deltas import factors_of
+from loratools.deltas import Delta, factors_of
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, shorten
 from loratools.reshaping.approximation import Decomposed, approximate, rooms
-from loratools.reshaping.factors import sum_of
+from loratools.reshaping.factors import Sum, sum_of, widest
 from loratools.running.parallel import Map
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def resized(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
     """
     adapter.check_usable()
     loras = _factored(adapter)
-    sums = {target: sum_of([(1.0, lora)]) for target, lora in loras.items()}
+    sums = {target: _sum(adapter.updates[target].delta, lora) for target, lora in loras.items()}
     most = rule.max_rank if rule.rank is None else rule.rank
 
     space = rooms(sums, most)
@@ -81,6 +81,14 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
                 f"no rank that could be another"
             )
     return loras
+
+
+def _sum(delta: Delta, lora: LoRA) -> Sum:
+    """The factors, to be stored in their dtype, or in that of what they were computed from."""
+    product = sum_of([(1.0, lora)])
+    if delta.low_rank is not None:
+        return product
+    return replace(product, dtype=widest([source.dtype for source in delta.sources]))
 
 
 def _resized(where: str, target: str, update: Update, lora: LoRA) -> Update:

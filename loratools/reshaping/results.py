@@ -147,7 +147,7 @@ def _sum(part: Part, found: "Combined") -> Sum | None:
 
     if isinstance(found, tuple):
         pairs = zip(part.numbers, part.loras, strict=True)
-        return sum_of([(found[number], lora) for number, lora in pairs])
+        return replace(sum_of([(found[n], lora) for n, lora in pairs]), dtype=part.dtype)
     if isinstance(found, Factored):
         return Sum(((1.0, held(found, part.shape)),), part.dtype)
     return None
