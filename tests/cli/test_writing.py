@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -316,7 +315,7 @@ def test_a_full_disk_is_noticed_before_it_is_full(
 def test_a_fault_of_ours_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    def fail(*arguments: str | tuple[str], **options: Any) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise KeyError("x")
 
     monkeypatch.setattr(f"loratools.reshaping.{verb}.{verb}", fail)

@@ -62,7 +62,7 @@ def described(adapter: Inspection) -> dict[str, Any]:
     return {key: found[key] for key in found if key not in {"path", "bytes", "tokenizer_files"}}
 
 
-def remap(folder: Path, change: Callable[..., object], index: str = INDEX) -> None:
+def remap(folder: Path, change: Callable[[dict[str, str]], object], index: str = INDEX) -> None:
     fields = json.loads((folder / index).read_text())
     change(fields["weight_map"])
     (folder / index).write_text(json.dumps(fields))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import NoReturn
 
 import pytest
 
@@ -27,8 +27,8 @@ PLACES = {
 }
 
 
-def breaks(kind: type[Exception]) -> Callable[..., object]:
-    def broken(*_: object, **__: Any) -> None:
+def breaks(kind: type[Exception]) -> Callable[..., NoReturn]:
+    def broken(*_: object, **__: object) -> NoReturn:
         raise kind("of our own")
 
     return broken

@@ -47,7 +47,7 @@ def test_bytes_are_read_by_position(path: Path) -> None:
     ids=["nothing", "dangling link", "own link", "pipe", "folder", "device", "another device"],
 )
 def test_only_a_regular_file_is_opened(
-    tmp_path: Path, make: Callable[..., object], says: str
+    tmp_path: Path, make: Callable[[Path], object], says: str
 ) -> None:
     """And nothing is waited for: a pipe has no writer here."""
     make(tmp_path / "file")

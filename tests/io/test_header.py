@@ -240,7 +240,7 @@ def test_a_parser_leaves_the_garbage_collector_as_it_was() -> None:
 
 
 def test_200000_tensors_open_in_seconds(
-    tmp_path: Path, record_property: Callable[..., object]
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     count = 200_000
     path = tmp_path / "model.safetensors"

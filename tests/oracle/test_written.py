@@ -21,7 +21,7 @@ oracle("peft")
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.tuners.lora import LoraLayer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
@@ -44,13 +44,14 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def base_of(name: str) -> torch.nn.Module:
+def base_of(name: str) -> PreTrainedModel:
     """The base of an adapter, with the vocabulary that it was trained with."""
     source = json.loads((FIXTURES / "adapters" / name / "SOURCE.json").read_text())
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(FIXTURES / source["base"])
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(FIXTURES / source["base"])
     if name in GROWN:
-        model.resize_token_embeddings(520)  # type: ignore[operator]
-    return model.eval()
+        model.resize_token_embeddings(520)
+    model.eval()
+    return model
 
 
 def under(name: str, folder: Path) -> PeftModel:
@@ -249,13 +250,13 @@ def test_adapters_that_spell_one_model_in_two_ways_are_one_in_peft(
     """One is trained on the whole model, the other on the model inside of it, without a head."""
     torch.manual_seed(0)
     settings = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    inner = get_peft_model(base_of("plain").model, settings)  # type: ignore[arg-type]
+    inner = get_peft_model(base_of("plain").model, settings)
     inner.save_pretrained(str(tmp_path / "inner"))
     whole, inside = FIXTURES / "adapters" / "plain", tmp_path / "inner"
     folders = [whole, inside] if is_first else [inside, whole]
     loratools.combine(folders, output=tmp_path / "both")
     base = base_of("plain").double()
-    model = PeftModel.from_pretrained(base if is_first else base.model, tmp_path / "both")  # type: ignore[arg-type]
+    model = PeftModel.from_pretrained(base if is_first else base.model, tmp_path / "both")
     found = deltas(checked(model, tmp_path / "both"))
     parts = [
         {name.removeprefix("model."): delta for name, delta in part.items()}

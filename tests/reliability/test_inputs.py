@@ -71,7 +71,12 @@ def truncated(file: Path) -> None:
 @pytest.mark.parametrize("after", [1, 3, 20])
 @pytest.mark.parametrize("which", [SHARD, OTHER, "adapter"])
 def test_an_input_that_changes_is_noticed(
-    tmp_path: Path, base: Path, adapter: Path, change: Callable[..., object], after: int, which: str
+    tmp_path: Path,
+    base: Path,
+    adapter: Path,
+    change: Callable[[Path], object],
+    after: int,
+    which: str,
 ) -> None:
     """Whenever it is: after the first step, or when all of it was read but for the last."""
     file = adapter / "adapter_model.safetensors" if which == "adapter" else base / which

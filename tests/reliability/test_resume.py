@@ -126,7 +126,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_part_that_was_damaged_is_made_anew_and_told(
-    tuned: Path, tmp_path: Path, damage: Callable[..., object]
+    tuned: Path, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(StopError):

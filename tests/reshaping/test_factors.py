@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from loratools.deltas.lora import Rule
 from loratools.lowrank.factored import Factored
 from loratools.reshaping.factors import held, scaling_of, sum_of, widest
 from tests.reshaping.adapters import dense, lora
@@ -52,8 +53,8 @@ def test_factors_of_rank_0_are_stored_as_zeros_of_rank_1() -> None:
 
 
 @pytest.mark.parametrize("rule", ["rank", "sqrt_rank", "direct"])
-def test_scaling_of_a_value_has_it(rule: str) -> None:
-    scaling = scaling_of(0.75, 16, rule)  # type: ignore[arg-type]
+def test_scaling_of_a_value_has_it(rule: Rule) -> None:
+    scaling = scaling_of(0.75, 16, rule)
     assert scaling.value == 0.75
     assert scaling.rule == rule
 

@@ -107,7 +107,7 @@ def test_fold_leaves_the_update_and_a_scaling_of_one(delta: Any) -> None:
     assert scaling.value == 1
     assert scaling.alpha == scaling.rank == delta.rank
     if effects(found)["a"].isfinite().all():
-        up = found.updates["a"].delta.low_rank.up.read().double()  # type: ignore[union-attr]
+        up = lora_of(found.updates["a"]).up.read().double()
         wanted = delta.up.read().double() * delta.scaling.value
         smallest = 2.0**-24 if delta.up.dtype == "F16" else 2.0**-149
         torch.testing.assert_close(
