@@ -91,6 +91,13 @@ def test_alpha_is_set_and_the_report_says_what_it_does() -> None:
     assert list(found.strengths.values()) == [0.25, 0.25, 0.5]
 
 
+@pytest.mark.parametrize("how", [{}, {"rule": "rslora"}, {"balance": True}], ids=str)
+def test_strength_that_stays_takes_nothing_of_an_update_whose_alpha_is_zero(how: Any) -> None:
+    """Some converters write 0 where none was set: the factors are all that is left of it."""
+    found = rescaled(plain(lora_alpha=0), Rescaling(**how)).adapter
+    assert all(update.delta.low_rank.up.read().any() for update in found.updates.values())  # type: ignore[union-attr]
+
+
 def test_alpha_after_zero_is_infinitely_stronger() -> None:
     found = rescaled(plain(lora_alpha=0), Rescaling(alpha=1))
     assert set(found.strengths.values()) == {math.inf}
