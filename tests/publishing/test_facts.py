@@ -44,6 +44,10 @@ def as_read(report: Report) -> dict[str, Any]:
 # Adapters and models
 
 
+def test_tags_are_kinds_of_matrices_and_not_of_the_biases_beside_them() -> None:
+    assert facts("adapters/gpt2-lora-bias").tags == ("lora", "loratools")
+
+
 def test_peft_adapter() -> None:
     found = facts("adapters/dora", licence="MIT")
     assert (found.kind, found.library_name, found.licence) == ("adapter", "peft", "mit")
