@@ -189,6 +189,17 @@ def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/reading-the-code.md", "CONTRIBUTING.md"])
+def test_modules_that_a_page_names_are_there(page: str) -> None:
+    text = read(page)
+    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", text)
+    assert len(named) > 4
+    package = ROOT / "loratools"
+    assert [
+        name for name in named if not ((package / name).exists() or (ROOT / name).exists())
+    ] == []
+
+
 @pytest.mark.parametrize("name", registry.names(formats))
 def test_each_format_has_a_page(name: str) -> None:
     page = read(f"docs/formats/{name}.md")
