@@ -10,6 +10,7 @@ import loratools
 from loratools.cli import cli
 from loratools.errors import OptionError
 from loratools.extracting import check as extract_check
+from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BASE = FIXTURES / "stories260k"
@@ -96,7 +97,6 @@ def test_usage_errors(
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_base_name_is_not_empty(tuned: Path, name: str, tmp_path: Path) -> None:
     result = run(tuned, BASE, "-o", tmp_path / "out", "--rank", 1, "--base-name", name)
-    assert result.exception is not None
     with pytest.raises(OptionError, match="the name of the base is empty"):
-        raise result.exception
+        raise present(result.exception)
     assert list(tmp_path.iterdir()) == []
