@@ -1,10 +1,11 @@
-"""Which files of a folder an adapter is read from."""
+"""Which files of a folder an adapter or a base is read from."""
 
 import re
 from collections.abc import Iterator
 
 from loratools.errors import FormatError, listing
-from loratools.io.companions import ADAPTER_CONFIG, WEIGHT_SUFFIXES
+from loratools.io.checkpoint import weight_files
+from loratools.io.companions import ADAPTER_CONFIG, WEIGHT_SUFFIXES, of_adapter, of_model
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
@@ -88,6 +89,33 @@ def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
         return tuple(read_index(folder, file).shards)
     refuse_part(folder, file)
     return (file,)
+
+
+def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
+    """The names of the files in a folder that an adapter is read from.
+
+    Raises:
+        FormatError: it has none, or it is not clear which.
+    """
+    file = file or find_weights(folder)
+    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG}
+    names = own_names(folder)
+    return sorted({*wanted.intersection(names), *of_adapter(names)})
+
+
+def base_files(folder: Folder, file: str | None, *, companions: bool) -> list[str]:
+    """The names of the files that make up a base: weights, config, and what lies beside them.
+
+    Raises:
+        FormatError: there are no weights, or it is not clear which they are.
+        UnsupportedError: they are of a kind that cannot be merged into.
+    """
+    if file is not None and file.endswith(".safetensors"):
+        return [file]
+    weights = weight_files(folder)
+    names = [name for name in folder.all_names() if name not in weights]
+    beside = of_model(names)[0] if companions else {"config.json"}.intersection(names)
+    return [*weights, *beside]
 
 
 def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, ...]:

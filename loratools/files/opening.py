@@ -1,32 +1,32 @@
 """From a name to an adapter or a base: a path, or `hf://owner/name` on the Hub."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.finding import (
+    adapter_files,
+    base_files,
     find_weights,
     is_pickle,
     own_names,
     tensor_files,
     weights_beside,
 )
+from loratools.files.place import place_of
 from loratools.formats import DecodeOptions, decode
-from loratools.hub.names import HubName, is_hub_name
 from loratools.io.bundle import Bundle
-from loratools.io.checkpoint import Checkpoint, open_checkpoint, open_folder
+from loratools.io.checkpoint import Checkpoint, checkpoint_at
 from loratools.io.collector import collector_paused
 from loratools.io.companions import ADAPTER_CONFIG, Companion, of_adapter
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, LocalFolder, read_json
+from loratools.io.folder import Folder, read_json
 from loratools.io.index import is_index, read_index
 from loratools.io.source import Source, Stored
-
-if TYPE_CHECKING:
-    from loratools.hub.folder import HubFolder
 
 MODEL_CONFIG = "config.json"
 
@@ -54,9 +54,15 @@ def open_adapter(
         StorageError: a file cannot be read.
     """
     with path_errors(path, FormatError), collector_paused():
-        place = _place(path, headers=headers and not allow_pickle, allow_pickle=allow_pickle)
-        adapter = decode(_read_bundle(place, config, allow_pickle=allow_pickle), options)
-        return replace(adapter, beside=place.beside)
+        place = place_of(path)
+        folder, file = place.folder, place.file or find_weights(place.folder)
+        beside = weights_beside(folder, file, is_named=place.file is not None)
+        if is_pickle(file) and not allow_pickle:
+            raise _refused_pickle(f"{folder.path or folder.where}/{file}")
+        if allow_pickle or not headers:
+            folder = folder.here(partial(_fetched_files, file=file))
+        bundle = _read_bundle(folder, file, place.where, config)
+        return replace(decode(bundle, options), beside=beside)
 
 
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
@@ -71,29 +77,14 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
         HubError, NetworkError: it cannot be had from the Hub.
         StorageError: a file cannot be read.
     """
-    if not is_hub_name(path):
-        return open_checkpoint(Path(path))
-    folder, file = _hub_place(path)
-    if headers:
-        if file is not None:
-            raise UnsupportedError(f"{folder.where}/{file}: name the folder of a base on the Hub")
-        return open_folder(folder)
-    from loratools.hub.folder import base_files
-
-    local = folder.fetch(base_files(folder, file, companions=companions))
-    return open_checkpoint(local.path / (file or ""), folder.where)
-
-
-def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
-    """The names of the files in a folder that an adapter is read from.
-
-    Raises:
-        FormatError: it has none, or it is not clear which.
-    """
-    file = file or find_weights(folder)
-    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG}
-    names = own_names(folder)
-    return sorted({*wanted.intersection(names), *of_adapter(names)})
+    with path_errors(path, FormatError):
+        place = place_of(path)
+        if not headers:
+            wanted = partial(base_files, file=place.file, companions=companions)
+            place = replace(place, folder=place.folder.here(wanted))
+        elif place.file is not None and place.folder.path is None:
+            raise UnsupportedError(f"{place.where}: name the folder of a base on the Hub")
+        return checkpoint_at(place)
 
 
 def companions_in(folder: Folder) -> tuple[Companion, ...]:
@@ -107,62 +98,17 @@ def companions_in(folder: Folder) -> tuple[Companion, ...]:
     return tuple(Companion(folder.path, n) for n in of_adapter(own_names(folder)))
 
 
-def local_paths(*names: str | Path | None) -> list[Path]:
-    """Those of the names that are paths: what an output must not overwrite.
-
-    An index stands for its folder, where the files are that it names.
-    """
-    paths = [Path(name) for name in names if name is not None and not is_hub_name(name)]
-    return [path.parent if is_index(path.name) else path for path in paths]
-
-
-@final
-@dataclass(frozen=True)
-class _Place:
-    """Where an adapter is: a folder, the name of its file in it, and what messages call it."""
-
-    folder: Folder
-    file: str
-    where: str
-    beside: tuple[str, ...] = ()
-
-
-def _place(path: str | Path, *, headers: bool, allow_pickle: bool) -> _Place:
-    if not is_hub_name(path):
-        path = Path(path)
-        if not path.is_dir():
-            parent = LocalFolder(path.parent, str(path.parent))
-            beside = weights_beside(parent, path.name, is_named=True)
-            return _Place(parent, path.name, str(path), beside)
-        local = LocalFolder(path, str(path))
-        file = find_weights(local)
-        return _Place(local, file, str(path), weights_beside(local, file, is_named=False))
-    folder, named = _hub_place(path)
-    file = named or find_weights(folder)
-    if is_pickle(file) and not allow_pickle:
-        raise _refused_pickle(f"{folder.where}/{file}")
-    where = f"{folder.where}/{file}" if named else folder.where
-    beside = weights_beside(folder, file, is_named=named is not None)
-    if headers:
-        return _Place(folder, file, where, beside)
+def _fetched_files(folder: Folder, file: str) -> list[str]:
+    """The names of the files that are fetched, where an adapter is on the Hub."""
     described = {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names())
-    wanted = [*adapter_files(folder, file), *([MODEL_CONFIG] if described else [])]
-    return _Place(folder.fetch(wanted), file, where, beside)
+    return [*adapter_files(folder, file), *([MODEL_CONFIG] if described else [])]
 
 
-def _hub_place(name: str | Path) -> "tuple[HubFolder, str | None]":
-    found = HubName.parse(name)  # before the client is imported, which may fail
-    from loratools.hub.folder import hub_place
-
-    return hub_place(found)
-
-
-def _read_bundle(place: _Place, config: str | Path | None, *, allow_pickle: bool) -> Bundle:
-    folder = place.folder
+def _read_bundle(folder: Folder, file: str, where: str, config: str | Path | None) -> Bundle:
     fields = _read_config(folder, config)
-    tensors, metadata, size = _read_tensors(folder, place.file, allow_pickle=allow_pickle)
+    tensors, metadata, size = _read_tensors(folder, file)
     return Bundle(
-        where=place.where,
+        where=where,
         tensors=tensors,
         metadata=metadata,
         config=fields,
@@ -185,19 +131,17 @@ def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
     return read_json(folder.open(MODEL_CONFIG))
 
 
-def _read_tensors(
-    folder: Folder, name: str, *, allow_pickle: bool
-) -> tuple[dict[str, Source], Mapping[str, str], int]:
+def _read_tensors(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping[str, str], int]:
     """The tensors of an adapter's file, or of all files of its index; their metadata and size."""
     if not is_index(name):
         tensor_files(folder, name)  # refuses a part of an adapter
-        return _read_file(folder, name, allow_pickle=allow_pickle)
+        return _read_file(folder, name)
     index = read_index(folder, name)
     tensors: dict[str, Source] = {}
     metadata: dict[str, str] = {}
     size = 0
     for shard in index.shards:
-        found, entries, nbytes = _read_file(folder, shard, allow_pickle=allow_pickle)
+        found, entries, nbytes = _read_file(folder, shard)
         index.check(shard, found)
         if differing := [key for key in entries if metadata.get(key, entries[key]) != entries[key]]:
             raise FormatError(
@@ -211,12 +155,9 @@ def _read_tensors(
     return tensors, metadata, size
 
 
-def _read_file(
-    folder: Folder, name: str, *, allow_pickle: bool
-) -> tuple[dict[str, Source], Mapping[str, str], int]:
+def _read_file(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping[str, str], int]:
     if is_pickle(name):
-        if not allow_pickle or folder.path is None:
-            raise _refused_pickle(f"{folder.path or folder.where}/{name}")
+        assert folder.path is not None, name  # fetched, as `open_adapter` was allowed to
         from loratools.io.pickles import read_pickle
 
         file = folder.path / name

@@ -1,6 +1,6 @@
-"""A folder of a repository, seen without fetching it; and what of it an adapter or a base needs."""
+"""A folder of a repository, seen without fetching it; its files are fetched by their names."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -9,10 +9,8 @@ from loratools.errors import FormatError, HubError, shorten
 from loratools.hub.names import HubFile, HubName
 from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
-from loratools.io.checkpoint import weight_files
-from loratools.io.companions import of_model
 from loratools.io.file import InputFile
-from loratools.io.folder import LocalFolder, check_json_size
+from loratools.io.folder import Folder, LocalFolder, check_json_size
 
 _BY_PARTS = ".safetensors"
 
@@ -74,6 +72,10 @@ class HubFolder:
         root = local.parents[path.count("/")]
         return LocalFolder(root / self.inside, self.where)
 
+    def here(self, wanted: Callable[[Folder], Iterable[str]]) -> LocalFolder:
+        """The folder in the cache, with at least the files that `wanted` chooses from it."""
+        return self.fetch(wanted(self))
+
 
 def hub_place(name: HubName) -> tuple[HubFolder, str | None]:
     """The folder that a name stands for, at the commit of now; and the file's name, if it is one.
@@ -89,18 +91,3 @@ def hub_place(name: HubName) -> tuple[HubFolder, str | None]:
     if name.path and not folder.all_names():
         raise HubError(f"{repository.name}: has no file or folder {shorten(name.path)}")
     return folder, None
-
-
-def base_files(folder: HubFolder, file: str | None, *, companions: bool) -> list[str]:
-    """The names of the files that make up a base: weights, config, and what lies beside them.
-
-    Raises:
-        FormatError: there are no weights, or it is not clear which they are.
-        UnsupportedError: they are of a kind that cannot be merged into.
-    """
-    if file is not None and file.endswith(_BY_PARTS):
-        return [file]
-    weights = weight_files(folder)
-    names = [name for name in folder.all_names() if name not in weights]
-    beside = of_model(names)[0] if companions else {"config.json"}.intersection(names)
-    return [*weights, *beside]

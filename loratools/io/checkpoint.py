@@ -10,7 +10,7 @@ from typing import Any, final
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors, shorten
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, LocalFolder, read_json
+from loratools.io.folder import Folder, Place, place_here, read_json
 from loratools.io.index import read_index, refuse_part
 from loratools.io.source import Stored
 
@@ -78,30 +78,34 @@ class Checkpoint:
         return sum(shard.file.size for shard in self.shards)
 
 
-def open_checkpoint(path: Path, where: str | None = None) -> Checkpoint:
-    """The checkpoint at `path`, a folder or a file; messages and reports call it `where`.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at a path of this disk; errors as for `checkpoint_at`."""
+    with path_errors(path, FormatError):
+        return checkpoint_at(place_here(path))
+
+
+def checkpoint_at(place: Place) -> Checkpoint:
+    """The checkpoint in a folder, or in the file or by the index in it that was named.
 
     Raises:
         FormatError: a file is malformed, a shard is missing, or index and shards disagree.
         UnsupportedError: the weights are in a format that cannot be merged into.
         StorageError: a file cannot be read.
     """
-    where = where or str(path)
-    with path_errors(where, FormatError):
-        if path.is_dir():
-            return open_folder(LocalFolder(path, where))
-        if not path.exists():
-            raise FormatError(f"{where}: no such file or folder")
-        if path.name.endswith(INDEX_SUFFIX):
-            return open_folder(LocalFolder(path.parent, str(path.parent)), index=path.name)
-        refuse_part(LocalFolder(path.parent, str(path.parent)), path.name)
-        return _open_file(InputFile(path), where)
+    folder, file = place.folder, place.file
+    with path_errors(place.where, FormatError):
+        if file is None:
+            return _open_folder(folder, _find_index(folder))
+        if folder.path is not None and not (folder.path / file).exists():
+            raise FormatError(f"{place.where}: no such file or folder")
+        if file.endswith(INDEX_SUFFIX):
+            return _open_folder(folder, file)
+        refuse_part(folder, file)
+        return _open_file(folder.open(file), place.where)
 
 
-def open_folder(folder: Folder, index: str | None = None) -> Checkpoint:
-    """The checkpoint in a folder, by the index of that name; errors as for `open_checkpoint`."""
+def _open_folder(folder: Folder, index: str | None) -> Checkpoint:
     names = folder.names()
-    index = index or _find_index(folder)
     if index is not None:
         listed = read_index(folder, index)
         _refuse_adapter(folder, listed.shards)
@@ -130,7 +134,7 @@ def _open_shard(file: InputFile) -> Shard:
 
 
 def weight_files(folder: Folder) -> tuple[str, ...]:
-    """The names of its weights and of their index; errors as for `open_checkpoint`."""
+    """The names of its weights and of their index; errors as for `checkpoint_at`."""
     index = _find_index(folder)
     if index is None:
         return (_find_single(folder),)

@@ -1,6 +1,8 @@
-"""A folder of files by their names, on this disk or elsewhere."""
+"""A folder of files by their names, on this disk or elsewhere; and a place in it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -52,22 +54,39 @@ class Folder(Protocol):
         """
         ...
 
+    def here(self, wanted: "Callable[[Folder], Iterable[str]]") -> "LocalFolder":
+        """The folder on this disk, with at least the files that `wanted` chooses from it.
+
+        Raises:
+            HubError, NetworkError: they cannot be fetched.
+        """
+        ...
+
 
 @final
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on this disk; `where` is another name for it."""
+    """A folder on this disk, as it was when it was first listed; `where` is another name for it."""
 
     path: Path
     where: str
+    _listed: dict[int | None, tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def names(self) -> tuple[str, ...]:
         """The names of its files, sorted; of links too, and of pipes, which `open` refuses."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in it and in its folders, sorted; of links too, and of pipes."""
-        return tuple(entries(self.path, depth))
+        if depth not in self._listed:
+            self._listed[depth] = tuple(entries(self.path, depth))
+        return self._listed[depth]
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the folders inside that have a file of this name, sorted."""
@@ -76,6 +95,30 @@ class LocalFolder:
     def open(self, name: str) -> InputFile:
         """One of its files."""
         return InputFile(self.path / name)
+
+    def here(self, wanted: Callable[[Folder], Iterable[str]]) -> "LocalFolder":
+        """Itself: all that it has is on this disk."""
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """What a name leads to: a folder, and the file in it that was named; None where none was.
+
+    `where` is what messages and reports call it.
+    """
+
+    folder: Folder
+    file: str | None
+    where: str
+
+
+def place_here(path: Path) -> Place:
+    """The place that a path of this disk leads to, whether there is anything or not."""
+    if path.is_dir():
+        return Place(LocalFolder(path, str(path)), None, str(path))
+    return Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
 
 
 def read_json(file: InputFile) -> dict[str, Any]:

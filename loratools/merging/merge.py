@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from loratools.errors import StorageError, UnsupportedError
 from loratools.files.companions import Companions, companions
-from loratools.files.opening import local_paths, open_adapter, open_base
+from loratools.files.opening import open_adapter, open_base
+from loratools.files.place import local_paths
 from loratools.files.writing import approved
 from loratools.formats import DecodeOptions
 from loratools.io.checkpoint import Checkpoint

@@ -13,11 +13,10 @@ from loratools.errors import (
     listing,
     shorten,
 )
-from loratools.files.finding import is_model, tensor_files
-from loratools.files.opening import adapter_files
+from loratools.files.finding import adapter_files, base_files, is_model, tensor_files
 from loratools.hub.names import check_path
-from loratools.io.checkpoint import Checkpoint, open_checkpoint, weight_files
-from loratools.io.companions import ADAPTER_CONFIG, of_model
+from loratools.io.checkpoint import Checkpoint, open_checkpoint
+from loratools.io.companions import ADAPTER_CONFIG
 from loratools.io.file import InputFile
 from loratools.io.finite import holds_nonfinite
 from loratools.io.folder import LocalFolder
@@ -77,7 +76,7 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
         return Publishable(path, _opened(path.parent, {path.name, *names}, path.name), (), False)
     folder = LocalFolder(path, str(path))
     model = is_model(folder)
-    own = _models_files(folder) if model else _adapters_files(folder)
+    own = base_files(folder, None, companions=True) if model else _adapters_files(folder)
     every = folder.all_names()
     left_out = [n for n in every if _is_hidden(n) or (model and n == ADAPTER_CONFIG)]
     others = [name for name in every if name not in {*own, *left_out}]
@@ -92,11 +91,6 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
 def _adapters_files(folder: LocalFolder) -> list[str]:
     about = [name for name in folder.names() if name.startswith(_ABOUT)]
     return [*adapter_files(folder), *about]
-
-
-def _models_files(folder: LocalFolder) -> list[str]:
-    weights = weight_files(folder)
-    return [*weights, *of_model(n for n in folder.all_names() if n not in weights)[0]]
 
 
 def _check_names(path: Path, names: Iterable[str]) -> None:

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import HubError, UnsupportedError, shorten
-from loratools.files.finding import BASE_FOLDER, is_model, is_pickle
-from loratools.files.opening import adapter_files
+from loratools.files.finding import (
+    BASE_FOLDER,
+    adapter_files,
+    base_files,
+    is_model,
+    is_pickle,
+)
 from loratools.files.writing import approved
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.companions import ADAPTER_CONFIG
@@ -134,8 +139,6 @@ def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
 
 
 def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
-    from loratools.hub.folder import base_files
-
     names = folder.names()
     about = [name for name in names if name.startswith(_ABOUT)]
     if is_model(folder):

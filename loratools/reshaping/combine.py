@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.adapter import Adapter
 from loratools.errors import OptionError
 from loratools.files.companions import note_left_behind
-from loratools.files.opening import local_paths, open_adapter
+from loratools.files.opening import open_adapter
+from loratools.files.place import local_paths
 from loratools.files.writing import Written, fitted, write_reported
 from loratools.merging.weights import weights_for
 from loratools.reshaping.alignment import aligned

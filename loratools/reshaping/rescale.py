@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.files.opening import local_paths, open_adapter
+from loratools.files.opening import open_adapter
+from loratools.files.place import local_paths
 from loratools.files.writing import Written, fitted, write_reported
 from loratools.io.collector import collector_paused
 from loratools.names.grouping import pattern_of

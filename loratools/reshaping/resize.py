@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.files.opening import local_paths, open_adapter
+from loratools.files.opening import open_adapter
+from loratools.files.place import local_paths
 from loratools.files.writing import Written, fitted, write_reported
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized

@@ -13,6 +13,7 @@ from safetensors.torch import save
 import loratools
 from loratools.describing.description import Inspection
 from loratools.errors import FormatError
+from loratools.files.opening import open_base
 from loratools.lowrank.ranks import RankRule
 from loratools.reshaping.rescaled import Rescaling
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
@@ -63,6 +64,12 @@ def test_a_report_has_the_commits(stories: Hub) -> None:
     report = loratools.merge(STORIES, ADAPTER, output=None).to_json()
     assert report["base"] == f"hf://ann/stories@{stories.head('ann/stories')}"
     assert report["adapters"][0]["path"] == f"hf://ann/plain@{stories.head('ann/plain')}"
+
+
+@pytest.mark.parametrize("file", ["", "/model.safetensors.index.json"])
+def test_a_base_is_called_by_its_pinned_name_however_it_was_named(stories: Hub, file: str) -> None:
+    named = open_base(f"{STORIES}{file}").where
+    assert named == f"{STORIES}@{stories.head('ann/stories')}"
 
 
 @pytest.mark.parametrize(
