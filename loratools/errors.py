@@ -9,8 +9,11 @@ LoratoolsError
 ├── OutputError             the output may not be written there
 ├── OptionError             an option has a value that it cannot have, or contradicts another one
 ├── HubError                the Hub has no such thing, or refuses it
+│   ├── AnswerError         its answer is longer than any that makes sense, or compressed
+│   └── ConflictError       a branch is not at the commit any more that was expected
 └── StorageError            the disk, the file system or the memory failed
     └── NetworkError        the Hub cannot be reached, or its answer did not arrive
+        └── UnansweredError the Hub may have made a commit or not: nothing says which
 
 A message is one line: where, what is wrong, found and expected, what to do.
 """
@@ -61,12 +64,24 @@ class HubError(LoratoolsError):
     """The Hub has no such thing, or refuses to show or to take it."""
 
 
+class AnswerError(HubError):
+    """An answer of the Hub that is not read to its end: what was asked may have been done."""
+
+
+class ConflictError(HubError):
+    """The head of a branch is not the commit that it was."""
+
+
 class StorageError(LoratoolsError):
     """Reading or writing failed: no space, no permission, a device error, a file that changed."""
 
 
 class NetworkError(StorageError):
     """The Hub cannot be reached, or its answer did not arrive."""
+
+
+class UnansweredError(NetworkError):
+    """The Hub may have done what it was asked, or not: its answer did not arrive."""
 
 
 def check_finite(name: str, *numbers: float) -> None:

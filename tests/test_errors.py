@@ -1,9 +1,14 @@
 """Messages are one line that can be printed, whatever the names in them."""
 
+import importlib
 import pickle
+import pkgutil
+import re
+from collections.abc import Iterator
 
 import pytest
 
+import loratools
 from loratools import errors
 from loratools.errors import FormatError, LoratoolsError, listing, shorten
 
@@ -34,3 +39,29 @@ def test_error_can_be_sent_to_another_process() -> None:
 def test_listing_and_shortening_keep_both_ends() -> None:
     assert listing("abcdef", limit=2) == "a, b and 4 more"
     assert shorten("a" * 100 + "b" * 100, limit=10) == "aaaaa…bbbbb"
+
+
+def subclasses(kind: type[LoratoolsError]) -> Iterator[type[LoratoolsError]]:
+    """Those that the package defines, in any of its modules."""
+    for inner in kind.__subclasses__():
+        if inner.__module__.partition(".")[0] == "loratools":
+            yield inner
+            yield from subclasses(inner)
+
+
+def test_every_error_is_defined_beside_the_others_and_in_the_tree_of_their_docstring() -> None:
+    for module in pkgutil.walk_packages(loratools.__path__, "loratools."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found = {c.__name__: c.__bases__[0].__name__ for c in subclasses(LoratoolsError)}
+    assert {c.__module__ for c in subclasses(LoratoolsError)} == {"loratools.errors"}
+    assert found == dict(tree(errors.__doc__ or ""))
+
+
+def tree(text: str) -> Iterator[tuple[str, str]]:
+    """Each class of a drawn tree, and the one that it is a branch of."""
+    above = {0: "LoratoolsError"}
+    for branch in re.finditer(r"^([│ ]*)[├└]── (\w+)", text, re.MULTILINE):
+        depth = len(branch[1]) // 4
+        yield branch[2], above[depth]
+        above[depth + 1] = branch[2]

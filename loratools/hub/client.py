@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, logging
 
-from loratools.errors import HubError, LoratoolsError, NetworkError, StorageError
+from loratools.errors import ConflictError, HubError, LoratoolsError, NetworkError, StorageError
 from loratools.hub import session
 from loratools.hub.token import quoted, token, without_user
 from loratools.version import __version__
@@ -81,14 +81,6 @@ def asked(where: object, call: Callable[[HfApi], T]) -> T:
     """
     with hub_errors(where):
         return _retrying(lambda: call(api()))
-
-
-class UnansweredError(NetworkError):
-    """The Hub may have done what it was asked, or not: its answer did not arrive."""
-
-
-class ConflictError(HubError):
-    """The head is not what it was."""
 
 
 def _retrying(call: Callable[[], T]) -> T:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from loratools.errors import HubError, NetworkError, listing
+from loratools.errors import ConflictError, HubError, NetworkError, UnansweredError, listing
 from loratools.hub import reading, writing
-from loratools.hub.client import ConflictError, UnansweredError
 from loratools.hub.names import HubName
 from loratools.hub.writing import Addition
 

@@ -16,7 +16,7 @@ from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils import _http
 from huggingface_hub.utils._xet import parse_xet_file_data_from_response
 
-from loratools.errors import HubError
+from loratools.errors import AnswerError
 from loratools.hub.expected import check_headers, expected_size
 from loratools.hub.token import quoted
 
@@ -30,10 +30,6 @@ _PATIENCE_SECONDS = {"connect": 30.0, "read": 120.0, "write": 120.0, "pool": 120
 _SECRETS = ("Authorization", "Cookie")
 #: «RateLimit: "api";r=0;t=55»: nothing more for 55 seconds.
 _RESET = re.compile(r";\s*t\s*=\s*(\d+)")
-
-
-class AnswerError(HubError):
-    """An answer that is not read to its end: what was asked may have been done."""
 
 
 def install() -> None:

@@ -8,11 +8,17 @@ from typing import final
 
 from huggingface_hub import CommitOperationAdd
 
-from loratools.errors import HubError, NetworkError, shorten, storage_errors
+from loratools.errors import (
+    AnswerError,
+    HubError,
+    NetworkError,
+    UnansweredError,
+    shorten,
+    storage_errors,
+)
 from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName, is_commit
-from loratools.hub.session import AnswerError
 from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
 from loratools.io.file import InputFile
@@ -116,9 +122,9 @@ def commit(
                 create_pr=proposes,
             )
     except (NetworkError, AnswerError) as error:
-        raise client.UnansweredError(str(error)) from None
+        raise UnansweredError(str(error)) from None
     if not isinstance(made.oid, str) or not is_commit(made.oid):
-        raise client.UnansweredError(f"{where}: {shorten(repr(made.oid))} in place of a commit")
+        raise UnansweredError(f"{where}: {shorten(repr(made.oid))} in place of a commit")
     return made.oid, made.pr_num
 
 
