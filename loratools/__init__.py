@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from loratools.reshaping.rescaled import Rescaling
     from loratools.reshaping.resize import resize
 
+#: The module that defines each public name.
 _HOMES = {
     "Adapter": "loratools.adapter",
     "Combination": "loratools.reshaping.combined",

@@ -53,7 +53,7 @@ class NonFiniteError(LoratoolsError):
 
 
 class OutputError(LoratoolsError):
-    """The output exists, is one of the inputs, or would not fit."""
+    """The output exists, is one of the inputs, or would not fit on its disk."""
 
 
 class OptionError(LoratoolsError):
@@ -88,7 +88,7 @@ def check_finite(name: str, *numbers: float) -> None:
     """Refuse an option that is a NaN or an infinity.
 
     Raises:
-        OptionError: one of the numbers is.
+        OptionError: one of the numbers is not finite.
     """
     for number in numbers:
         if not math.isfinite(number):
@@ -104,7 +104,7 @@ def storage_errors(path: object) -> Iterator[None]:
         raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
-#: What a system answers to a path under which there is nothing, or can be nothing.
+#: The system's answers to a path at which there is nothing, or can be nothing: too long, say.
 _NOTHING_THERE = (
     errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL,
 )  # fmt: skip
@@ -112,7 +112,7 @@ _NOTHING_THERE = (
 
 @contextmanager
 def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
-    """As `storage_errors`, but for a path that somebody has got wrong, which is a `kind`."""
+    """As `storage_errors`, but for a path at which there is nothing, a user's mistake, a `kind`."""
     with storage_errors(path):
         try:
             yield
@@ -127,7 +127,7 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
 
 
 def escaped(text: str) -> str:
-    r"""`text` on one line, without what could move a terminal's cursor or reverse its text.
+    r"""`text` on one line; characters that could move a cursor or reverse text become escapes.
 
     >>> escaped("two\nlines")
     'two\\nlines'
@@ -143,7 +143,7 @@ def _escaped(character: str) -> str:
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
-    """The first names and the number of those left out: `a, b and 3 more`.
+    """The first `limit` names, shortened, and the number of the others: `a, b and 3 more`.
 
     >>> listing(["a", "b", "c"], limit=2)
     'a, b and 1 more'

@@ -13,13 +13,13 @@ from loratools.errors import UnsupportedError
 
 def names(package: ModuleType) -> tuple[str, ...]:
     """The plug-ins of `package`, sorted: its modules and packages without a leading underscore."""
-    # Not by pkgutil, to which a folder that cannot be read just now is one without plug-ins.
+    # Not with pkgutil, which takes a folder that cannot be read just now for an empty one.
     entries = (entry for folder in package.__path__ for entry in Path(folder).iterdir())
     return tuple(sorted(name for name in _modules(entries) if not name.startswith("_")))
 
 
 def load(package: ModuleType, name: str) -> ModuleType:
-    """The plug-in `name` of `package`.
+    """Import the plug-in `name` of `package`.
 
     Raises:
         UnsupportedError: no plug-in of that name is in the folder.

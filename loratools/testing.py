@@ -1,7 +1,7 @@
-"""Hypothesis strategies for what loratools works on, to test plug-ins and programs with.
+"""Hypothesis strategies for adapters, their updates and tensors, to test plug-ins and programs.
 
-Sizes and ranks begin at 1, and all dtypes that are computed with occur. Tensors are drawn by a
-seed: what shrinks is their shape. Hypothesis is imported when a strategy is made.
+Sizes and ranks begin at 1, and all dtypes that loratools computes with occur. A tensor's values are
+drawn by a seed, so Hypothesis shrinks its shape only. It is imported when a strategy is made.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,13 +38,14 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-#: Draws a tensor of a shape, under a key: `normals` or `eighths`.
+#: A strategy for tensors by key and shape: `normals`, `eighths`, or one of your own.
 Tensors = Callable[[str, Shape], "SearchStrategy[Held]"]
+#: A strategy for scalings by rank: `scalings` or `exact_scalings`.
 Scalings = Callable[[int], "SearchStrategy[Scaling]"]
 
 
 def dtypes() -> "SearchStrategy[str]":
-    """The safetensors names of the dtypes that are computed with."""
+    """The safetensors names of the float dtypes that loratools computes with."""
     from hypothesis import strategies as st
 
     return st.sampled_from(FLOATS)
@@ -62,7 +63,7 @@ def shapes(*, most: int = 7) -> "SearchStrategy[Shape]":
 
 
 def normals(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy[Held]":
-    """Tensors of normally distributed values of about 1, of any dtype if none is given."""
+    """Tensors of standard normal values; of any dtype if none is given."""
     return _seeded(key, shape, dtype, lambda torch, random: torch.randn(shape, generator=random))
 
 
@@ -93,7 +94,7 @@ def scalings(rank: int) -> "SearchStrategy[Scaling]":
 
 
 def exact_scalings(rank: int) -> "SearchStrategy[Scaling]":
-    """Scalings that are small multiples of 1/4, for exact sums."""
+    """Scalings whose factor is a small multiple of 1/4, so that sums are exact."""
     from hypothesis import strategies as st
 
     from loratools.deltas.lora import Scaling
@@ -111,7 +112,7 @@ def exact_scalings(rank: int) -> "SearchStrategy[Scaling]":
 def loras(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[LoRA]":
-    """LoRAs for a weight of a shape, of ranks from 1 to 4: also above those of small weights."""
+    """LoRAs of rank 1 to 4 for a weight of this shape; a small weight may itself have less."""
     from hypothesis import strategies as st
 
     return st.integers(1, 4).flatmap(lambda rank: _lora(shape, rank, tensors, scaling))
@@ -120,7 +121,7 @@ def loras(
 def doras(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[DoRA]":
-    """DoRAs for a weight of a shape: by rows, and for matrices also by columns."""
+    """DoRAs for a weight of this shape: a magnitude a row, or for matrices also a column."""
     from hypothesis import strategies as st
 
     from loratools.deltas.dora import DoRA
@@ -144,7 +145,7 @@ def doras(
 def kasas(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[KaSA]":
-    """KaSAs for a matrix."""
+    """KaSAs of rank 1 to 4 for a matrix of this shape."""
     from hypothesis import strategies as st
 
     from loratools.deltas.kasa import KaSA
@@ -159,7 +160,7 @@ def kasas(
 def diffs(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Diff]":
-    """Whole updates of a weight."""
+    """Updates of a weight of this shape that are stored whole, not as factors."""
     from hypothesis import strategies as st
 
     from loratools.deltas.diff import Diff
@@ -168,7 +169,7 @@ def diffs(
 
 
 def rows(shape: Shape, *, tensors: Tensors = normals) -> "SearchStrategy[Rows]":
-    """Replaced rows of a matrix: at least one, each once, in any order."""
+    """Replacements of one to five rows of a matrix, each row once, in any order."""
     from hypothesis import strategies as st
 
     from loratools.deltas.rows import Rows
@@ -184,7 +185,7 @@ def rows(shape: Shape, *, tensors: Tensors = normals) -> "SearchStrategy[Rows]":
 def deltas(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Delta]":
-    """Changes of every kind that a weight of this shape can have."""
+    """Updates of every kind that a weight of this shape can have."""
     from hypothesis import strategies as st
 
     kinds: list[SearchStrategy[Delta]] = [

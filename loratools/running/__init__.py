@@ -1,1 +1,1 @@
-"""Who carries out work: threads over targets, and executors of independent steps."""
+"""How work is carried out: by threads over targets, and by executors of independent steps."""

@@ -1,4 +1,4 @@
-"""Targets are worked on side by side, each by one thread."""
+"""A `map` over targets that runs on threads, each target on one."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Protocol, TypeVar
 
-#: For each thread. To hand out a call costs as much as a tiny one: of very many, several at once.
+#: The most batches of calls a thread gets. Handing out a call costs as much as a tiny call does, so
+#: very many calls are handed out several at once.
 _BATCHES = 256
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
 class Map(Protocol):
-    """The built-in `map`, or that of an executor."""
+    """The type of the built-in `map`, and of an executor's `map`."""
 
     def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterable[_B]:
         """The results in the order of the items."""
@@ -23,10 +24,10 @@ class Map(Protocol):
 
 @contextmanager
 def threads(jobs: int | None) -> Iterator[Map]:
-    """A `map` by so many threads, one a core if None; results do not depend on their number.
+    """A `map` on `jobs` threads (one a core if None); results do not depend on their number.
 
-    Where one call fails, or the results are not wanted any more, no further one begins, and those
-    that have begun are waited for: they may be writing to what is then closed or removed.
+    If a call fails, or the caller stops iterating, no further call begins, and those that have
+    begun are waited for: they may be writing to a file that is closed or removed next.
     """
     workers = jobs or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
@@ -35,7 +36,7 @@ def threads(jobs: int | None) -> Iterator[Map]:
             todo, ended = list(items), Event()
             size = 1 + len(todo) // (workers * _BATCHES)
             futures = [
-                pool.submit(_alone, function, todo[begin : begin + size], ended)
+                pool.submit(_batch, function, todo[begin : begin + size], ended)
                 for begin in range(0, len(todo), size)
             ]
             try:
@@ -50,9 +51,11 @@ def threads(jobs: int | None) -> Iterator[Map]:
 
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
-    """One thread a step: steps are the parallelism, and sums do not depend on their number.
+    """Let torch compute on one thread within the block.
 
-    Threads that have computed before, and other processes, have a number of their own.
+    Calls already run side by side, and a sum that torch splits over threads would depend on their
+    number. Enter it in each thread and process that computes: torch keeps a number of threads for
+    every thread that has computed before.
     """
     import torch
 
@@ -64,6 +67,6 @@ def single_threaded_torch() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _alone(function: Callable[[_A], _B], items: Sequence[_A], ended: Event) -> list[_B]:
+def _batch(function: Callable[[_A], _B], items: Sequence[_A], ended: Event) -> list[_B]:
     with single_threaded_torch():
         return [function(item) for item in items if not ended.is_set()]

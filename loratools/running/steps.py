@@ -1,4 +1,4 @@
-"""Independent steps under way: shared out to workers, watched, and synced file by file.
+"""Run independent steps on workers, report their progress, and sync each file when it is full.
 
 A step is a value that can be pickled and run again with the same result, so any
 `concurrent.futures.Executor` will do: threads, processes, or a cluster's.
@@ -21,28 +21,28 @@ _Result_co = TypeVar("_Result_co", covariant=True)
 
 
 class Step(Protocol[_Result_co]):
-    """A piece of work."""
+    """A piece of work that writes some bytes of one output file."""
 
     @property
     def output(self) -> OutputFile:
-        """The file it writes to."""
+        """The file that the step writes to."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Bytes it writes."""
+        """The number of bytes that the step writes."""
         ...
 
     def run(self) -> _Result_co:
-        """Do it, and return what is to be known of it."""
+        """Do the work, and return what was measured of it."""
         ...
 
 
 @final
 class Run(Generic[_T]):
-    """Steps under way: what is left of each file, and what came back.
+    """Steps that were handed to workers, and their results.
 
-    `progress` is called with the bytes that are written and with `total`, those of all steps.
+    `progress` is called with the bytes written so far and with `total`, the bytes of all steps.
     """
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
@@ -51,17 +51,20 @@ class Run(Generic[_T]):
         self._progress = progress or (lambda done, total: None)
         self._steps: dict[Future[_T], Step[_T]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
-        self._tell()
+        self._report()
 
     def submit(self, pool: Executor, steps: Iterable[Step[_T]]) -> None:
-        """Start steps."""
+        """Hand `steps` to `pool`; it runs them in any order."""
         for step in steps:
             future = pool.submit(step.run)
             self._steps[future] = step
             future.add_done_callback(self._finished.put)
 
     def collect(self, outputs: Sequence[OutputFile], syncer: Executor) -> None:
-        """Wait for all steps; the first failure is raised. Every full file is synced."""
+        """Wait for all steps, and sync each file on `syncer` as soon as its last step is done.
+
+        The exception of the first step or sync that fails is raised.
+        """
         left = Counter(step.output.path for step in self._steps.values())
 
         def sync(output: OutputFile) -> None:
@@ -70,27 +73,29 @@ class Run(Generic[_T]):
         for output in outputs:
             if not left[output.path]:
                 sync(output)
+        # Each step ends once, and each file is synced once.
         for _ in range(len(self._steps) + len(outputs)):
             future = self._next()
             future.result()
             step = self._steps.get(future)
-            if step is None:  # it was a sync
+            if step is None:  # the future is of a sync
                 continue
             self._done += step.nbytes
-            self._tell()
+            self._report()
             left[step.output.path] -= 1
             if not left[step.output.path]:
                 sync(step.output)
 
     def _next(self) -> Future[Any]:
-        """The next future that is done."""
+        """Wait for the next future that is done."""
         while True:
             try:
                 return self._finished.get(timeout=_TICK_SECONDS)
             except Empty:
-                self._tell()
+                # Also without progress: the callback may raise to stop a run while steps are long.
+                self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._progress(self._done, self._total)
 
     def cancel(self) -> None:
@@ -98,15 +103,15 @@ class Run(Generic[_T]):
         wait([future for future in self._steps if not future.cancel()])
 
     def results(self) -> Iterator[_T]:
-        """What came back, in the order of the steps and not of their completion."""
+        """The results in the order in which the steps were submitted, not of their completion."""
         return (future.result() for future in self._steps)
 
 
 def interleaved(files: Sequence[Iterable[Step[_T]]]) -> Iterator[Step[_T]]:
     """The steps of two files in turn, then of the next two.
 
-    A file is locked while it is written to, so workers on one file wait for each other. Two are
-    enough to keep the disk busy, and leave the files before them to be synced meanwhile.
+    A file system locks a file during a write, so workers on one file wait for each other. Two files
+    are enough to keep the disk busy, and those before them can be synced meanwhile.
     """
     for first in range(0, len(files), 2):
         for steps in zip_longest(*files[first : first + 2]):
@@ -115,7 +120,7 @@ def interleaved(files: Sequence[Iterable[Step[_T]]]) -> Iterator[Step[_T]]:
 
 @contextmanager
 def workers(executor: Executor | None, jobs: int | None) -> Iterator[Executor]:
-    """`executor` if there is one, else that many threads; one a core if `jobs` is None."""
+    """`executor` if one is given, else a pool of `jobs` threads; one a core if `jobs` is None."""
     if executor is not None:
         yield executor
         return
