@@ -1,10 +1,10 @@
-"""The canonical adapter: which weights it changes, which it replaces, and what its file says.
+"""The canonical adapter: which weights it changes, and which it replaces; and what its file said.
 
 Every dialect on disk is decoded into this, and every verb works on it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from loratools.deltas import Delta, check_stored
@@ -116,28 +116,48 @@ class Announced:
 
 @final
 @dataclass(frozen=True)
+class Filed:
+    """What a dialect wants back of the files it has read, to write them again unchanged.
+
+    What the adapter does is known without it. Without it, an adapter can be written in any dialect
+    that has a place for all that is in it.
+
+    Attributes:
+        dialect: the name of the dialect.
+        config: the JSON beside the tensors as it was read.
+        metadata: that of the file of tensors.
+        settings: what config or metadata say that matters to people: rank, target modules, …
+        order: the keys of the tensors as they were filed, where the dialect keeps that order.
+    """
+
+    dialect: str
+    config: Mapping[str, Any] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
 class Adapter:
     """An adapter, by target: the full name of a parameter, as its trainer saw it.
 
     Attributes:
-        format: the dialect it was read from.
         where: its file or folder, for messages.
         updates: changes to weights, in file order.
         replaced: whole tensors that take the place of the base's, or that the base lacks.
         copies: stored tensors that repeat another one, to be checked before they are trusted.
         rows: rows of a matrix that take the place of the base's.
         inert: stored tensors that change no weight, each with the reason.
-        settings: what the config says that matters to people: rank, alpha, target modules, …
-        config: the JSON beside it as it was read, for its own format to write again.
         model_config: the `config.json` beside it, which describes the model it was trained on.
         companions: its tokenizer and its processor, unread.
         announced: what else its config says was trained.
-        order: the keys of its tensors as they were filed, for its own format to keep that order.
         beside: files of weights in its folder that are none of its own.
         renamed: those of its notes that say under which other names its tensors are read.
+        filed: what its dialect wants back to write it unchanged; None if it is not from a file, or
+            is to be written from all of the above alone.
     """
 
-    format: str
     where: str
     updates: Mapping[str, Update]
     replaced: Mapping[str, Replacement]
@@ -145,17 +165,14 @@ class Adapter:
     copies: tuple[Copy, ...]
     inert: Mapping[str, str]
     provenance: Provenance
-    settings: Mapping[str, object]
-    config: Mapping[str, Any] | None
-    metadata: Mapping[str, str]
     notes: tuple[Note, ...]
     companions: tuple[Companion, ...]
     nbytes: int
-    order: tuple[str, ...] = ()
     model_config: Mapping[str, Any] | None = None
     announced: Announced = Announced()
     beside: tuple[str, ...] = ()
     renamed: tuple[Note, ...] = ()
+    filed: Filed | None = None
 
     @property
     def notes_beside(self) -> tuple[Note, ...]:

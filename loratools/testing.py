@@ -205,7 +205,7 @@ def adapters(
     """Adapters with a LoRA or a DoRA for one or more of the named weights, in any order."""
     from hypothesis import strategies as st
 
-    from loratools.adapter import Adapter, Provenance, Update
+    from loratools.adapter import Adapter, Filed, Provenance, Update
 
     def of(names: list[str]) -> "SearchStrategy[Adapter]":
         updates = {
@@ -218,7 +218,6 @@ def adapters(
         }
         return st.builds(
             Adapter,
-            format=st.just("peft"),
             where=st.just("drawn"),
             updates=st.fixed_dictionaries(updates),
             replaced=st.just({}),
@@ -226,12 +225,10 @@ def adapters(
             copies=st.just(()),
             inert=st.just({}),
             provenance=st.just(Provenance()),
-            settings=st.just({}),
-            config=st.none(),
-            metadata=st.just({}),
             notes=st.just(()),
             companions=st.just(()),
             nbytes=st.just(0),
+            filed=st.just(Filed("peft")),
         )
 
     return st.lists(st.sampled_from(list(shapes)), min_size=1, unique=True).flatmap(of)

@@ -1,6 +1,7 @@
 """Every plug-in is found, complete, documented and lawful, for existing in its folder."""
 
 import dataclasses
+import importlib
 import inspect
 import pickle
 import re
@@ -41,11 +42,16 @@ def test_names_of_a_registry_are_its_public_files() -> None:
         assert registry.names(package)
 
 
-def test_listing_names_imports_nothing() -> None:
+def test_listing_names_imports_nothing_and_what_formats_state_nothing_large() -> None:
     code = """
 import sys
-from loratools import deltas, formats, methods, registry
-found = [f"{package.__name__}.{name}" for package in (deltas, formats, methods)
+from loratools import formats, registry
+assert formats.dialects()
+large = [name for name in ("loratools.adapter", "loratools.io", "torch") if name in sys.modules]
+large += [name for name in sys.modules if name.endswith((".read", ".write"))]
+assert not large, large
+from loratools import deltas, methods
+found = [f"{package.__name__}.{name}" for package in (deltas, methods)
          for name in registry.names(package)]
 assert found
 loaded = [name for name in found if name in sys.modules]
@@ -79,23 +85,65 @@ def test_plug_in_has_a_test_file_of_its_own(package: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
-    ("function", "parameters"),
-    [("recognises", ["bundle"]), ("decode", ["bundle", "options"]), ("encode", ["adapter"])],
+    ("module", "function", "parameters"),
+    [
+        ("read", "claim", ["bundle"]),
+        ("read", "decode", ["bundle", "options"]),
+        ("write", "encode", ["adapter"]),
+    ],
 )
-def test_format_has_its_three_functions(name: str, function: str, parameters: list[str]) -> None:
-    implementation = getattr(registry.load(formats, name), function)
-    signature = inspect.signature(implementation)
+def test_format_has_its_three_functions(
+    name: str, module: str, function: str, parameters: list[str]
+) -> None:
+    found = getattr(importlib.import_module(f"{formats.__name__}.{name}.{module}"), function)
+    signature = inspect.signature(found)
     assert list(signature.parameters) == parameters
     assert signature.return_annotation is not inspect.Signature.empty
-    assert implementation.__doc__
+    assert found.__doc__
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format_does_not_recognise_nothing(name: str) -> None:
+def test_format_claims_nothing_of_nothing(name: str) -> None:
     from loratools.io.bundle import Bundle
 
+    read = importlib.import_module(f"{formats.__name__}.{name}.read")
     empty = Bundle("nothing", {}, {}, None, (), 0)
-    assert registry.load(formats, name).recognises(empty) is False
+    assert read.claim(empty) is formats.Sureness.NO
+    assert read.claim(dataclasses.replace(empty, config={})) is formats.Sureness.NO
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_states_itself(name: str) -> None:
+    dialect = registry.load(formats, name).DIALECT
+    assert type(dialect) is formats.Dialect
+    assert dialect.name == name
+    assert dialect.weights is None or dialect.weights.endswith(".safetensors")
+    assert dialect.config is None or dialect.weights is not None
+    assert dialect.config is None or dialect.config.endswith(".json")
+    assert dialect.config is not None or not dialect.module_fields
+    assert dialect.prefix == "" or dialect.prefix.endswith(".")
+    assert dialect.library or not (dialect.tags or dialect.usage)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_states_options_that_are_choices_and_documents_them(name: str) -> None:
+    page = (TESTS.parent / "docs" / "formats" / f"{name}.md").read_text()
+    for option in formats.dialect_named(name).options:
+        assert option.name.isidentifier()
+        assert len(set(option.values)) == len(option.values) > 1
+        assert option.help.endswith(".")
+        assert f"--{option.name.replace('_', '-')}" in page
+        assert all(f"`{value}`" in page for value in option.values)
+
+
+def test_options_of_formats_have_names_of_their_own() -> None:
+    from loratools.cli.verbs import inspect, merge
+
+    names = [option.name for dialect in formats.dialects() for option in dialect.options]
+    for command in (inspect.command, merge.command):
+        taken = [parameter.name for parameter in command.params]
+        assert len(taken) == len(set(taken))
+        assert set(names) < set(taken)
 
 
 # Methods of combining

@@ -4,10 +4,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
+from loratools.formats import dialects
 from loratools.io.json import json_text
 
 if TYPE_CHECKING:
@@ -59,16 +61,27 @@ def pickle_option(command: Command) -> Command:
     )(command)
 
 
-def out_proj_option(command: Command) -> Command:
-    """`--out-proj`: how often PEFT applied one kind of update."""
-    return click.option(
-        "--out-proj",
-        type=click.Choice(["auto", "once", "twice"]),
-        default="auto",
-        show_default=True,
-        help="How often a MultiheadAttention's out_proj update counts; auto: as the PEFT that "
-        "wrote it applied it.",
-    )(command)
+def dialect_options(command: Command) -> Command:
+    """The options that dialects declare, each with its default; gathered as `dialect_options`."""
+    options = [option for dialect in dialects() for option in dialect.options]
+
+    @wraps(command)
+    def gathered(**settings: Any) -> Any:
+        values = {option.name: settings.pop(option.name) for option in options}
+        return command(**settings, dialect_options=values)
+
+    for option in reversed(options):
+        flag = f"--{option.name.replace('_', '-')}"
+        values = click.Choice(option.values)
+        gathered = click.option(
+            flag,
+            option.name,
+            type=values,
+            default=option.values[0],
+            show_default=True,
+            help=option.help,
+        )(gathered)
+    return cast("Command", gathered)
 
 
 def json_option(command: Command) -> Command:

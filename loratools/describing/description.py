@@ -141,14 +141,14 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `inspect --json`."""
-        adapter = self.adapter
+        adapter, filed = self.adapter, self.adapter.filed
         return {
             "path": adapter.where,
-            "format": adapter.format,
+            "format": None if filed is None else filed.dialect,
             "kinds": list(adapter.kinds),
             "provenance": asdict(adapter.provenance),
-            "settings": dict(adapter.settings),
-            "metadata": dict(adapter.metadata),
+            "settings": {} if filed is None else dict(filed.settings),
+            "metadata": {} if filed is None else dict(filed.metadata),
             "parameters": self.parameters,
             "replaced_parameters": self.replaced_parameters,
             "bytes": adapter.nbytes,

@@ -1,13 +1,12 @@
 """Describe an adapter from its files, and beside its base."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from loratools.describing.description import Inspection, cover, find_nonfinite, inspect_adapter
 from loratools.describing.spectrum import measure_spectra
 from loratools.files.opening import open_adapter, open_base
-from loratools.formats import DecodeOptions
 from loratools.idle import idle_updates
 from loratools.io.collector import collector_paused
 
@@ -20,7 +19,7 @@ def inspect(
     spectrum: bool = False,
     config: str | Path | None = None,
     allow_pickle: bool = False,
-    out_proj: Literal["auto", "once", "twice"] = "auto",
+    dialect_options: Mapping[str, str] | None = None,
 ) -> Inspection:
     """Describe an adapter from its headers; with `spectrum`, from its values too.
 
@@ -30,9 +29,12 @@ def inspect(
     Raises:
         LoratoolsError: a file is malformed, or of a kind that is not supported.
     """
-    options = DecodeOptions(out_proj)
     opened = open_adapter(
-        adapter, config=config, allow_pickle=allow_pickle, options=options, headers=not spectrum
+        adapter,
+        config=config,
+        allow_pickle=allow_pickle,
+        dialect_options=dialect_options,
+        headers=not spectrum,
     )
     coverage, plan = cover(opened, open_base(base, headers=not spectrum)) if base else (None, None)
     described = inspect_adapter(opened)

@@ -1,7 +1,7 @@
 """The adapter that an extraction makes: factors at their ranks, and whole tensors."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from loratools.adapter import Adapter, Provenance, Update
 from loratools.deltas.lora import LoRA, Scaling
@@ -9,6 +9,9 @@ from loratools.extracting.plan import ExtractPlan, Target
 from loratools.io.companions import Companion
 from loratools.io.source import Source, transposed
 
+#: The dialect that an extraction is written in: what is factored and what is stored whole follows
+#: what PEFT has a place for.
+DIALECT = "peft"
 #: PEFT's task types by the ends of the names of architectures.
 _TASKS = (
     ("ForCausalLM", "CAUSAL_LM"),
@@ -52,24 +55,14 @@ def adapter_of(
         for target, found in factors.items()
         if found[1]
     }
-    task = _task(plan)
-    config: dict[str, Any] = {
-        "base_model_name_or_path": base_name,
-        "fan_in_fan_out": any(update.fan_in_fan_out for update in updates.values()),
-        "task_type": task,
-    }
     return Adapter(
-        format="peft",
         where=where,
         updates=updates,
         replaced=plan.whole,
         rows={},
         copies=(),
         inert={},
-        provenance=Provenance(base=base_name, task=task),
-        settings={},
-        config=config,
-        metadata={},
+        provenance=Provenance(base=base_name, task=_task(plan)),
         notes=(),
         companions=companions,
         nbytes=0,

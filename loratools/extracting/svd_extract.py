@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from loratools.errors import OptionError, OutputError, storage_errors
-from loratools.extracting.adapter import adapter_of
+from loratools.extracting.adapter import DIALECT, adapter_of
 from loratools.extracting.changed import differing, measure
 from loratools.extracting.check import Check
 from loratools.extracting.check import check as check_extraction
@@ -211,7 +211,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         base_name=work.base_name,
         companions=_companions(work.plan.pairing.tuned),
     )
-    bundle = encode(adapter)
+    bundle = encode(adapter, DIALECT)
     written = put_files(bundle, layout_of(bundle), staging, each)
     return ExtractReport(
         plan=work.plan,

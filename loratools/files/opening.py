@@ -18,7 +18,7 @@ from loratools.files.finding import (
     weights_beside,
 )
 from loratools.files.place import place_of
-from loratools.formats import DecodeOptions, decode
+from loratools.formats import check_options, decode
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint, checkpoint_at
 from loratools.io.collector import collector_paused
@@ -36,23 +36,26 @@ def open_adapter(
     *,
     config: str | Path | None = None,
     allow_pickle: bool = False,
-    options: DecodeOptions | None = None,
+    dialect_options: Mapping[str, str] | None = None,
     headers: bool = False,
 ) -> Adapter:
     """The adapter in a folder or file, or by a name on the Hub; tensors are read when needed.
 
     One that is spread over several files is read by their index, which may be named in place of
-    the folder. `config` names its `adapter_config.json` where that is not beside it. A PyTorch
+    the folder. `config` names its config where that is not beside it. `dialect_options` are those
+    of its format, as in `{"out_proj": "once"}`; those of others mean nothing to it. A PyTorch
     pickle is read only with `allow_pickle`, and never because a safetensors file is missing or
     broken. With `headers`, what is on the Hub is not fetched: a tensor that is needed is read from
     there.
 
     Raises:
         FormatError: a file is missing or malformed.
+        OptionError: no format takes such an option, or not with this value.
         UnsupportedError: the kind is not supported, or it is a pickle and that is not allowed.
         HubError, NetworkError: it cannot be had from the Hub.
         StorageError: a file cannot be read.
     """
+    check_options(dialect_options or {})
     with path_errors(path, FormatError), collector_paused():
         place = place_of(path)
         folder, file = place.folder, place.file or find_weights(place.folder)
@@ -62,7 +65,7 @@ def open_adapter(
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = _read_bundle(folder, file, place.where, config)
-        return replace(decode(bundle, options), beside=beside)
+        return replace(decode(bundle, dialect_options), beside=beside)
 
 
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:

@@ -1,90 +1,143 @@
-"""Dialects on disk: a file each, with `recognises(bundle)`, `decode(bundle, options)`, `encode`."""
+"""Dialects on disk: a folder each, which states itself, and has `read.py` and `write.py`.
 
-import re
+`formats/NAME/__init__.py` has the `DIALECT`, which is also read for `--help`, so that it imports
+nothing large. `read.py` is a `Reader`, and `write.py` a `Writer`.
+"""
+
+import importlib
 import sys
-from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import Literal, final
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from loratools import registry
-from loratools.adapter import Adapter
-from loratools.errors import LoratoolsError, UnsupportedError, listing
-from loratools.formats._unwrapped import unwrapped_bundle
-from loratools.io.bundle import Bundle
+from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
+from loratools.formats._by_sight import seen
+from loratools.formats._dialect import Dialect, Option, Reader, Sureness, Writer
 
-#: Dialects that are known by sight but cannot be read yet: the name of the file that would read
-#: each, a pattern of its keys, and what people call it. A row counts until there is such a file.
-_KNOWN_BY_SIGHT = (
-    ("lycoris", r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
-    ("diffusers", r"(\.|_)lora\.(down|up)\.weight$|\.processor\..*_lora\.", "a diffusers LoRA"),
-    ("mlx", r"\.lora_[ab]$", "an MLX LoRA"),
-    ("cloneofsimo", r"^(unet|text_encoder):\d+:(up|down)$", "a cloneofsimo LoRA"),
-    ("sam", r"^w_[ab]_\d+$", "a SAM LoRA (Sam_LoRA)"),
-    ("dotted", r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
-)
+if TYPE_CHECKING:
+    from loratools.adapter import Adapter
+    from loratools.io.bundle import Bundle
+
+__all__ = [
+    "Dialect", "Option", "Reader", "Sureness", "Writer", "check_options", "decode",
+    "dialect_named", "dialects", "encode",
+]  # fmt: skip
 
 
-@final
-@dataclass(frozen=True)
-class DecodeOptions:
-    """What a file cannot say for itself.
+def dialects() -> tuple[Dialect, ...]:
+    """All dialects, by their names."""
+    return tuple(map(dialect_named, registry.names(sys.modules[__name__])))
 
-    `out_proj` settles how often PEFT applied the update of a MultiheadAttention's output
-    projection: by the version that wrote the file, once, or twice.
+
+def dialect_named(name: str) -> Dialect:
+    """The dialect of this name.
+
+    Raises:
+        UnsupportedError: there is none.
     """
+    dialect: Dialect = registry.load(sys.modules[__name__], name).DIALECT
+    return dialect
 
-    out_proj: Literal["auto", "once", "twice"] = "auto"
 
+def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapter":
+    """The adapter that `bundle` holds, in the dialect that is surest of it.
 
-def decode(bundle: Bundle, options: DecodeOptions | None = None) -> Adapter:
-    """The adapter that `bundle` holds, in whichever dialect recognises it.
+    `options` are those of any dialect; one that another dialect takes means nothing here.
 
     Raises:
         FormatError: the files contradict the dialect's rules, or two tensors have one name.
-        UnsupportedError: no dialect here recognises them, or it is a kind that none can express.
+        OptionError: no dialect takes such an option, or not with this value.
+        UnsupportedError: no dialect here claims them, or two are equally sure, or it is a kind of
+            update that none can express.
     """
-    package = sys.modules[__name__]
-    bundle, renamed = unwrapped_bundle(bundle)
-    for name in registry.names(package):
-        dialect = registry.load(package, name)
-        if dialect.recognises(bundle):
-            adapter = _decoded(dialect, bundle, options or DecodeOptions())
-            notes = (*renamed, *adapter.notes)
-            return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
-    raise UnsupportedError(f"{bundle.where}: {_appearance(bundle)}; loratools reads {_readable()}")
+    from loratools.formats._unwrapped import unwrapped_names
+
+    check_options(options or {})
+    names = unwrapped_names(bundle, [dialect.prefix for dialect in dialects()])
+    dialect = _dialect_of(names.bundle)
+    bundle, renamed = names.with_config(dialect.module_fields)
+    adapter = _decoded(dialect, bundle, options or {})
+    notes = (*renamed, *adapter.notes)
+    return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
 
 
-def _decoded(dialect: ModuleType, bundle: Bundle, options: DecodeOptions) -> Adapter:
+def check_options(options: Mapping[str, str]) -> None:
+    """Whether each of the options is one that a dialect takes.
+
+    Raises:
+        OptionError: no dialect takes it, or not with this value.
+    """
+    known = {option.name: (dialect, option) for dialect in dialects() for option in dialect.options}
+    for name, value in options.items():
+        if name not in known:
+            raise OptionError(
+                f"{name!r:.60} is an option of no format; there is {listing(known) or 'none'}"
+            )
+        dialect, option = known[name]
+        if value not in option.values:
+            raise OptionError(
+                f"{name} of the format {dialect.name} is one of {', '.join(option.values)}, "
+                f"not {value!r:.60}"
+            )
+
+
+def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
+    """The files of `adapter` in a dialect, by default the one it was read from.
+
+    In another one, or where it has no `filed`, it is written from what is canonical alone. Tensors
+    are computed when they are read.
+
+    Raises:
+        UnsupportedError: the dialect has no place for something in it, or there is no such dialect.
+    """
+    filed = adapter.filed
+    name = dialect or (filed.dialect if filed is not None else None)
+    if name is None:
+        raise UnsupportedError(f"{adapter.where}: was read in no format; say which to write")
+    if filed is not None and filed.dialect != name:
+        adapter = replace(adapter, filed=None)
+    dialect_named(name)  # refuses a name that is none
+    writer: Writer = importlib.import_module(f"{__name__}.{name}.write")
+    return writer.encode(adapter)
+
+
+def _reader(dialect: Dialect) -> Reader:
+    reader: Reader = importlib.import_module(f"{__name__}.{dialect.name}.read")
+    return reader
+
+
+def _dialect_of(bundle: "Bundle") -> Dialect:
+    """The dialect that is surest of a bundle."""
+    claims = {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
+    surest = max(claims.values(), default=Sureness.NO)
+    found = [dialect.name for dialect, claim in claims.items() if claim == surest]
+    if surest is Sureness.NO:
+        raise UnsupportedError(
+            f"{bundle.where}: {_appearance(bundle, found)}; loratools reads {', '.join(found)}"
+        )
+    if len(found) > 1:
+        raise UnsupportedError(
+            f"{bundle.where}: could be in the format {' or '.join(found)}, and nothing makes one "
+            f"of them likelier; remove what does not belong to it, a config or some of the tensors"
+        )
+    return dialect_named(found[0])
+
+
+def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
+    values = {option.name: options.get(option.name, option.values[0]) for option in dialect.options}
     try:
-        adapter: Adapter = dialect.decode(bundle, options)
+        return _reader(dialect).decode(bundle, values)
     except LoratoolsError as error:
         if bundle.where in str(error):
             raise
         # A kind of update knows the keys of its tensors, and not which file they are in.
         raise type(error)(f"{bundle.where}: {error}") from error
-    return adapter
 
 
-def encode(adapter: Adapter) -> Bundle:
-    """The files of `adapter` in the dialect it was read from; tensors are computed when read.
-
-    Raises:
-        UnsupportedError: the dialect has no place for something in it.
-    """
-    dialect = registry.load(sys.modules[__name__], adapter.format)
-    bundle: Bundle = dialect.encode(adapter)
-    return bundle
-
-
-def _readable() -> str:
-    return ", ".join(registry.names(sys.modules[__name__]))
-
-
-def _appearance(bundle: Bundle) -> str:
+def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:
     if not bundle.tensors:
         return "holds no tensors"
-    readable = registry.names(sys.modules[__name__])
-    for file, pattern, name in _KNOWN_BY_SIGHT:
-        if file not in readable and any(re.search(pattern, key) for key in bundle.tensors):
-            return f"looks like {name}, which cannot be read yet"
+    if name := seen(bundle.tensors, readable):
+        return f"looks like {name}, which cannot be read yet"
     return f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)})"

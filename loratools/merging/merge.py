@@ -1,17 +1,17 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from loratools.errors import StorageError, UnsupportedError
 from loratools.files.companions import Companions, companions
 from loratools.files.opening import open_adapter, open_base
 from loratools.files.place import local_paths
 from loratools.files.writing import approved
-from loratools.formats import DecodeOptions
+from loratools.formats import check_options
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
@@ -43,7 +43,7 @@ def merge(
     write: WriteOptions | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
-    out_proj: Literal["auto", "once", "twice"] = "auto",
+    dialect_options: Mapping[str, str] | None = None,
 ) -> MergeReport:
     """Write `base + Σ weight · adapter` to `output`; plan only, where that is None.
 
@@ -57,10 +57,11 @@ def merge(
     write = write or WriteOptions()
     options = options or MergeOptions()
     weights = weights_for(weights, len(paths))
+    check_options(dialect_options or {})
     checkpoint = open_base(base, companions=True)
     opened = [
         open_adapter(
-            path, config=config, allow_pickle=allow_pickle, options=DecodeOptions(out_proj)
+            path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
         )
         for path in paths
     ]

@@ -141,7 +141,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
     if not adapters:
         raise OptionError("there are no adapters to combine")
     weights_for(weights, len(adapters))
-    formats = dict.fromkeys(adapter.format for adapter in adapters)
+    formats = dict.fromkeys(a.filed.dialect for a in adapters if a.filed is not None)
     if len(formats) > 1:
         raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")
     for adapter in adapters:

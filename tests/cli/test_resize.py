@@ -12,6 +12,7 @@ import loratools
 from tests.adapters import effects, lora_of
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, Result, digests, run_here, unchanged
+from tests.narrowing import present
 
 WEIGHTS = "adapter_model.safetensors"
 LARGE = FIXTURES / "adapters/combine-r16"
@@ -142,7 +143,7 @@ def test_a_size_has_a_unit(run: Callable[..., Result], tmp_path: Path) -> None:
 def test_metadata_that_speaks_of_ranks_is_true(run: Callable[..., Result], tmp_path: Path) -> None:
     output = tmp_path / "made.safetensors"
     assert run(KOHYA, "--rank", "1", "-o", output).code == 0
-    metadata = loratools.open_adapter(output).metadata
+    metadata = present(loratools.open_adapter(output).filed).metadata
     assert metadata["ss_network_dim"] == "1"
     assert json.loads(metadata["ss_network_args"])["conv_dim"] == "1"
     assert loratools.open_adapter(output).notes == ()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from loratools.adapter import Adapter
-from loratools.formats import DecodeOptions, decode
+from loratools.formats import decode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 
@@ -32,7 +32,7 @@ def config(**fields: Any) -> dict[str, Any]:
     return {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **fields}
 
 
-def decoded(shapes: Shapes, options: DecodeOptions | None = None, **fields: Any) -> Adapter:
+def decoded(shapes: Shapes, options: Mapping[str, str] | None = None, **fields: Any) -> Adapter:
     return decode(bundle(shapes, config(**fields)), options)
 
 

@@ -1,15 +1,140 @@
 """Which dialect a file is in, and what is said of those that cannot be read."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 import loratools
-from loratools import registry
-from loratools.errors import UnsupportedError
-from loratools.formats import decode
-from tests.formats.bundles import bundle
+from loratools.adapter import Adapter
+from loratools.cli.options import dialect_options
+from loratools.errors import OptionError, UnsupportedError
+from loratools.formats import Option, decode, dialects, encode
+from tests.formats.bundles import bundle, config, lora
+from tests.formats.conftest import Toy
+from tests.narrowing import present
+
+KOHYA = {"lora_unet_q.lora_down.weight": (2, 3), "lora_unet_q.lora_up.weight": (4, 2)}
+
+
+def dialect_of(adapter: Adapter) -> str:
+    return present(adapter.filed).dialect
+
+
+# Whose files they are
+
+
+def test_surest_dialect_reads_whatever_its_place_in_the_alphabet(toy: Toy) -> None:
+    toy("aaa", claim="POSSIBLE")
+    toy("zzz", claim="KEYS")
+    assert [dialect.name for dialect in dialects()] == ["aaa", "kohya", "peft", "zzz"]
+    assert dialect_of(decode(bundle({"x": (2,)}, None))) == "zzz"
+    assert dialect_of(decode(bundle(lora("q"), config()))) == "peft"
+    assert dialect_of(decode(bundle(lora("q"), None))) == "zzz"
+
+
+@pytest.mark.parametrize(
+    ("claim", "shapes", "fields", "names"),
+    [
+        ("KEYS", KOHYA, None, "kohya or toy"),
+        ("CONFIG", lora("q"), config(), "peft or toy"),
+        ("POSSIBLE", lora("q"), None, "peft or toy"),
+    ],
+)
+def test_two_equally_sure_dialects_are_both_named(
+    toy: Toy, claim: str, shapes: Any, fields: Any, names: str
+) -> None:
+    toy("toy", claim=claim)
+    with pytest.raises(UnsupportedError, match=f"here: could be in the format {names}, and noth"):
+        decode(bundle(shapes, fields))
+
+
+def test_keys_of_two_dialects_are_refused_and_not_read_in_part() -> None:
+    with pytest.raises(UnsupportedError, match=r"here: .*lora_unet_q\.lora_down\.weight: a factor"):
+        decode(bundle(KOHYA | lora("q"), config()))
+
+
+@pytest.mark.parametrize(
+    "fields", [config(), {"peft_type": "IA3"}, {"peft_type": None}, {"lora_parameters": {}}]
+)
+def test_keys_count_more_than_a_config_that_may_be_of_something_else(fields: Any) -> None:
+    assert dialect_of(decode(bundle(KOHYA, fields))) == "kohya"
+
+
+# Options
+
+
+def test_option_reaches_its_dialect_alone_with_its_default(toy: Toy) -> None:
+    toy("toy", claim="CONFIG", options=(Option("order", ("up", "down"), "Which comes first."),))
+    found = [note.message for note in decode(bundle({"x": (2,)}, None)).notes]
+    assert found == ["order=up"]
+    chosen = {"order": "down", "out_proj": "once"}
+    found = [note.message for note in decode(bundle({"x": (2,)}, None), chosen).notes]
+    assert found == ["order=down"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_proj": "once"}, "'in_proj' is an option of no format; there is out_proj"),
+        ({"out_proj": "thrice"}, "out_proj of the format peft is one of auto, once, twice, not 't"),
+        ({"out_proj": 2}, "out_proj of the format peft is one of auto, once, twice, not 2"),
+        ({"out_proj": ["once"]}, r"out_proj .*, not \['once'\]"),
+    ],
+)
+def test_what_is_no_option_is_an_error_in_every_format(options: Any, message: str) -> None:
+    for files in (bundle(lora("q"), config()), bundle(KOHYA, None)):
+        with pytest.raises(OptionError, match=message):
+            decode(files, options)
+
+
+def test_commands_have_the_options_that_dialects_declare(toy: Toy) -> None:
+    toy("toy", options=(Option("row_order", ("up", "down"), "Which comes first."),))
+
+    @click.command()
+    @dialect_options
+    def command(dialect_options: Mapping[str, str]) -> None:
+        click.echo(dict(dialect_options))
+
+    run = CliRunner().invoke
+    assert run(command).output == "{'out_proj': 'auto', 'row_order': 'up'}\n"
+    found = run(command, ["--row-order", "down", "--out-proj", "twice"])
+    assert found.output == "{'out_proj': 'twice', 'row_order': 'down'}\n"
+    assert run(command, ["--row-order", "none"]).exit_code == 2
+    text = " ".join(run(command, ["--help"]).output.split())
+    assert "--row-order [up|down] Which comes first. [default: up]" in text
+
+
+# What a dialect states
+
+
+def test_wrappers_are_left_out_by_what_a_dialect_states(toy: Toy) -> None:
+    toy("toy", claim="CONFIG", prefix="model.net.", module_fields=("layers",))
+    key = "module.model.module.net.q.x"
+    files = bundle({key: (2,)}, {"layers": ["_orig_mod.q"], "name": "_orig_mod"})
+    found = [note.message for note in decode(files).notes]
+    assert found[0].endswith(f"({key} is model.net.q.x)")
+    assert found[1:] == ["('layers', ['q'])", "('name', '_orig_mod')"]
+
+
+def test_what_was_filed_is_for_its_own_dialect_alone(toy: Toy) -> None:
+    toy("one", claim="CONFIG")
+    toy("two")
+    adapter = decode(replace(bundle({"x": (2,)}, None), metadata={"by": "one"}))
+    assert encode(adapter).metadata == {"by": "one"}
+    assert encode(adapter, "one").metadata == {"by": "one"}
+    assert encode(adapter, "two").metadata == {}
+    with pytest.raises(UnsupportedError, match="here: was read in no format; say which to write"):
+        encode(replace(adapter, filed=None))
+    with pytest.raises(UnsupportedError, match=r"'three' is not one of .*: it has kohya, one, "):
+        encode(adapter, "three")
+
+
+# What is said of others
 
 
 @pytest.mark.parametrize(
@@ -31,12 +156,9 @@ def test_dialect_known_by_sight_is_named(key: str, appearance: str) -> None:
         decode(bundle({key: (2, 2)}, None))
 
 
-def test_dialect_with_a_file_of_its_own_is_not_said_to_be_unreadable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(registry, "names", lambda _: ("mlx", "peft"))
-    monkeypatch.setattr(registry, "load", lambda *_: SimpleNamespace(recognises=lambda _: False))
-    with pytest.raises(UnsupportedError, match=r"not an adapter of a known kind .*reads mlx, peft"):
+def test_dialect_with_a_folder_of_its_own_is_not_said_to_be_unreadable(toy: Toy) -> None:
+    toy("mlx", claim="NO")
+    with pytest.raises(UnsupportedError, match=r"not an adapter of a known kind .*, mlx, peft$"):
         decode(bundle({"layers.0.q.lora_a": (2, 2)}, None))
 
 

@@ -11,6 +11,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from tests.adapters import lora_of
 from tests.formats.bundles import PREFIX, decoded, lora, notes
+from tests.narrowing import present
 
 KEYS = [PREFIX + "layers.0.q.lora_A.weight", PREFIX + "layers.0.q.lora_B.weight"]
 
@@ -82,8 +83,7 @@ def test_two_keys_of_one_tensor_are_both_named(wrapper: str) -> None:
 )
 def test_names_and_patterns_of_the_config_follow(field: str, stored: Any, plain: Any) -> None:
     adapter = decoded(renamed("layers", "_orig_mod.layers"), **{field: stored})
-    assert adapter.config is not None
-    assert adapter.config[field] == plain
+    assert present(present(adapter.filed).config)[field] == plain
 
 
 def test_names_of_the_config_follow_where_the_model_was_wrapped_whole() -> None:
@@ -92,9 +92,9 @@ def test_names_of_the_config_follow_where_the_model_was_wrapped_whole() -> None:
         "alpha_pattern": {r"^module\.layers\.0\.q": 8, "other.module.q": 2},
     }
     adapter = decoded(renamed("layers", "module.layers"), **stored)
-    assert adapter.config is not None
-    assert adapter.config["target_modules"] == ["layers.0.q"]
-    assert list(adapter.config["alpha_pattern"]) == [r"^layers\.0\.q", "other.module.q"]
+    config = present(present(adapter.filed).config)
+    assert config["target_modules"] == ["layers.0.q"]
+    assert list(config["alpha_pattern"]) == [r"^layers\.0\.q", "other.module.q"]
     assert lora_of(adapter.updates["layers.0.q.weight"]).scaling.alpha == 8
 
 
@@ -122,7 +122,8 @@ def test_flattened_names_have_no_wrappers_either(name: str) -> None:
     shapes = {f"{name}.lora_down.weight": (2, 3), f"{name}.lora_up.weight": (4, 2)}
     tensors = {key: Held(key, torch.ones(shape), "F32") for key, shape in shapes.items()}
     adapter = decode(Bundle("here", tensors, {}, None, (), 0))
-    assert (adapter.format, list(adapter.updates)) == ("kohya", ["lora_unet_mid_q.weight"])
+    assert present(adapter.filed).dialect == "kohya"
+    assert list(adapter.updates) == ["lora_unet_mid_q.weight"]
     assert [key.partition(".")[0] for key in encode(adapter).tensors] == ["lora_unet_mid_q"] * 2
     assert adapter.notes[0].message.startswith("2 names are read without")
 

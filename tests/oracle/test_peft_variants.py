@@ -149,7 +149,7 @@ def test_out_proj_counts_as_often_as_asked_and_else_as_its_peft_did(
     made = make(Settings(zoo=Attention), tmp_path)
     base, adapter = tmp_path / "base.safetensors", tmp_path / "adapter"
     output = tmp_path / "merged.safetensors"
-    loratools.merge(base, adapter, output=output, out_proj=counted)
+    loratools.merge(base, adapter, output=output, dialect_options={"out_proj": counted})
     stored = load_file(adapter / "adapter_model.safetensors")
     of = "base_model.model.attention.base_layer.out_proj.lora_"
     up, down = stored[f"{of}B.weight"].double(), stored[f"{of}A.weight"].double()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter, Provenance, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter, Filed, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
@@ -22,7 +22,6 @@ def adapter(
     format: str = "peft",
 ) -> Adapter:
     return Adapter(
-        format=format,
         where=where,
         updates={target: Update(delta) for target, delta in updates.items()},
         replaced=replaced or {},
@@ -30,12 +29,10 @@ def adapter(
         copies=(),
         inert={},
         provenance=Provenance(),
-        settings={},
-        config=None,
-        metadata={},
         notes=(),
         companions=(),
         nbytes=0,
+        filed=Filed(format),
     )
 
 

@@ -1,6 +1,6 @@
 """`loratools inspect`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,9 +8,9 @@ import click
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.options import (
     config_option,
+    dialect_options,
     json_option,
     offline_option,
-    out_proj_option,
     pickle_option,
     print_json,
 )
@@ -19,6 +19,7 @@ from loratools.cli.text import print_lines
 from loratools.errors import listing, shorten
 
 if TYPE_CHECKING:
+    from loratools.adapter import Filed
     from loratools.describing.description import Inspection
     from loratools.describing.spectrum import TargetSpectrum
 
@@ -35,7 +36,7 @@ _METADATA_SHOWN = 12
 @offline_option
 @pickle_option
 @config_option
-@out_proj_option
+@dialect_options
 def command(
     adapter: str,
     base: str | None,
@@ -82,7 +83,8 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     origin = adapter.provenance
     kinds = ", ".join(adapter.kinds) or "whole tensors only"
     made_by = f", written by {origin.trainer}" if origin.trainer else ""
-    yield "kind", f"{kinds}, {adapter.format} format{made_by}"
+    form = f", {adapter.filed.dialect} format" if adapter.filed else ""
+    yield "kind", f"{kinds}{form}{made_by}"
     yield "task", origin.task or ""
     yield (
         "base",
@@ -104,13 +106,15 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     )
     yield "no effect", ", ".join(adapter.inert)
     yield "tokenizer", ", ".join(path.name for path in adapter.companions)
-    yield "metadata", _metadata(adapter.metadata, adapter.settings)
+    if adapter.filed is not None:
+        yield "metadata", _metadata(adapter.filed)
 
 
-def _metadata(metadata: Mapping[str, str], settings: Mapping[str, object]) -> str:
+def _metadata(filed: "Filed") -> str:
     """The first entries, those that are settings before others; a trainer's can fill pages."""
-    names = sorted(metadata, key=lambda name: name not in settings)
-    return listing((f"{name}={shorten(metadata[name], 60)}" for name in names), _METADATA_SHOWN)
+    names = sorted(filed.metadata, key=lambda name: name not in filed.settings)
+    entries = (f"{name}={shorten(filed.metadata[name], 60)}" for name in names)
+    return listing(entries, _METADATA_SHOWN)
 
 
 def _scaling(found: "Inspection") -> str:

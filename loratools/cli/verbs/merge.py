@@ -10,10 +10,10 @@ from loratools.cli.failures import printable
 from loratools.cli.options import (
     Size,
     config_option,
+    dialect_options,
     jobs_option,
     json_option,
     offline_option,
-    out_proj_option,
     pickle_option,
 )
 from loratools.cli.progress import progress_bar
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 @click.option("--allow-nonfinite", is_flag=True, help="Write NaNs and infinities.")
 @pickle_option
 @config_option
-@out_proj_option
+@dialect_options
 @json_option
 @offline_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what was done to each weight.")
@@ -116,7 +116,7 @@ def command(
             ),
             config=settings["config"],
             allow_pickle=settings["allow_pickle"],
-            out_proj=settings["out_proj"],
+            dialect_options=settings["dialect_options"],
         )
     answer.print()
 

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from loratools.adapter import Adapter, Note, Update
+from loratools.adapter import Adapter, Filed, Note, Update
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import FormatError, ShapeMismatchError, listing
-from loratools.formats import DecodeOptions
+from loratools.formats import Sureness
+from loratools.formats._part_names import lycoris_kind
 from loratools.formats.kohya.keys import ALPHA, DOWN, UP, is_kohya, sort_keys
 from loratools.formats.kohya.metadata import Size, disagreements, provenance, settings
 from loratools.io.bundle import Bundle
@@ -17,12 +18,14 @@ from loratools.io.source import Source, flattened
 _DIMENSIONS = (2, 3, 4, 5)
 
 
-def recognises(bundle: Bundle) -> bool:
-    """Whether there is a pair under a flattened name, or what else is stored under such names."""
-    return any(map(is_kohya, bundle.tensors))
+def claim(bundle: Bundle) -> Sureness:
+    """By flattened names with the parts of a LoRA, or of another kind that is then refused."""
+    if not any(map(is_kohya, bundle.tensors)):
+        return Sureness.NO
+    return Sureness.POSSIBLE if any(map(lycoris_kind, bundle.tensors)) else Sureness.KEYS
 
 
-def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
+def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     """The canonical form of a kohya file; a target is a module's flattened name with `.weight`.
 
     Raises:
@@ -33,7 +36,6 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     modules = sort_keys(bundle)
     loras = {name: _lora(f"{bundle.where}: {name}", parts) for name, parts in modules.items()}
     return Adapter(
-        format="kohya",
         where=bundle.where,
         updates={f"{name}.weight": Update(lora) for name, lora in loras.items()},
         replaced={},
@@ -41,13 +43,15 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         copies=(),
         inert={},
         provenance=provenance(bundle.metadata),
-        settings=settings(bundle.metadata),
-        config=None,
-        metadata=bundle.metadata,
         notes=tuple(_notes(bundle, loras)),
         companions=(),
         nbytes=bundle.nbytes,
-        order=tuple(bundle.tensors),
+        filed=Filed(
+            dialect="kohya",
+            metadata=bundle.metadata,
+            settings=settings(bundle.metadata),
+            order=tuple(bundle.tensors),
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats.kohya.hashes import placeholders, seal
@@ -34,14 +34,15 @@ def encode(adapter: Adapter) -> Bundle:
         UnsupportedError: the format has no place for something in it.
     """
     _refuse_others(adapter)
-    filed = [u.delta.low_rank.scaling.source for u in adapter.updates.values() if u.delta.low_rank]
-    dtypes = [source.dtype for source in filed if source is not None]
+    alphas = [u.delta.low_rank.scaling.source for u in adapter.updates.values() if u.delta.low_rank]
+    dtypes = [source.dtype for source in alphas if source is not None]
     modules = [
         _module(adapter, target, update, dtypes[0] if dtypes else None)
         for target, update in adapter.updates.items()
     ]
-    tensors = _in_order(adapter.order, dict(_tensors(modules)))
-    metadata = corrected(adapter.metadata, [_size(module) for module in modules])
+    filed = adapter.filed or Filed("kohya")
+    tensors = _in_order(filed.order, dict(_tensors(modules)))
+    metadata = corrected(filed.metadata, [_size(module) for module in modules])
     hashes = placeholders(metadata)
     return Bundle(
         where=adapter.where,

@@ -1,6 +1,26 @@
 """PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
 
-from loratools.formats.peft.read import decode, recognises
-from loratools.formats.peft.write import encode
+from loratools.formats import Dialect, Option
+from loratools.formats.peft.card import USAGE, base_class
 
-__all__ = ["decode", "encode", "recognises"]
+DIALECT = Dialect(
+    name="peft",
+    weights="adapter_model.safetensors",
+    config="adapter_config.json",
+    prefix="base_model.model.",
+    library="peft",
+    usage=USAGE,
+    base_class=base_class,
+    module_fields=(
+        "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern",
+        "alpha_pattern", "target_parameters", "trainable_token_indices",
+    ),
+    options=(
+        Option(
+            "out_proj",
+            ("auto", "once", "twice"),
+            "How often a MultiheadAttention's out_proj update counts; auto: as the PEFT that "
+            "wrote it applied it.",
+        ),
+    ),
+)  # fmt: skip

@@ -10,6 +10,7 @@ from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import Rule
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats.peft.config import PeftConfig, head_modules, parse_config
+from loratools.formats.peft.config_initial import initial_config
 from loratools.formats.peft.modules import Module
 from loratools.formats.peft.smallest import smallest_patterns
 from loratools.names.saved import SavedNames
@@ -32,7 +33,7 @@ _EXPANDED = ("enable_lora", "use_bdlora")
 
 def config_of(adapter: Adapter, modules: Sequence[Module], rule: Rule) -> dict[str, Any]:
     """The config as it was read where that still says what is stored; else with what does."""
-    config = {**_DEFAULTS, **(adapter.config or {})}
+    config = {**_DEFAULTS, **initial_config(adapter)}
     config |= dict.fromkeys(filter(config.get, _EXPANDED))
     config["use_rslora"] = rule == "sqrt_rank"
     config["use_dora"] = _all_or_none(adapter, modules, DoRA)

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, final
 
-from loratools.adapter import Adapter, Note, Provenance, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter, Filed, Note, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
-from loratools.formats import DecodeOptions
+from loratools.formats import Sureness
 from loratools.formats.peft.announced import announced_of, announced_parts, other_ranks, silenced
 from loratools.formats.peft.config import PeftConfig, parse_config
-from loratools.formats.peft.keys import OUT_PROJ_TIMES, Parts, sort_keys
+from loratools.formats.peft.keys import OUT_PROJ_TIMES, PREFIX, Parts, sort_keys
 from loratools.formats.peft.notes import disagreements
 from loratools.formats.peft.parts import check_roles, embedding, linear
 from loratools.formats.peft.tensors import vector
@@ -26,6 +26,7 @@ from loratools.io.source import Source
 #: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
 _OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
 _NESTED = re.compile(r"\.base_layer(\.|$)")
+_OWN_KEY = re.compile(rf"^{re.escape(PREFIX)}|\.lora_(embedding_)?[AB](\.|$)")
 _SETTINGS = (
     "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out",
     "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
@@ -33,14 +34,17 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def recognises(bundle: Bundle) -> bool:
-    """Whether there is a PEFT config, or there are keys that only PEFT writes."""
-    if bundle.config is not None and "peft_type" in bundle.config:
-        return True
-    return any(re.search(r"\.lora_(embedding_)?[AB](\.|$)", key) for key in bundle.tensors)
+def claim(bundle: Bundle) -> Sureness:
+    """By the config and the keys together: neither is enough to decode an adapter."""
+    peft_type = (bundle.config or {}).get("peft_type")
+    has_keys = any(map(_OWN_KEY.search, bundle.tensors))
+    if peft_type == "LORA" and has_keys:
+        return Sureness.CONFIG
+    is_named = bundle.config is not None and "peft_type" in bundle.config
+    return Sureness.POSSIBLE if is_named or has_keys else Sureness.NO
 
 
-def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
+def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     """The canonical form of a PEFT adapter.
 
     Raises:
@@ -65,7 +69,6 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
     parts.refuse_strays(config)
     version = config.text("peft_version")
     return Adapter(
-        format="peft",
         where=bundle.where,
         updates=updates,
         replaced=replaced,
@@ -78,9 +81,6 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
             task=config.text("task_type"),
             trainer=f"peft {version}" if version else None,
         ),
-        settings={n: config.fields[n] for n in _SETTINGS if config.fields.get(n)},
-        config=config.fields,
-        metadata=bundle.metadata,
         notes=(
             *config.notes(),
             *parts.notes,
@@ -93,6 +93,12 @@ def decode(bundle: Bundle, options: DecodeOptions) -> Adapter:
         companions=bundle.companions,
         nbytes=bundle.nbytes,
         announced=announced_of(config, decoder.modules, replaced, parts.tokens),
+        filed=Filed(
+            dialect="peft",
+            config=config.fields,
+            metadata=bundle.metadata,
+            settings={n: config.fields[n] for n in _SETTINGS if config.fields.get(n)},
+        ),
     )
 
 
@@ -118,7 +124,7 @@ class _Decoder:
     """Makes updates of the parts of each module, and notes what is odd about them."""
 
     def __init__(
-        self, where: str, config: PeftConfig, options: DecodeOptions, parts: Parts
+        self, where: str, config: PeftConfig, options: Mapping[str, str], parts: Parts
     ) -> None:
         self.where = where
         self.config = config
@@ -228,9 +234,10 @@ class _Decoder:
         return _Target(module, f"{module}.weight", f"{module}.bias")
 
     def _out_proj_times(self, module: str) -> int:
-        if self.options.out_proj != "auto":
-            times = {"once": 1, "twice": OUT_PROJ_TIMES}[self.options.out_proj]
-            self.notes.append(Note("info", f"{module}: counts {self.options.out_proj}, as asked"))
+        asked = self.options["out_proj"]
+        if asked != "auto":
+            times = {"once": 1, "twice": OUT_PROJ_TIMES}[asked]
+            self.notes.append(Note("info", f"{module}: counts {asked}, as asked"))
             return times
         version = self.config.text("peft_version")
         if self.config.version <= _OUT_PROJ_TWICE_UNTIL:

@@ -33,7 +33,7 @@ def encode(adapter: Adapter) -> Bundle:
     return Bundle(
         where=adapter.where,
         tensors={PREFIX + name: source for name, source in tensors.items()},
-        metadata=adapter.metadata or {"format": "pt"},
+        metadata=(adapter.filed.metadata if adapter.filed else None) or {"format": "pt"},
         config=config_of(adapter, modules, rule),
         companions=adapter.companions,
         nbytes=sum(nbytes(source.dtype, source.shape) for source in tensors.values()),

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from loratools.adapter import Adapter
 from loratools.describing.description import Inspection, TargetGroup
 from loratools.errors import FormatError, HubError
+from loratools.formats import Dialect, dialect_named
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.publishing.card.reports import CardFigure, CardSource, Step, read_report
@@ -16,15 +16,7 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _ID = re.compile(f"(?:{_PART}/)?{_PART}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".git")
-#: By PEFT's task type, and by the end of an architecture's name.
-_TASKS = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
+#: By the end of an architecture's name.
 _ARCHITECTURES = {
     "ForCausalLM": "AutoModelForCausalLM",
     "LMHeadModel": "AutoModelForCausalLM",
@@ -53,7 +45,7 @@ class CardFacts:
     Attributes:
         repo: `owner/name` of what the card describes.
         base_models: the bases' names on the Hub, without `hf://`.
-        library_name: `peft`, `diffusers` or `transformers`; None where none of them loads it.
+        library_name: that of the adapter's dialect, or `transformers`; None where none loads it.
         licence: the Hub's identifier; None is not written.
         model_class: the class of transformers that loads the model, or the adapter's base.
 
@@ -153,7 +145,13 @@ def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[s
 def _library(stored: Inspection | Checkpoint) -> str | None:
     if isinstance(stored, Checkpoint):
         return "transformers" if _architecture(stored) else None
-    return "peft" if stored.adapter.format == "peft" else "diffusers"
+    dialect = _dialect(stored)
+    return None if dialect is None else dialect.library
+
+
+def _dialect(found: Inspection) -> Dialect | None:
+    filed = found.adapter.filed
+    return None if filed is None else dialect_named(filed.dialect)
 
 
 def _tags(stored: Inspection | Checkpoint) -> tuple[str, ...]:
@@ -161,7 +159,9 @@ def _tags(stored: Inspection | Checkpoint) -> tuple[str, ...]:
         return ("merge", "loratools")
     deltas = [update.delta for update in stored.adapter.updates.values()]
     kinds = [delta.kind.lower() for delta in deltas if len(delta.shape) > 1]
-    return tuple(dict.fromkeys(["lora", *kinds, "loratools"]))
+    dialect = _dialect(stored)
+    of_dialect = () if dialect is None else dialect.tags
+    return tuple(dict.fromkeys(["lora", *kinds, *of_dialect, "loratools"]))
 
 
 def _targets(groups: Sequence[TargetGroup]) -> tuple[CardTarget, ...]:
@@ -186,19 +186,8 @@ def _model_class(stored: Inspection | Checkpoint) -> str | None:
         if name is None:
             return None
         return next((c for end, c in _ARCHITECTURES.items() if name.endswith(end)), name)
-    return _base_class(stored.adapter) if stored.adapter.format == "peft" else None
-
-
-def _base_class(adapter: Adapter) -> str:
-    """By the task type; where there is none, PEFT writes down which class it was given."""
-    if adapter.provenance.task in _TASKS:
-        return _TASKS[adapter.provenance.task]
-    mapping = (adapter.config or {}).get("auto_mapping")
-    if isinstance(mapping, dict):
-        name, library = mapping.get("base_model_class"), mapping.get("parent_library")
-        if _is_class(name) and str(library).partition(".")[0] == "transformers":
-            return str(name)
-    return "AutoModelForCausalLM"
+    dialect = _dialect(stored)
+    return None if dialect is None else dialect.base_class(stored.adapter)
 
 
 def _architecture(model: Checkpoint) -> str | None:

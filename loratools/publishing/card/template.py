@@ -5,14 +5,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.errors import FormatError, escaped, shorten
+from loratools.formats import dialects
 from loratools.publishing.card.facts import CardFacts
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 TEMPLATE_NAME = "card.md.jinja"
+#: What ours includes: how the library loads the adapter, by its dialect.
+_USAGE_NAME = "usage.md.jinja"
 BEGIN = "<!-- loratools:begin -->"
 END = "<!-- loratools:end -->"
+#: What is said of an adapter that no library is known to load.
+_NO_USAGE = """
+```sh
+loratools inspect hf://{{ repo }}
+```
+"""
 #: Rows of a table that are shown.
 _LIMIT = 100
 _MAX_TEXT = 300
@@ -28,7 +37,7 @@ def render(facts: CardFacts, template: str | None, name: str) -> str:
     """
     import jinja2
 
-    environment = _environment()
+    environment = _environment(_usage(facts.library_name))
     text = _default() if template is None else template
     context = _context(facts)
     try:
@@ -44,13 +53,14 @@ def render(facts: CardFacts, template: str | None, name: str) -> str:
         raise FormatError(f"{_failed_at(error, name)}: {error or type(error).__name__}") from error
 
 
-def _environment() -> "Environment":
+def _environment(usage: str) -> "Environment":
     """Where a user's template may extend ours, and do nothing but make text."""
     from jinja2 import FunctionLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def load(name: str) -> tuple[str, str, None] | None:
-        return (_default(), name, None) if name == TEMPLATE_NAME else None
+        text = {TEMPLATE_NAME: _default(), _USAGE_NAME: usage}.get(name)
+        return None if text is None else (text, name, None)
 
     return ImmutableSandboxedEnvironment(
         loader=FunctionLoader(load),
@@ -61,6 +71,12 @@ def _environment() -> "Environment":
         keep_trailing_newline=True,
         cache_size=0,
     )
+
+
+def _usage(library: str | None) -> str:
+    """How a library loads an adapter, as a dialect of that library says it."""
+    told = (d.usage for d in dialects() if d.usage is not None and d.library == library)
+    return next(told, _NO_USAGE)
 
 
 def _default() -> str:

@@ -31,6 +31,7 @@ from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
+from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "kohya"
 UNET = "lora_unet_mid_block_attentions_0_proj_in"
@@ -155,7 +156,7 @@ def test_every_tensor_is_counted_with_its_update_in_file_order() -> None:
     adapter = decoded(tensors)
     used = [key for update in adapter.updates.values() for key in keys_of(update.delta)]
     assert sorted(used) == sorted(tensors)
-    assert list(adapter.order) == list(tensors)
+    assert list(present(adapter.filed).order) == list(tensors)
 
 
 def test_alpha_is_read_from_any_dtype_and_both_shapes() -> None:
@@ -240,8 +241,8 @@ def test_origin_is_that_of_the_metadata() -> None:
     adapter = decoded(module(), metadata)
     assert (adapter.provenance.base, adapter.provenance.family) == ("base.safetensors", "sd_v1")
     assert adapter.provenance.trainer == "sd-scripts 8eb60baf"
-    assert adapter.settings == {**TRAINED, "ss_base_model_version": "sd_v1"}
-    assert adapter.metadata == metadata
+    assert present(adapter.filed).settings == {**TRAINED, "ss_base_model_version": "sd_v1"}
+    assert present(adapter.filed).metadata == metadata
     adapter = decoded(module(), {"modelspec.architecture": "flux-1-dev/lora"})
     assert adapter.provenance == Provenance(family="flux-1-dev")
     assert decoded(module()).provenance == Provenance()
@@ -406,7 +407,7 @@ def test_alpha_of_8_bits_is_read_as_the_number_it_is() -> None:
 def test_config_beside_the_file_is_of_no_matter() -> None:
     for config in ({"peft_type": "LORA", "r": 64, "lora_alpha": 3}, {"peft_type": 3}, {}):
         adapter = decode(bundle(module(), config=config))
-        assert (adapter.format, lora_of(adapter).scaling.value) == ("kohya", 0.5)
+        assert (present(adapter.filed).dialect, lora_of(adapter).scaling.value) == ("kohya", 0.5)
         assert notes(adapter) == [
             ("info", "a config does not belong to this format, and is not used")
         ]
@@ -418,7 +419,7 @@ def test_file_in_a_folder_of_something_else_is_read(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
     (tmp_path / "tokenizer.json").write_text("{}")
     adapter = loratools.open_adapter(path)
-    assert adapter.format == "kohya"
+    assert present(adapter.filed).dialect == "kohya"
     assert adapter.companions == ()
 
 
@@ -485,7 +486,8 @@ def test_what_is_read_is_written_again(
     again = loratools.open_adapter(folder / "again.safetensors")
     data = [data_of(folder / f"{name}.safetensors") for name in ("lora", "again")]
     assert data[0] == data[1]
-    assert (again.order, again.metadata) == (adapter.order, adapter.metadata)
+    before, after = present(adapter.filed), present(again.filed)
+    assert (after.order, after.metadata) == (before.order, before.metadata)
     assert [u.delta.low_rank.scaling for u in again.updates.values() if u.delta.low_rank] == [
         u.delta.low_rank.scaling for u in adapter.updates.values() if u.delta.low_rank
     ]

@@ -7,9 +7,10 @@ import torch
 
 from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
-from loratools.formats import DecodeOptions, decode
+from loratools.formats import decode
 from tests.adapters import lora_of
 from tests.formats.bundles import PREFIX, Shapes, bundle, config, decoded, lora, notes
+from tests.narrowing import present
 
 PAIR = lora("layer.q")
 
@@ -247,7 +248,7 @@ class TestAttention:
     @pytest.mark.parametrize(("asked", "times"), [("once", 1), ("twice", 2)])
     @pytest.mark.parametrize("version", ["0.21.2", "9.0"])
     def test_it_counts_as_asked(self, asked: Any, times: int, version: str) -> None:
-        adapter = decoded(self.SHAPES, DecodeOptions(out_proj=asked), peft_version=version)
+        adapter = decoded(self.SHAPES, {"out_proj": asked}, peft_version=version)
         assert lora_of(adapter.updates["mha.out_proj.weight"]).scaling.times == times
         assert not notes(adapter, "refusal")
 
@@ -369,4 +370,4 @@ def test_provenance_and_settings_are_the_configs() -> None:
     assert adapter.provenance.revision == "abc"
     assert adapter.provenance.task == "CAUSAL_LM"
     assert adapter.provenance.trainer == "peft 0.21.2"
-    assert dict(adapter.settings) == {"r": 2, "lora_alpha": 4, "bias": "none"}
+    assert dict(present(adapter.filed).settings) == {"r": 2, "lora_alpha": 4, "bias": "none"}

@@ -22,6 +22,7 @@ from loratools.io.source import Held
 from loratools.testing import adapters
 from tests.adapters import assert_same, effects, lora_of
 from tests.formats.bundles import PREFIX, decoded, lora
+from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 STORED = sorted(p.parent for p in FIXTURES.glob("*/*/adapter_model.safetensors"))
@@ -190,8 +191,8 @@ def test_scaling_rule_is_the_stabilised_one_only_where_all_have_it() -> None:
 
 
 def test_adapter_without_a_config_gets_a_whole_one() -> None:
-    adapter = replace(decoded(lora("a.q")), config=None, updates={"a.q.weight": update()})
-    written = settings(adapter)
+    adapter = replace(decoded(lora("a.q")), filed=None, updates={"a.q.weight": update()})
+    written = present(encode(adapter, "peft").config)
     assert written["peft_type"] == "LORA"
     assert written["target_modules"] == ["a.q"]
     assert (written["r"], written["lora_alpha"], written["bias"]) == (2, 4, "none")

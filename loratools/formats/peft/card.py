@@ -1,0 +1,47 @@
+"""What a model card says of how an adapter is loaded with PEFT."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loratools.adapter import Adapter
+
+#: By PEFT's task type.
+_CLASSES: Mapping[str | None, str] = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+
+USAGE = """
+```python
+from peft import PeftModel
+from transformers import {{ model_class }}
+
+base = {{ model_class }}.from_pretrained("{{ base }}")
+model = PeftModel.from_pretrained(base, "{{ repo }}")
+```
+
+As one model, without PEFT:
+
+```sh
+loratools merge {{ "hf://" if "/" in base }}{{ base }} hf://{{ repo }} -o merged
+```
+"""
+
+
+def base_class(adapter: "Adapter") -> str:
+    """By the task type; where there is none, PEFT writes down which class it was given."""
+    if adapter.provenance.task in _CLASSES:
+        return _CLASSES[adapter.provenance.task]
+    config = adapter.filed.config if adapter.filed is not None else None
+    mapping = (config or {}).get("auto_mapping")
+    if isinstance(mapping, dict):
+        name, library = mapping.get("base_model_class"), mapping.get("parent_library")
+        is_class = isinstance(name, str) and name.isascii() and name.isidentifier()
+        if is_class and str(library).partition(".")[0] == "transformers":
+            return str(name)
+    return "AutoModelForCausalLM"

@@ -1,0 +1,73 @@
+"""Adapters without what their dialect filed: what is canonical is enough to write them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import loratools
+from loratools.adapter import Adapter
+from loratools.errors import UnsupportedError
+from loratools.formats import decode, dialects, encode
+from tests.adapters import assert_same, effects
+from tests.formats.bundles import decoded, lora
+from tests.narrowing import present
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+PEFT = sorted(path.parent for path in FIXTURES.glob("*/*/adapter_model.safetensors"))
+KOHYA = sorted(FIXTURES.glob("kohya/*/*.safetensors"))
+each_stored = pytest.mark.parametrize("path", [*PEFT, *KOHYA], ids=lambda path: path.name)
+
+
+def stored(path: Path) -> Adapter:
+    return loratools.open_adapter(path, allow_pickle=True)
+
+
+@each_stored
+def test_adapter_is_written_from_what_is_canonical_alone(path: Path) -> None:
+    adapter = stored(path)
+    dialect = present(adapter.filed).dialect
+    bundle = encode(replace(adapter, filed=None), dialect)
+    again = decode(bundle)
+    assert present(again.filed).dialect == dialect
+    assert_same(adapter, again)
+    assert again.announced == adapter.announced
+    if bundle.config is not None:
+        origin = adapter.provenance
+        assert again.provenance == replace(origin, trainer=None)
+
+
+@each_stored
+def test_another_dialect_has_a_place_for_all_of_it_or_refuses_it_by_name(path: Path) -> None:
+    adapter = stored(path)
+    for other in dialects():
+        if other.name == present(adapter.filed).dialect:
+            continue
+        try:
+            bundle = encode(adapter, other.name)
+        except UnsupportedError as error:
+            targets = (*adapter.updates, *adapter.replaced, *adapter.rows)
+            assert any(f"{adapter.where}: {t}: " in str(error) for t in targets)  # noqa: PT017
+            continue
+        again = decode(bundle)
+        assert present(again.filed).dialect == other.name
+        assert present(again.filed).metadata.keys() <= {"format"}
+        for target, update in adapter.updates.items():
+            assert again.updates[target].delta.kind == update.delta.kind
+            torch.testing.assert_close(
+                effects(again)[target], effects(adapter)[target], rtol=0, atol=0
+            )
+
+
+def test_names_that_both_dialects_can_spell_go_there_and_back() -> None:
+    """An alpha of a config becomes a tensor, and one of its own ranks becomes a pattern."""
+    adapter = decoded(lora("q") | lora("v", rank=3), lora_alpha=8, rank_pattern={"v": 3})
+    single = decode(encode(adapter, "kohya"))
+    assert single.where == adapter.where
+    assert [update.delta.kind for update in single.updates.values()] == ["LoRA", "LoRA"]
+    back = decode(encode(single, "peft"))
+    for one in (single, back):
+        assert list(effects(one)) == list(effects(adapter))
+        for target, effect in effects(adapter).items():
+            torch.testing.assert_close(effects(one)[target], effect, rtol=0, atol=0)
