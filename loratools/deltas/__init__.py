@@ -8,38 +8,19 @@ Additive changes commute; weight-dependent ones act on the weight as the changes
 kind that is new works in it or is refused by name.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar, final
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
 
-from loratools.errors import FormatError, UnsupportedError
+from loratools.deltas._span import Apply as Apply
+from loratools.deltas._span import Span as Span
+from loratools.deltas._stored import check_stored as check_stored
+from loratools.errors import UnsupportedError
 from loratools.io.computed import stored_elements
-from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from loratools.deltas.lora import LoRA, Scaling
-
-#: Changes a block of rows in place; the number is the index of the block's first row.
-Apply = Callable[["Tensor", int], None]
-
-
-@final
-@dataclass(frozen=True)
-class Span:
-    """The rows `begin` to `end` of a weight, to be computed in `dtype`.
-
-    `blocks` iterates over the *whole* weight as it is before the change, as fresh blocks with the
-    index of their first row: for kinds that need to see all of it.
-    """
-
-    begin: int
-    end: int
-    dtype: "torch.dtype"
-    blocks: Callable[[], Iterator[tuple[int, "Tensor"]]]
 
 
 class Delta(Protocol):
@@ -153,24 +134,6 @@ class Additive(Delta, Protocol):
 _Kind = TypeVar("_Kind", bound=Delta)
 
 
-def check_stored(*sources: Source) -> None:
-    """What every kind asks of the tensors it is made of, when it is made.
-
-    Raises:
-        FormatError: one has no elements.
-        UnsupportedError: one is not stored as floats: it has an imaginary part that would be lost,
-            or is made of codes, which mean nothing without their scales.
-    """
-    for source in sources:
-        if source.dtype not in FACTORS:
-            raise UnsupportedError(
-                f"{source.keys[0]}: is stored as {source.dtype}; the tensors of an update are "
-                f"floats of 8 to 64 bits"
-            )
-        if 0 in source.shape:
-            raise FormatError(f"{source.keys[0]}: {list(source.shape)} has no elements")
-
-
 def keys_of(delta: Delta) -> tuple[str, ...]:
     """The names of the stored tensors a change is made of, with that of its alpha."""
     alpha = delta.scaling.source if delta.scaling is not None else None
@@ -193,8 +156,6 @@ def factors_of(delta: Delta) -> "LoRA | None":
 def with_alpha(delta: _Kind, alpha: float) -> _Kind:
     """The same tensors with another alpha, which an additive change is proportional to.
 
-    An alpha of 0 goes into the tensors, and the stored one stays.
-
     Raises:
         UnsupportedError: it has no alpha, or depends on the weight so that this is another change.
     """
@@ -203,9 +164,7 @@ def with_alpha(delta: _Kind, alpha: float) -> _Kind:
         raise no_scaling(delta)
     if delta.additive is None and alpha != scaling.alpha:
         raise _needs_weight(delta)
-    if alpha == 0:
-        return delta.with_scaling(scaling, 0.0)
-    return delta.with_scaling(replace(scaling, alpha=alpha))
+    return delta.with_scaling(*scaling.at(alpha))
 
 
 def scaled_by_alpha(delta: _Kind, strength: float) -> _Kind:

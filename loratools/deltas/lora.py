@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span, check_stored, scaled_by_alpha
+# Not from the package, whose `Delta` is described with this kind.
+from loratools.deltas._span import Apply, Span
+from loratools.deltas._stored import check_stored
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.computed import multiplied
 from loratools.io.source import Source, transposed
@@ -54,6 +56,13 @@ class Scaling:
         """The factor itself."""
         divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
         return self.times * self.alpha / divisor
+
+    def at(self, alpha: float) -> "tuple[Scaling, float]":
+        """The scaling with another alpha, and what a tensor has to be multiplied with beside it.
+
+        An alpha of 0 goes into the tensor, because some readers take it for one that was not set.
+        """
+        return (self, 0.0) if alpha == 0 else (replace(self, alpha=alpha), 1.0)
 
     @property
     def silence(self) -> str:
@@ -133,7 +142,9 @@ class LoRA:
 
     def scaled(self, strength: float) -> "LoRA":
         """With another alpha; for a strength of 0, with an `up` of zeros."""
-        return scaled_by_alpha(self, strength)
+        if strength == 1:
+            return self
+        return self.with_scaling(*self.scaling.at(strength * self.scaling.alpha))
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "LoRA":
         """With `factor` in `up`."""

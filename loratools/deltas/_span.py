@@ -1,0 +1,27 @@
+"""The rows of a weight that are changed at once, and the function that changes them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: Changes a block of rows in place; the number is the index of the block's first row.
+Apply = Callable[["Tensor", int], None]
+
+
+@final
+@dataclass(frozen=True)
+class Span:
+    """The rows `begin` to `end` of a weight, to be computed in `dtype`.
+
+    `blocks` iterates over the *whole* weight as it is before the change, as fresh blocks with the
+    index of their first row: for kinds that need to see all of it.
+    """
+
+    begin: int
+    end: int
+    dtype: "torch.dtype"
+    blocks: Callable[[], Iterator[tuple[int, "Tensor"]]]
