@@ -39,7 +39,8 @@ from loratools.cli import cli, failures
 from loratools.cli.signals import STOPPING
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.svd_extract import svd_extract
-from loratools.formats.peft import config as peft_config
+from loratools.formats.peft import refusals as peft_refusals
+from loratools.formats.peft.kinds._lora import LORA
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -231,7 +232,7 @@ def test_each_method_is_documented_with_its_paper_options_and_defaults(name: str
 
 @pytest.mark.parametrize(
     "name",
-    [*peft_config._NOT_WEIGHTS, *peft_config._REFUSED_SETTINGS, *peft_config._CHANGED_BASE],
+    [*peft_refusals.NOT_WEIGHTS, *LORA.refused, *peft_refusals.CHANGED_BASE],
 )
 def test_each_refusal_of_a_peft_config_has_its_reason(name: str) -> None:
     refusals = read(PEFT).split("\n## Refusals\n")[1].split("\n## ")[0]

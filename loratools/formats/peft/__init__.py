@@ -1,4 +1,4 @@
-"""PEFT's LoRA and DoRA: `adapter_config.json` and `adapter_model.safetensors`."""
+"""PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from loratools.formats import Dialect, Option
 from loratools.formats.peft.card import USAGE, base_class
@@ -13,7 +13,7 @@ DIALECT = Dialect(
     base_class=base_class,
     module_fields=(
         "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern",
-        "alpha_pattern", "target_parameters", "trainable_token_indices",
+        "alpha_pattern", "target_parameters", "trainable_token_indices", "feedforward_modules",
     ),
     options=(
         Option(

@@ -5,51 +5,25 @@ adapter, if it loads it at all, is what it starts training with.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
 
 from loratools.adapter import Announced, Note, Update
 from loratools.errors import listing, shorten
+from loratools.formats.peft.codecs import Codecs
 from loratools.formats.peft.config import PeftConfig, head_modules
+from loratools.formats.peft.kinds import Announcement, Modules
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
 
-_FLAGS = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "use_qalora")
 _BIASES = ("none", "all", "lora_only")
-
-Modules = Mapping[str, Mapping[str, Source]]
-
-
-@final
-@dataclass(frozen=True)
-class _Kind:
-    """A part that a field of the config announces for every module with the part `beside`."""
-
-    field: str
-    role: str
-    beside: tuple[str, ...]
-    instead: str
-
-
-_KINDS = (
-    _Kind(
-        field="use_dora",
-        role="lora_magnitude_vector",
-        beside=("lora_A", "lora_embedding_A"),
-        instead="the norms of the base",
-    ),
-    _Kind(field="kasa_config", role="lora_diag", beside=("lora_A",), instead="new numbers"),
-    _Kind(field="lora_bias", role="lora_B.bias", beside=("lora_A",), instead="zeros"),
-)
 
 
 def announced_parts(
-    config: PeftConfig, modules: Modules, tokens: Mapping[str, Source]
+    config: PeftConfig, codecs: Codecs, modules: Modules, tokens: Mapping[str, Source]
 ) -> Iterator[Note]:
     """What of an update or of an embedding the config announces and the file lacks, or has more."""
-    yield from _odd_flags(config)
-    for kind in _KINDS:
-        yield from _parts(config, modules, kind)
+    yield from _odd_flags(config, codecs.flags())
+    for codec, announcement in codecs.announced:
+        yield from _parts(config, modules, announcement, codec.beside)
     yield from _tokens(config, tokens)
     biases = config.fields.get("bias")
     if biases is not None and biases not in _BIASES:
@@ -101,7 +75,8 @@ def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
     off = [
         target
         for target, update in updates.items()
-        if (lora := update.delta.low_rank) and lora.scaling.value == 0
+        # The update of a bias goes with that of its weight.
+        if (scaling := update.delta.scaling) and scaling.value == 0 and not target.endswith("bias")
     ]
     if off:
         yield Note(
@@ -121,33 +96,30 @@ def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note
         )
 
 
-def _parts(config: PeftConfig, modules: Modules, kind: _Kind) -> Iterator[Note]:
-    if not _is_set(config, kind.field):
-        having = [module for module, roles in modules.items() if kind.role in roles]
+def _parts(
+    config: PeftConfig, modules: Modules, part: Announcement, beside: Sequence[str]
+) -> Iterator[Note]:
+    if not part.is_set(config):
+        having = [module for module, roles in modules.items() if part.role in roles]
         if having:
             yield Note(
                 "problem",
-                f"{kind.field} is not set, and {kind.role} is stored: {listing(having, 3)}; it is "
+                f"{part.field} is not set, and {part.role} is stored: {listing(having, 3)}; it is "
                 f"applied here, and PEFT leaves it out",
             )
         return
     lacking = [
         module
         for module, roles in modules.items()
-        if kind.role not in roles and any(role in roles for role in kind.beside)
+        if part.role not in roles and any(role in roles for role in beside)
     ]
     if lacking:
         yield Note(
             "refusal",
-            f"{kind.field} is set, and {len(lacking)} of {len(modules)} modules have no "
-            f"{kind.role}: {listing(lacking, 3)}; what was trained there is lost, and PEFT takes "
-            f"{kind.instead} for it; --config with another {kind.field} goes without it",
+            f"{part.field} is set, and {len(lacking)} of {len(modules)} modules have no "
+            f"{part.role}: {listing(lacking, 3)}; what was trained there is lost, and PEFT takes "
+            f"{part.instead} for it; --config with another {part.field} goes without it",
         )
-
-
-def _is_set(config: PeftConfig, field: str) -> bool:
-    """As PEFT takes it: a flag by its truth, settings by being there at all."""
-    return config.fields.get(field) is not None if field == "kasa_config" else config.flag(field)
 
 
 def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
@@ -187,9 +159,9 @@ def _lacking(indices: object, tokens: Mapping[str, Source]) -> Sequence[str]:
     ]
 
 
-def _odd_flags(config: PeftConfig) -> Iterator[Note]:
+def _odd_flags(config: PeftConfig, flags: Iterable[str]) -> Iterator[Note]:
     """Values that are no booleans, where PEFT asks only whether they are true."""
-    for name in _FLAGS:
+    for name in flags:
         value = config.fields.get(name)
         if value is None or isinstance(value, bool):
             continue

@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratools.adapter import Adapter
+from loratools.formats.peft.peft_type import PeftType
 
 
-def initial_config(adapter: Adapter) -> Mapping[str, Any]:
-    """The config as it was read; for an adapter without one, what the adapter itself says."""
-    if adapter.filed is not None and adapter.filed.config is not None:
-        return adapter.filed.config
+def initial_config(adapter: Adapter, type: PeftType) -> Mapping[str, Any]:
+    """The config as it was read; where it is of another type, or there is none, what is canonical.
+
+    A field of one type may mean something else in another.
+    """
+    config = adapter.filed.config if adapter.filed is not None else None
+    if config is not None and config.get("peft_type") == type.name:
+        return config
     origin, announced = adapter.provenance, adapter.announced
     fields = {
+        "peft_type": type.name,
         "base_model_name_or_path": origin.base,
         "revision": origin.revision,
         "task_type": origin.task,

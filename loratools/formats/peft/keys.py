@@ -1,6 +1,6 @@
 """PEFT's keys: `base_model.model.<module>.<part>`, sorted by what the tensors are.
 
-The part may carry the adapter's name, `lora_A.default.weight`. What no LoRA part ends is a whole
+The part may carry the adapter's name, `lora_A.default.weight`. What ends in no part is a whole
 tensor: a trained module, a bias, or a weight of the base that PEFT saved with the adapter.
 """
 
@@ -11,32 +11,27 @@ from typing import final
 from loratools.adapter import Copy, Note, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
 from loratools.formats._part_names import named_part, possible_part
+from loratools.formats.peft.codecs import Codecs
 from loratools.formats.peft.config import PeftConfig
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
 
 PREFIX = "base_model.model."
+#: The prefix of tensors of the whole model.
+AROUND = "base_model."
 #: Heads that PEFT trains for a task. A task that is not said leaves no doubt about their names.
 HEADS = ("classifier", "score", "qa_outputs")
 #: How often PEFT applies the update of a MultiheadAttention's out_proj.
 OUT_PROJ_TIMES = 2
-_PART = re.compile(
-    r"""(?P<module>.+?)\.(?:
-        (?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_diag)
-        (?:\.(?P<adapter>(?!weight$|bias$)[^.]+))? (?:\.(?P<parameter>weight|bias))?
-      | (?:token_adapter\.)?(?P<tokens>trainable_tokens_delta) (?:\.(?P<tokens_adapter>[^.]+))?
-    )""",
-    re.VERBOSE,
+_TOKENS = re.compile(
+    r"(?P<module>.+?)\.(?:token_adapter\.)?trainable_tokens_delta(?:\.(?P<adapter>[^.]+))?"
 )
-_USUAL_PAIR = {"A.weight": "lora_A", "B.weight": "lora_B"}
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>.+)")
 _BASE_LAYER = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
-_INERT = {
-    ".original_module.": "the base's own weights, as they were",
-    ".lora_monteclora_sampler": "used in training only",
-    ".lora_velora_embed": "used in training only",
-}
+_INERT = {".original_module.": "the base's own weights, as they were"}
+#: What `_place` looks for in a key, whatever the type.
+_MARKS = ("original_module", "trainable_tokens")
 
 
 @final
@@ -45,7 +40,8 @@ class Parts:
     """The tensors of a bundle.
 
     Attributes:
-        modules: LoRA parts by module and role.
+        modules: parts of updates by module and role.
+        shared: parts that belong to the whole model, by role.
         tokens: rows of trained tokens by module.
         plain: whole tensors by parameter.
         saved: whole tensors under `modules_to_save`, which may repeat plain ones.
@@ -54,6 +50,7 @@ class Parts:
     """
 
     modules: dict[str, dict[str, Source]] = field(default_factory=dict)
+    shared: dict[str, Source] = field(default_factory=dict)
     tokens: dict[str, Source] = field(default_factory=dict)
     plain: dict[str, Source] = field(default_factory=dict)
     saved: dict[str, Source] = field(default_factory=dict)
@@ -99,8 +96,8 @@ class Parts:
                 kind = kind or "neither a weight nor a bias of the module that it belongs to"
             if kind is not None:
                 raise UnsupportedError(
-                    f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's LoRA does "
-                    f"not have; remove it, if the config says the same"
+                    f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's "
+                    f"{config.type.title} does not have; remove it, if the config says the same"
                 )
 
     def copies(self) -> tuple[Copy, ...]:
@@ -112,24 +109,24 @@ class Parts:
         )
 
 
-def sort_keys(bundle: Bundle) -> Parts:
+def sort_keys(bundle: Bundle, codecs: Codecs) -> Parts:
     """Every tensor of `bundle` in the group it belongs to.
 
     Raises:
         FormatError: two keys mean the same part, or there are several adapters.
-        UnsupportedError: a part of an update that has no place in PEFT's LoRA.
+        UnsupportedError: a part of an update that the type of the config does not have.
     """
-    parts = Parts()
+    sorter = _Sorter(bundle.where, codecs)
+    parts = sorter.parts
     adapters: dict[str, None] = {}
     depths: dict[int, str] = {}
     for key, source in bundle.tensors.items():
-        if pair := _usual_pair(key):
+        if pair := sorter.usual(key):
             module, role = pair
             depth, adapter = 1, None
             _add(parts.modules.setdefault(module, {}), role, key, source)
         else:
-            depth, name = _strip_prefix(key)
-            adapter = _place(parts, bundle.where, key, name, source)
+            depth, adapter = sorter.place(key, source)
         depths.setdefault(depth, key)
         if adapter:
             adapters[adapter] = None
@@ -147,21 +144,84 @@ def sort_keys(bundle: Bundle) -> Parts:
     return parts
 
 
-def _usual_pair(key: str) -> tuple[str, str] | None:
-    """Module and role of a factor with the usual name, for a fifth of what `_PART` costs.
+@final
+class _Sorter:
+    """Puts tensors into their groups, by the names that the codecs of a type give to parts."""
 
-    None for any other key, and where the module's own name has something that `_place` looks for.
-    """
-    head, _, part = key.rpartition(".lora_")
-    role = _USUAL_PAIR.get(part)
-    if role is None or not head.startswith(PREFIX):
+    def __init__(self, where: str, codecs: Codecs) -> None:
+        self.where = where
+        self.parts = Parts()
+        self._codecs = codecs
+        self._type = codecs.type
+        self._roles = frozenset(codecs.names)
+        self._inert = {**_INERT, **codecs.type.inert}
+        self._marks = (*codecs.marks, *self._inert, *_MARKS)
+        shared = "|".join(map(re.escape, self._type.shared))
+        self._usual_head: str | None = None
+        self._usual_module = ""
+        self._shared = re.compile(rf"{re.escape(AROUND)}({shared or '(?!)'})(?:\.([^.]+))?")
+
+    def usual(self, key: str) -> tuple[str, str] | None:
+        """Module and role of a part with a usual name, for a fifth of what a pattern costs.
+
+        None for any other key, and where the module's own name has something that `place` looks
+        for.
+        """
+        head, _, role = key.rpartition(".")
+        if role == "weight":
+            head, _, role = head.rpartition(".")
+        if role not in self._roles:
+            return None
+        if head == self._usual_head:  # as the other parts of a module are, which follow each other
+            return self._usual_module, role
+        if not head.startswith(PREFIX):
+            return None
+        module = head.removeprefix(PREFIX)
+        if not module or module.startswith(PREFIX.removesuffix(".")) or "\n" in module:
+            return None
+        for mark in self._marks:
+            if mark in module:
+                return None
+        self._usual_head, self._usual_module = head, module
+        return module, role
+
+    def place(self, key: str, source: Source) -> tuple[int, str | None]:
+        """Put one tensor into its group; how often its key has PEFT's prefix, and its adapter."""
+        if match := self._shared.fullmatch(key):
+            _add(self.parts.shared, match[1], key, source)
+            return 1, match[2]
+        depth, name = _strip_prefix(key)
+        return depth, self._place(key, name, source)
+
+    def _place(self, key: str, name: str, source: Source) -> str | None:
+        dotted = f".{name}"
+        for marker, reason in self._inert.items():
+            if marker in dotted:
+                self.parts.inert[key] = reason
+                return None
+        if match := self._codecs.part.fullmatch(name):
+            module, role, adapter, parameter = match.groups()
+            role = f"{role}.bias" if parameter == "bias" else role
+            _add(self.parts.modules.setdefault(module, {}), role, key, source)
+            return adapter
+        if match := _TOKENS.fullmatch(name):
+            _add(self.parts.tokens, match["module"], key, source)
+            return match["adapter"]
+        return self._place_whole(key, name, source)
+
+    def _place_whole(self, key: str, name: str, source: Source) -> str | None:
+        unknown = f"not a part of {self._type.title} that is known here"
+        if kind := named_part(name):
+            raise UnsupportedError(f"{self.where}: {shorten(key)}: {kind}, {unknown}")
+        if match := _SAVED.fullmatch(name):
+            _add(self.parts.saved, f"{match['module']}.{match['rest']}", key, source)
+            return match["adapter"]
+        if re.search(r"(^|\.)lora_[^.]*(\.|$)", name):
+            raise UnsupportedError(f"{self.where}: {shorten(key)}: {unknown}")
+        plain = _BASE_LAYER.sub("", name)
+        group = self.parts.plain if plain == name else self.parts.base_layers
+        _add(group, plain, key, source)
         return None
-    module = head.removeprefix(PREFIX)
-    if not module or module.startswith(PREFIX.removesuffix(".")):
-        return None
-    if "lora_" in module or "original_module" in module or "trainable_tokens" in module:
-        return None
-    return None if "\n" in module else (module, role)
 
 
 def _strip_prefix(key: str) -> tuple[int, str]:
@@ -170,35 +230,6 @@ def _strip_prefix(key: str) -> tuple[int, str]:
         key = key.removeprefix(PREFIX)
         depth += 1
     return depth, key
-
-
-def _place(parts: Parts, where: str, key: str, name: str, source: Source) -> str | None:
-    """Put one tensor into its group; the adapter's name if the key carries it."""
-    dotted = f".{name}"
-    for marker, reason in _INERT.items():
-        if marker in dotted:
-            parts.inert[key] = reason
-            return None
-    if match := _PART.fullmatch(name):
-        module, role, adapter, parameter, tokens, tokens_adapter = match.groups()
-        if tokens:
-            _add(parts.tokens, module, key, source)
-            return tokens_adapter
-        role = f"{role}.bias" if parameter == "bias" else role
-        _add(parts.modules.setdefault(module, {}), role, key, source)
-        return adapter
-    if kind := named_part(name):
-        raise UnsupportedError(
-            f"{where}: {shorten(key)}: {kind}, not a part of LoRA that is known here"
-        )
-    if match := _SAVED.fullmatch(name):
-        _add(parts.saved, f"{match['module']}.{match['rest']}", key, source)
-        return match["adapter"]
-    if re.search(r"(^|\.)lora_[^.]*(\.|$)", name):
-        raise UnsupportedError(f"{where}: {shorten(key)}: not a part of LoRA that is known here")
-    plain = _BASE_LAYER.sub("", name)
-    _add(parts.plain if plain == name else parts.base_layers, plain, key, source)
-    return None
 
 
 def _add(group: dict[str, Source], name: str, key: str, source: Source) -> None:

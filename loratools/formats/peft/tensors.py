@@ -1,12 +1,12 @@
 """PEFT's stored tensors in the shapes that updates are computed with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.io.computed import rearranged
-from loratools.io.source import Source
+from loratools.io.computed import Computed, rearranged
+from loratools.io.source import Reshaped, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,19 @@ def vector(source: Source) -> Source:
 
 def _flatten(tensor: "Tensor") -> "Tensor":
     return tensor.flatten()
+
+
+def shaped(source: Source, shape: tuple[int, ...]) -> Source:
+    """The same numbers in another shape; as they were stored, if that was their shape."""
+    if isinstance(source, Reshaped) and source.source.shape == shape:
+        return source.source
+    if source.shape == shape:
+        return source
+    return Computed((source,), source.dtype, shape, partial(_reshape, shape=shape))
+
+
+def _reshape(tensors: "Sequence[Tensor]", shape: tuple[int, ...]) -> "Tensor":
+    return tensors[0].reshape(shape)
 
 
 def in_blocks(source: Source, count: int) -> Source:

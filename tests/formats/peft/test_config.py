@@ -7,6 +7,7 @@ import pytest
 
 from loratools.errors import FormatError, UnsupportedError
 from loratools.formats.peft.config import parse_config
+from loratools.formats.peft.kinds._lora import LORA
 from tests.adapters import lora_of
 from tests.formats.bundles import config, decoded, lora, notes
 
@@ -32,29 +33,31 @@ from tests.formats.bundles import config, decoded, lora, notes
 def test_pattern_is_a_regular_expression_from_a_dot_to_the_end(
     pattern: str, module: str, hit: bool
 ) -> None:
-    parsed = parse_config(config(rank_pattern={pattern: 8}, alpha_pattern={pattern: 5}), "here")
+    parsed = parse_config(
+        config(rank_pattern={pattern: 8}, alpha_pattern={pattern: 5}), "here", LORA
+    )
     assert parsed.expected_rank(module) == (8 if hit else 2)
     assert parsed.scaling(module).value == (5 / 8 if hit else 4 / 2)
     assert parsed.scaling(module).origin == ("alpha_pattern" if hit else "config")
 
 
 def test_the_first_pattern_that_matches_counts_not_the_most_specific() -> None:
-    parsed = parse_config(config(rank_pattern={".*": 8, "layers.1.q": 16}), "here")
+    parsed = parse_config(config(rank_pattern={".*": 8, "layers.1.q": 16}), "here", LORA)
     assert parsed.expected_rank("layers.1.q") == 8
 
 
 def test_rank_and_alpha_patterns_are_matched_independently() -> None:
-    parsed = parse_config(config(rank_pattern={"q": 8}, alpha_pattern={"k": 32}), "here")
+    parsed = parse_config(config(rank_pattern={"q": 8}, alpha_pattern={"k": 32}), "here", LORA)
     assert [parsed.scaling(module).value for module in "qkv"] == [4 / 8, 32 / 2, 4 / 2]
 
 
 def test_alpha_of_a_pattern_may_be_zero() -> None:
     """Such a module is switched off; the default does not take the place of 0."""
-    assert parse_config(config(alpha_pattern={"q": 0}), "here").scaling("q").value == 0
+    assert parse_config(config(alpha_pattern={"q": 0}), "here", LORA).scaling("q").value == 0
 
 
 def test_rank_stabilised_scaling_divides_by_the_root_of_the_patterns_rank() -> None:
-    parsed = parse_config(config(use_rslora=True, rank_pattern={"q": 16}), "here")
+    parsed = parse_config(config(use_rslora=True, rank_pattern={"q": 16}), "here", LORA)
     assert parsed.scaling("q").value == 4 / 4
 
 
@@ -95,7 +98,7 @@ def test_field_that_decides_the_scaling_and_is_malformed_is_refused(
 
 
 def test_whole_numbers_may_be_written_as_floats() -> None:
-    assert parse_config(config(r=8.0), "here").rank == 8
+    assert parse_config(config(r=8.0), "here", LORA).rank == 8
 
 
 @pytest.mark.parametrize("alpha", [0, -4, 0.5, 16])
@@ -172,4 +175,4 @@ def test_settings_that_are_off_or_only_train_do_not_matter(fields: dict[str, Any
 def test_a_setting_of_another_type_than_its_own_is_refused(field: str, value: object) -> None:
     fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, field: value}
     with pytest.raises(FormatError, match=f"here: {field} must be an? "):
-        parse_config(fields, "here")
+        parse_config(fields, "here", LORA)

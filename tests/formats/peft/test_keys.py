@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratools.errors import FormatError, UnsupportedError
-from loratools.formats.peft.keys import Parts, _place, _strip_prefix, _usual_pair
+from loratools.formats.peft.codecs import codecs_of
+from loratools.formats.peft.keys import Parts, _Sorter
 from loratools.io.source import Held
 from tests.formats.bundles import PREFIX, decoded, lora, notes
 
@@ -282,12 +283,18 @@ def test_the_fast_place_of_a_pair_is_where_every_key_is_looked_up(
     pieces: list[str], part: str
 ) -> None:
     key = PREFIX + ".".join([*pieces, part])
-    if pair := _usual_pair(key):
-        parts, source = Parts(), Held(key, torch.zeros(1), "F32")
-        depth, name = _strip_prefix(key)
-        assert (depth, _place(parts, "here", key, name, source)) == (1, None)
-        assert parts == Parts(modules={pair[0]: {pair[1]: source}})
+    sorter = _Sorter("here", codecs_of("LORA", "here"))
+    if pair := sorter.usual(key):
+        source = Held(key, torch.zeros(1), "F32")
+        assert sorter.place(key, source) == (1, None)
+        assert sorter.parts == Parts(modules={pair[0]: {pair[1]: source}})
+
+
+@pytest.mark.parametrize("key", ["lora_A.weight", "lora_A", ".lora_A.weight", f"{PREFIX}.lora_A"])
+def test_a_part_of_no_module_has_no_fast_place(key: str) -> None:
+    assert _Sorter("here", codecs_of("LORA", "here")).usual(key) is None
 
 
 def test_an_ordinary_pair_has_the_fast_place() -> None:
-    assert [_usual_pair(key) for key in PAIR] == [("layer.q", "lora_A"), ("layer.q", "lora_B")]
+    sorter = _Sorter("here", codecs_of("LORA", "here"))
+    assert [sorter.usual(key) for key in PAIR] == [("layer.q", "lora_A"), ("layer.q", "lora_B")]

@@ -13,7 +13,7 @@ from loratools.adapter import Adapter
 from loratools.deltas import keys_of
 from loratools.errors import LoratoolsError
 from loratools.formats import decode
-from loratools.formats.peft.read import _Decoder
+from loratools.formats.peft.updates import Decoder
 from loratools.io.bundle import Bundle
 from tests.formats.bundles import PREFIX, bundle, config, lora
 
@@ -165,7 +165,7 @@ def test_the_fast_decoding_of_a_pair_is_that_of_every_module(fields: dict[str, A
             shapes[f"{PREFIX}{module}.{extra}"] = (4,)
         stored = bundle({**shapes, **lora("other")}, config(**fields))
         found = outcome(stored)
-        with patch.object(_Decoder, "_usual_update", return_value=None):
+        with patch.object(Decoder, "_usual_update", return_value=None):
             assert outcome(stored) == found
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loratools.errors import FormatError
 from loratools.formats.peft import patterns as peft_patterns
 from loratools.formats.peft.config import parse_config
+from loratools.formats.peft.kinds._lora import LORA
 from loratools.formats.peft.name_tree import NameTree
 from loratools.formats.peft.patterns import Pattern, matched, named
 from loratools.io import regex
@@ -183,5 +184,5 @@ def test_layers_of_a_wrong_type_are_refused(value: Any) -> None:
 
 
 def test_a_question_about_another_module_is_answered_too() -> None:
-    parsed = parse_config(config(rank_pattern={"q|k": 8}), "here").about(["a.q"])
+    parsed = parse_config(config(rank_pattern={"q|k": 8}), "here", LORA).about(["a.q"])
     assert [parsed.expected_rank(module) for module in ("a.q", "b.k", "b.v")] == [8, 8, 2]

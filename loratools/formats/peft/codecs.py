@@ -1,0 +1,157 @@
+"""The codecs of one `peft_type`, and which of them a module's tensors belong to."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import final
+
+from loratools import registry
+from loratools.adapter import Adapter
+from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.formats.peft import kinds
+from loratools.formats.peft.kinds import Announcement, BesideCodec, Codec, Form, KindCodec
+from loratools.formats.peft.peft_type import PeftType
+from loratools.formats.peft.refusals import type_refused
+from loratools.io.source import Source
+
+
+@final
+@dataclass(frozen=True)
+class Codecs:
+    """The codecs of the kinds, and of the parts beside them, that a type's configs announce."""
+
+    type: PeftType
+    kinds: tuple[KindCodec, ...]
+    beside: tuple[BesideCodec, ...]
+
+    @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """The names of all parts of a module."""
+        return tuple(dict.fromkeys(r for codec in (*self.kinds, *self.beside) for r in codec.roles))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What roles are called in keys: a bias has the name of the part that it belongs to."""
+        return tuple(dict.fromkeys(role.removesuffix(".bias") for role in self.roles))
+
+    @cached_property
+    def part(self) -> re.Pattern[str]:
+        """Matches a key that is a part of a module, without PEFT's prefix."""
+        names = "|".join(map(re.escape, self.names))
+        return re.compile(
+            rf"(?P<module>.+?)\.(?P<role>{names})"
+            r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<parameter>weight|bias))?"
+        )
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """What the names of parts begin with: a key without any of them is no part."""
+        return tuple(dict.fromkeys("".join(name.partition("_")[:2]) for name in self.names))
+
+    @property
+    def announced(self) -> Iterator[tuple[Codec, Announcement]]:
+        """The codecs of parts that a field announces, and how it does."""
+        for codec in (*self.kinds, *self.beside):
+            if codec.announced is not None:
+                yield codec, codec.announced
+
+    def flags(self) -> tuple[str, ...]:
+        """The fields of which PEFT asks only whether they are true."""
+        flags = (how.field for _, how in self.announced if not how.settings)
+        return tuple(dict.fromkeys((*flags, *self.type.flags)))
+
+    def kind_of(self, where: str, module: str, roles: Mapping[str, Source]) -> KindCodec:
+        """The kind of update that the tensors of a module are.
+
+        Raises:
+            FormatError: some of its tensors are missing.
+            UnsupportedError: there are parts of two updates, or one that PEFT never writes.
+        """
+        kind = self._by_roles.get(frozenset(roles))
+        return kind or self._kind_with_parts_beside(f"{where}: {shorten(module)}", roles)
+
+    @cached_property
+    def _by_roles(self) -> Mapping[frozenset[str], KindCodec]:
+        return {frozenset(form): kind for kind in self.kinds for form in kind.forms}
+
+    def _kind_with_parts_beside(self, where: str, roles: Iterable[str]) -> KindCodec:
+        for role in roles:
+            if role not in self.roles:
+                raise UnsupportedError(f"{where}: a bias on {role.removesuffix('.bias')}")
+        form = self._nearest_form(roles)
+        missing = [role for role in form if role not in roles]
+        others = [role for role in roles if role not in form]
+        if missing:
+            has = next((role for role in form if role in roles), (*others, "")[0])
+            raise FormatError(f"{where} has {has} and no {missing[0]}: half an update")
+        fitting = {codec.role for codec in self.beside if {*codec.form} <= {*form}}
+        for role in others:
+            if role not in fitting:
+                raise UnsupportedError(
+                    f"{where}: {role} beside {listing(form)}, which are parts of two updates"
+                )
+        return self._by_roles[frozenset(form)]
+
+    def _nearest_form(self, roles: Iterable[str]) -> Form:
+        """The form that has most of the roles, and lacks fewest."""
+        forms = [form for kind in self.kinds for form in kind.forms]
+        found = [sum(role in roles for role in form) for form in forms]
+        return min(zip(found, forms, strict=True), key=lambda pair: (-pair[0], len(pair[1])))[1]
+
+
+def codecs_of(peft_type: object, where: str) -> Codecs:
+    """The codecs of a `peft_type`.
+
+    Raises:
+        UnsupportedError: there are none.
+    """
+    known = _all_codecs()
+    if not is_known(peft_type):
+        raise UnsupportedError(f"{where}: {type_refused(peft_type, tuple(known))}")
+    return known[str(peft_type)]
+
+
+def is_known(peft_type: object) -> bool:
+    """Whether there are codecs of a `peft_type`."""
+    return isinstance(peft_type, str) and peft_type in _all_codecs()
+
+
+def codecs_for(adapter: Adapter) -> Codecs:
+    """The codecs that store most kinds of an adapter: of those, its own type's, then LoRA's."""
+    known = _all_codecs()
+    config = adapter.filed.config if adapter.filed is not None else None
+    filed = (config or {}).get("peft_type")
+    deltas = {type(update.delta): update.delta for update in adapter.updates.values()}
+
+    def lacking(codecs: Codecs) -> tuple[int, bool, bool]:
+        takers = (*codecs.kinds, *codecs.beside)
+        others = sum(not any(codec.takes(d) for codec in takers) for d in deltas.values())
+        return others, codecs.type.name != filed, codecs.type.name != _USUAL
+
+    return min(known.values(), key=lacking)
+
+
+#: The type of an adapter that says nothing, and has nothing that another type alone could store.
+_USUAL = "LORA"
+
+
+def _all_codecs() -> Mapping[str, Codecs]:
+    return _loaded(registry.names(kinds))
+
+
+@cache
+def _loaded(names: tuple[str, ...]) -> Mapping[str, Codecs]:
+    """The codecs in the modules of these names, by `peft_type`."""
+    found: dict[str, list[Codec]] = {}
+    for name in names:
+        codec: Codec = registry.load(kinds, name).CODEC
+        found.setdefault(codec.peft_type.name, []).append(codec)
+    return {
+        name: Codecs(
+            codecs[0].peft_type,
+            tuple(codec for codec in codecs if isinstance(codec, KindCodec)),
+            tuple(codec for codec in codecs if isinstance(codec, BesideCodec)),
+        )
+        for name, codecs in found.items()
+    }

@@ -1,0 +1,69 @@
+"""Fields of a PEFT config, each read as the type that it must have.
+
+All raise a `FormatError` that names the field and its value.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from loratools.errors import FormatError
+
+
+def check_names(fields: Mapping[str, Any], name: str, where: str) -> None:
+    """Whether a field is a name, a list of names, or absent."""
+    value = fields.get(name)
+    items = value if isinstance(value, list) else ["" if value is None else value]
+    if not all(isinstance(item, str) for item in items):
+        raise FormatError(f"{where}: {name} must be a name or a list of names, is {value!r:.40}")
+
+
+def check_layers(fields: Mapping[str, Any], where: str) -> None:
+    """Whether `layers_to_transform` is a number, a list of numbers, or absent."""
+    value = fields.get("layers_to_transform")
+    items = value if isinstance(value, list) else [0 if value is None else value]
+    if not all(type(item) is int for item in items):
+        raise FormatError(
+            f"{where}: layers_to_transform must be a number or a list of numbers, is {value!r:.40}"
+        )
+
+
+def check_type(fields: Mapping[str, Any], name: str, kind: type, where: str) -> None:
+    """Whether a field is a list or an object, as `kind` says, or is absent or empty."""
+    value = fields.get(name)
+    if value and not isinstance(value, kind):
+        what = "a list" if kind is list else "an object"
+        raise FormatError(f"{where}: {name} must be {what}, is {value!r:.40}")
+
+
+def integer(fields: Mapping[str, Any], name: str, where: str) -> int:
+    """A field that must be a positive integer."""
+    value = number(fields, name, where)
+    if value < 1 or not float(value).is_integer():
+        raise FormatError(f"{where}: {name} must be a positive integer, is {value!r}")
+    return int(value)
+
+
+def number(fields: Mapping[str, Any], name: str, where: str) -> float:
+    """A field that must be a finite number."""
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise FormatError(f"{where}: {name} must be a finite number, is {value!r:.40}")
+    return value
+
+
+def numbers(fields: Mapping[str, Any], name: str, kind: type, where: str) -> Mapping[str, Any]:
+    """A field that maps patterns to numbers, positive integers if `kind` is int; or is absent."""
+    value = fields.get(name) or {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: {name} must map names to numbers")
+    return {
+        key: (integer if kind is int else number)(value, key, f"{where}: {name}") for key in value
+    }
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's integers have no limit
+        return False

@@ -1,0 +1,89 @@
+"""The update of a bias beside a LoRA in PEFT: `lora_B.bias`, announced by `lora_bias`."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Update
+from loratools.deltas import Delta
+from loratools.deltas.diff import Diff
+from loratools.errors import ShapeMismatchError
+from loratools.formats.peft.kinds import (
+    Announcement,
+    BesideCodec,
+    StoredModule,
+    WrittenModule,
+)
+from loratools.formats.peft.kinds._factors import LINEAR
+from loratools.formats.peft.kinds._lora import LORA
+from loratools.io.computed import Computed
+from loratools.io.dtypes import computed
+from loratools.io.source import Held, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+class _BiasCodec(BesideCodec):
+    """Numbers that are added to the bias, times the scaling of the factors."""
+
+    peft_type = LORA
+    role = "lora_B.bias"
+    form = LINEAR
+    announced = Announcement("lora_bias", role, instead="zeros")
+
+    def takes(self, delta: Delta) -> bool:
+        """Whether it is a change stored whole."""
+        return isinstance(delta, Diff)
+
+    def decode(self, module: StoredModule, update: Update) -> Iterator[tuple[str, Update]]:
+        """The change of the bias, which counts once, however often that of the weight does.
+
+        Raises:
+            ShapeMismatchError: it has not a number for each output.
+        """
+        bias, outputs = module.roles[self.role], update.delta.shape[:1]
+        if module.weight.endswith(".in_proj_weight"):
+            module.inert[bias.keys[0]] = "PEFT stores it and never applies it"
+        elif bias.shape != outputs:
+            raise ShapeMismatchError(
+                f"{module.name}: lora_B.bias has the shape {list(bias.shape)}; "
+                f"{outputs[0]} numbers are expected"
+            )
+        else:
+            yield module.bias, Update(Diff(bias, module.config.scaling(module.path)))
+
+    def target(self, module: WrittenModule) -> str | None:
+        """The bias of the module; an embedding has none."""
+        return None if module.update.is_embedding else module.bias
+
+    def encode(self, module: WrittenModule, update: Update | None) -> Iterator[tuple[str, Source]]:
+        """What PEFT multiplies with the scaling of the factors; zeros where no bias is changed."""
+        yield self.role, _numbers(module, update.delta) if update else _zeros(module)
+
+
+def _numbers(module: WrittenModule, delta: Delta) -> Source:
+    assert isinstance(delta, Diff)
+    values, scaling = delta.values, module.scaling
+    if delta.scaling.value == scaling:
+        return values
+    if not scaling:
+        raise module.refused("a bias with a scaling of 0")
+    ratio = delta.scaling.value / scaling
+    dtype = computed(values.dtype)
+    return Computed((values,), dtype, values.shape, partial(_multiplied, factor=ratio))
+
+
+def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":
+    return tensors[0].double() * factor
+
+
+def _zeros(module: WrittenModule) -> Source:
+    import torch
+
+    zeros = torch.zeros(module.update.delta.shape[0])
+    return Held(f"{module.key}.lora_B.bias", zeros, "F32")
+
+
+CODEC = _BiasCodec()

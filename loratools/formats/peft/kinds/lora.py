@@ -1,0 +1,59 @@
+"""LoRA in PEFT: `lora_A` and `lora_B`, or `lora_embedding_A` and `lora_embedding_B`."""
+
+from collections.abc import Iterator, Mapping
+from typing import final
+
+from loratools.adapter import Update
+from loratools.deltas import Delta
+from loratools.deltas.lora import LoRA
+from loratools.formats.peft.config import PeftConfig
+from loratools.formats.peft.kinds import Shortcut, StoredModule, WrittenModule
+from loratools.formats.peft.kinds._factors import (
+    EMBEDDING,
+    LINEAR,
+    decoded_factors,
+    enabled_parts,
+    encoded_factors,
+)
+from loratools.formats.peft.kinds._lora import LoRAKind, lora_in
+from loratools.io.source import Source
+
+
+@final
+class _LoRACodec(LoRAKind):
+    """A pair of factors, and nothing else."""
+
+    forms = (LINEAR, EMBEDDING)
+
+    def takes(self, delta: Delta) -> bool:
+        """Whether it is a LoRA and nothing else."""
+        return isinstance(delta, LoRA)
+
+    def decode(self, module: StoredModule) -> Iterator[tuple[str, Update]]:
+        """The LoRA of the factors."""
+        is_embedding = EMBEDDING[0] in module.roles
+        yield module.weight, module.update(decoded_factors(module), is_embedding=is_embedding)
+
+    def encode(self, module: WrittenModule) -> Iterator[tuple[str, Source]]:
+        """The factors."""
+        yield from encoded_factors(module, lora_in(module.update.delta))
+
+    def shortcut(self, config: PeftConfig) -> Shortcut | None:
+        """The LoRA of a pair of matrices of the expected rank, for a third of the usual cost."""
+        if enabled_parts(config) or config.flag("use_bdlora"):
+            return None
+        fan_in_fan_out = config.flag("fan_in_fan_out")
+
+        def decode(path: str, roles: Mapping[str, Source]) -> Update | None:
+            down, up = roles.get("lora_A"), roles.get("lora_B")
+            if down is None or up is None or len(roles) != 2:
+                return None
+            scaling, below, above = config.scaling(path), down.shape, up.shape
+            if not (len(below) == len(above) == 2 and below[0] == above[1] == scaling.rank):
+                return None
+            return Update(LoRA(up, down, scaling, (above[0], below[1])), fan_in_fan_out)
+
+        return decode
+
+
+CODEC = _LoRACodec()

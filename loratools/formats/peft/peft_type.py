@@ -1,0 +1,58 @@
+"""A `peft_type`: what all kinds that its configs announce have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+#: The fields that matter to people in the configs of all types.
+SETTINGS = (
+    "bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "target_modules",
+    "exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices",
+)  # fmt: skip
+
+
+@final
+@dataclass(frozen=True)
+class ScalingFields:
+    """The fields of a config that give every module its rank and its alpha.
+
+    `rank_pattern` and `alpha_pattern`, for modules with a number of their own, are called the same
+    in every type. `sqrt_rank` is the flag by which alpha is divided by the root of the rank.
+    """
+
+    rank: str = "r"
+    alpha: str = "alpha"
+    sqrt_rank: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class PeftType:
+    """One of PEFT's methods, and the fields of its config.
+
+    Attributes:
+        name: the `peft_type` of its configs.
+        title: what people call it.
+        scaling: the fields of rank and alpha; None where it has no alpha.
+        settings: the fields of its config that matter to people, for them to see.
+        shared: tensors of the whole model, which have no module: `vera_A` of VeRA.
+        flags: fields of which PEFT asks only whether they are true.
+        typed: fields that must be a list or an object, if they are there.
+        defaults: what a new config begins with, beside what all types have.
+        unpacked: fields that say how tensors were packed which are written in full.
+        inert: what keys without effect have in them, and the reason.
+        refused: fields that, when they are set, make the update another one than its tensors say,
+            and the reason.
+    """
+
+    name: str
+    title: str
+    scaling: ScalingFields | None
+    settings: tuple[str, ...] = SETTINGS
+    shared: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    typed: Mapping[str, type] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    unpacked: tuple[str, ...] = ()
+    inert: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)

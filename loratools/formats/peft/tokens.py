@@ -1,0 +1,31 @@
+"""Rows of an embedding that PEFT has trained, beside an adapter of any type."""
+
+from loratools.adapter import ReplacedRows
+from loratools.errors import FormatError
+from loratools.formats.peft.config import PeftConfig
+from loratools.io.source import Source
+
+
+def replaced_rows(config: PeftConfig, module: str, source: Source) -> ReplacedRows:
+    """The replacement rows of an embedding; only the config knows which rows they are.
+
+    Raises:
+        FormatError: it does not, or not for as many rows as there are.
+    """
+    indices = config.fields.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        fitting = [v for k, v in indices.items() if module == k or module.endswith(f".{k}")]
+        indices = fitting[0] if len(fitting) == 1 else None
+    if not isinstance(indices, list) or not all(type(i) is int and i >= 0 for i in indices):
+        raise FormatError(
+            f"{config.where}: {module} has trained token rows, and trainable_token_indices "
+            f"does not say which rows they are"
+        )
+    if len(source.shape) != 2 or len(indices) != source.shape[0]:
+        raise FormatError(
+            f"{config.where}: {module} has trained token rows {list(source.shape)} for "
+            f"{len(indices)} indices"
+        )
+    if len(set(indices)) < len(indices):
+        raise FormatError(f"{config.where}: {module}: trainable_token_indices has a row twice")
+    return ReplacedRows(tuple(indices), source)

@@ -1,0 +1,144 @@
+"""From the sorted tensors of a PEFT adapter to updates: modules, their targets, their codecs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, final
+
+from loratools.adapter import Note, Update
+from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.formats.peft.codecs import Codecs
+from loratools.formats.peft.config import PeftConfig
+from loratools.formats.peft.keys import OUT_PROJ_TIMES, Parts
+from loratools.formats.peft.kinds import StoredModule
+from loratools.io.source import Source
+
+#: The last PEFT seen to apply the update of a MultiheadAttention's out_proj twice, in training and
+#: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
+_OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
+_NESTED = re.compile(r"\.base_layer(\.|$)")
+
+
+@final
+class _Target(NamedTuple):
+    """Where a module's update goes: `path` is what patterns are matched with."""
+
+    path: str
+    parameter: str
+    bias: str
+    times: int = 1
+
+
+@final
+class Decoder:
+    """Makes updates of the parts of each module, and notes what is odd about them."""
+
+    def __init__(self, codecs: Codecs, config: PeftConfig, parts: Parts, out_proj: str) -> None:
+        self.where = config.where
+        self.codecs = codecs
+        self.config = config
+        self.parts = parts
+        self.out_proj = out_proj
+        self.attention_modules = parts.attention_modules()
+        self.shortcuts = [s for kind in codecs.kinds if (s := kind.shortcut(config))]
+        self.modules: list[str] = []
+        self.notes: list[Note] = []
+        self.other_ranks: dict[tuple[int, int], list[str]] = {}
+
+    def all_updates(self) -> dict[str, Update]:
+        """The updates of every module, by target."""
+        updates: dict[str, Update] = {}
+        for module, roles in self.parts.modules.items():
+            found = self._usual_update(module, roles) or self._updates(module, roles)
+            for name, update in found:
+                if name in updates:
+                    raise FormatError(f"{self.where}: {shorten(name)} has two updates")
+                updates[name] = update
+        return updates
+
+    def _usual_update(
+        self, module: str, roles: Mapping[str, Source]
+    ) -> tuple[tuple[str, Update]] | None:
+        """What `_updates` yields where a codec has a shortcut and the module no wrapper.
+
+        None for anything else: what is refused or noted is left to `_updates`.
+        """
+        if ".base_layer" in module or module in self.attention_modules:
+            return None
+        for shortcut in self.shortcuts:
+            if update := shortcut(module, roles):
+                self.modules.append(module)
+                return ((f"{module}.weight", update),)
+        return None
+
+    def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:
+        """The update of a module's weight, and those of its other parameters."""
+        kind = self.codecs.kind_of(self.where, module, roles)
+        target = self._target(module)
+        self.modules.append(target.path)
+        stored = StoredModule(
+            where=self.where,
+            config=self.config,
+            path=target.path,
+            weight=target.parameter,
+            bias=target.bias,
+            times=target.times,
+            roles=roles,
+            modules=self.parts.modules,
+            shared=self.parts.shared,
+            inert=self.parts.inert,
+        )
+        found = list(kind.decode(stored))
+        update = found[0][1]
+        self._compare_rank(target.path, kind.stored_rank(stored, update))
+        yield from found
+        for codec in self.codecs.beside:
+            if codec.role in roles:
+                yield from codec.decode(stored, update)
+
+    def _target(self, module: str) -> _Target:
+        if module in self.attention_modules:
+            return _Target(module, f"{module}.in_proj_weight", f"{module}.in_proj_bias")
+        path = path_of(module)
+        if path != module:
+            inner = f"{path}.out_proj"
+            times = self._out_proj_times(inner)
+            return _Target(path, f"{inner}.weight", f"{inner}.bias", times)
+        if _NESTED.search(module):
+            raise UnsupportedError(
+                f"{self.where}: {shorten(module)}: nested wrappers (target_parameters, "
+                f"fused experts) cannot be merged yet"
+            )
+        return _Target(module, f"{module}.weight", f"{module}.bias")
+
+    def _out_proj_times(self, module: str) -> int:
+        if self.out_proj != "auto":
+            times = {"once": 1, "twice": OUT_PROJ_TIMES}[self.out_proj]
+            self.notes.append(Note("info", f"{module}: counts {self.out_proj}, as asked"))
+            return times
+        version = self.config.text("peft_version")
+        if self.config.version <= _OUT_PROJ_TWICE_UNTIL:
+            self.notes.append(
+                Note(
+                    "info",
+                    f"{module}: the update counts twice, as PEFT {version or 'before 0.18'} "
+                    f"applied it in training and in merging (--out-proj once to change that)",
+                )
+            )
+            return OUT_PROJ_TIMES
+        self.notes.append(
+            Note(
+                "refusal",
+                f"{module}: PEFT up to 0.21.2 applies this update twice; whether {version} does "
+                f"is not known here; say it with --out-proj once or twice",
+            )
+        )
+        return 1
+
+    def _compare_rank(self, path: str, rank: int | None) -> None:
+        if rank is not None and rank != (expected := self.config.expected_rank(path)):
+            self.other_ranks.setdefault((expected, rank), []).append(path)
+
+
+def path_of(module: str) -> str:
+    """What patterns are matched with: of a MultiheadAttention's out_proj, the attention."""
+    return module.removesuffix(".base_layer.out_proj")
