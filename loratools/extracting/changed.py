@@ -33,7 +33,7 @@ def measure(pairs: Sequence[Pair], each: Map, tick: Tick) -> dict[str, Norms]:
 
 def _own(pairs: Sequence[Pair]) -> dict[str, Pair]:
     """One of each two twins; the largest first, so that no thread is left waiting."""
-    largest = sorted(pairs, key=lambda pair: -pair.after.info.nbytes)
+    largest = sorted(pairs, key=lambda pair: -pair.after.nbytes)
     return {pair.twin or pair.target: pair for pair in largest}
 
 
@@ -42,12 +42,12 @@ def _differs(tick: Tick, pair: Pair) -> bool:
         is_same = Difference(pair.after, pair.before).is_zero()
     else:
         is_same = same_bytes(pair.after, pair.before)
-    tick(pair.after.info.nbytes if is_same else 0)
+    tick(pair.after.nbytes if is_same else 0)
     return not is_same
 
 
 def _norms(tick: Tick, pair: Pair) -> Norms:
-    tick(pair.after.info.nbytes)
+    tick(pair.after.nbytes)
     if not _is_float(pair):
         return Norms(0.0, 0.0)  # codes and indices have no norm
     return Difference(pair.after, pair.before, partial(tick, 0)).norms()

@@ -115,7 +115,7 @@ class Difference:
             weight += squares(base)
         if not math.isfinite(change + weight):
             raise NonFiniteError(
-                f"{shorten(self.after.info.name)}: holds a NaN or an infinity, or the base does"
+                f"{shorten(self.after.name)}: holds a NaN or an infinity, or the base does"
             )
         return Norms(change, weight, self.noise)
 

@@ -49,14 +49,14 @@ class Factoring:
         """The parts of some targets, the largest first, so that no thread is left waiting."""
         # Tied ends are one tensor, and have one part.
         own = [(self._pairs[target].twin or target, wanted) for target, wanted in questions]
-        work = sorted(dict.fromkeys(own), key=lambda each: -self._pairs[each[0]].after.info.nbytes)
+        work = sorted(dict.fromkeys(own), key=lambda each: -self._pairs[each[0]].after.nbytes)
         found = dict(zip(work, self._each(self._find, work), strict=True))
         return [found[question] for question in own]
 
     def _find(self, question: tuple[str, Wanted]) -> Part:
         target, wanted = question
         pair = self._pairs[target]
-        self._tick(pair.after.info.nbytes)
+        self._tick(pair.after.nbytes)
         what = [target, *pair.names, asdict(wanted)]
         if (part := self._parts.find(what)) is not None:
             self.reused += 1

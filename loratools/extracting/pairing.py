@@ -185,7 +185,7 @@ def _pairs(
         target = _target(plain[0][name], plain[1][of], is_nested=is_nested)
         # Of the two ends, the embedding is the one that has its own name in the file.
         key = id(stored[0]), id(stored[1])
-        is_own = stored[0].info.name == name and stored[1].info.name == of
+        is_own = stored[0].name == name and stored[1].name == of
         firsts.setdefault(key, target)
         if is_own:
             firsts[key] = target

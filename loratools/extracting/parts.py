@@ -74,7 +74,7 @@ class Part:
         return TargetSpectrum(m, n, self._read("values").numpy(), self.norms.change)
 
     def _read(self, name: str) -> "Tensor":
-        return Stored(InputFile(self.path), self._tensors[name]).read()
+        return Stored(*self._tensors[name], InputFile(self.path)).read()
 
 
 @final

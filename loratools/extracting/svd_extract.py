@@ -95,7 +95,7 @@ def svd_extract(
     if size is not None:
         rule.refuse_goal_beside("size")
     with threads(run.jobs) as each:
-        own = {pair.twin or pair.target: pair.after.info.nbytes for pair in pairs}
+        own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
         watch = _Watch(sum(own.values()), run.progress)
         plan = _plan(pairing, pairs, options, watch, each)
         if output is None:

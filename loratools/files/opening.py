@@ -26,7 +26,7 @@ from loratools.io.companions import ADAPTER_CONFIG, Companion, of_adapter
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, read_json
 from loratools.io.index import is_index, read_index
-from loratools.io.source import Source, Stored
+from loratools.io.source import Source, stored_tensors
 
 MODEL_CONFIG = "config.json"
 
@@ -134,7 +134,7 @@ def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
     return read_json(folder.open(MODEL_CONFIG))
 
 
-def _read_tensors(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping[str, str], int]:
+def _read_tensors(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:
     """The tensors of an adapter's file, or of all files of its index; their metadata and size."""
     if not is_index(name):
         tensor_files(folder, name)  # refuses a part of an adapter
@@ -158,7 +158,7 @@ def _read_tensors(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping
     return tensors, metadata, size
 
 
-def _read_file(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping[str, str], int]:
+def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:
     if is_pickle(name):
         assert folder.path is not None, name  # fetched, as `open_adapter` was allowed to
         from loratools.io.pickles import read_pickle
@@ -167,8 +167,7 @@ def _read_file(folder: Folder, name: str) -> tuple[dict[str, Source], Mapping[st
         return read_pickle(file), {}, file.stat().st_size
     opened = folder.open(name)
     header = opened.read_header()
-    tensors: dict[str, Source] = {t.name: Stored(opened, t) for t in header.tensors}
-    return tensors, header.metadata, opened.size
+    return stored_tensors(opened, header), header.metadata, opened.size
 
 
 def _refused_pickle(where: str) -> UnsupportedError:

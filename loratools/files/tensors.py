@@ -62,7 +62,7 @@ def _runs(bundle: Bundle) -> Iterator[_Run]:
             yield run
             run, nbytes = [], 0
         run.append(item)
-        nbytes += item[1].info.nbytes if isinstance(item[1], Stored) else 0
+        nbytes += item[1].nbytes if isinstance(item[1], Stored) else 0
     if run:
         yield run
 
@@ -73,7 +73,7 @@ def _follows(source: Source, before: Source) -> bool:
         isinstance(source, Stored)
         and isinstance(before, Stored)
         and source.file is before.file
-        and source.info.begin == before.info.end
+        and source.begin == before.end
         and source.dtype == before.dtype
     )
 
@@ -83,8 +83,7 @@ def _write(file: OutputFile, run: _Run) -> bool:
     name, first = run[0]
     source = _joined([source for _, source in run if isinstance(source, Stored)] or [first])
     if source.dtype not in FACTORS and isinstance(source, Stored):
-        info = source.info
-        file.copy(source.file, info.begin, file.layout.tensors[name].begin, info.nbytes)
+        file.copy(source.file, source.begin, file.layout.tensors[name].begin, source.nbytes)
         return False
     tensor = source.read().contiguous()
     if source.dtype in FACTORS and not is_finite(tensor):
@@ -107,4 +106,4 @@ def _joined(sources: Sequence[Source]) -> Source:
     if len(sources) == 1 or not (isinstance(first, Stored) and isinstance(last, Stored)):
         return first
     elements = sum(math.prod(source.shape) for source in sources)
-    return Stored(first.file, first.info._replace(shape=(elements,), end=last.info.end))
+    return first._replace(shape=(elements,), end=last.end)

@@ -17,7 +17,7 @@ from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
-from loratools.io.source import Source, Stored
+from loratools.io.source import Source, stored_tensors
 from loratools.io.writer import Layout
 from loratools.running.parallel import Map
 
@@ -159,7 +159,7 @@ def put_files(bundle: Bundle, layout: Layout, staging: Staging, each: Map = map)
 def _idle(bundle: Bundle, path: Path) -> tuple[str, ...]:
     """What is to be said of updates in a file that change nothing."""
     file = InputFile(path)
-    tensors: dict[str, Source] = {t.name: Stored(file, t) for t in file.read_header().tensors}
+    tensors = stored_tensors(file, file.read_header())
     adapter = decode(replace(bundle, tensors=tensors))
     idle = idle_updates(adapter, ())
     is_all = idle and not (adapter.replaced or adapter.rows) and len(idle) == len(adapter.updates)

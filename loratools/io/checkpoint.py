@@ -12,7 +12,7 @@ from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, place_here, read_json
 from loratools.io.index import read_index, refuse_part
-from loratools.io.source import Stored
+from loratools.io.source import Stored, stored_tensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _GGUF = (
@@ -57,7 +57,7 @@ class Checkpoint:
         tensors: dict[str, Stored] = {}
         for shard in self.shards:
             for tensor in shard.tensors:
-                name = tensor.info.name
+                name = tensor.name
                 if name in tensors:
                     raise FormatError(
                         f"{self.where}: {shorten(name)} is in {tensors[name].file.path.name} "
@@ -112,7 +112,7 @@ def _open_folder(folder: Folder, index: str | None) -> Checkpoint:
         index_metadata = listed.metadata
         shards = tuple(_open_shard(folder.open(name)) for name in listed.shards)
         for shard in shards:
-            listed.check(shard.name, (tensor.info.name for tensor in shard.tensors))
+            listed.check(shard.name, (tensor.name for tensor in shard.tensors))
         listed.check_whole(name for name in names if name.endswith(".safetensors"))
     else:
         index_metadata = {}
@@ -130,7 +130,7 @@ def _open_file(file: InputFile, where: str) -> Checkpoint:
 
 def _open_shard(file: InputFile) -> Shard:
     header = file.read_header()
-    return Shard(file, tuple(Stored(file, info) for info in header.tensors), header.metadata)
+    return Shard(file, tuple(stored_tensors(file, header).values()), header.metadata)
 
 
 def weight_files(folder: Folder) -> tuple[str, ...]:

@@ -96,5 +96,5 @@ def same_numbers(source: Source) -> Source:
 def stored_elements(source: Source) -> int:
     """The number of elements in the file, which a rearranged tensor may have more of."""
     if type(source) is Stored:  # as nearly all are
-        return math.prod(source.info.shape)
+        return math.prod(source.shape)
     return math.prod(same_numbers(source).shape)

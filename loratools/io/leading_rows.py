@@ -48,7 +48,9 @@ class LeadingRows:
         import torch
 
         there = self.info.shape[0]
-        rows = Stored(InputFile(self.path), self.info).read_rows(min(begin, there), min(end, there))
+        rows = Stored(*self.info, InputFile(self.path)).read_rows(
+            min(begin, there), min(end, there)
+        )
         if len(rows) == end - begin:
             return rows
         return torch.cat([rows, rows.new_zeros(end - begin - len(rows), *rows.shape[1:])])

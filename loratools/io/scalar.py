@@ -31,7 +31,7 @@ def read_scalar(source: Source) -> float:
     """The number in a tensor of one element, of one of the dtypes in `SCALARS`."""
     if not isinstance(source, Stored):
         return float(source.read().item())
-    data = source.file.read(source.info.begin, source.info.nbytes)
+    data = source.file.read(source.begin, source.nbytes)
     return _decode(data, source.dtype)
 
 

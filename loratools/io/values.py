@@ -66,9 +66,9 @@ def same_bytes(one: Source, other: Source) -> bool:
 def _same_stored_bytes(one: Stored, other: Stored) -> bool:
     """The same without torch, which does not have every dtype."""
     begin, step = 0, _FIRST_BYTES
-    while begin < one.info.nbytes:
-        count = min(step, one.info.nbytes - begin)
-        found = (each.file.read(each.info.begin + begin, count) for each in (one, other))
+    while begin < one.nbytes:
+        count = min(step, one.nbytes - begin)
+        found = (each.file.read(each.begin + begin, count) for each in (one, other))
         if next(found) != next(found):
             return False
         begin, step = begin + count, min(2 * step, _COMPARED_BYTES)

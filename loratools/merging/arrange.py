@@ -79,7 +79,7 @@ def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
     new = [tensor for tensor in plan.tensors.values() if not tensor.is_own]
     of_base = plan.of_base
     for number, shard in enumerate(plan.base.shards):
-        tensors = [of_base[stored.info.name] for stored in shard.tensors]
+        tensors = [of_base[stored.name] for stored in shard.tensors]
         is_last = number == len(plan.base.shards) - 1
         yield shard.name, tensors + (new if is_last else [])
 

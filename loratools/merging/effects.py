@@ -85,7 +85,7 @@ def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") 
 def _is_as_before(tensor: PlannedTensor) -> bool:
     from loratools.io.rounding import rounds_to
 
-    if tensor.base is None or tensor.base.info.name != tensor.name:
+    if tensor.base is None or tensor.base.name != tensor.name:
         return False
     if same_bytes(tensor.origin, tensor.base):
         return True

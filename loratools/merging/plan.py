@@ -86,7 +86,7 @@ class PlannedTensor:
     @property
     def is_own(self) -> bool:
         """Whether the base's tensor is this one, and not the one that it was tied to."""
-        return self.base is not None and (self.is_renamed or self.base.info.name == self.name)
+        return self.base is not None and (self.is_renamed or self.base.name == self.name)
 
     @property
     def is_changed(self) -> bool:
@@ -162,7 +162,7 @@ class MergePlan:
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:
         """The output's tensors that the base has too, by its names for them."""
-        return {t.base.info.name: t for t in self.tensors.values() if t.base and t.is_own}
+        return {t.base.name: t for t in self.tensors.values() if t.base and t.is_own}
 
     @property
     def changed(self) -> tuple[PlannedTensor, ...]:

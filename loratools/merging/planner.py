@@ -292,7 +292,7 @@ class Planner:
         sizes: dict[str, int] = {}
         for stored in self.base.tensors.values():
             if stored.dtype in FLOATS:
-                sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.info.nbytes
+                sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
         return max(sizes, key=lambda dtype: sizes[dtype], default="F32")
 
     def _settle_tied(self, tied: TiedHead) -> None:

@@ -212,7 +212,7 @@ def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
     elif tensor.origin is not tensor.base:
         yield "replaced"
     elif not tensor.is_own and not tensor.changes:
-        yield f"as {tensor.base.info.name}"
+        yield f"as {tensor.base.name}"
     for change in tensor.changes:
         strength = "" if change.strength == 1 else f" × {change.strength:g}"
         details = [d for d in (change.renaming, "transposed" if change.is_transposed else "") if d]

@@ -86,19 +86,18 @@ def copy_steps(file: PlannedFile, output: OutputFile) -> Iterator[CopyStep]:
         source = tensor.origin
         if not tensor.is_copied or not isinstance(source, Stored):
             continue
-        info = source.info
         offset = output.layout.tensors[tensor.name].begin
         if (
             run is not None
             and run.source is source.file
-            and run.begin + run.nbytes == info.begin
+            and run.begin + run.nbytes == source.begin
             and run.offset + run.nbytes == offset
         ):
-            run = replace(run, nbytes=run.nbytes + info.nbytes)
+            run = replace(run, nbytes=run.nbytes + source.nbytes)
             continue
         if run is not None:
             yield from _cut(run)
-        run = CopyStep(output, source.file, info.begin, offset, info.nbytes)
+        run = CopyStep(output, source.file, source.begin, offset, source.nbytes)
     if run is not None:
         yield from _cut(run)
 

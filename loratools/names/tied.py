@@ -26,6 +26,7 @@ _LOOKUPS = frozenset(
 #: Numbers of a config that only an embedding has as many rows as.
 _ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_vocab_size")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
+_ENDS = _EMBEDDINGS + _HEADS
 #: Model types whose config ties the two unless it says otherwise.
 _TIED_BY_DEFAULT = frozenset(
     {
@@ -72,7 +73,7 @@ class TiedHead:
 
 def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
     """The embedding and head of a base that are one tensor; None where they are not, or unknown."""
-    names = tuple(name for name in names if name.endswith(_EMBEDDINGS + _HEADS))
+    names = tuple(name for name in names if name.endswith(_ENDS))
     embedding = _only(name for name in names if _ends(name, _EMBEDDINGS))
     if embedding is None or not _is_tied(config):
         return None

@@ -33,7 +33,7 @@ def halved(adapter: Path, output: Path) -> RescaleReport:
 
 def stored(file: Path) -> dict[str, Source]:
     opened = InputFile(file)
-    return {info.name: Stored(opened, info) for info in opened.read_header().tensors}
+    return {info.name: Stored(*info, opened) for info in opened.read_header().tensors}
 
 
 def written(sources: dict[str, Source], file: Path) -> dict[str, torch.Tensor]:

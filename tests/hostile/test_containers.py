@@ -30,10 +30,10 @@ def path(tmp_path: Path) -> Path:
 def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """What we read: dtype, shape and bytes by name."""
     return {
-        tensor.info.name: (
+        tensor.name: (
             tensor.dtype,
             tensor.shape,
-            tensor.file.read(tensor.info.begin, tensor.info.nbytes),
+            tensor.file.read(tensor.begin, tensor.nbytes),
         )
         for tensor in open_checkpoint(path).tensors.values()
     }

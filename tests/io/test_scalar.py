@@ -24,7 +24,7 @@ def test_number_is_that_of_torch_from_a_file_and_from_memory(
     save_file({"x": tensor}, tmp_path / "x.safetensors")
     file = InputFile(tmp_path / "x.safetensors")
     (info,) = file.read_header().tensors
-    assert read_scalar(Stored(file, info)) == tensor.item()
+    assert read_scalar(Stored(*info, file)) == tensor.item()
     assert read_scalar(Held("x", tensor, dtype)) == tensor.item()
 
 

@@ -48,7 +48,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Stored, 
     path = tmp_path_factory.mktemp("source") / "file"
     save_file(values, path)
     file = InputFile(path)
-    return {t.name: (Stored(file, t), values[t.name]) for t in file.read_header().tensors}
+    return {t.name: (Stored(*t, file), values[t.name]) for t in file.read_header().tensors}
 
 
 def variants(
@@ -145,9 +145,7 @@ def test_the_bytes_of_a_tensor_are_those_in_the_file(
     stored: dict[str, tuple[Stored, torch.Tensor]],
 ) -> None:
     for source, _ in stored.values():
-        assert bytes(as_bytes(source.read())) == source.file.read(
-            source.info.begin, source.info.nbytes
-        )
+        assert bytes(as_bytes(source.read())) == source.file.read(source.begin, source.nbytes)
 
 
 @given(
