@@ -10,7 +10,7 @@ LoratoolsError
 ├── OptionError             an option has a value that it cannot have, or contradicts another one
 ├── HubError                the Hub has no such thing, or refuses it
 │   ├── AnswerError         its answer is longer than any that makes sense, or compressed
-│   └── ConflictError       a branch is not at the commit any more that was expected
+│   └── ConflictError       a branch has moved on from the expected commit
 └── StorageError            the disk, the file system or the memory failed
     └── NetworkError        the Hub cannot be reached, or its answer did not arrive
         └── UnansweredError the Hub may have made a commit or not: nothing says which
@@ -69,7 +69,7 @@ class AnswerError(HubError):
 
 
 class ConflictError(HubError):
-    """The head of a branch is not the commit that it was."""
+    """The head of a branch is not the commit that an order named as its parent."""
 
 
 class StorageError(LoratoolsError):
@@ -81,7 +81,7 @@ class NetworkError(StorageError):
 
 
 class UnansweredError(NetworkError):
-    """The Hub may have done what it was asked, or not: its answer did not arrive."""
+    """The answer did not arrive, so the Hub may or may not have done what it was asked."""
 
 
 def check_finite(name: str, *numbers: float) -> None:

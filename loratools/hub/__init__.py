@@ -1,1 +1,1 @@
-"""Names on the Hub made into checked local files, and folders made into commits."""
+"""From names on the Hub to verified local files, and from local files to commits."""

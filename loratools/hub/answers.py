@@ -1,7 +1,7 @@
-"""Answers of the Hub as typed values: what is not of the right type, or cannot be, is refused.
+"""The Hub's answers as typed values: a wrong type or an impossible value is refused.
 
-The client takes whatever comes: a number for a commit, a size that is a text. From here on
-nobody has to ask.
+huggingface_hub takes whatever comes: a number for a commit, a text for a size. What the functions
+here return need not be checked again.
 """
 
 import re
@@ -18,7 +18,7 @@ from loratools.io.json import parse_json
 T = TypeVar("T")
 
 _LONGEST_SIZE = 2**63 - 1
-#: How messages call what JSON has.
+#: The types of values in JSON, as messages call them.
 _JSON: dict[type, str] = {
     dict: "object",
     list: "list",
@@ -31,11 +31,11 @@ _JSON: dict[type, str] = {
 
 
 def parsed(text: bytes, where: str) -> Any:
-    """The JSON of an answer.
+    """Parse the JSON text of an answer.
 
     Raises:
         HubError: it is malformed, or nested too deeply.
-        NetworkError: it is no JSON at all, but the page of somebody in between.
+        NetworkError: it is no JSON at all, but a page of a proxy or a login in between.
     """
     try:
         return parse_json(text, f"{where}: the answer")
@@ -46,10 +46,10 @@ def parsed(text: bytes, where: str) -> Any:
 
 
 def typed(value: Any, kind: type[T], name: str, where: str) -> T:
-    """A value, if it is of this kind; `name` is what the message calls it.
+    """Return `value` if its type is exactly `kind`; the error message calls it `name`.
 
     Raises:
-        HubError: it is of another.
+        HubError: it is of another type.
     """
     if type(value) is not kind:
         raise HubError(
@@ -60,10 +60,10 @@ def typed(value: Any, kind: type[T], name: str, where: str) -> T:
 
 
 def value_in(fields: Any, name: str, kind: type[T], where: str) -> T:
-    """A value in an object.
+    """The value of the field `name` of a JSON object, if its type is exactly `kind`.
 
     Raises:
-        HubError: it is of another kind, or is missing.
+        HubError: it is of another type or missing, or `fields` is no object.
     """
     found = typed(fields, dict, "it", where)
     if name not in found:
@@ -72,7 +72,7 @@ def value_in(fields: Any, name: str, kind: type[T], where: str) -> T:
 
 
 def commit_in(fields: Any, name: str, where: str) -> str:
-    """The full hash of a commit in an object.
+    """The full commit hash in the field `name` of a JSON object.
 
     Raises:
         HubError: it is something else, or is missing.
@@ -84,10 +84,10 @@ def commit_in(fields: Any, name: str, where: str) -> str:
 
 
 def files_of(entries: Iterable[Any], where: str) -> list[HubFile]:
-    """The files of a listing, whose folders are passed over.
+    """The files in the entries of a listing; entries for folders are skipped.
 
     Raises:
-        HubError: one cannot be stored, is there twice, or is a folder too.
+        HubError: a file cannot be stored, is listed twice, or has the path of a folder.
     """
     files = [_file(e, where) for e in entries if value_in(e, "type", str, where) == "file"]
     paths = Counter(file.path for file in files)
@@ -100,16 +100,16 @@ def files_of(entries: Iterable[Any], where: str) -> list[HubFile]:
 
 def _file(entry: Any, where: str) -> HubFile:
     path, size = value_in(entry, "path", str, where), value_in(entry, "size", int, where)
-    large = entry.get("lfs")
+    large = entry.get("lfs")  # a large file, which has a SHA-256 in place of git's id
     digest = value_in(entry if large is None else large, "oid", str, where)
     return _checked(HubFile(path, size, digest), 40 if large is None else 64, where)
 
 
 def noted_file(fields: Any, where: str) -> HubFile:
-    """A file as our own notes have it: the fields of a `HubFile`.
+    """Read a `HubFile` from its fields in a listing that loratools stored.
 
     Raises:
-        HubError: they are others, as those of an earlier version.
+        HubError: the fields are others, such as those of an earlier version.
     """
     path, size = value_in(fields, "path", str, where), value_in(fields, "size", int, where)
     digest = value_in(fields, "digest", str, where)
@@ -117,7 +117,7 @@ def noted_file(fields: Any, where: str) -> HubFile:
 
 
 def _checked(file: HubFile, digits: int, where: str) -> HubFile:
-    check_path(file.path, where, anywhere=False)  # images are called by what they show
+    check_path(file.path, where, anywhere=False)  # images are named by what they show, with ? and :
     is_digest = len(file.digest) == digits and re.fullmatch("[0-9a-f]*", file.digest)
     if not is_digest or not 0 <= file.size <= _LONGEST_SIZE:
         raise HubError(f"{where}: {shorten(file.path)}: listed with a malformed hash or size")
@@ -125,10 +125,10 @@ def _checked(file: HubFile, digits: int, where: str) -> HubFile:
 
 
 def check_distinct(paths: Iterable[str], where: str) -> None:
-    """Refuse files that are one where case or the form of a character does not count.
+    """Refuse paths that a disk which ignores case or Unicode normalisation stores as one file.
 
     Raises:
-        HubError: two paths differ in nothing else.
+        HubError: two paths differ only in case or normalisation.
     """
     seen: dict[str, str] = {}
     for path in paths:

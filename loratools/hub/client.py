@@ -1,6 +1,6 @@
-"""huggingface_hub's client, made strict: what it raises becomes an error of loratools.
+"""huggingface_hub's client, made strict: its exceptions become errors of loratools.
 
-Added to it are retries where a repeat is safe, and errors of one line that never show a token.
+Calls that are safe to repeat are retried, and an error is one line that never shows a token.
 """
 
 import sys
@@ -34,8 +34,9 @@ T = TypeVar("T")
 DEFAULT_REVISION = constants.DEFAULT_REVISION
 
 _ATTEMPTS = 5
+#: HTTP statuses after which the same request may succeed later.
 _BUSY = frozenset({429, 500, 502, 503, 504})
-#: Which of two packages raised an error: a line of ours, or one of the client.
+#: The client's packages: what their code raises over an answer is not a fault of ours.
 _CLIENT = frozenset({"huggingface_hub", "httpx2"})
 
 
@@ -45,13 +46,13 @@ def api() -> HfApi:
     Raises:
         HubError, FormatError, StorageError: see `token.token`.
     """
-    token()  # which the client looks up again, and does not check
+    token()  # checks it, which the client does not do when it looks it up again
     session.install()
     return HfApi(library_name=session.LIBRARY, library_version=__version__)
 
 
 def headers() -> dict[str, str]:
-    """What the client sends with each request, the token among it."""
+    """The headers that the client sends with each request, including the token."""
     found: dict[str, str] = build_hf_headers(
         library_name=session.LIBRARY, library_version=__version__
     )
@@ -59,12 +60,12 @@ def headers() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where the client keeps what it has fetched."""
+    """The folder in which the client caches what it has fetched."""
     return Path(constants.HF_HUB_CACHE)
 
 
 def home_folder() -> Path:
-    """Where programs that use the Hub keep what is theirs."""
+    """HF_HOME, the folder in which programs that use the Hub keep data of their own."""
     return Path(constants.HF_HOME)
 
 
@@ -74,7 +75,7 @@ def is_offline() -> bool:
 
 
 def asked(where: object, call: Callable[[HfApi], T]) -> T:
-    """What the Hub answers, asked again where that may help; for what may be asked twice.
+    """The result of `call`, retried where that may help; only for calls that may be made twice.
 
     Raises:
         HubError, NetworkError, StorageError: see `hub_errors`.
@@ -84,7 +85,7 @@ def asked(where: object, call: Callable[[HfApi], T]) -> T:
 
 
 def _retrying(call: Callable[[], T]) -> T:
-    """What `call` returns; it is repeated, with growing pauses, where the Hub is busy or gone."""
+    """The result of `call`, repeated with growing pauses while the Hub is busy or unreachable."""
     for attempt in range(_ATTEMPTS - 1):
         try:
             return call()
@@ -102,11 +103,13 @@ def _may_pass(error: Exception) -> bool:
         return error.response.status_code in _BUSY
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return False
-    # The client's own errors have no number: of a file that came in another size, for one.
+    # An OSError of this system has a number and would come again; the client raises its own
+    # without one, for a file that arrived in another size, say.
     return not isinstance(error, OSError) or isinstance(error, ConnectionError) or not error.errno
 
 
 def _retry_after(error: Exception) -> float | None:
+    """The pause in seconds that the Hub asks for; None where it does not ask."""
     if not isinstance(error, HfHubHTTPError):
         return None
     value = error.response.headers.get("Retry-After", "")
@@ -115,10 +118,10 @@ def _retry_after(error: Exception) -> float | None:
 
 @contextmanager
 def hub_errors(what: object) -> Iterator[None]:
-    """Turn what the client raises into an error that says what was asked for and what to do.
+    """Turn the client's exceptions into errors that name what was asked for and what to do.
 
     Raises:
-        HubError: there is no such thing, or it may not be seen or written.
+        HubError: `what` does not exist, or may not be read or written.
         NetworkError: the Hub cannot be reached, or does not answer as it should.
         StorageError: the cache cannot be written.
     """
@@ -135,7 +138,7 @@ def hub_errors(what: object) -> Iterator[None]:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """What went wrong with an upload, which the client only says in the error before."""
+    """The cause of a failed upload, which the client wraps in a RuntimeError."""
     cause = error.__cause__
     return cause if type(error) is RuntimeError and isinstance(cause, Exception) else error
 
@@ -158,7 +161,7 @@ def _unreached(what: object, error: Exception) -> NetworkError:
 
 
 def _broken(what: object, error: OSError) -> StorageError:
-    """Of the disk, if the system gave it a number; else of a file that did not come whole."""
+    """An error of the disk if the system gave it a number, else of an incomplete download."""
     said = quoted(str(error))
     if error.errno:
         return StorageError(f"{what}: {(error.strerror or said).lower()}")
@@ -166,13 +169,13 @@ def _broken(what: object, error: OSError) -> StorageError:
 
 
 def _unread(what: object, error: Exception) -> NetworkError:
-    """Of an answer that the client choked on."""
+    """An exception from the client's own code, which could not process an answer."""
     said = f"{type(error).__name__}: {quoted(str(error))}"
     return NetworkError(f"{what}: not the answer of a Hub ({said})")
 
 
 def _is_of_client(error: Exception) -> bool:
-    """Whether the client's own lines raised it, which read answers; else it is a fault of ours."""
+    """Whether the client's code raised it while it processed an answer; else the fault is ours."""
     packages = [
         frame.f_globals.get("__name__", "").partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -182,7 +185,7 @@ def _is_of_client(error: Exception) -> bool:
 
 
 def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
-    """The client could not learn where a file is; it tells why in the error before."""
+    """The client could not ask for a file's address; the exception's cause says why."""
     if is_offline():
         return NetworkError(f"{what}: offline, and not in the cache")
     cause = error.__cause__
@@ -201,6 +204,7 @@ def _refusal(what: object, error: HfHubHTTPError) -> HubError | NetworkError:
     if status == 412:
         return ConflictError(f"{what}: has changed meanwhile")
     said = f" ({quoted(error.server_message)})" if error.server_message else ""
+    # To a caller without a token the Hub answers 401 for a repository that does not exist, too.
     if status == 401 and token() is None:
         return HubError(f"{what}: {_missing()}")
     if status == 401:
@@ -218,9 +222,9 @@ def _missing() -> str:
     return "no such repository, or a private one that the token may not see"
 
 
-#: What is said of an error: the first row that it belongs to, of several that it may.
+#: How an exception is reported: by the first row that matches, since classes inherit.
 _SAYINGS: tuple[tuple[type | tuple[type, ...], Callable[[object, Any], Exception]], ...] = (
-    (LoratoolsError, lambda what, error: error),  # of the session, in a thread of the client
+    (LoratoolsError, lambda what, error: error),  # our hooks raise it in a thread of the client
     (GatedRepoError, _gated),
     ((OfflineModeIsEnabled, LocalEntryNotFoundError), _unlocated),
     (EntryNotFoundError, _absent),
@@ -229,7 +233,7 @@ _SAYINGS: tuple[tuple[type | tuple[type, ...], Callable[[object, Any], Exception
     (OSError, _broken),
 )
 
-# At that level it would quote a file of tokens that it cannot read.
+# At its usual level the client would quote a file of tokens that it cannot parse.
 logging.set_verbosity(logging.CRITICAL)
 if not sys.stderr.isatty():
     disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Files made into one commit: once, whatever becomes of the answer, or not at all."""
+"""Send files as one commit: made once, even where the Hub's answer is lost, or not at all."""
 
 import time
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _ATTEMPTS = 4
 @final
 @dataclass(frozen=True)
 class Pushed:
-    """What a push came to: the commit that has the files, and those that it changed.
+    """The result of a push: the commit that has the files, and the paths that it changed.
 
-    `changed` is empty where the parent had them all; then there is no new commit. `proposal` is
-    the number of the pull request, where one was asked for.
+    `changed` is empty where the parent had all files; then no commit is made. `proposal` is the
+    number of the pull request, where one was asked for.
     """
 
     commit: str
@@ -30,7 +30,7 @@ class Pushed:
 @final
 @dataclass(frozen=True)
 class Push:
-    """One commit to be made: files by their paths in the repository, on top of `parent`."""
+    """One commit to make on top of `parent`: files by their paths in the repository."""
 
     repo: str
     branch: str
@@ -40,7 +40,7 @@ class Push:
     proposes: bool = False
 
     def changed(self) -> tuple[str, ...]:
-        """The paths that the parent does not have with these bytes, sorted.
+        """The paths, sorted, of files that the parent lacks or has with other bytes.
 
         Raises:
             HubError, NetworkError: the parent cannot be listed.
@@ -49,7 +49,7 @@ class Push:
         return tuple(sorted(p for p, f in self.files.items() if not f.is_listed(there.get(p))))
 
     def send(self) -> Pushed:
-        """Commit what has changed.
+        """Commit the files that have changed.
 
         Raises:
             HubError: it may not be written, or somebody else has committed meanwhile.
@@ -69,14 +69,17 @@ class Push:
     def _attempt(
         self, changed: tuple[str, ...], before: Mapping[int, str], *, is_last: bool
     ) -> Pushed | None:
-        """The commit; None where none was made for want of an answer."""
+        """Order the commit; None where the answer was lost and no commit was made.
+
+        Trying again is safe: each order names its parent, which the Hub compares with the head.
+        """
         sent = [self.files[path] for path in changed]
         try:
             commit, proposal = writing.commit(
                 self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
             )
         except ConflictError:
-            # An earlier attempt of this push may have landed late.
+            # It may be an earlier attempt of this push that moved the head, late.
             settled = self._settled(changed, before)
             if settled is None:
                 raise
@@ -90,7 +93,11 @@ class Push:
         return Pushed(commit, changed, proposal)
 
     def _settled(self, changed: tuple[str, ...], before: Mapping[int, str]) -> Pushed | None:
-        """What an attempt without an answer has done: its commit; None where it made none."""
+        """Find the commit that an attempt without an answer made; None where it made none.
+
+        Raises:
+            HubError: somebody else has committed to the branch.
+        """
         if self.proposes:
             after = self._proposals()
             for number in sorted(after.keys() - before.keys()):
@@ -107,12 +114,13 @@ class Push:
         raise self._overtaken(head)
 
     def _next(self, head: str) -> str | None:
-        """The commit on top of the parent: others may have committed on top of that again."""
+        """The commit made on the parent, which `head` may not be: others may have gone on."""
         history = reading.history(self.repo, head)
         later = history[: history.index(self.parent)] if self.parent in history else []
         return later[-1] if later else None
 
     def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
+        """Whether a commit has the files that were sent: its hash was in the lost answer."""
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
         return all(self.files[path].is_listed(there.get(path)) for path in changed)
 
@@ -120,7 +128,7 @@ class Push:
         return reading.proposals(self.repo) if self.proposes else {}
 
     def _check(self, commit: str, changed: tuple[str, ...]) -> None:
-        """Hold what the Hub now lists against what was sent."""
+        """Compare the Hub's listing of the new commit with what was sent."""
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
         wrong = [path for path in changed if not self.files[path].is_listed(there.get(path))]
         if wrong:

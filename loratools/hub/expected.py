@@ -1,7 +1,7 @@
-"""What is expected of an answer about a file, compared before the client stores anything.
+"""Compare an answer about a file with the listing, before the client stores anything.
 
-The client makes paths of the ETag and of the commit in the answer, and looks at neither: whoever
-answers would choose where on this disk the file goes, or under which other file's hash.
+The client makes paths in its cache from the ETag and the commit in the answer, unchecked: whoever
+answers could choose where on this disk the file goes, or store it under another file's hash.
 """
 
 from collections.abc import Iterator
@@ -21,23 +21,23 @@ _TAG, _LINKED_TAG, _COMMIT = "ETag", "X-Linked-Etag", "X-Repo-Commit"
 @final
 @dataclass(frozen=True)
 class _Expected:
-    """A file at a commit, its hash unless only a part of it is asked for, and how much may come."""
+    """A file at a commit, its hash (None for a part of it), and the most bytes that may come."""
 
     where: HubName
     digest: str | None
     size: int
 
 
-#: Of this thread, while it downloads: the session is shared with whoever else uses the client.
+#: Set for the thread that downloads only: everybody in this process shares the client's session.
 _EXPECTED: ContextVar[_Expected | None] = ContextVar("expected", default=None)
 
 
 @contextmanager
 def expecting(where: HubName, file: HubFile) -> Iterator[None]:
-    """Refuse answers about another commit than that of `where`, another content, or a longer one.
+    """Refuse answers about another commit than that of `where`, another hash, or more bytes.
 
     Raises:
-        HubError: such an answer came; the client has stored nothing of what is too much.
+        HubError: such an answer came; the client has stored no byte beyond the expected size.
     """
     with _set(_Expected(where, file.digest, file.size)):
         yield
@@ -45,7 +45,7 @@ def expecting(where: HubName, file: HubFile) -> Iterator[None]:
 
 @contextmanager
 def expecting_bytes(where: HubName, count: int) -> Iterator[None]:
-    """Refuse answers that are longer."""
+    """Refuse answers longer than `count` bytes, with a HubError."""
     with _set(_Expected(where, None, count)):
         yield
 
@@ -60,16 +60,16 @@ def _set(expected: _Expected) -> Iterator[None]:
 
 
 def expected_size() -> int | None:
-    """How many bytes may come; None where no file is expected."""
+    """The most bytes that an answer may have; None where no file is expected."""
     expected = _EXPECTED.get()
     return None if expected is None else expected.size
 
 
 def check_headers(response: httpx2.Response) -> None:
-    """Compare the commit and the hash in an answer about the file that is expected.
+    """Compare the commit and the hash in an answer's headers with those of the expected file.
 
     Raises:
-        HubError: they are others.
+        HubError: one of them differs.
     """
     expected, headers = _EXPECTED.get(), response.headers
     if expected is None or expected.digest is None:
@@ -77,7 +77,7 @@ def check_headers(response: httpx2.Response) -> None:
     if headers.get(_COMMIT, expected.where.revision) != expected.where.revision:
         raise HubError(f"{expected.where}: the answer was for another commit")
     if response.is_redirect and _TAG in headers:
-        del headers[_TAG]  # of the redirect, and not of the file
+        del headers[_TAG]  # the hash of the redirect's own body, not of the file
     said = headers.get(_LINKED_TAG) or headers.get(_TAG)
     if said is None or response.is_error:
         return

@@ -1,4 +1,4 @@
-"""A folder of a repository, seen without fetching it; its files are fetched by their names."""
+"""A folder of a repository, listed without fetching it; files are fetched by their names."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,49 +12,55 @@ from loratools.hub.repository import Repository, resolve
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, check_json_size
 
+#: The suffix of files that are read by byte ranges, without fetching them.
 _BY_PARTS = ".safetensors"
 
 
 @final
 @dataclass(frozen=True)
 class HubFolder:
-    """A folder at one commit; `inside` is its path with a slash at the end, or nothing."""
+    """A folder at one commit; `inside` is its path with a trailing slash, empty for the root."""
 
     repository: Repository
     inside: str
 
     @property
     def where(self) -> str:
-        """Its pinned name."""
+        """The folder's `hf://` name, with the commit."""
         return f"{self.repository.name}/{self.inside}".removesuffix("/")
 
     @property
     def path(self) -> Path | None:
-        """It is elsewhere."""
+        """None: the folder is not on this disk."""
         return None
 
     def names(self) -> tuple[str, ...]:
-        """The names of its files, sorted."""
+        """The names of the files directly in the folder, sorted."""
         return tuple(name for name in self.all_names() if "/" not in name)
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
-        """The paths of all files in it and in its folders, sorted."""
+        """The sorted paths of all files in the folder, at most `depth` folders down if given."""
         inside = self.inside
         paths = sorted(self.repository.files)
         names = (path[len(inside) :] for path in paths if path.startswith(inside))
         return tuple(name for name in names if depth is None or name.count("/") <= depth)
 
     def folders_with(self, name: str) -> tuple[str, ...]:
-        """The names of the folders inside that have a file of this name, sorted."""
+        """The names of the direct subfolders that have a file of this name, sorted."""
         parts = (path.split("/") for path in self.all_names())
         return tuple(path[0] for path in parts if path[1:] == [name])
 
     def listed(self, name: str) -> HubFile:
-        """One of its files, as the Hub lists it."""
+        """The file `name` as the Hub lists it: path, size and hash."""
         return self.repository.files[self.inside + name]
 
     def open(self, name: str) -> InputFile:
-        """One of its files: tensors by parts, unless they are here; others fetched and checked."""
+        """Open a file: tensors that are not cached by byte ranges, all else fetched and verified.
+
+        Raises:
+            FormatError: there is no such file, or it is a JSON file of more than the limit.
+            HubError, NetworkError, StorageError: see `Repository.fetch`.
+        """
         path = self.inside + name
         if path not in self.repository.files:
             raise FormatError(f"{self.where}/{shorten(name)}: no such file")
@@ -65,11 +71,11 @@ class HubFolder:
         return InputFile(self.repository.fetch([path])[path])
 
     def fetch(self, names: Iterable[str]) -> LocalFolder:
-        """The folder in the cache, with at least these files, each checked."""
+        """The folder in the cache, with at least these files, each verified."""
         paths = [self.inside + name for name in names]
         found = self.repository.fetch(paths)
         path, local = next(iter(found.items()))
-        root = local.parents[path.count("/")]
+        root = local.parents[path.count("/")]  # the cache's folder of this commit
         return LocalFolder(root / self.inside, self.where)
 
     def here(self, wanted: Callable[[Folder], Iterable[str]]) -> LocalFolder:
@@ -78,7 +84,7 @@ class HubFolder:
 
 
 def hub_place(name: HubName) -> tuple[HubFolder, str | None]:
-    """The folder that a name stands for, at the commit of now; and the file's name, if it is one.
+    """The folder that a name stands for, at its current commit, and the name's file if it has one.
 
     Raises:
         HubError, NetworkError: it cannot be resolved or listed, or there is no such path.

@@ -1,7 +1,7 @@
-"""A file is hashed while the client writes it, so that its hash is there when the file is.
+"""Hash a file while the client writes it, so that it need not be read again for its hash.
 
-This saves time and nothing else: where no file is found, or another one is there in the end, there
-is no hash, and where it was begun anew, a wrong one. Then the file has to be read again.
+This only saves time. Where no file was found, or another one is there in the end, there is no hash;
+where the client began the file anew, a wrong one. Then the caller has to read the file after all.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ _PAUSE_SECONDS = 0.004
 
 @contextmanager
 def following(folder: Path, pattern: str) -> Iterator["Follower"]:
-    """Hash the first file in a folder whose name matches, as it grows until the end of the block.
+    """Hash the first file in `folder` that matches `pattern`, while it grows during the block.
 
-    Not on Windows, where a file that is being read cannot be renamed.
+    Not on Windows, where the client could not rename a file that is being read.
     """
     follower = Follower(folder, pattern)
     thread = threading.Thread(target=follower.run, daemon=True)
@@ -38,7 +38,7 @@ def following(folder: Path, pattern: str) -> Iterator["Follower"]:
 
 @final
 class Follower:
-    """What is known of a file that was followed.
+    """Finds a growing file in a folder, reads it in a thread of its own, and hashes it.
 
     Attributes:
         over: set when the file will grow no more.
@@ -51,13 +51,13 @@ class Follower:
         self._end: os.stat_result | None = None
 
     def digest_of(self, path: Path) -> str | None:
-        """The SHA-256 of what was read, as hex, if this file was followed and is as it was."""
+        """The SHA-256 of what was read, as hex, if `path` is the file read, unchanged since."""
         if self._end is None:
             return None
         return self._digest.hexdigest() if identity(path.stat()) == identity(self._end) else None
 
     def run(self) -> None:
-        """Follow the file."""
+        """Wait for the file, then hash it until `over` is set and its end is reached."""
         with suppress(OSError):
             path = self._found()
             if path is not None:
@@ -73,7 +73,9 @@ class Follower:
         buffer = memoryview(bytearray(_CHUNK))
         with path.open("rb", buffering=0) as file:
             while True:
-                is_over = self.over.is_set()  # before what is read last
+                # Asked before reading: what is written between an empty read and the question would
+                # be missed.
+                is_over = self.over.is_set()
                 if count := file.readinto(buffer):
                     self._digest.update(buffer[:count])
                 elif is_over:

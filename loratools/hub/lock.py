@@ -1,7 +1,7 @@
-"""A lock file: which commit and which bytes a name stood for, so that they can be had again.
+"""A lock file: the commit and the hashes of files that a name stood for, to get the same again.
 
-Every hash that the Hub lists comes from the Hub; only one that was noted before tells when it lies.
-Runs at the same time may note in one file: each adds to what is there when it writes.
+The Hub's hashes come from where the files come from; only one recorded earlier shows that both have
+changed. Several runs may use one lock file at a time: each adds its entries to those in it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _VERSION = 1
 @final
 @dataclass(frozen=True)
 class Locked:
-    """A repository at a commit, and the SHA-256 of each file that was fetched from it."""
+    """A repository's commit, and by path the SHA-256 of each file that was fetched from it."""
 
     commit: str
     files: Mapping[str, str]
@@ -34,8 +34,8 @@ class Locked:
 class Lock:
     """The lock file at `path`; one that does not exist is empty.
 
-    `repositories` is what it said when it was read; `used` is what this run was given, be it from
-    there or new.
+    `repositories` has the entries that were read from it; `used` has the entries for this run's
+    repositories, read or new.
     """
 
     path: Path
@@ -44,20 +44,20 @@ class Lock:
 
     @classmethod
     def read(cls, path: Path) -> "Lock":
-        """What the file says.
+        """Read the lock file at `path`.
 
         Raises:
-            FormatError: it is not such a file.
-            OutputError: it cannot be made there, by its name.
+            FormatError: it is not a lock file of this version.
+            OutputError: no file can be made at this path.
             StorageError: it cannot be read.
         """
         return cls(path, _read(path))
 
     def pinned(self, name: HubName) -> HubName:
-        """The name at the commit that is locked; as it is, where none is.
+        """`name` at the locked commit of its repository; unchanged if the lock has none.
 
         Raises:
-            HubError: it names another commit.
+            HubError: `name` has another commit.
         """
         locked = self.repositories.get(name.repo)
         if locked is None:
@@ -70,10 +70,11 @@ class Lock:
         return HubName(name.repo, locked.commit, name.path)
 
     def check(self, repository: Repository, digests: Mapping[str, str]) -> None:
-        """Hold files, by their SHA-256, against the lock; those of a new repository are noted.
+        """Compare files' SHA-256, by path, with the lock; a new repository is added to `used`.
 
         Raises:
-            HubError: a file has other bytes, is not in the lock of its repository, or is missing.
+            HubError: a file is missing, is not in the repository's entry, or has other bytes; those
+                are deleted from the cache.
         """
         new = Locked(repository.commit, dict(digests))
         locked = self.used.setdefault(repository.repo, self.repositories.get(repository.repo, new))
@@ -97,11 +98,11 @@ class Lock:
             )
 
     def write(self) -> None:
-        """Note what was used, beside what others have noted since the file was read.
+        """Add `used` to the entries that are now in the file, where other runs may have added some.
 
         Raises:
-            HubError: somebody has noted another commit, or other bytes, of the same repository.
-            StorageError: it cannot be written, or others do not let go of it.
+            HubError: another run has recorded another commit or other bytes of a repository.
+            StorageError: the file cannot be written, or other runs lock it for too long.
         """
         with only_one_in(self.path.parent):
             noted = _read(self.path)
@@ -125,7 +126,7 @@ def _text(repositories: Mapping[str, Locked]) -> str:
 
 
 def _read(path: Path) -> dict[str, Locked]:
-    """The entries of a lock file by their repositories; none where there is no file."""
+    """The entries of a lock file, by repository; empty where there is no file."""
     with path_errors(path, OutputError):
         if not path.exists():
             if not path.parent.is_dir():

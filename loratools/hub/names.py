@@ -9,19 +9,20 @@ from urllib.parse import quote, urlsplit
 
 from loratools.errors import HubError, escaped, shorten
 
-#: A `Path` has made one slash of two.
+#: With one slash too: `Path("hf://owner/name")` makes one of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ENDPOINT, _NUMBERS = "HF_ENDPOINT", ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
-#: Of one part, on all usual file systems; and of all parts, which leaves room for the cache's own.
+#: Limits of a path's parts, in bytes, on all usual file systems; and of the whole path, in
+#: characters, which leaves room for the cache's own folders.
 _NAME_BYTES = 255
 _PATH_LENGTH = 2048
-#: Inside of words in Persian, and of emoji.
+#: Invisible, and allowed: words in Persian and emoji are spelled with them.
 _JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether this names something on the Hub, and not a file here.
+    """Whether `name` has the form `hf://…` and so is not a local path.
 
     >>> is_hub_name("hf://owner/name")
     True
@@ -30,7 +31,7 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is the full hash of a commit, which never means anything else."""
+    """Whether a revision is the full hash of a commit, which needs no resolving."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
@@ -49,11 +50,11 @@ class HubName:
 
     @classmethod
     def parse(cls, name: str | Path) -> "HubName":
-        """What a name says; a revision with slashes is written with %2F, but for refs/pr/N.
+        """Parse `hf://…`; slashes in a revision are written as %2F, but for refs/pr/N.
 
         Raises:
-            HubError: it is not such a name, or not that of a model; or what the environment says
-                of the Hub has no meaning, on which the client would fail when it is imported.
+            HubError: it is malformed or not the name of a model, or an environment variable of
+                the Hub's client has an invalid value.
         """
         _check_variables()
         from huggingface_hub import parse_hf_uri
@@ -73,12 +74,13 @@ class HubName:
         return cls(found.id, found.revision, path)
 
     def __str__(self) -> str:
-        """As it is written; the form that `parse` reads."""
+        """The name in the form that `parse` reads."""
         revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repo}{revision}" + (f"/{self.path}" if self.path else "")
 
 
 def _check_variables() -> None:
+    """Refuse values on which the Hub's client would fail when it is imported."""
     for name in _NUMBERS:
         if not os.environ.get(name, "0").strip().isdecimal():
             raise HubError(f"{name}: not a number of seconds")
@@ -94,11 +96,11 @@ def _check_variables() -> None:
 
 
 def check_path(path: str, where: str, *, anywhere: bool = True) -> None:
-    """Refuse a path that would not stay in a folder, on this system or `anywhere`.
+    """Refuse a path that would lead out of its folder, or cannot be stored, here or `anywhere`.
 
     Raises:
-        HubError: it is absolute, has a part like `..`, characters that a file name cannot have or
-            that are not seen (control and bidirectional ones), or is too long for a disk.
+        HubError: it is absolute, has a part like `..`, invisible characters (control and
+            bidirectional ones) or such as a file name cannot have, or is too long for a disk.
     """
     parts = path.split("/")
     seen = path.translate(_JOINERS)
@@ -115,7 +117,7 @@ def check_path(path: str, where: str, *, anywhere: bool = True) -> None:
 class HubFile:
     """A file as the Hub lists it.
 
-    `digest` is the SHA-256 of a large file, and git's id of a small one; both in hex.
+    `digest` is the SHA-256 of a large file, and git's blob id of a small one; both in hex.
     """
 
     path: str
@@ -124,5 +126,5 @@ class HubFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether the digest is a SHA-256."""
+        """Whether the digest is a SHA-256, which the Hub has for large files only."""
         return len(self.digest) == 64

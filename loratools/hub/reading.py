@@ -1,4 +1,4 @@
-"""What is asked of the Hub: commits, listings, files, parts of files."""
+"""Every question to the Hub as one function: commits, listings, files, parts of files."""
 
 import re
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ from loratools.hub.client import asked
 from loratools.hub.expected import expecting, expecting_bytes
 from loratools.hub.names import HubFile, HubName
 
-#: More than the Hub lets a repository have, and more than is worth the memory.
+#: Limits of a listing: more than the Hub lets a repository have, and more than is worth the memory.
 MOST_FILES = 200_000
 MOST_PAGES = 2_000
 
 
 def head(name: HubName) -> str:
-    """The commit that a revision stands for now, as the Hub says it.
+    """The commit that the name's revision stands for now.
 
     Raises:
-        HubError: it says something else.
-        HubError, NetworkError: see `hub_errors`.
+        HubError: the answer is no commit, or see `hub_errors`.
+        NetworkError: see `hub_errors`.
     """
     revision = "" if name.revision is None else f"/revision/{quote(name.revision, safe='')}"
     return commit_in(_answer(name, revision), "sha", str(name))
 
 
 def is_private(repo: str) -> bool:
-    """Whether only some see a repository.
+    """Whether a repository is private.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -43,7 +43,7 @@ def is_private(repo: str) -> bool:
 
 
 def exists(repo: str) -> bool:
-    """Whether there is such a repository, for all that the token may see.
+    """Whether there is a repository that the token may see, a gated one included.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -65,7 +65,7 @@ def list_files(repo: str, commit: str) -> list[HubFile]:
     """Every file of a commit.
 
     Raises:
-        HubError: there is no such commit, or it lists what cannot be stored.
+        HubError: there is no such commit, or it has a file that cannot be stored.
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo, commit)
@@ -74,13 +74,13 @@ def list_files(repo: str, commit: str) -> list[HubFile]:
 
 
 def cached(repo: str, commit: str, path: str) -> Path | None:
-    """Where the cache has a file; None where it has not."""
+    """The path of a file in the client's cache; None where it is not there."""
     found = try_to_load_from_cache(repo, path, revision=commit)
     return Path(found) if isinstance(found, str) else None
 
 
 def download(repo: str, commit: str, file: HubFile) -> Path:
-    """A file in the cache; its size has been checked, and not its hash.
+    """Download a file into the client's cache: its size is checked, and its hash is not.
 
     Raises:
         HubError, NetworkError, StorageError: see `hub_errors`.
@@ -92,7 +92,7 @@ def download(repo: str, commit: str, file: HubFile) -> Path:
 
 
 def read(repo: str, commit: str, path: str, begin: int, count: int) -> bytes:
-    """`count` bytes of a file, from `begin` on.
+    """Read `count` bytes of a file, from byte `begin` on, without downloading the rest.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -116,7 +116,7 @@ def _read(address: str, begin: int, count: int) -> bytes:
 
 
 def history(repo: str, commit: str) -> list[str]:
-    """The commit and those before it, the newest first.
+    """The hashes of a commit and its ancestors, the newest first.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -126,7 +126,7 @@ def history(repo: str, commit: str) -> list[str]:
 
 
 def tags(repo: str) -> dict[str, str]:
-    """The commits that have tags, by the tags.
+    """The tagged commits, by the names of their tags.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -135,7 +135,7 @@ def tags(repo: str) -> dict[str, str]:
 
 
 def proposals(repo: str) -> dict[int, str]:
-    """The heads of the pull requests, by their numbers.
+    """The head commits of all pull requests, by their numbers.
 
     Raises:
         HubError, NetworkError: see `hub_errors`.
@@ -149,6 +149,7 @@ def proposals(repo: str) -> dict[int, str]:
 
 
 def _refs(repo: str, kind: str, name: str, **query: str) -> dict[str, str]:
+    """The commits of all references of a kind, by the field of each that is called `name`."""
     where = HubName(repo)
     found = value_in(_answer(where, "/refs", **query), kind, list, str(where))
     return {
@@ -158,10 +159,10 @@ def _refs(repo: str, kind: str, name: str, **query: str) -> dict[str, str]:
 
 
 def _entries(where: HubName, path: str, **query: str) -> Iterator[Any]:
-    """What a listing has on all its pages.
+    """The entries of a listing, page by page.
 
     Raises:
-        HubError: it has no end, or is no list.
+        HubError: it has too many entries or pages, or a page is no list.
     """
     address, count = _address(where.repo, path, **query), 0
     for _ in range(MOST_PAGES):
@@ -183,7 +184,7 @@ def _answer(where: HubName, path: str, **query: str) -> Any:
 
 
 def _ask(where: HubName, address: str) -> tuple[Any, str | None]:
-    """The JSON of an answer, and the address of the page after it."""
+    """The parsed JSON of an answer, and the address of the next page, if any."""
     text, following = asked(where, lambda _: _get(address))
     return parsed(text, str(where)), following
 

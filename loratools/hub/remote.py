@@ -1,4 +1,4 @@
-"""A file on the Hub of which only those parts are transferred that are read."""
+"""A file on the Hub that is read by ranges of bytes, so that only these are transferred."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,10 @@ from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
 from loratools.io.header import Header, TensorInfo
 
-#: The first read brings this much: most headers, and a small file whole.
+#: Bytes of the first request: it brings most headers, and a small file whole.
 _START_BYTES = 128 * 1024
-#: Tensors up to this size (a LoRA's alphas) are read together with the header, side by side.
+#: Tensors up to this size (a LoRA's alphas) are read with the header, in parallel, since each takes
+#: a request of its own.
 _SCALAR_BYTES = 64
 _WORKERS = 16
 
@@ -20,7 +21,7 @@ _WORKERS = 16
 class RemoteFile(InputFile):
     """A file of one commit, read by ranges of bytes.
 
-    What is read this way is not held against the file's hash, which only the whole file has.
+    Bytes that are read this way are not verified: the Hub has a hash of the whole file only.
     """
 
     def __init__(self, repository: Repository, file: HubFile) -> None:
@@ -32,19 +33,24 @@ class RemoteFile(InputFile):
 
     @property
     def where(self) -> str:
-        """Its pinned name."""
+        """The file's `hf://` name, with the commit."""
         return f"{self._repository.name}/{self._file.path}"
 
     @property
     def fd(self) -> int:
-        """None: it is not on this disk."""
+        """There is no file descriptor: what copies files cannot be given a remote one by mistake.
+
+        Raises:
+            UnsupportedError: always.
+        """
         raise UnsupportedError(f"{self.where}: only parts of it are read, and none copied")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes from `offset` on.
 
         Raises:
-            HubError, NetworkError: they cannot be had.
+            FormatError: the file ends before.
+            HubError, NetworkError: the Hub does not send them.
         """
         size = len(buffer)
         for begin, part in self._parts.items():
@@ -57,13 +63,13 @@ class RemoteFile(InputFile):
             buffer[:] = self._repository.read(self._file.path, offset, size)
 
     def read_header(self) -> Header:
-        """The checked safetensors header; the smallest tensors come with it."""
+        """The checked safetensors header; the smallest tensors are read with it."""
         header = super().read_header()
         self._read_ahead(t for t in header.tensors if 0 < t.nbytes <= _SCALAR_BYTES)
         return header
 
     def check_unchanged(self) -> None:
-        """Nothing: a commit does not change."""
+        """Do nothing: a commit does not change."""
 
     def _read_ahead(self, tensors: Iterable[TensorInfo]) -> None:
         def read(info: TensorInfo) -> tuple[int, bytes]:

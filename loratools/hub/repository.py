@@ -1,4 +1,4 @@
-"""A repository at one commit: its files with their hashes, in the cache or by ranges of bytes."""
+"""A repository at one commit: its files with their hashes, cached or read by ranges of bytes."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,9 @@ from loratools.io.json import json_text, parse_json
 from loratools.io.small import read_small, replace_text
 
 _WORKERS = 8
-#: What arrives broken is fetched once more.
+#: Attempts at a file: one that arrives with another hash is fetched once more.
 _DOWNLOADS = 2
-#: Bytes of our notes of a listing, and of the client's of a commit.
+#: The most bytes of a listing that we stored, and of a commit that the client's cache has noted.
 _LONGEST_TREE, _LONGEST_REFERENCE = 100_000_000, 1000
 
 
@@ -34,12 +34,12 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """Its pinned name."""
+        """The repository's `hf://` name, with the commit."""
         return str(HubName(self.repo, self.commit))
 
     @cached_property
     def files(self) -> Mapping[str, HubFile]:
-        """Every file by its path: listed once, then remembered, since a commit does not change.
+        """Every file by its path; the listing is stored, since a commit does not change.
 
         Raises:
             HubError, NetworkError: it cannot be listed, or lists what cannot be stored.
@@ -51,11 +51,11 @@ class Repository:
         return {file.path: file for file in known}
 
     def fetch(self, paths: Iterable[str]) -> dict[str, Path]:
-        """The files in the cache, each held against its hash.
+        """Fetch files into the cache, each verified against its hash; local paths by `paths`.
 
         Raises:
-            HubError, NetworkError, StorageError: one cannot be had as it is listed; what came in
-                its place has been deleted.
+            HubError, NetworkError, StorageError: a file does not arrive as it is listed; what came
+                in its place has been deleted.
         """
         files = [self.files[path] for path in paths]
         try:
@@ -67,7 +67,7 @@ class Repository:
             raise
 
     def has_here(self, path: str) -> bool:
-        """Whether a file is in the cache, and need not be hashed first; offline that has to do."""
+        """Whether a file is in the cache and known to be verified; offline, whether it is there."""
         cached = reading.cached(self.repo, self.commit, path)
         if cached is None:
             return False
@@ -75,10 +75,10 @@ class Repository:
         return client.is_offline() or verified.knows(cached, self.files[path].digest)
 
     def discard(self, paths: Iterable[str]) -> None:
-        """Take files out of the cache, and ask for the listing anew: it told of other bytes.
+        """Delete files from the cache, and the stored listing, which had their wrong hashes.
 
         Raises:
-            StorageError: one cannot be deleted.
+            StorageError: one of them cannot be deleted.
         """
         for path in paths:
             cached = reading.cached(self.repo, self.commit, path)
@@ -87,10 +87,10 @@ class Repository:
         self._forget_tree()
 
     def read(self, path: str, begin: int, count: int) -> bytes:
-        """Some bytes of a file, which is not fetched and so not held against its hash.
+        """Read some bytes of a file, unverified: only the whole file has a hash.
 
         Raises:
-            HubError, NetworkError: they cannot be had.
+            HubError, NetworkError: the Hub does not send them.
         """
         return reading.read(self.repo, self.commit, path, begin, count)
 
@@ -101,6 +101,7 @@ class Repository:
             path, digest = (cached, None) if cached is not None else self._download(file)
             if verified.knows(path, file.digest):
                 return path
+            # The hash from the download may be missing or wrong: see `following`.
             if digest == file.digest or digest_like(file.digest, path) == file.digest:
                 verified.remember(path, file.digest)
                 return path
@@ -112,9 +113,10 @@ class Repository:
         )
 
     def _download(self, file: HubFile) -> tuple[Path, str | None]:
-        """A file in the cache, and its hash where that was found meanwhile."""
+        """Download a file; its path, and its SHA-256 where it could be hashed meanwhile."""
         if not file.is_large:
             return reading.download(self.repo, self.commit, file), None
+        # The client writes HASH.XXXXXXXX.incomplete, and renames it.
         with following(_cache(self.repo) / "blobs", f"{file.digest}.*") as follower:
             path = reading.download(self.repo, self.commit, file)
         return path, follower.digest_of(path)
@@ -124,13 +126,13 @@ class Repository:
         return _state() / "trees" / self.repo.replace("/", "--") / f"{self.commit}.json"
 
     def _forget_tree(self) -> None:
-        """The file may be right, and the listing wrong: the next run asks for it again."""
+        """Delete the stored listing: it may be what is wrong, so the next run asks for it anew."""
         with storage_errors(self._tree):
             self._tree.unlink(missing_ok=True)
 
 
 def resolve(name: HubName) -> Repository:
-    """The commit that a name stands for now; offline, the one that it stood for last.
+    """Resolve a name to the commit that it stands for now; offline, to the one noted last.
 
     Raises:
         HubError: there is no such repository or revision, or it may not be seen.
@@ -139,7 +141,7 @@ def resolve(name: HubName) -> Repository:
     if name.revision is not None and is_commit(name.revision):
         return Repository(name.repo, name.revision)
     if name.revision is not None:
-        check_path(name.revision, str(name))  # a file is named by it
+        check_path(name.revision, str(name))  # the cache has a file of this name
     reference = _reference(name)
     if client.is_offline():
         if not reference.is_file():
@@ -155,22 +157,22 @@ def resolve(name: HubName) -> Repository:
 
 
 def _reference(name: HubName) -> Path:
-    """Where the client's cache, too, keeps what a revision was when it was last resolved."""
+    """The file in which the client's cache notes the commit that a revision last stood for."""
     return _cache(name.repo) / "refs" / (name.revision or client.DEFAULT_REVISION)
 
 
 def _cache(repo: str) -> Path:
-    """Where the client's cache has all of a repository."""
+    """The folder of a repository in the client's cache."""
     return client.cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def _state() -> Path:
-    """Our own notes, beside the client's cache."""
+    """The folder of our own notes: beside the client's cache, whose layout is not ours."""
     return client.home_folder() / "loratools"
 
 
 def _read_tree(store: Path) -> list[HubFile] | None:
-    """The listing that was noted; None where there is none that can be read: it is asked for."""
+    """The stored listing; None where none can be read, so that the Hub is asked."""
     try:
         noted = typed(
             parse_json(read_small(store, _LONGEST_TREE), str(store)), list, "the listing", ""
@@ -183,11 +185,11 @@ def _read_tree(store: Path) -> list[HubFile] | None:
 def _write(path: Path, text: str) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text, is_durable=False)
+    replace_text(path, text, is_durable=False)  # it only saves asking again
 
 
 def _delete(link: Path) -> None:
-    """Delete a file of the cache: the link in the snapshot, and what it points to."""
+    """Delete a file from the cache: the link in the snapshot, and the blob that it points to."""
     with storage_errors(link):
         blob = link.resolve()
         link.unlink(missing_ok=True)

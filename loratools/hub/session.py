@@ -1,9 +1,10 @@
 """The client's HTTP session, guarded: where the token goes, and how much comes back.
 
 Every request and every answer of ours passes here: redirects, pages of a listing, and addresses
-that an answer names. So neither has to be thought of where something is asked.
+that an answer names. So the code that asks need not think of either.
 
-The session is shared with whoever else uses the client in this process; theirs is left alone.
+The session is shared with everybody who uses the client in this process; only our requests, which
+name loratools as their sender, are touched.
 """
 
 import re
@@ -20,27 +21,29 @@ from loratools.errors import AnswerError
 from loratools.hub.expected import check_headers, expected_size
 from loratools.hub.token import quoted
 
-#: What our requests call themselves; the client sends it with each of them.
+#: The name of the sender in our requests' User-Agent header.
 LIBRARY = "loratools"
-#: Bytes of an answer that is no file: a listing has about 300 an entry, and 1000 entries a page.
+#: The most bytes of an answer that is no file: a listing has about 300 an entry, and 1000 entries
+#: a page.
 LONGEST_ANSWER = 32 * 2**20
 LONGEST_WAIT_SECONDS = 60
-#: Until an answer begins or goes on; where the client sets no limit of its own.
+#: How long to wait for the next step of a request, where the client sets no limit of its own.
 _PATIENCE_SECONDS = {"connect": 30.0, "read": 120.0, "write": 120.0, "pool": 120.0}
+#: Headers that carry secrets.
 _SECRETS = ("Authorization", "Cookie")
-#: «RateLimit: "api";r=0;t=55»: nothing more for 55 seconds.
+#: The header `RateLimit: "api";r=0;t=55` says: no more requests for 55 seconds.
 _RESET = re.compile(r";\s*t\s*=\s*(\d+)")
 
 
 def install() -> None:
-    """Guard the session, also where the program has set a factory of its own meanwhile."""
+    """Guard the client's session, even if the program has set its own session factory since."""
     _FACTORY.install()
 
 
 def _is_ours(request: httpx2.Request) -> bool:
-    """Whether a request is made for us: it says so, or it is an upload to a storage.
+    """Whether a request is ours: its User-Agent says so, or it is an upload to a storage server.
 
-    Those are sent from the client's own threads and name no client at all.
+    Uploads are sent from the client's own threads and name no client at all.
     """
     agent = request.headers.get("User-Agent", "")
     is_upload = request.method in {"PUT", "POST"} and "hf_hub/" not in agent
@@ -48,12 +51,13 @@ def _is_ours(request: httpx2.Request) -> bool:
 
 
 def _outgoing(request: httpx2.Request) -> None:
+    """The hook on requests: take secrets out of those to other servers; set limits of time."""
     if not _is_ours(request):
         return
     if not _is_at_endpoint(request.url):
         for name in _SECRETS:
             request.headers.pop(name, None)
-    # A compressed answer can become a thousand times longer than what came.
+    # A compressed answer can become a thousand times longer than the bytes that are counted.
     request.headers["Accept-Encoding"] = "identity"
     given = request.extensions.get("timeout", {})
     waits = {name: given.get(name) or seconds for name, seconds in _PATIENCE_SECONDS.items()}
@@ -61,12 +65,13 @@ def _outgoing(request: httpx2.Request) -> None:
 
 
 def _incoming(response: httpx2.Response) -> None:
+    """The hook on answers: check headers before the client acts on them; limit the length."""
     request = response.request
     if not _is_ours(request):
         return
     _wait_briefly(response.headers)
     _keep_token_from_xet(response)
-    if request.method == "HEAD":
+    if request.method == "HEAD":  # so the client asks for the hash and the commit of a file
         check_headers(response)
         return
     where = quoted(f"{request.url.host}{request.url.path}")
@@ -77,7 +82,7 @@ def _incoming(response: httpx2.Response) -> None:
                 f"{where}: sent compressed ({quoted(encoding)}), which was not asked for"
             )
         del response.headers["Content-Encoding"]
-        response.stream = httpx2.ByteStream(b"")  # its status says enough
+        response.stream = httpx2.ByteStream(b"")  # an error: its status says enough
     size = expected_size() if response.is_success else None
     assert isinstance(response.stream, httpx2.SyncByteStream)
     response.stream = _Limited(response.stream, LONGEST_ANSWER if size is None else size, where)
@@ -90,7 +95,7 @@ def _is_at_endpoint(url: httpx2.URL) -> bool:
 
 
 def _wait_briefly(headers: httpx2.Headers) -> None:
-    """Cut short the pause that the Hub asks for: the client would wait for years."""
+    """Limit the pause that an answer asks for, since the client would wait for years."""
     reset = _RESET.search(headers.get("RateLimit", ""))
     if reset is not None and _is_long(reset[1]):
         del headers["RateLimit"]
@@ -104,7 +109,10 @@ def _is_long(seconds: str) -> bool:
 
 
 def _keep_token_from_xet(response: httpx2.Response) -> None:
-    """Without Xet, if its address is not the Hub's: hf_xet would send it the token by itself."""
+    """Have the client do without hf_xet where that would send the token to another server.
+
+    hf_xet has connections of its own, which no hook sees.
+    """
     xet = parse_xet_file_data_from_response(response)
     if xet is not None and not _is_at_endpoint(httpx2.URL(xet.refresh_route)):
         del response.headers[constants.HUGGINGFACE_HEADER_X_XET_HASH]
@@ -112,7 +120,7 @@ def _keep_token_from_xet(response: httpx2.Response) -> None:
 
 @final
 class _Limited(httpx2.SyncByteStream):
-    """The bytes of an answer, of which only so many may come."""
+    """The bytes of an answer; raises `AnswerError` when more than `limit` have come."""
 
     def __init__(self, inner: httpx2.SyncByteStream, limit: int, where: str) -> None:
         self._inner, self._limit, self._where = inner, limit, where
@@ -128,12 +136,12 @@ class _Limited(httpx2.SyncByteStream):
             yield chunk
 
     def close(self) -> None:
-        """End the connection's part in it."""
+        """Close the stream of the connection."""
         self._inner.close()
 
 
 class _Factory:
-    """Makes the client's sessions, as the one before it does, and adds the guard."""
+    """A session factory for the client: the previous factory's sessions, with our hooks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -149,8 +157,9 @@ class _Factory:
         return session
 
     def install(self) -> None:
-        """Take the place of the program's own factory, which it may have set at any time."""
+        """Take the place of the current factory, which the program may set at any time."""
         with self._lock:
+            # The client has a function to set the factory, and none to ask for it.
             if _http._GLOBAL_CLIENT_FACTORY is not self:
                 self._inner = _http._GLOBAL_CLIENT_FACTORY
                 set_client_factory(self)

@@ -1,7 +1,7 @@
-"""The token: checked before it is sent, and shown nowhere.
+"""The access token: checked before it is sent, and shown nowhere.
 
-The client reads it, from the environment or from a file that a login has written, and looks at
-nothing: text that no header can have would end in the client's own error, with the token in it.
+The client reads it from the environment or from a file that a login has written, and does not check
+it: characters that no header can have would end in an error that quotes the token.
 """
 
 import base64
@@ -20,7 +20,7 @@ from loratools.io.small import read_small
 _LONGEST_SAYING = 200
 _LONGEST_FILE = 2**20
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-#: What RFC 9110 lets a header carry, without spaces.
+#: The visible ASCII characters, which RFC 9110 lets a header carry.
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
@@ -28,8 +28,8 @@ def token() -> str | None:
     """The token that the client sends; None where there is none.
 
     Raises:
-        HubError: it has characters that no token has, or there is none to be had where one
-            should be.
+        HubError: it has characters that no token has, or the environment asks for a token by
+            HF_OIDC_RESOURCE and none can be got.
         FormatError: its file is a folder, a pipe or a device, or has more than a mebibyte.
         StorageError: its file cannot be read.
     """
@@ -50,7 +50,7 @@ def token() -> str | None:
 
 
 def _check_files(file: Path) -> None:
-    """Refuse what the client would wait for, or choke on: a pipe, a device, other text."""
+    """Refuse token files on which the client would wait or fail: pipes, devices, other text."""
     for path in (file, Path(constants.HF_STORED_TOKENS_PATH)):
         with storage_errors(path):
             is_there = path.exists()
@@ -66,30 +66,30 @@ def _no_token(source: str) -> HubError:
 
 
 def quoted(text: str) -> str:
-    """What somebody else says: redacted first, since half a token cannot be found any more."""
+    """A server's text for a message: redacted, then shortened, as half a token is not found."""
     return shorten(redacted(text.strip()), _LONGEST_SAYING)
 
 
 def redacted(text: str) -> str:
-    """`text` without the token, and without a user and a password in an address."""
+    """`text` without the token, and without users and passwords in addresses."""
     for secret in _secrets():
         text = text.replace(secret, "hf_…")
     return without_user(text)
 
 
 def _secrets() -> list[str]:
-    """The token, and what the endpoint's address has in its place, as it may be echoed."""
+    """The token, and the password in the endpoint's address, in each form a server may echo."""
     endpoint = urlsplit(constants.ENDPOINT)
     user, password = endpoint.username or "", endpoint.password or ""
     pair = f"{unquote(user)}:{unquote(password)}"
     basic = base64.b64encode(pair.encode()).decode() if endpoint.password else ""
     try:
         known = token()
-    except LoratoolsError:  # then none has been sent
+    except LoratoolsError:  # then it has never been sent
         known = None
     return [secret for secret in (known, basic, password, unquote(password)) if secret]
 
 
 def without_user(text: str) -> str:
-    """`text` without a user and a password in an address."""
+    """`text` without the users and passwords that stand before an address's host."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)

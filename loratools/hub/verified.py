@@ -1,7 +1,7 @@
-"""Files held against the hashes that the Hub lists for them.
+"""Hashes of files, and notes on which file has been verified against which.
 
-The client checks sizes only. What was hashed once is remembered by its identity on disk, so that
-a model in the cache is not read again for each command.
+The client checks sizes only. A verified file is noted with its inode, size and time, so that a
+model in the cache is not read again for each command.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ _LONGEST_NOTE = 200
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hex: how the Hub names large files."""
+    """The SHA-256 of a file, as hex, which the Hub lists for large files."""
     return _digest(hashlib.sha256(), path)
 
 
 def git_sha1(content: Path | bytes) -> str:
-    """The id that git gives to a file, or to its bytes, as hex: how the Hub names small files."""
+    """Git's blob id of a file or of bytes, as hex, which the Hub lists for small files."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     if not isinstance(content, bytes):
@@ -32,7 +32,7 @@ def git_sha1(content: Path | bytes) -> str:
 
 
 def digest_like(known: str, path: Path) -> str:
-    """The digest of a file, of the kind that `known` is."""
+    """The digest of a file by the algorithm that made `known`: SHA-256, or git's SHA-1."""
     return sha256(path) if len(known) == 64 else git_sha1(path)
 
 
@@ -46,13 +46,13 @@ def _digest(digest: "hashlib._Hash", path: Path) -> str:
 
 @final
 class Verified:
-    """What has been found to have a hash; in files named by the hash in a folder."""
+    """Notes on verified files: in `folder`, a file named after each hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def knows(self, path: Path, digest: str) -> bool:
-        """Whether this file, unchanged since, has been found to have this hash."""
+        """Whether this file has been verified to have this hash, and is unchanged since."""
         try:
             noted = read_small(self._folder / digest, _LONGEST_NOTE)
         except LoratoolsError:
@@ -61,7 +61,7 @@ class Verified:
             return noted == identity(path.stat()).encode()
 
     def remember(self, path: Path, digest: str) -> None:
-        """Note that it has; that this cannot be written only costs time later."""
+        """Note that this file has this hash; a note that cannot be written only costs time."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / digest).write_text(identity(path.stat()))
@@ -70,5 +70,5 @@ class Verified:
 
 
 def identity(status: os.stat_result) -> str:
-    """Which file it is, and in which state: another one, or a changed one, has another."""
+    """A text that another file, or the same file changed, does not have."""
     return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""What the Hub is told to do: repositories, branches, tags and commits."""
+"""Every order to the Hub as one function: repositories, branches, tags and commits."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,17 +32,17 @@ _OPEN_AT_ONCE = 32
 @final
 @dataclass(frozen=True)
 class Addition:
-    """A file to be sent: hashed once, and not uploaded twice where a commit is tried again."""
+    """A file to send: hashed once, and not uploaded again where a commit is tried again."""
 
     content: InputFile | bytes
     operation: CommitOperationAdd
 
     @classmethod
     def of(cls, name: str, content: InputFile | bytes) -> "Addition":
-        """A file, or some bytes, with the name that they will have in the repository.
+        """Prepare a file or bytes to be sent as `name`, their path in the repository.
 
-        The client opens a file again by its name, at which something else may lie by then. So it is
-        given the bytes of a small one, and in time the name of another one that is open.
+        The client opens a file by its name when it sends it, and another one may be there by then.
+        So it is given the bytes of a small file, and a path of our open descriptor for a large one.
 
         Raises:
             StorageError: it cannot be read, or was written to meanwhile.
@@ -53,22 +53,24 @@ class Addition:
             return cls(content, CommitOperationAdd(name, content))
         with storage_errors(content.where), content.named() as path:
             operation = CommitOperationAdd(name, str(path))
-            _ = operation.upload_info.sha256  # which the client would compute when it sends it
+            _ = operation.upload_info.sha256  # computed now, while the path is of the open file
         return cls(content, operation)
 
     @property
     def is_unsent(self) -> bool:
-        """Whether the client is still to be given what is in a larger file."""
+        """Whether this is a large file whose content the client has not sent yet."""
+        # The client puts empty bytes in the place of what it has sent (`free_memory`).
         return not isinstance(self.operation.path_or_fileobj, bytes)
 
     @contextmanager
     def named(self) -> Iterator[CommitOperationAdd]:
-        """The operation, which names the open file in the block.
+        """The operation, with a path of the open file that is valid in the block.
 
-        What has not been sent in it belongs in the commit itself, as text does, and is read.
+        A file that was not sent in the block belongs into the commit itself, as the Hub wants it of
+        text: its bytes are then put into the operation.
 
         Raises:
-            FormatError, StorageError: by now it is another file, or a link leads to it.
+            FormatError, StorageError: another file has taken its place, or a link leads to it.
         """
         assert isinstance(self.content, InputFile)
         with self.content.named() as path:
@@ -78,7 +80,7 @@ class Addition:
                 self.operation.path_or_fileobj = self.content.read(0, self.content.size)
 
     def is_listed(self, there: HubFile | None) -> bool:
-        """Whether the Hub lists it with these bytes."""
+        """Whether the Hub's entry `there` has the size and the hash of this file."""
         if there is None or there.size != self.operation.upload_info.size:
             return False
         if there.is_large:
@@ -102,7 +104,7 @@ def commit(
     """Make one commit of `files`: its hash, and the number of the pull request that it is in.
 
     Raises:
-        UnansweredError: the connection broke, or the Hub did; look before trying again.
+        UnansweredError: no usable answer came; look for the commit before trying again.
         ConflictError: the head of the branch is not the parent any more.
         HubError: it may not be written, or the Hub refuses a file.
     """
@@ -129,7 +131,7 @@ def commit(
 
 
 def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool) -> None:
-    """Send what is in some larger files, before the commit that lists them."""
+    """Send the contents of large files, before the commit that lists them."""
     with ExitStack() as opened:
         operations = [opened.enter_context(file.named()) for file in files]
         client.api().preupload_lfs_files(
@@ -139,7 +141,7 @@ def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool
 
 @contextmanager
 def _card_refusal(where: HubName) -> Iterator[None]:
-    """What the Hub says against the metadata in README.md; what it would rather have is its own."""
+    """Turn the Hub's errors about README.md's metadata into HubErrors; ignore its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,7 +156,7 @@ def create(repo: str, *, private: bool) -> None:
     """Make a repository, if there is none of that name.
 
     Raises:
-        HubError: there is one that everybody sees, and it should be private.
+        HubError: there is a public one of that name, and `private` was asked for.
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo)
@@ -173,10 +175,10 @@ def branch(repo: str, name: str) -> None:
 
 
 def tag(repo: str, name: str, commit: str) -> None:
-    """Give a commit a tag, which it may have already.
+    """Give a commit a tag, if it does not have it already.
 
     Raises:
-        HubError: another commit has it.
+        HubError: another commit has this tag.
         NetworkError: see `hub_errors`.
     """
     where = HubName(repo)
