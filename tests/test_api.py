@@ -1,14 +1,20 @@
 """The front page of the Python API: what it names, and what it costs to import."""
 
 import ast
+import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+import torch
 
 import loratools
+from loratools import errors, registry
+from loratools.cli import verbs
 
 ROOT = Path(__file__).parent.parent
 #: What a person would not notice is about 0.4 s on a quiet machine; others may be at work on this.
@@ -16,9 +22,52 @@ PROMPT = 1.5
 HEAVY = {"torch", "numpy", "huggingface_hub", "safetensors"}
 
 
-def test_public_names_are_few_and_sorted() -> None:
-    assert list(loratools.__all__) == sorted(loratools.__all__)
-    assert len(set(loratools.__all__)) == len(loratools.__all__) <= 20
+VERBS = registry.names(verbs)
+PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
+
+
+def types_in(annotation: object) -> Iterator[type]:
+    """The types of ours that an annotation names."""
+    if isinstance(annotation, type) and annotation.__module__.startswith("loratools."):
+        yield annotation
+    # Those of a Callable are a list.
+    for each in annotation if isinstance(annotation, list) else get_args(annotation):
+        yield from types_in(each)
+
+
+def annotations(of: object) -> dict[str, object]:
+    return get_type_hints(of, localns=PUBLIC | {"torch": torch})
+
+
+def taken_and_returned() -> set[str]:
+    """The names of what verbs take, down to the fields of options, and of what they return."""
+    functions = [annotations(PUBLIC[name]) for name in (*VERBS, "open_adapter")]
+    returned = {kind for hints in functions for kind in types_in(hints.pop("return"))}
+    found = set(returned)
+    left = [each for hints in functions for hint in hints.values() for each in types_in(hint)]
+    while left:
+        kind = left.pop()
+        if kind not in found:
+            found.add(kind)
+            left.extend(each for hint in annotations(kind).values() for each in types_in(hint))
+    return {kind.__name__ for kind in found}
+
+
+def test_public_are_the_verbs_what_they_take_and_return_and_the_errors_and_nothing_else() -> None:
+    kinds = [c for c in vars(errors).values() if isinstance(c, type)]
+    raised = {c.__name__ for c in kinds if issubclass(c, errors.LoratoolsError)}
+    assert set(loratools.__all__) == {*VERBS, "open_adapter"} | taken_and_returned() | raised
+
+
+def test_each_public_name_is_written_once() -> None:
+    listed = [name for names in vars(loratools)["_PUBLIC"].values() for name in names]
+    assert loratools.__all__ == sorted(set(listed))
+    assert len(listed) == len(set(listed))
+
+
+def test_public_name_is_imported_from_where_it_is_defined() -> None:
+    for module, names in vars(loratools)["_PUBLIC"].items():
+        assert {PUBLIC[name].__module__ for name in names} == {module}
 
 
 @pytest.mark.parametrize("name", loratools.__all__)
@@ -40,19 +89,12 @@ def test_dir_has_the_public_names_and_no_other() -> None:
     assert {name for name in dir(loratools) if not name.startswith("_")} == set(loratools.__all__)
 
 
-def test_type_checkers_see_the_names_that_are_imported_when_used() -> None:
-    tree = ast.parse(Path(loratools.__file__).read_text(encoding="utf-8"))
-    (for_checkers,) = (
-        node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node)
-    )
-    seen = {
-        alias.name: node.module
-        for node in for_checkers.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert seen == loratools._HOMES
-    assert set(seen) == set(loratools.__all__)
+def test_type_checkers_see_the_same_names() -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "make_stub.py"))
+    assert made["STUB"].read_text(encoding="utf-8") == made["stub"]()
+    tree = ast.parse(made["stub"]())
+    seen = [a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    assert sorted(seen) == sorted([*loratools.__all__, "__version__"])
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -1,0 +1,88 @@
+# Made by scripts/make_stub.py from the table in __init__.py: run it, do not edit.
+
+from loratools.adapter import Adapter as Adapter
+from loratools.describing.description import Inspection as Inspection
+from loratools.describing.inspect import inspect as inspect
+from loratools.errors import AnswerError as AnswerError
+from loratools.errors import ConflictError as ConflictError
+from loratools.errors import FormatError as FormatError
+from loratools.errors import HubError as HubError
+from loratools.errors import LoratoolsError as LoratoolsError
+from loratools.errors import MatchError as MatchError
+from loratools.errors import NetworkError as NetworkError
+from loratools.errors import NonFiniteError as NonFiniteError
+from loratools.errors import OptionError as OptionError
+from loratools.errors import OutputError as OutputError
+from loratools.errors import ShapeMismatchError as ShapeMismatchError
+from loratools.errors import StorageError as StorageError
+from loratools.errors import UnansweredError as UnansweredError
+from loratools.errors import UnsupportedError as UnsupportedError
+from loratools.extracting.plan import ExtractOptions as ExtractOptions
+from loratools.extracting.report import ExtractReport as ExtractReport
+from loratools.extracting.svd_extract import ExtractRun as ExtractRun
+from loratools.extracting.svd_extract import svd_extract as svd_extract
+from loratools.files.opening import open_adapter as open_adapter
+from loratools.lowrank.ranks import RankRule as RankRule
+from loratools.merging.execute import WriteOptions as WriteOptions
+from loratools.merging.merge import merge as merge
+from loratools.merging.plan import MergeOptions as MergeOptions
+from loratools.merging.report import MergeReport as MergeReport
+from loratools.methods import MethodOptions as MethodOptions
+from loratools.publishing.pull import Pulled as Pulled
+from loratools.publishing.pull import pull as pull
+from loratools.publishing.push import PushOptions as PushOptions
+from loratools.publishing.push import PushReport as PushReport
+from loratools.publishing.push import push as push
+from loratools.reshaping.combine import CombineReport as CombineReport
+from loratools.reshaping.combine import combine as combine
+from loratools.reshaping.combined import Combination as Combination
+from loratools.reshaping.rescale import RescaleReport as RescaleReport
+from loratools.reshaping.rescale import rescale as rescale
+from loratools.reshaping.rescaled import Rescaling as Rescaling
+from loratools.reshaping.resize import ResizeReport as ResizeReport
+from loratools.reshaping.resize import resize as resize
+from loratools.version import __version__ as __version__
+
+__all__ = [
+    "Adapter",
+    "AnswerError",
+    "Combination",
+    "CombineReport",
+    "ConflictError",
+    "ExtractOptions",
+    "ExtractReport",
+    "ExtractRun",
+    "FormatError",
+    "HubError",
+    "Inspection",
+    "LoratoolsError",
+    "MatchError",
+    "MergeOptions",
+    "MergeReport",
+    "MethodOptions",
+    "NetworkError",
+    "NonFiniteError",
+    "OptionError",
+    "OutputError",
+    "Pulled",
+    "PushOptions",
+    "PushReport",
+    "RankRule",
+    "RescaleReport",
+    "Rescaling",
+    "ResizeReport",
+    "ShapeMismatchError",
+    "StorageError",
+    "UnansweredError",
+    "UnsupportedError",
+    "WriteOptions",
+    "combine",
+    "inspect",
+    "merge",
+    "open_adapter",
+    "pull",
+    "push",
+    "rescale",
+    "resize",
+    "svd_extract",
+]
