@@ -17,4 +17,16 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            _take_for_old()
             gc.enable()
+
+
+def _take_for_old() -> None:
+    """See that what was built is not looked through at once, as if it were about to be garbage.
+
+    The collector keeps the objects it knows in generations. Freezing takes all of them out, and
+    unfreezing puts them into the oldest one, whatever their age; both are done in no time.
+    """
+    if gc.get_freeze_count() == 0:  # else somebody keeps objects frozen
+        gc.freeze()
+        gc.unfreeze()
