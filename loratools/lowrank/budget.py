@@ -1,8 +1,9 @@
-"""One budget spent on many falling series of gains, at the best total: an integer program.
+"""Spends one budget on many targets so that the total gain is the largest: an integer program.
 
-Targets of equal cost form a class, inside which the largest gains come first. What is left to
-decide is one count a class. That is found by branch and bound: the bound is the same problem with
-fractions allowed, whose optimum takes gains by gain / cost.
+Each target has a falling series of gains, one for each unit bought. Targets of equal cost form a
+class, inside which the largest gains come first, so only the number of units of each class is left
+to decide. Branch and bound finds these numbers; the bound is the same problem with fractions of
+units allowed, whose optimum takes the units by falling gain / cost.
 """
 
 import math
@@ -15,20 +16,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-#: A bound this near to the best found, relative to the gain of everything, is rounding.
+#: A bound exceeds the best solution only by rounding if it does so by at most this share of the
+#: gain of all units.
 _ROUNDING = 1e-14
-#: Expanded at most, each by a few array operations of about 20 µs.
+#: The most nodes of the search tree that are expanded, each with a few array operations of about
+#: 20 µs.
 _NODES = 5000
 
 
 @final
 @dataclass(frozen=True)
 class Spending:
-    """How many units each target gets.
+    """The number of units that each target gets.
 
     Attributes:
         counts: units, in the order of the targets.
-        gap: no other spending gains more than this above it; 0 where it is the optimum.
+        gap: the most by which another spending could gain more; 0 for the optimum.
     """
 
     counts: tuple[int, ...]
@@ -49,16 +52,16 @@ class _Class:
     owners: NDArray[np.int64]
 
     def within(self, low: int, high: int) -> "_Class":
-        """The same without the first `low` units and those from `high` on."""
+        """The class reduced to its units from `low` up to `high`, exclusive."""
         gains = self.gains[low:high]
         return _Class(self.cost, gains, _sums(gains), self.owners[low:high])
 
 
 def spend(gains: Sequence[Floats], costs: Sequence[int], budget: int) -> Spending:
-    """The counts of the largest total gain whose cost is at most `budget`.
+    """Find the counts with the largest total gain whose cost is at most `budget`.
 
-    `gains[i]` are those of the successive units of target i, falling and positive; a unit costs
-    `costs[i]`. Ties go to the earlier target.
+    `gains[i]` holds the gains of the successive units of target i, falling and positive. Each of
+    these units costs `costs[i]`. Of equal gains, the earlier target's is taken first.
     """
     divisor = math.gcd(*costs) or 1
     classes = _classes(gains, [cost // divisor for cost in costs])
@@ -76,7 +79,11 @@ def _sums(gains: Floats) -> Floats:
 
 
 def _classes(gains: Sequence[Floats], costs: Sequence[int]) -> list[_Class]:
-    """The classes that have units, the dearest first: small change is left for the last."""
+    """The classes that have units, the dearest first.
+
+    Branching decides the classes in this order. So the units that are decided last are the
+    cheapest, which use up a rest of the budget best.
+    """
     found = []
     for cost in sorted(set(costs), reverse=True):
         members = [i for i, other in enumerate(costs) if other == cost]
@@ -89,7 +96,7 @@ def _classes(gains: Sequence[Floats], costs: Sequence[int]) -> list[_Class]:
 
 
 def _solve(classes: list[_Class], budget: int) -> tuple[list[int], float]:
-    """Counts of the classes and the gap."""
+    """The number of units of each class, and the gap as in `Spending`."""
     bound = _Bound(classes)
     if bound.cost[-1] <= budget:
         return [len(each.gains) for each in classes], 0.0
@@ -97,8 +104,10 @@ def _solve(classes: list[_Class], budget: int) -> tuple[list[int], float]:
     value = sum(float(each.sums[t]) for each, t in zip(classes, first, strict=True))
     gap = bound(np.array([budget]))[0].item() - value
     price = bound.price(budget)
-    # A unit that is worth more than its price by the gap is in every better solution, and one that
-    # is worth less by the gap in none: only those between are open.
+    # A unit whose gain exceeds its cost at this price by more than the gap is in every better
+    # solution, and one that falls short by more than the gap is in none: leaving the first out, or
+    # taking the second, would lower the bound below the greedy solution. Only the units between
+    # are searched.
     surplus = [each.gains - price * each.cost for each in classes]
     slack = gap + _ROUNDING * bound.gain[-1]
     low = [int((rest > slack).sum()) for rest in surplus]
@@ -112,7 +121,7 @@ def _solve(classes: list[_Class], budget: int) -> tuple[list[int], float]:
 
 @final
 class _Bound:
-    """The largest gain of some classes where fractions of units are allowed, by budget."""
+    """The largest gain of some classes by budget, if fractions of units could be bought."""
 
     def __init__(self, classes: Sequence[_Class]) -> None:
         costs = np.concatenate([[0], *(np.full(len(c.gains), c.cost) for c in classes)])
@@ -125,19 +134,21 @@ class _Bound:
         self._divisor = math.gcd(*(each.cost for each in classes)) or 1
 
     def __call__(self, budgets: NDArray[np.int64]) -> Floats:
-        """For each budget; only multiples of the common divisor of all costs can be spent."""
+        """The bound for each budget."""
+        # Whole units can only spend multiples of the common divisor of all costs; rounding the
+        # budget down to one tightens the bound.
         whole = budgets // self._divisor * self._divisor
         gain: Floats = np.interp(whole, self.cost, self.gain)
         return gain
 
     def price(self, budget: int) -> float:
-        """The gain / cost of the unit that is taken in part, or would be next."""
+        """The gain / cost of the unit that the bound takes in part, or would take next."""
         at = int(np.searchsorted(self.cost, budget, side="right"))
         return float((self.gain[at] - self.gain[at - 1]) / (self.cost[at] - self.cost[at - 1]))
 
 
 def _greedy(classes: list[_Class], bound: _Bound, budget: int) -> list[int]:
-    """The whole units that the bound takes, then what fits."""
+    """A first solution: the whole units that the bound takes, and further ones that still fit."""
     whole = int(np.searchsorted(bound.cost, budget, side="right")) - 1
     counts: list[int] = np.bincount(bound.kinds[:whole], minlength=len(classes)).tolist()
     left = budget - int(bound.cost[whole])
@@ -149,7 +160,10 @@ def _greedy(classes: list[_Class], bound: _Bound, budget: int) -> list[int]:
 
 
 def _branch(classes: list[_Class], budget: int, start: list[int]) -> tuple[list[int], float]:
-    """The best counts, at least as good as `start`, depth first; and how far from a bound."""
+    """Search depth first for the best counts, beginning with `start`.
+
+    Return the counts, and the most by which a solution that was not searched could be better.
+    """
     bounds = [_Bound(classes[depth:]) for depth in range(1, len(classes))]
     best = start
     value = sum(each.sums[t] for each, t in zip(classes, start, strict=True))
@@ -164,12 +178,15 @@ def _branch(classes: list[_Class], budget: int, start: list[int]) -> tuple[list[
         each = classes[len(counts)]
         most = min(left // each.cost, len(each.gains))
         if len(counts) == len(classes) - 1:
+            # All gains are positive, so the last class takes as many units as fit.
             if gained + each.sums[most] > value + margin:
                 best, value = [*counts, most], gained + each.sums[most]
             continue
         units = np.arange(most + 1)
         lefts = left - units * each.cost
         uppers = gained + each.sums[: most + 1] + bounds[len(counts)](lefts)
+        # The most promising node comes last and is popped next: good solutions that are found
+        # early rule out most other nodes.
         order = np.argsort(uppers, kind="stable")
         nodes += [
             (uppers[t], [*counts, int(t)], int(lefts[t]), gained + each.sums[t])

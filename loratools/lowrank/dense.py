@@ -1,7 +1,7 @@
-"""Thin factors of a matrix that comes in blocks of rows.
+"""Thin factors of a matrix that is read in blocks of rows.
 
-Whatever finds the vectors, the matrix is then projected on them in float64, so that what is kept
-and what is missed is known to rounding: with W orthonormal, ‖X - X W Wᵀ‖² = ‖X‖² - ‖X W‖².
+However the vectors W are found, the matrix X is then projected on them in float64. So the kept and
+the lost energy are known up to rounding: with W orthonormal, ‖X - X W Wᵀ‖² = ‖X‖² - ‖X W‖².
 """
 
 import math
@@ -19,9 +19,9 @@ from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.row_blocks import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 
-#: LAPACK's SVD is fast where one side and the number of elements are at most these.
+#: LAPACK's SVD is fast for a matrix with a side of at most `_SHORT` and at most `_FEW` elements.
 _SHORT, _FEW = 256, 2**22
-#: The share of lost energy below which the iteration is in float64.
+#: A rule that allows at most this share of the energy to be lost needs the iteration in float64.
 _FINE = 1e-5
 _EPS = torch.finfo(torch.float64).eps
 
@@ -29,16 +29,18 @@ _EPS = torch.finfo(torch.float64).eps
 @final
 @dataclass(frozen=True, eq=False)
 class Leading:
-    """The approximation `up @ down`; its first r columns and rows are the one of rank r.
+    """An approximation `up @ down` of a matrix X, which can be cut to any smaller rank.
+
+    The first r columns of `up` and rows of `down` are the approximation of rank r.
 
     Attributes:
-        up: (m, k), in float64. Both factors have the singular values √σ, and are orthogonal to the
-            rounding of the largest.
+        up: (m, k), in float64. Both factors have the singular values √σ. The columns of `up`, and
+            the rows of `down`, are orthogonal up to rounding relative to the largest.
         values: σ, falling; fewer than wanted where the others are zero up to rounding.
         down: (k, n), in float64.
-        total: ‖X‖², right to rounding in float64.
-        missing: the energy that the best approximation of this rank is thought to have in
-            addition; an estimate from the convergence, 0 where `exact`.
+        total: ‖X‖², correct up to rounding in float64.
+        missing: the additional energy that the best approximation of this rank is estimated to
+            have, from the convergence of the iteration; 0 if `exact`.
         exact: whether all singular values were computed, instead of iterating.
     """
 
@@ -51,12 +53,12 @@ class Leading:
 
     @property
     def kept(self) -> float:
-        """‖up @ down‖²; `total - kept` is the squared error, to a few 1e-15 of `total`."""
+        """‖up @ down‖²; `total - kept` is the squared error, up to a few 1e-15 of `total`."""
         return self.values.square().sum().item()
 
     @property
     def error(self) -> float:
-        """The relative Frobenius error, certified; 0 for a zero matrix."""
+        """The certified relative Frobenius error ‖X - up @ down‖ / ‖X‖; 0 for a zero matrix."""
         return math.sqrt(max(0.0, 1 - self.kept / self.total)) if self.total else 0.0
 
     @property
@@ -65,7 +67,7 @@ class Leading:
         return self.kept / (self.kept + self.missing) if self.kept else 1.0
 
     def spectrum(self) -> TargetSpectrum:
-        """What a rule for ranks has to know."""
+        """The singular values and the energy, as a rule for ranks takes them."""
         m, n = self.up.shape[0], self.down.shape[1]
         return TargetSpectrum(m, n, self.values.numpy(), self.total)
 
@@ -78,24 +80,27 @@ def leading(
     tolerance: float = 1e-4,
     device: torch.device | None = None,
 ) -> Leading:
-    """The leading singular values and vectors of a matrix, as many as wanted.
+    """Compute as many leading singular values and vectors of a matrix as are wanted.
 
-    As far as the convergence shows, what is kept differs from the best approximation's by at most
+    As far as the convergence shows, the kept energy is below the best approximation's by at most
     `tolerance` of it and ten times that share of the squared error, or by 5e-7 of ‖X‖². The same
     seed, blocks and number of threads give the same bytes.
 
-    The iteration takes about 8 n k elements of memory. Where that would be half the matrix, or the
-    matrix is small, all singular values are computed instead, in float64. From a Gram matrix,
-    those below 1.2e-7 of the largest then count as zero; a matrix wider than high is read whole.
+    The iteration takes memory for about 8 n k elements. If that would be half the matrix, or if
+    the matrix is small, all singular values are computed instead, in float64. Where they are found
+    from a Gram matrix, values below 1.2e-7 of the largest count as zero. A matrix that is wider
+    than high is then read into memory as a whole.
 
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
     """
     device = device or torch.device("cpu")
-    # X V is not held: the last pass gives it in float64.
+    # No room for X V: the projection computes it again in float64.
     found = iterated(matrix, wanted, seed=seed, tolerance=tolerance, device=device, room=0)
     if found is not None:
         result = _projected_on(matrix, found.vectors, found.missing)
+        # The iteration counted the wanted values with energies that are rounded. If its vectors
+        # turn out to keep too little, the exact decomposition follows.
         if result.kept >= (1 - wanted.loss) * result.total or len(result.values) == wanted.most:
             return result
     if matrix.shape[0] >= matrix.shape[1]:
@@ -113,7 +118,7 @@ def iterated(
     device: torch.device,
     room: int,
 ) -> Ritz | None:
-    """Leading right vectors; None where all singular values are better computed at once."""
+    """The leading right singular vectors; None where the exact decomposition costs less."""
     if _is_small(matrix) or not is_worthwhile(matrix.shape, wanted):
         return None
     dtype = torch.float32 if wanted.loss > _FINE else torch.float64
@@ -126,7 +131,7 @@ def _is_small(matrix: RowBlocks) -> bool:
 
 
 def _projected_on(matrix: RowBlocks, vectors: Float[Tensor, "n k"], missing: float) -> Leading:
-    """What the rows have in common with some vectors, as an SVD."""
+    """The projection X W Wᵀ on the space of some vectors, decomposed into its singular vectors."""
     vectors = torch.linalg.qr(vectors).Q
     rows, total = _product(matrix, vectors)
     turn = torch.linalg.svd(triangle(rows), full_matrices=False).Vh.T
@@ -135,7 +140,7 @@ def _projected_on(matrix: RowBlocks, vectors: Float[Tensor, "n k"], missing: flo
 
 
 def _decomposed(matrix: RowBlocks, wanted: Wanted, device: torch.device) -> Leading:
-    """The exact decomposition of a matrix that is not wider than high."""
+    """All singular values of a matrix that is not wider than high, and the wanted vectors."""
     if _is_small(matrix):
         whole = matrix.whole().to(device).double()
         _check_finite(whole.square().sum().item())
@@ -147,7 +152,7 @@ def _decomposed(matrix: RowBlocks, wanted: Wanted, device: torch.device) -> Lead
             gram.addmm_(block.T, block)
         _check_finite(gram.trace().item())
         energies, vectors = torch.linalg.eigh(gram)
-        # eigh finds σ² to a few eps of the largest.
+        # eigh finds each σ² up to a few eps of the largest σ², which leaves half the digits for σ.
         energies, vectors, noise = energies.flip(0).clamp(min=0), vectors.flip(1), 8 * _EPS**0.5
     kept = energies.cumsum(0).cpu().numpy()
     vectors = vectors[:, : wanted.count(kept, kept[-1])]
@@ -175,7 +180,11 @@ def _balanced(
     missing: float,
     exact: bool,
 ) -> Leading:
-    """Factors of `rows @ vectorsᵀ`, whose columns are orthogonal on both sides."""
+    """Balanced factors of `rows @ vectorsᵀ`: each gets the square roots of the singular values.
+
+    The columns of `rows`, and those of `vectors`, are orthogonal. A singular value of at most
+    `noise` times the largest counts as zero.
+    """
     values, order = torch.linalg.vector_norm(rows, dim=0).sort(descending=True, stable=True)
     count = int((values > noise * values[:1].sum()).sum())
     values, order = values[:count], order[:count]

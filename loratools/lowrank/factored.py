@@ -1,7 +1,7 @@
 """Algebra of a product `up @ down` that is never formed: O((m + n) R²) for an m × n matrix.
 
 Factors may be rank-deficient or zero, and R may be larger than m or n. Everything is computed in
-float64, so what is left of the stored values' own precision is kept.
+float64, so that rounding here adds nothing noticeable to that of the stored factors.
 """
 
 import math
@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: Elements that are widened at a time: 1 MiB in float64.
+#: Elements that are converted to float64 at a time: 1 MiB.
 _BLOCK = 2**17
 #: Columns of a Gram matrix that are computed at a time.
 _PANEL = 32
-#: For columns of length 1, the mean of 1 / eigenvalue of a Gram matrix up to which its Cholesky
-#: factor is as good as Householder's: errors grow with the largest of them.
+#: Cholesky's factor of the Gram matrix of columns of length 1 is as good as Householder's up to
+#: this mean of 1 / eigenvalue: its errors grow with the largest 1 / eigenvalue.
 _WELL_CONDITIONED = 8.0
-#: The same for columns stored in 32 bits or fewer: errors of 1e-10 are far below their own.
+#: The limit for columns stored in 32 bits or fewer: errors of 1e-10 are far below their rounding.
 _WELL_ENOUGH = 1e3
-#: Else its inverse is applied, and a second factor taken (CholeskyQR2) where that gives columns
-#: this near to orthogonal ones.
+#: Beyond these limits the inverse of the factor is applied to the columns. A second factor is taken
+#: (CholeskyQR2) if no entry of the new Gram matrix is further than this from the identity.
 _NEARLY_ORTHOGONAL = 0.1
 
 
@@ -36,30 +36,30 @@ class Factored:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, n)."""
+        """The shape (m, n) of the product."""
         return self.up.shape[0], self.down.shape[1]
 
     def dense(self) -> Float[Tensor, "m n"]:
-        """The product itself."""
+        """The product `up @ down` as a matrix in memory."""
         return self.up @ self.down
 
     def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "Factored":
-        """The same in another dtype, and on a device if there is one."""
+        """The same matrix with factors of another dtype, moved to a device if one is given."""
         return Factored(self.up.to(device, dtype), self.down.to(device, dtype))
 
     def svd(self) -> "CoreSVD":
-        """Its singular value decomposition."""
+        """The singular value decomposition of `up @ down`."""
         return core_svd(self.up, self.down)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class CoreSVD:
-    """The SVD of `up @ down`, as what has to be multiplied onto the factors.
+    """The SVD of `up @ down`, as small matrices to multiply onto the factors.
 
     With r = min(m, n, R): for any k ≤ r, `(up @ left[:, :k]) @ (right[:k] @ down)` is the best
     approximation of rank k (Eckart and Young, 1936). Both of its factors have the singular values
-    √σ. Columns for σ that are zero up to rounding are zero.
+    √σ. For a σ that is zero up to rounding, the column of `left` and the row of `right` are zero.
 
     Attributes:
         values: σ, falling, of shape (r,).
@@ -72,14 +72,14 @@ class CoreSVD:
     right: Float[Tensor, "k R"]
 
     def leading(self, count: int | None) -> "CoreSVD":
-        """All values, and the matrices for the first `count`; for all where that is None."""
+        """All singular values, with the matrices for the first `count` (all of them if None)."""
         return CoreSVD(self.values, self.left[:, :count].clone(), self.right[:count].clone())
 
     def held_in(self, space: Float[Tensor, " elements"]) -> "CoreSVD":
-        """The same in memory of the caller's: the values, then as many columns as it has room for.
+        """A copy in the caller's memory: all values, then as many columns as there is room for.
 
-        Small matrices that are kept between large ones that are freed would leave holes between
-        them, which `malloc` cannot return.
+        Small matrices that are kept while large ones around them are freed would fragment the
+        memory, so that `malloc` could not return it.
         """
         r, ranks = len(self.values), len(self.left)
         count = (len(space) - r) // (2 * ranks)
@@ -94,13 +94,13 @@ class CoreSVD:
 def core_svd(
     up: Float[Tensor, "m R"], down: Float[Tensor, "R n"], scale: Float[Tensor, " R"] | None = None
 ) -> CoreSVD:
-    """The SVD of `up @ diag(scale) @ down`, or of `up @ down`, for factors without the scale.
+    """The SVD of `up @ diag(scale) @ down`, or of `up @ down` without a scale.
 
-    From the R × R core between orthonormal bases of both sides.
+    The result is to be multiplied onto `up` and `down` as they are given, without the scale.
 
-    With up = Q S and downᵀ = P T, the product is Q (S Tᵀ) Pᵀ. The bases are not needed: the
-    singular vectors of the core, multiplied onto T and S, give those of the product by way of the
-    factors themselves.
+    With up = Q S and downᵀ = P T, the product is Q (S Tᵀ) Pᵀ, so that its singular values are
+    those of the R × R core S Tᵀ. The orthonormal bases Q and P are not needed: multiplied onto T
+    and S, the singular vectors of the core become combinations of the factors themselves.
     """
     left, right = triangle(up), triangle(down.T)
     if scale is not None:
@@ -122,27 +122,32 @@ def core_svd(
 def singular_values(
     up: Float[Tensor, "m R"], down: Float[Tensor, "R n"], scale: Float[Tensor, " R"] | None = None
 ) -> Float[Tensor, " values"]:
-    """Those of `up @ down`, or with a scale between, falling, in float64: at most min(m, n, R)."""
+    """The falling singular values of `up @ down`, or of `up @ diag(scale) @ down`, in float64.
+
+    There are at most min(m, n, R).
+    """
     left = triangle(up) if scale is None else triangle(up) * scale
     values: Tensor = torch.linalg.svdvals(left @ triangle(down.T).T)
     return values[: min(up.shape[0], down.shape[1])]
 
 
 def inner(one: Factored, other: Factored) -> float:
-    """The sum of the products of entries, trace(oneᵀ other), in float64."""
+    """The inner product of two matrices, trace(oneᵀ other), in float64."""
     left = one.up.double().T @ other.up.double()
     right = one.down.double() @ other.down.double().T
     return (left * right).sum().item()
 
 
 def frobenius(matrix: Factored) -> float:
-    """√Σσ²; not from `inner`, whose rounding is that of the norms of the factors."""
+    """The Frobenius norm of `up @ down`, in float64."""
+    # Not the root of `inner(matrix, matrix)`: its rounding is relative to the norms of the factors,
+    # and the norm of the product can be far smaller.
     norm: float = torch.linalg.norm(triangle(matrix.up) @ triangle(matrix.down.T).T).item()
     return norm
 
 
 def cosine(one: Factored, other: Factored) -> float:
-    """Of the angle between the two as vectors, from -1 to 1; NaN where one of them is zero."""
+    """The cosine of the angle between two matrices as vectors; NaN if one of them is zero."""
     norms = frobenius(one) * frobenius(other)
     return max(-1.0, min(1.0, inner(one, other) / norms)) if norms else math.nan
 
@@ -150,10 +155,10 @@ def cosine(one: Factored, other: Factored) -> float:
 def principal_angles(
     one: Float[Tensor, "m p"], other: Float[Tensor, "m q"]
 ) -> Float[Tensor, " angles"]:
-    """The angles between the column spaces, rising, in radians: as many as the smaller has.
+    """The rising angles between two column spaces, in radians; as many as the smaller dimension.
 
-    Small ones come from sines and large ones from cosines (Björck and Golub, 1973), so all are
-    right to rounding.
+    Small angles are computed from sines and large ones from cosines (Björck and Golub, 1973), so
+    that all are correct up to rounding.
     """
     a, b = _basis(one), _basis(other)
     if a.shape[1] < b.shape[1]:
@@ -164,11 +169,12 @@ def principal_angles(
 
 
 def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some columns"]:
-    """The R of a QR decomposition, in float64, up to a rotation: Rᵀ R = matrixᵀ matrix.
+    """The R of a QR decomposition in float64, up to the signs of its rows: Rᵀ R = matrixᵀ matrix.
 
-    By Cholesky of the Gram matrix, twice where it is not well conditioned (CholeskyQR2: Yamamoto
-    et al., 2015). That runs at the speed of a matrix product and is as accurate as Householder's
-    QR, to which nearly dependent columns, and flat matrices, are left.
+    It is the Cholesky factor of the Gram matrix, improved by a second one if the columns are not
+    well conditioned (CholeskyQR2: Yamamoto et al., 2015). That runs at the speed of a matrix
+    product and is as accurate as Householder's QR, which decomposes nearly dependent columns and
+    matrices that are not higher than wide.
     """
     if matrix.shape[0] > matrix.shape[1] > 0:
         gram = gram_matrix(matrix)
@@ -190,12 +196,16 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
 def gram_matrix(
     matrix: Float[Tensor, "rows columns"], onto: Float[Tensor, "columns columns"] | None = None
 ) -> Float[Tensor, "columns columns"]:
-    """Xᵀ X in float64, of the matrix or of `matrix @ onto`; some rows are widened at a time."""
+    """The Gram matrix Xᵀ X in float64, where X is the matrix or `matrix @ onto`.
+
+    Only some rows are in float64 at a time.
+    """
     columns = matrix.shape[1]
     gram = matrix.new_zeros(columns, columns, dtype=torch.float64)
     for rows in torch.split(matrix, max(1, _BLOCK // columns)):
         block = wide(rows) if onto is None else wide(rows) @ onto
-        for at in range(0, columns, _PANEL):  # the lower triangle is the upper one
+        # Only panels from the diagonal on are computed: the lower triangle mirrors the upper one.
+        for at in range(0, columns, _PANEL):
             panel = slice(at, at + _PANEL)
             gram[panel, at:].addmm_(block[:, panel].T, block[:, at:])
     return gram.triu() + gram.triu(1).T
@@ -204,18 +214,19 @@ def gram_matrix(
 def wide_product(
     matrix: Float[Tensor, "rows some"], onto: Float[Tensor, "some columns"]
 ) -> Float[Tensor, "rows columns"]:
-    """`matrix @ onto` in float64, of a matrix that is widened some rows at a time."""
+    """The product `matrix @ onto` in float64, with only some rows converted at a time."""
     blocks = torch.split(matrix, max(1, _BLOCK // max(1, matrix.shape[1])))
     return torch.cat([wide(rows) @ onto for rows in blocks])
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float64; by way of float32, which is ten times as fast from float16."""
+    """The tensor in float64."""
+    # By way of float32, which is ten times as fast from float16, and exact.
     return tensor.float().double() if tensor.itemsize < 4 else tensor.double()
 
 
 def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]:
-    """The upper factor and its inverse; None where there is none."""
+    """The upper Cholesky factor and its inverse; None for both if there is no finite factor."""
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)
     if failed or not math.isfinite(factor.sum()):
         return None, None

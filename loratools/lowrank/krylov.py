@@ -1,8 +1,10 @@
 """Block Krylov iteration for leading right singular vectors (Musco and Musco, arXiv:1504.05477).
 
-All iterates are kept, so that a few products find what subspace iteration needs many for. With V
-all blocks so far, the Ritz vectors are the combinations of V that are the singular vectors of X V.
-The next block is what Xᵀ X has beyond V of those that are not good enough: their residuals.
+All iterates are kept, so that a few products with the matrix X find what subspace iteration needs
+many for. The columns of V are all blocks so far, made orthonormal. The Ritz vectors are V times the
+right singular vectors of X V: the best approximations to singular vectors of X that lie in V. Where
+a Ritz vector w is not good enough, its residual Xᵀ X w - σ² w, which is orthogonal to V, becomes a
+vector of the next block.
 """
 
 import math
@@ -17,49 +19,54 @@ from loratools.errors import NonFiniteError
 from loratools.lowrank.ranks import NEGLIGIBLE, Wanted
 from loratools.lowrank.row_blocks import RowBlocks, squares
 
-#: ‖X‖² in float32 beyond this overflows, or loses what is small beside the largest.
+#: The range of ‖X‖² for float32: above it squares overflow, and below it small ones underflow.
 _SAFE = (1e-24, 1e30)
 #: Energies of an iteration differ by rounding up to this many eps of ‖X‖².
 _NOISE = 4
-#: The vectors of a block beyond the wanted ones: they part the values at the cut from the next.
+#: The vectors of a block beyond the wanted ones: convergence depends on the gap between the last
+#: wanted singular value and the first one that the block has no vector for.
 _EXTRA = 8
-#: What is missing may be this many times as large a share of the squared error as of the energy.
+#: The tolerance, as a share of the squared error, is this many times that for the energy.
 _LOOSER = 10
-#: Vectors that together miss at most this share of the goal need no further step.
+#: Ritz vectors that together miss at most this share of the goal need no further step.
 _GOOD_ENOUGH = 1 / 64
-#: The rank that is tried first where it follows from the energy.
+#: The rank that is tried first where the rank depends on the energy, which is not known yet.
 _FIRST = 24
-#: So many columns of (X V)ᵀ are widened at a time.
+#: The number of columns of (X V)ᵀ that are converted to float64 at a time.
 _COLUMNS = 2**12
-#: X V tells what is lost if it is right to this share of that: its root then to a thousandth.
+#: The products X V certify the lost energy if they determine it to this share of itself: the error,
+#: which is its root, is then correct to a thousandth.
 _TOLD = 2e-3
-#: Cholesky's factor of a Gram matrix serves where its diagonal falls to no less than this share.
+#: A block whose Cholesky diagonal falls below this share of its largest entry is nearly dependent.
 _DEPENDENT = 1e-4
-#: A vector that an orthogonalisation leaves less of has nothing new.
+#: A vector of length 1 has nothing new if less than this is left of it after orthogonalisation.
 _NEW = 0.1
 
 
 def is_worthwhile(shape: tuple[int, int], wanted: Wanted) -> bool:
-    """Whether iterating is likely to take less than the matrix's other singular vectors."""
+    """Whether the iteration is likely to cost less than computing all singular values."""
     return wanted.loss >= NEGLIGIBLE and _is_few(wanted.rank, shape)
 
 
 def _is_few(rank: int, shape: tuple[int, int]) -> bool:
-    """Whether the blocks that a rank usually takes are less than half the matrix."""
+    """Whether the blocks that this rank usually takes have less than half the matrix's vectors."""
     return 5 * (rank + _EXTRA) <= min(shape) // 2
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Ritz:
-    """What the iteration found, in float64, right to the rounding of the dtype it was in.
+    """The Ritz vectors that the iteration found, stored in float64.
+
+    They are correct up to rounding in the dtype of the iteration.
 
     Attributes:
         vectors: V, orthonormal.
-        rows: (X V)ᵀ; None where there is no room, or they are too rough to tell ‖X - X V Vᵀ‖ by.
-        missing: an estimate of the energy that the best vectors have in addition.
-        total: ‖X‖², right to the rounding of float64.
-        unsure: how far the energy of `rows` can be from that of X V.
+        rows: (X V)ᵀ; None where there was no room for it, or where it is too imprecise to
+            determine ‖X - X V Vᵀ‖.
+        missing: the estimated additional energy of the best vectors.
+        total: ‖X‖², correct up to rounding in float64.
+        unsure: the largest difference between the energy of `rows` and the true energy of X V.
     """
 
     vectors: Float[Tensor, "n k"]
@@ -72,10 +79,14 @@ class Ritz:
 def ritz_vectors(
     matrix: RowBlocks, wanted: Wanted, *, seed: int, tolerance: float, like: Tensor, room: int
 ) -> Ritz | None:
-    """As many vectors as wanted.
+    """Find as many leading right singular vectors as are wanted; None if that costs too much.
 
-    The iteration uses the dtype and device of `like`; float64 where squares leave the range of
-    float32. At most `room` elements of X V are held. None where it takes too many blocks.
+    The iteration uses the device of `like`, and its dtype, unless squares leave the range of
+    float32: then float64. At most `room` elements of X V are kept. It gives up, and returns None,
+    once it takes so many vectors that the exact decomposition is cheaper.
+
+    Raises:
+        NonFiniteError: the matrix has a NaN, an infinity or squares beyond float64.
     """
     generator = torch.Generator().manual_seed(seed)
     space = _Space(matrix, like, room)
@@ -93,8 +104,11 @@ def ritz_vectors(
         if not _is_few(min(count, space.width + 1), matrix.shape):
             return None
         if not has_grown:
+            # Nothing of the block is outside of V, so V contains the wanted vectors: no energy is
+            # missing.
             return space.ritz(min(count, space.width), 0.0)
         if count > space.width:
+            # More values are needed than V has vectors, and nothing tells how many: double V.
             block = space.sketch(space.width, generator)
             continue
         residuals = space.residuals(min(count + _EXTRA, space.width))
@@ -104,7 +118,8 @@ def ritz_vectors(
         if (least := min(missing.sum().item(), space.unseen)) <= max(goal, space.noise):
             return space.ritz(count, least)
         worst = _largest(missing, all_but=goal * _GOOD_ENOUGH)
-        # Vectors beyond the cut fill up what takes no longer than a few.
+        # A product with a few vectors takes as long as with one, so vectors beyond the cut fill up
+        # the block.
         fill = range(count, min(len(residuals), count + _EXTRA - len(worst)))
         block = residuals[torch.tensor([*worst, *fill])]
     return None
@@ -112,17 +127,19 @@ def ritz_vectors(
 
 @final
 class _Space:
-    """A growing Krylov space. Vectors are rows here: products with flat matrices are the faster.
+    """A growing Krylov space.
+
+    Vectors are stored as rows, because products with a flat matrix on the left are faster.
 
     Attributes:
         basis: Vᵀ, orthonormal.
-        rows: Vᵀ Xᵀ, in the blocks that were added; None where there is no room for all.
+        rows: Vᵀ Xᵀ, one tensor for each block that was added; None if there is no room for all.
         images: Vᵀ Xᵀ X.
         core: Vᵀ Xᵀ X V, in float64 and on the CPU.
-        energies: its eigenvalues, falling: the squares of the singular values of X V.
-        turn: its eigenvectors, as rows, which make the Ritz vectors of V.
-        total: ‖X‖², from the first sketch on.
-        noise: the rounding of energies.
+        energies: the falling eigenvalues of `core`: the squared singular values of X V.
+        turn: the eigenvectors of `core`, as rows; `turn @ basis` are the Ritz vectors.
+        total: ‖X‖², known after the first sketch.
+        noise: the rounding error that energies may have.
     """
 
     def __init__(self, matrix: RowBlocks, like: Tensor, room: int = 0) -> None:
@@ -141,11 +158,15 @@ class _Space:
 
     @property
     def unseen(self) -> float:
-        """‖X - X V Vᵀ‖², which no choice of vectors can gain more than."""
+        """The energy outside of V, ‖X - X V Vᵀ‖²: other vectors cannot gain more than this."""
         return max(0.0, self.total - self.energies.sum().item())
 
     def sketch(self, count: int, generator: torch.Generator) -> Float[Tensor, "count n"]:
-        """Gᵀ X for a random G: half the work of `extend`, and half a step further than any V."""
+        """Compute Gᵀ X for a random G, with half the work of `extend`.
+
+        Already multiplied with X once, it is half a step nearer to the leading vectors than random
+        vectors would be.
+        """
         found = self.basis.new_zeros(count, self.matrix.shape[1])
         total = 0.0
         for _, block in self.matrix.read():
@@ -158,10 +179,10 @@ class _Space:
         return found
 
     def extend(self, block: Float[Tensor, "b n"]) -> bool:
-        """Add what is new in a block to V, if anything is."""
+        """Add the part of a block that is outside of V; return whether there was any."""
         block = _normalised(block - (block @ self.basis.T) @ self.basis)
-        # Once more, for what the rounding left. Where the block was dependent, some of its rows
-        # have been made up, and may be anywhere in V.
+        # Once more, because rounding leaves something of V in the block. If its rows were dependent
+        # on each other, QR has invented some of them, and these may lie in V.
         block = _normalised(block - (block @ self.basis.T) @ self.basis, least=_NEW)
         if not len(block):
             return False
@@ -170,6 +191,7 @@ class _Space:
         self.images = torch.cat([self.images, images])
         added = (images @ self.basis.T).double().cpu()
         old, new = added[:, : len(self.core)], added[:, len(self.core) :]
+        # Rounding makes the new part slightly asymmetric; eigh would read one triangle only.
         lower = torch.cat([old, (new + new.T) / 2], 1)
         self.core = torch.cat([torch.cat([self.core, old.T], 1), lower])
         energies, turn = torch.linalg.eigh(self.core)
@@ -177,7 +199,7 @@ class _Space:
         return True
 
     def _images(self, block: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-        """The block times Xᵀ X; on the way, the block's rows of Vᵀ Xᵀ."""
+        """Multiply the block with Xᵀ X, and keep the rows of Vᵀ Xᵀ that this gives on the way."""
         if (self.width + len(block)) * self.matrix.shape[0] > self._room:
             self.rows = None
         images = torch.zeros_like(block, memory_format=torch.contiguous_format)
@@ -193,16 +215,17 @@ class _Space:
         return images
 
     def residuals(self, count: int) -> Float[Tensor, "count n"]:
-        """What Xᵀ X gives the first Ritz vectors beyond their energies times themselves."""
+        """The residuals Xᵀ X w - σ² w of the first Ritz vectors w, as rows."""
         turn, energies = self.turn[:count].to(self.basis), self.energies[:count].to(self.basis)
         return turn @ self.images - (energies[:, None] * turn) @ self.basis
 
     def missing(self, residuals: Float[Tensor, "k n"]) -> Float[Tensor, " k"]:
-        """How much more energy the best vectors may have than each of the first Ritz vectors.
+        """Estimate the energy that each of the first Ritz vectors lacks of a true singular vector.
 
-        Twice the bound of Li and Li (doi:10.1016/j.laa.2004.08.026) for one eigenvalue, in which
-        the next Ritz value stands for the largest energy that V has nothing of: both that and what
-        residuals have in common are a little more.
+        Twice the bound of Li and Li (doi:10.1016/j.laa.2004.08.026) for one eigenvalue. The bound
+        needs the largest energy outside of V, for which the next Ritz value stands in, and holds
+        for one vector at a time. The factor of two covers both, as that energy is a little larger
+        and the residuals of several vectors overlap.
         """
         count = len(residuals)
         squares = torch.linalg.vector_norm(residuals, dim=1).double().square().cpu()
@@ -211,11 +234,11 @@ class _Space:
         return missing
 
     def ritz(self, count: int, missing: float) -> Ritz:
-        """The vectors that capture the most."""
+        """The first `count` Ritz vectors, with the products X V if they are precise enough."""
         turn = self.turn[:count].to(self.basis.device)
         rows = None
         lost = self.total - self.energies[:count].sum().item()
-        # Twice the error of a product, as it is squared, and twice for there are several.
+        # Squaring doubles the relative error of a product; twice that, as there are several.
         unsure = 4 * _rounding(self.basis) * self.total
         if self.rows and unsure <= _TOLD * lost:
             parts = zip(*(torch.split(some, _COLUMNS, dim=1) for some in self.rows), strict=True)
@@ -224,7 +247,7 @@ class _Space:
 
 
 def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
-    """Which to take, so that the others add up to no more."""
+    """The positions of the largest values, as few as leave a sum of at most `all_but`."""
     order = values.argsort(descending=True, stable=True)
     rest = values[order].flip(0).cumsum(0).flip(0)
     taken: list[int] = order[rest > all_but].tolist()
@@ -232,10 +255,11 @@ def _largest(values: Float[Tensor, " k"], *, all_but: float) -> list[int]:
 
 
 def _rounding(like: Tensor) -> float:
-    """How far sums of products over rows like these can be off, relative to their terms.
+    """Measure the relative error of sums of products over rows with this dtype and length.
 
-    Measured where errors add up, with equal numbers, and for few rows and many, which torch
-    multiplies in different ways. Thus it is known, too, if torch was told to use fewer bits.
+    It is measured with equal numbers, whose errors add up, and with few rows and many, for which
+    torch uses different algorithms. A bound in terms of eps would not notice settings that let
+    torch multiply with fewer bits, such as TF32.
     """
     numbers = torch.linspace(0.5, 1, 32).to(like)
     rows = numbers[:, None].expand(-1, like.shape[1]).contiguous()
@@ -245,9 +269,10 @@ def _rounding(like: Tensor) -> float:
 
 
 def _normalised(block: Float[Tensor, "b n"], least: float = 0.0) -> Float[Tensor, "some n"]:
-    """Orthonormal rows, nearly: by Cholesky, or Householder where they are nearly dependent.
+    """Make rows orthonormal up to rounding, with Cholesky's factor or, if nearly dependent, QR.
 
-    Of rows of length 1, those that have less than `least` beyond the rows before them are left out.
+    The second pass gives `least`: rows (of length 1) are left out if less than this of them is
+    independent of the rows before them.
     """
     wide = block.double()
     factor, failed = torch.linalg.cholesky_ex(wide @ wide.T)

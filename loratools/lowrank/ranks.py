@@ -1,4 +1,4 @@
-"""How many ranks are kept: one rule for all verbs that truncate."""
+"""Rules for how many ranks are kept, shared by all verbs that truncate."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,22 @@ from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
-#: A share of energy that sums in float64 do not tell from none.
+#: A share of energy that rounding in float64 makes indistinguishable from zero.
 NEGLIGIBLE = 1e-12
-#: More than any weight has rows, so that all beyond it would be zeros.
+#: The largest rank that can be asked for: more than any weight has rows.
 _MOST = 10**6
 
 
 @final
 @dataclass(frozen=True)
 class Choice:
-    """The ranks of the targets, in their order.
+    """The rank chosen for each target.
 
     Attributes:
-        ranks: may be more than a target's spectrum has, to be filled up with zeros.
-        gap: no other choice within the budget keeps more than this share of all energy in addition;
-            0 where the choice is the best, and for all rules but a budget.
+        ranks: in the order of the targets. A rank above the number of a target's singular values
+            is filled up with zeros.
+        gap: the largest additional share of all energy that another choice within the budget
+            could keep; 0 if the choice is the best, and for all rules but a budget.
     """
 
     ranks: tuple[int, ...]
@@ -36,20 +37,25 @@ class Choice:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RankRule:
-    """At most one of `rank`, `energy`, `error` and `parameters`; none keeps all that is not zero.
+    """A rule that chooses the rank of each target.
+
+    At most one of `rank`, `energy`, `error` and `parameters` is given. Without any, the rule keeps
+    all singular values that are not zero.
 
     Attributes:
-        rank: exactly this, whatever the target.
-        energy: the smallest rank that keeps this share of a target's Σσ².
-        error: the smallest rank whose relative Frobenius error is at most this.
-        parameters: elements of all factors together, spent where they keep the most energy.
-        max_rank: no rank is above it,
-        min_rank: nor below this, zero updates included.
-        multiple_of: ranks are rounded up to a multiple, or down where `max_rank` leaves none above.
-        uniform: one rank for all, the largest that one of them needs.
+        rank: every target gets exactly this rank.
+        energy: each target gets the smallest rank that keeps this share of its Σσ².
+        error: each target gets the smallest rank whose relative Frobenius error is at most this.
+        parameters: a budget for the elements of all factors together, spent where they keep the
+            most energy.
+        max_rank: no rank is above this.
+        min_rank: no rank is below this, not even that of a zero update.
+        multiple_of: ranks are rounded up to a multiple of this, or down if `max_rank` leaves no
+            multiple above.
+        uniform: all targets get one rank, the largest that any of them needs.
 
     Raises:
-        OptionError: numbers that are out of range or contradict each other.
+        OptionError: numbers are out of range or contradict each other.
     """
 
     rank: int | None = None
@@ -82,10 +88,10 @@ class RankRule:
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def refuse_goal_beside(self, other: str) -> None:
-        """Refuse a second goal.
+        """Refuse to combine this rule's goal with another option that sets the rank.
 
         Raises:
-            OptionError: this rule has one.
+            OptionError: this rule has a goal.
         """
         for goal in self._goals:
             raise OptionError(f"{other} and {goal} are both given; use one of them")
@@ -120,9 +126,9 @@ class RankRule:
 
     @property
     def _allowed(self) -> float:
-        """The share of a target's energy that may be lost, with the rounding of that number.
+        """The share of a target's energy that may be lost, enlarged by the rounding of that share.
 
-        Without it, the 9 of 9 + 1 would be less than a share of 0.9.
+        Otherwise 9 of a total of 10 would not be enough for an energy of 0.9.
         """
         if self.error is not None:
             return self.error**2 * (1 + 8 * _EPS)
@@ -131,10 +137,10 @@ class RankRule:
         return 0.0
 
     def choose(self, targets: Sequence[TargetSpectrum]) -> Choice:
-        """The rank of each target.
+        """Choose the rank of each target.
 
         Raises:
-            LoratoolsError: `min_rank` alone takes more than the budget.
+            LoratoolsError: `min_rank` for all targets exceeds the budget.
         """
         if self.parameters is not None:
             return self._spend(targets)
@@ -155,10 +161,12 @@ class RankRule:
                 f"{self.parameters - left} elements, more than the budget of {self.parameters}"
             )
         most = math.inf if self._most is None else self._most
+        # A unit to spend on is a step of `multiple_of` ranks; the units below `min_rank` are paid.
         gains = [_grouped(target.squares, step)[least // step :] for target in targets]
         gains = [each[: int(min(len(each), (most - least) // step))] for each in gains]
         costs = [target.cost * step for target in targets]
         if self.uniform:
+            # With one rank for all, a unit adds a step to every target: there is one series.
             found = spend([_added(gains)], [sum(costs)], left)
             counts = found.counts * len(targets)
         else:
@@ -172,7 +180,7 @@ class RankRule:
         return rank if self._most is None else min(rank, self._most)
 
     def wanted(self, targets: Sequence[TargetSpectrum]) -> "Wanted":
-        """What to find out first about the updates; of `targets`, only the shapes are used."""
+        """How far to decompose the updates at first; only the shapes of `targets` are used."""
         if self.parameters is None:
             loss = 1.0 if self.rank is not None else self._allowed
             rank = self.min_rank if self.rank is None else self.rank
@@ -183,11 +191,12 @@ class RankRule:
         return Wanted(self._within(rank), loss, self._most, self.multiple_of)
 
     def unsettled(self, targets: Sequence[TargetSpectrum], choice: Choice) -> tuple[int, ...]:
-        """The targets whose unknown values could change the choice, by their number."""
+        """The indices of the targets whose unknown singular values could change the choice."""
         pairs = zip(targets, choice.ranks, strict=True)
         return tuple(i for i, (target, rank) in enumerate(pairs) if self._open(target, rank))
 
     def _open(self, target: TargetSpectrum, rank: int) -> bool:
+        """Whether singular values of a target that are still unknown could change its rank."""
         known = len(target.squares)
         if not target.unknown or rank > known:
             return target.unknown > 0
@@ -201,13 +210,14 @@ class RankRule:
 @final
 @dataclass(frozen=True)
 class Wanted:
-    """What has to be known of a spectrum before a rule can choose.
+    """How many singular values of an update a rule needs before it can choose.
 
     Attributes:
-        rank: at least so many values,
-        loss: and so many that at most this share of the energy is beyond them; 1 asks for nothing.
-        most: but never more values than this.
-        multiple_of: and as many as fill a multiple.
+        rank: at least this many values are needed.
+        loss: enough values are needed for at most this share of the energy to be beyond them; 1
+            needs none.
+        most: never more than this many values are needed, even for `rank` and `loss`.
+        multiple_of: the number of values is rounded up to a multiple of this.
     """
 
     rank: int = 0
@@ -216,9 +226,10 @@ class Wanted:
     multiple_of: int = 1
 
     def count(self, kept: Floats, total: float) -> int:
-        """The number of values, where `kept[i]` is the energy of the first i + 1.
+        """The number of values that are needed, where `kept[i]` is the energy of the first i + 1.
 
-        More than `len(kept)` where these are too few to tell, and all of a negligible loss.
+        It exceeds `len(kept)` if more values have to be known. A negligible loss needs all values
+        of `kept`.
         """
         enough = int(np.searchsorted(kept, (1 - self.loss) * total)) + 1
         if self.loss >= 1:
@@ -230,18 +241,18 @@ class Wanted:
 
 
 def _needed(target: TargetSpectrum, allowed: float) -> int:
-    """The smallest rank that loses at most a share, or all that is known."""
+    """The smallest rank that loses at most the allowed share, or else all known values."""
     enough = int(np.sum(target.lost > allowed * target.lost[0]))
     return min(enough, len(target.squares))
 
 
 def _grouped(gains: Floats, size: int) -> Floats:
-    """The sums of successive groups; the last may have fewer members."""
+    """The sums of successive groups of `size` gains; the last group may be smaller."""
     return np.add.reduceat(gains, range(0, len(gains), size)) if len(gains) else gains
 
 
 def _added(series: Sequence[Floats]) -> Floats:
-    """The sum of series of different lengths."""
+    """The sum of series of different lengths, each continued with zeros."""
     total = np.zeros(max(map(len, series)))
     for each in series:
         total[: len(each)] += each

@@ -1,7 +1,8 @@
 """The leading right singular vectors of a matrix of any height, which is only read in blocks.
 
-`dense.leading` holds both factors. Here the tall one, X V, is handed out; where it is large, as it
-is computed, so that memory depends on the width and the rank alone.
+`dense.leading` keeps both factors in memory. Here the tall one, X V, is handed to a callback. If it
+is large, each block is handed over as it is computed, so that memory depends on the width and the
+rank alone.
 """
 
 from collections.abc import Callable
@@ -18,27 +19,29 @@ from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.row_blocks import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
 
-#: Takes rows of X V, from a row on, as the columns of a matrix in float64.
+#: A callback that takes some rows of X V: the number of the first, and the rows as the columns of a
+#: matrix in float64.
 Take = Callable[[int, Tensor], None]
-#: At most this share of the energy that the best approximation has is missing.
+#: The largest share of the best approximation's energy that may be missing.
 _TOLERANCE = 1e-4
-#: Elements of X V that are held while the iteration finds V.
+#: The most elements of X V that are kept in memory while the iteration finds V.
 _ROOM = 2**21
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Right:
-    """The best approximation found: X V Vᵀ, where column i of X V has the norm σ_i.
+    """The best approximation of X that was found: X V Vᵀ, where column i of X V has the norm σ_i.
 
     Attributes:
-        shape: of X.
+        shape: the shape of X.
         vectors: V, with orthonormal columns, in float64.
-        values: σ, as they come with V: they fall, up to the convergence of the iteration.
+        values: σ, in the order of V: falling, as far as the iteration has converged.
         total: ‖X‖².
-        missing: as in `dense.Leading`.
-        unsure: how far `total` less the squares of `values` can be from what is lost: 2e-3 of that
-            at most, so that its root is right to a thousandth. 0 up to rounding in float64.
+        missing: the estimated additional energy of the best approximation, as in `dense.Leading`.
+        unsure: the largest error of the lost energy, computed as `total` less the squares of
+            `values`: at most 2e-3 of it, so that its root is correct to a thousandth. 0 where it is
+            correct up to rounding in float64.
     """
 
     shape: tuple[int, int]
@@ -49,7 +52,7 @@ class Right:
     unsure: float = 0.0
 
     def spectrum(self) -> TargetSpectrum:
-        """What a rule for ranks has to know."""
+        """The singular values and the energy, as a rule for ranks takes them."""
         return TargetSpectrum(*self.shape, self.values.numpy(), self.total)
 
 
@@ -61,11 +64,11 @@ def right_vectors(
     seed: int,
     device: torch.device | None = None,
 ) -> Right:
-    """The leading right singular vectors, at least as many as wanted; `take` gets the rows of X V.
+    """Find at least as many leading right singular vectors as wanted; `take` gets X V.
 
-    What is lost is known whatever the iteration found: from its own products, or where those are
-    too rough for so little or too many to be held, from one more pass in float64. The same seed,
-    blocks and machine give the same bytes.
+    The lost energy is certified however well the iteration converged: by its own products X V, or,
+    if those are too imprecise for so small a loss, or too large to be kept, by one more pass over
+    the matrix in float64. The same seed, blocks and machine give the same bytes.
 
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
@@ -78,6 +81,8 @@ def right_vectors(
     vectors, triangle = torch.linalg.qr(found.vectors)
     if found.rows is None:
         return _projected_on(matrix, vectors, found.missing, take)
+    # The vectors are made orthonormal to float64's rounding, and X V changes with them:
+    # vectors = found.vectors R⁻¹, so (X V)ᵀ is multiplied with R⁻ᵀ.
     rows = torch.linalg.solve_triangular(triangle.T, found.rows, upper=False).cpu()
     take(0, rows)
     values = torch.linalg.vector_norm(rows, dim=1)
@@ -87,7 +92,7 @@ def right_vectors(
 def _projected_on(
     matrix: RowBlocks, vectors: Float[Tensor, "n k"], missing: float, take: Take
 ) -> Right:
-    """What the rows have in common with orthonormal vectors, in float64."""
+    """Compute X V in float64 for orthonormal vectors V, and hand each block of it to `take`."""
     across = vectors.T.contiguous()
     squares = vectors.new_zeros(len(across))
     total = 0.0

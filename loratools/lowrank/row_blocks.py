@@ -19,9 +19,9 @@ class RowBlocks:
 
     Attributes:
         shape: (m, n).
-        read: gives pairs of the number of a first row and a block, float32 or float64: from row 0
-            on, without gaps, the same at each call.
-        total: ‖X‖², added up in float64, if it is known.
+        read: yields pairs of the number of a block's first row and the block, in float32 or
+            float64. The blocks begin with row 0, have no gaps, and are the same at each call.
+        total: ‖X‖², added up in float64, if it is already known.
     """
 
     shape: tuple[int, int]
@@ -30,17 +30,17 @@ class RowBlocks:
 
     @classmethod
     def of(cls, matrix: Float[Tensor, "m n"]) -> "RowBlocks":
-        """A matrix in memory."""
+        """The blocks of a matrix in memory."""
         m, n = matrix.shape
         rows = _rows(n)
         return cls((m, n), lambda: ((at, matrix[at : at + rows]) for at in range(0, m, rows)))
 
     def whole(self) -> Float[Tensor, "m n"]:
-        """All of it, in memory."""
+        """Read the whole matrix into memory."""
         return torch.cat([block for _, block in self.read()])
 
     def wide(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-        """The blocks in float64, parted where they are large; each is overwritten by the next."""
+        """Yield the blocks in float64, large ones in parts; each overwrites the one before."""
         size = _rows(self.shape[1])
         space = torch.empty(size, self.shape[1], dtype=torch.float64, device=device)
         for begin, block in self.read():
@@ -50,7 +50,7 @@ class RowBlocks:
 
 
 def squares(block: Tensor) -> float:
-    """The sum of squares, in float64: sums in float32 lose three digits over many numbers."""
+    """The sum of squares, added in float64: a float32 sum of many numbers loses three digits."""
     wide = block.double().flatten()
     total: float = torch.dot(wide, wide).item()
     return total

@@ -1,4 +1,4 @@
-"""Ranks chosen over all targets, where singular values are found out as far as the rule needs."""
+"""Chooses ranks over all targets while only as many singular values are computed as it takes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,37 +13,37 @@ from loratools.lowrank.truncation import TargetSpectrum
 
 @runtime_checkable
 class Found(Protocol):
-    """What was found out about one target."""
+    """The decomposition of one target's update, as far as it was computed."""
 
     def spectrum(self) -> TargetSpectrum:
-        """Its leading singular values."""
+        """The leading singular values of the update."""
         ...
 
 
 _F = TypeVar("_F", bound=Found)
-#: Finds out about some targets, by their numbers, as much as is wanted of each.
+#: Decomposes some targets, given by their index, each as far as is wanted.
 Find = Callable[[Sequence[tuple[int, Wanted]]], Sequence[_F]]
 
 
 @final
 @dataclass(frozen=True)
 class Settled(Generic[_F]):
-    """What was found out, and the ranks chosen by it."""
+    """The decompositions of all targets, and the ranks chosen by them."""
 
     found: tuple[_F, ...]
     choice: Choice
 
 
 def first_question(shapes: Sequence[tuple[int, int]], rule: RankRule) -> Wanted:
-    """What to find out about all targets before anything is known of them."""
+    """How far each target is decomposed before any singular value is known."""
     return rule.wanted([TargetSpectrum(m, n, np.empty(0), math.inf) for m, n in shapes])
 
 
 def settle(first: Sequence[_F], wanted: Wanted, rule: RankRule, find: Find[_F]) -> Settled[_F]:
-    """Choose, and find out more about the targets whose rank that could change.
+    """Choose the ranks, and decompose targets further as long as that could change the choice.
 
-    `first` is what the first question, `wanted`, found. The questions depend on the answers alone,
-    so an interrupted run asks the same ones again.
+    `first` holds the answers to the first question, `wanted`. Each question depends on earlier
+    answers alone, so a run that was interrupted asks the same ones again.
     """
     found = list(first)
     while True:
@@ -51,13 +51,16 @@ def settle(first: Sequence[_F], wanted: Wanted, rule: RankRule, find: Find[_F]) 
         choice = rule.choose(spectra)
         known = [len(spectrum.values) for spectrum in spectra]
         questions = [
+            # At least one step beyond the chosen rank has to be known; doubling keeps the number of
+            # rounds small.
             (i, replace(wanted, rank=max(choice.ranks[i] + rule.multiple_of, 2 * known[i])))
             for i in rule.unsettled(spectra, choice)
         ]
         answers = list(find(questions))
         for (i, _), answer in zip(questions, answers, strict=True):
             found[i] = answer
-        # Values that are zero up to rounding are never found, however many are asked for.
+        # No answer has more values than before: the rest are zero up to rounding, and asking again
+        # would never end.
         if all(
             len(answer.spectrum().values) <= known[i]
             for (i, _), answer in zip(questions, answers, strict=True)

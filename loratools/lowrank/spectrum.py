@@ -1,4 +1,4 @@
-"""What the singular values of an update say about it."""
+"""A summary of an update's singular values: norms and effective ranks."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from torch import Tensor
 @final
 @dataclass(frozen=True)
 class Spectrum:
-    """What the singular values σ of an update say about it.
+    """A summary of the singular values σ of an update.
 
     Attributes:
-        frobenius: its Frobenius norm, √Σσ².
-        spectral: its spectral norm, the largest σ.
+        frobenius: the Frobenius norm of the update, √Σσ².
+        spectral: the spectral norm of the update, the largest σ.
         stable_rank: ‖·‖²_F / σ₁², at most the rank.
         effective_rank: exp of the entropy of σ / Σσ (Roy and Vetterli, 2007).
         half_energy: the share of Σσ² in the larger half of the stored rank.
@@ -30,11 +30,15 @@ class Spectrum:
 
 
 def spectrum_of(values: Float[Tensor, " values"], rank: int) -> Spectrum:
-    """The summary of falling singular values of an update of a stored rank; all 0 for zero."""
+    """Summarise the falling singular values of an update with this stored rank.
+
+    Every number is 0 for an update that is zero.
+    """
     spectral = values[:1].sum().item()
     if not spectral:
         return Spectrum(0.0, 0.0, 0.0, 0.0, 0.0)
-    ratios = values / spectral  # whose squares are numbers, however large or small the values are
+    # Squares of these ratios neither overflow nor vanish, however large or small the values are.
+    ratios = values / spectral
     energy = ratios.square().sum().item()
     shares = ratios / ratios.sum()
     entropy = -torch.special.xlogy(shares, shares).sum().item()

@@ -1,6 +1,6 @@
-"""What is known of an update's singular values σ, and what a truncation of it keeps.
+"""The known singular values σ of an update, and certificates of truncating it.
 
-Energy is Σσ². Values are those of the true update, scaling included, so that targets compare.
+Energy is Σσ². The singular values include the update's scaling, so that targets can be compared.
 """
 
 import math
@@ -20,11 +20,11 @@ _EPS = float(np.finfo(np.float64).eps)
 @final
 @dataclass(frozen=True, eq=False)
 class TargetSpectrum:
-    """What a rule has to know of an m × n update.
+    """The singular values of an m × n update, as far as they are known, for a rule to choose by.
 
     Attributes:
-        values: its singular values, falling; all of them, or the leading ones.
-        energy: of the whole update; None where `values` are all of them.
+        values: falling; all singular values of the update, or the leading ones.
+        energy: the energy of the whole update; None if `values` holds all singular values.
     """
 
     m: int
@@ -34,12 +34,12 @@ class TargetSpectrum:
 
     @property
     def cost(self) -> int:
-        """The stored elements of one rank."""
+        """The number of elements that are stored for each rank."""
         return self.m + self.n
 
     @cached_property
     def squares(self) -> Floats:
-        """σ² of the values that are not zero up to rounding: as many as the numerical rank."""
+        """The squares of the values that are not zero up to rounding."""
         values = self.values[: min(self.m, self.n)]
         noise = _EPS * max(self.m, self.n) * values[:1].sum()
         squares: Floats = np.square(values[values > noise])
@@ -47,7 +47,7 @@ class TargetSpectrum:
 
     @cached_property
     def unknown(self) -> float:
-        """The energy beyond the known values; 0 where it is rounding."""
+        """The energy of the singular values that are not known; 0 if it may be rounding alone."""
         if self.energy is None or len(self.values) >= min(self.m, self.n):
             return 0.0
         rest = self.energy - float(np.square(self.values).sum())
@@ -55,22 +55,25 @@ class TargetSpectrum:
 
     @cached_property
     def lost(self) -> Floats:
-        """`lost[r]` is the energy beyond rank r, for 0 to all known; summed from the small end."""
+        """The energy lost at each rank: `lost[r]` is the energy beyond rank r, from r = 0 on.
+
+        Summed from the smallest value up, so that small energies do not round away.
+        """
         return np.cumsum(np.append(self.unknown, self.squares[::-1]))[::-1]
 
     def truncation(self, rank: int) -> "Truncation":
-        """The certificate of its best approximation of a rank."""
+        """The certificate of the update's best approximation of this rank."""
         return Truncation(rank, self.lost[0].item(), self.lost[: rank + 1][-1].item())
 
 
 @final
 @dataclass(frozen=True)
 class Truncation:
-    """What a truncation keeps: a certificate.
+    """The certificate of a truncation: how much energy it keeps, and how much it loses.
 
     Attributes:
-        rank: how many ranks are stored.
-        total: the energy before.
+        rank: the rank that is kept.
+        total: the energy before the truncation.
         lost: the energy cut off, which is the squared Frobenius error.
     """
 
@@ -80,17 +83,17 @@ class Truncation:
 
     @property
     def energy(self) -> float:
-        """The share that is kept; 1 of nothing."""
+        """The share of the energy that is kept; 1 for a zero update."""
         return 1 - self.lost / self.total if self.total else 1.0
 
     @property
     def error(self) -> float:
-        """The relative Frobenius error."""
+        """The relative Frobenius error of the truncation."""
         return math.sqrt(self.lost / self.total) if self.total else 0.0
 
 
 def together(truncations: Iterable[Truncation]) -> Truncation:
-    """That of many updates seen as one: ranks and energies add up."""
+    """The certificate of many truncations seen as one: ranks and energies add up."""
     items = list(truncations)
     return Truncation(
         sum(item.rank for item in items),

@@ -1,9 +1,9 @@
-"""Ways to combine the updates of one weight: a file a method, with its paper and its formula.
+"""Methods that combine the updates of one weight: each in its own file, with paper and formula.
 
-A method is a module with `OPTIONS`, the names of the fields of `MethodOptions` that it takes,
-`LOW_RANK`, whether its results have no more than the ranks of all updates together, and
-`combine(task, options)`. What a weight is multiplied with is the update that a method gets to see:
-to combine with a weight of 2 is to combine an adapter of twice the strength.
+A method is a module with three names. `OPTIONS` lists the fields of `MethodOptions` that it takes.
+`LOW_RANK` says whether the rank of its results is at most the sum of the ranks of all updates.
+`combine(task, options)` computes a result. A method sees each update multiplied with the adapter's
+weight: to combine an adapter with a weight of 2 is to combine one of twice the strength.
 """
 
 import math
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
     from loratools.lowrank.factored import Factored
 
-    #: Coefficients of the updates, where the result is a weighted sum of them; factors of it; or
-    #: the matrix itself.
+    #: The result of a method: coefficients of the updates, if it is a weighted sum of them; factors
+    #: of the result; or the result as a matrix.
     Combined = tuple[float, ...] | Factored | Tensor
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The updates of one weight, m × n each, one of every adapter and in their order.
+    """The updates of one weight, each m × n, one from every adapter in the adapters' order.
 
-    That of an adapter that does not change the weight has rank 0.
+    An adapter that does not change the weight has an update of rank 0.
 
     Attributes:
-        target: the weight, for messages.
-        weights: finite numbers.
-        read: reads the updates.
-        seed: for random choices; another one for every weight.
-        strength: what the result is multiplied with, beside lambda.
-        device: where matrices are computed with; the CPU if None.
+        target: the name of the weight that is updated, for messages.
+        weights: the adapters' weights in the combination, finite numbers.
+        read: a function that reads the updates.
+        seed: the seed of random choices, another one for every target.
+        strength: a factor of the result, in addition to lambda.
+        device: the device on which matrices are computed; the CPU if None.
     """
 
     target: str
@@ -50,7 +50,7 @@ class Task:
 
     @cached_property
     def updates(self) -> "tuple[Factored, ...]":
-        """The updates in float64, each with its scaling and without its weight.
+        """The updates in float64, each with its adapter's scaling, but without its weight.
 
         Raises:
             NonFiniteError: a factor holds a NaN or an infinity.
@@ -64,18 +64,22 @@ class Task:
 @final
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """What a method can be told; the names are the field's. None stands for its default.
+    """The options of all methods, by the names that papers and other tools use.
+
+    None stands for the default of the method.
 
     Attributes:
-        density: the share of entries that are kept, or the probability to keep one.
-        gamma: the share of the largest entries that are removed.
-        epsilon: by how much the probabilities to keep an entry differ.
-        rescale: whether what is kept at random is divided by the probability to keep it.
-        majority_sign_method: whether values (`total`) or their signs (`frequency`) are added up.
+        density: the share of entries that are kept, or the probability of keeping an entry.
+        gamma: the share of entries, the largest ones, that are removed.
+        epsilon: the difference between the largest and smallest probability of keeping an entry.
+        rescale: whether entries that are kept at random are divided by their probability.
+        majority_sign_method: whether values (`total`) or their signs (`frequency`) are added up to
+            elect a sign.
         normalize: whether the result is a mean instead of a sum.
-        lam: what the result is multiplied with; `--lambda` on the command line.
-        select_topk: the share of entries, those that differ most, that are combined at all.
-        t: how far the way is gone from the first update to the second.
+        lam: a factor of the result; `--lambda` on the command line.
+        select_topk: the share of entries, those that differ most, that are combined; all others
+            are zero.
+        t: the position between the first update (0) and the second (1).
     """
 
     density: float | None = None
@@ -89,7 +93,7 @@ class MethodOptions:
     t: float | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check that each option is in its range."""
         for name in ("density", "select_topk"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
@@ -109,7 +113,7 @@ class MethodOptions:
 
 
 def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> None:
-    """Refuse what a method does not take; `taken` is its `OPTIONS`.
+    """Refuse options that a method does not take; `taken` is its `OPTIONS`.
 
     Raises:
         OptionError: an option is given that would have no effect.

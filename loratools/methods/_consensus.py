@@ -1,4 +1,4 @@
-"""What several methods do with matrices that are sparse, or scaled: add them, or elect signs."""
+"""Steps that several methods share: scaled weights, sums of matrices, and the election of signs."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from loratools.methods import MethodOptions, Task
 
 
 def scaled_weights(task: Task, options: MethodOptions) -> tuple[float, ...]:
-    """The weights times what the result is multiplied with."""
+    """The adapters' weights times the factors of the result: its strength and lambda."""
     scale = task.strength * (1.0 if options.lam is None else options.lam)
     return tuple(weight * scale for weight in task.weights)
 
 
 def summed_weights(task: Task, options: MethodOptions) -> tuple[float, ...]:
-    """The scaled weights of a sum, or of a mean.
+    """The scaled weights of a sum or, with `normalize`, of a mean.
 
     Raises:
-        OptionError: there is no mean, because the weights add up to zero.
+        OptionError: a mean is wanted, and the weights add up to zero.
     """
     divisor = math.fsum(task.weights) if options.normalize else 1.0
     if not divisor:
@@ -29,7 +29,7 @@ def summed_weights(task: Task, options: MethodOptions) -> tuple[float, ...]:
 
 
 def total(blocks: Sequence[Tensor]) -> Tensor:
-    """The sum."""
+    """The sum of blocks, entry by entry."""
     result = blocks[0].clone()
     for block in blocks[1:]:
         result += block
@@ -37,9 +37,10 @@ def total(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def elected(blocks: Sequence[Tensor], options: MethodOptions) -> Tensor:
-    """The disjoint mean of TIES: of those that have the elected sign; zero where none is elected.
+    """The disjoint mean of TIES: entry by entry, the mean of the values with the elected sign.
 
     The sign with the larger sum of values is elected, or, by `frequency`, the more frequent one.
+    Where neither is, the result is zero. Without `normalize`, it is a sum instead of a mean.
     """
     by_frequency = options.majority_sign_method == "frequency"
     votes = [block.sign() for block in blocks] if by_frequency else blocks

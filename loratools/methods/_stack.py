@@ -1,7 +1,7 @@
-"""Matrices given by their factors, formed a block of rows at a time, in float32.
+"""Matrices that are given by their factors, and formed one block of rows at a time, in float32.
 
 Blocks stay in a core's cache, and forming them again is cheaper than keeping them. So a method
-that works entry by entry needs memory for its result, and for a few blocks.
+that works entry by entry needs memory only for its result and a few blocks.
 """
 
 import math
@@ -19,27 +19,28 @@ from torch.nn.functional import hardshrink
 from loratools.errors import NonFiniteError, shorten
 from loratools.methods import Task
 
-#: A quarter of a million elements of float32, of several matrices, stay in a core's cache.
+#: The entries of a block: a quarter of a million in float32, of several matrices, stay in a core's
+#: cache.
 _BLOCK = 2**18
-#: The squares of such entries, and sums of a few of them, are numbers in float32.
+#: The largest entry: its square, and sums of a few such squares, do not overflow float32.
 _LARGEST = 1e18
-#: So many entries, drawn at random, tell where a threshold is; a small matrix is sorted instead.
+#: The number of entries drawn at random to locate a threshold; a small matrix is used whole.
 _SAMPLE = 2**16
 #: The sample misses a threshold by more standard deviations than this once in 10^9 times.
 _DEVIATIONS = 6
 
-#: What is made of one block of all matrices; the number is the position of its first entry.
+#: Computes the result for one block of all matrices; the number is the position of its first entry.
 Change = Callable[[int, Sequence[Tensor]], Tensor]
 Scores = NDArray[np.floating[Any]]
 Positions = NDArray[np.int64]
-#: A number above or equal to zero for each entry of a block.
+#: Computes a number above or equal to zero for each entry of one block of all matrices.
 Score = Callable[[Sequence[Tensor]], Tensor]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Matrices of one shape; positions count entries row by row."""
+    """Matrices of one shape, given by their factors; positions count their entries row by row."""
 
     shape: tuple[int, int]
     ups: tuple[Float[Tensor, "m _"], ...]
@@ -50,7 +51,7 @@ class Stack:
         """The updates of a task, without their weights.
 
         Raises:
-            NonFiniteError: float32 does not hold the squares of their entries.
+            NonFiniteError: squares of their entries overflow float32.
         """
         for update, weight in zip(task.updates, task.weights, strict=True):
             entries = update.up.abs().amax(0) @ update.down.abs().amax(1)
@@ -68,15 +69,18 @@ class Stack:
 
     @property
     def size(self) -> int:
-        """The number of entries of each."""
+        """The number of entries of each matrix."""
         return math.prod(self.shape)
 
     def only(self, number: int) -> "Stack":
-        """One of them."""
+        """A stack of only the matrix with this index."""
         return Stack(self.shape, (self.ups[number],), (self.downs[number],))
 
     def blocks(self) -> Iterator[tuple[int, list[Tensor]]]:
-        """Rows of all of them, the same at each call, with the position of their first entry."""
+        """Yield blocks of rows of all matrices, each with the position of its first entry.
+
+        The blocks are the same at each call.
+        """
         m, n = self.shape
         rows = max(1, _BLOCK // max(n, 1))
         for at in range(0, m, rows):
@@ -84,13 +88,16 @@ class Stack:
             yield at * n, [up[at : at + rows] @ down for up, down in pairs]
 
     def entries(self, positions: Tensor) -> list[Tensor]:
-        """Those at some positions, up to the rounding of sums."""
+        """The entries of all matrices at some positions.
+
+        Their rounding can differ from that of `blocks`, whose sums are added in another order.
+        """
         rows, columns = positions // self.shape[1], positions % self.shape[1]
         pairs = zip(self.ups, self.downs, strict=True)
         return [(up[rows] * down.T[columns]).sum(1) for up, down in pairs]
 
     def changed(self, change: Change) -> Float[Tensor, "m n"]:
-        """A matrix that is made block by block."""
+        """Compute a matrix of the same shape, block by block."""
         result = self.ups[0].new_empty(self.shape)
         flat = result.view(-1)
         for position, blocks in self.blocks():
@@ -101,14 +108,16 @@ class Stack:
 @final
 @dataclass(frozen=True)
 class Cut:
-    """Where the largest entries end: those above `value`, and equal ones before `end`."""
+    """The limit of the largest entries: above `value`, or equal to it before position `end`."""
 
     value: float
     end: int
 
     def trimmed(self, block: Tensor, position: int) -> Tensor:
-        """A block with zeros for all entries whose magnitudes are not among the largest."""
+        """A block in which entries whose magnitudes are not among the largest are zero."""
         value = torch.tensor(self.value, dtype=block.dtype)
+        # hardshrink keeps magnitudes above its threshold; from the number below `value` on, it
+        # keeps those that equal `value` as well.
         below = value.nextafter(-torch.ones_like(value)).item()
         at = min(max(self.end - position, 0), block.numel())
         if at in (0, block.numel()):
@@ -125,21 +134,22 @@ class Cut:
 
 
 def magnitude(blocks: Sequence[Tensor]) -> Tensor:
-    """The score of a single matrix by which small entries are cut off."""
+    """The magnitudes of a single matrix, as scores that decide which entries are kept."""
     (block,) = blocks
     return block.abs()
 
 
 def share_of(stack: Stack, share: float) -> int:
-    """So many entries of each matrix, rounded, and at least one."""
+    """The number of entries that a share of each matrix has, rounded, and at least one."""
     return max(1, round(share * stack.size))
 
 
 def cut(stack: Stack, score: Score, count: int) -> Cut:
-    """Where the `count` largest scores end, exactly; of equal ones the first ones count.
+    """Find the exact limit of the `count` largest scores; of equal scores, the first are taken.
 
-    A sample says between which two values the threshold is. One pass counts what is above them
-    and collects what is between.
+    A random sample gives two values that the threshold lies between. One pass over the matrix
+    counts the scores above both and collects those between. Where the sample was wrong, which
+    happens once in 10^9 times, all scores are collected.
     """
     if count == 0:
         return Cut(math.inf, 0)
@@ -153,7 +163,7 @@ def cut(stack: Stack, score: Score, count: int) -> Cut:
 
 
 def kept_largest(matrix: Float[Tensor, "m n"], share: float) -> Float[Tensor, "m n"]:
-    """A small matrix with zeros for all but a share of its entries, of the largest magnitudes."""
+    """A small matrix in which only a share of the entries, the largest, is not replaced by zero."""
     scores = matrix.abs().flatten().numpy()
     count = max(1, round(share * len(scores)))
     if count >= len(scores):
@@ -162,7 +172,7 @@ def kept_largest(matrix: Float[Tensor, "m n"], share: float) -> Float[Tensor, "m
 
 
 def _cut_among(scores: Scores, positions: Positions, count: int) -> Cut:
-    """Where the `count` largest of these end; positions rise."""
+    """The limit of the `count` largest of these scores, whose positions are in rising order."""
     value = np.partition(scores, len(scores) - count)[len(scores) - count]
     equal = positions[scores == value]
     last = count - np.count_nonzero(scores > value) - 1
@@ -170,7 +180,7 @@ def _cut_among(scores: Scores, positions: Positions, count: int) -> Cut:
 
 
 def _bracket(stack: Stack, score: Score, count: int) -> tuple[float, float]:
-    """Two values between which the threshold is, but for one case in 10^9."""
+    """Two values that the threshold lies between, except for one case in 10^9."""
     if stack.size <= 4 * _SAMPLE:
         return 0.0, math.inf
     generator = torch.Generator().manual_seed(0)
@@ -186,10 +196,11 @@ def _bracket(stack: Stack, score: Score, count: int) -> tuple[float, float]:
 
 
 def _between(stack: Stack, score: Score, low: float, high: float) -> tuple[int, Scores, Positions]:
-    """How many scores are above both, and those between, with their positions."""
+    """Count the scores above `high`; collect those from `low` to `high`, and their positions."""
     above, scores, positions = 0, [], []
     for position, blocks in stack.blocks():
-        flat = score(blocks).view(-1).cpu().numpy()  # which compares several times as fast
+        # numpy compares several times as fast as torch.
+        flat = score(blocks).view(-1).cpu().numpy()
         greater = flat > high
         above += int(np.count_nonzero(greater))
         found = np.flatnonzero((flat >= low) ^ greater)

@@ -15,15 +15,15 @@ from loratools.methods._stack import Stack, cut, magnitude, share_of
 
 OPTIONS: tuple[str, ...] = ("density", "gamma", "normalize", "lam")
 LOW_RANK = False
-#: The paper keeps what is between the percentiles 85 and 99.
+#: The paper keeps the entries between the percentiles 85 and 99.
 DENSITY, GAMMA = 0.14, 0.01
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """Each update keeps `density` of its entries, the largest after a share of `gamma`.
+    """Keep, of each update, a share of `density`: the largest entries after a share of `gamma`.
 
     Raises:
-        OptionError: `density` and `gamma` are more than all entries together.
+        OptionError: `density` and `gamma` add up to more than 1.
     """
     stack, factors = Stack.of(task), summed_weights(task, options)
     count, outliers = _counts(stack, options)
@@ -42,7 +42,10 @@ def combine(task: Task, options: MethodOptions) -> Tensor:
 
 
 def _counts(stack: Stack, options: MethodOptions) -> tuple[int, int]:
-    """How many entries are kept, and how many larger ones removed; `density` is kept to."""
+    """The number of entries that are kept, and of larger ones that are removed.
+
+    If both together exceed the matrix, fewer are removed.
+    """
     density = options.density or DENSITY
     if options.gamma is not None and density + options.gamma > 1 + 1e-12:
         raise OptionError(

@@ -1,7 +1,7 @@
 """DARE (Yu et al., 2023, arXiv:2311.03099), then the weighted sum: drop at random and rescale.
 
-dW = λ · Σ wₜ·τₜ, with τₜ = mₜ ∘ dWₜ / density and mₜ Bernoulli(density): its expectation is that
-of the updates. (The paper's drop rate p is 1 - density.)
+dW = λ · Σ wₜ·τₜ, with τₜ = mₜ ∘ dWₜ / density and mₜ Bernoulli(density), so that the expectation
+of τₜ is dWₜ. (The paper's drop rate p is 1 - density.)
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ LOW_RANK = False
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """Each entry of each update is kept with a probability of `density`."""
+    """Keep each entry of each update with a probability of `density`, and add up the rest."""
     factors = summed_weights(task, options)
     dare = Dare.of(task, options)
     return Stack.of(task).changed(lambda _, blocks: total(dare.dropped(blocks, factors)))

@@ -1,7 +1,7 @@
 """DARE (Yu et al., 2023, arXiv:2311.03099), then the election and the mean of TIES.
 
 Entries are dropped at random in place of TIES' trimming: τₜ = wₜ · mₜ ∘ dWₜ / density, with mₜ
-Bernoulli(density); σ = sgn(Σₜ τₜ); dW = λ · the mean of those τₜ of sign σ.
+Bernoulli(density); σ = sgn(Σₜ τₜ); dW = λ · the mean of the τₜ that have the sign σ.
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ LOW_RANK = False
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """Each entry of each update is kept with a probability of `density`."""
+    """Keep each entry of each update with a probability of `density`, then elect signs."""
     factors = scaled_weights(task, options)
     dare = Dare.of(task, options)
     return Stack.of(task).changed(lambda _, blocks: elected(dare.dropped(blocks, factors), options))

@@ -1,8 +1,9 @@
 """DELLA (Deep et al., 2024, arXiv:2406.11617): drop small entries more often, elect, average.
 
-Within each row, the entry of rank r of n, by rising magnitude from 0 on, is kept with probability
-p = density - ε/2 + ε·r/(n - 1), and then divided by p (MagPrune). The signs of the results, times
-their weights, are elected and those that agree averaged, as by TIES; dW = λ · this.
+Within each row of n entries, the entry with rank r, counted from 0 by rising magnitude, is kept
+with probability p = density - ε/2 + ε·r/(n - 1), and then divided by p (MagPrune). The results are
+multiplied with the weights; then a sign is elected and the values with this sign are averaged, as
+in TIES. dW = λ · this mean.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,13 @@ OPTIONS: tuple[str, ...] = (
     "lam",
 )
 LOW_RANK = False
-#: From 0.4 to 0.6 at the default density; less where a density leaves no room for it.
+#: The default, which gives probabilities from 0.4 to 0.6 at the default density; less where a
+#: density leaves no room for it.
 EPSILON = 0.2
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """Each entry of each update is kept with a probability that rises with its rank in its row.
+    """Keep each entry with a probability that rises with its magnitude's rank in its row.
 
     Raises:
         OptionError: `epsilon` leads to probabilities outside of 0 to 1.
@@ -54,7 +56,7 @@ def combine(task: Task, options: MethodOptions) -> Tensor:
 
 
 def _probabilities(options: MethodOptions) -> tuple[float, float]:
-    """The smallest, and by how much the largest is above it."""
+    """The smallest probability to keep an entry, and the difference of the largest from it."""
     density = options.density or DENSITY
     epsilon = options.epsilon
     if epsilon is None:
@@ -69,12 +71,13 @@ def _probabilities(options: MethodOptions) -> tuple[float, float]:
 
 
 def _ranks(block: Tensor) -> Tensor:
-    """The ranks of magnitudes in their rows, from 0 to 1; of equal ones the first is smaller."""
+    """The rank of each magnitude in its row, from 0 to 1; of equal ones, the first ranks lower."""
     rows, columns = block.shape
     if columns == 1:
         return torch.full_like(block, 0.5)
-    # A float's bits, without the sign, have the order of its magnitude. Half of them at a time, the
-    # lower first, numpy sorts by radix, several times as fast as floats.
+    # The bits of a float without its sign, read as an integer, are in the order of magnitudes.
+    # numpy sorts 16-bit integers by radix, several times as fast as floats: stably by the lower
+    # half of the bits first, then by the upper half.
     bits = block.abs().cpu().numpy().view(np.uint32)
     order = bits.astype(np.uint16).argsort(axis=1, kind="stable")
     upper = np.take_along_axis((bits >> 16).astype(np.uint16), order, axis=1)

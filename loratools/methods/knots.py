@@ -1,7 +1,7 @@
 """KnOTS (Stoica et al., 2024, arXiv:2410.19735): TIES in a basis that all updates share.
 
 With [w₁·dW₁ … wₙ·dWₙ] = U Σ [V₁ᵀ … Vₙᵀ], the aligned components are Cₜ = Σ Vₜᵀ, and
-dW = U · TIES(C₁, …, Cₙ). It has no more than the ranks of all updates together.
+dW = U · TIES(C₁, …, Cₙ). The rank of dW is at most the sum of the ranks of all updates.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from loratools.methods._stack import kept_largest
 
 OPTIONS: tuple[str, ...] = ("density", "majority_sign_method", "normalize", "lam")
 LOW_RANK = True
-#: The paper's own experiments with language models trim nothing.
+#: The default, which trims nothing, as in the paper's own experiments with language models.
 DENSITY = 1.0
 
 
 def combine(task: Task, options: MethodOptions) -> Factored:
-    """The basis, and the merged components; only factors and small matrices are formed."""
+    """The shared basis and the merged components; only factors and small matrices are formed."""
     factors = scaled_weights(task, options)
     ups = torch.cat([up.up * f for up, f in zip(task.updates, factors, strict=True)], dim=1)
     downs = [update.down for update in task.updates]
@@ -38,7 +38,10 @@ def combine(task: Task, options: MethodOptions) -> Factored:
 def _left_vectors(
     cores: Sequence[Float[Tensor, "k _"]], downs: Sequence[Float[Tensor, "_ n"]]
 ) -> Float[Tensor, "k r"]:
-    """The left singular vectors of [core₁ down₁ … coreₙ downₙ], where values are not rounding."""
+    """The left singular vectors of [core₁ down₁ … coreₙ downₙ] whose singular values are not 0.
+
+    Values are compared with the rounding of the largest.
+    """
     pairs = zip(cores, downs, strict=True)
     joined = torch.cat([core @ triangle(down.T).T for core, down in pairs], dim=1)
     u, values, _ = torch.linalg.svd(joined, full_matrices=False)

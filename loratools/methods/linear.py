@@ -11,5 +11,8 @@ LOW_RANK = True
 
 
 def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
-    """The weights themselves, or shares of them: the sum is exact, as concatenated factors."""
+    """The weights, divided by their sum with `normalize`.
+
+    A weighted sum of updates is exact: its factors are the concatenated factors.
+    """
     return summed_weights(task, options)

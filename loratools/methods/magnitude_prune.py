@@ -1,7 +1,7 @@
 """Magnitude pruning (Han et al., 2015, arXiv:1506.02626), then the weighted sum.
 
 dW = λ · Σ wₜ·τₜ, with τₜ the update of adapter t without its smallest entries. It is TIES without
-the election.
+the election of signs.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ DENSITY = 0.2
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """Each update keeps `density` of its entries, those of the largest magnitudes."""
+    """Keep a share of `density` of each update's entries, those of the largest magnitudes."""
     stack, factors = Stack.of(task), summed_weights(task, options)
     count = share_of(stack, options.density or DENSITY)
     cuts = [cut(stack.only(number), magnitude, count) for number in range(len(factors))]

@@ -1,8 +1,9 @@
 """SCE (Wan et al., 2024, arXiv:2408.07990): select, calculate, erase.
 
-Select the entries in which the updates differ most, by their variance over the adapters; calculate
-ηₜ = Σ τₜ² / Σₛ Σ τₛ² of what is selected; erase those τₜ whose sign is not that of Σₛ τₛ. Then dW
-is λ · the mean of what is left, weighted by η, entry by entry. Updates come with their weights.
+Select the entries in which the updates τₜ differ most, by their variance over the adapters;
+calculate ηₜ = Σ τₜ² / Σₛ Σ τₛ² over the selected entries; erase those entries of τₜ whose sign is
+not that of Σₛ τₛ. Then dW is λ · the mean of the remaining τₜ, weighted by ηₜ, entry by entry.
+Every τₜ is an update times its adapter's weight.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,14 @@ from loratools.methods._stack import Cut, Stack, cut, share_of
 
 OPTIONS: tuple[str, ...] = ("select_topk", "lam")
 LOW_RANK = False
-#: The paper's 10 %.
+#: The default: the paper's 10 %.
 SELECT_TOPK = 0.1
 
 
 def combine(task: Task, options: MethodOptions) -> Tensor:
-    """The entries outside of the selection are zero; with one adapter nothing is selected."""
+    """Combine the selected entries; those outside of the selection are zero."""
     stack = Stack.of(task)
+    # The variance over a single adapter is zero everywhere and selects nothing, so all are kept.
     share = 1.0 if len(task.weights) == 1 else options.select_topk or SELECT_TOPK
     variance = partial(_variance, weights=task.weights)
     selection = cut(stack, variance, share_of(stack, share))
@@ -45,7 +47,7 @@ def _variance(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def _coefficients(stack: Stack, selection: Cut, weights: Sequence[float]) -> list[float]:
-    """The share of each update in the energy of the selected entries; summed in float64."""
+    """The share of each update in the energy of the selected entries, summed in float64."""
     energies = torch.zeros(len(weights), dtype=torch.float64)
     for position, blocks in stack.blocks():
         mask = selection.among(_variance(blocks, weights), position)
@@ -57,7 +59,7 @@ def _coefficients(stack: Stack, selection: Cut, weights: Sequence[float]) -> lis
 
 
 def _erased(blocks: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """The mean of those with the sign of the sum; zero where that is zero."""
+    """The weighted mean, entry by entry, of the values with the sign of the sum; 0 if that is 0."""
     sign = total(blocks).sign_()
     added, weight = torch.zeros_like(sign), torch.zeros_like(sign)
     for block, coefficient in zip(blocks, coefficients, strict=True):

@@ -1,7 +1,7 @@
 """Spherical interpolation of two updates (Shoemake, 1985, doi:10.1145/325334.325242).
 
-dW = sin((1-t)Ω)/sin Ω · dW₁ + sin(tΩ)/sin Ω · dW₂, with Ω the angle between w₁·dW₁ and w₂·dW₂ as
-vectors, and each dWᵢ times its weight. It is a weighted sum, so it is exact in the factors.
+dW = sin((1-t)Ω)/sin Ω · w₁·dW₁ + sin(tΩ)/sin Ω · w₂·dW₂, with Ω the angle between w₁·dW₁ and
+w₂·dW₂ as vectors. It is a weighted sum of the updates, so the factors of the result are exact.
 """
 
 import math
@@ -15,12 +15,15 @@ from loratools.methods._consensus import scaled_weights
 
 OPTIONS: tuple[str, ...] = ("t", "lam")
 LOW_RANK = True
-#: Below this sine, both coefficients are those of the straight line, to rounding.
+#: Below this sine of Ω, both coefficients equal those of linear interpolation up to rounding.
 _STRAIGHT = 1e-8
 
 
 def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
-    """The coefficients; a straight line where there is no angle, or no one way around.
+    """The coefficients of the two updates.
+
+    They are those of linear interpolation if an update is zero, or if both have the same direction
+    or opposite ones, between which there is no single shortest path.
 
     Raises:
         OptionError: there are more than two adapters.
@@ -40,13 +43,16 @@ def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
 
 
 def _unit(update: Factored, weight: float) -> Factored:
-    """The update with its weight, at a norm of 1; zero if it is."""
+    """The update times its weight, divided by its norm; zero for a zero update."""
     norm = frobenius(update) if weight else 0.0
     return Factored(update.up * (math.copysign(1, weight) / norm if norm else 0.0), update.down)
 
 
 def _angle(one: Factored, other: Factored) -> float:
-    """Between two of norm 1, and right for small angles too (Kahan); 0 if one is zero."""
+    """The angle between two matrices of norm 1, accurate for small angles too; 0 if one is zero.
+
+    Kahan's formula: 2 atan2(‖one - other‖, ‖one + other‖).
+    """
     if not (one.up.any() and other.up.any()):
         return 0.0
     down = torch.cat([one.down, other.down])

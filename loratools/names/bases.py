@@ -1,6 +1,6 @@
-"""Which base an adapter was trained on, by the names of both, and what is said where they differ.
+"""Compares the base that an adapter names with others, and words the notes if they differ.
 
-Names of a base are paths, names on the Hub, and files of its cache.
+A base can be named by a path, by its name on the Hub, or by a file in the Hub's cache.
 """
 
 import re
@@ -15,7 +15,9 @@ _FILE = re.compile(r"\.(safetensors|ckpt|pth?|bin)$")
 
 
 def short_name(name: str) -> str:
-    """A base's name without its owner or folder, for comparison; empty if it has none.
+    """The name of a base without its owner or folder, in lower case, for comparison.
+
+    It is empty if nothing is left.
 
     >>> short_name("meta-llama/Llama-2-7b"), short_name("~/hub/models--gpt2/snapshots/607a30d/")
     ('llama-2-7b', 'gpt2')
@@ -27,20 +29,21 @@ def short_name(name: str) -> str:
 
 
 def is_telling(name: str) -> bool:
-    """Whether a name says which model it is, and not only where somebody has put it."""
+    """Whether a name identifies a model on the Hub, and is not just some local path."""
     return _ON_THE_HUB.match(name) is not None or _CACHED.search(name) is not None
 
 
 def is_file(name: str) -> bool:
-    """Whether a base is named by its file of weights."""
+    """Whether the name of a base is that of a file of weights."""
     return _FILE.search(name) is not None
 
 
 def different_bases(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """A note if the adapters do not name one base.
+    """A note if the adapters name different bases.
 
-    The hash of its file decides where it is known; else the last part of its name. A file, a model
-    and a family of models have names of their own, which are not compared with each other.
+    The hash of the base's file decides if all adapters have one, else the last part of the name. A
+    file's name, a model's and a family's are of different kinds: only names of one kind are
+    compared.
     """
     origins = [adapter.provenance for adapter in adapters]
     hashes = [origin.base_hash for origin in origins if origin.base or origin.base_hash]
@@ -60,10 +63,11 @@ def different_bases(adapters: Sequence[Adapter]) -> tuple[str, ...]:
 
 
 def another_base(adapter: Adapter, base: Checkpoint) -> str | None:
-    """A note if an adapter names another base than this one calls itself.
+    """A note if the base that an adapter names is another than `base`.
 
-    A base calls itself by its config, by its name on the Hub, and by the hash of its file where the
-    Hub's cache knows it. A folder's name tells nothing but that it is the right one.
+    A base is identified by its config, by its name on the Hub, and by the hash of its file if that
+    is in the Hub's cache. A local folder's name can confirm that the base is the right one, but
+    cannot show that it is another.
     """
     named = adapter.provenance.base
     if not named or not short_name(named):
@@ -86,7 +90,7 @@ def another_base(adapter: Adapter, base: Checkpoint) -> str | None:
 
 
 def _known_hash(base: Checkpoint) -> str | None:
-    """The SHA-256 of a base that is a single file, by which the Hub's cache calls it."""
+    """The SHA-256 of a base that is a single file in the Hub's cache, which names blobs by it."""
     if base.is_folder:
         return None
     blob = base.shards[0].file.path.resolve()

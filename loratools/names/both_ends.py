@@ -1,7 +1,7 @@
-"""An update of the embedding and one of the head, which in many models are one tensor.
+"""Notes on adapters that update both the embedding and the head, which many models tie.
 
-PEFT 0.21's unmerged model computes each end with its own LoRA, as it was trained. Its merge adds
-both to the tensor that the two share.
+PEFT 0.21's unmerged model computes each of the two with its own LoRA, as it was trained. Its merge
+adds both updates to the one tensor that they share.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from loratools.adapter import Note
 from loratools.names.tied import find_tied_head
 
-#: What a person should know of two such updates in a model that ties the ends.
+#: The text about two such updates in a model that ties embedding and head.
 MERGED_TWICE = (
     "PEFT's merge_and_unload adds both to the one tensor; use the adapter unmerged, or merge it "
     "with loratools, which stores the ends apart"
@@ -17,7 +17,10 @@ MERGED_TWICE = (
 
 
 def notes_on_both_ends(targets: Iterable[str], is_tied: bool | None) -> Iterator[Note]:
-    """What is to be said of updates of these weights; None where no base says whether it ties."""
+    """Yield a note if both embedding and head are among the targets and may be tied.
+
+    `is_tied` is None if there is no base that says whether it ties them.
+    """
     ends = find_tied_head(targets, {"tie_word_embeddings": True})
     if is_tied is False or ends is None or not ends.stored:
         return

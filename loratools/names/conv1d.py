@@ -1,7 +1,7 @@
-"""Whether a square weight is stored as (in, out): Hugging Face's `Conv1D`, of the GPT-2 kind.
+"""Tells whether a square weight is stored as (in, out), as Hugging Face's `Conv1D` of GPT-2 does.
 
-For any other weight the shape tells. `fan_in_fan_out` in a config cannot be trusted: adapters
-of GPT-2 exist that deny it and adapters of BLOOM that claim it.
+Of a weight that is not square, the shape tells. `fan_in_fan_out` in a config cannot be trusted:
+there are adapters of GPT-2 in which it is false, and adapters of BLOOM in which it is true.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,8 +18,9 @@ def square_is_transposed(
 ) -> bool:
     """Whether the square weights of an adapter's targets are transposed.
 
-    `non_square` says it of the same adapter's other targets, by their shapes; then the base's
-    model type decides; where there is neither, what the adapter's config claims.
+    If the same adapter has targets that are not square, these decide: `non_square` says which of
+    them are transposed, as their shapes show. Else the base's model type decides, and without one
+    the adapter's config, which is `claimed`.
     """
     known = set(non_square)
     if len(known) == 1:
@@ -32,9 +33,9 @@ def square_is_transposed(
 def conv1d_weights(
     shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None
 ) -> frozenset[str]:
-    """The weights of a model that are stored as (in, out): those of `Conv1D` modules.
+    """The weights of a model that are stored as (in, out), because their module is a `Conv1D`.
 
-    Without a config, a `c_attn` that is three times as wide as it is high shows the kind of model.
+    Without a config, a model has `Conv1D` modules if a `c_attn` is three times as wide as high.
     """
     names = [name for name in shapes if _is_conv1d(name)]
     if config is not None and isinstance(config.get("model_type"), str):

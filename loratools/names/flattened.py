@@ -1,23 +1,23 @@
-"""Names of modules with `_` for their dots, as kohya files them, after the part they belong to.
+"""Flattened names, as kohya stores them: a prefix for the part of a model, then a path with `_`.
 
-`lora_unet_down_blocks_0_attn1_to_q` is `down_blocks.0.attn1.to_q` of a U-Net. What was a dot and
-what was not cannot be seen, so such a name is never taken apart: a base's own names are flattened.
+`lora_unet_down_blocks_0_attn1_to_q` is `down_blocks.0.attn1.to_q` of a U-Net. It cannot be seen
+which `_` was a dot, so such a name is never split: a base's own names are flattened and compared.
 """
 
 import re
 
-#: LyCORIS alone names no part; Wan-Fun leaves one underscore too many.
+#: A prefix of LyCORIS names no part of a model; one of Wan-Fun ends with one underscore too many.
 _PREFIX = re.compile(r"lycoris_|(lora|oft)_((prior_)?(unet|te)\d?_|transformer_)?_?")
 
 
 def flattened_prefix(name: str) -> str:
-    """What a flattened name begins with before the path of its module; empty in any other name."""
+    """The prefix of a flattened name, before the path of the module; empty for any other name."""
     prefix = _PREFIX.match(name.partition(".")[0])
     return prefix[0] if prefix else ""
 
 
 def flattened_path(name: str) -> str | None:
-    """The path in a flattened name of a parameter, without its prefix; None in any other name."""
+    """The module path in a flattened parameter's name, without prefix; None for any other name."""
     module, dot, _ = name.rpartition(".")
     if not dot or "." in module:
         return None
@@ -26,7 +26,7 @@ def flattened_path(name: str) -> str | None:
 
 
 def endings(name: str) -> tuple[str, ...]:
-    """The path of a base's parameter, and what follows each of its dots, all flattened.
+    """The module path of a base's parameter and all its suffixes that follow a dot, flattened.
 
     >>> endings("model.blocks.0.to_q.weight")
     ('model_blocks_0_to_q', 'blocks_0_to_q', '0_to_q', 'to_q')
@@ -36,5 +36,5 @@ def endings(name: str) -> tuple[str, ...]:
 
 
 def without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a linear layer's weight in place of that of a 1x1 convolution."""
+    """The shape of a 1x1 convolution's weight as that of a linear layer; others as they are."""
     return shape[:2] if set(shape[2:]) <= {1} else shape

@@ -1,7 +1,7 @@
-"""Globs that choose targets, and what was probably meant by one that chooses nothing.
+"""Globs that select targets, and suggestions for a glob that matches nothing.
 
-A glob is matched with the whole name of a tensor, and with that of its module: `*.q_proj` means the
-weight and the bias of every such module.
+A glob is matched with the whole name of a tensor, and with the name of its module: `*.q_proj`
+selects the weight and the bias of every such module.
 """
 
 import re
@@ -12,23 +12,23 @@ from typing import final
 
 from loratools.errors import MatchError, shorten
 
-#: What a glob may have been meant as, in the order in which people forget it.
+#: Corrections of a glob that are suggested if they match, the most frequent mistake first.
 _MEANT = ("{}.*", "{}*", "*.{}", "*.{}.*", "*{}*")
-#: Comparing a glob with every name of a large model takes minutes.
+#: The most names that a glob is compared with; with every name of a large model it takes minutes.
 _COMPARED = 500
 
 
 def matches(glob: str, *names: str) -> bool:
-    """Whether a glob matches one of the names of a tensor, or that of its module."""
+    """Whether a glob matches one of the names of a tensor, or of its module."""
     return any(
         fnmatchcase(name, glob) or fnmatchcase(name.rpartition(".")[0], glob) for name in names
     )
 
 
 def no_match(glob: str, names: Collection[str], *, option: str | None = None) -> MatchError:
-    """The error of a glob that matches none of the names: with the nearest, or what was meant.
+    """The error for a glob that matches no name; it suggests a correction or the nearest names.
 
-    `option` is the one on the command line that the glob was given with.
+    `option` is the command-line option that the glob was given with.
     """
     given = f"{option} {glob!r}" if option else repr(glob)
     meant = next(
@@ -46,9 +46,9 @@ def no_match(glob: str, names: Collection[str], *, option: str | None = None) ->
 
 @final
 class Selection:
-    """What the globs of `--only` and `--skip` choose, one tensor after another.
+    """The globs of `--only` and `--skip`, which decide for one tensor after another.
 
-    It keeps what it was asked about, to tell in the end whether a glob has matched nothing.
+    A selection remembers all names it decided about, to report globs that matched nothing.
     """
 
     def __init__(self, only: Sequence[str], skip: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Selection:
         self._seen: dict[str, None] = {}
 
     def takes(self, *names: str) -> bool:
-        """Whether the tensor that has these names is wanted."""
+        """Whether the tensor that has these names is selected."""
         if not (self._only or self._skip):
             return True
         self._seen |= dict.fromkeys(names)
@@ -76,7 +76,7 @@ class Selection:
     def check_used(self, untouched: Collection[str] = ()) -> None:
         """Refuse globs that have matched nothing.
 
-        `untouched` are further names that may be skipped: nothing happens to them anyway.
+        `untouched` are further names that `--skip` may match, although no verb changes them anyway.
 
         Raises:
             MatchError: a glob has matched nothing; the nearest names are in the message.
@@ -89,9 +89,9 @@ class Selection:
 
 
 def _nearest(glob: str, names: Iterable[str]) -> list[str]:
-    """Three names, by their likeness to what a glob says apart from wildcards.
+    """The three names that are most similar to a glob without its wildcards.
 
-    Of names that differ in their numbers alone the first stands for all.
+    Names that differ only in their numbers are represented by the first of them.
     """
     forms: dict[str, str] = {}
     for name in names:
@@ -102,7 +102,7 @@ def _nearest(glob: str, names: Iterable[str]) -> list[str]:
 
 
 def _likeness(wanted: Sequence[str], parts: Sequence[str]) -> float:
-    """How similar the words of a glob are to as many that follow each other in a name."""
+    """The similarity of a glob's words to the best run of as many words in a name, from 0 to 1."""
     windows = range(max(1, len(parts) - len(wanted) + 1))
     return max(
         SequenceMatcher(None, ".".join(wanted), ".".join(parts[w : w + len(wanted)])).ratio()

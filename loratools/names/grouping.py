@@ -1,4 +1,4 @@
-"""Targets that differ only in the numbers in their names are shown as one row."""
+"""Groups targets whose names differ only in numbers, so that they are shown as one row."""
 
 import re
 
@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def pattern_of(name: str) -> str:
-    """A name with every number that is a part of its own replaced: `model.layers.*.mlp`."""
+    """A name with `*` for every part that is a number: `model.layers.*.mlp`."""
     if flattened_path(name) is not None:
         return _FLATTENED_NUMBER.sub("*", name)
     return _NUMBER.sub(".*", name)

@@ -1,7 +1,8 @@
-"""The heads of classifiers, by model type: the class that has one, and what its tensors are called.
+"""The heads of classifiers, by model type: the class that has a head, and its tensors' names.
 
-A head is what transformers puts on a model for a task. It is not in a base without one, so neither
-the base's names nor its config tell what the model becomes when an adapter brings its head along.
+A head is the set of layers that transformers puts on top of a base model for a task. A base without
+a head has no such names, nor does its config say which class the model becomes when an adapter
+brings a head along. So both are listed here.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-#: What the class for a task is called: the suffix of its name. The first three tasks are PEFT's.
+#: The suffix of the class's name, by task. The first three tasks are PEFT's.
 SUFFIXES = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
@@ -27,10 +28,11 @@ _STEM = re.compile(r"(.+?)(?:(?:With)?LMHeadModel|DoubleHeadsModel|EncoderModel|
 _DENSE = "classifier.dense classifier.out_proj"
 _BART = "classification_head.dense classification_head.out_proj"
 _MODERN = "head.dense- head.norm- classifier"
-#: Models of one pattern: the prefix of the base model in them (None: the model type), the modules
-#: of each task's head, and the classes' names without their suffix by model type. A module has a
-#: weight and a bias, with «-» a weight alone; the last module of a head is its output layer. With
-#: «*» the module lies inside the base model, where only this task has it.
+#: Groups of models whose heads are alike: the prefix of the base model's names (None: the model
+#: type), the modules of each task's head, and «model type=class name without its suffix» for each
+#: model. A module has a weight and a bias, or with «-» only a weight. With «*» it lies inside the
+#: base model, but only in the class for this task. The last module of a head is its output layer. A
+#: prefix before «: » is that of one task's class alone.
 _PATTERNS: tuple[tuple[str | None, Mapping[str, str], str], ...] = (
     (
         None,
@@ -123,7 +125,7 @@ _PATTERNS: tuple[tuple[str | None, Mapping[str, str], str], ...] = (
         {"SEQ_CLS": "score-", "TOKEN_CLS": "score", "QUESTION_ANS": "qa_outputs"},
         "minimax=MiniMax ministral3=Ministral3 mistral=Mistral mixtral=Mixtral qwen2_moe=Qwen2Moe",
     ),
-    # Whose class for question answering calls the model otherwise than their other classes do.
+    # In these, the class for question answering has another prefix than the other classes.
     (
         "model",
         {"SEQ_CLS": "score-", "TOKEN_CLS": "score", "QUESTION_ANS": "transformer: qa_outputs"},
@@ -168,14 +170,14 @@ _PATTERNS: tuple[tuple[str | None, Mapping[str, str], str], ...] = (
 @final
 @dataclass(frozen=True)
 class Head:
-    """What a class for a task has on top of its base model.
+    """The layers that a class for a task has on top of its base model.
 
     Attributes:
         architecture: the name of the class.
-        prefix: what the names of the base model's tensors begin with in it; empty where unknown.
+        prefix: the prefix that the base model's tensors have in this class; empty if unknown.
         parameters: the names of the head's tensors.
-        output: the weight with a row for every label.
-        is_known: whether transformers is known to have such a class with such tensors.
+        output: the name of the weight with a row for every label.
+        is_known: whether the class is in the table of transformers' classes, or only guessed.
     """
 
     task: str
@@ -187,22 +189,25 @@ class Head:
 
     @property
     def reads_last_token(self) -> bool:
-        """Whether it looks for the last token before the padding, and must know what padding is."""
+        """Whether the class classifies by the last token before the padding.
+
+        It then needs the config to say which token pads.
+        """
         return self.task == "SEQ_CLS" and self.output == "score.weight"
 
 
 def known_heads(model_type: object) -> tuple[Head, ...]:
-    """The heads that transformers has for a type of model; none for a type not in the table."""
+    """The heads that transformers has for a model type; none for a type not in the table."""
     return tuple(_heads(model_type)) if isinstance(model_type, str) else ()
 
 
 def find_heads(
     stored: Collection[str], task: str | None, config: Mapping[str, Any]
 ) -> tuple[Head, ...]:
-    """The heads that some trained tensors can be, for a base with this config.
+    """The heads that the stored tensors of an adapter may be, for a base with this config.
 
-    One where it is clear; several where the names fit several tasks and `task` does not say which;
-    none where no output layer is among the tensors, or nothing tells the class.
+    There is one if the names decide; several if the names fit several tasks and `task` does not say
+    which; none if no output layer is among the tensors, or if the class is unknown.
     """
     task = task if task in SUFFIXES else None
     fitting = [
@@ -224,7 +229,7 @@ def find_heads(
 
 
 def output_layer(stored: Collection[str]) -> str | None:
-    """The weight with a row for every label among some trained tensors, by its usual names."""
+    """The output layer's weight among some tensors, found by its usual names; None without one."""
     return next((f"{name}.weight" for name in _OUTPUTS if f"{name}.weight" in stored), None)
 
 
@@ -251,8 +256,8 @@ def _parameters(modules: Sequence[str], prefix: str) -> Iterator[str]:
 
 
 def _most_of(heads: Sequence[Head], stored: Collection[str]) -> tuple[Head, ...]:
-    """The heads that are among the tensors whole, but for poolers; of those, the largest."""
-    # PEFT does not train a pooler, so that it is never among them.
+    """The largest heads whose tensors, except poolers, are all stored; else all heads."""
+    # Poolers do not count, because PEFT does not train them: an adapter never stores one.
     sizes = {head: [n in stored for n in head.parameters if "pooler" not in n] for head in heads}
     whole = [head for head in heads if all(sizes[head])]
     largest = max((len(sizes[head]) for head in whole), default=0)
@@ -260,7 +265,7 @@ def _most_of(heads: Sequence[Head], stored: Collection[str]) -> tuple[Head, ...]
 
 
 def _stem(config: Mapping[str, Any]) -> str | None:
-    """The name that a model's classes have in common: `Bert` of `BertForMaskedLM`."""
+    """The stem that the names of a model's classes share, such as `Bert` of `BertForMaskedLM`."""
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         return None

@@ -1,8 +1,8 @@
-"""The U-Nets of Stable Diffusion have two sets of names: LDM's (SGM's for SDXL), and diffusers'.
+"""Translates LDM's names in U-Nets of Stable Diffusion (SGM's in SDXL) into diffusers' names.
 
-LDM counts the blocks of all levels in one list, and numbers what diffusers calls by its kind. In
-SD 1, SD 2 and SDXL alike a level has two residual blocks on the way down and three on the way up,
-so that diffusers' name follows from LDM's alone.
+LDM counts the blocks of all levels in one list, and has numbers where diffusers has names for kinds
+of layers. In SD 1, SD 2 and SDXL alike, a level has two residual blocks on the way down and three
+on the way up, so that diffusers' name follows from LDM's alone.
 """
 
 import re
@@ -29,12 +29,12 @@ _OUTSIDE = {
 _BLOCK = re.compile(
     r"(input_blocks|output_blocks)[._](\d+)[._]([012])[._](.+)|(middle_block)[._]([012])[._](.+)"
 )
-#: What may stand before the names of a U-Net's own modules.
+#: Prefixes that the names of a U-Net's own modules may have.
 _ROOT = re.compile(r"(model\.)?diffusion_model\.|unet\.|")
 
 
 def is_ldm_name(name: str) -> bool:
-    """Whether a name, dotted or flattened, is that of a block as LDM counts them.
+    """Whether a dotted or flattened name is LDM's name of a block.
 
     >>> is_ldm_name("lora_unet_input_blocks_4_1_proj_in.weight")
     True
@@ -43,7 +43,7 @@ def is_ldm_name(name: str) -> bool:
 
 
 def diffusers_name(name: str) -> str | None:
-    """What diffusers calls a module of a U-Net; None where LDM has no such name.
+    """Translate LDM's name in a U-Net into diffusers' name; None if LDM has no such name.
 
     >>> diffusers_name("lora_unet_output_blocks_5_2_conv.weight")
     'lora_unet_up_blocks_1_upsamplers_0_conv.weight'
@@ -57,7 +57,7 @@ def diffusers_name(name: str) -> str | None:
 
 
 def _without_root(name: str) -> tuple[str, str]:
-    """What comes before the names of a U-Net's own modules, and those."""
+    """Split a name into the prefix before the U-Net's own modules, and the rest."""
     root = flattened_prefix(name)
     if not root and (found := _ROOT.match(name)):
         root = found[0]
@@ -65,7 +65,7 @@ def _without_root(name: str) -> tuple[str, str]:
 
 
 def _block(module: str, between: str) -> str | None:
-    """The dotted name of what is in a block."""
+    """Translate a module in a block to its dotted name in diffusers; None if it has none."""
     found = _BLOCK.fullmatch(module)
     if found is None:
         return None
@@ -74,6 +74,8 @@ def _block(module: str, between: str) -> str | None:
         return _inside(f"mid_block.{inside}", found[7], between)
     number, place, rest = int(found[2]), found[3], found[4]
     is_down = found[1] == "input_blocks"
+    # LDM's first input block is conv_in, so blocks on the way down are counted from 1. There are
+    # three a level: two residual blocks and a downsampler, or three residual blocks going up.
     level, position = divmod(number - is_down, 3)
     block = f"{'down' if is_down else 'up'}_blocks.{level}"
     if is_down and position == 2:
@@ -86,7 +88,7 @@ def _block(module: str, between: str) -> str | None:
 
 
 def _inside(block: str, rest: str, between: str) -> str | None:
-    """A part of a residual block, which has names of its own, or of an attention, which has not."""
+    """Translate a layer in a block; only those of residual blocks have other names in diffusers."""
     if ".attentions." in block:
         return f"{block}.{rest}"
     residual = {key.replace(".", between): there for key, there in _RESIDUAL.items()}

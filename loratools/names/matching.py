@@ -1,10 +1,13 @@
-"""Which base tensor a target means: decided by the base's own names and shapes.
+"""Finds the base tensor that an adapter's target means, by the base's own names and shapes.
 
-In this order: the same name; the same but for wrappers of a running program in the base's; the only
-one that differs by a known container prefix added, removed or moved; the only one whose name ends
-with the target, or with which the target ends. A flattened target means the only one whose name, or
-the end of it, is the same when it is flattened. A tensor of another shape is no match, whatever its
-name.
+These are tried in order, and only tensors of the right shape match:
+
+1. the base tensor with the same name;
+2. the one with the same name except for wrappers of a running program, such as `_orig_mod`;
+3. the only one whose name differs by a known prefix that was added, removed or replaced;
+4. the only one whose name has the target as a suffix, or is a suffix of the target.
+
+A flattened target means the only tensor whose flattened name, or else a suffix of it, is the same.
 """
 
 import difflib
@@ -17,7 +20,7 @@ from loratools.errors import MatchError, listing, shorten
 from loratools.names.flattened import endings, flattened_path, without_kernel
 from loratools.names.wrappers import unwrapped
 
-#: Wrappers that trainers, heads and exporters put around a model, or leave out.
+#: Prefixes of modules that trainers, heads and exporters put around a model, or leave out.
 _CONTAINERS = (
     "model.",
     "base_model.",
@@ -35,7 +38,8 @@ _CONTAINERS = (
     "_orig_mod.",
 )
 
-#: How transformers 4.52 nested vision-language models anew: each prefix before and after.
+#: Prefixes that transformers 4.52 changed when it restructured vision-language models: the old and
+#: the new one.
 RENESTED = (
     ("model.", "model.language_model."),
     ("language_model.model.", "model.language_model."),
@@ -44,11 +48,11 @@ RENESTED = (
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
-#: The same, and how models nest the same tensors in another class.
+#: Prefixes that mean the same, by transformers' version or by the class that a model is loaded as.
 _RENESTINGS = (
     ("model.", "language_model.model."),
     *RENESTED,
-    # Classes for question answering call the model otherwise: LlamaForQuestionAnswering.
+    # Classes for question answering use another prefix: LlamaForQuestionAnswering, for example.
     ("model.", "transformer."),
 )
 
@@ -56,7 +60,10 @@ _RENESTINGS = (
 @final
 @dataclass(frozen=True)
 class Match:
-    """The base tensor a target means, how the name changed, and whether axes are swapped."""
+    """The base tensor that a target means, how their names differ, and whether axes are swapped.
+
+    `renaming` is None if the names are equal.
+    """
 
     name: str
     renaming: str | None
@@ -66,13 +73,13 @@ class Match:
 @final
 @dataclass(frozen=True)
 class BaseNames:
-    """The names and shapes of a base, searchable by the ends of names."""
+    """The names and shapes of a base's tensors, searchable by suffixes of names."""
 
     shapes: Mapping[str, tuple[int, ...]]
 
     @cached_property
     def _by_leaf(self) -> Mapping[str, tuple[str, ...]]:
-        """Names by their last two parts: every suffix match shares at least those."""
+        """Names by their last two parts, which names with a common suffix share at least."""
         groups: dict[str, list[str]] = {}
         for name in self.shapes:
             groups.setdefault(_leaf(name), []).append(name)
@@ -80,7 +87,7 @@ class BaseNames:
 
     @cached_property
     def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
-        """Names with wrappers by what they are without them, and how they differ."""
+        """Names that have wrappers, and how they differ, by the names without wrappers."""
         groups: dict[str, dict[str, str]] = {}
         for name in self.shapes:
             if (plain := unwrapped(name)) != name:
@@ -89,7 +96,7 @@ class BaseNames:
 
     @cached_property
     def _by_ending(self) -> Mapping[str, tuple[str, ...]]:
-        """Weights by their flattened paths and by the ends of those."""
+        """Weights by their flattened module paths and all suffixes of those."""
         groups: dict[str, list[str]] = {}
         for name in self.shapes:
             if name.endswith(".weight"):
@@ -98,13 +105,13 @@ class BaseNames:
         return {ending: tuple(group) for ending, group in groups.items()}
 
     def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool = False) -> Match:
-        """The tensor that `target` means, of this shape or, where allowed, of its transpose.
+        """Find the tensor that `target` means, with this shape or, where allowed, its transpose.
 
-        A flattened target may mean a linear layer with what was trained as a 1x1 convolution, and
-        the other way round: models have changed between the two.
+        A flattened target of a 1x1 convolution may mean a linear layer, and the other way round:
+        models have changed between the two.
 
         Raises:
-            MatchError: none fits, or several fit equally well; the nearest are named.
+            MatchError: no tensor fits, or several fit equally well; the message has the nearest.
         """
         if flattened_path(target) is not None:
             found = self._find(
@@ -119,10 +126,11 @@ class BaseNames:
         return Match(name, renaming, is_transposed=self.shapes[name] == shape[::-1] != shape)
 
     def match_name(self, target: str) -> Match | None:
-        """The tensor that `target` means, whatever its shape; None if the base has none.
+        """Find the tensor that `target` means, whatever its shape; None if the base has none.
 
-        Without a shape to tell them apart, the head `classifier` could be any `router.classifier`:
-        what is in no layer means nothing that is in one.
+        Without a shape to tell them apart, the head `classifier` could be taken for the
+        `router.classifier` of any layer. So a target outside of the layers never means a tensor
+        inside of one.
         """
         found = self._find(target, lambda name: _is_in_layer(target) or not _is_in_layer(name))
         return Match(*found, is_transposed=False) if found else None
@@ -141,7 +149,7 @@ class BaseNames:
         return None
 
     def _stages(self, target: str) -> tuple[Mapping[str, str], ...]:
-        """Names of the base to choose from, the first group that has one, and how they differ."""
+        """Groups of base names to try in order, each with how its names differ from the target."""
         path = flattened_path(target)
         if path is None:
             return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
@@ -151,7 +159,7 @@ class BaseNames:
         return whole, renamings
 
     def _renamed(self, target: str) -> Mapping[str, str]:
-        """Names of the base that differ from the target by a known prefix, and how."""
+        """Names of the base that differ from the target only by a known prefix, and how."""
         found: dict[str, str] = {}
         for name, renaming in _renamings(target):
             if name in self.shapes:
@@ -161,7 +169,7 @@ class BaseNames:
     def _same_end(self, target: str) -> Mapping[str, str]:
         names = self._by_leaf.get(_leaf(target), ())
         return {
-            name: f"the only name that ends so: {name}"
+            name: f"the only name with the same suffix: {name}"
             for name in names
             if name.endswith(f".{target}") or target.endswith(f".{name}")
         }
@@ -202,7 +210,7 @@ def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
 
 
 def described(old: str, new: str) -> str:
-    """A change of prefix in words."""
+    """Describe a change of prefix in words."""
     if old and new:
         return f"{old} → {new}"
     return f"{old} removed" if old else f"{new} added"

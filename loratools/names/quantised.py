@@ -1,4 +1,4 @@
-"""How a quantised base shows itself, and what to do instead of merging into its codes."""
+"""Recognises quantised weights, by names, dtypes or config, and says what to do instead."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,10 @@ def quantisation(
     what: str = "the base",
     remedy: str = _REMEDY,
 ) -> str | None:
-    """Why weights of these names and dtypes cannot be computed with; None if they are plain."""
+    """Why weights with these names and dtypes cannot be computed with; None if they can.
+
+    `tensors` maps names to dtypes.
+    """
     method = _declared(config)
     if method is not None:
         return f"{what} is quantised ({method}, says its config.json): {remedy}"

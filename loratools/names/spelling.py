@@ -1,9 +1,9 @@
-"""Adapters that spell the same modules in different ways, brought to one spelling without a base.
+"""Gives adapters that name the same modules differently one spelling, without a base to ask.
 
-What can be compared are stems: names up to their first number, or whole names that have none. Two
-stems mean the same modules if they differ by a known prefix, or if all of one adapter is in a
-module that the other leaves out, and that is not one of several parts of a model, such as its
-encoder. What only may mean the same is an error.
+Stems are compared: names up to their first number, or whole names that have none. Two stems mean
+the same modules if they differ by a known prefix. They also do if all names of one adapter begin
+with a module (a root) that the other adapter leaves out, unless models have that module beside
+others, as an encoder is beside a decoder. Names that may mean the same, or may not, are an error.
 """
 
 import re
@@ -16,32 +16,33 @@ from loratools.names.flattened import flattened_prefix
 from loratools.names.ldm import diffusers_name, is_ldm_name
 from loratools.names.matching import RENESTED, described, prefix_changes
 
-#: Names of blocks that no model has side by side: one model in two spellings, with parts fused.
+#: Names of blocks that no model has side by side. Two adapters with names of either side spell one
+#: model in ways that cannot be translated, because one of them fuses modules.
 _EXCLUSIVE = (
     (r"(input_blocks|middle_block|output_blocks)", r"(down_blocks|mid_block|up_blocks)"),
     (r"(double_blocks|single_blocks|joint_blocks)", r"(single_)?transformer_blocks"),
     (r"resblocks", r"encoder_layers"),
 )
-#: What the names of a U-Net's own modules may have before them.
+#: Prefixes that the names of a U-Net's own modules may have.
 _UNET_ROOTS = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
-#: Words in the name of a module that a model has beside others with the same names inside.
+#: Words in the name of a module that models have beside others whose inner names are the same.
 _BESIDE_OTHERS = re.compile(r"vis(ion|ual)|image|audio|speech|video|encoder|decoder|tower")
 
 
 @final
 @dataclass(frozen=True)
 class Respelling:
-    """New names of an adapter's targets, and how they changed in words."""
+    """The new names of an adapter's targets by their old ones, and the changes in words."""
 
     names: Mapping[str, str]
     changes: tuple[str, ...]
 
 
 def respelled(names: Collection[str], reference: Collection[str], where: str) -> Respelling:
-    """`names` as the reference spells them.
+    """Spell `names` as `reference` spells the same modules.
 
     Raises:
-        MatchError: it cannot be told whether names mean the same, or two become one.
+        MatchError: it is unclear whether names mean the same, or two names become equal.
     """
     stems = {name: _stem(name) for name in names}
     theirs = {_stem(name): name for name in reference}
@@ -65,12 +66,12 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
 
 
 def in_diffusers_names(names: Iterable[str]) -> Mapping[str, str]:
-    """Names of U-Nets of Stable Diffusion as diffusers has them, and all others as they are."""
+    """Translate LDM's names in U-Nets to diffusers' names; all other names stay as they are."""
     return {name: diffusers_name(name) or name for name in names}
 
 
 def mixes_unets(spellings: Sequence[Collection[str]]) -> bool:
-    """Whether some names of blocks of a U-Net are LDM's, and others diffusers'."""
+    """Whether some adapters name a U-Net's blocks as LDM does, and others as diffusers does."""
     others = _words(_EXCLUSIVE[0][1])
     is_ldm = any(is_ldm_name(name) for names in spellings for name in names)
     return is_ldm and any(others.search(_stem(name)) for names in spellings for name in names)
@@ -101,13 +102,14 @@ def _changes(
     return changes
 
 
-#: A name of the others, and how the prefix changes; None where only the likeness is known.
+#: Names of the other adapters, each with the old and new prefix; None instead if the names may mean
+#: the same, and nothing shows that they do.
 _Found = Iterator[tuple[str, tuple[str, str] | None]]
 
 
 @final
 class _Others:
-    """Stems that only the other adapters have, each with one of its names."""
+    """The stems that only the other adapters have, each with one name that has it."""
 
     def __init__(self, stems: Mapping[str, str]) -> None:
         self._stems = stems
@@ -120,7 +122,7 @@ class _Others:
                 self._by_ending.setdefault(ending, []).append(stem)
 
     def known(self, stem: str) -> _Found:
-        """Those that differ by a known prefix."""
+        """Yield names whose stems differ from this one by a known prefix."""
         head = flattened_prefix(stem)
         path = stem.removeprefix(head)
         for change in _prefix_changes(path.replace("_", ".") if head else path):
@@ -137,11 +139,12 @@ class _Others:
                 yield self._stems[other], None
 
     def rooted(self, stem: str, names: Collection[str], reference: Collection[str]) -> _Found:
-        """Those that end with the stem, or with which it ends: the longer of the two has a root.
+        """Yield names whose stems have this one as a suffix, or are a suffix of this one.
 
-        How the prefix changes is known only if all of one side has that root, if a model has
-        nothing like it beside it, and if there is a number. Names without a number that are alike
-        mean nothing unless all of one side has the root.
+        The rest of the longer stem is its root. The names surely mean the same only if all names of
+        that side have the root and none of the other side has, if models have no similar module
+        beside it, and if the stem ends at a number. Names without a number are compared only if
+        all names of one side have the root.
         """
         is_whole = not stem.endswith("#")
         longer = [(other, stem, other) for other in self._by_ending.get(stem, ())]
@@ -158,12 +161,13 @@ class _Others:
 
 
 def _is_root(root: str, inside: Iterable[str], outside: Iterable[str]) -> bool:
+    """Whether all names of one side begin with a root, and none of the other side does."""
     has_all = all(name.startswith(root) for name in inside)
     return has_all and not any(name.startswith(root) for name in outside)
 
 
 def _prefix_changes(path: str) -> Iterator[tuple[str, str]]:
-    """Known prefixes of a name, each with what may stand in its place."""
+    """Yield the known prefixes of a name, each with a prefix that may replace it."""
     yield from prefix_changes(path)
     for old in _UNET_ROOTS:
         if path.startswith(old):
@@ -171,13 +175,13 @@ def _prefix_changes(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _endings(stem: str) -> Iterator[str]:
-    """What follows each of the dots."""
+    """The suffixes of a stem that follow a dot, the longest first."""
     parts = stem.split(".")
     return (".".join(parts[begin:]) for begin in range(1, len(parts)))
 
 
 def _renamed(name: str, changes: Mapping[str, str], used: dict[str, None]) -> str:
-    """A name with the prefix of the reference; `used` notes what was changed, in words."""
+    """A name with the prefix of the reference; `used` collects the changes in words."""
     for old in sorted(changes, key=len, reverse=True):
         new = changes[old]
         has_it_already = new.startswith(old) and name.startswith(new)
@@ -190,11 +194,15 @@ def _renamed(name: str, changes: Mapping[str, str], used: dict[str, None]) -> st
 def _with_siblings(
     changes: Mapping[str, str], own: Collection[str], theirs: Collection[str]
 ) -> Mapping[str, str]:
-    """The changes, and those that the same renesting of a model made elsewhere in it."""
+    """The changes, completed by those that transformers made in other parts of the same models.
+
+    If the prefix of one part changed as in `RENESTED`, the prefixes of the other parts did as well.
+    """
     nested = "language_model.model."
     for pairs in (RENESTED, tuple((new, old) for old, new in RENESTED)):
         if any(pair in pairs for pair in changes.items()) or _are_of(pairs, own, theirs):
-            # Models whose text part was called `model.` had their head beside it all along.
+            # In models whose text part was `model.`, the head has always been beside it, so only
+            # with `language_model.model.` does the head's prefix change.
             has_head_inside = any(nested in pair for pair in changes.items()) or any(
                 stem.startswith(nested) for stem in (*own, *theirs)
             )
@@ -209,7 +217,7 @@ def _with_siblings(
 def _are_of(
     pairs: Collection[tuple[str, str]], own: Collection[str], theirs: Collection[str]
 ) -> bool:
-    """Whether both sides show their nesting, each in other parts of the model."""
+    """Whether each side has names with its own prefixes, maybe in other parts of the model."""
     sides = zip(*(pair for pair in pairs if not {"model.", "lm_head."} & {*pair}), strict=True)
     return all(
         any(stem.startswith(prefixes) for stem in stems)
@@ -230,7 +238,10 @@ def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: 
 def _pairs(
     own: Mapping[str, str], theirs: Mapping[str, str], pattern: str, opposite: str
 ) -> Iterator[tuple[str, str]]:
-    """Names of both sides in the same part of a model, with words of either side."""
+    """Yield pairs of names of both adapters in the same part of a model.
+
+    The first name has a word of `pattern` in it, and the second one of `opposite`.
+    """
     one, other = _words(pattern), _words(opposite)
     found = {_part(stem): name for stem, name in theirs.items() if other.search(stem)}
     for stem, name in own.items():
@@ -239,7 +250,7 @@ def _pairs(
 
 
 def _part(stem: str) -> str:
-    """Which text encoder a flattened name belongs to; empty for the model beside those."""
+    """The prefix of the text encoder that a flattened name belongs to; empty for other parts."""
     head = flattened_prefix(stem)
     return head if "te" in head else ""
 

@@ -15,7 +15,7 @@ _EMBEDDINGS = (
     "shared.weight",
     "embeddings.weight",
 )
-#: Modules that look rows up, beside those of tokens.
+#: Modules that look rows up, besides the embeddings of tokens.
 _LOOKUPS = frozenset(
     {
         "embed_positions", "embed_tokens_per_layer", "pos_embed", "position_embedding",
@@ -23,11 +23,11 @@ _LOOKUPS = frozenset(
         "token_type_embeddings", "word_embedding", "wpe",
     }
 )  # fmt: skip
-#: Numbers of a config that only an embedding has as many rows as.
+#: Fields of a config; only an embedding has as many rows as they say.
 _ROW_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "type_vocab_size")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
 _ENDS = _EMBEDDINGS + _HEADS
-#: Model types whose config ties the two unless it says otherwise.
+#: Model types whose config ties embedding and head unless it says otherwise.
 _TIED_BY_DEFAULT = frozenset(
     {
         "bart", "blenderbot", "blenderbot-small", "bloom", "cohere", "cohere2", "cohere2_moe",
@@ -40,7 +40,8 @@ _TIED_BY_DEFAULT = frozenset(
         "t5", "umt5", "vaultgemma", "xglm", "youtu", "zamba", "zamba2", "zaya",
     }
 )  # fmt: skip
-#: The same, with a head of another name, or with a bias or another embedding tied along.
+#: Model types that tie by default as well, but whose head has another name than those above, or
+#: that also tie a bias or another embedding.
 _TIED_OTHERWISE = frozenset(
     {
         "albert", "bert", "bert-generation", "big_bird", "biogpt", "camembert", "convbert",
@@ -59,10 +60,14 @@ _HEADED = re.compile("LMHead|CausalLM|MaskedLM|PreTraining|ConditionalGeneration
 @final
 @dataclass(frozen=True)
 class TiedHead:
-    """A head that is the embedding: `stored` says whether the base also has a copy of it.
+    """A head that shares its tensor with the embedding.
 
-    The two are `separable` where a model that stores both, and has `tie_word_embeddings` false, is
-    the same model but for that. Encoders tie a bias along, and encoder-decoders three embeddings.
+    Attributes:
+        embedding: the name of the embedding's tensor.
+        head: the name that the head's tensor has, or would have.
+        stored: whether the base nevertheless stores a tensor for the head.
+        separable: whether the model stays the same if both are stored and `tie_word_embeddings` is
+            false. Encoders also tie a bias, and encoder-decoders three embeddings.
     """
 
     embedding: str
@@ -72,7 +77,7 @@ class TiedHead:
 
 
 def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
-    """The embedding and head of a base that are one tensor; None where they are not, or unknown."""
+    """Find the embedding and head that are one tensor; None if they are not, or if unknown."""
     names = tuple(name for name in names if name.endswith(_ENDS))
     embedding = _only(name for name in names if _ends(name, _EMBEDDINGS))
     if embedding is None or not _is_tied(config):
@@ -83,9 +88,10 @@ def find_tied_head(names: Iterable[str], config: Mapping[str, Any] | None) -> Ti
 
 
 def find_used_head(names: Iterable[str], config: Mapping[str, Any] | None) -> TiedHead | None:
-    """The same; None also where none is stored, and the class of the model has no such head.
+    """Find the embedding and head that are one tensor, if the model's class has such a head.
 
-    Its embedding is then tied to nothing.
+    None if the base stores no head and its class, such as a classifier, has none: its embedding is
+    tied to nothing.
     """
     tied = find_tied_head(names, config)
     if tied is None or tied.stored:
@@ -95,7 +101,7 @@ def find_used_head(names: Iterable[str], config: Mapping[str, Any] | None) -> Ti
 
 
 def has_head(config: Mapping[str, Any] | None) -> bool:
-    """Whether a model says words: has an output head for its tokens, as far as is known."""
+    """Whether a model's class has an output head for tokens; True if its class is unknown."""
     architectures = (config or {}).get("architectures")
     if not isinstance(architectures, list) or not architectures:
         return True
@@ -103,7 +109,7 @@ def has_head(config: Mapping[str, Any] | None) -> bool:
 
 
 def is_classifier(config: Mapping[str, Any] | None) -> bool:
-    """Whether the class of a model has the head of a classifier."""
+    """Whether the class of a model is that of a classifier or for question answering."""
     architectures = (config or {}).get("architectures")
     return isinstance(architectures, list) and any(
         _CLASSIFIER.search(str(name)) for name in architectures
@@ -116,10 +122,10 @@ def is_embedding(name: str) -> bool:
 
 
 def is_lookup(name: str, rows: int, config: Mapping[str, Any] | None) -> bool:
-    """Whether a weight is that of an embedding, whose rows are looked up and not multiplied with.
+    """Whether a weight is that of an embedding, whose rows are looked up instead of multiplied.
 
-    By the names that models give to embeddings; for others that have `embed` in their name, by the
-    number of rows.
+    The usual names of embeddings decide. Any other name with `embed` in it is one if the config has
+    its number of rows, such as `vocab_size`.
     """
     module = name.removesuffix(".weight").rpartition(".")[2]
     if _ends(name, _EMBEDDINGS) or module in _LOOKUPS:
@@ -144,7 +150,10 @@ def _is_separable(config: Mapping[str, Any]) -> bool:
 
 
 def _head_name(embedding: str) -> str:
-    """GPT-NeoX calls it `embed_out`; nested language models keep it inside."""
+    """The name of the head's tensor, by the embedding's name.
+
+    GPT-NeoX calls the head `embed_out`; nested language models have it inside `language_model.`.
+    """
     if embedding.endswith("embed_in.weight"):
         return "embed_out.weight"
     inner = "language_model."
@@ -154,7 +163,10 @@ def _head_name(embedding: str) -> str:
 
 
 def _ends(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a name ends so and is in no layer: `layers.0.attention.output.weight` is no head."""
+    """Whether a name has one of these suffixes and is outside of the layers.
+
+    `layers.0.attention.output.weight` is no head.
+    """
     if not name.endswith(endings) or any(part.isdigit() for part in name.split(".")):
         return False
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)

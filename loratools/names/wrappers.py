@@ -1,8 +1,9 @@
-"""Wrappers that programs put around modules while they run, and that stored names still have.
+"""Removes the names of wrappers that programs put around modules while they run.
 
-A module has one name: the one without them. Those that begin with an underscore are no names of
-modules, and are left out wherever they stand. `module` can be the name of a module as well. It is
-a wrapper where every name of a model begins with it: what wraps a model wraps all of it.
+State dicts are stored with the wrappers in their names, and a module shall have one name. Wrappers
+that begin with an underscore are never names of modules, and are removed wherever they stand.
+`module` can also be the name of a module. It is a wrapper only if every name of a model begins with
+it, because a wrapper around a model has all of it inside.
 """
 
 import re
@@ -12,36 +13,36 @@ from loratools.errors import FormatError, shorten
 
 _WRAPPERS = (
     "_orig_mod",  # torch.compile
-    "_fsdp_wrapped_module",  # PyTorch's FSDP, FairScale's, and that of torch_xla
-    "_fpw_module",  # the flattened parameters inside those of the latter two
+    "_fsdp_wrapped_module",  # FSDP of PyTorch, FairScale and torch_xla
+    "_fpw_module",  # flattened parameters inside FSDP of FairScale and torch_xla
     "_checkpoint_wrapped_module",  # checkpointing and offloading of activations
     "_forward_module",  # Lightning Fabric
     "_original_module",  # Lightning Fabric
     "_orig_module",  # torch_xla's FSDP by SPMD
 )
-#: DistributedDataParallel, DataParallel, DeepSpeed's engine, averaged models.
+#: The wrapper of DistributedDataParallel, DataParallel, DeepSpeed's engine and averaged models.
 _WHOLE = "module."
 _ANY = "|".join(_WRAPPERS)
 _MARKS = (*_WRAPPERS, "module.", "module_")
-#: One of these is in each mark.
+#: Each of `_MARKS` contains one of these two, which are faster to look for.
 _IN_MARKS = ("_orig_mod", "module")
 _MARK = re.compile(_ANY)
-#: In a flattened name, where the dots at both sides are underscores too.
+#: A wrapper in a flattened name, where the dots on both sides are underscores too.
 _FLATTENED = re.compile(rf"(?<=_)({_ANY})_|_({_ANY})$")
-#: In a pattern, with the dot that belongs to it: the one after, or at an end the one before.
+#: A wrapper in a pattern, with the dot after it or, at the end, the dot before it.
 _IN_PATTERN = re.compile(
     rf"\\?\.({_ANY})(?=$|[)|])|(?<!\w)({_ANY})(?!\w)(\\\.|\[\.\]|\.(?![*+?{{]))?"
 )
 
 
 def may_be_wrapped(names: Iterable[str]) -> bool:
-    """Whether any of the names has what a wrapper is called by: a quick look at all of them."""
+    """Whether any of the names may contain a wrapper: a quick test of all names at once."""
     text = "\n".join(names)
     return any(part in text for part in _IN_MARKS) and any(mark in text for mark in _MARKS)
 
 
 def unwrapped(name: str) -> str:
-    """A name, dotted or flattened, without the wrappers that begin with an underscore.
+    """Remove the wrappers that begin with an underscore from a dotted or flattened name.
 
     >>> unwrapped("model._orig_mod.layers.0.q"), unwrapped("lora_unet__orig_mod_mid_block")
     ('model.layers.0.q', 'lora_unet_mid_block')
@@ -53,7 +54,7 @@ def unwrapped(name: str) -> str:
 
 
 def unwrapped_pattern(pattern: str) -> str:
-    r"""The same of a name of a config, or of a regular expression that names are matched with.
+    r"""Remove such wrappers from a config's name of modules, or from its regular expression.
 
     >>> unwrapped_pattern(r".*\._orig_mod\.layers\.\d+"), unwrapped_pattern("q_proj._orig_mod")
     ('.*\\.layers\\.\\d+', 'q_proj')
@@ -62,10 +63,10 @@ def unwrapped_pattern(pattern: str) -> str:
 
 
 def plain_names(names: Iterable[str], where: str) -> Mapping[str, str]:
-    """The names of a model's tensors as they are stored, and each without wrappers.
+    """Map the stored names of a model's tensors to the names without wrappers.
 
     Raises:
-        FormatError: two of them are the same without.
+        FormatError: two names are equal without wrappers.
     """
     plain = {name: unwrapped(name) for name in names}
     while plain and all(short.startswith(_WHOLE) for short in plain.values()):
@@ -74,10 +75,10 @@ def plain_names(names: Iterable[str], where: str) -> Mapping[str, str]:
 
 
 def distinct(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
-    """`plain`, of which no two names may have become the same.
+    """Return `plain`, a map of stored names to names without wrappers, if these are distinct.
 
     Raises:
-        FormatError: two have.
+        FormatError: two names are equal without wrappers.
     """
     owners: dict[str, str] = {}
     for name, short in plain.items():
@@ -90,7 +91,7 @@ def distinct(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
 
 
 def renaming(plain: Mapping[str, str]) -> str | None:
-    """What is to be said of names that had wrappers; None if none had."""
+    """A note that wrappers were removed from names, with an example; None if there were none."""
     changed = [name for name, short in plain.items() if name != short]
     if not changed:
         return None

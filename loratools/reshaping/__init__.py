@@ -1,1 +1,1 @@
-"""`rescale`, `resize` and `combine`: adapters made of adapters."""
+"""The verbs that make adapters from adapters: `rescale`, `resize` and `combine`."""

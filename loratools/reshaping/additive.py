@@ -1,4 +1,4 @@
-"""Changes that depend on their weight, as updates of low rank that add what they do to one base."""
+"""Turns changes that depend on their weight into additive low-rank updates for one base."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Additive:
-    """An adapter of additive updates; by target, what those that were none have lost."""
+    """An adapter with additive updates only, and certificates of the updates that were replaced."""
 
     adapter: Adapter
     truncations: "Mapping[str, Truncation]"
@@ -37,7 +37,7 @@ class Additive:
 @final
 @dataclass(frozen=True)
 class _Effect:
-    """What one change does to its weight."""
+    """The effect of one change on its weight."""
 
     target: str
     tensor: PlannedTensor
@@ -45,7 +45,7 @@ class _Effect:
 
     @property
     def matrix(self) -> "RowBlocks":
-        """The weight after it less the weight before, in float64, read in blocks of rows."""
+        """The changed weight minus the original one, in float64, read in blocks of rows."""
         from loratools.io.blocks import rows_of
         from loratools.lowrank.row_blocks import RowBlocks
 
@@ -53,7 +53,7 @@ class _Effect:
         return RowBlocks((rows_of(shape), math.prod(shape[1:])), self._blocks)
 
     def decomposed(self, found: "Leading") -> Decomposed:
-        """Its leading part, in a dtype that holds what the change is made of."""
+        """The effect's leading part, with factors in a dtype that holds the change's tensors."""
         dtype = widest([source.dtype for source in self.change.delta.sources])
         return of_matrix(found, self.tensor.shape, dtype)
 
@@ -64,22 +64,24 @@ class _Effect:
 
         planned = replace(self.tensor, dtype="F64", changes=(self.change,))
         rows = rows_of(self.tensor.shape)
+        # The merge's own code computes the changed weight, so the effect is that of a merge; with
+        # F64 as the dtype of the output, the result is not rounded.
         for begin, after, _ in edited_blocks(planned, 0, rows, Rounding()):
             yield begin, after - read_block(self.tensor.origin, begin, begin + len(after)).double()
 
 
 def needs_base(adapter: Adapter) -> bool:
-    """Whether an update depends on the weight it changes."""
+    """Whether an adapter has an update that depends on the weight it changes."""
     return any(update.delta.additive is None for update in adapter.updates.values())
 
 
 def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = map) -> Additive:
-    """The adapter with every update additive: best approximations of what they do to `base`.
+    """Replace updates that are not additive by best approximations of their effect on `base`.
 
-    The effect of a DoRA has no low rank, so something is lost, and the certificates say how much.
+    The effect of a DoRA is of full rank, so something is lost, and the certificates say how much.
 
     Raises:
-        LoratoolsError: adapter and base would not merge.
+        LoratoolsError: the adapter cannot be merged into the base.
     """
     from loratools.lowrank.dense import leading
 

@@ -1,4 +1,4 @@
-"""What becomes of the whole tensors of adapters that are combined."""
+"""Decides about tensors that replace the base's, when adapters that store them are combined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from loratools.reshaping.factors import widest
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What happens to whole tensors that are not the same in all adapters.
+#: What to do with whole tensors that are not equal in all adapters.
 Policy = Literal["refuse", "first", "average"]
 
 
 @final
 @dataclass(frozen=True)
 class Agreement:
-    """The whole tensors and rows of the result, and what is to be said about them."""
+    """The whole tensors and rows of the combined adapter, and notes about them."""
 
     replaced: Mapping[str, Replacement]
     rows: Mapping[str, ReplacedRows]
@@ -30,13 +30,15 @@ class Agreement:
 
 
 def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
-    """Whole tensors that are the same in all adapters are kept, others treated by the policy.
+    """Keep whole tensors that are equal in all adapters, and treat others by the policy.
 
-    The base's own, which only some may have stored, are kept where those agree.
+    Copies of the base's own tensors, which only some adapters may store, are kept if they are
+    equal.
 
     Raises:
-        UnsupportedError: they differ, or only some adapters have them, and the policy is to refuse;
-            or one adapter trains rows of what another trains whole.
+        UnsupportedError: tensors differ, or only some adapters have them, and the policy is to
+            refuse; or one adapter trains rows of a tensor that another trains whole.
+        FormatError: two tensors of an adapter that should be equal are not.
     """
     _refuse_overlap(adapters)
     notes: list[str] = []
@@ -63,7 +65,7 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
 
 
 def _refuse_overlap(adapters: Sequence[Adapter]) -> None:
-    """Refuse single rows of a tensor that another adapter changes, or has put in place, whole."""
+    """Refuse single rows of a tensor if another adapter updates or replaces the whole tensor."""
     for rows_of in adapters:
         for target in rows_of.rows:
             for other in adapters:

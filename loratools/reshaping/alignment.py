@@ -1,4 +1,4 @@
-"""Adapters that are to be combined, with one name for each module in all of them."""
+"""Gives each module one name in all adapters that are to be combined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,12 +8,13 @@ from loratools.names.spelling import in_diffusers_names, mixes_unets, respelled
 
 
 def aligned(adapters: Sequence[Adapter]) -> tuple[tuple[Adapter, ...], tuple[str, ...]]:
-    """The adapters with the names of the first one, and what was renamed.
+    """Rename the targets of all adapters as the first one names them; return notes on renamings.
 
-    U-Nets of Stable Diffusion get diffusers' names where some have those and others LDM's.
+    If some adapters have diffusers' names for a U-Net of Stable Diffusion and others LDM's, all get
+    diffusers' names.
 
     Raises:
-        MatchError: it cannot be told whether two names mean one module.
+        MatchError: it is unclear whether two names mean one module.
     """
     notes = []
     if mixes_unets([_targets(adapter) for adapter in adapters]):
@@ -31,7 +32,7 @@ def aligned(adapters: Sequence[Adapter]) -> tuple[tuple[Adapter, ...], tuple[str
 
 
 def strangers(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """What is to be said of adapters that have no target in common with any other."""
+    """Notes on adapters that have no target in common with any other adapter."""
     owners: dict[str, int] = {}
     for adapter in adapters:
         for target in _targets(adapter):

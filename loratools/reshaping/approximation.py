@@ -1,4 +1,4 @@
-"""Updates brought to the ranks that a rule chooses, each with its certificate."""
+"""Approximates updates at the ranks that a rule chooses, each with its certificate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, eq=False)
 class Decomposed:
-    """An update as a sum of products, and the singular values of that sum.
+    """An update as a sum of products of factors, and the SVD of that sum.
 
-    `energy` is that of the whole update where the sum holds only its leading part.
+    `energy` is the energy of the whole update if the sum is only its leading part; else None.
     """
 
     updates: Sum
@@ -33,13 +33,13 @@ class Decomposed:
     energy: float | None = None
 
     def spectrum(self) -> "TargetSpectrum":
-        """What a rule has to know of it."""
+        """The singular values of the update, as a rule for ranks takes them."""
         from loratools.lowrank.truncation import TargetSpectrum
 
         return TargetSpectrum(*self.updates.shape, self.svd.values.numpy(), self.energy)
 
     def at(self, rank: int) -> LoRA:
-        """Its best approximation of a rank; exact where that is not below the rank it has."""
+        """The best approximation of this rank; exact if the stored factors have no larger rank."""
         if rank >= self.updates.rank:
             return self.updates.concatenated(rank)
         return self.updates.truncated(self.svd, rank)
@@ -48,10 +48,10 @@ class Decomposed:
 @final
 @dataclass(frozen=True)
 class Approximated:
-    """Updates at the ranks that were chosen, by target, and what was lost.
+    """Updates at the chosen ranks and their certificates, by target.
 
-    `gap` is the share of all energy that another choice within the same budget might have kept in
-    addition: 0 where the choice is known to be the best.
+    `gap` is the largest additional share of all energy that another choice within the same budget
+    could have kept: 0 if the choice is known to be the best.
     """
 
     updates: Mapping[str, LoRA]
@@ -65,9 +65,10 @@ def approximate(
     rule: "RankRule",
     each: Map,
 ) -> Approximated:
-    """Every update at the rank that `rule` gives it, and at least 1, as what is stored has one.
+    """Approximate every update at the rank that `rule` gives it, and at least at rank 1.
 
-    `decompose` finds out about one target, and again where that was not enough for the rule.
+    Formats cannot store rank 0. `decompose` computes the singular values of one target, as many as
+    are wanted; it is called again for a target if the rule needs more.
 
     Raises:
         NonFiniteError: an update is too large for its energy to be a number.
@@ -98,7 +99,10 @@ def approximate(
 
 
 def rooms(sums: Mapping[str, Sum], most: int | None) -> "dict[str, Tensor]":
-    """Memory in one piece for what is kept of the decompositions of sums, by target."""
+    """Memory for the decompositions of sums, by target, all in one allocation.
+
+    See `CoreSVD.held_in` for the reason. `most` is the largest rank that can be chosen.
+    """
     import torch
 
     sizes = []
@@ -110,7 +114,7 @@ def rooms(sums: Mapping[str, Sum], most: int | None) -> "dict[str, Tensor]":
 
 
 def of_factors(updates: Sum, most: int | None) -> Decomposed:
-    """A sum with its singular values, from its factors, and vectors for at most so many ranks.
+    """Decompose a sum by its factors; singular vectors are kept for at most `most` ranks.
 
     Raises:
         NonFiniteError: a factor holds a NaN or an infinity.
@@ -119,11 +123,12 @@ def of_factors(updates: Sum, most: int | None) -> Decomposed:
 
 
 def of_matrix(found: "Leading", shape: tuple[int, ...], dtype: str) -> Decomposed:
-    """The leading part of a matrix, for a weight of this shape and factors of this dtype."""
+    """The leading part of a matrix as a decomposed update of a weight with this shape."""
     import torch
 
     from loratools.lowrank.factored import CoreSVD, Factored
 
+    # The factors of the leading part are its singular vectors already, so nothing mixes them.
     identity = torch.eye(len(found.values), dtype=torch.float64)
     updates = Sum(((1.0, held(Factored(found.up, found.down), shape)),), dtype)
     return Decomposed(updates, CoreSVD(found.values, identity, identity), found.total)

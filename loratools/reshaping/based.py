@@ -1,4 +1,4 @@
-"""Adapters whose updates depend on their weights, made additive beside a base."""
+"""Makes adapters additive whose updates depend on the weights of a base."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def additive_all(
     adapters: Sequence[Adapter], base: str | Path | None, rule: "RankRule | None", each: Map
 ) -> tuple[list[Adapter], tuple[str, ...]]:
-    """The adapters with additive updates only, and a line for each that says what that lost.
+    """Make all updates of the adapters additive; return notes on how much that loses.
 
-    Without a `base` they are left as they are.
+    Without a `base` the adapters are returned as they are.
 
     Raises:
-        UnsupportedError: there is something to do, and no rule says how many ranks to keep.
-        LoratoolsError: an adapter and the base would not merge.
+        UnsupportedError: an update is not additive, and no rule says how many ranks to keep.
+        LoratoolsError: an adapter cannot be merged into the base.
     """
     if base is None:
         return list(adapters), ()

@@ -1,4 +1,4 @@
-"""What truncations kept, as rows: a target each, or a group of targets each."""
+"""Certificates of truncations by target, summed over all targets or over groups of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Certificates:
-    """What every target had and kept; `before` are the ranks of what was approximated.
+    """The ranks of updates before their truncation, and the certificates, by target.
 
-    `gap` is the share of all energy that another choice of ranks within the same budget might keep
-    in addition.
+    `gap` is the largest additional share of all energy that another choice of ranks within the same
+    budget could keep.
     """
 
     before: Mapping[str, int]
@@ -25,20 +25,20 @@ class Certificates:
 
     @property
     def total(self) -> "Truncation":
-        """Of all targets together."""
+        """The certificate of all targets together."""
         from loratools.lowrank.truncation import together
 
         return together(self.truncations.values())
 
     def groups(self) -> "dict[str, Certificates]":
-        """Targets whose names differ only in numbers, by the pattern of their names."""
+        """Certificates of targets whose names differ only in numbers, by their common pattern."""
         members: dict[str, list[str]] = {}
         for target in self.truncations:
             members.setdefault(pattern_of(target), []).append(target)
         return {pattern: self.only(*targets) for pattern, targets in members.items()}
 
     def only(self, *targets: str) -> "Certificates":
-        """Those of some targets."""
+        """The certificates of some targets only."""
         return Certificates(
             {target: self.before[target] for target in targets},
             {target: self.truncations[target] for target in targets},
@@ -46,12 +46,12 @@ class Certificates:
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """The smallest and the largest rank that is kept."""
+        """The smallest and the largest rank that any target keeps."""
         ranks = [truncation.rank for truncation in self.truncations.values()]
         return min(ranks), max(ranks)
 
     def to_json(self) -> dict[str, Any]:
-        """The total, None where nothing was truncated, and a row for each target."""
+        """A total (None if nothing was truncated), the gap, and a row for each target."""
         rows = [
             {"target": target, "rank_before": self.before[target], **_json(truncation)}
             for target, truncation in self.truncations.items()

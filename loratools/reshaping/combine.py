@@ -1,4 +1,4 @@
-"""Combine adapters into one, from files to files."""
+"""`combine` as a function: reads adapters, combines them into one, and writes it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class CombineReport:
-    """What was done; `certificates` have no rows where nothing was truncated.
+    """The report of a combination; `certificates` is empty if nothing was truncated.
 
-    `rounding` is the relative error that storing factors in 16 bits adds to them; None where they
-    have more, or are stored as they were. `written` is None after a dry run.
+    `rounding` is the relative error that storing factors in 16 bits adds to the updates; None if
+    they are stored in more bits, or unchanged. `written` is None after a dry run.
     """
 
     adapters: tuple[str, ...]
@@ -43,7 +43,7 @@ class CombineReport:
     written: Written | None
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object of `combine --json`."""
+        """The report as the documented object that `combine --json` prints."""
         return {
             "adapters": list(self.adapters),
             "weights": list(self.weights),
@@ -72,16 +72,16 @@ def combine(
     allow_pickle: bool = False,
     approve: Callable[[CombineReport], object] | None = None,
 ) -> CombineReport:
-    """Write one adapter that does what the adapters do together, with weights of 1 by default.
+    """Write one adapter that has the effect of all adapters together, with weights of 1 by default.
 
     Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
-    Updates that depend on the weight they change, as DoRA does, become additive ones for `base`.
+    Updates that depend on the weight they change, as DoRA does, are made additive for `base`.
     Without an `output` nothing is written.
-    `approve` is called with the report before the output has its name, or at the end of a dry run.
-    What it raises leaves no output.
+    `approve` is called with the report before the output gets its name, or at the end of a dry run.
+    If it raises, no output is left.
 
     Raises:
-        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+        LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
     if not adapters:
         raise OptionError("no adapter to combine")
@@ -126,7 +126,10 @@ def combine(
 
 
 def _together(adapters: Sequence[Adapter]) -> Adapter:
-    """Every target and whole tensor of any of them, as the first that has it stores it."""
+    """One adapter with the targets and whole tensors of all, each as the first owner stores it.
+
+    It only serves to estimate the size of the result.
+    """
     found = adapters[-1]
     for adapter in reversed(adapters[:-1]):
         found = replace(

@@ -1,4 +1,4 @@
-"""Combine adapters of one base into one: updates by a method, whole tensors by agreement."""
+"""Combines adapters of one base into one: updates by a method, whole tensors if they agree."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,14 +36,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Combination:
-    """How adapters are combined.
+    """The choices of how adapters are combined.
 
     Attributes:
-        method: a file in `loratools/methods`.
-        where: globs of targets, and what the result is multiplied with there; the last counts.
-        replaced: what happens to whole tensors that differ.
-        seed: for the methods that make random choices.
-        device: where the methods that need matrices compute; the CPU if None.
+        method: the name of a file in `loratools/methods`.
+        options: the options of the method.
+        where: globs of targets, each with a factor of the result there; of several globs that match
+            a target, the last counts.
+        replaced: what to do with whole tensors that differ.
+        seed: the seed of methods that make random choices.
+        device: the device on which methods compute matrices; the CPU if None.
     """
 
     method: str = "linear"
@@ -54,17 +56,17 @@ class Combination:
     device: "torch.device | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse strengths that are no numbers."""
+        """Refuse strengths that are not finite."""
         check_finite("strength", *(strength for _, strength in self.where))
 
 
 @final
 @dataclass(frozen=True)
 class Combined:
-    """The combined adapter, what was lost at its ranks, and how the inputs go together.
+    """The combined adapter, the certificates of its ranks, and the similarity of the inputs.
 
-    `ranks` are those of the updates' factors together, by target. `truncations` is empty where
-    nothing was truncated.
+    `ranks` are the sums of the ranks of all updates of a target. `truncations` is empty if nothing
+    was truncated.
     """
 
     adapter: Adapter
@@ -82,16 +84,18 @@ def combined(
     combination: Combination,
     each: Map = map,
 ) -> Combined:
-    """One adapter that does what the adapters do together.
+    """Combine adapters into one that has the effect of all of them together.
 
-    Without a rule nothing is truncated: ranks add up. Modules have the names of the first adapter,
-    and what an adapter has beside its tensors (config, metadata, tokenizer) is the first one's.
+    Without a rule nothing is truncated: ranks add up. The first adapter's names of modules, config,
+    metadata and tokenizer are kept.
 
     Raises:
-        MatchError: a glob matches nothing, the adapters do not belong to the same weights, or it
-            cannot be told whether two of their names mean one module.
-        UnsupportedError: an update is not additive, whole tensors differ, or the method's results
-            have no rank to speak of and no rule gives them one.
+        MatchError: a glob matches nothing, or it is unclear whether two names mean one module.
+        OptionError: the method makes updates of full rank, and no rule limits their rank; it does
+            not take an option; or the number of weights is wrong.
+        ShapeMismatchError: two adapters change weights of different shapes at one target.
+        UnsupportedError: an update is not additive, whole tensors differ, or the adapters have
+            different formats.
     """
     _check(adapters, weights)
     adapters, renamed = aligned(adapters)
@@ -128,7 +132,7 @@ def combined(
 
 
 def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ...]:
-    """What is to be said of whole tensors where weights are not 1."""
+    """A note that weights other than 1 do not apply to whole tensors, if there are any."""
     trained = [target for target, whole in agreement.replaced.items() if whole.is_trained]
     if all(weight == 1 for weight in weights) or not (trained or agreement.rows):
         return ()
@@ -149,7 +153,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
 
 
 def _additive(adapter: Adapter, target: str) -> Additive:
-    """An update that adds a vector, or a matrix that has factors."""
+    """An update as an additive change with factors, or of a vector; others are refused."""
     where, delta = f"{adapter.where}: {shorten(target)}", adapter.updates[target].delta
     if delta.additive is None:
         raise UnsupportedError(

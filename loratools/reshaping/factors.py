@@ -1,7 +1,7 @@
-"""Low-rank updates made of others: weighted sums, truncated, padded. Nothing is read yet.
+"""Low-rank updates made of others: weighted sums, truncated or padded.
 
-The results are computed when they are written, a tensor at a time, from the stored factors and
-small matrices.
+The tensors of the results are computed when they are written, one at a time, from the stored
+factors and small matrices. So nothing is read before, except for what a decomposition needs.
 """
 
 import math
@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 
     Compute = Callable[[Sequence[Tensor]], Tensor]
 
-#: The squares of such numbers, and sums of those, are still numbers.
+#: The largest entry or singular value of an update: sums of such squares do not overflow float64.
 LARGEST = 1e140
 
 
 @final
 @dataclass(frozen=True)
 class Sum:
-    """Updates of one weight, each with a coefficient: that of its product of factors.
+    """A weighted sum of updates of one weight.
 
-    The scaling of an update is part of its coefficient. Factors of the result have the dtype
-    `dtype`.
+    Attributes:
+        terms: the updates, each with the coefficient of its product `up @ down`, which includes its
+            scaling.
+        dtype: the dtype of the factors that are stored for the sum.
     """
 
     terms: tuple[tuple[float, LoRA], ...]
@@ -55,14 +57,14 @@ class Sum:
 
     @property
     def scaling(self) -> float:
-        """What stands before the factors of the result: the largest coefficient, 1 if all are 0."""
+        """The scaling that the result is stored with: the largest coefficient, 1 if all are 0."""
         return max((coefficient for coefficient, _ in self.terms), key=abs) or 1.0
 
     def read(self) -> "Factored":
-        """The sum as one product, in float64.
+        """Read the sum as one product, in float64.
 
         Raises:
-            NonFiniteError: it is too large to be computed with.
+            NonFiniteError: the sum is so large that its norm may overflow.
         """
         from loratools.lowrank.factored import Factored
 
@@ -71,7 +73,7 @@ class Sum:
         return Factored(ups * self._coefficients(), downs)
 
     def svd(self) -> "CoreSVD":
-        """The singular values of the sum, and what makes their vectors of the stored factors.
+        """The SVD of the sum, as small matrices to multiply onto the stored factors.
 
         Raises:
             NonFiniteError: a factor holds a NaN or an infinity, or the sum is too large.
@@ -91,7 +93,7 @@ class Sum:
         return singular_values(*self._finite())
 
     def stored(self) -> "tuple[Tensor, Tensor, Tensor]":
-        """The concatenated factors in a dtype that holds all, and the coefficients of columns."""
+        """The concatenated factors, in a dtype that holds all, and each column's coefficient."""
         ups = _joined([lora.up.read() for _, lora in self.terms], 1)
         downs = _joined([lora.down.read() for _, lora in self.terms], 0)
         return ups, downs, self._coefficients()
@@ -106,7 +108,7 @@ class Sum:
         return ups, downs, coefficients
 
     def _check_size(self, ups: "Tensor", downs: "Tensor") -> None:
-        """Refuse what has no norm in float64, by the largest entry of each product of rank 1."""
+        """Refuse sums whose norm may overflow, by the largest entry of each rank-1 product."""
         if not (ups.numel() and downs.numel()):
             return
         sizes = ups.abs().amax(0).double() * self._coefficients() * downs.abs().amax(1).double()
@@ -119,15 +121,17 @@ class Sum:
         return ups, _stacked([lora.down.read() for _, lora in self.terms])
 
     def _coefficients(self) -> "Tensor":
-        """The coefficient of every column of the factors."""
+        """The coefficient of every column of the concatenated `up`, in float64."""
         import torch
 
         found = [torch.full((lora.rank,), c, dtype=torch.float64) for c, lora in self.terms]
         return torch.cat(found)
 
     def truncated(self, svd: "CoreSVD", rank: int) -> LoRA:
-        """Its best approximation of a rank, with zeros where it has fewer components than that."""
-        root = math.sqrt(abs(self.scaling))  # both factors get the same norms
+        """The best approximation of this rank; if the sum has a smaller one, zeros fill it up."""
+        # The SVD includes the scaling, which is stored as well, so the factors are divided by it:
+        # each by its root, so that both have the same norm.
+        root = math.sqrt(abs(self.scaling))
         up = partial(
             _mixed_up, left=svd.left, scale=math.copysign(1, self.scaling) / root, rank=rank
         )
@@ -135,10 +139,10 @@ class Sum:
         return self._lora(up, down, rank)
 
     def concatenated(self, rank: int | None = None) -> LoRA:
-        """All factors side by side; as many zeros after them as `rank` asks for.
+        """The exact sum: the concatenated factors, filled up with zeros to `rank` if it is given.
 
-        What the coefficients have in common stays before the factors, so that nothing is rounded
-        where they are equal.
+        The largest coefficient becomes the scaling, and `up` is multiplied with ratios to it. So
+        nothing is rounded if all coefficients are equal.
         """
         rank = self.rank if rank is None else rank
         ratios = self._coefficients() / self.scaling
@@ -167,10 +171,10 @@ class Sum:
 
 
 def sum_of(updates: Sequence[tuple[float, LoRA]]) -> Sum:
-    """Updates with weights, in a dtype that holds the factors of all.
+    """The sum of updates with weights, stored in a dtype that holds the factors of all.
 
     Raises:
-        NonFiniteError: a weight times a scaling is beyond float64.
+        NonFiniteError: a weight times a scaling overflows float64.
     """
     terms = tuple((weight * lora.scaling.value, lora) for weight, lora in updates)
     for (coefficient, lora), (weight, _) in zip(terms, updates, strict=True):
@@ -186,9 +190,9 @@ def sum_of(updates: Sequence[tuple[float, LoRA]]) -> Sum:
 
 
 def held(product: "Factored", shape: tuple[int, ...]) -> LoRA:
-    """Factors in memory as the update of a weight of this shape, with a scaling of 1.
+    """An update with factors in memory and a scaling of 1, for a weight of this shape.
 
-    Those of rank 0 are stored as zeros of rank 1.
+    Factors of rank 0 become zeros of rank 1.
     """
     rank = max(1, product.down.shape[0])
     up = Held("up", _padded(product.up, columns=rank), "F64")
@@ -197,13 +201,13 @@ def held(product: "Factored", shape: tuple[int, ...]) -> LoRA:
 
 
 def scaling_of(value: float, rank: int, rule: Rule) -> Scaling:
-    """The scaling of this value for factors of this rank."""
+    """The scaling with this value by this rule, for factors of this rank; its alpha is derived."""
     unit = Scaling(1.0, rank, rule, "config")
     return replace(unit, alpha=value / unit.value)
 
 
 def widest(dtypes: Sequence[str]) -> str:
-    """The one dtype of all, or else one that holds each of them exactly; 16 bits or more."""
+    """The dtype that all have, or else one that holds each of them exactly; 16 bits or more."""
     dtypes = [computed(dtype) for dtype in dtypes]
     if len(set(dtypes)) == 1:
         return dtypes[0]
@@ -238,7 +242,10 @@ def _mixed_down(downs: "Sequence[Tensor]", right: "Tensor", scale: float, rank: 
 
 
 def _mixed(ups: "Sequence[Tensor]", onto: "Tensor") -> "Tensor":
-    """Factors side by side times a matrix; they are tall, and widened some rows at a time."""
+    """The concatenated factors times a matrix, in float64, with only some rows converted at a time.
+
+    The concatenation is never formed: it would be as large as all tall factors together.
+    """
     import torch
 
     from loratools.lowrank.factored import wide_product
@@ -257,7 +264,7 @@ def _padded_down(downs: "Sequence[Tensor]", rank: int) -> "Tensor":
 
 
 def _padded(matrix: "Tensor", *, rows: int | None = None, columns: int | None = None) -> "Tensor":
-    """With zeros below or to the right, up to so many rows or columns."""
+    """A matrix padded with zeros, below or to the right, to this number of rows or columns."""
     import torch
 
     below = (rows or matrix.shape[0]) - matrix.shape[0]

@@ -1,4 +1,4 @@
-"""Rescale an adapter, from files to files."""
+"""`rescale` as a function: reads an adapter, rescales it, and writes it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class RescaleReport:
-    """What was done; `written` is None after a dry run.
+    """The report of a rescaling; `written` is None after a dry run.
 
-    `strengths` are by target: infinite where an alpha of 0 became another one. `rounding` is the
-    relative error of storing new factors in 16 bits; None where they are as before, or have more.
+    `strengths` has the factor of each target's update: infinite if an alpha of 0 was changed.
+    `rounding` is the relative error of storing new factors in 16 bits; None if factors are
+    unchanged, or stored in more bits.
     """
 
     adapter: str
@@ -36,14 +37,14 @@ class RescaleReport:
     written: Written | None
 
     def groups(self) -> dict[str, tuple[float, ...]]:
-        """The strengths of targets whose names differ only in numbers, by pattern."""
+        """The strengths of targets whose names differ only in numbers, by their common pattern."""
         groups: dict[str, list[float]] = {}
         for target, strength in self.strengths.items():
             groups.setdefault(pattern_of(target), []).append(strength)
         return {pattern: tuple(strengths) for pattern, strengths in groups.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object of `rescale --json`."""
+        """The report as the documented object that `rescale --json` prints."""
         return {
             "adapter": self.adapter,
             "output": self.written.path if self.written else None,
@@ -68,16 +69,16 @@ def rescale(
     allow_pickle: bool = False,
     approve: Callable[[RescaleReport], object] | None = None,
 ) -> RescaleReport:
-    """Write the adapter with other strengths, or with the same stored in another way.
+    """Write the adapter with other strengths, or with the same strengths stored in another way.
 
-    Updates that depend on the weight they change, as DoRA does, have no other strength. With a
-    `base` they become additive ones first, at the ranks that `rule` gives, or a `size` in bytes.
+    Updates that depend on the weight they change, as DoRA does, cannot get another strength. With a
+    `base` they are first made additive, at ranks chosen by `rule` or by a `size` in bytes.
     Without an `output` nothing is written.
-    `approve` is called with the report before the output has its name, or at the end of a dry run.
-    What it raises leaves no output.
+    `approve` is called with the report before the output gets its name, or at the end of a dry run.
+    If it raises, no output is left.
 
     Raises:
-        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+        LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
     with threads(None) as each:

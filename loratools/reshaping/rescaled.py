@@ -1,4 +1,4 @@
-"""Make updates stronger or weaker, or store the same updates with another scaling."""
+"""Makes updates stronger or weaker, or stores the same updates with another scaling."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,24 @@ from loratools.io.computed import multiplied
 from loratools.names.globs import matches, no_match
 from loratools.reshaping.factors import scaling_of
 
-#: The rules as they are called on the command line.
+#: The scaling rules, by their names on the command line.
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
 
 
 @final
 @dataclass(frozen=True)
 class Rescaling:
-    """What is to be done; the strengths and `alpha` change updates, the rest does not.
+    """The choices of how to rescale; only strengths and `alpha` change updates.
 
     Attributes:
-        strength: every update times this.
-        where: globs of targets and further strengths; of those that match a target the last counts.
-        alpha: the alpha of every update.
-        fold: put the scaling into the factors, so that alpha is the rank.
-        rule: which scaling rule alpha is written for.
-        balance: bring the norms of the factors of each update within a factor of 2.
-        keep_replaced: keep whole tensors as they are though the strength changes.
+        strength: a factor of every update.
+        where: globs of targets, each with a further factor; of several globs that match a target,
+            the last counts.
+        alpha: the new alpha of every update.
+        fold: whether the scaling is multiplied into the factors, so that alpha becomes the rank.
+        rule: the scaling rule that alpha is stored for.
+        balance: whether the norms of each update's factors are brought within a factor of 2.
+        keep_replaced: whether whole tensors, which have no strength, may stay as they are.
     """
 
     strength: float = 1.0
@@ -41,7 +42,7 @@ class Rescaling:
     keep_replaced: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse numbers that are not finite, and options that contradict each other."""
         check_finite("strength", self.strength, *(strength for _, strength in self.where))
         check_finite("alpha", self.alpha or 0.0)
         if self.fold and (self.rule == "rslora" or self.alpha is not None):
@@ -51,7 +52,7 @@ class Rescaling:
 @final
 @dataclass(frozen=True)
 class Rescaled:
-    """The rescaled adapter, by how much each update was multiplied, and what was not."""
+    """The rescaled adapter, the factor of each update by target, and notes."""
 
     adapter: Adapter
     strengths: Mapping[str, float]
@@ -59,15 +60,15 @@ class Rescaled:
 
 
 def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
-    """The adapter with other strengths, or with the same stored in another way.
+    """Give the adapter other strengths, or store the same strengths in another way.
 
     Strengths go into alpha, where they are exact. Factors change only with `fold`, `balance` and
     a strength of zero, because some readers take an alpha of zero for one that is not set.
 
     Raises:
         MatchError: a glob matches no target.
-        UnsupportedError: something whose strength would change has none, folding leaves nothing of
-            a factor, or the adapter cannot be merged exactly.
+        UnsupportedError: a kind or a whole tensor cannot get another strength, folding rounds a
+            factor to zero, or the adapter cannot be merged exactly.
     """
     adapter.check_usable()
     local = strengths_of(tuple(adapter.updates), rescaling.where)
@@ -90,9 +91,9 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
 
 
 def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """The strength of each target: that of the last glob that matches it, else 1.
+    """The strength of each target, given by the last glob that matches it; else 1.
 
-    A glob is matched with the target's name, and with that of its module.
+    A glob is matched with the target's name, and with its module's name.
 
     Raises:
         MatchError: a glob matches nothing.
@@ -107,7 +108,7 @@ def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> 
 
 
 def _by_alpha(delta: Delta, rescaling: Rescaling) -> float:
-    """How many times as strong the new alpha makes an update; infinite where the old one is 0."""
+    """The factor by which the new alpha strengthens an update; infinite if the old alpha is 0."""
     scaling = delta.scaling
     if rescaling.alpha is None or scaling is None or rescaling.alpha == scaling.alpha:
         return 1.0
@@ -115,7 +116,11 @@ def _by_alpha(delta: Delta, rescaling: Rescaling) -> float:
 
 
 def _whole_tensors(adapter: Adapter, rescaling: Rescaling) -> tuple[str, ...]:
-    """What is to be said of tensors that take the place of the base's, and so have no strength."""
+    """A note that tensors which replace the base's have no strength, if a strength changes.
+
+    Raises:
+        UnsupportedError: there are such tensors, and `keep_replaced` does not allow them.
+    """
     whole = [target for target, r in adapter.replaced.items() if r.is_trained] + [*adapter.rows]
     if not whole or (rescaling.strength == 1 and rescaling.alpha is None):
         return ()
@@ -137,7 +142,7 @@ def _rescaled(delta: Delta, strength: float, rescaling: Rescaling) -> Delta:
 
 
 def _restated(delta: Delta, rescaling: Rescaling) -> Delta:
-    """The same change, its scaling in the factors or by the rule that was asked for."""
+    """The same change, stored with its scaling in the factors or for another rule, as chosen."""
     scaling, lora = delta.scaling, delta.low_rank
     if scaling is None:
         return delta
@@ -150,7 +155,7 @@ def _restated(delta: Delta, rescaling: Rescaling) -> Delta:
 
 
 def _balanced(delta: Delta, *, folds: bool) -> Delta:
-    """The same change with factors of like norms, once the scaling is in them if it `folds`."""
+    """The same change with factors of similar norms; `folds` counts the scaling as part of `up`."""
     lora = delta.low_rank
     if lora is None:
         if len(delta.sources) > 1:
@@ -166,7 +171,7 @@ def _balanced(delta: Delta, *, folds: bool) -> Delta:
 def _check_folded(
     adapter: Adapter, updates: Mapping[str, Update], strengths: Mapping[str, float]
 ) -> None:
-    """Refuse factors that a scaling makes so small that nothing of them is left in their dtype."""
+    """Refuse scalings that make a factor so small that its dtype rounds all of it to zero."""
     from loratools.io.blocks import frobenius
 
     for target, update in adapter.updates.items():
@@ -183,9 +188,13 @@ def _check_folded(
 
 
 def _shift(lora: LoRA, factor: float) -> float:
-    """What brings the norms of `factor` times up, and of down, within 2: a power of two."""
+    """The power of two that balances an update: `up` is multiplied with it, `down` divided by it.
+
+    The norms of `factor * up` and `down` then differ by at most a factor of 2.
+    """
     from loratools.io.blocks import frobenius
 
+    # A power of two, because multiplying with it rounds nothing.
     up, down = abs(factor) * frobenius(lora.up), frobenius(lora.down)
     if not (up and down and math.isfinite(up / down)):
         return 1.0

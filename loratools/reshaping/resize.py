@@ -1,4 +1,4 @@
-"""Resize an adapter, from files to files."""
+"""`resize` as a function: reads an adapter, changes its ranks, and writes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class ResizeReport:
-    """What was done; `written` is None after a dry run.
+    """The report of a change of ranks; `written` is None after a dry run.
 
     `rounding` is the relative error that storing the factors in 16 bits adds to the certificates;
-    None where they have more.
+    None if they are stored in more bits.
     """
 
     adapter: str
@@ -34,7 +34,7 @@ class ResizeReport:
     written: Written | None
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object of `resize --json`."""
+        """The report as the documented object that `resize --json` prints."""
         return {
             "adapter": self.adapter,
             "output": self.written.path if self.written else None,
@@ -57,15 +57,15 @@ def resize(
     allow_pickle: bool = False,
     approve: Callable[[ResizeReport], object] | None = None,
 ) -> ResizeReport:
-    """Write the adapter at other ranks: the best approximation of each update, as strong as before.
+    """Write the adapter with other ranks: the best approximation of each update, at its strength.
 
-    `size` is a budget in bytes for the file of tensors, in place of one in `rule`. With neither of
-    them all that is not zero is kept. Without an `output` nothing is written.
-    `approve` is called with the report before the output has its name, or at the end of a dry run.
-    What it raises leaves no output.
+    `size` is a budget in bytes for the file of tensors, instead of one in `rule`. Without either,
+    all singular values that are not zero are kept. Without an `output` nothing is written.
+    `approve` is called with the report before the output gets its name, or at the end of a dry run.
+    If it raises, no output is left.
 
     Raises:
-        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+        LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
     from loratools.lowrank.ranks import RankRule
 

@@ -1,4 +1,4 @@
-"""Store an adapter at other ranks: the best approximation of each update, at its strength."""
+"""Stores an adapter with other ranks: the best approximation of each update, at its strength."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Resized:
-    """The resized adapter; by target, its rank before and what was lost."""
+    """The resized adapter, and the ranks before and the certificates by target."""
 
     adapter: Adapter
     ranks: Mapping[str, int]
@@ -30,15 +30,15 @@ class Resized:
 
 
 def resized(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
-    """The adapter with every low-rank update at the rank that `rule` gives it.
+    """Bring every low-rank update to the rank that `rule` gives it.
 
-    What has exact factors and holds no LoRA becomes one, and vectors, which have no rank, stay.
-    A rank that grows is filled with zeros. Alpha follows the rank, so that the scaling stays.
+    A kind with exact factors that holds no LoRA becomes a LoRA. Vectors, which have no rank, stay.
+    A rank that grows is filled up with zeros. Alpha follows the rank, so that the scaling stays.
 
     Raises:
         NonFiniteError: a factor holds a NaN or an infinity.
-        UnsupportedError: an update's rank means more than its precision, or it has no factors; or
-            the adapter cannot be merged exactly.
+        UnsupportedError: a kind cannot have another rank or has no factors, or the adapter cannot
+            be merged exactly.
     """
     adapter.check_usable()
     loras = _factored(adapter)
@@ -69,7 +69,7 @@ def resized(adapter: Adapter, rule: "RankRule", each: Map = map) -> Resized:
 
 
 def _factored(adapter: Adapter) -> dict[str, LoRA]:
-    """The factors of all updates but vectors, by target."""
+    """The factors of all updates except vectors, by target."""
     loras = {}
     for target, update in adapter.updates.items():
         lora = factors_of(update.delta)
@@ -84,7 +84,7 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
 
 
 def _sum(delta: Delta, lora: LoRA) -> Sum:
-    """The factors, to be stored in their dtype, or in that of what they were computed from."""
+    """The factors as a sum; if they are computed, they are stored in the dtype of their sources."""
     product = sum_of([(1.0, lora)])
     if delta.low_rank is not None:
         return product
@@ -101,7 +101,7 @@ def _resized(where: str, target: str, update: Update, lora: LoRA) -> Update:
 
 
 def _notes(adapter: Adapter) -> tuple[str, ...]:
-    """What the certificates are about, a line for each kind that is more than a LoRA."""
+    """Notes on what the certificates refer to, one for each kind that is more than a LoRA."""
     said = []
     for delta in (update.delta for update in adapter.updates.values()):
         if delta.low_rank is None and factors_of(delta) is not None:

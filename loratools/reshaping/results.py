@@ -1,4 +1,4 @@
-"""What a method makes of every target, at the ranks that a rule chooses."""
+"""Runs a method on every target, and brings the results to the ranks that a rule chooses."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Part:
-    """What adapters do to one target: matrices that have factors, or vectors.
+    """The changes that adapters make to one target: matrices that have factors, or vectors.
 
     Attributes:
-        numbers: the adapters that change it.
-        changes: what each of those adds.
-        weights: of all adapters.
-        strength: what the result is multiplied with.
+        numbers: the indices of the adapters that change the target.
+        changes: the changes of these adapters, in the same order.
+        weights: the weights of all adapters.
+        strength: a factor of the result.
     """
 
     numbers: tuple[int, ...]
@@ -45,32 +45,32 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
+        """The shape of the weight that is changed."""
         return self.changes[0].shape
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is a bias."""
+        """Whether the target is a vector, such as a bias."""
         return len(self.shape) == 1
 
     @property
     def rank(self) -> int:
-        """The rank of all factors side by side."""
+        """The sum of the ranks of all changes."""
         return sum(lora.rank for lora in self.loras)
 
     @property
     def loras(self) -> tuple[LoRA, ...]:
-        """The factors of each change, in order; none of a vector."""
+        """The factors of each change, in order; empty for a vector."""
         found = (change.factored() for change in self.changes)
         return tuple(lora for lora in found if lora is not None)
 
     @property
     def dtype(self) -> str:
-        """A dtype that holds the stored tensors of all."""
+        """A dtype that holds the stored tensors of all changes."""
         return widest([source.dtype for change in self.changes for source in change.sources])
 
     def read(self) -> "tuple[Factored, ...]":
-        """The products, of a vector as a column; of rank 0 where an adapter has none."""
+        """Read the update of every adapter: rank 0 if it has none, a column for a vector."""
         from loratools.lowrank.factored import Factored
 
         stored = {n: _product(c) for n, c in zip(self.numbers, self.changes, strict=True)}
@@ -82,7 +82,7 @@ class Part:
 @final
 @dataclass(frozen=True)
 class Job:
-    """A method and what it is told."""
+    """A method with its options, seed and device."""
 
     method: "Callable[[Task, MethodOptions], Combined]"
     options: MethodOptions
@@ -90,7 +90,7 @@ class Job:
     device: "torch.device | None"
 
     def result(self, target: str, part: Part) -> "Combined":
-        """What it makes of a target: the same at each call."""
+        """The method's result for a target, which is the same at each call."""
         seed = seed_of(self.seed, target)
         task = Task(target, part.weights, part.read, seed, part.strength, self.device)
         return self.method(task, self.options)
@@ -99,7 +99,7 @@ class Job:
 @final
 @dataclass(frozen=True)
 class Results:
-    """The change to each target, and what was lost at its rank."""
+    """The combined change to each target, and the certificates of those that were truncated."""
 
     deltas: Mapping[str, Delta]
     truncations: "Mapping[str, Truncation]"
@@ -107,7 +107,7 @@ class Results:
 
 
 def results(parts: Mapping[str, Part], job: Job, rule: "RankRule | None", each: Map) -> Results:
-    """Every target's result; without a rule the method's are of low rank and stay as they are."""
+    """Combine every target; without a rule, the method's results are of low rank and kept exact."""
     vectors = {target: part for target, part in parts.items() if part.is_vector}
     others = {target: part for target, part in parts.items() if not part.is_vector}
     work = partial(_vector, job=job)
@@ -120,7 +120,7 @@ def results(parts: Mapping[str, Part], job: Job, rule: "RankRule | None", each: 
 
 
 def _vector(item: tuple[str, Part], job: Job) -> Diff:
-    """A bias: the method's result for its column."""
+    """Combine the changes of a vector, which the method sees as matrices with one column."""
     from loratools.lowrank.factored import Factored
 
     target, part = item
@@ -142,7 +142,7 @@ def _exact(item: tuple[str, Part], job: Job) -> LoRA:
 
 
 def _sum(part: Part, found: "Combined") -> Sum | None:
-    """A result as a sum of factors; None where it is a matrix."""
+    """A method's result as a sum of factors; None if it is a matrix."""
     from loratools.lowrank.factored import Factored
 
     if isinstance(found, tuple):
@@ -157,10 +157,10 @@ def _sum(part: Part, found: "Combined") -> Sum | None:
 
 
 def _approximated(parts: Mapping[str, Part], job: Job, rule: "RankRule", each: Map) -> Results:
-    """Every result at its rank.
+    """Bring every result to its rank.
 
-    Of a matrix only as many singular values are computed as the rule is thought to need. Where it
-    needs more the method is run again: that is rare, and matrices are too large to be kept.
+    Of a matrix, only as many singular values are computed as the rule probably needs. If it needs
+    more, the method is run again: that is rare, and matrices are too large to be kept.
     """
     most = rule.max_rank if rule.rank is None else rule.rank
 
@@ -176,7 +176,7 @@ def _approximated(parts: Mapping[str, Part], job: Job, rule: "RankRule", each: M
 def _decomposed(
     target: str, part: Part, job: Job, wanted: "Wanted", most: int | None
 ) -> Decomposed:
-    """A result with its singular values; of a matrix, its leading part with those."""
+    """A method's result with its singular values; for a matrix, only its leading part."""
     import torch
 
     from loratools.lowrank.dense import leading

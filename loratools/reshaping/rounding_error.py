@@ -1,4 +1,4 @@
-"""What rounding to 16 bits does to updates whose factors were computed anew."""
+"""The error that rounding newly computed factors to 16 bits adds to updates."""
 
 import math
 from functools import partial
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def rounding_error(adapter: Adapter, each: Map = map) -> float | None:
-    """The relative Frobenius error of all updates together, of which 16-bit factors were rounded.
+    """The relative Frobenius error, over all updates, of rounding computed factors to 16 bits.
 
-    None where no such factor was computed: what is stored is then exact, or has 24 bits or more.
+    None if no such factor was computed: stored factors are then exact, or have 24 bits or more.
 
     Raises:
-        NonFiniteError: the updates are too large for their energy to be a number.
+        NonFiniteError: the energy of the updates overflows float64.
     """
     loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
     if not any(_is_rounded(source) for lora in loras for source in lora.sources):
         return None
-    # What all scalings have in common does not change the ratio, and its square may be too large.
+    # A common factor of all scalings cancels in the ratio; its square might overflow.
     largest = max(abs(lora.scaling.value) for lora in loras) or 1.0
     energies = list(each(partial(_energies, unit=largest), loras))
     if not all(math.isfinite(number) for pair in energies for number in pair):
@@ -37,7 +37,7 @@ def rounding_error(adapter: Adapter, each: Map = map) -> float | None:
 
 
 def rounding_note(adapter: Adapter, error: float | None) -> tuple[str, ...]:
-    """The error as a person reads it; nothing where there is none."""
+    """A note on the error for people to read; none if there is no error."""
     if not error:
         return ()
     found = (u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None)
@@ -53,9 +53,10 @@ def _is_rounded(source: Source) -> bool:
 
 
 def _energies(lora: LoRA, unit: float) -> tuple[float, float]:
-    """‖dW‖² and the squared error of what is stored: of (U + E)(D + F), that is E (D + F) + U F.
+    """The energy ‖dW‖² and the squared error of the stored factors; scalings count in `unit`s.
 
-    Both for a scaling in parts of `unit`.
+    With U + E and D + F stored in place of U and D, the error is E (D + F) + U F. It is computed by
+    Gram matrices of the factors [E, U] and [D + F; F], without forming a matrix of the weight.
     """
     import torch
 
@@ -70,7 +71,7 @@ def _energies(lora: LoRA, unit: float) -> tuple[float, float]:
 
 
 def _exact_and_stored(source: Source) -> "tuple[Tensor, Tensor]":
-    """Before and after it is rounded, both in float64."""
+    """The values of a source before and after they are rounded for storage, both in float64."""
     if isinstance(source, Transposed):
         exact, stored = _exact_and_stored(source.source)
         return exact.T, stored.T

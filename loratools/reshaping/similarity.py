@@ -1,4 +1,4 @@
-"""How adapters go together: angles between their updates, and where their signs differ."""
+"""Measures how similar adapters are: angles between their updates, and conflicts of signs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
     from loratools.deltas.lora import LoRA
 
-#: Signs are compared on so many rows of each weight, evenly spread.
+#: The number of rows of each weight on which signs are compared, evenly spread.
 _ROWS = 16
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Angles:
-    """Some targets' updates, compared pair by pair; all are n × n in float64.
+    """The updates of n adapters to some targets, compared pair by pair.
+
+    All tensors are n × n in float64.
 
     Attributes:
-        count: how many targets.
-        products: inner products, added over the targets; those of an update are 0 where its
-            factors cancel each other out up to rounding.
-        opposed: in how many of the entries looked at two have different signs,
-        compared: and in how many neither is zero.
+        count: the number of targets.
+        products: inner products of updates, added over the targets; products with an update whose
+            factors cancel each other out up to rounding are 0.
+        opposed: the number of compared entries in which the signs of the two updates differ.
+        compared: the number of sampled entries in which neither of the two updates is zero.
     """
 
     count: int
@@ -41,24 +43,24 @@ class Angles:
 
     @property
     def is_nothing_left(self) -> bool:
-        """Whether the result, which comes last, is zero, and not all that it was made of is."""
+        """Whether the result, which comes last, is zero although not all of its inputs are."""
         squares = self.products.diagonal()
         return bool(squares[-1] == 0) and bool((squares[:-1] > 0).any())
 
     def cosine(self, one: int, other: int) -> float | None:
-        """Of the angle between two, from -1 to 1; None where one of them is zero, or too large."""
+        """The cosine of the angle between two adapters; None if one is zero or overflows."""
         squares = self.products[one, one].item(), self.products[other, other].item()
         norms = math.sqrt(squares[0]) * math.sqrt(squares[1])
         cosine = self.products[one, other].item() / norms if norms else math.nan
         return max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else None
 
     def conflict(self, one: int, other: int) -> float | None:
-        """The share of entries with different signs; None where none has any."""
+        """The share of compared entries with different signs; None if no entry was compared."""
         compared = self.compared[one, other].item()
         return self.opposed[one, other].item() / compared if compared else None
 
     def __add__(self, other: "Angles") -> "Angles":
-        """Of the targets of both."""
+        """Add up the comparisons of two sets of targets."""
         return Angles(
             self.count + other.count,
             self.products + other.products,
@@ -70,25 +72,29 @@ class Angles:
 @final
 @dataclass(frozen=True)
 class Similarity:
-    """Of groups of targets whose names differ only in numbers; the result has the last number."""
+    """The angles of groups of targets whose names differ only in numbers, by pattern.
+
+    The combined result is compared as well, as the last of the adapters.
+    """
 
     groups: Mapping[str, Angles]
 
     @property
     def total(self) -> Angles | None:
-        """Of all targets; None where there are none."""
+        """The angles over all targets; None if there are no targets."""
         angles = list(self.groups.values())
         return sum(angles[1:], angles[0]) if angles else None
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A row for each group; matrices are those of the inputs, with the result last."""
+        """A row for each group; its matrices have the input adapters in order, the result last."""
         return [{"targets": name, **_json(angles)} for name, angles in self.groups.items()]
 
 
 def measure_similarity(adapters: Sequence[Adapter], result: Adapter, each: Map = map) -> Similarity:
     """Compare the low-rank updates of adapters with each other and with the result.
 
-    Products are exact, from the factors; signs are those of some rows of each weight.
+    Inner products are computed from the factors, exact up to rounding; signs are compared on some
+    rows of each weight.
     """
     everything = (*adapters, result)
     targets = [target for target, update in result.updates.items() if factors_of(update.delta)]
@@ -106,13 +112,15 @@ def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
 
     loras = [_factors(adapter, target) for adapter in adapters]
     ups, downs, scales = sum_of([(1.0, lora) for lora in loras if lora]).stored()
-    # The inner product of two is a sum over their block of this matrix.
+    # The inner product of two updates is the sum over the block of this matrix with the rows of one
+    # and the columns of the other.
     entries = gram_matrix(ups) * gram_matrix(downs.T) * scales.outer(scales)
     ranks = torch.tensor([lora.rank if lora else 0 for lora in loras])
     owner = torch.repeat_interleave(torch.arange(len(loras)), ranks)
     blocks = torch.nn.functional.one_hot(owner, len(loras)).double()
     products = blocks.T @ entries @ blocks
-    # The bound of rounding for sums of such lengths, from the norms of the products of rank 1.
+    # An upper bound of the rounding error of these sums, by the norms of the rank-1 products: what
+    # is below it counts as zero.
     norms = blocks.T @ entries.diagonal().clamp(min=0).sqrt()
     noise = torch.finfo(torch.float64).eps * sum(ups.shape + downs.shape) * norms.square()
     is_there = (products.diagonal() > noise).double()
@@ -128,7 +136,7 @@ def _factors(adapter: Adapter, target: str) -> "LoRA | None":
 def _signs(
     ups: "Tensor", downs: "Tensor", scales: "Tensor", ranks: Sequence[int]
 ) -> "tuple[Tensor, Tensor]":
-    """In how many entries of some rows the signs of two differ, and in how many both have one."""
+    """Count the sampled entries where the signs of a pair differ, and where neither is zero."""
     import torch
 
     rows = torch.linspace(0, len(ups) - 1, min(_ROWS, len(ups))).round().long()

@@ -59,12 +59,12 @@ def base(*names: str, **shapes: tuple[int, ...]) -> BaseNames:
         (
             "layers.0.q.weight",
             "backbone.decoder.layers.0.q.weight",
-            "the only name that ends so: backbone.decoder.layers.0.q.weight",
+            "the only name with the same suffix: backbone.decoder.layers.0.q.weight",
         ),
         (
             "wrapper.deep.layers.0.q.weight",
             "layers.0.q.weight",
-            "the only name that ends so: layers.0.q.weight",
+            "the only name with the same suffix: layers.0.q.weight",
         ),
     ],
 )
