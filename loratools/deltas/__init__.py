@@ -1,11 +1,12 @@
-"""Changes to one weight: a file a parametrisation, with its formula and its paper.
+"""Changes to one weight: each kind (parametrisation) in its own file, with formula and paper.
 
-A weight is seen as a matrix, its first dimension by all others, and worked on in blocks of rows.
-Additive changes commute; weight-dependent ones act on the weight as the changes before left it.
+A weight is seen as a matrix, its first dimension by all others, and changed in blocks of rows.
+Additive changes commute. A change that depends on the weight acts on the result of the changes
+before it.
 
-`Delta` is all that a verb knows of a kind. What a kind cannot do it refuses with an
-`UnsupportedError` that says why, and the verb adds where: so a verb never asks for a type, and a
-kind that is new works in it or is refused by name.
+`Delta` is all that a verb knows of a kind. A kind refuses what it cannot do with an
+`UnsupportedError` that says why; the verb adds the adapter and the target. So a verb never asks for
+a type, and a new kind works in it or is refused by name.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
 class Delta(Protocol):
     """A change to a weight of shape `shape`."""
 
-    #: What figures of the low-rank part alone leave out, for people: `before the norms are set`.
-    #: None where the low-rank part is the whole change, or there is none.
+    #: The part of the change that figures of the low-rank part leave out, in words for notes: for
+    #: example `before the norms are set`. None if there is no other part, or no low-rank part.
     caveat: ClassVar[str | None]
 
     @property
     def kind(self) -> str:
-        """What people call it: LoRA, DoRA and so on."""
+        """The usual name of the kind: LoRA, DoRA and so on."""
         ...
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The tensors it is made of."""
+        """The stored tensors that the change is made of, without that of an alpha."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight it changes."""
+        """The shape of the weight that is changed."""
         ...
 
     @property
@@ -52,82 +53,84 @@ class Delta(Protocol):
 
     @property
     def additive(self) -> "Additive | None":
-        """Itself, where the change is a matrix that does not depend on the weight; else None."""
+        """The change itself if it adds the same matrix to every weight; else None."""
         ...
 
     @property
     def scaling(self) -> "Scaling | None":
-        """The scaling stored for it, with its alpha; None where its file has none."""
+        """The stored scaling, with its alpha; None if the kind stores no scaling."""
         ...
 
     @property
     def low_rank(self) -> "LoRA | None":
-        """The LoRA that it is, or holds beside other parts; None where it has none."""
+        """The LoRA that the change is, or holds besides other parts; None if it has none."""
         ...
 
     def nothing(self) -> str | None:
-        """Why it changes no weight, whatever the weight; None where it may change one.
+        """The reason why the change has no effect on any weight; None if it may have one.
 
-        Numbers are read up to the first that is not zero.
+        Tensors are read only up to the first number that is not zero.
         """
         ...
 
     def transposed(self) -> Self:
-        """The same change to a weight that is stored as (fan_in, out)."""
+        """The same change to a weight that is stored transposed, as (fan_in, out)."""
         ...
 
     def scaled(self, strength: float) -> Self:
-        """The same kind, which does `strength` times as much to every weight; itself for 1.
+        """Return a change of the same kind with `strength` times the effect on every weight.
 
-        Exact: the strength goes into alpha where there is one, and a strength of 0 into a tensor,
-        because some readers take an alpha of 0 for one that was not set.
+        It is exact: the strength goes into alpha if there is one, and a strength of 0 into a
+        tensor, because some readers take an alpha of 0 for one that was not set. For a strength of
+        1, the change itself is returned.
 
         Raises:
-            UnsupportedError: only together with the weight could it have another strength.
+            UnsupportedError: another strength would depend on the weight.
         """
         ...
 
     def with_scaling(self, scaling: "Scaling", factor: float = 1.0) -> Self:
-        """The same parts with another stored scaling, and `factor` put into one of its tensors.
+        """Replace the stored scaling, and multiply one of the tensors with `factor`.
 
-        So the scaling can be written in another way, with the same change to every weight.
+        With the right factor, this stores the same change with another scaling.
 
         Raises:
-            UnsupportedError: it has no scaling.
+            UnsupportedError: the kind stores no scaling.
         """
         ...
 
     def with_low_rank(self, lora: "LoRA") -> Self:
-        """The same with another LoRA in the place of `low_rank`, and with its other parts.
+        """Replace the LoRA `low_rank` by another one, and keep all other parts.
 
-        The components of the new one are those of the old one, in their order, or the best
+        The components of the new LoRA have to be those of the old one, in their order, or the best
         approximation of all of them at another rank.
 
         Raises:
-            UnsupportedError: it holds none, or one of this rank would change more than precision.
+            UnsupportedError: the kind holds no LoRA, or cannot have one of this rank, as the rank
+                also decides about something else.
         """
         ...
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Read what the rows of `span` need, and return the function that changes their blocks.
+        """Read what the rows of `span` need, and return a function that changes blocks of them.
 
-        `strength` 0 leaves the weight as it is and 1 applies the change as it was trained.
+        A `strength` of 0 leaves the weight as it is; 1 applies the change as it was trained.
         """
         ...
 
 
 class Additive(Delta, Protocol):
-    """A change that is the same matrix for every weight: such changes add up."""
+    """A change that adds the same matrix to every weight: such changes can be added up."""
 
     def factored(self) -> "LoRA | None":
-        """The same change as a LoRA, exactly; None where it has no factors.
+        """The same change as a LoRA, exactly; None if it has no factors.
 
-        A product of products may have many more ranks than its own factors: LoHa's are the square.
+        Its rank can exceed that of the stored factors: the rank of a LoHa is their square.
         """
         ...
 
     def dense_rows(self, begin: int, end: int) -> "Tensor":
-        """The rows `begin` to `end` of the matrix, scaled, in float64; a vector is one column."""
+        """The rows `begin` to `end` of the scaled matrix, in float64; a vector is one column."""
         ...
 
 
@@ -135,29 +138,30 @@ _Kind = TypeVar("_Kind", bound=Delta)
 
 
 def keys_of(delta: Delta) -> tuple[str, ...]:
-    """The names of the stored tensors a change is made of, with that of its alpha."""
+    """The names of the stored tensors that a change is made of, including that of its alpha."""
     alpha = delta.scaling.source if delta.scaling is not None else None
     sources = delta.sources if alpha is None else (*delta.sources, alpha)
     return tuple(key for source in sources for key in source.keys)
 
 
 def parameters_of(delta: Delta) -> int:
-    """The number of elements stored for a change."""
+    """The number of elements that are stored for a change."""
     return sum(map(stored_elements, delta.sources))
 
 
 def factors_of(delta: Delta) -> "LoRA | None":
-    """The low-rank part of a change, or the exact factors of all of it; None where it has none."""
+    """The LoRA that a change holds, or else the exact factors of all of it; None without either."""
     if delta.low_rank is not None or delta.additive is None:
         return delta.low_rank
     return delta.additive.factored()
 
 
 def with_alpha(delta: _Kind, alpha: float) -> _Kind:
-    """The same tensors with another alpha, which an additive change is proportional to.
+    """Replace the alpha of a change, which an additive change is proportional to.
 
     Raises:
-        UnsupportedError: it has no alpha, or depends on the weight so that this is another change.
+        UnsupportedError: the change has no alpha, or depends on the weight, so that it is not
+            proportional to alpha.
     """
     scaling = delta.scaling
     if scaling is None:
@@ -168,7 +172,7 @@ def with_alpha(delta: _Kind, alpha: float) -> _Kind:
 
 
 def scaled_by_alpha(delta: _Kind, strength: float) -> _Kind:
-    """`scaled` of an additive kind that stores a scaling."""
+    """An implementation of `Delta.scaled` for additive kinds that store a scaling."""
     if strength == 1:
         return delta
     assert delta.scaling is not None, delta.kind
@@ -176,10 +180,10 @@ def scaled_by_alpha(delta: _Kind, strength: float) -> _Kind:
 
 
 def only_whole(delta: _Kind, strength: float) -> _Kind:
-    """`scaled` of a kind that depends on the weight: itself for a strength of 1.
+    """An implementation of `Delta.scaled` for kinds that depend on the weight.
 
     Raises:
-        UnsupportedError: the strength is another one.
+        UnsupportedError: the strength is not 1.
     """
     if strength != 1:
         raise _needs_weight(delta)
@@ -187,12 +191,12 @@ def only_whole(delta: _Kind, strength: float) -> _Kind:
 
 
 def no_scaling(delta: Delta) -> UnsupportedError:
-    """Why a kind takes no scaling."""
+    """The error for a change whose kind stores no scaling."""
     return UnsupportedError(f"{delta.kind} stores no scaling, and so no alpha that could change")
 
 
 def no_low_rank(delta: Delta) -> UnsupportedError:
-    """Why a kind takes no LoRA."""
+    """The error for a change whose kind holds no LoRA."""
     return UnsupportedError(f"{delta.kind} holds no LoRA that another could take the place of")
 
 

@@ -15,10 +15,10 @@ Apply = Callable[["Tensor", int], None]
 @final
 @dataclass(frozen=True)
 class Span:
-    """The rows `begin` to `end` of a weight, to be computed in `dtype`.
+    """The rows `begin` to `end` (exclusive) of a weight, to be computed in `dtype`.
 
-    `blocks` iterates over the *whole* weight as it is before the change, as fresh blocks with the
-    index of their first row: for kinds that need to see all of it.
+    `blocks` iterates over the *whole* weight as it is before the change, for kinds that need to see
+    all of it. It yields pairs of a block's first row and the block, which the caller may overwrite.
     """
 
     begin: int

@@ -1,4 +1,4 @@
-"""The tensors that a change can be made of."""
+"""Checks the stored tensors that a change is made of."""
 
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.dtypes import FACTORS
@@ -6,12 +6,12 @@ from loratools.io.source import Source
 
 
 def check_stored(*sources: Source) -> None:
-    """What every kind asks of the tensors it is made of, when it is made.
+    """Check the tensors that a change is made of; every kind calls this when it is constructed.
 
     Raises:
-        FormatError: one has no elements.
-        UnsupportedError: one is not stored as floats: it has an imaginary part that would be lost,
-            or is made of codes, which mean nothing without their scales.
+        FormatError: a tensor has no elements.
+        UnsupportedError: a tensor is not stored as floats: it is complex, so that an imaginary part
+            would be lost, or holds quantised codes, which mean nothing without their scales.
     """
     for source in sources:
         if source.dtype not in FACTORS:

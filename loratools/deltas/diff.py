@@ -25,52 +25,52 @@ class Diff:
     scaling: Scaling
 
     def __post_init__(self) -> None:
-        """Check that it has rows to add to those of a weight."""
+        """Check that the values are a tensor with rows, and not a single number."""
         check_stored(self.values)
         if not self.values.shape:
             raise ShapeMismatchError(f"{self.values.keys[0]}: is a single number, not a tensor")
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The name of this kind."""
         return "diff"
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """What is stored."""
+        """The stored values."""
         return (self.values,)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
+        """The shape of the weight, which is that of the values."""
         return self.values.shape
 
     @property
     def by_rows(self) -> bool:
-        """Rows stand alone."""
+        """True: each row is changed independently of the others."""
         return True
 
     @property
     def additive(self) -> "Diff":
-        """Itself."""
+        """This change itself, as it adds the same values to every weight."""
         return self
 
     @property
     def low_rank(self) -> None:
-        """None: it is stored whole."""
+        """None, as the values are stored whole, without factors."""
         return None
 
     def nothing(self) -> str | None:
-        """Why all numbers are zero."""
+        """The reason if the scaling or all values are zero; else None."""
         if self.scaling.value == 0:
             return self.scaling.silence
         return "its numbers are zero throughout" if is_zero(self.values) else None
 
     def transposed(self) -> "Diff":
-        """The same numbers with their axes swapped; a vector has no other orientation.
+        """The same change with the axes of the values swapped; that of a vector stays as it is.
 
         Raises:
-            UnsupportedError: it has more than two dimensions.
+            UnsupportedError: the values have more than two dimensions.
         """
         dimensions = len(self.shape)
         if dimensions > 2:
@@ -78,26 +78,26 @@ class Diff:
         return self if dimensions == 1 else replace(self, values=transposed(self.values))
 
     def scaled(self, strength: float) -> "Diff":
-        """With another alpha; for a strength of 0, with zeros."""
+        """The same values with another alpha; for a strength of 0, zeros with the same alpha."""
         return scaled_by_alpha(self, strength)
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "Diff":
-        """With `factor` in the numbers."""
+        """Replace the scaling, and multiply the values with `factor`."""
         return replace(self, values=multiplied(self.values, factor), scaling=scaling)
 
     def with_low_rank(self, lora: LoRA) -> NoReturn:
-        """Refused: it is stored whole."""
+        """Refuse a LoRA, as the values are stored whole."""
         raise no_low_rank(self)
 
     def factored(self) -> None:
-        """None: it is stored whole."""
+        """None, as the values are stored whole, without factors."""
 
     def dense_rows(self, begin: int, end: int) -> "Tensor":
-        """Rows of `scaling * values`."""
+        """The rows `begin` to `end` of `scaling * values`, in float64."""
         return flattened(self.values).read_rows(begin, end).double() * self.scaling.value
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Add `strength * scaling * values`."""
+        """Return a function that adds `strength * scaling * values` to blocks of the weight."""
         values = flattened(self.values).read_rows(span.begin, span.end).to(span.dtype)
         values = values * (self.scaling.value * strength)
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class DoRA:
-    """A LoRA whose result is rescaled, row by row or column by column, to stored norms.
+    """A LoRA whose sum with the weight is rescaled to stored norms of its rows or columns.
 
-    A `strength` other than 1 goes that share of the way from the weight to the result, so that 0
-    is the weight itself. (Scaling the update inside the norm, as PEFT does at run time, would
-    still rescale the weight at strength 0.)
+    A `strength` other than 1 interpolates linearly between the weight and the result, so that 0 is
+    the weight itself. (Scaling the update inside the norm, as PEFT does at run time, would still
+    rescale the weight at strength 0.)
     """
 
     caveat: ClassVar[str | None] = "before the norms are set"
@@ -47,12 +47,12 @@ class DoRA:
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The name of this kind."""
         return "DoRA"
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The factors, and the magnitudes."""
+        """The factors of the LoRA, and the magnitudes."""
         return (*self.lora.sources, self.magnitude)
 
     @property
@@ -62,29 +62,29 @@ class DoRA:
 
     @property
     def by_rows(self) -> bool:
-        """Norms of columns need every row."""
+        """Whether magnitudes are those of rows; the norms of columns need every row."""
         return self.axis == "row"
 
     @property
     def additive(self) -> None:
-        """None: the norms are those of the weight with the update."""
+        """None, as the norms depend on the weight."""
         return None
 
     @property
     def scaling(self) -> Scaling:
-        """That of the update, before the norms are set."""
+        """The scaling of the LoRA, which is added before the norms are set."""
         return self.lora.scaling
 
     @property
     def low_rank(self) -> LoRA:
-        """What is added before the norms are set."""
+        """The LoRA that is added before the norms are set."""
         return self.lora
 
     def nothing(self) -> None:
-        """None: also without an update, the norms become the magnitudes."""
+        """None, as even a LoRA of zeros leaves the weight with other norms."""
 
     def transposed(self) -> "DoRA":
-        """The same change to the transposed matrix: its rows are now columns."""
+        """The same change to the transposed weight, whose columns are the former rows."""
         return replace(
             self,
             lora=self.lora.transposed(),
@@ -92,7 +92,7 @@ class DoRA:
         )
 
     def scaled(self, strength: float) -> "DoRA":
-        """Itself, or refused: any other strength would have to know the weight.
+        """Return this change for a strength of 1; any other would depend on the weight.
 
         Raises:
             UnsupportedError: the strength is not 1.
@@ -100,15 +100,15 @@ class DoRA:
         return only_whole(self, strength)
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "DoRA":
-        """With `factor` in the LoRA's `up`."""
+        """Replace the scaling of the LoRA, and multiply its `up` with `factor`."""
         return replace(self, lora=self.lora.with_scaling(scaling, factor))
 
     def with_low_rank(self, lora: LoRA) -> "DoRA":
-        """Another LoRA, and the same magnitudes."""
+        """Replace the LoRA, and keep the magnitudes."""
         return replace(self, lora=lora)
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Rescale `W + dW` to the magnitudes."""
+        """Return a function that adds the LoRA and rescales rows or columns to the magnitudes."""
         import torch
 
         magnitude = self.magnitude.read().double()
@@ -118,7 +118,7 @@ class DoRA:
             def rescale(block: "Tensor", begin: int) -> None:
                 add(block, begin)
                 rows = magnitude[begin : begin + block.shape[0]]
-                # In float64: squares of float32 leave its range, at both ends.
+                # In float64, because squares of float32 can overflow or underflow.
                 norms = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
                 _multiply(block, _safe_ratio(rows, norms)[:, None])
 
@@ -140,12 +140,12 @@ class DoRA:
         return apply
 
     def _add(self, block: "Tensor", begin: int, span: Span) -> None:
-        """Add the LoRA to one block, reading only the factors of its rows."""
+        """Add the LoRA to one block, reading only the rows of `up` that the block needs."""
         rows = Span(begin, begin + block.shape[0], span.dtype, span.blocks)
         self.lora.bind(rows, 1.0)(block, begin)
 
     def _column_norms(self, span: Span) -> "Tensor":
-        """Norms over all rows of `W + dW`, a block at a time."""
+        """The norms of the columns of `W + dW`, computed from one block at a time."""
         import torch
 
         squares = torch.zeros(self.lora.down.shape[1], dtype=torch.float64)
@@ -156,15 +156,18 @@ class DoRA:
 
 
 def _safe_ratio(magnitude: "Tensor", norm: "Tensor") -> "Tensor":
-    """`magnitude / norm`; where the norm is 0 the row is 0 and stays 0."""
+    """The factors `magnitude / norm`; 0 where the norm is 0, since such a row stays 0."""
     import torch
 
     return torch.where(norm == 0, 0.0, magnitude / norm)
 
 
 def _multiply(block: "Tensor", factors: "Tensor") -> None:
-    """Multiply by float64 factors, whose products are in the block's range if they are not."""
+    """Multiply a block in place by factors in float64."""
     import torch
+
+    # A factor may be beyond the block's dtype while its products are not: those are computed in
+    # float64.
 
     sizes, limits = factors[factors != 0].abs(), torch.finfo(block.dtype)
     if ((sizes >= limits.tiny) & (sizes <= limits.max)).all():

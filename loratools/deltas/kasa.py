@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class KaSA:
-    """A LoRA with a diagonal between its factors, onto a truncated weight.
+    """A LoRA with a diagonal between its factors, added to a truncated weight.
 
     PEFT truncates the weight in float32 when an adapter is loaded; here it is done in float64.
-    The whole weight is decomposed, so memory is that of a few such copies of it.
+    The whole weight is decomposed, which takes memory for a few copies of it in float64.
     """
 
     caveat: ClassVar[str | None] = "without the diagonal and what is taken out of the weight"
@@ -40,48 +40,48 @@ class KaSA:
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The name of this kind."""
         return "KaSA"
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The factors, and the diagonal."""
+        """The factors of the LoRA, and the diagonal."""
         return (*self.lora.sources, self.diagonal)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
+        """The shape of the weight that is changed."""
         return self.lora.shape
 
     @property
     def by_rows(self) -> bool:
-        """Singular components need the whole weight."""
+        """False, as singular components need the whole weight."""
         return False
 
     @property
     def additive(self) -> None:
-        """None: what is taken out are the weight's own components."""
+        """None, as the components that are taken out are the weight's own."""
         return None
 
     @property
     def scaling(self) -> Scaling:
-        """That of the update."""
+        """The scaling of the LoRA."""
         return self.lora.scaling
 
     @property
     def low_rank(self) -> LoRA:
-        """What is added to the truncated weight, less the diagonal."""
+        """The LoRA that is added to the truncated weight, without the diagonal."""
         return self.lora
 
     def nothing(self) -> None:
-        """None: the smallest components are taken out of the weight."""
+        """None, as the weight always loses its smallest components."""
 
     def transposed(self) -> "KaSA":
-        """The same change to the transposed matrix."""
+        """The same change to the transposed weight."""
         return replace(self, lora=self.lora.transposed())
 
     def scaled(self, strength: float) -> "KaSA":
-        """Itself, or refused: any other strength would have to know the weight.
+        """Return this change for a strength of 1; any other would depend on the weight.
 
         Raises:
             UnsupportedError: the strength is not 1.
@@ -89,14 +89,14 @@ class KaSA:
         return only_whole(self, strength)
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "KaSA":
-        """With `factor` in the LoRA's `up`."""
+        """Replace the scaling of the LoRA, and multiply its `up` with `factor`."""
         return replace(self, lora=self.lora.with_scaling(scaling, factor))
 
     def with_low_rank(self, lora: LoRA) -> "KaSA":
-        """Another LoRA of the same rank, and the same diagonal.
+        """Replace the LoRA by one of the same rank, and keep the diagonal.
 
         Raises:
-            UnsupportedError: the rank is another one.
+            UnsupportedError: the new LoRA has another rank.
         """
         if lora.rank != self.lora.rank:
             raise UnsupportedError(
@@ -106,7 +106,7 @@ class KaSA:
         return replace(self, lora=lora)
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Add `strength` times the difference between the result and the weight."""
+        """Return a function that adds `strength` times the difference of result and weight."""
         import torch
 
         weight = torch.cat([block for _, block in span.blocks()]).double()

@@ -30,13 +30,13 @@ class Scaling:
     """The factor before `up @ down`; the only place where alpha is divided by a rank.
 
     Attributes:
-        alpha: as filed, so that a round trip is exact.
+        alpha: alpha as it is stored, so that a round trip is exact.
         rank: the rank that the trainer divided by, which is not always that of the factors.
-        rule: alpha / rank, alpha / sqrt(rank), or alpha itself.
+        rule: whether the factor is alpha / rank, alpha / sqrt(rank), or alpha itself ("direct").
         origin: where alpha was found.
-        times: how often the trainer applied the update.
-        source: the tensor that alpha was read from, if it was. An alpha that changes is stored in
-            the same way.
+        times: how many times the trainer applied the update.
+        source: the tensor that alpha was read from, if there is one. A changed alpha is stored in
+            a tensor as well.
     """
 
     alpha: float
@@ -47,18 +47,18 @@ class Scaling:
     source: Source | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no trainer can have meant."""
+        """Refuse an alpha that is not finite, and a rank below 1."""
         if not math.isfinite(self.alpha) or self.rank < 1:
             raise FormatError(f"a scaling of alpha {self.alpha!r} over rank {self.rank!r}")
 
     @cached_property
     def value(self) -> float:
-        """The factor itself."""
+        """The factor before `up @ down`, as a number."""
         divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
         return self.times * self.alpha / divisor
 
     def at(self, alpha: float) -> "tuple[Scaling, float]":
-        """The scaling with another alpha, and what a tensor has to be multiplied with beside it.
+        """The scaling with another alpha, and the factor that a tensor has to be multiplied with.
 
         An alpha of 0 goes into the tensor, because some readers take it for one that was not set.
         """
@@ -66,7 +66,7 @@ class Scaling:
 
     @property
     def silence(self) -> str:
-        """What is to be said of a scaling of 0."""
+        """The reason, in words, why a scaling is 0."""
         if self.alpha:
             return f"alpha is {self.alpha:g}, too small a number for a scaling"
         return "alpha is 0, which some converters write where none was set"
@@ -75,9 +75,10 @@ class Scaling:
 @final
 @dataclass(frozen=True)
 class LoRA:
-    """An update of low rank to a weight of shape `shape`.
+    """A low-rank update of a weight of shape `shape`.
 
-    `up` is (rows, rank) and `down` is (rank, columns) of the weight seen as a matrix.
+    `up` is (rows, rank) and `down` is (rank, columns), with the rows and columns of the weight seen
+    as a matrix.
     """
 
     caveat: ClassVar[str | None] = None
@@ -88,7 +89,7 @@ class LoRA:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check that both factors are matrices of one rank."""
+        """Check that both factors are matrices of the same rank."""
         check_stored(self.down, self.up)
         up, down = self.up.shape, self.down.shape
         if len(up) != 2 or len(down) != 2 or up[1] != down[0]:
@@ -98,12 +99,12 @@ class LoRA:
 
     @property
     def kind(self) -> str:
-        """`rsLoRA` where the scaling is the stabilised one."""
+        """The name of this kind: `rsLoRA` if alpha is divided by the root of the rank."""
         return "rsLoRA" if self.scaling.rule == "sqrt_rank" else "LoRA"
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Both factors."""
+        """The stored tensors of both factors."""
         return (self.down, self.up)
 
     @property
@@ -113,21 +114,21 @@ class LoRA:
 
     @property
     def by_rows(self) -> bool:
-        """Rows of the update need those rows of `up`, and `down`."""
+        """True: rows of the update need only `down` and the same rows of `up`."""
         return True
 
     @property
     def additive(self) -> "LoRA":
-        """Itself: the product is the same for every weight."""
+        """This update itself, as the product is the same for every weight."""
         return self
 
     @property
     def low_rank(self) -> "LoRA":
-        """Itself."""
+        """This update itself, as it is a LoRA."""
         return self
 
     def nothing(self) -> str | None:
-        """Why the product is zero, as far as one factor shows."""
+        """The reason if the scaling or one of the factors is zero; else None."""
         if self.scaling.value == 0:
             return self.scaling.silence
         if is_zero(self.up):
@@ -135,36 +136,36 @@ class LoRA:
         return "down is zero throughout" if is_zero(self.down) else None
 
     def transposed(self) -> "LoRA":
-        """The update of the transposed matrix."""
+        """The same update of the transposed weight."""
         return replace(
             self, up=transposed(self.down), down=transposed(self.up), shape=self.shape[::-1]
         )
 
     def scaled(self, strength: float) -> "LoRA":
-        """With another alpha; for a strength of 0, with an `up` of zeros."""
+        """The same factors with another alpha; for a strength of 0, an `up` of zeros instead."""
         if strength == 1:
             return self
         return self.with_scaling(*self.scaling.at(strength * self.scaling.alpha))
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "LoRA":
-        """With `factor` in `up`."""
+        """Replace the scaling, and multiply `up` with `factor`."""
         return replace(self, up=multiplied(self.up, factor), scaling=scaling)
 
     def with_low_rank(self, lora: "LoRA") -> "LoRA":
-        """The other one: a LoRA has no other parts."""
+        """Return the new LoRA, as there are no other parts to keep."""
         return lora
 
     def factored(self) -> "LoRA":
-        """Itself."""
+        """This update itself, as it is made of factors."""
         return self
 
     def dense_rows(self, begin: int, end: int) -> "Tensor":
-        """Rows of `scaling * up @ down`."""
+        """The rows `begin` to `end` of `scaling * up @ down`, in float64."""
         up = self.up.read_rows(begin, end).double() * self.scaling.value
         return up @ self.down.read().double()
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Add `strength * scaling * up @ down`."""
+        """Return a function that adds `strength * scaling * up @ down` to blocks of the weight."""
         up = self.up.read_rows(span.begin, span.end).to(span.dtype) * (
             self.scaling.value * strength
         )

@@ -1,6 +1,6 @@
-"""Trained tokens: chosen rows of a matrix take the place of the base's (PEFT's trainable tokens).
+"""Trained tokens: chosen rows of a matrix that replace the base's (PEFT's trainable tokens).
 
-PEFT calls the stored rows `trainable_tokens_delta`; they are the new rows and no difference.
+PEFT calls the stored rows `trainable_tokens_delta`, but they are the new rows, not a difference.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Rows:
-    """Row `indices[i]` of a weight of shape `shape` becomes row i of `values`.
+    """New rows for a weight of shape `shape`: its row `indices[i]` becomes row i of `values`.
 
-    A `strength` other than 1 goes that share of the way from the old row to the new one.
+    A `strength` other than 1 interpolates linearly between the old row and the new one.
     """
 
     caveat: ClassVar[str | None] = None
@@ -30,7 +30,7 @@ class Rows:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check that the rows fit the weight."""
+        """Check that the rows have the width of the weight, and their indices are in range."""
         check_stored(self.values)
         rows, *width = self.shape
         if tuple(width) != self.values.shape[1:] or max(self.indices, default=0) >= rows:
@@ -41,40 +41,40 @@ class Rows:
 
     @property
     def kind(self) -> str:
-        """Its name."""
+        """The name of this kind."""
         return "rows"
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The new rows."""
+        """The stored tensor of the new rows."""
         return (self.values,)
 
     @property
     def by_rows(self) -> bool:
-        """Rows stand alone."""
+        """True: each row is replaced independently of the others."""
         return True
 
     @property
     def additive(self) -> None:
-        """None: what is added to the old rows is what they lack of the new ones."""
+        """None, as the difference between old and new rows depends on the weight."""
         return None
 
     @property
     def scaling(self) -> None:
-        """None: the rows are stored as they are."""
+        """None, as rows are stored without a scaling."""
         return None
 
     @property
     def low_rank(self) -> None:
-        """None: rows are replaced."""
+        """None, as rows are replaced, not updated by factors."""
         return None
 
     def shared(self, other: "Rows") -> tuple[int, ...]:
-        """The rows that both put something in the place of, in order."""
+        """The indices of the rows that both replace, in rising order."""
         return tuple(sorted({*self.indices} & {*other.indices}))
 
     def differing(self, other: "Rows") -> tuple[int, ...]:
-        """Those of the shared rows that get other values from one than from the other."""
+        """The indices of the shared rows that get different values from the two."""
         return tuple(row for row in self.shared(other) if self._row(row) != other._row(row))
 
     def _row(self, index: int) -> list[float]:
@@ -83,14 +83,14 @@ class Rows:
         return row
 
     def nothing(self) -> None:
-        """None: what rows replace is only in the weight."""
+        """None, as only the weight tells whether the new rows differ from its own."""
 
     def transposed(self) -> NoReturn:
-        """An embedding has one orientation only."""
+        """Not implemented, as an embedding has only one orientation."""
         raise NotImplementedError
 
     def scaled(self, strength: float) -> "Rows":
-        """Itself, or refused: how far it is to the new rows only the weight tells.
+        """Return this change for a strength of 1; any other would depend on the weight.
 
         Raises:
             UnsupportedError: the strength is not 1.
@@ -98,22 +98,22 @@ class Rows:
         return only_whole(self, strength)
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> NoReturn:
-        """Refused: it has no scaling."""
+        """Refuse a scaling, as rows are stored without one."""
         raise no_scaling(self)
 
     def with_low_rank(self, lora: LoRA) -> NoReturn:
-        """Refused: it holds no LoRA."""
+        """Refuse a LoRA, as rows hold none."""
         raise no_low_rank(self)
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Put the new rows in the place of the old ones."""
+        """Return a function that replaces the rows in blocks of the weight."""
         values = self.values.read().to(span.dtype)
 
         def apply(block: "Tensor", begin: int) -> None:
             for position, index in enumerate(self.indices):
                 if begin <= index < begin + block.shape[0]:
                     old, new = block[index - begin], values[position]
-                    # Written out for 1, where old + (new - old) would round.
+                    # A strength of 1 copies the new row, as old + (new - old) would round.
                     old.copy_(new if strength == 1 else old + strength * (new - old))
 
         return apply

@@ -1,1 +1,1 @@
-"""`inspect`: what an adapter is, from its headers, its factors, and beside its base."""
+"""`inspect` describes an adapter by its headers, its factors, and its effect on a base."""

@@ -1,8 +1,8 @@
-"""Describe an adapter: from its headers alone, from its factors, and beside its base."""
+"""Describes an adapter by its headers alone, by its factors, and in comparison with a base."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
@@ -22,16 +22,13 @@ from loratools.names.both_ends import notes_on_both_ends
 from loratools.names.grouping import pattern_of
 from loratools.names.tied import find_tied_head
 
-if TYPE_CHECKING:
-    pass
-
 
 @final
 @dataclass(frozen=True)
 class TargetGroup:
-    """Updates that differ only in the numbers in their names.
+    """Equal updates of targets whose names differ only in numbers.
 
-    `rank`, `alpha`, `scaling`, `rule` and `alpha_from` are None for a change that is stored whole.
+    `rank`, `alpha`, `scaling`, `rule` and `alpha_from` are None for a kind that holds no LoRA.
     """
 
     pattern: str
@@ -49,10 +46,17 @@ class TargetGroup:
 @final
 @dataclass(frozen=True)
 class Coverage:
-    """An adapter beside a base: what it touches, and whether it would merge.
+    """The part of a base that an adapter changes, and whether the two can be merged.
 
-    `untouched` are the base's matrices, by pattern, that no update names. `tied` says whether the
-    base's embedding and head are one tensor, `another_base` that the adapter names another one.
+    Attributes:
+        base: the name of the base.
+        touched: the number of the base's matrices that the adapter changes.
+        matrices: the number of all matrices of the base.
+        untouched: the number of matrices that no update changes, by pattern of their names.
+        refusal: the error of merging them, if it is refused.
+        accounting: the numbers of the adapter's tensors that are applied, and of all.
+        tied: whether the base's embedding and head are one tensor.
+        another_base: a note if the adapter names another base.
     """
 
     base: str
@@ -68,9 +72,10 @@ class Coverage:
 @final
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of an adapter; `spectra` and `coverage` only where they were asked for.
+    """The description of an adapter; `spectra` and `coverage` are None unless they were asked for.
 
-    `idle` are the updates that change nothing, whatever the base, with the reason.
+    `nonfinite` are the stored tensors with a NaN or an infinity. `idle` are the updates that change
+    nothing, whatever the base, with the reason.
     """
 
     adapter: Adapter
@@ -82,32 +87,32 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Elements of the tensors that make up updates."""
+        """The number of elements of the tensors that make up updates."""
         return sum(group.parameters for group in self.groups)
 
     @property
     def replaced_parameters(self) -> int:
-        """Elements of whole tensors and of single rows."""
+        """The number of elements of whole tensors and single rows that replace the base's."""
         adapter = self.adapter
         wholes = [replacement.source for replacement in adapter.replaced.values()]
         return sum(map(stored_elements, [*wholes, *(rows.rows for rows in adapter.rows.values())]))
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes of its tensors, as torch names them."""
+        """The dtypes of the adapter's tensors, as torch names them."""
         stored = dict.fromkeys(source.dtype for source in _sources(self.adapter))
         return tuple(dict.fromkeys(map(torch_name, stored)))
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What is odd or wrong, from files, values and base."""
+        """All notes on the adapter: on its files, its values, and the base."""
         adapter = self.adapter
         found = (*adapter.notes, *adapter.notes_beside)
         return (*found, *self._value_notes(), *self._base_notes())
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong: what `--check` asks."""
+        """Whether all notes are mere information: the result of `--check`."""
         return all(note.severity == "info" for note in self.notes)
 
     def _value_notes(self) -> Iterator[Note]:
@@ -121,7 +126,8 @@ class Inspection:
         if lines and len(self.idle) == len(self.adapter.updates):
             yield Note("problem", f"no update changes anything: {'; '.join(lines)}")
         else:
-            # Trainers also store layers that the model did not use, and that were not trained.
+            # Information only: trainers also store layers that a model did not use, and that were
+            # therefore never trained.
             yield from (Note("info", line) for line in lines)
         norms = [s.target for s in self.spectra if s.is_zero and s.target not in self.idle]
         if norms:
@@ -140,7 +146,7 @@ class Inspection:
         yield from notes_on_both_ends(self.adapter.updates, is_tied)
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object of `inspect --json`."""
+        """The description as the documented object that `inspect --json` prints."""
         adapter, filed = self.adapter, self.adapter.filed
         return {
             "path": adapter.where,
@@ -174,12 +180,12 @@ class Inspection:
 
 
 def inspect_adapter(adapter: Adapter) -> Inspection:
-    """Describe an adapter from its headers."""
+    """Describe an adapter by its headers."""
     return Inspection(adapter, tuple(_group(adapter.updates)))
 
 
 def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
-    """The stored tensors that hold a NaN or an infinity."""
+    """The names of the stored tensors that hold a NaN or an infinity."""
     return tuple(
         key
         for source in _sources(adapter)
@@ -189,7 +195,10 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
 
 
 def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
-    """What `adapter` touches of `base`; and the plan of their merge, None where it is refused."""
+    """Find the part of `base` that `adapter` changes; return it with the plan of their merge.
+
+    The plan is None if the merge is refused.
+    """
     known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
@@ -209,7 +218,8 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
     groups: dict[tuple[object, ...], list[Delta]] = {}
     numbers: dict[Scaling | None, int] = {}
-    known: dict[int, int] = {}  # by identity, as most updates share one, and a hash takes longer
+    # By identity: most updates share one scaling object, and hashing it each time is slow.
+    known: dict[int, int] = {}
     for target, update in updates.items():
         delta = update.delta
         lora = delta.low_rank

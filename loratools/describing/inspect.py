@@ -1,4 +1,4 @@
-"""Describe an adapter from its files, and beside its base."""
+"""`inspect` as a function: opens an adapter's files, and a base's, and describes the adapter."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,10 +21,11 @@ def inspect(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
 ) -> Inspection:
-    """Describe an adapter from its headers; with `spectrum`, from its values too.
+    """Describe an adapter by its headers; with `spectrum`, by its values too.
 
-    With `base`: which of its weights the adapter touches and whether it would merge; with both,
-    the size of each update relative to its weight, for which those weights are read.
+    With a `base`, the description says which of its weights the adapter changes, and whether the
+    two can be merged. With both, it has the size of each update relative to its weight, for which
+    those weights are read.
 
     Raises:
         LoratoolsError: a file is malformed, or of a kind that is not supported.

@@ -1,4 +1,4 @@
-"""The size and shape of every low-rank update, from its factors, and beside its weight."""
+"""Measures the size and effective rank of every low-rank update, and its size beside its weight."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class TargetSpectrum:
-    """The size and shape of one update; `spectrum` is None where a value is not finite.
+    """The spectrum of one update; None as `spectrum` if a value is not finite or overflows.
 
-    `relative` is its Frobenius norm over that of the base's weight, None without a base.
+    `relative` is the Frobenius norm of the update divided by that of the base's weight; None
+    without a base.
     """
 
     target: str
@@ -35,16 +36,17 @@ class TargetSpectrum:
 
     @property
     def is_zero(self) -> bool:
-        """Whether it changes nothing: its `up` or its `down` is zero."""
+        """Whether the product of the factors is zero."""
         return self.spectrum is not None and self.spectrum.frobenius == 0
 
 
 def measure_spectra(
     adapter: Adapter, plan: MergePlan | None = None, each: "Map" = map
 ) -> Iterator[TargetSpectrum]:
-    """The spectrum of every low-rank update, from its factors; beside a planned merge, relative.
+    """Yield the spectrum of every low-rank update, computed from its factors.
 
-    For kinds that hold a LoRA beside other parts, as DoRA does, it is that of the LoRA.
+    For kinds that hold a LoRA besides other parts, as DoRA does, it is the spectrum of the LoRA.
+    With the plan of a merge, updates are also compared with the weights that they change.
     """
     norms = _base_norms(plan) if plan is not None else {}
     deltas = {t: u.delta for t, u in adapter.updates.items() if factors_of(u.delta) is not None}
@@ -55,7 +57,7 @@ def measure_spectra(
 
 
 def mean_spectra(spectra: Sequence[TargetSpectrum]) -> tuple[TargetSpectrum, ...]:
-    """Means over the targets that differ only in the numbers in their names."""
+    """The means over targets whose names differ only in numbers, with the pattern as the target."""
     groups: dict[str, list[TargetSpectrum]] = {}
     for row in spectra:
         groups.setdefault(pattern_of(row.target), []).append(row)
@@ -86,13 +88,13 @@ def _spectrum(delta: Delta) -> "Spectrum | None":
 
 
 def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
-    """What a change is made of beside its factors."""
+    """The tensors that a change is made of besides its factors."""
     factors = {id(source) for source in lora.sources}
     yield from (source for source in delta.sources if id(source) not in factors)
 
 
 def _base_norms(plan: MergePlan) -> Mapping[str, float]:
-    """By target, the Frobenius norm of the weight it changes."""
+    """The Frobenius norm of the weight that each target's update changes."""
     from loratools.io.blocks import frobenius
 
     norms = {}

@@ -1,1 +1,1 @@
-"""`svd-extract`: an adapter made of a fine-tuned model and its base."""
+"""`svd-extract` makes an adapter of the difference between a fine-tuned model and its base."""

@@ -1,4 +1,4 @@
-"""The adapter that an extraction makes: factors at their ranks, and whole tensors."""
+"""Builds the adapter of an extraction from factors at their ranks and from whole tensors."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,10 +9,10 @@ from loratools.extracting.plan import ExtractPlan, Target
 from loratools.io.companions import Companion
 from loratools.io.source import Source, transposed
 
-#: The dialect that an extraction is written in: what is factored and what is stored whole follows
-#: what PEFT has a place for.
+#: The dialect that an extraction is written in: PEFT's possibilities decide what is factored and
+#: what is stored whole.
 DIALECT = "peft"
-#: PEFT's task types by the ends of the names of architectures.
+#: PEFT's task types, by suffixes of the names of architectures.
 _TASKS = (
     ("ForCausalLM", "CAUSAL_LM"),
     ("LMHeadModel", "CAUSAL_LM"),
@@ -21,7 +21,7 @@ _TASKS = (
     ("ForTokenClassification", "TOKEN_CLS"),
     ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
 )
-#: With these tasks, PEFT expects the new head in the adapter.
+#: The tasks for which PEFT expects a new head in the adapter, with the names of the head's modules.
 _HEADS = {
     "SEQ_CLS": {"classifier", "score"},
     "TOKEN_CLS": {"classifier", "score"},
@@ -33,11 +33,11 @@ class Factors(Protocol):
     """The leading factors of a difference."""
 
     def up_rows(self, rank: int) -> Source:
-        """The transposed `up`."""
+        """The transposed `up` of the best approximation of this rank."""
         ...
 
     def down(self, rank: int) -> Source:
-        """The `down`."""
+        """The `down` of the best approximation of this rank."""
         ...
 
 
@@ -49,7 +49,10 @@ def adapter_of(
     base_name: str,
     companions: tuple[Companion, ...],
 ) -> Adapter:
-    """The adapter of a plan, with the factors and the rank of each target that has one."""
+    """Build the adapter of a plan; `factors` has the factors and the rank of each target.
+
+    Targets with rank 0 are left out.
+    """
     updates = {
         target: _update(plan.factored[target], *found)
         for target, found in factors.items()
@@ -70,7 +73,7 @@ def adapter_of(
 
 
 def _update(target: Target, factors: Factors, rank: int) -> Update:
-    """Scaling is 1: alpha is the rank."""
+    """The update of one target, with a scaling of 1: its alpha is the rank."""
     lora = LoRA(
         up=transposed(factors.up_rows(rank)),
         down=factors.down(rank),
@@ -84,7 +87,7 @@ def _update(target: Target, factors: Factors, rank: int) -> Update:
 
 
 def _task(plan: ExtractPlan) -> str | None:
-    """PEFT's task type; None where it is unknown, or would make PEFT look for a head."""
+    """PEFT's task type; None if it is unknown, or would make PEFT look for a missing head."""
     config = plan.pairing.tuned.config or plan.pairing.config or {}
     architectures = config.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""

@@ -1,4 +1,4 @@
-"""Which tensors differ between two models, and by how much."""
+"""Finds the tensors that differ between two models, and measures by how much."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,19 +9,19 @@ from loratools.io.dtypes import FLOATS
 from loratools.io.values import same_bytes
 from loratools.running.parallel import Map
 
-#: Called with the bytes that were read; what it raises stops the comparison.
+#: A callback for progress, called with the number of bytes read; if it raises, reading stops.
 Tick = Callable[[int], None]
 
 
 def differing(pairs: Sequence[Pair], each: Map, tick: Tick) -> tuple[Pair, ...]:
-    """The pairs whose tensors are not the same, rounded to one dtype."""
+    """The pairs whose tensors differ, by more than rounding from one's dtype to the other's."""
     own = _own(pairs)
     found = dict(zip(own, each(partial(_differs, tick), own.values()), strict=True))
     return tuple(pair for pair in pairs if found[pair.twin or pair.target])
 
 
 def measure(pairs: Sequence[Pair], each: Map, tick: Tick) -> dict[str, Norms]:
-    """How far tensors changed, by target.
+    """Measure the norms of the differences between paired tensors, by target.
 
     Raises:
         NonFiniteError: a tensor has a NaN or an infinity.
@@ -32,7 +32,10 @@ def measure(pairs: Sequence[Pair], each: Map, tick: Tick) -> dict[str, Norms]:
 
 
 def _own(pairs: Sequence[Pair]) -> dict[str, Pair]:
-    """One of each two twins; the largest first, so that no thread is left waiting."""
+    """One pair for each tensor that twins share, the largest first.
+
+    A large tensor that is started last would keep one thread busy while all others wait.
+    """
     largest = sorted(pairs, key=lambda pair: -pair.after.nbytes)
     return {pair.twin or pair.target: pair for pair in largest}
 

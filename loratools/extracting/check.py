@@ -1,4 +1,4 @@
-"""An extracted adapter merged back, block by block, and compared with the tuned model."""
+"""Merges an extracted adapter back, block by block, and compares it with the tuned model."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +25,14 @@ _ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 @final
 @dataclass(frozen=True)
 class Check:
-    """How far the merged adapter is from the tuned model.
+    """The distance of the merged adapter from the tuned model.
 
     Attributes:
         distance: the Frobenius norm of merged - tuned, over all tensors.
-        change: that of tuned - base.
+        change: the Frobenius norm of tuned - base, over all tensors.
         expected: the distance that the certificate states.
-        rounding: how far the two may differ by the rounding of the factors, of the result to
-            float32, and of the certificate.
+        rounding: a bound of the difference between the two distances that comes from rounding the
+            factors, from rounding the result to float32, and from the certificate's own error.
     """
 
     distance: float
@@ -47,12 +47,12 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Whether the certificate is right."""
+        """Whether the measured distance is the certified one, up to rounding."""
         return abs(self.distance - self.expected) <= self.rounding
 
     @property
     def line(self) -> str:
-        """In words."""
+        """The result of the check in one line of words."""
         verdict = "as certified" if self.agrees else f"but {self.expected:.6g} was certified"
         return (
             f"merged back: {self.distance:.6g} from the tuned model, {self.relative:.3g} of the "
@@ -60,7 +60,7 @@ class Check:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A part of the documented object of `svd-extract --json`."""
+        """The check as it is documented for `svd-extract --json`."""
         return {
             "distance": self.distance,
             "relative": self.relative,
@@ -80,10 +80,10 @@ def check(
     each: Map = map,
     tick: Callable[[], None],
 ) -> Check:
-    """Merge in the way `merge` does, without writing, and measure the distance to the tuned model.
+    """Merge as `merge` does, but without writing, and measure the distance to the tuned model.
 
-    `spectra` are those of the targets with their ranks, `dtype` that of the factors, and `unsure`
-    is how far the energy that they lose can be from what they say.
+    `spectra` are the spectra of the targets with their chosen ranks, `dtype` is the dtype of the
+    factors, and `unsure` the largest error of the lost energy that the spectra state.
     """
     merged = plan_merge(plan.pairing.base, [adapter], [1.0], MergeOptions(dtype="float32"))
     work = list(_work(plan, {**merged.tensors, **merged.of_base}))
@@ -98,6 +98,7 @@ def check(
         distance=math.sqrt(math.fsum([*squares, *untouched])),
         change=math.sqrt(math.fsum(norms.change for norms in plan.changes.values())),
         expected=expected,
+        # The root of an energy that is off by `unsure` is off by at most unsure / root.
         rounding=_rounding(plan, spectra, dtype) + (unsure / expected if unsure else 0.0),
     )
 
@@ -105,14 +106,17 @@ def check(
 def _work(
     plan: ExtractPlan, tensors: Mapping[str, PlannedTensor]
 ) -> Iterator[tuple[str, PlannedTensor, Source, int, int]]:
-    """Rows of merged tensors, with what they are to be compared with."""
+    """Yield spans of rows of the merged tensors that changed, each with the tuned model's tensor.
+
+    A unit of work is the target, the merged tensor, the tuned one, and the first and last row.
+    """
     pairs = plan.pairing.pairs
     compared = {t: (pair.names[1], pair.after) for t, pair in pairs.items()}
     compared |= {name: (name, stored) for name, stored in plan.pairing.new.items()}
     for target, (name, after) in compared.items():
         planned = tensors.get(name)
         if planned is None and target in pairs and (twin := pairs[target].twin):
-            planned = tensors[pairs[twin].names[1]]  # a head that is still tied
+            planned = tensors[pairs[twin].names[1]]  # the head is still tied to its embedding
         if planned is None or not planned.is_changed or planned.shape != after.shape:
             continue
         step = _SPAN_BLOCKS * block_rows(after.shape)
@@ -121,6 +125,7 @@ def _work(
 
 
 def _distance(tick: Callable[[], None], work: tuple[str, PlannedTensor, Source, int, int]) -> float:
+    """The squared distance between the merged and the tuned rows of one unit of work."""
     _, planned, after, begin, end = work
     total = 0.0
     with single_threaded_torch():
@@ -134,7 +139,11 @@ def _distance(tick: Callable[[], None], work: tuple[str, PlannedTensor, Source, 
 def _rounding(
     plan: ExtractPlan, spectra: Mapping[str, tuple[TargetSpectrum, int]], dtype: str
 ) -> float:
-    """What rounding adds: u ‖up‖ ‖down‖₂ for either factor, and u ‖W‖ for the result."""
+    """A bound of the error that rounding adds to the merged model, as a Frobenius norm.
+
+    With u the largest relative error of one rounding, it is u ‖up‖ ‖down‖₂ for each factor (the
+    Frobenius norm of one and the spectral norm of the other), and u ‖W‖ for the result.
+    """
     squares = []
     for target, norms in plan.changes.items():
         bound = _ROUNDING["F32"] * (math.sqrt(norms.weight) + math.sqrt(norms.change))

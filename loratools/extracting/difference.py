@@ -1,6 +1,6 @@
-"""The difference of two stored tensors, in blocks of rows: read anew each time, or held.
+"""The difference of two stored tensors in blocks of rows, read again each time or held in memory.
 
-Blocks begin where the shape says, so that results do not depend on what is held.
+The shape alone decides where blocks begin, so that results do not depend on what is held.
 """
 
 import math
@@ -21,20 +21,21 @@ from loratools.io.source import Stored
 from loratools.io.values import same_bytes
 from loratools.lowrank.row_blocks import RowBlocks, squares
 
-#: Elements that are read at a time: few enough for `malloc` not to fetch new pages for each.
+#: Elements that are read at a time: few enough that `malloc` reuses memory instead of fetching new
+#: pages for each block.
 _BLOCK = 2**18
-#: Widths of the last bit, relative to the first: of a number between 1 and 2.
+#: The width of the last bit (ulp) of a number between 1 and 2, by dtype.
 _ULPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23, "F64": 2.0**-52}
-#: √⟨x²⟩ of numbers whose logarithms are spread evenly between 1 and 2.
+#: The root mean square of numbers from 1 to 2 whose logarithms are uniformly distributed.
 _TYPICAL = math.sqrt(3 / (2 * math.log(2)))
 
 
 @final
 @dataclass(frozen=True)
 class Norms:
-    """Frobenius norms, as squares: of the difference, and of what it is taken from.
+    """Squared Frobenius norms of a difference (`change`) and of the base's tensor (`weight`).
 
-    `noise` is the relative norm that rounding alone could have given the difference.
+    `noise` is the relative norm, not squared, that rounding alone could have given the difference.
     """
 
     change: float
@@ -43,7 +44,7 @@ class Norms:
 
     @property
     def relative(self) -> float:
-        """The difference relative to the weight; infinite for one of zeros that has changed."""
+        """The difference's norm relative to the weight's; infinite if a zero weight changed."""
         if not self.change:
             return 0.0
         return math.sqrt(self.change / self.weight) if self.weight else math.inf
@@ -52,10 +53,11 @@ class Norms:
 @final
 @dataclass(frozen=True)
 class Difference:
-    """`after` - `before`, two tensors of one shape: in float32 if both have 16 bits, else float64.
+    """The difference `after - before` of two tensors with one shape, seen as a matrix.
 
-    Seen as a matrix: the first dimension by all others. `tick` is called for every block that is
-    read; what it raises stops the reading.
+    Its rows are the first dimension of the tensors, its columns all others. It is computed in
+    float32 if both tensors have 16 bits, else in float64. `tick` is called for every block that is
+    read; if it raises, reading stops.
     """
 
     after: Stored
@@ -64,34 +66,35 @@ class Difference:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The numbers of rows and columns."""
         shape = self.after.shape
         return rows_of(shape), math.prod(shape[1:])
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it is computed in."""
+        """The dtype that the difference is computed in."""
         narrow = {self.after.dtype, self.before.dtype} <= {"BF16", "F16"}
         return torch.float32 if narrow else torch.float64
 
     @property
     def _step(self) -> int:
-        """The rows of a block: by the shape alone, so that what is held does not show."""
+        """The number of rows of a block, which depends on the shape alone."""
         return max(1, _BLOCK // max(1, self.shape[1]))
 
     def is_zero(self) -> bool:
-        """Whether the one tensor is the other, rounded to its dtype."""
+        """Whether the tensors are equal, or `after` is `before` rounded to its dtype."""
         if self.after.dtype == self.before.dtype:
             return same_bytes(self.after, self.before)
         return rounds_to(self.before, self.after)
 
     @property
     def noise(self) -> float:
-        """The relative norm that rounding alone can give it.
+        """The relative norm that rounding alone can give the difference.
 
-        Between two dtypes, one rounding to the coarser one: errors spread evenly over its last
-        bit. Within one dtype, the same numbers computed twice in float32 and then rounded: one in
-        `ulp / ulp of float32` falls to the other side and moves by a whole last bit.
+        Between two dtypes, one rounding to the coarser one is assumed, with errors that are spread
+        evenly over its last bit. Within one dtype, the same numbers are assumed to be computed
+        twice in float32 and then rounded: one in `ulp / ulp of float32` is rounded the other way
+        and differs by a whole last bit.
         """
         coarse = max(_ULPS[self.after.dtype], _ULPS[self.before.dtype])
         if self.after.dtype != self.before.dtype:
@@ -99,12 +102,12 @@ class Difference:
         return math.sqrt(coarse * min(coarse, _ULPS["F32"])) / _TYPICAL
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Blocks with the number of their first row; each is overwritten by the next."""
+        """Yield blocks with the number of their first row; each block overwrites the one before."""
         for begin, block, _ in self._blocks_and_bases():
             yield begin, block
 
     def norms(self, held: Tensor | None = None) -> Norms:
-        """Read once, added up in float64; and put into `held`, if there is one.
+        """Read the difference once and add up its norms in float64; store it in `held`, if given.
 
         Raises:
             NonFiniteError: one of the tensors has a NaN or an infinity.
@@ -121,7 +124,7 @@ class Difference:
 
     @contextmanager
     def read(self, memory: "Memory") -> Iterator[tuple[RowBlocks, Norms]]:
-        """The matrix to be read several times, held if `memory` has room for it, and its norms.
+        """Provide the difference for several passes, held if `memory` has room, and its norms.
 
         Raises:
             NonFiniteError: one of the tensors has a NaN or an infinity.
@@ -132,6 +135,8 @@ class Difference:
             yield RowBlocks(self.shape, blocks, norms.change), norms
 
     def _cut(self, held: Tensor) -> Callable[[], Iterator[tuple[int, Tensor]]]:
+        """A function that yields a difference held in memory in the same blocks as `blocks`."""
+
         def blocks() -> Iterator[tuple[int, Tensor]]:
             for begin, end in spans(0, len(held), self._step):
                 self.tick()
@@ -140,7 +145,10 @@ class Difference:
         return blocks
 
     def _blocks_and_bases(self, held: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """First row, difference and base of each block; the differences in `held`, if given."""
+        """Yield the first row, the difference and the base of each block.
+
+        Differences are written into `held`, if it is given; else each overwrites the one before.
+        """
         rows, columns = self.shape
         step = min(rows, self._step)
         after = torch.empty(step, columns, dtype=to_torch(self.after.dtype))
@@ -159,9 +167,10 @@ class Difference:
 
 @final
 class Memory:
-    """Room for held matrices, shared by threads.
+    """A limited amount of memory for matrices that are held, shared by threads.
 
-    Memory is kept and used again: the kernel hands out new pages more slowly than we compute.
+    Memory that was used is kept for the next matrix: the kernel hands out new pages more slowly
+    than differences are computed.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -171,7 +180,7 @@ class Memory:
 
     @contextmanager
     def room_for(self, shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor | None]:
-        """A matrix of this shape until the end of the block; None where there is no room."""
+        """Lend a matrix of this shape until the `with` block ends; None if there is no room."""
         count = math.prod(shape) * dtype.itemsize
         with self._lock:
             taken = self._take(count)
@@ -183,9 +192,11 @@ class Memory:
                     self._free.append(taken)
 
     def _take(self, count: int) -> Tensor | None:
+        """Find `count` bytes: a free piece that is large enough, or new memory within the limit."""
         for number, free in enumerate(self._free):
             if len(free) >= count:
                 return self._free.pop(number)
+        # All free pieces are too small: release some, so that a larger one fits into the limit.
         while count > self._left and self._free:
             self._left += len(self._free.pop())
         if count > self._left:

@@ -1,4 +1,4 @@
-"""The factors of an extraction: those of a run before, or computed and put on disk."""
+"""Provides the factors of an extraction: reused from an earlier run, or computed and stored."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,16 +17,16 @@ from loratools.lowrank.seeds import seed_of
 from loratools.running.parallel import Map
 from loratools.version import __version__
 
-#: Differences up to this size together are held while they are worked on; others are read again.
+#: The bytes of differences that are held in memory together; further ones are read again.
 _HELD_BYTES = 128 * 2**20
 
 
 @final
 class Factoring:
-    """Finds the factors of targets; `reused` counts those of a run before.
+    """Finds the factors of targets; `reused` counts those that an earlier run had finished.
 
-    `tick` is called with the bytes of each difference, and without any for each block; what it
-    raises stops the work.
+    `tick` is called with the number of bytes of each difference, and without an argument for each
+    block; if it raises, the work stops.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class Factoring:
         self._memory = Memory(_HELD_BYTES)
 
     def __call__(self, questions: Sequence[tuple[str, Wanted]]) -> list[Part]:
-        """The parts of some targets, the largest first, so that no thread is left waiting."""
-        # Tied ends are one tensor, and have one part.
+        """The parts of some targets, in their order."""
+        # An embedding and a head that are tied are one tensor, and have one part. The largest
+        # tensors come first: started last, one would keep a thread busy while all others wait.
         own = [(self._pairs[target].twin or target, wanted) for target, wanted in questions]
         work = sorted(dict.fromkeys(own), key=lambda each: -self._pairs[each[0]].after.nbytes)
         found = dict(zip(work, self._each(self._find, work), strict=True))
@@ -75,7 +76,7 @@ class Factoring:
 
 
 def identity(pairing: Pairing, options: ExtractOptions) -> list[object]:
-    """All that every part depends on: programs, inputs, and how factors are stored."""
+    """All that the bytes of every part depend on: programs, inputs, and how factors are stored."""
     files = [
         [str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns]
         for file in input_files(pairing)
@@ -85,7 +86,7 @@ def identity(pairing: Pairing, options: ExtractOptions) -> list[object]:
 
 
 def input_files(pairing: Pairing) -> Iterator[InputFile]:
-    """The files of both models."""
+    """The files of both models' weights."""
     for model in (pairing.tuned, pairing.base):
         for shard in model.shards:
             yield shard.file

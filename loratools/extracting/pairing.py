@@ -1,4 +1,4 @@
-"""Which tensor of one model is which of another: two checkpoints of one kind of model, in pairs."""
+"""Pairs the tensors of a fine-tuned model with those of its base, by their names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,23 @@ from loratools.names.quantised import quantisation
 from loratools.names.tied import find_tied_head, has_head, is_classifier
 from loratools.names.wrappers import plain_names, renaming
 
-#: PEFT's wrapper around a whole model, which its modules do not know of.
+#: The prefix of PEFT's wrapper around a whole model, which the model's own names do not have.
 _AROUND = "base_model."
-#: Tensors that some programs store and others make anew: positions, masks, frequencies.
+#: Tensors that some programs store and others compute again: positions, masks, frequencies.
 _MADE = re.compile(r"(rotary_emb\.inv_freq|position_ids|\.masked_bias|attn(ention)?\.bias)$")
 
 
 @final
 @dataclass(frozen=True)
 class Pair:
-    """A parameter of both models.
+    """A parameter that both models have.
 
     Attributes:
-        target: its name in the model that an adapter is put on.
-        names: its names in the two files.
-        twin: the target that is the same tensor in both files: of a tied head, the embedding.
+        target: the parameter's name in the model that an adapter is put on.
+        names: the stored names in the tuned model and in the base.
+        after: the tuned model's tensor.
+        before: the base's tensor.
+        twin: another target that is the same tensor in both models: the embedding for a tied head.
     """
 
     target: str
@@ -39,22 +41,22 @@ class Pair:
     twin: str | None = None
 
     def matches(self, globs: Sequence[str]) -> bool:
-        """Whether one of its names matches one of the globs."""
+        """Whether one of the parameter's names matches one of the globs."""
         return any(matches(glob, self.target, *self.names) for glob in globs)
 
 
 @final
 @dataclass(frozen=True)
 class Pairing:
-    """All parameters of two models.
+    """All parameters of a fine-tuned model and its base.
 
     Attributes:
-        pairs: by target, in the order of names.
-        new: what only the tuned model has.
-        missing: what only the base has.
-        config: of the model.
-        entangled: an embedding that is tied to more than a head.
-        renamed: what is to be said of each model that has wrappers in its names.
+        pairs: parameters of both models, by target, in the order of names.
+        new: the tensors that only the tuned model has.
+        missing: the names of tensors that only the base has.
+        config: the config of the base, or else of the tuned model.
+        entangled: an embedding that is tied to more than a head; None if there is none.
+        renamed: a note for each model whose names have wrappers.
     """
 
     tuned: Checkpoint
@@ -71,8 +73,8 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     """Match the tensors of two models by name.
 
     Raises:
-        MatchError: a tensor fits several of the other model.
-        UnsupportedError: one of them is quantised.
+        MatchError: a tensor fits several tensors of the other model, or two fit the same one.
+        UnsupportedError: one of the models is quantised.
     """
     for model, what in ((tuned, "the tuned model"), (base, "the base")):
         dtypes = {name: stored.dtype for name, stored in model.tensors.items()}
@@ -108,12 +110,12 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """For sorting: layer 10 comes after layer 9."""
+    """A sorting key for names that puts layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:
-    """By name; a stored head that repeats its embedding is that embedding."""
+    """The tensors of a model by name; a stored copy of the embedding counts as the embedding."""
     tensors = dict(model.tensors)
     tied = find_tied_head(tensors, config)
     if tied is None or not tied.separable or not tied.stored:
@@ -130,7 +132,7 @@ def _add_heads(
     base: Checkpoint,
     config: Mapping[str, Any] | None,
 ) -> None:
-    """Heads that are tied and not stored, where the model has a head at all."""
+    """Add heads that are tied and therefore not stored, if the model has a head at all."""
     ends = [
         (tensors, find_tied_head(tensors, model.config or config))
         for tensors, model in ((after, tuned), (before, base))
@@ -147,7 +149,7 @@ def _match(
     after: Mapping[str, Stored],
     before: Mapping[str, Stored],
 ) -> tuple[dict[str, str], list[str]]:
-    """The base's name for each of the tuned model's, and the names without one."""
+    """The base's name for each name of the tuned model, and the names without a counterpart."""
     stored_as = {short: name for name, short in plain[1].items()}
     names = BaseNames({plain[1][name]: stored.shape for name, stored in before.items()})
     found: dict[str, str] = {}
@@ -178,12 +180,13 @@ def _pairs(
     *,
     is_nested: bool,
 ) -> dict[str, Pair]:
+    """The pairs by target; tensors that are one object in both models become twins."""
     pairs: dict[str, Pair] = {}
     firsts: dict[tuple[int, int], str] = {}
     for name, of in found.items():
         stored = after[name], before[of]
         target = _target(plain[0][name], plain[1][of], is_nested=is_nested)
-        # Of the two ends, the embedding is the one that has its own name in the file.
+        # Of an embedding and its tied head, the embedding is stored under its own name.
         key = id(stored[0]), id(stored[1])
         is_own = stored[0].name == name and stored[1].name == of
         firsts.setdefault(key, target)
@@ -198,12 +201,16 @@ def _pairs(
 
 
 def _target(name: str, of: str, *, is_nested: bool) -> str:
-    """Of two names that differ by a prefix, the one that a model's modules have."""
+    """Of two names that differ by a prefix, the one of the module in the model that is adapted.
+
+    A model that is nested in the class for a task has the longer names.
+    """
     names = [n for n in (name, of) if not n.startswith(_AROUND)] or [name, of]
     return max(names, key=len) if is_nested else min(names, key=len)
 
 
 def _is_made(name: str) -> bool:
+    """Whether a tensor is one that programs can compute again, and need not store."""
     return _MADE.search(name) is not None
 
 

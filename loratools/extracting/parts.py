@@ -1,7 +1,8 @@
-"""Finished factors on disk: a run that was killed does not compute them again.
+"""Stores finished factors on disk, so that a run that was killed need not compute them again.
 
-A part has a name made of all that its bytes depend on, appears under it complete, and carries a
-digest of those bytes: what was damaged since is told from what was finished.
+Each part is a file, named by a digest of everything that its bytes depend on. It gets this name
+only when it is complete and synced. It also holds a digest of its own bytes, which shows whether it
+was damaged later.
 """
 
 import hashlib
@@ -34,32 +35,32 @@ _READ_BYTES = 2**20
 @final
 @dataclass(frozen=True)
 class Part:
-    """The factors of one target in a file of their own."""
+    """The factors of one target, stored in a file of their own."""
 
     path: Path
 
     def up_rows(self, rank: int) -> LeadingRows:
-        """The transposed `up` at a rank."""
+        """The transposed `up` of the best approximation of this rank."""
         return LeadingRows(self.path, self._tensors["rows"], rank)
 
     def down(self, rank: int) -> LeadingRows:
-        """The `down` at a rank."""
+        """The `down` of the best approximation of this rank."""
         return LeadingRows(self.path, self._tensors["down"], rank)
 
     def spectrum(self) -> "TargetSpectrum":
-        """What a rule for ranks has to know."""
+        """The singular values and the energy, as a rule for ranks takes them."""
         return self._spectrum
 
     @cached_property
     def norms(self) -> "Norms":
-        """How far the target changed."""
+        """The norms of the target's difference and of its weight."""
         from loratools.extracting.difference import Norms
 
         return Norms(*self._read("norms").tolist())
 
     @cached_property
     def unsure(self) -> float:
-        """How far the energy that is lost can be from what `spectrum` says."""
+        """The largest error of the lost energy that `spectrum` states."""
         return self._read("unsure").item()
 
     @cached_property
@@ -79,7 +80,11 @@ class Part:
 
 @final
 class Parts:
-    """A folder of parts of one extraction; `inputs` is all that every part depends on."""
+    """A folder with the parts of one extraction.
+
+    `inputs` is everything that all parts depend on, as JSON. `damaged` counts the parts that were
+    found damaged.
+    """
 
     def __init__(self, folder: Path, inputs: Any) -> None:
         self.folder = folder
@@ -91,9 +96,10 @@ class Parts:
                 path.unlink()
 
     def find(self, what: Any) -> Part | None:
-        """The part of this description, if it was finished and has all its bytes still.
+        """Find the part with this description, if it was finished and is not damaged.
 
-        A damaged one is counted in `damaged`, and forgotten.
+        `what` is everything, as JSON, that this part depends on besides `inputs`. A damaged part is
+        counted in `damaged`, and can be stored again.
         """
         path = self._path(what)
         if not path.exists():
@@ -104,7 +110,7 @@ class Parts:
         return None
 
     def store(self, what: Any, principal: "Principal") -> Part:
-        """Write a part, durably before it has its name."""
+        """Write a part, and give it its name when it is complete."""
         import torch
 
         path = self._path(what)
@@ -123,6 +129,7 @@ class Parts:
         try:
             for name, tensor in tensors.items():
                 file.write(name, 0, as_bytes(tensor))
+            # Synced before it is renamed: else a crash could leave the name with missing bytes.
             file.sync()
         finally:
             file.close()
@@ -139,7 +146,7 @@ _Entry = tuple[str, str, tuple[int, ...]]
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a part has the digest of its tensors."""
+    """Whether the bytes of a part still have the digest that was stored with them."""
     try:
         file = InputFile(path)
         header = file.read_header()
@@ -156,7 +163,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _digest(entries: Sequence[_Entry], pieces: Iterable[memoryview]) -> str:
-    """Of the names, dtypes and shapes of tensors, and of their bytes in that order."""
+    """The digest of the names, dtypes and shapes of tensors, and of their bytes in this order."""
     digest = hashlib.sha256(json_text(entries).encode())
     for piece in pieces:
         digest.update(piece)

@@ -1,4 +1,4 @@
-"""The leading part of a difference, as balanced factors in the dtype they will be stored in."""
+"""Computes the leading part of a difference as balanced factors, in the dtype of the adapter."""
 
 from dataclasses import dataclass
 from typing import final
@@ -20,15 +20,18 @@ _COLUMNS = 2**15
 @final
 @dataclass(frozen=True, eq=False)
 class Principal:
-    """`rows.T @ down` is the best approximation found; the first r rows of both, that of rank r.
+    """Balanced factors of a difference, whose best approximation found is `rows.T @ down`.
+
+    The first r rows of both are the approximation of rank r.
 
     Attributes:
         rows: (k, m), the transposed `up`.
         down: (k, n).
-        values: the singular values, falling, in float64, before the factors were rounded.
-        norms: of the whole difference.
-        unsure: how far what is lost can be from `norms.change` less the squares of all `values`.
-        dtype: of the factors.
+        values: the falling singular values, in float64, before the factors were rounded.
+        norms: the norms of the whole difference and of the weight.
+        unsure: the largest error of the lost energy, computed as `norms.change` less the squares
+            of all `values`.
+        dtype: the dtype of the factors.
     """
 
     rows: Float[Tensor, "k m"]
@@ -49,9 +52,9 @@ def principal(
     memory: Memory,
     device: str | None = None,
 ) -> Principal:
-    """The leading singular values and vectors of a difference, at least as many as wanted.
+    """Compute at least as many leading singular values and vectors of a difference as wanted.
 
-    None of them where the relative norm is below `least`.
+    The result has rank 0 if the relative norm of the difference is below `least`.
 
     Raises:
         NonFiniteError: one of the tensors has a NaN or an infinity.
@@ -69,11 +72,12 @@ def principal(
             return _nothing(matrix.shape, norms, dtype)
         place = None if device is None else torch.device(device)
         found = right_vectors(matrix, wanted, take, seed=seed, device=place)
-    # As good as sorted: what is out of order differs by the error of the iteration.
+    # The values are nearly sorted: those out of order differ by less than the iteration's error.
     values, order = found.values.sort(descending=True, stable=True)
     roots = torch.where(values > 0, values.sqrt(), 1.0)
     rows = collected[0]
-    # In place, some columns at a time: of a large vocabulary, a second copy would be the peak.
+    # In place, some columns at a time: with a large vocabulary, a second copy of the rows would set
+    # the peak of memory.
     scales = (1 / roots)[:, None].to(rows.dtype)
     for begin, end in spans(0, rows.shape[1], _COLUMNS):
         rows[:, begin:end] = rows[order, begin:end] * scales

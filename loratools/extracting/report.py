@@ -1,4 +1,4 @@
-"""What an extraction kept and what it lost, tensor by tensor."""
+"""The report of an extraction: what it kept and what it lost, tensor by tensor."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class ExtractReport:
-    """The account of an extraction, or of the plan of one (`truncations` is then empty).
+    """The report of an extraction or, after a dry run, of its plan (`truncations` is then empty).
 
     Attributes:
-        truncations: by target, the certificate: what its factors keep, before they are rounded to
-            the dtype they are stored in.
-        gap: the share of energy that other ranks within the same budget might keep in addition.
-        output: where the adapter is; None for a dry run.
-        nbytes: the size of its tensors' file.
-        reused: the number of targets whose factors a run before this one had finished.
-        damaged: the number of those that were no longer as they were written, and made anew.
-        check: the files merged back and compared; None where that was not asked for.
+        plan: the plan that was carried out.
+        truncations: the certificate of each target: how much energy its factors keep, before they
+            are rounded to the dtype they are stored in.
+        gap: the largest additional share of energy that other ranks within the same budget could
+            keep.
+        output: the path of the adapter; None after a dry run.
+        nbytes: the size in bytes of the file of tensors.
+        reused: the number of targets whose factors an earlier run had finished.
+        damaged: the number of finished parts that were found damaged, and computed again.
+        check: the result of merging the adapter back; None unless it was asked for.
     """
 
     plan: ExtractPlan
@@ -40,7 +42,10 @@ class ExtractReport:
 
     @property
     def total(self) -> "Truncation":
-        """Of all changes seen as one; whole tensors keep theirs, and what is left out is lost."""
+        """The certificate of all changes together.
+
+        Tensors that are stored whole lose nothing, and changes that are left out are lost.
+        """
         from loratools.lowrank.truncation import Truncation
 
         changes = self.plan.changes
@@ -53,7 +58,7 @@ class ExtractReport:
         )
 
     def worst(self, count: int = 3) -> tuple[tuple[str, float], ...]:
-        """The tensors that hold most of what is lost, and their shares of it."""
+        """The tensors with the largest shares of the lost energy, and these shares."""
         lost = {target: truncation.lost for target, truncation in self.truncations.items()}
         lost |= {t: left.norms.change for t, left in self.plan.left_out.items() if left.norms}
         total = math.fsum(lost.values())
@@ -62,7 +67,7 @@ class ExtractReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know."""
+        """Notes for people on names, sizes, tied tensors, changes left out and damaged parts."""
         grown = [t for t, replacement in self.plan.whole.items() if not replacement.is_trained]
         notes = [*self.plan.pairing.renamed]
         notes += [
@@ -94,7 +99,7 @@ class ExtractReport:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The account in a few sentences."""
+        """The report in a few lines of words."""
         plan, total = self.plan, self.total
         stored = sum(truncation.rank > 0 for truncation in self.truncations.values())
         found = f"{_count(len(plan.factored), 'matrix', 'matrices')} to factor"
@@ -119,7 +124,7 @@ class ExtractReport:
         return tuple(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The documented object of `svd-extract --json`."""
+        """The report as the documented object that `svd-extract --json` prints."""
         plan, total = self.plan, self.total
         is_known = bool(self.truncations) or not plan.factored
         return {

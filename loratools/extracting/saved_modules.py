@@ -1,4 +1,4 @@
-"""Modules that PEFT saves whole: it finds them by the ends of their names, with all they hold."""
+"""Finds the tensors of modules that PEFT saves whole: it matches modules by suffixes of names."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,10 +10,13 @@ from loratools.io.source import Stored
 def saved_modules(
     modules: Mapping[str, str], tensors: Mapping[str, Stored]
 ) -> Iterator[tuple[str, Stored]]:
-    """The tensors of some modules, a weight before its bias; each module with one reason to be.
+    """Yield the tensors of some modules with their names, each weight before its bias.
+
+    `modules` maps each module to the tensor because of which it is saved. Small modules whose names
+    PEFT would match as well are added.
 
     Raises:
-        UnsupportedError: a module holds others, or its name is the end of another's.
+        UnsupportedError: a module holds others, or its name is a suffix of another module's.
     """
     owned: dict[str, list[str]] = {}
     for name in tensors:
@@ -26,7 +29,7 @@ def saved_modules(
 def _with_namesakes(
     modules: Mapping[str, str], owned: Mapping[str, Iterable[str]]
 ) -> dict[str, str]:
-    """Small modules that PEFT would take along are stored too."""
+    """The modules, and further small ones that PEFT would save as well."""
     found = dict(modules)
     outer = {name.rpartition(".")[0] for name in owned} | _containers(owned)
     for module, why in modules.items():
@@ -41,14 +44,14 @@ def _with_namesakes(
             if other in outer or not _is_alike(other, module):
                 raise UnsupportedError(
                     f"{shorten(why)}: PEFT would save {shorten(other)} as well, whose name ends "
-                    f"so; leave it out with --skip {why!r}"
+                    f"with {shorten(module)}; leave it out with --skip {why!r}"
                 )
             found[other] = why
     return found
 
 
 def _containers(owned: Iterable[str]) -> set[str]:
-    """The names of all modules around others."""
+    """The names of all modules that contain others."""
     found = set()
     for module in owned:
         while "." in module:
@@ -58,5 +61,5 @@ def _containers(owned: Iterable[str]) -> set[str]:
 
 
 def _is_alike(other: str, module: str) -> bool:
-    """Norms are small, and end in `norm` together."""
+    """Whether both modules are norms, which are small enough to be stored along."""
     return "norm" in module.rpartition(".")[2] and "norm" in other.rpartition(".")[2]
