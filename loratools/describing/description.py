@@ -113,7 +113,7 @@ class Inspection:
     @property
     def is_sound(self) -> bool:
         """Whether all notes are mere information: the result of `--check`."""
-        return all(note.severity == "info" for note in self.notes)
+        return _are_sound(self.notes)
 
     def _value_notes(self) -> Iterator[Note]:
         if self.spectra is None:
@@ -148,6 +148,7 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """The description as the documented object that `inspect --json` prints."""
         adapter, filed = self.adapter, self.adapter.filed
+        notes = self.notes
         return {
             "path": adapter.where,
             "format": None if filed is None else filed.dialect,
@@ -174,8 +175,8 @@ class Inspection:
             "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
             "base": None if self.coverage is None else asdict(self.coverage),
             "changing_nothing": dict(self.idle),
-            "notes": [asdict(note) for note in self.notes],
-            "sound": self.is_sound,
+            "notes": [asdict(note) for note in notes],
+            "sound": _are_sound(notes),
         }
 
 
@@ -244,6 +245,10 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
             count=len(deltas),
             parameters=sum(map(parameters_of, deltas)),
         )
+
+
+def _are_sound(notes: Iterable[Note]) -> bool:
+    return all(note.severity == "info" for note in notes)
 
 
 def _sources(adapter: Adapter) -> Iterable[Source]:

@@ -10,18 +10,18 @@ from loratools.io.source import Source
 ALPHA, DOWN, UP = "alpha", "lora_down.weight", "lora_up.weight"
 
 _EMBEDDING = "bundle_emb."
-_PLAIN = (ALPHA, DOWN, UP)
+_PAIR = (DOWN, UP)
+_PLAIN = (ALPHA, *_PAIR)
 _PREFIXES = ("lora_", "lycoris_", "oft_")
 
 
 def is_kohya(key: str) -> bool:
     """Whether only this format, or LyCORIS under the same names, has such a key."""
-    module, _, part = key.partition(".")
-    if part in (DOWN, UP):
-        return True
-    if not module.startswith(_PREFIXES):
+    is_prefixed = key.startswith(_PREFIXES)
+    if not (is_prefixed or key.endswith(_PAIR)):  # as nearly all keys of other formats
         return False
-    return part == ALPHA or lycoris_kind(key) is not None
+    _, _, part = key.partition(".")
+    return part in _PAIR or (is_prefixed and (part == ALPHA or lycoris_kind(key) is not None))
 
 
 def sort_keys(bundle: Bundle) -> Mapping[str, Mapping[str, Source]]:
