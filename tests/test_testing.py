@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from loratools import testing
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
-from loratools.io.checkpoint import Checkpoint, open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.source import Held
 from loratools.merging.plan import MergeOptions
 from loratools.merging.planner import plan_merge

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
-from loratools.formats import dialects
+from loratools.formats import adapter_configs, dialects
 from loratools.io.json import json_text
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def config_option(command: Command) -> Command:
     return click.option(
         "--config",
         type=click.Path(),
-        help="The adapter_config.json of an adapter that has none beside it.",
+        help=f"The {' or '.join(adapter_configs())} of an adapter that has none beside it.",
     )(command)
 
 

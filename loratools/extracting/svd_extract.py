@@ -28,7 +28,7 @@ from loratools.extracting.report import ExtractReport
 from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files
-from loratools.formats import encode
+from loratools.formats import dialect_named, encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import Companion
@@ -212,7 +212,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         companions=_companions(work.plan.pairing.tuned),
     )
     bundle = encode(adapter, DIALECT)
-    written = put_files(bundle, layout_of(bundle), staging, each)
+    written = put_files(bundle, dialect_named(DIALECT), layout_of(bundle), staging, each)
     return ExtractReport(
         plan=work.plan,
         truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},

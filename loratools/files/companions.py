@@ -11,6 +11,7 @@ from typing import Any, final
 
 from loratools.adapter import Adapter
 from loratools.errors import listing
+from loratools.files.beside import of_model
 from loratools.files.tokenizers import Joined, join, note_replaced, staying
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import (
@@ -18,7 +19,6 @@ from loratools.io.companions import (
     has_tokenizer,
     is_template,
     is_tokenizers,
-    of_model,
     same_content,
 )
 from loratools.io.file import InputFile

@@ -1,21 +1,19 @@
 """Which files of a folder an adapter or a base is read from."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from loratools.errors import FormatError, listing
-from loratools.io.checkpoint import weight_files
-from loratools.io.companions import ADAPTER_CONFIG, WEIGHT_SUFFIXES, of_adapter, of_model
+from loratools.files.beside import WEIGHT_SUFFIXES, folders_of_adapters, of_adapter, of_model
+from loratools.files.checkpoints import weight_files
+from loratools.formats import adapter_configs, adapter_weights, dialects, is_adapter_file
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
 #: Where `pull` puts the base of an adapter, in the adapter's folder.
 BASE_FOLDER = "base"
-_PREFERRED = ("adapter_model", "pytorch_lora_weights", "adapters")
 _PICKLES = (".bin", ".pt", ".pth")
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
-#: What transformers calls the index of an adapter that it writes in several files.
-_MODELS_INDEX = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
 #: What a training goes on with, and what it left on its way; and hidden files.
 _OF_TRAINING = re.compile(
     r"\.|(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state|random_states|"
@@ -40,16 +38,21 @@ def own_names(folder: Folder) -> tuple[str, ...]:
         StorageError: a folder in it cannot be read.
     """
     names = folder.names()
-    is_own = ADAPTER_CONFIG in names or "config.json" in names
+    is_own = config_among(names) is not None or "config.json" in names
     return folder.all_names(depth=1) if is_own else names
+
+
+def config_among(names: Iterable[str]) -> str | None:
+    """The name of an adapter's config that is among these; the first, if there are several."""
+    found = set(names)
+    return next((config for config in adapter_configs() if config in found), None)
 
 
 def is_model(folder: Folder) -> bool:
     """Whether a folder holds a model and not an adapter: by its config, or else by its weights."""
     names = folder.names()
-    has_adapter = ADAPTER_CONFIG in names and not (
-        any(name in names for name in _MODELS)
-        and not any(name.startswith("adapter_model") for name in names)
+    has_adapter = config_among(names) is not None and not (
+        any(name in names for name in _MODELS) and not any(map(is_adapter_file, names))
     )
     return "config.json" in names and not has_adapter
 
@@ -64,7 +67,7 @@ def find_weights(folder: Folder) -> str:
     """
     for suffixes in ((".safetensors",), _PICKLES):
         found = {key: files for suffix in suffixes for key, files in _by_stem(folder, suffix)}
-        known = [key for stem in _PREFERRED for key in found if key[0] == stem]
+        known = [key for stem in adapter_weights() for key in found if key[0] == stem]
         if known or len(found) == 1:
             stem, suffix = known[0] if known else next(iter(found))
             return _one(folder, stem, suffix, found[stem, suffix])
@@ -73,7 +76,7 @@ def find_weights(folder: Folder) -> str:
             raise FormatError(
                 f"{folder.where}: several weight files ({listing(files)}); name the one to use"
             )
-    inside = folder.folders_with(ADAPTER_CONFIG)
+    inside = sorted({name for c in adapter_configs() for name in folder.folders_with(c)})
     hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
     raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")
 
@@ -98,7 +101,7 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
         FormatError: it has none, or it is not clear which.
     """
     file = file or find_weights(folder)
-    wanted = {file, *tensor_files(folder, file), ADAPTER_CONFIG}
+    wanted = {file, *tensor_files(folder, file), *adapter_configs()}
     names = own_names(folder)
     return sorted({*wanted.intersection(names), *of_adapter(names)})
 
@@ -131,11 +134,11 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
         StorageError: a folder cannot be read.
     """
     names = own_names(folder)
-    if is_named and ADAPTER_CONFIG not in names:
+    if is_named and config_among(names) is None:
         return ()
     own = tensor_files(folder, file)
     stems = set(map(_stem, own))
-    others = {name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_CONFIG}")}
+    others = folders_of_adapters(names)
     if f"{BASE_FOLDER}/config.json" in names:
         others.add(BASE_FOLDER)
     return tuple(
@@ -161,7 +164,8 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
     for name in folder.names():
         if name.endswith(suffix):
             found.setdefault(_stem(name), []).append(name)
-    for stem in _PREFERRED:  # an index may be all that there is, and then says what is missing
+    # An index may be all that there is, and then says what is missing.
+    for stem in adapter_weights():
         if f"{stem}{suffix}{INDEX_ENDING}" in folder.names():
             found.setdefault(stem, [])
     for stem, files in found.items():
@@ -196,6 +200,7 @@ def _is_only_part(files: list[str]) -> bool:
 
 def _index_of(folder: Folder, stem: str, suffix: str, parts: list[str]) -> str | None:
     names = [f"{stem}{suffix}{INDEX_ENDING}"]
-    if parts and stem == _PREFERRED[0] and suffix in _MODELS_INDEX:
-        names.append(f"{_MODELS_INDEX[suffix]}{INDEX_ENDING}")
+    if parts:
+        others = (i for d in dialects() if d.weights == f"{stem}.safetensors" for i in d.indexes)
+        names += [index for index in others if index.endswith(f"{suffix}{INDEX_ENDING}")]
     return next((name for name in names if name in folder.names()), None)

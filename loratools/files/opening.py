@@ -8,9 +8,12 @@ from typing import Any
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
+from loratools.files.beside import of_adapter
+from loratools.files.checkpoints import checkpoint_at
 from loratools.files.finding import (
     adapter_files,
     base_files,
+    config_among,
     find_weights,
     is_pickle,
     own_names,
@@ -18,11 +21,11 @@ from loratools.files.finding import (
     weights_beside,
 )
 from loratools.files.place import place_of
-from loratools.formats import check_options, decode
+from loratools.formats import adapter_configs, check_options, decode
 from loratools.io.bundle import Bundle
-from loratools.io.checkpoint import Checkpoint, checkpoint_at
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
-from loratools.io.companions import ADAPTER_CONFIG, Companion, of_adapter
+from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, read_json
 from loratools.io.index import is_index, read_index
@@ -103,8 +106,8 @@ def companions_in(folder: Folder) -> tuple[Companion, ...]:
 
 def _fetched_files(folder: Folder, file: str) -> list[str]:
     """The names of the files that are fetched, where an adapter is on the Hub."""
-    described = {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names())
-    return [*adapter_files(folder, file), *([MODEL_CONFIG] if described else [])]
+    described = [MODEL_CONFIG] if _describes_model(folder) else []
+    return [*adapter_files(folder, file), *described]
 
 
 def _read_bundle(folder: Folder, file: str, where: str, config: str | Path | None) -> Bundle:
@@ -124,14 +127,25 @@ def _read_bundle(folder: Folder, file: str, where: str, config: str | Path | Non
 def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
     if config is not None:
         return read_json(InputFile(Path(config)))
-    return read_json(folder.open(ADAPTER_CONFIG)) if ADAPTER_CONFIG in folder.names() else None
+    names = [name for name in adapter_configs() if name in folder.names()]
+    if len(names) > 1:
+        raise FormatError(
+            f"{folder.where}: has configs of several formats ({listing(names)}); name the one to "
+            f"use with --config"
+        )
+    return read_json(folder.open(names[0])) if names else None
 
 
 def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
     """The `config.json` of an adapter's folder; one beside a single file may be anybody's."""
-    if folder.path is None or not {ADAPTER_CONFIG, MODEL_CONFIG}.issubset(folder.names()):
+    if folder.path is None or not _describes_model(folder):
         return None
     return read_json(folder.open(MODEL_CONFIG))
+
+
+def _describes_model(folder: Folder) -> bool:
+    names = folder.names()
+    return config_among(names) is not None and MODEL_CONFIG in names
 
 
 def _read_tensors(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:

@@ -9,7 +9,7 @@ from loratools.adapter import Adapter
 from loratools.deltas import factors_of
 from loratools.errors import OutputError
 from loratools.files.tensors import layout_of, write_tensors
-from loratools.formats import decode, encode
+from loratools.formats import Dialect, decode, dialect_of, encode
 from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
 from loratools.io.bundle import Bundle
 from loratools.io.collector import collector_paused
@@ -24,8 +24,6 @@ from loratools.running.parallel import Map
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
-_WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
 _SLACK_BYTES = 2**20
 
 
@@ -120,7 +118,7 @@ def write_adapter(
     each: Map = map,
     ready: Callable[[Written], object] = lambda written: None,
 ) -> Written:
-    """Write `adapter`: a folder where its dialect keeps a config beside the tensors, else a file.
+    """Write `adapter`: a folder where its dialect has a name for the file of tensors, else a file.
 
     Tensors are computed and written one at a time, by each thread of `each` if it has some.
     `ready` is called before the output has its name.
@@ -131,27 +129,29 @@ def write_adapter(
         StorageError: it cannot be written.
     """
     with collector_paused():
+        dialect = dialect_of(adapter)
         bundle = encode(adapter)
-        is_folder = bundle.config is not None
+        is_folder = dialect.weights is not None
         _check_name(output, is_folder=is_folder)
         layout = layout_of(bundle)
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
-        written = put_files(bundle, layout, staging, each)
+        written = put_files(bundle, dialect, layout, staging, each)
         ready(written)
         staging.publish()
     return written
 
 
-def put_files(bundle: Bundle, layout: Layout, staging: Staging, each: Map = map) -> Written:
-    """Write the files of an adapter into a staging folder."""
-    is_folder = bundle.config is not None
-    path = staging.folder / (_WEIGHTS if is_folder else staging.output.name)
+def put_files(
+    bundle: Bundle, dialect: Dialect, layout: Layout, staging: Staging, each: Map = map
+) -> Written:
+    """Write the files of an adapter into a staging folder, by the names of its dialect."""
+    path = staging.folder / (dialect.weights or staging.output.name)
     has_zeros = write_tensors(bundle, path, layout, each)
-    if bundle.config is not None:
-        staging.write_file(_CONFIG, encode_json(bundle.config, sort_keys=True))
-    for companion in bundle.companions if is_folder else ():
+    if dialect.config is not None and bundle.config is not None:
+        staging.write_file(dialect.config, encode_json(bundle.config, sort_keys=True))
+    for companion in bundle.companions if dialect.weights is not None else ():
         staging.copy_file(companion.name, companion.open())
     return Written(str(staging.output), layout.size, _idle(bundle, path) if has_zeros else ())
 

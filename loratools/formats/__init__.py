@@ -14,14 +14,16 @@ from loratools import registry
 from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
 from loratools.formats._by_sight import seen
 from loratools.formats._dialect import Dialect, Option, Reader, Sureness, Writer
+from loratools.formats._files import configs_of, known_weights, weights_of
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
     from loratools.io.bundle import Bundle
 
 __all__ = [
-    "Dialect", "Option", "Reader", "Sureness", "Writer", "check_options", "decode",
-    "dialect_named", "dialects", "encode",
+    "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs", "adapter_weights",
+    "check_options", "decode", "dialect_named", "dialect_of", "dialects", "encode",
+    "is_adapter_file",
 ]  # fmt: skip
 
 
@@ -40,6 +42,25 @@ def dialect_named(name: str) -> Dialect:
     return dialect
 
 
+def adapter_configs() -> tuple[str, ...]:
+    """The names of the configs that lie beside adapters: `adapter_config.json`."""
+    return configs_of(dialects())
+
+
+def adapter_weights() -> tuple[str, ...]:
+    """The names of adapters' files of tensors without their suffix: `adapter_model`.
+
+    Those of dialects that are only known by sight are among them, in the order of the alphabet.
+    """
+    return known_weights(dialects())
+
+
+def is_adapter_file(name: str) -> bool:
+    """Whether a file has by its name the tensors of an adapter, or some, or is their index."""
+    stems = weights_of(dialects())
+    return name.startswith(tuple(f"{stem}{mark}" for stem in stems for mark in ".-"))
+
+
 def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapter":
     """The adapter that `bundle` holds, in the dialect that is surest of it.
 
@@ -55,7 +76,7 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
 
     check_options(options or {})
     names = unwrapped_names(bundle, [dialect.prefix for dialect in dialects()])
-    dialect = _dialect_of(names.bundle)
+    dialect = _surest(names.bundle)
     bundle, renamed = names.with_config(dialect.module_fields)
     adapter = _decoded(dialect, bundle, options or {})
     notes = (*renamed, *adapter.notes)
@@ -91,15 +112,24 @@ def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
     Raises:
         UnsupportedError: the dialect has no place for something in it, or there is no such dialect.
     """
-    filed = adapter.filed
-    name = dialect or (filed.dialect if filed is not None else None)
-    if name is None:
-        raise UnsupportedError(f"{adapter.where}: was read in no format; say which to write")
-    if filed is not None and filed.dialect != name:
+    name = dialect_of(adapter, dialect).name
+    if adapter.filed is not None and adapter.filed.dialect != name:
         adapter = replace(adapter, filed=None)
-    dialect_named(name)  # refuses a name that is none
     writer: Writer = importlib.import_module(f"{__name__}.{name}.write")
     return writer.encode(adapter)
+
+
+def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:
+    """The dialect in which an adapter is written: that of this name, or the one it was read from.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    if name is None:
+        if adapter.filed is None:
+            raise UnsupportedError(f"{adapter.where}: was read in no format; say which to write")
+        name = adapter.filed.dialect
+    return dialect_named(name)
 
 
 def _reader(dialect: Dialect) -> Reader:
@@ -107,7 +137,7 @@ def _reader(dialect: Dialect) -> Reader:
     return reader
 
 
-def _dialect_of(bundle: "Bundle") -> Dialect:
+def _surest(bundle: "Bundle") -> Dialect:
     """The dialect that is surest of a bundle."""
     claims = {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
     surest = max(claims.values(), default=Sureness.NO)

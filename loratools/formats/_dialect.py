@@ -55,7 +55,10 @@ class Dialect:
         name: that of the folder.
         weights: the file of tensors in an adapter's folder, `adapter_model.safetensors`; None where
             an adapter is a single file of any name.
+        indexes: of an adapter in several files, what its index may be called besides
+            `adapter_model.safetensors.index.json`.
         config: the JSON file beside the tensors; None for a dialect without one.
+        base_field, revision_field: of the config, which name the base on the Hub and its revision.
         prefix: what stands before the names of all modules in its keys.
         module_fields: the fields of its config that have names of modules, or patterns of them.
         options: what its `decode` wants to be told.
@@ -68,7 +71,10 @@ class Dialect:
 
     name: str
     weights: str | None = None
+    indexes: tuple[str, ...] = ()
     config: str | None = None
+    base_field: str | None = None
+    revision_field: str | None = None
     prefix: str = ""
     module_fields: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()

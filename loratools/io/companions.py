@@ -1,9 +1,8 @@
-"""Which files go along with weights, by their names: with a model's, and with an adapter's.
+"""Files that go along with weights, unread; and which of them belong to a tokenizer.
 
 The names of a tokenizer's files are those of the tokenizers in transformers.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,6 @@ from typing import final
 
 from loratools.io.file import InputFile
 
-#: Of the files that a model's weights come in, here or for other programs.
-WEIGHT_SUFFIXES = (
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
-    ".npz", ".distcp",
-)  # fmt: skip
-ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
@@ -37,10 +30,6 @@ _PARTS_OF_VOCABULARIES = frozenset({
 })  # fmt: skip
 _SETTINGS = frozenset({ADDED_TOKENS, "special_tokens_map.json", TOKENIZER_CONFIG})
 _MORE_TEMPLATES = "additional_chat_templates/"
-_PROCESSORS = frozenset({
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-})  # fmt: skip
-_OF_TRAINING = re.compile(r"trainer_state\.json|events\.out\.tfevents.*|checkpoint-\d+")
 _COMPARED_BYTES = 2**20
 
 
@@ -110,40 +99,4 @@ def has_tokenizer(names: Iterable[str], beside: Iterable[str]) -> bool:
         not brought.isdisjoint(_WHOLE_VOCABULARIES)
         or {"vocab.json", "merges.txt"} <= brought
         or (bool(parts) and parts <= brought)
-    )
-
-
-def of_adapter(names: Iterable[str]) -> list[str]:
-    """Those of the files of an adapter's folder that go with it: a tokenizer and a processor."""
-    return sorted(name for name in names if is_tokenizers(name) or name in _PROCESSORS)
-
-
-def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of the files of a model's folder that go with its weights; and what does not.
-
-    Left out are weights, hidden files, what tells of a training, and adapters: transformers would
-    look for the adapter of an `adapter_config.json`. A folder is left out by its own name.
-    """
-    names = sorted(names)
-    adapters = {name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_CONFIG}")}
-    taken: list[str] = []
-    left_out: dict[str, None] = {}
-    for name in names:
-        folders = [name[:end] for end, letter in enumerate(name) if letter == "/"]
-        outer = next((path for path in (*folders, name) if _stays(path) or path in adapters), None)
-        if outer is None:
-            taken.append(name)
-        else:
-            left_out[outer] = None
-    return taken, list(left_out)
-
-
-def _stays(path: str) -> bool:
-    """Whether a file or folder does not go with the weights."""
-    name = path.rpartition("/")[2]
-    return (
-        name.startswith(".")
-        or name == ADAPTER_CONFIG
-        or name.endswith((*WEIGHT_SUFFIXES, ".pkl", ".pickle", ".index.json"))
-        or _OF_TRAINING.fullmatch(name) is not None
     )

@@ -13,10 +13,11 @@ from loratools.errors import (
     listing,
     shorten,
 )
+from loratools.files.checkpoints import open_checkpoint
 from loratools.files.finding import adapter_files, base_files, is_model, tensor_files
+from loratools.formats import adapter_configs
 from loratools.hub.names import check_path
-from loratools.io.checkpoint import Checkpoint, open_checkpoint
-from loratools.io.companions import ADAPTER_CONFIG
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.finite import holds_nonfinite
 from loratools.io.folder import LocalFolder
@@ -78,7 +79,7 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
     model = is_model(folder)
     own = base_files(folder, None, companions=True) if model else _adapters_files(folder)
     every = folder.all_names()
-    left_out = [n for n in every if _is_hidden(n) or (model and n == ADAPTER_CONFIG)]
+    left_out = [n for n in every if _is_hidden(n) or (model and n in adapter_configs())]
     others = [name for name in every if name not in {*own, *left_out}]
     _check_names(path, {*own, *others})
     if others and not all_files:

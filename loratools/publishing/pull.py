@@ -10,12 +10,13 @@ from loratools.files.finding import (
     BASE_FOLDER,
     adapter_files,
     base_files,
+    config_among,
     is_model,
     is_pickle,
 )
 from loratools.files.writing import approved
+from loratools.formats import adapter_configs, dialects
 from loratools.hub.names import HubName, is_hub_name
-from loratools.io.companions import ADAPTER_CONFIG
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
@@ -154,12 +155,11 @@ def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
 
 
 def _base_of(adapter: _Fetched) -> HubName:
-    config = adapter.path / ADAPTER_CONFIG
-    where = adapter.source.where
-    if ADAPTER_CONFIG not in adapter.digests:
-        raise HubError(f"{where}: has no {ADAPTER_CONFIG}, which would name its base")
-    fields = read_json(InputFile(config))
-    name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
+    where, config = adapter.source.where, config_among(adapter.digests)
+    if config is None:
+        wanted = " or ".join(adapter_configs())
+        raise HubError(f"{where}: has no {wanted}, which would name its base")
+    name, revision = _named_base(config, read_json(InputFile(adapter.path / config)))
     try:
         found = HubName.parse(f"hf://{name}")
     except HubError:
@@ -167,6 +167,15 @@ def _base_of(adapter: _Fetched) -> HubName:
             f"{where}: its base is {shorten(str(name))!r}, which is no owner/name on the Hub"
         ) from None
     return HubName(found.repo, revision if isinstance(revision, str) else None)
+
+
+def _named_base(config: str, fields: Mapping[str, Any]) -> tuple[object, object]:
+    """The base and its revision, in the fields that a dialect with such a config has for them."""
+    for dialect in dialects():
+        name = dialect.base_field
+        if dialect.config == config and name is not None and name in fields:
+            return fields[name], fields.get(dialect.revision_field or "")
+    return None, None
 
 
 def _copy(parts: Mapping[str, _Fetched], output: Path, *, overwrite: bool) -> None:

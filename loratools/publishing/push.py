@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
+from loratools.formats import dialect_named, dialects
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
@@ -19,11 +21,9 @@ if TYPE_CHECKING:
     from loratools.describing.description import Inspection
     from loratools.hub.commits import Push
     from loratools.hub.writing import Addition
-    from loratools.io.checkpoint import Checkpoint
     from loratools.publishing.card.facts import CardFacts
 
 _CARD = "README.md"
-_CONFIG = "adapter_config.json"
 _MAX_TEXT_BYTES = 10_000_000
 
 
@@ -119,9 +119,9 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         contents = publishable(Path(folder), all_files=options.all_files)
     with _hashing(contents.files) as additions:
         found = contents.checked(options.base)
-        written = {}
+        written: dict[str, bytes] = {}
         if options.base is not None:
-            written[_CONFIG] = _with_base(contents.files.get(_CONFIG), options.base)
+            written |= _with_base(contents.files, found, options.base)
         parent = _parent(name, options)
         if options.card:
             facts = _facts(name.repo, found, options)
@@ -211,10 +211,18 @@ def _check_tag(push: "Push", tag: str) -> None:
         raise HubError(f"hf://{push.repo}: the tag {tag} is there already, at {commit[:12]}")
 
 
-def _with_base(config: InputFile | None, base: str) -> bytes:
-    if config is None:
-        raise UnsupportedError("only a PEFT adapter's config names a base; leave out --base")
-    return encode_json({**read_json(config), "base_model_name_or_path": base})
+def _with_base(
+    files: Mapping[str, InputFile], found: "Inspection | Checkpoint", base: str
+) -> dict[str, bytes]:
+    """The config of an adapter with another base, by its name."""
+    filed = None if isinstance(found, Checkpoint) else found.adapter.filed
+    dialect = None if filed is None else dialect_named(filed.dialect)
+    config = None if dialect is None else dialect.config
+    if dialect and dialect.base_field and config and config in files:
+        fields = {**read_json(files[config]), dialect.base_field: base}
+        return {config: encode_json(fields)}
+    formats = " or ".join(d.name for d in dialects() if d.base_field is not None)
+    raise UnsupportedError(f"only a config of the format {formats} names a base; leave out --base")
 
 
 def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":

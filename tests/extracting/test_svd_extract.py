@@ -21,7 +21,7 @@ from loratools.extracting.pairing import natural, pair_up
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.report import ExtractReport
 from loratools.extracting.svd_extract import ExtractRun, svd_extract
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.io.source import Stored
 from loratools.lowrank import krylov, right
 from loratools.lowrank.ranks import RankRule, Wanted

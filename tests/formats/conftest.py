@@ -40,18 +40,18 @@ def decode(bundle, options):
         notes=tuple(Note("info", text) for text in said),
         companions=(),
         nbytes=0,
-        filed=Filed("{name}", metadata=bundle.metadata),
+        filed=Filed("{name}", config=bundle.config, metadata=bundle.metadata),
     )
 '''
-_WRITE = '''"""Writes the metadata only."""
+_WRITE = '''"""Writes what was filed only."""
 
+from loratools.adapter import Filed
 from loratools.io.bundle import Bundle
 
 
 def encode(adapter):
-    filed = adapter.filed
-    metadata = {} if filed is None else filed.metadata
-    return Bundle(adapter.where, {}, metadata, None, (), 0)
+    filed = adapter.filed or Filed("none")
+    return Bundle(adapter.where, {}, filed.metadata, filed.config, adapter.companions, 0)
 '''
 
 

@@ -1,5 +1,6 @@
 """Which dialect a file is in, and what is said of those that cannot be read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,20 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 import loratools
 from loratools.adapter import Adapter
 from loratools.cli.options import dialect_options
-from loratools.errors import OptionError, UnsupportedError
+from loratools.errors import FormatError, OptionError, OutputError, UnsupportedError
+from loratools.files.beside import of_model
+from loratools.files.opening import open_base
+from loratools.files.writing import write_adapter
 from loratools.formats import Option, decode, dialects, encode
+from loratools.publishing.card.facts import facts_of
+from loratools.publishing.card.readme import complete_card
 from tests.formats.bundles import bundle, config, lora
 from tests.formats.conftest import Toy
 from tests.narrowing import present
@@ -132,6 +140,89 @@ def test_what_was_filed_is_for_its_own_dialect_alone(toy: Toy) -> None:
         encode(replace(adapter, filed=None))
     with pytest.raises(UnsupportedError, match=r"'three' is not one of .*: it has kohya, one, "):
         encode(adapter, "three")
+
+
+# Files
+
+
+OURS = {"weights": "ours.safetensors", "config": "ours.json"}
+
+
+def ours(folder: Path, **config: str) -> Path:
+    """The folder of an adapter in a dialect that only a test has."""
+    folder.mkdir()
+    save_file({"x": torch.ones(2)}, folder / "ours.safetensors", {"by": "us"})
+    (folder / "ours.json").write_text(json.dumps({"of": "us", **config}))
+    return folder
+
+
+def test_adapter_is_found_and_written_under_the_names_of_its_dialect(
+    toy: Toy, tmp_path: Path
+) -> None:
+    toy("toy", claim="CONFIG", **OURS)
+    folder = ours(tmp_path / "adapter")
+    save_file({"y": torch.ones(2)}, folder / "other.safetensors")
+    adapter = loratools.open_adapter(folder)
+    assert [note.message for note in adapter.notes] == ["('of', 'us')"]
+    assert adapter.beside == ("other.safetensors",)
+    write_adapter(adapter, tmp_path / "written", inputs=[folder])
+    assert sorted(path.name for path in (tmp_path / "written").iterdir()) == sorted(OURS.values())
+    assert (tmp_path / "written" / "ours.json").read_text() == '{\n  "of": "us"\n}\n'
+    with pytest.raises(OutputError, match="this adapter is a folder"):
+        write_adapter(adapter, tmp_path / "x.safetensors", inputs=[])
+
+
+def test_index_has_the_names_that_a_dialect_states(toy: Toy, tmp_path: Path) -> None:
+    toy("toy", claim="CONFIG", indexes=("map.safetensors.index.json",), **OURS)
+    folder = ours(tmp_path / "adapter")
+    (folder / "ours.safetensors").rename(folder / "ours-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"x": "ours-00001-of-00001.safetensors"}}
+    (folder / "map.safetensors.index.json").write_text(json.dumps(index))
+    assert loratools.open_adapter(folder).beside == ()
+
+
+def test_folder_with_configs_of_two_dialects_is_refused_until_one_is_named(
+    toy: Toy, tmp_path: Path
+) -> None:
+    toy("toy", claim="CONFIG", **OURS)
+    folder = ours(tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text('{"of": "another"}')
+    with pytest.raises(
+        FormatError, match=r"several formats \(adapter_config.json, ours.json\); name"
+    ):
+        loratools.open_adapter(folder)
+    adapter = loratools.open_adapter(folder, config=folder / "ours.json")
+    assert [note.message for note in adapter.notes] == ["('of', 'us')"]
+
+
+def test_adapter_of_any_dialect_is_no_base_and_does_not_go_along_with_one(
+    toy: Toy, tmp_path: Path
+) -> None:
+    toy("toy", **OURS)
+    folder = ours(tmp_path / "adapter")
+    with pytest.raises(UnsupportedError, match="an adapter, where a base model is expected"):
+        open_base(folder)
+    save_file({"y": torch.ones(2)}, folder / "weights.safetensors")
+    assert list(open_base(folder).tensors) == ["y"]
+    names = ["config.json", "ours.json", "inside/ours.json", "inside/more.txt"]
+    assert of_model(names) == (["config.json"], ["inside", "ours.json"])
+
+
+def test_card_says_what_a_dialect_states(toy: Toy, tmp_path: Path) -> None:
+    toy(
+        "toy",
+        claim="CONFIG",
+        library="toys",
+        tags=("wooden", "lora"),
+        usage="\nplay({{ base }}, {{ repo }})\n",
+        **OURS,
+    )
+    facts = facts_of("ann/toy", loratools.inspect(ours(tmp_path / "adapter")))
+    assert (facts.library_name, facts.tags) == ("toys", ("lora", "wooden", "loratools"))
+    assert facts.model_class is None
+    card = complete_card(None, facts)
+    assert "library_name: toys\n" in card
+    assert card.endswith("\nplay(BASE, ann/toy)\n")
 
 
 # What is said of others

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.merging.merge import merge
 from tests.hostile.checkpoints import (
     lora,

@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError, deserialize
 
 from loratools.errors import FormatError, LoratoolsError
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from tests.hostile.corpus import ACCEPTED, BROKEN_ENTRIES, BROKEN_FILES, NAME, Fault
 
 ALL = {

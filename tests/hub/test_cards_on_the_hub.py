@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, ModelCard
 
 import loratools
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE

@@ -77,7 +77,7 @@ def test_a_truncation_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         from loratools.errors import StorageError
-        from loratools.io.checkpoint import open_checkpoint
+        from loratools.files.checkpoints import open_checkpoint
         from loratools.io.writer import lay_out
         path = Path(sys.argv[1])
         layout = lay_out([("a", "F32", (1024, 1024))], {})

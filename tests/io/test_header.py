@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import TensorSpec, deserialize, safe_open, serialize
 
 from loratools.errors import FormatError
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.header import (
     Header,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import loratools
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.merging.arrange import arrange, corrected_config
 from loratools.merging.plan import MergeOptions
 from loratools.merging.planner import plan_merge

@@ -8,7 +8,7 @@ import pytest
 
 import loratools
 from loratools.adapter import Provenance
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.names.bases import another_base, different_bases
 from tests.merged import eighths, pair, write_adapter, write_base
 from tests.reshaping.adapters import adapter, lora

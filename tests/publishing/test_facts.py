@@ -15,7 +15,7 @@ import torch
 import loratools
 from loratools import Combination, RankRule, Rescaling
 from loratools.errors import FormatError
-from loratools.io.checkpoint import open_checkpoint
+from loratools.files.checkpoints import open_checkpoint
 from loratools.publishing.card.facts import CardFacts, CardTarget, facts_of, hub_id
 from loratools.publishing.card.readme import complete_card
 from loratools.publishing.card.reports import CardFigure, CardSource
