@@ -41,12 +41,12 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    # At once: to take torch apart first would take the interpreter a third of a second.
+    # Exit at once: the interpreter would first spend a third of a second on tearing down torch.
     os._exit(code)
 
 
 def run() -> int:
-    """The exit code of the command line; every failure is one line."""
+    """Run the command line and return its exit code; a failure prints one line."""
     _open_standard_files()
     # Click's standalone mode would turn Ctrl-C into exit code 1.
     command = Stoppable(lambda: cli.main(prog_name="loratools", standalone_mode=False))
@@ -60,25 +60,28 @@ def run() -> int:
         if os.environ.get("LORATOOLS_DEBUG") == "1":
             click.echo(_redacted(traceback.format_exc()), err=True, nl=False)
         elif (text := message(error)) is not None:
-            with contextlib.suppress(OSError):  # nobody listens there either
+            with contextlib.suppress(OSError):  # stderr may be closed, too
                 click.echo(_redacted(text), err=True)
     ignore_signals()
     return code
 
 
 def _redacted(text: str) -> str:
-    """`text` without the Hub's token, which is read for the Hub only."""
+    """`text` without the Hub's token, which is only read where the Hub's modules are imported."""
     token = sys.modules.get("loratools.hub.token")
     return text if token is None else str(token.redacted(text))
 
 
 def _open_standard_files() -> None:
-    """See that no model is opened as stdout and printed into, and that any name can be printed."""
+    """Open standard files that are closed, and let any file name be printed.
+
+    Otherwise the next file that is opened, a model perhaps, would be stdout and be printed into.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # It takes the lowest free number, which is this one; printing to stdout has to fail.
+            # It gets the lowest free number, which is this one. Read-only, so that printing fails.
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -11,11 +11,12 @@ import click
 from loratools.errors import LoratoolsError, OptionError, StorageError, escaped
 
 CHECK_FAILED = 3
-#: What a program has that SIGPIPE ends, as it ends most: `loratools ... | head`. Not 0, which would
-#: say of `inspect --check` that nothing is wrong.
+#: The exit code of a program that SIGPIPE ended, as most end in `program | head`. Not 0, which
+#: would say of `inspect --check` that nothing is wrong.
 _NOBODY_READS = 141
+#: The most characters of a message.
 _LONGEST = 500
-#: What is said of each signal.
+#: The message for each signal.
 _SIGNALS = {
     "SIGINT": "Interrupted.",
     "SIGTERM": "Terminated.",
@@ -27,7 +28,7 @@ _SIGNALS = {
 
 
 class Stopped(BaseException):
-    """A signal other than SIGINT, as an exception, so that what is half done is cleaned up."""
+    """A signal other than SIGINT, as an exception, so that an unfinished output is removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -51,7 +52,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, 4),
     (OSError, 4),
 )
-#: Click's since 8.2: a command that was called without arguments, and whose message is its help.
+#: Click's error, since 8.2, for a command called without arguments; its message is the help.
 _HELP: type | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
@@ -96,7 +97,10 @@ def message(error: BaseException) -> str | None:
 
 
 def _lacking(error: BaseException) -> str | None:
-    """What there is too little of, where Python and torch have no class of error for it."""
+    """The message for too little memory or too few threads; None for any other error.
+
+    Python and torch have no class of error for most of these.
+    """
     if isinstance(error, MemoryError):
         return "out of memory"
     if not isinstance(error, RuntimeError):
@@ -110,6 +114,6 @@ def _lacking(error: BaseException) -> str | None:
 
 
 def printable(text: str, limit: int | None = _LONGEST) -> str:
-    """`text` on one line, and not longer than that."""
+    """`text` on one line, without control characters, cut to `limit` characters."""
     shown = escaped(text)
     return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""The options of the methods of `combine`, each with the methods that take it."""
+"""The command-line options of `combine`'s methods."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import click
 
 from loratools.cli.options import Command
 
-#: By the names of the fields of `MethodOptions`.
+#: Click's settings for each option, by the name of its field in `MethodOptions`.
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "density": {"type": float, "metavar": "D", "help": "Keep this share of the entries."},
     "gamma": {"type": float, "metavar": "G", "help": "Remove this share of the largest entries."},
@@ -19,13 +19,13 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "normalize": {"default": None, "help": "Divide by the sum of the weights."},
     "lam": {"type": float, "metavar": "L", "help": "Multiply the result."},
     "select_topk": {"type": float, "metavar": "K", "help": "Combine this share of the entries."},
-    "t": {"type": float, "metavar": "T", "help": "How far from the first to the second."},
+    "t": {"type": float, "metavar": "T", "help": "How far from the first (0) to the second (1)."},
 }
 _SPELLED = {"rescale": "--rescale/--no-rescale", "normalize": "--normalize/--no-normalize"}
 
 
 def method_options(command: Command) -> Command:
-    """What methods can be told; one that does not take an option refuses it."""
+    """The options of all methods; a method refuses those that it does not take."""
     for name, settings in reversed(METHOD_OPTIONS.items()):
         flag = "--lambda" if name == "lam" else f"--{name.replace('_', '-')}"
         command = click.option(_SPELLED.get(name, flag), name, **settings)(command)

@@ -28,7 +28,7 @@ class Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes that `value` says."""
+        """Parse `value` as a number of bytes, exactly."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", str(value), re.IGNORECASE)
@@ -62,7 +62,7 @@ def pickle_option(command: Command) -> Command:
 
 
 def dialect_options(command: Command) -> Command:
-    """The options that dialects declare, each with its default; gathered as `dialect_options`."""
+    """The options that dialects declare; the command gets their values as `dialect_options`."""
     options = [option for dialect in dialects() for option in dialect.options]
 
     @wraps(command)
@@ -85,31 +85,31 @@ def dialect_options(command: Command) -> Command:
 
 
 def json_option(command: Command) -> Command:
-    """`--json`: one documented object on stdout."""
+    """`--json`: print the report as one JSON object on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
 class Report(Protocol):
-    """What a verb returns."""
+    """The result of a verb, which can be printed as JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """Its documented object."""
+        """The report as a documented JSON object."""
         ...
 
 
 def print_json(report: Report) -> None:
-    """The object that `--json` asks for."""
+    """Print a report as JSON, for `--json`."""
     click.echo(report_json(report))
 
 
 def report_json(report: Report) -> str:
-    """That object, as text."""
+    """A report as JSON text."""
     # A path that is not UTF-8 is printed with escapes, which mean the same in JSON.
     return json_text(report.to_json(), indent=2)
 
 
 def offline_option(command: Command) -> Command:
-    """`--offline`: what `hf://` names stand for is taken from the cache."""
+    """`--offline`: take `hf://` names from the cache, and use no network."""
     return click.option(
         "--offline",
         is_flag=True,
@@ -120,7 +120,7 @@ def offline_option(command: Command) -> Command:
 
 
 def _go_offline(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    # The Hub's client reads it when it is imported, which is later.
+    # The Hub's client reads the variable when it is imported, which happens later.
     if value:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -133,7 +133,7 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
-        """The glob, and the number after the last `=`."""
+        """Parse `value` into the glob and the number after the last `=`."""
         if isinstance(value, tuple):
             return value
         glob, _, number = str(value).rpartition("=")
@@ -145,21 +145,21 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
 
 
 def jobs_option(command: Command) -> Command:
-    """`--jobs`: threads."""
+    """`--jobs`: the number of threads."""
     return click.option(
-        "--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a core]"
+        "--jobs", type=click.IntRange(min=1), help="The number of threads.  [default: one a core]"
     )(command)
 
 
 def modules_option(command: Command) -> Command:
-    """`--modules`: rows of a table."""
+    """`--modules`: a row of the table for each target, not only for groups."""
     return click.option("--modules", is_flag=True, help="Show every target, not only groups.")(
         command
     )
 
 
 def base_option(command: Command) -> Command:
-    """`--base`: for updates that depend on their weights."""
+    """`--base`: the base model, for updates that depend on the weights they change."""
     return click.option(
         "--base",
         type=click.Path(),
@@ -168,19 +168,19 @@ def base_option(command: Command) -> Command:
 
 
 def device_option(command: Command) -> Command:
-    """`--device`: where matrices are computed with."""
+    """`--device`: the torch device that computes."""
     return click.option(
         "--device",
         metavar="NAME",
-        help="Compute matrices there: cuda, cuda:1.  [default: cpu]",
+        help="The device to compute on: cuda, cuda:1.  [default: cpu]",
     )(command)
 
 
 def chosen_device(name: str | None) -> "torch.device | None":
-    """The device of this name, None for the CPU.
+    """The device of this name, after a trial; None if no name is given, for the CPU.
 
     Raises:
-        UsageError: there is none, or it does not compute in float64.
+        UsageError: there is no such device, or it does not compute in float64.
     """
     if name is None:
         return None
@@ -188,27 +188,27 @@ def chosen_device(name: str | None) -> "torch.device | None":
 
     try:
         one = torch.ones((), dtype=torch.float64, device=name)
-        one.item()  # some have shapes, but no values
+        one.item()  # fails on torch's `meta` device, whose tensors have no values
         return one.device
-    # torch's own, where it was built without it or the device lacks float64
+    # torch raises any of these where it was built without the device, or the device lacks float64.
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise click.UsageError(f"Device {name!r} cannot be used: {reason}") from error
 
 
 def where_option(command: Command) -> Command:
-    """`--where`: strengths by target."""
+    """`--where`: a factor for the strength of the targets that match a glob."""
     return click.option(
         "--where",
         multiple=True,
         type=GlobFactor(),
         metavar="GLOB=F",
-        help="Times F for the targets that match; the last that matches counts.",
+        help="Multiply the strength of targets that match by F; the last match counts.",
     )(command)
 
 
 def output_options(command: Command) -> Command:
-    """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, or not."""
+    """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, and whether."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Compute and report; write nothing."),
         click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
@@ -219,10 +219,10 @@ def output_options(command: Command) -> Command:
 
 
 def checked_output(output: str | None, *, dry_run: bool) -> str | None:
-    """The output, which only a dry run can do without.
+    """The path of the output; None in a dry run.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no output is given, and it is not a dry run.
     """
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
@@ -231,10 +231,18 @@ def checked_output(output: str | None, *, dry_run: bool) -> str | None:
 
 _RANK_OPTIONS = (
     click.option("--rank", type=int, metavar="R", help="Exactly this rank for every target."),
-    click.option("--energy", type=float, metavar="E", help="Keep this share of each target's σ²."),
-    click.option("--error", type=float, metavar="E", help="Lose at most this share of each norm."),
-    click.option("--size", type=Size(), help="A budget for the file, e.g. 64MB, spent at best."),
-    click.option("--parameters", type=int, metavar="N", help="The same as a number of elements."),
+    click.option(
+        "--energy", type=float, metavar="E", help="Keep this share of each update's energy, Σσ²."
+    ),
+    click.option(
+        "--error", type=float, metavar="E", help="Lose at most this share of each update's norm."
+    ),
+    click.option(
+        "--size", type=Size(), help="A budget for the file, e.g. 64MB; the best ranks within it."
+    ),
+    click.option(
+        "--parameters", type=int, metavar="N", help="A budget for the number of parameters."
+    ),
     click.option("--max-rank", type=int, metavar="R", help="No rank above this."),
     click.option("--min-rank", type=int, metavar="R", help="No rank below this."),
     click.option("--multiple-of", type=int, metavar="N", help="Round ranks up to a multiple."),
@@ -243,7 +251,8 @@ _RANK_OPTIONS = (
 
 
 def rank_options(command: Command) -> Command:
-    """The rank rule: one goal, and bounds."""
+    """The options of a rank rule: one goal, and bounds for the ranks."""
+    # Click shows first what was added last, as with decorators one above the other.
     for option in reversed(_RANK_OPTIONS):
         command = option(command)
     return command

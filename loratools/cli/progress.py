@@ -1,4 +1,4 @@
-"""How far a command is, on a terminal."""
+"""The progress bar of a command."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from loratools.io.stopping import check_stop
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; both stop a command that was asked to."""
+    """A progress callback: a bar if stderr is a terminal; it raises if a signal asked to stop."""
     with contextlib.ExitStack() as shown:
         bar = None
         if sys.stderr.isatty():
@@ -18,7 +18,7 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
             bar = shown.enter_context(tqdm(unit="B", unit_scale=True, leave=False))
 
         def progress(done: int, total: int) -> None:
-            check_stop()  # what is computed for long reads and writes nothing
+            check_stop()  # reads and writes ask too, but long computations have none
             if bar is not None:
                 bar.total = total
                 bar.update(done - bar.n)

@@ -1,4 +1,4 @@
-"""Signals stop a command where it can be stopped, and not in the middle of something.
+"""Signals stop a command at points where it is safe, and not in the middle of something.
 
 Python raises what a signal handler raises between any two instructions of the main thread: while
 it takes a lock, which then nobody gives back, or inside torch's C++, which aborts the process. So
@@ -22,9 +22,9 @@ STOPPING = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGBREAK")
     if hasattr(signal, name)
 )
-#: A wait without an end cannot be interrupted on Windows.
+#: A wait without a time limit cannot be interrupted on Windows.
 _TICK_SECONDS = 0.1
-#: For a command whose output has its name, to print what it says of it.
+#: How long a command may take to print its report, once its output is in place.
 _PRINTING_TICKS = 20
 
 
@@ -32,23 +32,24 @@ _PRINTING_TICKS = 20
 class Stoppable:
     """A command that can be stopped by a signal.
 
-    It ends at once as long as it has nothing `unfinished`, which is stopped by the exception that
-    `check_stop` raises, and waited for. A second SIGINT ends that too. When its output has its
-    name, it has two seconds more to print what it says of it.
+    It ends at once if nothing is `unfinished`. Otherwise `check_stop` raises in the command, which
+    is waited for while it cleans up; a second SIGINT ends that too. Once the output is in place,
+    the command has two more seconds to print its report.
     """
 
     def __init__(self, command: Callable[[], object]) -> None:
         self._command = command
-        # `put` may be called by a handler at any moment; nothing with a lock in Python may.
+        # A handler runs at any moment, even while this thread holds a lock that the handler wants.
+        # `SimpleQueue.put` is made for that; what has a lock in Python could wait for itself.
         self._events: SimpleQueue[int | Callable[[], object]] = SimpleQueue()
         self._first: int | None = None
         self._thread = Thread(target=self._work, daemon=True)
 
     def run(self) -> object:
-        """What the command returns or raises; or the exception that stands for a signal."""
+        """Run the command; return or raise what it does, or raise what stands for a signal."""
         begin()
         for number in STOPPING:
-            # As for a background job, and under nohup.
+            # A background job and nohup have signals ignored, which stays so.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._note)
         self._thread.start()
@@ -68,9 +69,10 @@ class Stoppable:
             self._stop(event)
 
     def _stop(self, number: int) -> None:
-        """Raise where the command is not waited for; the first signal says how it ends."""
+        """Ask the command to stop; raise if it is not waited for. The first signal is reported."""
         is_first = self._first is None
         first = self._first = number if self._first is None else self._first
+        # Before the question below: after this, nothing unfinished can begin.
         ask_to_stop(lambda: stopped_by(first))
         is_idle = not is_unfinished() and not is_finished()
         if is_idle or (number == signal.SIGINT and not is_first):
@@ -90,7 +92,7 @@ class Stoppable:
 
 
 def ignore_signals() -> None:
-    """Let nothing interrupt what is left to do."""
+    """Ignore all signals from now on, so that none interrupts the last lines and the exit."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Column:
-    """A heading and its cells; numbers are set to the right, names are folded if they must."""
+    """A heading and its cells; numbers are aligned right, names too long for a line are folded."""
 
     heading: str
     cells: Sequence[str]
@@ -22,7 +22,7 @@ class Column:
 
 
 def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """`label  text`, a line each; those without a text are left out."""
+    """A line `label  text` for each field; fields with an empty text are left out."""
     table = _table(show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
@@ -33,7 +33,7 @@ def field_lines(fields: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def table_lines(columns: Sequence[Column]) -> Iterator[str]:
-    """A table with a heading, between empty lines."""
+    """The lines of a table with headings, between two empty lines."""
     table = _table(show_header=True)
     for column in columns:
         table.add_column(
@@ -50,7 +50,7 @@ def table_lines(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def human_size(size: int) -> str:
-    """`1.176 MB`: four digits, decimal units."""
+    """A number of bytes with four digits and a decimal unit: `1.176 MB`."""
     number = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
@@ -72,7 +72,7 @@ def _table(*, show_header: bool) -> "Table":
 
 
 def _lines(table: "Table") -> Iterator[str]:
-    """Without the spaces that fill each line to the table's width."""
+    """The lines of a table, without the spaces that fill each to the table's width."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""What a command prints: made as lines first, and printed when nothing else can fail."""
+"""The output of a command: made as lines first, and printed when nothing else can fail."""
 
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar, final
@@ -13,18 +13,18 @@ _Report = TypeVar("_Report", bound=Report)
 
 @final
 class Aside(str):
-    """A line for stderr."""
+    """A line that is printed on stderr."""
 
     __slots__ = ()
 
 
 def aside(label: str, text: str) -> Aside:
-    """`label: text`, for stderr."""
+    """A line `label: text` for stderr."""
     return Aside(f"{label}: {printable(text)}")
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Each to where it belongs."""
+    """Print each `Aside` on stderr, and other lines on stdout."""
     for line in lines:
         click.echo(line, err=isinstance(line, Aside))
 
@@ -39,9 +39,9 @@ class Answer(Generic[_Report]):
         self._lines: list[str] = []
 
     def approve(self, report: _Report) -> None:
-        """Make the lines; an error here leaves no output."""
+        """Make the lines to print; an error here is before the verb's output is in place."""
         self._lines = [report_json(report)] if self._as_json else list(self._text(report))
 
     def print(self) -> None:
-        """Print them."""
+        """Print the lines that `approve` has made."""
         print_lines(self._lines)

@@ -1,4 +1,4 @@
-"""Certificates of truncations as a person reads them."""
+"""The text of truncations: what was kept of each group of targets, and what was written."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def certificate_lines(certificates: "Certificates", *, modules: bool) -> Iterator[str]:
-    """A row for each group of targets, or each target, and what was kept of all together."""
+    """A table by group of targets, or by target (`modules`), and what was kept of all together."""
     if not certificates.truncations:
         return
     groups = {t: certificates.only(t) for t in certificates.truncations} if modules else None
@@ -37,7 +37,7 @@ def certificate_lines(certificates: "Certificates", *, modules: bool) -> Iterato
 
 
 def written_lines(written: "Written | None", notes: "Iterable[str]") -> Iterator[str]:
-    """Notes on stderr, and the last line: what was written."""
+    """The notes, for stderr, and the last line: what was written, or that nothing was."""
     for note in notes:
         yield aside("Note", note)
     if written is None:
@@ -47,7 +47,7 @@ def written_lines(written: "Written | None", notes: "Iterable[str]") -> Iterator
 
 
 def _ranks(row: "Certificates") -> str:
-    """`8 → 4`, with ranges where ranks differ."""
+    """Ranks before and after, as `8 → 4`, with ranges where targets differ."""
     before = sorted(row.before.values())
     return f"{_range(before[0], before[-1])} → {_range(*row.ranks)}"
 
@@ -57,6 +57,6 @@ def _range(least: int, most: int) -> str:
 
 
 def _share(share: float) -> str:
-    """A percentage; never 100 % of what is not all."""
+    """A percentage, which is `<100%` where a share below 1 would round to 100 %."""
     text = f"{100 * share:.4g}%"
     return "<100%" if share < 1 and text == "100%" else text

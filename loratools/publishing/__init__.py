@@ -1,1 +1,1 @@
-"""`push` and `pull`: between folders and the Hub, with what is checked and said on the way."""
+"""`push` and `pull`: send folders to the Hub and fetch from it, with checks and a model card."""

@@ -1,4 +1,4 @@
-"""What of a folder is published, and what would embarrass: refused before anything is sent."""
+"""Choose the files of a folder to publish, and refuse bad ones before anything is sent."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +25,7 @@ from loratools.io.folder import LocalFolder
 if TYPE_CHECKING:
     from loratools.describing.description import Inspection
 
+#: Prefixes of the names of files that tell about an adapter.
 _ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -33,9 +34,9 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 @final
 @dataclass(frozen=True)
 class Publishable:
-    """What is to be published: its files by their names, and what was left out of its folder.
+    """The files to publish, by name, and the names that were left out of their folder.
 
-    `is_model` says whether it is a whole model, and not an adapter.
+    `is_model` says whether they are a whole model, and not an adapter.
     """
 
     path: Path
@@ -44,13 +45,13 @@ class Publishable:
     is_model: bool
 
     def checked(self, base: str | None) -> "Inspection | Checkpoint":
-        """What it holds; `base` is what an adapter's config will name as its base, if another.
+        """Check the files, and describe them; `base` replaces the base that an adapter names.
 
-        All values are read.
+        All values are read, since a NaN can be anywhere.
 
         Raises:
             FormatError: it is neither an adapter nor a model, or not sound.
-            UnsupportedError: it names a local path as its base.
+            UnsupportedError: an adapter names a local path as its base.
             NonFiniteError: a tensor has a NaN or an infinity.
             StorageError: a file cannot be read.
         """
@@ -61,14 +62,14 @@ class Publishable:
 
 
 def publishable(path: Path, *, all_files: bool) -> Publishable:
-    """What there is to publish, opened.
+    """Choose and open the files of `path`, a folder or one file, that are to be published.
 
-    Hidden files are left out, and what makes readers take a model for an adapter. With `all_files`
-    others than an adapter's or a model's are sent too.
+    Hidden files are left out, and so is an adapter's config beside a whole model, since readers
+    would take the model for an adapter. `all_files` adds files that belong to neither.
 
     Raises:
         FormatError: it is neither an adapter nor a model, or a file is a link, a pipe or a device.
-        UnsupportedError: it has a pickle, or other files.
+        UnsupportedError: it has a pickle, or without `all_files` files that belong to neither.
         StorageError: a file or a folder cannot be read.
     """
     if not path.is_dir():
@@ -105,7 +106,10 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
 
 
 def _opened(folder: Path, names: Iterable[str], named: str | None = None) -> dict[str, InputFile]:
-    """Files of a folder, to which no link leads; to the file that was `named` itself one may."""
+    """Open files of a folder, following no link, but for the file that the user `named`.
+
+    Whoever filled the folder may have put links to any file of this machine into it.
+    """
     return {
         name: InputFile(folder / name, folder=None if name == named else folder)
         for name in sorted(names)
@@ -120,7 +124,7 @@ def _checked_adapter(path: Path, base: str | None) -> "Inspection":
     from loratools.describing.inspect import inspect
 
     found = inspect(path)
-    # Other weights are sent where that was asked for, and in no other case.
+    # Notes on other weights beside it do not count: those are sent only where that is asked for.
     notes = [note for note in found.notes if note not in found.adapter.notes_beside]
     wrong = [note.message for note in notes if note.severity != "info"]
     if wrong:

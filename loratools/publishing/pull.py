@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
     from loratools.hub.lock import Lock
 
-#: What tells about an adapter, by the beginning of its name.
+#: Prefixes of the names of files that tell about an adapter.
 _ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
 _SLACK_BYTES = 2**20
 
@@ -33,9 +33,9 @@ _SLACK_BYTES = 2**20
 @final
 @dataclass(frozen=True)
 class Pulled:
-    """What was fetched: its pinned name, where it lies, and its files with their SHA-256.
+    """The result of a pull: the name with its commit, the local folder, and files with SHA-256.
 
-    `base` is the base model, where that was asked for.
+    `base` is the same for the base model, where that was asked for.
     """
 
     name: str
@@ -67,14 +67,14 @@ def pull(
     overwrite: bool = False,
     approve: Callable[[Pulled], object] | None = None,
 ) -> Pulled:
-    """Fetch what a name on the Hub stands for, held against the hashes that the Hub lists.
+    """Fetch the adapter or base that a name on the Hub stands for, verified against listed hashes.
 
-    Of an adapter its own files, of a base its weights and what lies beside them; into the cache of
-    huggingface_hub, and from there to the folder `output`, where there is one. `include_base`
-    fetches the model too that the adapter's config names, to the folder `base` in `output`.
-    `lock` names a file that says which commits and bytes are meant; repositories that it does not
-    name are added. `approve` is called with the report before `output` has its name; what it raises
-    leaves none.
+    An adapter's own files are fetched, or a base's weights, config and tokenizer: into the cache of
+    huggingface_hub, and from there into the folder `output`, if given. `include_base` also fetches
+    the model that the adapter's config names, into the folder `base` in `output`. `lock` is a lock
+    file: what it has is fetched at the same commit and must have the same hashes; repositories that
+    it lacks are added. `approve` is called with the report before `output` has its name; if it
+    raises, there is no output.
 
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.
@@ -104,7 +104,7 @@ def pull(
 @final
 @dataclass(frozen=True)
 class _Fetched:
-    """A folder on the Hub, and those of its files that are in the cache, with their SHA-256."""
+    """A folder on the Hub, its copy in the cache at `path`, and the SHA-256 of fetched files."""
 
     source: "HubFolder"
     path: Path

@@ -30,20 +30,20 @@ _MAX_TEXT_BYTES = 10_000_000
 @final
 @dataclass(frozen=True)
 class PushOptions:
-    """What is sent, and where to.
+    """What to send, and where to.
 
     Attributes:
-        branch: it is made from the default one, where there is none of that name.
-        create: make the repository, where there is none; `private` then says who sees it.
+        branch: where to commit; made from the default branch, if there is none of this name.
+        create: make the repository, if there is none; `private` then hides it from others.
         proposes: open a pull request, in place of a commit on the branch.
-        tag: of the commit.
-        message: of the commit.
-        base: what the pushed adapter's config names as its base, in place of what it names now.
-        license: an identifier for the card.
-        reports: what the verbs printed with --json that made it, oldest first.
-        template: a file, of the card for Jinja2.
-        card: whether there is to be one.
-        all_files: send files that belong to no adapter or model too.
+        tag: the name of a tag for the commit.
+        message: the commit's message.
+        base: the name of the base to write into the pushed adapter's config.
+        license: the Hub's identifier of a licence, for the card.
+        reports: the JSON objects that the verbs which made it printed with --json, oldest first.
+        template: the path of a Jinja2 template for the card.
+        card: whether to write or complete a model card.
+        all_files: also send files that belong to no adapter or model.
         dry_run: check and compare, and send nothing.
     """
 
@@ -65,7 +65,7 @@ class PushOptions:
 @final
 @dataclass(frozen=True)
 class PushReport:
-    """What a push came to: `changed` has the files sent, or to be sent, of all `files`.
+    """The result of a push: of all `files`, those in `changed` were sent, or would be.
 
     `commit` is None after a dry run of a push to a repository that does not exist.
     """
@@ -96,8 +96,9 @@ class PushReport:
 def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> PushReport:
     """Send an adapter's or a model's files to `owner/name` on the Hub, as one commit.
 
-    Only what differs from the branch's head is sent, and nothing where all is there. Nobody's
-    commit is overwritten: one that comes between is an error. A card is written, or completed.
+    Only files that differ from the branch's head are sent, and no commit is made if none does.
+    Another commit to the branch in the meantime is an error, and is never overwritten. A model card
+    is written, or the existing one completed.
 
     Raises:
         FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.
@@ -136,7 +137,7 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
 def _hashing(
     files: Mapping[str, InputFile | bytes],
 ) -> "Iterator[Callable[[], dict[str, Addition]]]":
-    """Files are hashed while something else is done; the function waits for the last of them."""
+    """Hash files in a thread during the block; the function it gets waits for the results."""
     from loratools.hub.writing import Addition
 
     pool = ThreadPoolExecutor(1)
@@ -149,7 +150,10 @@ def _hashing(
 
 
 def _parent(name: HubName, options: PushOptions) -> str | None:
-    """The head of the branch, which is made where it has to be."""
+    """The head of the branch, which is made if missing.
+
+    None in a dry run that would make the repository.
+    """
     from loratools.hub import reading, writing
 
     branch = HubName(name.repo, options.branch)
@@ -163,7 +167,7 @@ def _parent(name: HubName, options: PushOptions) -> str | None:
         if not reading.exists(name.repo):
             raise HubError(f"{error}; --create makes one") from None
     if options.dry_run:
-        return reading.head(name)
+        return reading.head(name)  # from which the branch would be made
     writing.branch(name.repo, options.branch)
     return reading.head(branch)
 
@@ -233,7 +237,7 @@ def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) ->
 
 
 def _card_of(repo: str, commit: str | None) -> InputFile | None:
-    """The card that is there."""
+    """The model card in the repository at this commit, if there is one."""
     from loratools.hub.repository import Repository
 
     there = None if commit is None else Repository(repo, commit)
@@ -244,7 +248,7 @@ def _card_of(repo: str, commit: str | None) -> InputFile | None:
 
 
 def _completed(card: InputFile | None, facts: "CardFacts", template: str | None, name: str) -> str:
-    """The card to be sent: the folder's own, else the one that is there, completed."""
+    """The text of `card` completed with `facts`; without a card, of a new one."""
     from loratools.publishing.card.readme import complete_card
 
     existing = None if card is None else _text(card)

@@ -1,4 +1,4 @@
-"""`loratools combine`."""
+"""The command `loratools combine`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     type=click.Choice(["refuse", "first", "average"]),
     default="refuse",
     show_default=True,
-    help="What becomes of whole tensors that differ.",
+    help="What to do about whole tensors that differ.",
 )
 @modules_option
 @jobs_option
@@ -126,7 +126,7 @@ def _text(report: "CombineReport", *, modules: bool) -> Iterator[str]:
 
 
 def _similarity_lines(report: "CombineReport") -> Iterator[str]:
-    """Angles and signs: between the inputs (the mean over pairs), and of each with the result."""
+    """A table of cosines and opposed signs of inputs (the mean over pairs), and with the result."""
     total = report.similarity.total
     if total is None:
         return
@@ -149,7 +149,7 @@ def _similarity_lines(report: "CombineReport") -> Iterator[str]:
 def _mean(
     measure: Callable[[int, int], float | None], pairs: Sequence[tuple[int, int]]
 ) -> float | None:
-    """Over the pairs of inputs that can be compared."""
+    """The mean of a measure over the pairs that have one; None where no pair has."""
     values = [value for pair in pairs if (value := measure(*pair)) is not None]
     return fmean(values) if values else None
 

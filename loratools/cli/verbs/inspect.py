@@ -1,4 +1,4 @@
-"""`loratools inspect`."""
+"""The command `loratools inspect`."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loratools.describing.description import Inspection
     from loratools.describing.spectrum import TargetSpectrum
 
+#: The most entries of the file's metadata that are shown.
 _METADATA_SHOWN = 12
 
 
@@ -111,14 +112,14 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
 
 
 def _metadata(filed: "Filed") -> str:
-    """The first entries, those that are settings before others; a trainer's can fill pages."""
+    """The first entries of the file's metadata, settings first: a trainer's can fill pages."""
     names = sorted(filed.metadata, key=lambda name: name not in filed.settings)
     entries = (f"{name}={shorten(filed.metadata[name], 60)}" for name in names)
     return listing(entries, _METADATA_SHOWN)
 
 
 def _scaling(found: "Inspection") -> str:
-    """The rules and where alpha was found, each named once."""
+    """The scaling rules in use, and where alphas were found, each named once."""
     rules = {"rank": "alpha / rank", "sqrt_rank": "alpha / √rank", "direct": "alpha", None: ""}
     used = dict.fromkeys(rules[group.rule] for group in found.groups if group.rule)
     origins = dict.fromkeys(group.alpha_from for group in found.groups if group.alpha_from)
@@ -147,7 +148,7 @@ def _target_columns(found: "Inspection") -> Sequence[Column]:
 def _spectrum_columns(
     modules: "Sequence[TargetSpectrum]", spectra: "Sequence[TargetSpectrum]"
 ) -> Sequence[Column]:
-    """A row for each of `modules`, or where that is empty the means over groups of targets."""
+    """A row for each of `modules`; if that is empty, the means over groups of targets."""
     from loratools.describing.spectrum import mean_spectra
 
     rows = modules or mean_spectra(spectra)

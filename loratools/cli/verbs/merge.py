@@ -1,4 +1,4 @@
-"""`loratools merge`."""
+"""The command `loratools merge`."""
 
 from collections.abc import Iterator
 from functools import partial

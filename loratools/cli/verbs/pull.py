@@ -1,4 +1,4 @@
-"""`loratools pull`."""
+"""The command `loratools pull`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Fetch NAME, which is owner/name[@revision][/path], with or without hf:// before it.
 
-    All files are of one commit, and each is held against the hash that the Hub lists for it.
-    Without --output they stay in the cache, and the folder there is printed. --lock FILE notes
+    All files are of one commit, and each is verified against the hash that the Hub lists for it.
+    Without --output they stay in the cache, and the folder there is printed. --lock FILE records
     commits and SHA-256 hashes, and from then on anything else is refused.
     """
     from loratools.publishing.pull import pull

@@ -1,4 +1,4 @@
-"""`loratools push`."""
+"""The command `loratools push`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--pr", "proposes", is_flag=True, help="Open a pull request for main instead.")
 @click.option("--message", help="The commit's message.")
 @click.option("--tag", help="Give the commit a tag.")
-@click.option("--base", metavar="OWNER/NAME", help="What the pushed config names as its base.")
+@click.option("--base", metavar="OWNER/NAME", help="The base to name in the pushed config.")
 @click.option("--license", help="For the card: apache-2.0, mit, …")
 @click.option(
     "--report",
@@ -49,10 +49,10 @@ def command(
 ) -> None:
     """Send an adapter's or a model's FOLDER to a repository, as one commit.
 
-    Only what differs is sent, and nothing where all is there. Refused are NaNs and infinities, a
-    local path as the base, pickles, and files that are none of the adapter's. A model card is
-    written, or the one that is there completed. Needs a token that may write, in HF_TOKEN or from
-    a login.
+    Only files that differ are sent; if none does, no commit is made. Refused are NaNs and
+    infinities, a local path as the base, pickles, and files that belong to no adapter or model. A
+    model card is written, or the existing one completed. Needs a token that may write, in HF_TOKEN
+    or from a login.
     """
     from loratools.publishing.push import PushOptions, push
 

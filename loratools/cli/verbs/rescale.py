@@ -1,4 +1,4 @@
-"""`loratools rescale`."""
+"""The command `loratools rescale`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.command("rescale", short_help="Make an adapter stronger or weaker.")
 @click.argument("adapter", type=click.Path())
 @output_options
-@click.option("--strength", type=float, metavar="F", help="Every update times F.")
+@click.option("--strength", type=float, metavar="F", help="Multiply every update by F.")
 @where_option
 @click.option("--alpha", type=float, metavar="A", help="Set alpha, and so change the strength.")
 @click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")

@@ -1,4 +1,4 @@
-"""`loratools resize`."""
+"""The command `loratools resize`."""
 
 from collections.abc import Iterator
 from functools import partial

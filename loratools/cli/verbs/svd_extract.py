@@ -1,4 +1,4 @@
-"""`loratools svd-extract`."""
+"""The command `loratools svd-extract`."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,1 +1,1 @@
-"""The model card of what is published."""
+"""The model card: facts about a checkpoint, rendered by a template, put into README.md."""

@@ -1,4 +1,4 @@
-"""What is known of a stored adapter or a merged model that a model card can say."""
+"""The facts about a stored adapter or a merged model that its model card states."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,9 @@ from loratools.publishing.card.reports import CardFigure, CardSource, Step, read
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _ID = re.compile(f"(?:{_PART}/)?{_PART}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+#: Suffixes of files and of git's addresses: what has one is not the name of a model.
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".git")
-#: By the end of an architecture's name.
+#: Auto classes of transformers, by the suffix of an architecture's name.
 _ARCHITECTURES = {
     "ForCausalLM": "AutoModelForCausalLM",
     "LMHeadModel": "AutoModelForCausalLM",
@@ -29,7 +30,7 @@ _ARCHITECTURES = {
 @final
 @dataclass(frozen=True)
 class CardTarget:
-    """Updates whose names differ in numbers only; `ranks` is empty for those stored whole."""
+    """Updates whose names differ only in numbers; `ranks` is empty for updates stored whole."""
 
     pattern: str
     count: int
@@ -40,13 +41,14 @@ class CardTarget:
 @final
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
+    """The facts that a model card states.
 
     Attributes:
         repo: `owner/name` of what the card describes.
         base_models: the bases' names on the Hub, without `hf://`.
-        library_name: that of the adapter's dialect, or `transformers`; None where none loads it.
-        licence: the Hub's identifier; None is not written.
+        library_name: the library that loads it, as the adapter's dialect says, or `transformers`;
+            None where no library is known to.
+        licence: the Hub's identifier of it; None leaves it out.
         model_class: the class of transformers that loads the model, or the adapter's base.
 
     Raises:
@@ -65,7 +67,7 @@ class CardFacts:
     model_class: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would be refused by the Hub, or would not be a name in the usage."""
+        """Refuse names that the Hub would refuse, or that would break the card's usage example."""
         if not is_id(self.repo) or "/" not in self.repo:
             raise FormatError(f"{self.repo!r} is not the name of a repository, as in owner/name")
         for base in self.base_models:
@@ -85,15 +87,15 @@ def facts_of(
     base_models: Sequence[str] | None = None,
     licence: str | None = None,
 ) -> CardFacts:
-    """The facts about an adapter, or about a merged model, that is stored.
+    """Collect the facts about a stored adapter or merged model.
 
     `reports` are the objects that verbs print with `--json`, the first step first. `base_models`
     are names on the Hub; by default, those named by the reports and, for an adapter, by itself.
-    Of paths on this machine only the last part is kept, and a base that has no other name is not
-    named.
+    Of paths on this machine only the last part is kept, and a base that is known only by a path is
+    left out.
 
     Raises:
-        FormatError: a report is not one of a verb's, or a name or a licence is not one.
+        FormatError: a report is not that of a verb, or a name or a licence is invalid.
     """
     steps = [read_report(report, f"report {n}") for n, report in enumerate(reports, 1)]
     if base_models is None:
@@ -113,7 +115,7 @@ def facts_of(
 
 
 def is_id(name: str) -> bool:
-    """Whether the Hub could have a model of this name; one without an owner is an old one.
+    """Whether `name` can be a model's on the Hub, where some old models have no owner.
 
     >>> is_id("owner/name"), is_id("gpt2"), is_id("./name"), is_id("model.safetensors")
     (True, True, False, False)
@@ -133,7 +135,7 @@ def hub_id(name: str) -> str | None:
 
 
 def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[str]:
-    """The names of bases on the Hub; else what the adapter says, which may be a path."""
+    """Bases that reports name on the Hub; without any, the adapter's own, which may be a path."""
     named = [step.base for step in steps if step.base is not None and is_hub_name(step.base)]
     if named or isinstance(stored, Checkpoint):
         yield from named
@@ -191,7 +193,7 @@ def _model_class(stored: Inspection | Checkpoint) -> str | None:
 
 
 def _architecture(model: Checkpoint) -> str | None:
-    """The first of its config's architectures, if that is the name of a class."""
+    """The first architecture in the model's config, if that is the name of a class."""
     names = (model.config or {}).get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     return str(name) if _is_class(name) else None

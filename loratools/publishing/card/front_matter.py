@@ -1,7 +1,8 @@
 """The YAML above the text of a model card, read within limits: anybody may have written it.
 
-A few thousand bytes of YAML can take minutes, or all memory: brackets in each other, mappings that
-are merged into each other, a number of many digits. Its events show these before a value is made.
+A few thousand bytes of YAML can take minutes, or all memory: deeply nested brackets, mappings that
+are merged into each other, a number of many digits. The parser's events show these before any value
+is built.
 """
 
 import re
@@ -9,19 +10,19 @@ from typing import Any
 
 from loratools.errors import FormatError
 
-#: Characters of it. Results of a hundred benchmarks have 300,000.
+#: The most characters of a front matter; the results of a hundred benchmarks have 300,000.
 LONGEST = 2**20
 _DEEPEST = 100
 _TOO_DEEP = f"lists and mappings in each other, more than {_DEEPEST} deep"
 _LONGEST_NUMBER = 1000
-#: In base 60 too, of which each digit costs as much as all before it.
+#: Also numbers in base 60 (`1:30:00`), each digit of which costs as much as all before it.
 _NUMBER = re.compile(r"[-+0-9_:.]+")
-#: What PyYAML raises for tags whose values are not theirs, and for numbers that are none.
+#: What PyYAML raises for values that do not fit their tags, and for malformed numbers.
 _NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, Any], int]:
-    """The names with their values, and the column of the names; `first` is the first line's number.
+    """Parse a mapping; also returns the column of its keys. `first` is the number of line one.
 
     Raises:
         FormatError: it is not a YAML mapping, or not one within the limits.
@@ -31,7 +32,7 @@ def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, 
     if len(block) > LONGEST:
         raise FormatError(f"{where}: the front matter has more than {LONGEST} characters")
     if "\ufeff" in block:
-        # PyYAML's loader in C passes over it, that in Python and other readers do not.
+        # PyYAML's C loader skips it; its Python loader and other readers do not.
         raise FormatError(f"{where}: a byte order mark inside the front matter; remove it")
     try:
         column = _column(block)
@@ -53,7 +54,7 @@ def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, 
 
 
 def is_front_matter(block: str) -> bool:
-    """Whether it is YAML within the limits, after what was added: `{a: 1}` takes no more lines."""
+    """Whether a block with added lines is still YAML within the limits: `{a: 1}` can take none."""
     import yaml
 
     try:
@@ -64,7 +65,7 @@ def is_front_matter(block: str) -> bool:
 
 
 def front_matter_of(fields: dict[str, Any]) -> str:
-    """The YAML of some names and values, in this order."""
+    """`fields` as YAML, in their order, each value on one line."""
     import yaml
 
     text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1_000_000)
@@ -72,7 +73,7 @@ def front_matter_of(fields: dict[str, Any]) -> str:
 
 
 def _loader() -> Any:
-    """PyYAML's safe loader, in C where it was built with it, which is ten times as fast."""
+    """PyYAML's safe loader: the one in C, where it is built, is ten times as fast."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -106,7 +107,7 @@ def _column(block: str) -> int:
 
 
 def _too_much(text: str) -> str | None:
-    """What is wrong with a value without quotes, which may be more than a text."""
+    """The fault of an unquoted value, which YAML may read as more than text; None without one."""
     if text == "<<":
         return "merged mappings (<<), which can become very many: write out what they have"
     if len(text) > _LONGEST_NUMBER and _NUMBER.fullmatch(text):

@@ -1,7 +1,7 @@
-"""The model card: a README.md that is written anew, or completed without a change to its own text.
+"""Write a model card, or complete an existing README.md without changing its own text.
 
-What loratools writes is between two comments, and is replaced there; of the metadata above, only
-keys that are missing are added.
+The section that loratools manages is between two comments, and is replaced there; to the metadata
+at the top, only keys that are missing are added.
 """
 
 import re
@@ -19,7 +19,7 @@ from loratools.publishing.card.template import BEGIN, END, TEMPLATE_NAME, render
 __all__ = ["complete_card"]
 
 _NAME = "README.md"
-#: As the Hub finds it; and with nothing in it, where the Hub finds none.
+#: Front matter as the Hub recognises it; and empty front matter, which the Hub does not recognise.
 _FRONT_MATTER = (
     re.compile(
         r"\A(\ufeff?\s*---(?:\r\n|\r|\n))(.*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z))", re.DOTALL
@@ -35,10 +35,10 @@ def complete_card(
     *,
     template_name: str = TEMPLATE_NAME,
 ) -> str:
-    """The card with these facts in it; without an existing one, all that the template makes.
+    """The existing card with `facts` added; without one, a new card made by the template.
 
-    Of an existing card every character outside of the managed section stays, and metadata that it
-    has. Completing a card that is complete changes nothing. `template_name` is for messages.
+    An existing card keeps every character outside of the managed section, and all its metadata.
+    Completing a complete card changes nothing. `template_name` is for messages.
 
     Raises:
         FormatError: the metadata is not a YAML mapping, it is not clear where the managed section
@@ -91,7 +91,7 @@ def _line(card: str, place: int) -> int:
 
 
 def _line_end(card: str) -> str:
-    """That of the first line."""
+    """The line ending of the card's first line."""
     # A \r at the very end would become a \r\n by what is added after it.
     found = re.search(r"\r\n|\n|\r\Z", card)
     return "\r\n" if found and found[0].startswith("\r") else "\n"
@@ -101,12 +101,12 @@ def _line_end(card: str) -> str:
 
 
 def _front_matter(card: str) -> re.Match[str] | None:
-    """What is before it, itself, and what ends it."""
+    """The front matter's match; its groups are the opening line, the YAML and the closing line."""
     return next(filter(None, (form.match(card) for form in _FRONT_MATTER)), None)
 
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:
-    """The metadata by the Hub's names and rules."""
+    """The metadata that `facts` give, under the Hub's keys and by its rules."""
     fields: dict[str, Any] = {}
     if facts.base_models:
         bases = list(facts.base_models)

@@ -1,4 +1,4 @@
-"""What a model card says of the steps before it: inputs and figures, from JSON reports of verbs."""
+"""Steps that made a checkpoint, for its card: inputs and figures from verbs' JSON reports."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from loratools.hub.names import HubName, is_hub_name
 from loratools.names.grouping import pattern_of
 
 _T = TypeVar("_T")
-#: By verb, fields that only its report has together.
+#: For each verb, fields that together only its report has.
 _SHAPES: Mapping[str, frozenset[str]] = {
     "svd-extract": frozenset({"tuned", "base", "total", "check"}),
     "merge": frozenset({"base", "adapters", "accounting", "tensors", "fidelity"}),
@@ -37,7 +37,7 @@ class CardSource:
 @final
 @dataclass(frozen=True)
 class CardFigure:
-    """Something measured; `target` is the weight, or the pattern of names, that it is about."""
+    """A measured figure; `target` is the weight, or the pattern of names, that it is about."""
 
     verb: str
     label: str
@@ -48,7 +48,7 @@ class CardFigure:
 @final
 @dataclass(frozen=True)
 class Step:
-    """One report, for people; `base` is the name of the base that it says it used."""
+    """One report, as a card shows it; `base` is the name of the base model in the report."""
 
     sources: tuple[CardSource, ...]
     figures: tuple[CardFigure, ...]
@@ -56,7 +56,7 @@ class Step:
 
 
 def read_report(report: object, where: str) -> Step:
-    """The step that the JSON of a verb is about; `where` names it in messages.
+    """Read the step that a verb's JSON report describes; `where` names the report in messages.
 
     Raises:
         FormatError: it is not the report of a verb that makes something, or a field is not as
@@ -74,7 +74,7 @@ def read_report(report: object, where: str) -> Step:
 
 
 def shown(name: str) -> str:
-    r"""A name without the folders of the machine that it is from; one on the Hub is kept.
+    r"""The last part of a path, without the folders of a machine; a name on the Hub is kept.
 
     >>> shown("/models/private/adapter/"), shown("C:\\me\\a.safetensors"), shown("hf://me/a")
     ('adapter', 'a.safetensors', 'hf://me/a')
@@ -83,7 +83,7 @@ def shown(name: str) -> str:
         try:
             return str(HubName.parse(name))
         except HubError:
-            pass  # a folder called `hf:`
+            pass  # a path in a folder called `hf:`
     last = PureWindowsPath(name).name  # splits at slashes of both kinds
     return last if last.strip(".") else "a local folder"
 
@@ -91,13 +91,13 @@ def shown(name: str) -> str:
 @final
 @dataclass(frozen=True)
 class _Fields:
-    """An object of a report, whose fields have the documented types."""
+    """A JSON object in a report; its fields are checked to have the documented types."""
 
     where: str
     values: Mapping[str, Any]
 
     def get(self, name: str, kind: type[_T]) -> _T | None:
-        """A field that may be null."""
+        """The value of a field that must be there and may be null."""
         if name not in self.values:
             raise FormatError(f"{self.where}: has no {name!r}")
         value = self.values[name]
@@ -106,24 +106,24 @@ class _Fields:
         return value
 
     def need(self, name: str, kind: type[_T]) -> _T:
-        """A field that may not."""
+        """The value of a field that must be there and may not be null."""
         value = self.get(name, kind)
         if value is None:
             raise FormatError(f"{self.where}: {name!r} is null")
         return value
 
     def number(self, name: str) -> float | None:
-        """A number or null."""
+        """The number in a field; None where it is null or missing."""
         value = self.values.get(name)
         return None if value is None else _number(value, f"{self.where}: {name!r}")
 
     def inner(self, name: str) -> "_Fields | None":
-        """An object or null."""
+        """The object in a field that must be there and may be null."""
         value = self.get(name, dict)
         return None if value is None else _Fields(f"{self.where}: {name}", value)
 
     def items(self, name: str) -> "Iterator[_Fields]":
-        """A list of objects."""
+        """The objects of the list in a field."""
         for number, value in enumerate(self.need(name, list)):
             where = f"{self.where}: {name}[{number}]"
             if not isinstance(value, dict):
@@ -205,6 +205,7 @@ def _rescale(report: _Fields) -> Step:
 
 def _range(strengths: Iterable[float | None]) -> str:
     strengths = list(strengths)
+    # rescale's report has null where an alpha of 0 became another one: no factor leads there.
     known = [strength for strength in strengths if strength is not None]
     if len(known) < len(strengths):
         return "no longer 0"

@@ -1,4 +1,4 @@
-"""The text of a model card, by a Jinja2 template: the one beside this file, or a user's."""
+"""Render a model card with a Jinja2 template: the one beside this file, or a user's."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,28 +12,30 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 TEMPLATE_NAME = "card.md.jinja"
-#: What ours includes: how the library loads the adapter, by its dialect.
+#: The template that ours includes: how the adapter's library loads it, which its dialect says.
 _USAGE_NAME = "usage.md.jinja"
 BEGIN = "<!-- loratools:begin -->"
 END = "<!-- loratools:end -->"
-#: What is said of an adapter that no library is known to load.
+#: The usage of an adapter that no library is known to load.
 _NO_USAGE = """
 ```sh
 loratools inspect hf://{{ repo }}
 ```
 """
-#: Rows of a table that are shown.
+#: The most rows of a table that are shown.
 _LIMIT = 100
+#: The most characters of a value that are shown.
 _MAX_TEXT = 300
-#: What means something in Markdown, in a code span or a table, as full-width characters.
+#: From characters with a meaning in Markdown, in a code span or a table, to their full-width forms,
+#: which are 0xFEE0 after ASCII.
 _HARMLESS = {ord(character): ord(character) + 0xFEE0 for character in "`|<>&[]"}
 
 
 def render(facts: CardFacts, template: str | None, name: str) -> str:
-    r"""The card without metadata, by a template or by ours; with \n at the ends of lines.
+    r"""The card without metadata, made by `template`, or by ours if None; lines end with \n.
 
     Raises:
-        FormatError: the template is malformed, or fails; with its name and the line.
+        FormatError: the template is malformed, or fails; the message has its name and the line.
     """
     import jinja2
 
@@ -54,7 +56,7 @@ def render(facts: CardFacts, template: str | None, name: str) -> str:
 
 
 def _environment(usage: str) -> "Environment":
-    """Where a user's template may extend ours, and do nothing but make text."""
+    """A sandbox in which a user's template may extend ours, and do nothing but make text."""
     from jinja2 import FunctionLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -74,7 +76,7 @@ def _environment(usage: str) -> "Environment":
 
 
 def _usage(library: str | None) -> str:
-    """How a library loads an adapter, as a dialect of that library says it."""
+    """The template of the usage: how `library` loads an adapter, as a dialect of it says."""
     told = (d.usage for d in dialects() if d.usage is not None and d.library == library)
     return next(told, _NO_USAGE)
 
@@ -84,14 +86,14 @@ def _default() -> str:
 
 
 def _context(facts: CardFacts) -> dict[str, Any]:
-    """The names that a template has; `docs/how-to/model-card.md` lists them."""
+    """The variables that a template may use; `docs/how-to/model-card.md` lists them."""
     fields: dict[str, Any] = _harmless(asdict(facts))
     title = facts.repo.partition("/")[2]
     return {**fields, "title": title, "begin": BEGIN, "end": END, "limit": _LIMIT}
 
 
 def _harmless(value: Any) -> Any:
-    """Every string in a value on one line, without what could end a code span, a row or a comment.
+    """A value whose strings are one line each, and cannot end a code span, a row or a comment.
 
     >>> _harmless({"name": ["a|b", 3]})
     {'name': ['a｜b', 3]}
@@ -106,7 +108,7 @@ def _harmless(value: Any) -> Any:
 
 
 def _failed_at(error: Exception, name: str) -> str:
-    """The template and the line that an error came from: the innermost that is one."""
+    """The template and the line that an error came from: the innermost frame of a template."""
     where, frame = name, error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
