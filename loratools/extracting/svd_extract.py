@@ -1,4 +1,4 @@
-"""Extract an adapter from a fine-tuned model and its base, from files to files."""
+"""`svd_extract` as a function: reads two models, and writes an adapter of their difference."""
 
 import math
 import shutil
@@ -41,20 +41,20 @@ from loratools.running.parallel import Map, threads
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
-#: A tensor in a file's header takes this and its target's name, at most.
+#: The most bytes that a tensor's entry in a file's header takes, besides its target's name.
 _ENTRY_BYTES = 144
 
 
 @final
 @dataclass(frozen=True)
 class ExtractRun:
-    """How an extraction runs; nothing of it shows in the bytes of the output.
+    """How an extraction runs; the bytes of the output do not depend on it.
 
-    `resume` goes on with what a run that was interrupted had finished, and leaves as much if this
-    one is. `progress` is called with the bytes done and the bytes in all, by any thread; what it
-    raises stops the extraction.
-    `approve` is called with the report before the output has its name, or at the end of a dry run.
-    What it raises leaves no output.
+    `resume` continues a run that was interrupted, with the factors that it had finished; if this
+    run is interrupted, its own finished factors are kept as well. `progress` is called by any
+    thread with the number of bytes done and of all bytes; if it raises, the extraction stops.
+    `approve` is called with the report before the output gets its name, or at the end of a dry run.
+    If it raises, no output is left.
     """
 
     overwrite: bool = False
@@ -76,15 +76,15 @@ def svd_extract(
     check: bool = False,
     run: ExtractRun | None = None,
 ) -> ExtractReport:
-    """Write an adapter that makes `base` into `tuned`, as nearly as the rank rule allows.
+    """Write an adapter that turns `base` into `tuned`, as nearly as the rank rule allows.
 
-    `size` is a budget for the file in bytes; without it and a rule, all is kept that is not zero.
-    Differences are read in blocks of rows, and factors put on disk as they are found, so memory
-    depends on neither model's size. Without an `output` the tensors are compared, and nothing is
-    written.
+    `size` is a budget for the file in bytes. Without it and without a rule, all singular values
+    that are not zero are kept. Differences are read in blocks of rows, and factors are stored as
+    they are found, so memory does not depend on the size of the models. Without an `output`, the
+    tensors are only compared.
 
     Raises:
-        LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
+        LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
     if base_name is not None and not base_name.strip():
         raise OptionError("the name of the base is empty; leave it out to have the path")
@@ -111,19 +111,19 @@ def svd_extract(
 def _plan(
     pairing: Pairing, pairs: Sequence[Pair], options: ExtractOptions, watch: "_Watch", each: Map
 ) -> ExtractPlan:
-    """The plan, with the norms of all that is not to be factored."""
+    """Plan an extraction, with the norms of the changed tensors that are not factored."""
     changed = differing(pairs, each, watch)
     factored = matrices(pairing, changed, options)
     others = [pair for pair in changed if pair.target not in factored]
     plan = plan_extract(pairing, factored, measure(others, each, watch), options)
-    # Matrices of a module that is stored whole.
+    # Factoring measures the other matrices, but leaves out those of a module stored whole.
     moved = [pair for pair in changed if pair.target in factored.keys() - plan.factored.keys()]
     return plan.measured(measure(moved, each, watch), options) if moved else plan
 
 
 @final
 class _Watch:
-    """Bytes done by all threads."""
+    """Counts the bytes done by all threads, and reports them as progress."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self._total = total
@@ -132,7 +132,7 @@ class _Watch:
         self._lock = threading.Lock()
 
     def __call__(self, nbytes: int = 0) -> None:
-        """Count some more, or only look whether to stop."""
+        """Count some more bytes; without any, only let `progress` raise to stop the work."""
         with self._lock:
             self._done = min(self._total, self._done + nbytes)
             self._progress(self._done, self._total)
@@ -141,7 +141,7 @@ class _Watch:
 @final
 @dataclass(frozen=True)
 class _Work:
-    """What is to be written."""
+    """The plan of an extraction, and all choices about the adapter that is written."""
 
     plan: ExtractPlan
     goal: RankRule
@@ -153,10 +153,10 @@ class _Work:
 
     @property
     def rule(self) -> RankRule:
-        """The goal, with what a file of the size has room for, as far as the plan is known.
+        """The goal, with a budget of factors if there is a size, as far as the plan is known.
 
         Raises:
-            OutputError: there is room for no factors.
+            OutputError: a file of this size has no room for factors.
         """
         if self.size is None:
             return self.goal
@@ -186,7 +186,7 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
 
 
 def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
-    """The factors found, and the adapter's files written; its check reads those."""
+    """Find the factors, write the adapter's files, and check those files if that is asked for."""
     factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
     wanted = first_question(_shapes(work.plan), work.rule)
     found = factors([(target, wanted) for target in work.plan.factored])
@@ -199,6 +199,7 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) 
         return factors([(targets[i], more) for i, more in questions])
 
     settled = settle([first[target] for target in targets], wanted, work.rule, find)
+    # Rank 0 leaves a target out: without singular values there is nothing to store at any rank.
     ranks = [
         rank if len(part.spectrum().values) else 0
         for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
@@ -266,7 +267,7 @@ def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:
 
 
 def _needed_bytes(work: _Work) -> int:
-    """About as much as parts and output take together, before it is known what ranks will be."""
+    """An estimate of the bytes of parts and output together, before the ranks are known."""
     rule, plan = work.rule, work.plan
     element = BITS[work.options.stored_dtype] // 8
     sizes = map(sum, _shapes(plan))
@@ -277,13 +278,13 @@ def _needed_bytes(work: _Work) -> int:
 
 
 def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
-    """How many numbers of factors fit into a file of a size, beside whole tensors and its header.
+    """The number of elements of factors that fit into a file of `size` bytes.
 
     Raises:
-        OutputError: the rest alone is larger.
+        OutputError: whole tensors and the header alone are larger.
     """
     rest = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    # Those that are not measured yet may be left out, and take nothing.
+    # Targets that are not measured yet may still be left out, and then need no entry.
     factored = [target for target in plan.factored if target in plan.changes]
     rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
     if rest >= size:
@@ -294,7 +295,7 @@ def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
 
 
 def _remove_all_but(folder: Path, name: str) -> None:
-    """What an interrupted run had begun to put together is made again."""
+    """Remove all but the finished parts: an interrupted run's other files are written again."""
     with storage_errors(folder):
         for path in folder.iterdir():
             if path.is_dir() and path.name != name:
