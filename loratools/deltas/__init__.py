@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Delta(Protocol):
-    """A change to a weight of shape `shape`."""
+    """The protocol of all kinds of changes to one weight."""
 
     #: The part of the change that figures of the low-rank part leave out, in words for notes: for
     #: example `before the norms are set`. None if there is no other part, or no low-rank part.
@@ -48,7 +48,7 @@ class Delta(Protocol):
 
     @property
     def by_rows(self) -> bool:
-        """Whether a block of rows can be changed without seeing the others."""
+        """Whether a block of rows can be changed without reading the other rows."""
         ...
 
     @property

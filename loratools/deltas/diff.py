@@ -1,4 +1,4 @@
-"""A change stored whole: W' = W + scaling * values. PEFT's `lora_B.bias`; others' `diff`."""
+"""A change stored whole: W' = W + scaling * values. PEFT's `lora_B.bias`; `diff` elsewhere."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final

@@ -57,7 +57,7 @@ class DoRA:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
+        """The shape of the weight that is changed."""
         return self.lora.shape
 
     @property
@@ -123,6 +123,7 @@ class DoRA:
                 _multiply(block, _safe_ratio(rows, norms)[:, None])
 
         else:
+            # Norms of columns need all rows: a first pass adds them up, block by block.
             factors = _safe_ratio(magnitude, self._column_norms(span))
 
             def rescale(block: "Tensor", begin: int) -> None:

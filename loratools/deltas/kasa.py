@@ -30,7 +30,7 @@ class KaSA:
     diagonal: Source
 
     def __post_init__(self) -> None:
-        """Check that there is an entry for every rank."""
+        """Check that the diagonal has an entry for every rank."""
         check_stored(self.diagonal)
         if self.diagonal.shape != (self.lora.rank,):
             raise ShapeMismatchError(

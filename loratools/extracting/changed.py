@@ -52,7 +52,7 @@ def _differs(tick: Tick, pair: Pair) -> bool:
 def _norms(tick: Tick, pair: Pair) -> Norms:
     tick(pair.after.nbytes)
     if not _is_float(pair):
-        return Norms(0.0, 0.0)  # codes and indices have no norm
+        return Norms(0.0, 0.0)  # the tensors are codes or indices, which have no norm
     return Difference(pair.after, pair.before, partial(tick, 0)).norms()
 
 

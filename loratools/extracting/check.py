@@ -18,7 +18,7 @@ from loratools.merging.planner import plan_merge
 from loratools.running.parallel import Map, single_threaded_torch
 
 _SPAN_BLOCKS = 16
-#: The largest relative error of one rounding.
+#: The largest relative error of rounding one number, by dtype.
 _ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 
 
@@ -42,7 +42,7 @@ class Check:
 
     @property
     def relative(self) -> float:
-        """The distance relative to the change."""
+        """The distance divided by the norm of the whole change."""
         return self.distance / self.change if self.change else 0.0
 
     @property

@@ -87,7 +87,8 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     _add_heads(after, before, tuned, base, config)
     plain = plain_names(after, tuned.where), plain_names(before, base.where)
     found, new = _match(tuned, plain, after, before)
-    # An adapter's targets have the names of the class that it makes of its base.
+    # Targets have the names of the model's class: one with a head has the base model inside, so
+    # that its names have a prefix.
     is_nested = has_head(config) or is_classifier(tuned.config)
     pairs = _pairs(found, plain, after, before, is_nested=is_nested)
     taken = set(found.values())

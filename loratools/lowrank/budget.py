@@ -79,7 +79,7 @@ def _sums(gains: Floats) -> Floats:
 
 
 def _classes(gains: Sequence[Floats], costs: Sequence[int]) -> list[_Class]:
-    """The classes that have units, the dearest first.
+    """The classes that have units, the most expensive first.
 
     Branching decides the classes in this order. So the units that are decided last are the
     cheapest, which use up a rest of the budget best.

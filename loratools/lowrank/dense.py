@@ -63,7 +63,7 @@ class Leading:
 
     @property
     def optimality(self) -> float:
-        """The estimated share of the energy of the best approximation of the same rank."""
+        """The kept energy as an estimated share of what the best approximation would keep."""
         return self.kept / (self.kept + self.missing) if self.kept else 1.0
 
     def spectrum(self) -> TargetSpectrum:
@@ -134,6 +134,8 @@ def _projected_on(matrix: RowBlocks, vectors: Float[Tensor, "n k"], missing: flo
     """The projection X W Wᵀ on the space of some vectors, decomposed into its singular vectors."""
     vectors = torch.linalg.qr(vectors).Q
     rows, total = _product(matrix, vectors)
+    # Multiplied with the right singular vectors of X W, both sides have orthogonal columns. The
+    # triangle has the same ones as the tall X W.
     turn = torch.linalg.svd(triangle(rows), full_matrices=False).Vh.T
     noise = _EPS * max(matrix.shape)
     return _balanced(rows @ turn, vectors @ turn, noise, total=total, missing=missing, exact=False)
@@ -161,7 +163,7 @@ def _decomposed(matrix: RowBlocks, wanted: Wanted, device: torch.device) -> Lead
 
 
 def _product(matrix: RowBlocks, vectors: Float[Tensor, "n k"]) -> tuple[Tensor, float]:
-    """X W and ‖X‖², in float64."""
+    """The product of the matrix X with some vectors W, and ‖X‖², both in float64."""
     rows = vectors.new_empty(matrix.shape[0], vectors.shape[1])
     total = vectors.new_zeros(())
     for begin, block in matrix.wide(vectors.device):

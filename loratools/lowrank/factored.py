@@ -29,7 +29,7 @@ _NEARLY_ORTHOGONAL = 0.1
 @final
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """The m × n matrix `up @ down`."""
+    """An m × n matrix that is given as the product `up @ down`."""
 
     up: Float[Tensor, "m R"]
     down: Float[Tensor, "R n"]
@@ -184,6 +184,8 @@ def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some colum
             limit = _WELL_CONDITIONED if matrix.dtype == torch.float64 else _WELL_ENOUGH
             if inverse.square().sum() <= limit * len(gram):
                 return factor * lengths
+            # The first factor's inverse makes the columns nearly orthonormal, so that the second
+            # Gram matrix is well conditioned, and its factor corrects the first.
             gram = gram_matrix(matrix, inverse / lengths[:, None])
             gap = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
             if gap < _NEARLY_ORTHOGONAL:  # false for NaN as well
@@ -235,7 +237,7 @@ def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]
 
 
 def _basis(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows some"]:
-    """An orthonormal basis of the column space."""
+    """An orthonormal basis of the column space of a matrix, in float64."""
     u, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
     eps = torch.finfo(torch.float64).eps * max(matrix.shape)
     basis: Tensor = u[:, values > eps * values[:1].sum()]

@@ -100,6 +100,7 @@ def ritz_vectors(
     while space.width + len(block) <= min(matrix.shape) // 2:
         has_grown = space.extend(block)
         kept = space.energies.cumsum(0)
+        # Less the noise, so that rounding never makes too few values look like enough.
         count = wanted.count(kept.numpy() - space.noise, space.total)
         if not _is_few(min(count, space.width + 1), matrix.shape):
             return None
@@ -115,6 +116,8 @@ def ritz_vectors(
         missing = space.missing(residuals[:count])
         best = kept[:count].max().item() if count else 0.0
         goal = tolerance * min(best, _LOOSER * (space.total - best))
+        # The smaller of two estimates of the missing energy: by the residuals, and by all that is
+        # outside of V.
         if (least := min(missing.sum().item(), space.unseen)) <= max(goal, space.noise):
             return space.ritz(count, least)
         worst = _largest(missing, all_but=goal * _GOOD_ENOUGH)

@@ -185,7 +185,7 @@ class RankRule:
             loss = 1.0 if self.rank is not None else self._allowed
             rank = self.min_rank if self.rank is None else self.rank
         else:
-            # Twice the fair share: few targets get more, and those can be asked again.
+            # Twice the rank that all targets would share: few need more, and are decomposed again.
             loss = 1.0
             rank = 2 * self.parameters // max(1, sum(target.cost for target in targets))
         return Wanted(self._within(rank), loss, self._most, self.multiple_of)

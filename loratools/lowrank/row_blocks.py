@@ -1,4 +1,4 @@
-"""A matrix that is read in blocks of rows."""
+"""Matrices that are read in blocks of rows, because they may be too large for memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: A million elements stay in a core's cache.
+#: The elements of a block: a million stay in a core's cache.
 _BLOCK = 2**20
 
 

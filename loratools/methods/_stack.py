@@ -26,7 +26,7 @@ _BLOCK = 2**18
 _LARGEST = 1e18
 #: The number of entries drawn at random to locate a threshold; a small matrix is used whole.
 _SAMPLE = 2**16
-#: The sample misses a threshold by more standard deviations than this once in 10^9 times.
+#: The standard deviations by which a sample may miss the threshold; it misses more once in 10^9.
 _DEVIATIONS = 6
 
 #: Computes the result for one block of all matrices; the number is the position of its first entry.
@@ -127,7 +127,7 @@ class Cut:
         return torch.cat(parts).view_as(block)
 
     def among(self, scores: Tensor, position: int) -> Tensor:
-        """For each score of a block, whether it is among the largest."""
+        """A mask of the scores in a block that are among the largest."""
         flat = scores.view(-1)
         at = min(max(self.end - position, 0), len(flat))
         return torch.cat([flat[:at] >= self.value, flat[at:] > self.value]).view_as(scores)

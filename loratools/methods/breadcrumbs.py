@@ -1,7 +1,7 @@
 """Model Breadcrumbs (Davari and Belilovsky, 2023, arXiv:2312.06795): neither outliers nor noise.
 
 dW = λ · Σ wₜ·τₜ, with τₜ the update of adapter t without its largest entries, a share of γ, and
-without its smallest, so many that a share of `density` is kept.
+without so many of its smallest ones that a share of `density` is kept.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ SUFFIXES = {
     "IMAGE_CLS": "ForImageClassification",
     "AUDIO_CLS": "ForSequenceClassification",
 }
-#: The output layers of heads, for models that are not in the table.
+#: The usual names of output layers, for models that are not in the table.
 _OUTPUTS = (
     "score", "classifier", "qa_outputs", "classifier.out_proj", "classification_head.out_proj",
     "score.out_proj",

@@ -187,7 +187,7 @@ class BaseNames:
     def _nearest(self, target: str) -> Iterable[str]:
         if flattened_path(target) is not None:
             return ()
-        # Comparing with every name of a large base takes minutes; those with its end are likely.
+        # Comparing with every name of a large base takes minutes; likely ones share the last parts.
         pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
         return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)
 
@@ -198,7 +198,7 @@ def _renamings(target: str) -> Iterator[tuple[str, str]]:
 
 
 def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
-    """Known prefixes of a target, each with what may stand in its place; both can be empty."""
+    """Yield known prefixes of a target, each with one that may replace it; both can be empty."""
     for one, other in _RENESTINGS:
         for old, new in ((one, other), (other, one)):
             if target.startswith(old):

@@ -80,7 +80,11 @@ def mixes_unets(spellings: Sequence[Collection[str]]) -> bool:
 def _changes(
     stems: Mapping[str, str], theirs: Mapping[str, str], reference: Collection[str], where: str
 ) -> dict[str, str]:
-    """Each prefix that the reference has another one for, and that one."""
+    """Map each prefix that has to change to the reference's prefix.
+
+    Raises:
+        MatchError: a name may mean several names of the reference, or may not mean the only one.
+    """
     own = {stem: name for name, stem in stems.items()}
     others = _Others({stem: name for stem, name in theirs.items() if stem not in own})
     changes: dict[str, str] = {}
@@ -135,7 +139,7 @@ class _Others:
             if not _part(stem) + _part(other):
                 yield self._stems[other], (head, other_head)
             elif "lora_te_" in (head, other_head):
-                # The one text encoder of SD 1, and one of the two of SDXL.
+                # `lora_te_` is the only text encoder of SD 1, but SDXL has two: it may be either.
                 yield self._stems[other], None
 
     def rooted(self, stem: str, names: Collection[str], reference: Collection[str]) -> _Found:

@@ -1,4 +1,4 @@
-"""Input embeddings and output heads, which many models store once and use twice."""
+"""Finds embeddings, output heads, and whether they are tied: stored once and used as both."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ def is_classifier(config: Mapping[str, Any] | None) -> bool:
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a parameter of this name has a row for every token: an embedding or a head."""
+    """Whether a parameter's name is that of an embedding or a head, which have a row per token."""
     return _ends(name, _EMBEDDINGS) or _ends(name, _HEADS)
 
 

@@ -82,7 +82,8 @@ def approximate(
     def find(questions: "Sequence[tuple[int, Wanted]]") -> list[Decomposed]:
         found = list(each(decompose, [(targets[i], wanted) for i, wanted in questions]))
         for (i, _), update in zip(questions, found, strict=True):
-            if not update.svd.values[:1].sum() <= LARGEST:  # true of a NaN as well
+            # Not written with `>`, so that it is true of a NaN as well.
+            if not update.svd.values[:1].sum() <= LARGEST:
                 raise NonFiniteError(
                     f"{shorten(targets[i])}: the update is too large: above {LARGEST}"
                 )
