@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A release, end to end: two adapters and their base go to the Hub, are pulled at locked commits,
-# combined, merged and published with a card, and what is published is held against what was made.
+# combined, merged and published with a card, and the published files are compared with those made here.
 #
 #     docs/how-to/release.sh OWNER VERSION     in a checkout, with HF_TOKEN
 set -euo pipefail

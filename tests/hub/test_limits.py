@@ -24,11 +24,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 TABLE = {
     "the header of a safetensors file": [header.MAX_HEADER_BYTES],
     "a JSON file": [folder.MAX_JSON_BYTES],
-    "lists and objects in each other, in any JSON": [strict_json._DEEPEST],
+    "nesting of lists and objects, in any JSON": [strict_json._DEEPEST],
     "a regular expression of a config": [regex.CPU_SECONDS, regex.MEMORY_BYTES],
     "a model card or its template": [pushing._MAX_TEXT_BYTES],
     "the front matter of a card": [front_matter.LONGEST],
-    "lists and mappings in each other, in front matter": [front_matter._DEEPEST],
+    "nesting of lists and mappings, in front matter": [front_matter._DEEPEST],
     "a number in front matter": [front_matter._LONGEST_NUMBER],
     "a file from a Hub": [],
     "another answer of a Hub": [session.LONGEST_ANSWER],
