@@ -216,7 +216,7 @@ def base_of(folder: Path, delta: Delta) -> Checkpoint:
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_merge_does_what_the_kind_says(delta: Delta, strength: float, tmp_path: Path) -> None:
     plan = plan_merge(base_of(tmp_path, delta), [of(delta)], [strength], MergeOptions())
-    assert plan.adapter_tensors == len(plan.applied) == len(keys_of(delta))
+    assert plan.accounting.total == len(plan.accounting.applied) == len(keys_of(delta))
     (tensor,) = plan.changed
     blocks = [block.clone() for _, block, _ in edited_blocks(tensor, 0, 4, Rounding())]
     assert torch.equal(torch.cat(blocks), applied(delta, weight_for(delta), strength))

@@ -32,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def test_drawn_adapter_can_be_merged(base: Checkpoint, adapter: Adapter, weight: float) -> None:
     assert adapter.updates
     plan = plan_merge(base, [adapter], [weight], MergeOptions())
-    assert len(plan.applied) == plan.adapter_tensors
+    assert len(plan.accounting.applied) == plan.accounting.total
     assert {tensor.name for tensor in plan.changed} == set(adapter.updates)
 
 

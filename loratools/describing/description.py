@@ -211,7 +211,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     for name in matrices:
         if name not in touched:
             untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
-    accounting = {"applied": len(plan.applied), "adapter_tensors": plan.adapter_tensors}
+    accounting = {"applied": len(plan.accounting.applied), "adapter_tensors": plan.accounting.total}
     count = sum(name in touched for name in matrices)
     return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
 

@@ -36,7 +36,7 @@ def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[
     rounding, or to be in the base already.
     """
     applied: dict[str, list[str]] = {}
-    for key in plan.applied:
+    for key in plan.accounting.applied:
         applied.setdefault(key.partition(": ")[2], []).append(key)
     for tensor in plan.changed:
         measured = fidelity.get(tensor.name)

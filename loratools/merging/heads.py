@@ -6,13 +6,13 @@ they have in that class.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, final
+from dataclasses import replace
+from typing import Any
 
 from loratools.adapter import Adapter
 from loratools.errors import listing
 from loratools.io.checkpoint import Checkpoint
-from loratools.merging.plan import NewHead, PlannedTensor
+from loratools.merging.plan import MergePlan, NewHead, PlannedTensor
 from loratools.names.heads import Head, find_heads, output_layer
 
 #: Modules beside the base model, by the first part of their names: these have no prefix.
@@ -26,24 +26,12 @@ _OUTER = frozenset(
 )  # fmt: skip
 
 
-@final
-@dataclass(frozen=True)
-class HeadPlan:
-    """The new head if there is one, and the output's tensors under their final names."""
-
-    tensors: Mapping[str, PlannedTensor]
-    head: NewHead | None = None
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-def plan_head(
-    base: Checkpoint, adapters: Sequence[Adapter], tensors: Mapping[str, PlannedTensor]
-) -> HeadPlan:
-    """What a head among the planned tensors means for the others and for the config."""
-    brought = list(_brought(base, adapters, tensors))
+def with_head(plan: MergePlan) -> MergePlan:
+    """The plan with what a head among its tensors means for the others and for the config."""
+    base, tensors = plan.base, plan.tensors
+    brought = list(_brought(base, plan.adapters, tensors))
     if not brought:
-        return HeadPlan(tensors)
+        return plan
     adapter, heads, output = brought[0]
     others = tuple(
         f"{other.where}: brings a head too, {name}; config.json describes {output}"
@@ -56,14 +44,20 @@ def plan_head(
             f"{output}: a head of {labels} labels; the base has no config.json, and the one "
             f"that you give the output has to say so (architectures, id2label)"
         )
-        return HeadPlan(tensors, notes=(note, *others))
+        return replace(plan, notes=(*plan.notes, note, *others))
     head = _chosen(heads, base.config)
     new, notes = _described(base.config, adapter.model_config or {}, head, labels)
     if head is None:
-        return HeadPlan(tensors, new, (*notes, *others))
+        return replace(plan, head=new, notes=(*plan.notes, *notes, *others))
     tensors, renaming = _renamed(tensors, head, base.config)
     notes += [*renaming, *_passed_over(head, tensors), *others]
-    return HeadPlan(tensors, new, tuple(notes), tuple(_made_up(head, tensors)))
+    return replace(
+        plan,
+        tensors=tensors,
+        head=new,
+        notes=(*plan.notes, *notes),
+        warnings=(*plan.warnings, *_made_up(head, tensors)),
+    )
 
 
 def config_with_head(config: Mapping[str, Any], head: NewHead) -> dict[str, Any]:

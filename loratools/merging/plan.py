@@ -5,7 +5,7 @@ accounted for.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 from loratools.adapter import Adapter
@@ -129,35 +129,53 @@ class NewHead:
 
 @final
 @dataclass(frozen=True)
+class Accounting:
+    """What becomes of every tensor of the adapters, each named as `adapter number: key`.
+
+    Attributes:
+        applied: tensors that have an effect.
+        skipped: tensors left out by `only` and `skip`.
+        unmatched: tensors left out by `allow_unmatched`.
+        inert: tensors that change no weight, with the reason.
+    """
+
+    applied: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    inert: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """The number of tensors in all adapter files."""
+        groups = (self.applied, self.skipped, self.unmatched, self.inert)
+        return sum(len(group) for group in groups)
+
+
+@final
+@dataclass(frozen=True)
 class MergePlan:
     """All that a merge will do.
 
     Attributes:
         tensors: the output's tensors by name: the base's in their order, then the new ones.
-        applied: adapter tensors that have an effect, `adapter number: key`.
-        skipped: adapter tensors left out by `only` and `skip`.
-        unmatched: adapter tensors left out by `allow_unmatched`.
-        inert: adapter tensors that change no weight, with the reason.
+        accounting: what becomes of every tensor of the adapters.
+        notes: what a person should know.
+        warnings: what makes the output another model than it seems.
         untied: the head that is stored by itself from now on.
         vocabulary: rows of the embedding before and after, where they differ.
         head: the head of a classifier that an adapter brings, for a config that describes it.
-        notes: what a person should know.
-        warnings: what makes the output another model than it seems.
     """
 
     base: Checkpoint
     adapters: tuple[Adapter, ...]
     weights: tuple[float, ...]
     tensors: Mapping[str, PlannedTensor]
-    applied: tuple[str, ...]
-    skipped: tuple[str, ...]
-    unmatched: tuple[str, ...]
-    inert: Mapping[str, str]
-    untied: TiedHead | None
-    vocabulary: tuple[int, int] | None
-    head: NewHead | None
+    accounting: Accounting
     notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    untied: TiedHead | None = None
+    vocabulary: tuple[int, int] | None = None
+    head: NewHead | None = None
 
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:
@@ -168,9 +186,3 @@ class MergePlan:
     def changed(self) -> tuple[PlannedTensor, ...]:
         """The tensors of the output in which an adapter shows."""
         return tuple(tensor for tensor in self.tensors.values() if tensor.is_changed)
-
-    @property
-    def adapter_tensors(self) -> int:
-        """The number of tensors in all adapter files."""
-        groups = (self.applied, self.skipped, self.unmatched, self.inert)
-        return sum(len(group) for group in groups)

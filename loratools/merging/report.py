@@ -73,23 +73,23 @@ class MergeReport:
     def accounting(self) -> str:
         """The sentence that accounts for every tensor."""
         plan = self.plan
-        applied = len(plan.applied) - len(self._without_effect)
+        applied = len(plan.accounting.applied) - len(self._without_effect)
         changed = len(plan.changed) - len(self._unmoved)
         converted = sum(
             not tensor.is_unchanged and not tensor.is_changed for tensor in plan.tensors.values()
         )
         unchanged = len(plan.tensors) - changed - converted
         sentence = (
-            f"{applied} of {plan.adapter_tensors} adapter tensors applied to "
+            f"{applied} of {plan.accounting.total} adapter tensors applied to "
             f"{changed} {'weight' if changed == 1 else 'weights'}; "
             f"{unchanged} base tensors unchanged"
         )
         counts = (
             (converted, "converted to another dtype"),
             (len(self._without_effect), "adapter tensors change nothing"),
-            (len(plan.skipped), "adapter tensors skipped as asked"),
-            (len(plan.unmatched), "adapter tensors left out without a match"),
-            (len(plan.inert), "adapter tensors without effect on weights"),
+            (len(plan.accounting.skipped), "adapter tensors skipped as asked"),
+            (len(plan.accounting.unmatched), "adapter tensors left out without a match"),
+            (len(plan.accounting.inert), "adapter tensors without effect on weights"),
         )
         return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
 
@@ -153,12 +153,12 @@ class MergeReport:
                 for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
             ],
             "accounting": {
-                "adapter_tensors": plan.adapter_tensors,
-                "applied": len(plan.applied) - len(self._without_effect),
+                "adapter_tensors": plan.accounting.total,
+                "applied": len(plan.accounting.applied) - len(self._without_effect),
                 "changing_nothing": dict(self._without_effect),
-                "skipped": list(plan.skipped),
-                "unmatched": list(plan.unmatched),
-                "inert": dict(plan.inert),
+                "skipped": list(plan.accounting.skipped),
+                "unmatched": list(plan.accounting.unmatched),
+                "inert": dict(plan.accounting.inert),
                 "weights_changed": len(plan.changed) - len(self._unmoved),
                 "base_tensors_unchanged": sum(
                     tensor.is_unchanged or name in self._unmoved

@@ -71,7 +71,7 @@ def assert_nothing_is_claimed(report: MergeReport) -> None:
     assert fields["accounting"]["applied"] == 0
     assert fields["accounting"]["weights_changed"] == 0
     assert fields["accounting"]["base_tensors_unchanged"] == len(report.plan.tensors)
-    assert len(fields["accounting"]["changing_nothing"]) == report.plan.adapter_tensors
+    assert len(fields["accounting"]["changing_nothing"]) == report.plan.accounting.total
 
 
 @pytest.mark.parametrize(

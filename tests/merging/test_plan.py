@@ -112,7 +112,7 @@ class TestReplaced:
         options = MergeOptions(skip=("*.bias",))
         tensors, report = merged(base, adapter, weights=[0.5], options=options)
         assert equal(tensors["model.layers.0.q.bias"], WEIGHTS["model.layers.0.q.bias"])
-        assert len(report.plan.skipped) == 1
+        assert len(report.plan.accounting.skipped) == 1
 
     @pytest.mark.parametrize(("wide", "expected"), [(40, torch.float32), (4, torch.bfloat16)])
     def test_new_tensor_has_the_dtype_of_most_bytes_of_the_base(
@@ -174,7 +174,7 @@ class TestReplaced:
         stored = {"score.weight": eighths(2, 3), "score.modules_to_save.weight": eighths(2, 3)}
         adapter = write_adapter(base.parent / "adapter", Q | stored, modules_to_save=["score"])
         _, report = merged(base, adapter)
-        assert [*report.plan.inert.values()] == ["repeats base_model.model.score.weight"]
+        assert [*report.plan.accounting.inert.values()] == ["repeats base_model.model.score.weight"]
 
     @pytest.mark.parametrize(
         "weights",
@@ -279,8 +279,8 @@ class TestSelection:
             )
         ]
         assert found == changed
-        assert len(report.plan.skipped) == 2 * (2 - len(changed))
-        assert report.plan.adapter_tensors == 4
+        assert len(report.plan.accounting.skipped) == 2 * (2 - len(changed))
+        assert report.plan.accounting.total == 4
 
     def test_selecting_nothing_is_refused(self, base: Path) -> None:
         adapter = write_adapter(base.parent / "adapter", Q)
@@ -301,7 +301,7 @@ class TestSelection:
     def test_glob_has_to_match_in_one_of_several_adapters(self, base: Path) -> None:
         adapters = [write_adapter(base.parent / n, t) for n, t in (("q", Q), ("k", K))]
         _, report = merged(base, *adapters, options=MergeOptions(skip=("*.k.*",)))
-        assert len(report.plan.skipped) == 2
+        assert len(report.plan.accounting.skipped) == 2
 
     def test_update_without_a_weight_is_refused_and_counted(self, base: Path) -> None:
         strange = pair("layers.7.q", 4, 3) | pair("layers.8.q", 4, 3)
@@ -314,7 +314,7 @@ class TestSelection:
         tensors, report = merged(base, adapter, options=MergeOptions(allow_unmatched=True))
         expected = WEIGHTS["model.layers.0.q.weight"] + update(Q)
         assert equal(tensors["model.layers.0.q.weight"], expected)
-        assert len(report.plan.unmatched) == 2
+        assert len(report.plan.accounting.unmatched) == 2
         assert any(note.startswith("left out: layers.7.q") for note in report.plan.notes)
 
     def test_two_targets_that_mean_one_weight_are_refused(self, base: Path) -> None:
@@ -334,7 +334,7 @@ class TestSelection:
         with pytest.raises(MatchError, match=r"layers\.0\.z\.weight: no such tensor in the base"):
             merged(base, adapter)
         _, report = merged(base, adapter, options=MergeOptions(allow_unmatched=True))
-        assert len(report.plan.unmatched) == 1
+        assert len(report.plan.accounting.unmatched) == 1
 
     @pytest.mark.parametrize(("module", "group"), [("layers.0.k", "skipped"), ("z", "unmatched")])
     def test_rows_are_selected_and_matched_as_updates_are(
@@ -344,14 +344,15 @@ class TestSelection:
         adapter = write_adapter(base.parent / "adapter", Q | rows, trainable_token_indices=[1])
         options = MergeOptions(skip=("*.k.weight",), allow_unmatched=True)
         tensors, report = merged(base, adapter, options=options)
-        assert getattr(report.plan, group) == (f"0: base_model.model.{next(iter(rows))}",)
+        found = getattr(report.plan.accounting, group)
+        assert found == [f"0: base_model.model.{next(iter(rows))}"]
         assert equal(tensors["model.layers.0.k.weight"], WEIGHTS["model.layers.0.k.weight"])
 
     def test_rows_that_are_skipped_need_no_counterpart(self, base: Path) -> None:
         rows = {"z.trainable_tokens_delta": eighths(1, 3)}
         adapter = write_adapter(base.parent / "adapter", Q | rows, trainable_token_indices=[1])
         _, report = merged(base, adapter, options=MergeOptions(skip=("z.*",)))
-        assert len(report.plan.skipped) == 1
+        assert len(report.plan.accounting.skipped) == 1
 
     def test_rows_beyond_the_table_are_refused(self, base: Path) -> None:
         rows = {"layers.0.k.trainable_tokens_delta": eighths(1, 3)}
@@ -622,7 +623,7 @@ def test_dry_run_plans_and_writes_nothing(base: Path) -> None:
     before = sorted(base.parent.rglob("*"))
     report = loratools.merge(base, adapter, output=None)
     assert sorted(base.parent.rglob("*")) == before
-    assert len(report.plan.applied) == 2
+    assert len(report.plan.accounting.applied) == 2
     assert report.fidelity == {}
 
 

@@ -31,7 +31,7 @@ def merge(made: Made) -> Mapping[str, Tensor]:
         write=loratools.WriteOptions(jobs=1),
     )
     stored = load_file(made.folder / "adapter" / "adapter_model.safetensors")
-    assert report.plan.adapter_tensors == len(stored)
+    assert report.plan.accounting.total == len(stored)
     return load_file(output)
 
 

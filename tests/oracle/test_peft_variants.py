@@ -261,7 +261,10 @@ class TestMergedLinear:
             allow_pickle=True,
             options=loratools.MergeOptions(allow_unmatched=True),
         )
-        assert (len(report.plan.applied), len(report.plan.unmatched)) == (2, 46)
+        assert (len(report.plan.accounting.applied), len(report.plan.accounting.unmatched)) == (
+            2,
+            46,
+        )
         stored = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
         down, up = (
             stored[f"base_model.model.transformer.{name}.lora_{part}.weight"].double()

@@ -282,7 +282,10 @@ def test_file_is_merged_into_the_base_that_has_its_names(tmp_path: Path) -> None
         weights=[0.5],
         options=MergeOptions(only=tuple(f"*{name.replace('.', '_')}.weight" for name in shapes)),
     )
-    assert (len(report.plan.applied), len(report.plan.skipped)) == (12, len(tensors) - 12)
+    assert (len(report.plan.accounting.applied), len(report.plan.accounting.skipped)) == (
+        12,
+        len(tensors) - 12,
+    )
     merged = load_file(tmp_path / "out.safetensors")
     for name, shape in shapes.items():
         path = f"lora_unet_{name.replace('.', '_')}"

@@ -1,0 +1,45 @@
+"""Tensors of the base that an adapter replaces whole: by which others, and by what."""
+
+from loratools.adapter import Adapter
+from loratools.errors import FormatError, shorten
+from loratools.io.dtypes import FACTORS, FLOATS
+from loratools.io.source import Source
+from loratools.io.values import same_bytes
+from loratools.merging.plan import PlannedTensor
+from loratools.names.tied import is_embedding
+
+
+def check_replacement(
+    adapter: Adapter, target: str, planned: PlannedTensor, source: Source
+) -> str | None:
+    """Refuse what may not take the place of a planned tensor; else what a person should know of it.
+
+    Raises:
+        FormatError: it has another dtype, or an adapter before has changed the tensor.
+    """
+    base = planned.base
+    is_rounded = source.dtype in FACTORS and planned.dtype in FLOATS
+    if source.dtype != planned.dtype and not is_rounded:
+        raise FormatError(
+            f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in the base"
+        )
+    is_replaced = planned.origin is not base and planned.origin is not source
+    if planned.changes or (is_replaced and not same_bytes(planned.origin, source)):
+        raise FormatError(
+            f"{adapter.where}: {shorten(target)} would replace what an adapter before it "
+            f"has changed"
+        )
+    if is_replaced:
+        return None
+    if base is None:
+        return f"{planned.name}: new, the base has no such tensor"
+    if base.shape == source.shape or is_embedding(planned.name):
+        return None
+    return f"{planned.name}: the shape changes from {list(base.shape)} to {list(source.shape)}"
+
+
+def is_the_base(source: Source, base: Source) -> bool:
+    """Whether a tensor has the numbers of the base's, as the base rounds them."""
+    from loratools.io.rounding import rounds_to
+
+    return rounds_to(source, base)

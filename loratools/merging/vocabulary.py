@@ -1,0 +1,29 @@
+"""The number of tokens of a planned merge, on which all tables of them must agree."""
+
+from dataclasses import replace
+
+from loratools.errors import UnsupportedError
+from loratools.merging.plan import MergePlan
+from loratools.names.tied import is_embedding
+
+
+def with_vocabulary(plan: MergePlan) -> MergePlan:
+    """The plan with the number of tokens before and after, where they differ.
+
+    Raises:
+        UnsupportedError: a table of tokens stays as small as it was.
+    """
+    tables = {name: tensor for name, tensor in plan.tensors.items() if is_embedding(name)}
+    vocabulary = None
+    for table in tables.values():
+        if table.base is not None and table.base.shape[0] != table.shape[0]:
+            vocabulary = (table.base.shape[0], table.shape[0])
+    if vocabulary is None:
+        return plan
+    for name, table in tables.items():
+        if table.shape[0] == vocabulary[0]:
+            raise UnsupportedError(
+                f"{name}: has {table.shape[0]} rows, but the vocabulary grows to "
+                f"{vocabulary[1]} and the adapter brings no rows for it"
+            )
+    return replace(plan, vocabulary=vocabulary)
