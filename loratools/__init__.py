@@ -10,7 +10,7 @@ from typing import Any
 
 from loratools.version import __version__ as __version__
 
-#: The module of each public name.
+#: The public names that each module defines.
 _PUBLIC = {
     "loratools.adapter": ("Adapter",),
     "loratools.describing.description": ("Inspection",),

@@ -112,7 +112,7 @@ _NOTHING_THERE = (
 
 @contextmanager
 def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
-    """As `storage_errors`, but for a path at which there is nothing, a user's mistake, a `kind`."""
+    """As `storage_errors`, but raise a `kind` where the path leads to nothing, a user's mistake."""
     with storage_errors(path):
         try:
             yield

@@ -1,7 +1,7 @@
 """Hypothesis strategies for adapters, their updates and tensors, to test plug-ins and programs.
 
-Sizes and ranks begin at 1, and all dtypes that loratools computes with occur. A tensor's values are
-drawn by a seed, so Hypothesis shrinks its shape only. It is imported when a strategy is made.
+Sizes and ranks begin at 1, and all dtypes that loratools computes with occur. A tensor's values
+come from a seed, so only its shape shrinks. Hypothesis is imported when a strategy is made.
 """
 
 from collections.abc import Callable, Mapping

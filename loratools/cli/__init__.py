@@ -1,4 +1,4 @@
-"""argv → one call → output: a file a verb in `verbs/`, shared options in `options.py`."""
+"""The command line: a file for each verb in `verbs/`, shared options in `options.py`."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from loratools.version import __version__
 
 
 class _Verbs(click.Group):
-    """The files of `cli/verbs/`, each with its `command`; one is imported when it is needed."""
+    """A group with the `command` of each file in `cli/verbs/`, imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name.replace("_", "-") for name in registry.names(verbs)]

@@ -58,6 +58,7 @@ class Stoppable:
             try:
                 event = self._events.get(timeout=_TICK_SECONDS)
             except Empty:
+                # Asked to stop, and with nothing to clean up: only its report may be left to print.
                 if self._first is not None and not is_unfinished():
                     ticks += 1
                     if ticks > _PRINTING_TICKS:

@@ -58,7 +58,7 @@ class Push:
         changed = self.changed()
         if not changed:
             return Pushed(self.parent, ())
-        before = self._proposals()
+        before = self._proposals()  # to tell a new one by, if an answer is lost
         for attempt in range(_ATTEMPTS):
             made = self._attempt(changed, before, is_last=attempt == _ATTEMPTS - 1)
             if made is not None:
@@ -114,17 +114,18 @@ class Push:
         raise self._overtaken(head)
 
     def _next(self, head: str) -> str | None:
-        """The commit made on the parent, which `head` may not be: others may have gone on."""
+        """The commit made directly on the parent; `head` may be a later one, made by others."""
         history = reading.history(self.repo, head)
         later = history[: history.index(self.parent)] if self.parent in history else []
         return later[-1] if later else None
 
     def _is_ours(self, commit: str, changed: tuple[str, ...]) -> bool:
-        """Whether a commit has the files that were sent: its hash was in the lost answer."""
+        """Whether a commit is ours, by the files in it: the answer with its hash was lost."""
         there = {file.path: file for file in reading.list_files(self.repo, commit)}
         return all(self.files[path].is_listed(there.get(path)) for path in changed)
 
     def _proposals(self) -> dict[int, str]:
+        """The heads of pull requests by their numbers; not asked for if none is to be made."""
         return reading.proposals(self.repo) if self.proposes else {}
 
     def _check(self, commit: str, changed: tuple[str, ...]) -> None:

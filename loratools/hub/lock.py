@@ -57,7 +57,7 @@ class Lock:
         """`name` at the locked commit of its repository; unchanged if the lock has none.
 
         Raises:
-            HubError: `name` has another commit.
+            HubError: `name` asks for another commit.
         """
         locked = self.repositories.get(name.repo)
         if locked is None:

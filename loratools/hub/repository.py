@@ -97,7 +97,7 @@ class Repository:
     def _fetch(self, file: HubFile) -> Path:
         verified = Verified(_state() / "verified")
         cached = reading.cached(self.repo, self.commit, file.path)
-        for _ in range(_DOWNLOADS):
+        for _ in range(_DOWNLOADS):  # a wrong file in the cache counts as the first
             path, digest = (cached, None) if cached is not None else self._download(file)
             if verified.knows(path, file.digest):
                 return path

@@ -131,7 +131,7 @@ class _Limited(httpx2.SyncByteStream):
             count += len(chunk)
             if count > self._limit:
                 raise AnswerError(
-                    f"{self._where}: sends more than {self._limit} bytes, which is all"
+                    f"{self._where}: sends more than {self._limit} bytes, the most expected"
                 )
             yield chunk
 

@@ -35,7 +35,7 @@ def token() -> str | None:
     """
     file = Path(constants.HF_TOKEN_PATH)
     variable = next((name for name in _VARIABLES if os.environ.get(name, "").strip()), None)
-    if variable is None:
+    if variable is None:  # else the client does not look into its files
         _check_files(file)
     with storage_errors(file):
         try:

@@ -66,8 +66,8 @@ class Addition:
     def named(self) -> Iterator[CommitOperationAdd]:
         """The operation, with a path of the open file that is valid in the block.
 
-        A file that was not sent in the block belongs into the commit itself, as the Hub wants it of
-        text: its bytes are then put into the operation.
+        A file that was not sent in the block belongs in the commit itself, where the Hub wants
+        text files: its bytes are then put into the operation.
 
         Raises:
             FormatError, StorageError: another file has taken its place, or a link leads to it.
@@ -131,7 +131,10 @@ def commit(
 
 
 def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool) -> None:
-    """Send the contents of large files, before the commit that lists them."""
+    """Send the contents of some large files, before the commit that lists them.
+
+    Each is open while it is sent: see `Addition.of`.
+    """
     with ExitStack() as opened:
         operations = [opened.enter_context(file.named()) for file in files]
         client.api().preupload_lfs_files(

@@ -86,6 +86,7 @@ def pull(
 
     held = None if lock is None else Lock.read(Path(lock))
     if output is not None:
+        # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
     fetched = _fetch(wanted, held)
     base = _fetch(_base_of(fetched), held) if include_base else None
@@ -170,7 +171,7 @@ def _base_of(adapter: _Fetched) -> HubName:
 
 
 def _named_base(config: str, fields: Mapping[str, Any]) -> tuple[object, object]:
-    """The base and its revision, in the fields that a dialect with such a config has for them."""
+    """The base's name and revision in a config, in the fields that its dialect has for them."""
     for dialect in dialects():
         name = dialect.base_field
         if dialect.config == config and name is not None and name in fields:

@@ -137,7 +137,7 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
 def _hashing(
     files: Mapping[str, InputFile | bytes],
 ) -> "Iterator[Callable[[], dict[str, Addition]]]":
-    """Hash files in a thread during the block; the function it gets waits for the results."""
+    """Hash files in a thread during the block, which gets a function that waits for the results."""
     from loratools.hub.writing import Addition
 
     pool = ThreadPoolExecutor(1)
@@ -218,7 +218,7 @@ def _check_tag(push: "Push", tag: str) -> None:
 def _with_base(
     files: Mapping[str, InputFile], found: "Inspection | Checkpoint", base: str
 ) -> dict[str, bytes]:
-    """The config of an adapter with another base, by its name."""
+    """The adapter's config file, by name, with `base` as the name of its base model."""
     filed = None if isinstance(found, Checkpoint) else found.adapter.filed
     dialect = None if filed is None else dialect_named(filed.dialect)
     config = None if dialect is None else dialect.config

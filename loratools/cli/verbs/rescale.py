@@ -60,7 +60,9 @@ def command(
         raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
     rule = rank_rule(settings)
     if settings["base"] is None and (rule is not None or settings["size"] is not None):
-        raise click.UsageError("A rank rule is for what --base makes additive, and there is none.")
+        raise click.UsageError(
+            "A rank rule needs --base: it is for updates that --base makes additive."
+        )
     from loratools.reshaping.rescale import rescale
     from loratools.reshaping.rescaled import Rescaling
 

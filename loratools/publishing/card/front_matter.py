@@ -22,7 +22,7 @@ _NOT_YAML = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, Any], int]:
-    """Parse a mapping; also returns the column of its keys. `first` is the number of line one.
+    """The parsed mapping, and the column of its keys; `first` is the number of its first line.
 
     Raises:
         FormatError: it is not a YAML mapping, or not one within the limits.
