@@ -414,7 +414,7 @@ def test_templates_of_the_guide_make_cards(template: str) -> None:
 
 
 def test_names_of_the_guide_are_those_that_a_template_has() -> None:
-    table = PAGE.partition("These are the names:")[2]
+    table = PAGE.partition("A template can use these names:")[2]
     named = set(re.findall(r"`([\w\[\].]+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.M))))
     found = set()
     for name, value in _context(FACTS).items():
