@@ -1,10 +1,10 @@
-"""loratools' algebra of adapters beside PEFT, mergekit and dense stand-ins, as whole commands.
+"""Compare loratools' algebra of adapters with PEFT, mergekit and dense stand-ins, as commands.
 
     python benchmarks/algebra.py DATA --runs 3 --only combine,resize --json runs.json
 
-Every run is a fresh process; the tools take turns (A B C A B C …). What takes minutes runs in the
-first round only, and some of it on a part of the task, from which the time of the whole is
-extrapolated: the table says so. Outputs are checked against the optimum in float64.
+Every run is a fresh process; the tools take turns (A B C A B C …). A tool that takes minutes runs
+in the first round only, and may run on a part of the task, from which the time of the whole is
+extrapolated: the table says so. Outputs are compared with the optimum in float64.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def seconds(self) -> list[float]:
-        """The time of each run."""
+        """The wall-clock seconds of each run."""
         if self.contender.timed_inside:
             return [float(run.stdout.split()[-1]) for run in self.runs]
         return [run.wall_s for run in self.runs]
@@ -72,7 +72,7 @@ def _delete(path: Path | None) -> None:
 
 
 def compare(comparison: Comparison, runs: int) -> list[Row]:
-    """Every contender's runs, in turn."""
+    """The runs of all contenders, which take turns."""
     rows = [Row(contender) for contender in comparison.contenders]
     for number in range(1, runs + 1):
         for row in rows:
@@ -88,7 +88,7 @@ def compare(comparison: Comparison, runs: int) -> list[Row]:
 
 
 def table(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """A Markdown table; a time that is extrapolated has an ≈."""
+    """The runs as a Markdown table, in which extrapolated times have an ≈."""
     ours = next(row for row in rows if row.contender.name == comparison.reference)
     quality = comparison.measure_of_quality
     heads = ["tool", "measured on", "s, median (min–max)", "s for all", "× loratools", "CPU s"]

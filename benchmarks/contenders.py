@@ -1,4 +1,4 @@
-"""What `algebra.py` compares: the command lines of loratools' verbs and of what does the same."""
+"""The command lines that `algebra.py` compares: loratools' verbs, and tools that do the same."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,9 @@ METHODS: Final = {"linear": "svd", "ties": "ties_svd", "dare_ties": "dare_ties_s
 class Contender:
     """One tool in one comparison.
 
-    `times` is by how much its time is multiplied to speak of the whole task, and `start` the name
-    of the contender whose time is not multiplied. `quality` says how good an output is.
+    If it runs on a part of the task, its time is multiplied by `times` for the whole task. The
+    contender named `start` gives the time to start, which is not multiplied. `quality` says how
+    good an output is.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Contender:
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders beside each other; ratios are to the one named `reference`."""
+    """The contenders of one table; ratios are to the one named `reference`."""
 
     title: str
     reference: str
@@ -51,9 +52,9 @@ class Comparison:
 def comparisons(
     data: Path, out: Path, mergekit: str | None, *, whole: bool
 ) -> dict[str, Comparison]:
-    """Everything there is to compare, by name; without mergekit's executable, without its row.
+    """All comparisons, by name; mergekit has a row only if its executable is given.
 
-    `whole` has all tools do the whole task, five minutes each; else some do a part of it.
+    With `whole` all tools do the whole task, some in five minutes; else these do a part of it.
     """
     return {
         "combine": combining(data, out, whole=whole),
@@ -108,7 +109,7 @@ def combining(data: Path, out: Path, *, whole: bool) -> Comparison:
 
 
 def signed(data: Path, out: Path, method: str) -> Comparison:
-    """A method that needs whole matrices, on few layers."""
+    """The comparison of a method that forms whole matrices, on two layers."""
     some = [data / f"combine-2-layers-{n}" for n in (1, 2, 3)]
     on = f"{FEW} layers"
     options = ["--method", method, "--density", "0.5", "--rank", "16"]
@@ -166,7 +167,7 @@ def _peft(
 ) -> Contender:
     base = data / ("base-1b" if layers == LAYERS else "base-1b-2-layers")
     kind = METHODS[method]
-    # PEFT files an adapter that is not its default one in a folder of the adapter's name.
+    # PEFT saves an adapter that is not its default one in a folder of the adapter's name.
     within = None if check is None else lambda found: check(found / "combined")
     return Contender(
         f"PEFT {kind}, combining alone",
@@ -185,7 +186,7 @@ def _peft(
 
 
 def resizing(data: Path, out: Path, *, whole: bool) -> Comparison:
-    """The stand-in on the whole file takes five minutes on a quiet machine."""
+    """The comparison of resize; on the whole file the stand-in takes five quiet minutes."""
     lora = data / "lora-sdxl" / "lora-sdxl.safetensors"
     ours, theirs = out / "ours.safetensors", out / "dense.safetensors"
 

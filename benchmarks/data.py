@@ -24,7 +24,7 @@ LINEARS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 @final
 @dataclass(frozen=True)
 class Llama:
-    """A Llama-like base; without a head it is a bare `LlamaModel`, whose keys have no prefix."""
+    """A Llama-like base; without a head it is a plain `LlamaModel`, whose keys have no prefix."""
 
     layers: int
     hidden: int
@@ -38,7 +38,7 @@ class Llama:
 
     @property
     def prefix(self) -> str:
-        """What stands before every key but the head's."""
+        """The prefix of every key but the head's."""
         return "model." if self.has_head else ""
 
     def shape(self, module: str) -> tuple[int, int]:
@@ -57,14 +57,14 @@ class Llama:
         return shapes[module]
 
     def paths(self, module: str) -> list[str]:
-        """Every place in the model where a module of this name stands."""
+        """The full paths of all modules of this name in the model."""
         if module == "embed_tokens":
             return [f"{self.prefix}embed_tokens"]
         part = "mlp" if module in {"gate_proj", "up_proj", "down_proj"} else "self_attn"
         return [f"{self.prefix}layers.{layer}.{part}.{module}" for layer in range(self.layers)]
 
     def tensors(self) -> list[Draw]:
-        """Every weight, layer by layer."""
+        """All weights, layer by layer."""
         weights = [self._weight("embed_tokens", self.paths("embed_tokens")[0])]
         for layer in range(self.layers):
             weights += [self._weight(module, self.paths(module)[layer]) for module in LINEARS]
@@ -118,7 +118,7 @@ class Lora:
     alpha: int = 32
 
     def tensors(self) -> list[Draw]:
-        """Both factors of every targeted module, under the names PEFT files them."""
+        """Both factors of every targeted module, under PEFT's names."""
         base = BASES[self.base]
         return [
             factor
@@ -131,13 +131,13 @@ class Lora:
         rows, columns = shape
         names = (f"base_model.model.{path}.lora_A.weight", f"base_model.model.{path}.lora_B.weight")
         if path.endswith("embed_tokens"):
-            # PEFT files an embedding's factors transposed, and without «.weight».
+            # PEFT stores an embedding's factors transposed, and without «.weight».
             rows, columns = columns, rows
             names = (
                 f"base_model.model.{path}.lora_embedding_A",
                 f"base_model.model.{path}.lora_embedding_B",
             )
-        # PEFT starts A as kaiming_uniform(a=√5), whose standard deviation is 1/√(3·fan in).
+        # PEFT initialises A by kaiming_uniform(a=√5), whose standard deviation is 1/√(3·fan in).
         spread = 1 / math.sqrt(3 * columns)
         return [
             Draw(names[0], (self.rank, columns), torch.float32, std=spread),
@@ -177,7 +177,7 @@ class Kohya:
         return [tensor for module, shape in self._modules() for tensor in self._lora(module, shape)]
 
     def metadata(self) -> dict[str, str]:
-        """Two hashes are there for those who write the file anew and have to renew them."""
+        """The file's metadata, with two hashes that a tool which rewrites the file has to renew."""
         return {
             "ss_network_alpha": f"{self.alpha:.1f}",
             "ss_network_dim": str(self.rank),
@@ -224,7 +224,7 @@ ADAPTERS: Final = {
     "adapter-1b-qv": Lora("base-1b", ("q_proj", "v_proj")),
     "adapter-3b-all": Lora("base-3b", LINEARS),
     "adapter-embedding": Lora("base-embedding-4gb", ("q_proj", "embed_tokens")),
-    # To be combined, with a scaling of 1; also on two layers, for tools that take minutes.
+    # For `combine`, with a scaling of 1; also on two layers, for tools that take minutes.
     **{f"combine-{n}": Lora("base-1b", LINEARS, alpha=16) for n in (1, 2, 3)},
     **{f"combine-2-layers-{n}": Lora("base-1b-2-layers", LINEARS, alpha=16) for n in (1, 2, 3)},
 }
@@ -264,13 +264,13 @@ def write_adapter(folder: Path, name: str) -> None:
 
 
 def size_of(name: str) -> int:
-    """Bytes of tensor data in a data set."""
+    """The size of a data set's tensors in bytes."""
     source = {**BASES, **ADAPTERS, **KOHYA}[name]
     return sum(map(size_in_file, source.tensors()))
 
 
 def generate(out: Path, name: str) -> None:
-    """Write one data set; under a provisional name until it is complete."""
+    """Write one data set, under a temporary name until it is complete."""
     unfinished = out / f"{name}.partial"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

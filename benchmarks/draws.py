@@ -1,7 +1,7 @@
 """Tensors of the benchmarks' data, drawn and written a block at a time: the same every time.
 
-A tensor's seed is its folder and name, so the bytes do not depend on what else is generated. They
-hold for one version of torch: its generator's stream is not promised across versions.
+A tensor's seed is made of its folder and name, so its bytes do not depend on what else is written.
+They are the same for one version of torch, which promises no stable random numbers across versions.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ STORED_AS: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32:
 
 
 class Drawn(Protocol):
-    """A tensor to be written."""
+    """A tensor that is drawn at random while it is written."""
 
     @property
     def name(self) -> str:
@@ -49,14 +49,14 @@ def generator_of(folder: str, name: str) -> torch.Generator:
 
 
 def size_in_file(tensor: Drawn) -> int:
-    """Bytes of a tensor."""
+    """The size of a tensor in bytes."""
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 @final
 @dataclass(frozen=True)
 class Draw:
-    """One tensor to be written: Gaussian values of the given mean and standard deviation."""
+    """A tensor of Gaussian values of the given mean and standard deviation."""
 
     name: str
     shape: tuple[int, ...]
@@ -113,7 +113,7 @@ class DecayingFactor:
 def write_safetensors(
     path: Path, tensors: Sequence[Drawn], folder: str, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write one file in the order of names, as the safetensors library does."""
+    """Write one file with its tensors in the order of names, as the safetensors library does."""
     header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
     ordered = sorted(tensors, key=lambda tensor: tensor.name)
     offset = 0

@@ -1,4 +1,4 @@
-"""What a merge says of its rounding, beside the truth in float64; and what it costs to say it.
+"""Compare the loss to rounding that a merge reports with the true one; and what the measure costs.
 
     python benchmarks/fidelity.py              # the table of structured updates
     python benchmarks/fidelity.py --cost DATA  # merges of data.py's model, measured and not
@@ -30,14 +30,14 @@ from loratools.merging.fidelity import Fidelity
 SHAPES: Final = ((1024, 1024), (2048, 2048), (8192, 1024))
 RANK: Final = 8
 TARGET: Final = "layers.0.self_attn.q_proj"
-#: The first eighth of the rows of each block of 2^20 elements: all that was once measured.
+#: An early version measured only the first eighth of the rows of each block of 2^20 elements.
 FIRST_EIGHTH: Final = 8
 
 
 @final
 @dataclass(frozen=True)
 class Factors:
-    """One adapter: `up` is (rows, rank), `down` (rank, columns); a DoRA has a magnitude a row."""
+    """One adapter: `up` is (rows, rank), `down` (rank, columns); a DoRA has a magnitude per row."""
 
     up: Tensor
     down: Tensor
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def exact(self) -> Tensor:
-        """The result in float64."""
+        """The merged weight, computed in float64 and not rounded."""
         result = self.weight.double()
         for each in self.adapters:
             result = result + each.up.double() @ each.down.double()
@@ -69,12 +69,12 @@ def random(*shape: int) -> Tensor:
 
 
 def lora(rows: int, columns: int, size: float = 3e-4) -> Factors:
-    """An update with entries of about `size`, where a weight of 0.02 has last bits of 1e-4."""
+    """An update with entries of about `size`; the last bit of a bfloat16 of 0.02 is about 1e-4."""
     return Factors(random(rows, RANK) * size / RANK**0.5, random(RANK, columns))
 
 
 def shaped(rows: int, columns: int, by_row: Tensor, by_column: Tensor | None = None) -> Case:
-    """A usual weight, and a LoRA whose rows and columns are multiplied."""
+    """A weight of Gaussian values, and a LoRA whose rows and columns are multiplied by factors."""
     plain = lora(rows, columns)
     down = plain.down if by_column is None else plain.down * by_column
     return Case(normal_weight(rows, columns), (Factors(plain.up * by_row[:, None], down),))
@@ -131,7 +131,7 @@ def two_scales(rows: int, columns: int) -> Case:
 
 
 def pruned(rows: int, columns: int) -> Case:
-    """Most of it far below float32's last bit beside the weight, and kept whole where that is 0."""
+    """An update far below float32's last bit of the weight, except where the weight is 0."""
     weight = normal_weight(rows, columns) * (torch.rand(rows, columns) < 0.8)
     return Case(weight, (lora(rows, columns, 1e-11),))
 
@@ -179,7 +179,7 @@ STRUCTURES: Final[dict[str, Make]] = {
 
 
 def write(case: Case, folder: Path) -> tuple[Path, list[Path]]:
-    """The case as the files of a base and of adapters."""
+    """Write the base and the adapters of a case, and return their paths."""
     base = folder / "base"
     base.mkdir(parents=True)
     save_file({f"{TARGET}.weight": case.weight}, base / "model.safetensors")
@@ -201,7 +201,7 @@ def write(case: Case, folder: Path) -> tuple[Path, list[Path]]:
 
 
 def printed_and_true(case: Case, folder: Path, seed: int | None) -> tuple[float, float]:
-    """The relative error that the report prints, and that of the files."""
+    """The relative error that the report prints, and the one computed from the files."""
     base, adapters = write(case, folder)
     options = loratools.WriteOptions(seed=seed)
     report = loratools.merge(base, adapters, output=folder / "merged", write=options)
@@ -215,7 +215,7 @@ def printed_and_true(case: Case, folder: Path, seed: int | None) -> tuple[float,
 
 
 def table(folder: Path, shapes: Sequence[tuple[int, int]]) -> str:
-    """Printed and true losses of every structure, and how far they are apart at most."""
+    """The table of printed and true losses of every structure, and their largest difference."""
     heads = [f"{m}×{n}, {how}" for m, n in shapes for how in ("nearest", "stochastic")]
     lines = [
         "| update | " + " | ".join(f"{head}: printed (true)" for head in heads) + " |",
@@ -251,7 +251,7 @@ def merge_seconds(base: Path, adapter: Path, output: Path) -> tuple[float, float
 
 
 def cost(data: Path, runs: int) -> str:
-    """Merges with the measure and without it, in turn; shares are of the merge with it."""
+    """The table of merges with and without the measure, in turn; shares are of those with it."""
     base, output = data / "base-1b", data / "merged-fidelity"
     lines = [
         "| adapter | wall s, measured | not measured | share | CPU s, measured | not | share |",

@@ -1,10 +1,10 @@
-"""Pull and push of a 200 MB adapter beside the Hub's own client, on the loopback Hub of the tests.
+"""Compare pull and push of 200 MB with the Hub's own client, on the loopback Hub of the tests.
 
     python benchmarks/hub.py FOLDER --runs 5
 
 Each run is a fresh process with an empty cache; the tools take turns, forwards and backwards. The
-client checks sizes, loratools the hashes of everything too. Both wait for a server in Python, in
-another process.
+client checks sizes; loratools also checks the hashes of everything. The server is written in
+Python and runs in another process.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def write_adapter(folder: Path) -> None:
 
 
 def serve(root: Path, adapter: Path, pipe: Connection) -> None:
-    """A Hub with the adapter, until the pipe is closed; a push goes to a repository of its own."""
+    """Serve a Hub with the adapter until the pipe is closed; each push has its own repository."""
     sys.path.insert(0, str(CHECKOUT))
     from tests.hub.server import running
 
@@ -81,9 +81,9 @@ def loopback(root: Path, adapter: Path) -> Iterator[dict[str, str]]:
 
 
 def settle(file: Path) -> None:
-    """The same state before each run: nothing left to be put on disk, and as much memory at hand.
+    """Restore the same state before each run: nothing left to write, and 1 GiB of memory at hand.
 
-    A virtual machine gives what was free for long back to its host, and gets it again slowly.
+    A virtual machine returns memory that was free for long to its host, and gets it back slowly.
     """
     os.sync()
     file.write_bytes(bytes(2**30))
@@ -91,7 +91,7 @@ def settle(file: Path) -> None:
 
 
 def commands(number: int, adapter: Path) -> dict[str, list[str]]:
-    """Each with repositories of its own, which it makes."""
+    """The commands to be timed, each with repositories of its own, which it creates."""
     python, module = sys.executable, [sys.executable, "-m", "loratools"]
     mine, theirs = f"ann/mine-{number}", f"ann/theirs-{number}"
     return {

@@ -1,4 +1,4 @@
-"""The same machine before every run: inputs in memory, nothing left to write, no fresh pages."""
+"""Bring the machine into the same state before every run: inputs cached, all writes done."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ PACKAGES: Final = ("torch", "safetensors", "transformers", "peft")
 
 
 def memory_bytes() -> int:
-    """The machine's memory."""
+    """The size of the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -25,7 +25,7 @@ def _read(path: Path) -> None:
 
 
 def prepare(inputs: Sequence[Path]) -> None:
-    """Bring the files of these folders into the page cache; wait until all writes are on disk."""
+    """Read the files of these folders into the page cache, and wait for all writes to disk."""
     for folder in inputs:
         for path in sorted(folder.iterdir()):
             _read(path)
@@ -33,7 +33,7 @@ def prepare(inputs: Sequence[Path]) -> None:
 
 
 def seconds_to_sync() -> float:
-    """How long the kernel takes to write what it still holds back."""
+    """The seconds that the kernel takes to write its dirty pages to disk."""
     begin = time.perf_counter()
     os.sync()
     return time.perf_counter() - begin
@@ -53,7 +53,7 @@ def fill_page_cache(ballast: Path) -> None:
 
 
 def describe() -> dict[str, object]:
-    """What the figures were measured on, as far as this interpreter sees it."""
+    """The machine and the versions that figures were measured with, as far as Python knows them."""
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Verbs on an adapter of a great many tiny targets: what they cost beside arithmetic.
+"""Time verbs on an adapter of very many tiny targets, where little of the time is arithmetic.
 
     python benchmarks/many.py OUT --targets 200000
 
@@ -28,7 +28,7 @@ SIZE: Final = 4
 
 
 def modules(count: int) -> list[str]:
-    """So many modules, expert by expert, layer by layer."""
+    """The names of `count` modules, expert by expert, layer by layer."""
     return [
         f"model.layers.{number // (3 * EXPERTS)}.mlp.experts.{number // 3 % EXPERTS}."
         f"{PARTS[number % 3]}"
@@ -57,7 +57,7 @@ def write_adapter(folder: Path, count: int) -> None:
 
 
 def verbs(base: Path, adapter: Path, output: Path) -> dict[str, Callable[[], object]]:
-    """What is timed, by the command that does it."""
+    """The functions to be timed, by the command that each stands for."""
     halved = loratools.Rescaling(strength=0.5)
     plan = loratools.MergeOptions()
     return {

@@ -1,4 +1,4 @@
-"""What a whole command costs: wall clock, CPU time, and the memory the kernel cannot take back.
+"""Measure a whole command: wall clock, CPU time, and the memory that the kernel cannot take back.
 
     python benchmarks/measure.py -- COMMAND ARGUMENT…
 
@@ -26,7 +26,7 @@ PROC: Final = Path("/proc")
 @final
 @dataclass(frozen=True)
 class Measurement:
-    """One run of one command."""
+    """The figures of one run of one command."""
 
     wall_s: float
     cpu_s: float
@@ -69,7 +69,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 class _Sampler(threading.Thread):
-    """Keeps the highest sample until it is told to stop."""
+    """A thread that samples memory, and keeps the highest sample, until it is stopped."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -86,7 +86,7 @@ class _Sampler(threading.Thread):
 def measure(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Measurement:
-    """Run a command to its end.
+    """Run a command to its end, and measure it.
 
     Raises:
         CommandError: the command did not exit with 0; the message holds the end of its stderr.

@@ -1,10 +1,10 @@
-"""Merging an adapter into its base, beside PEFT, mergekit and a plain copy of the files.
+"""Compare merging an adapter into its base with PEFT, mergekit and a plain copy of the files.
 
     python benchmarks/merge.py DATA --runs 3 --mergekit PATH
 
 Every run is a fresh process; the tools take turns (A B C A B C …), so that a slow minute of the
-machine falls on all of them. The inputs are in the page cache, and what earlier runs wrote is
-gone or on disk before the clock starts. loratools and the copy end with their bytes on disk
+machine affects all of them. The inputs are in the page cache, and the outputs of earlier runs are
+deleted or on disk before the clock starts. loratools and the copy end with their bytes on disk
 (fsync), the others in the page cache.
 """
 
@@ -44,14 +44,14 @@ class Row:
 
     @property
     def seconds(self) -> list[float]:
-        """The time of each run."""
+        """The wall-clock seconds of each run."""
         if self.tool.timed_inside:
             return [_seconds_printed(run) for run in self.runs]
         return [run.wall_s for run in self.runs]
 
     @property
     def durable_seconds(self) -> list[float]:
-        """The time of each run, and of what the kernel then still had to write."""
+        """The seconds of each run, including those in which the kernel then finished writing."""
         return [s + run.sync_s for s, run in zip(self.seconds, self.runs, strict=True)]
 
     @property
@@ -93,7 +93,7 @@ def run(tool: Tool, case: Case, out: Path, ballast: Path | None) -> Measurement:
 def compare(
     case: Case, candidates: Sequence[Tool], runs: int, out: Path, ballast: Path | None
 ) -> list[Row]:
-    """Every tool's runs on one case, the tools taking turns."""
+    """The runs of all tools on one case, in turn."""
     rows = [Row(case, tool) for tool in candidates]
     for number in range(1, runs + 1):
         for row in rows:
@@ -158,7 +158,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, object]:
 
 
 def cases(data: Path, *, memory: bool) -> list[Case]:
-    """The comparison's two cases, or the three of growing size whose memory is measured."""
+    """The two cases that are compared, or the three bases on which memory is measured."""
     if memory:
         return [
             Case("1.2 B, all linears", data / "base-1b", data / "adapter-1b-all"),
@@ -186,7 +186,7 @@ def parse() -> argparse.Namespace:
 
 
 def candidates_of(arguments: argparse.Namespace) -> list[Tool]:
-    """What is to be run: everything there is, or loratools beside an idle torch."""
+    """The tools to run: all that are available, or only loratools and an idle torch."""
     found = list(
         available(mergekit_executable=arguments.mergekit, tuned_malloc=arguments.tuned_malloc)
     )

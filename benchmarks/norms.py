@@ -1,4 +1,4 @@
-"""Check that norms are added up in float64: `inspect --spectrum --base` on 1e8 elements.
+"""Check that norms are summed in float64, by `inspect --spectrum --base` on 1e8 elements.
 
     python benchmarks/norms.py FOLDER
 

@@ -1,6 +1,7 @@
-"""How near results are to the best ones, in float64 and by other means than loratools' own.
+"""Compare results with the best possible ones, in float64 and without loratools' own code.
 
-Adapters are read with the safetensors library. Each answer is that of the worst module looked at.
+Adapters are read with the safetensors library. Each function returns the figure of the worst module
+that it checks.
 """
 
 import json
@@ -16,13 +17,13 @@ def _tensor(folder: Path, name: str) -> Tensor:
     """A tensor of a folder's files, in float64."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            if name in file.keys():  # noqa: SIM118  # it is no mapping
+            if name in file.keys():  # noqa: SIM118  # the file object is not a mapping
                 return file.get_tensor(name).double()
     raise KeyError(name)
 
 
 def _update(adapter: Path, module: str, layer: int = 0) -> Tensor:
-    """What a PEFT adapter adds to a weight."""
+    """The update that a PEFT adapter adds to a weight, in float64."""
     config = json.loads((adapter / "adapter_config.json").read_text())
     path = f"base_model.model.model.layers.{layer}.{module}"
     up, down = (_tensor(adapter, f"{path}.lora_{factor}.weight") for factor in "BA")
@@ -30,13 +31,13 @@ def _update(adapter: Path, module: str, layer: int = 0) -> Tensor:
 
 
 def _squares(matrix: Tensor) -> Tensor:
-    """The squared singular values, falling."""
+    """The squared singular values of a matrix, the largest first."""
     gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
     return torch.linalg.eigvalsh(gram).clamp(min=0).flip(0)
 
 
 def _error(found: Tensor, wanted: Tensor, rank: int) -> float:
-    """The Frobenius error over that of the best approximation of this rank, by a dense SVD."""
+    """The Frobenius error, divided by that of the best approximation of this rank (dense SVD)."""
     values = torch.linalg.svdvals(wanted)
     return ((found - wanted).norm() / values[rank:].norm()).item()
 
@@ -52,7 +53,7 @@ def of_sum(found: Path, adapters: Sequence[Path], modules: Sequence[str], *, ran
 def of_ties(
     found: Path, adapters: Sequence[Path], module: str, *, rank: int, density: float
 ) -> str:
-    """Against PEFT's own TIES in float64."""
+    """The error of a TIES combination, relative to the optimum for PEFT's TIES in float64."""
     from peft.utils.merge_utils import ties
 
     updates = [_update(adapter, module) for adapter in adapters]
@@ -61,7 +62,10 @@ def of_ties(
 
 
 def of_resized(found: Path, stored: Path, *, rank: int) -> str:
-    """All modules, from the R factors of both sides with the old and the new factors in them."""
+    """The largest relative error over all modules of a resized LoRA.
+
+    Each comes from the R factors of the old and the new factors side by side, without the product.
+    """
     worst = 0.0
     with safe_open(stored, "pt") as before, safe_open(found, "pt") as after:
         for key in before.keys():  # noqa: SIM118  # it is no mapping
@@ -79,7 +83,7 @@ def of_resized(found: Path, stored: Path, *, rank: int) -> str:
 
 
 def _factors(file: safe_open, module: str) -> tuple[Tensor, Tensor]:
-    """Those of a kohya LoRA, scaled."""
+    """The factors of a module of a kohya LoRA in float64, with the scaling in `up`."""
     up, down, alpha = (
         file.get_tensor(f"{module}.{part}").double()
         for part in ("lora_up.weight", "lora_down.weight", "alpha")
@@ -88,7 +92,7 @@ def _factors(file: safe_open, module: str) -> tuple[Tensor, Tensor]:
 
 
 def of_extracted(found: Path, tuned: Path, base: Path, *, rank: int) -> str:
-    """The energy kept over the most that can be, on all linears of the first layer."""
+    """The energy kept, relative to the maximum, on all linear layers of the first block."""
     kept = []
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     for module in (*attention, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):

@@ -1,4 +1,4 @@
-"""The ways to merge that are compared: each the command line a user would run."""
+"""The tools whose merges are compared, each by the command line that a user would run."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from typing import Final, final
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROGRAMS: Final = Path(__file__).resolve().parent / "programs"
 CHECKOUT: Final = {"PYTHONPATH": str(ROOT)}
-# With these glibc keeps freed memory, and PEFT faults in fewer fresh pages. Nobody ships them.
+# With these settings glibc keeps freed memory, so PEFT has fewer page faults. They are no default.
 TUNED_MALLOC: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
@@ -30,7 +30,7 @@ def note(text: str) -> None:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Size of the weight files under a folder."""
+    """The size in bytes of the weight files under a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
@@ -45,7 +45,7 @@ class Case:
 
     @property
     def base_bytes(self) -> int:
-        """Size of the base's weights."""
+        """The size in bytes of the base's weights."""
         return weight_bytes(self.base)
 
 
@@ -68,7 +68,7 @@ def loratools(case: Case, out: Path) -> Sequence[str]:
 
 
 def program(name: str) -> Callable[[Case, Path], Sequence[str]]:
-    """A script that takes BASE ADAPTER OUT."""
+    """The command line that runs a script of `programs/` with BASE ADAPTER OUT."""
 
     def command(case: Case, out: Path) -> Sequence[str]:
         return [sys.executable, str(PROGRAMS / name), str(case.base), str(case.adapter), str(out)]
@@ -103,7 +103,7 @@ def idle(_case: Case, _out: Path) -> Sequence[str]:
 
 
 def available(*, mergekit_executable: str, tuned_malloc: bool) -> Iterator[Tool]:
-    """What can be run here; a note on stderr for what cannot."""
+    """The tools that can be run here; stderr gets a note for each that cannot."""
     yield Tool(IDLE, idle, writes=False)
     if (ROOT / "loratools" / "__main__.py").is_file():
         yield Tool(LORATOOLS, loratools, CHECKOUT)
@@ -124,7 +124,7 @@ def available(*, mergekit_executable: str, tuned_malloc: bool) -> Iterator[Tool]
 
 
 def environment(added: Mapping[str, str]) -> dict[str, str]:
-    """This one with `added`, offline, and with bytecode kept as an installed package keeps it."""
+    """The environment with `added`, offline, and with bytecode cached as for installed packages."""
     inherited = {
         key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
     }

@@ -27,13 +27,16 @@ napoleon_use_ivar = True
 
 
 def setup(app: Sphinx) -> None:
-    """Before napoleon, whose priority is 500."""
+    """Have `_keep_colon` run before napoleon, whose priority is 500."""
     app.connect("autodoc-process-docstring", _keep_colon, priority=400)
 
 
 def _keep_colon(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
-    """Napoleon takes what is before a colon in a property's first line for its type."""
+    """Split the first word off a property's docstring, to keep a colon in its first line.
+
+    Napoleon would take what is before the colon for the property's type.
+    """
     if what == "property" and lines and " " in lines[0]:
         lines[0:1] = lines[0].split(" ", maxsplit=1)

@@ -23,12 +23,12 @@ _WIDTH = 78
 
 
 def page() -> str:
-    """The page, as it should be."""
+    """The text of the page, from the current help."""
     return "\n".join([_HEAD, *(f"## {name}\n\n```text\n{text}\n```\n" for name, text in _helps())])
 
 
 def _helps() -> Iterator[tuple[str, str]]:
-    """`loratools` and each of its commands, with its help."""
+    """The names of `loratools` and of each command, each with its help text."""
     with _context(cli, "loratools", None) as context:
         yield "loratools", cli.get_help(context)
         for name in cli.list_commands(context):
@@ -45,7 +45,7 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 def main() -> None:
-    """Write the page, or complain that it is not current."""
+    """Write the page, or with `--check` exit with an error if it is not current."""
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():

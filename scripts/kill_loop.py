@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Kill merges at random moments, or fail their system calls one by one, and look at what is left.
+"""Kill merges at random moments, or fail their system calls one by one, and check what is left.
 
     python scripts/kill_loop.py --kills 500 [--seed 0]
     python scripts/kill_loop.py --strace [--calls 12]
 
 A run merges a small sharded bf16 base: to a new folder, over an old one (`--overwrite`), or from
-and to a single file; with one thread or two. After every kill the output must be absent, or as it
+and to a single file; with one thread or two. After every kill the output must be absent, as it
 was, or complete; inputs must be untouched; and at most the one known folder may be left, which the
-next run removes. With `--strace` it is the Nth of each system call that stores something at which
-a run is killed or the call fails (ENOSPC, EIO), N = 1, 2, ... until there is no Nth. After a call
-that failed the exit code is 4, nothing is left, and an old output is as it was.
+next run removes. With `--strace`, runs are killed at the Nth of each system call that stores
+something, or that call fails (ENOSPC, EIO), for N = 1, 2, ... until there is no Nth call. After a
+failed call the exit code must be 4, nothing may be left, and an old output must be as it was.
 
 Prints a table; exits 1 if any promise was broken. Linux only; `--strace` needs strace.
 """
@@ -41,7 +41,7 @@ BASE: Final = FIXTURES / "stories260k-bf16-sharded"
 FILE: Final = FIXTURES / "stories260k" / "model.safetensors"
 ADAPTER: Final = FIXTURES / "adapters" / "plain"
 OLD_ADAPTER: Final = FIXTURES / "adapters" / "combine-r4"
-#: Everything that a run stores by; an unknown name is left out where this kernel has none.
+#: The system calls by which a run stores; those that this kernel lacks are left out.
 CALLS: Final = (
     *("mkdir", "ftruncate", "write", "pwrite64", "copy_file_range", "fsync"),
     *("rename", "renameat2", "link"),
@@ -61,7 +61,7 @@ class Job:
     jobs: int
 
     def arguments(self, output: Path, adapter: Path = ADAPTER) -> list[str]:
-        """Those of `loratools`."""
+        """The command line of this run, after `loratools`."""
         flags = ["--overwrite"] if self.overwrite else []
         output_flags = ["-o", str(output), "--jobs", str(self.jobs), *flags]
         return ["merge", str(self.base), str(adapter), *output_flags]
@@ -75,7 +75,7 @@ JOBS: Final = (
     Job("single file", FILE, overwrite=False, jobs=2),
     Job("single file, --overwrite", FILE, overwrite=True, jobs=2),
 )
-#: strace counts by thread, so one thread: then N is the Nth.
+#: strace counts calls per thread: in a run with one thread, N is the Nth call of the whole run.
 STRACED: Final = (JOBS[3], JOBS[1], JOBS[5], JOBS[4])
 LEFTOVER: Final = "leftover folder"
 
@@ -83,7 +83,10 @@ LEFTOVER: Final = "leftover folder"
 @final
 @dataclass
 class Bench:
-    """A folder to write in, and what each job's output has to be there."""
+    """A folder to write in, the digests that each job's output may have, and broken promises.
+
+    `delays` are the seconds until a job begins to write, and from then to its end.
+    """
 
     folder: Path
     inputs: Digest
@@ -99,11 +102,11 @@ class Bench:
 
     @property
     def partial(self) -> Path:
-        """The only thing that may be left beside it."""
+        """The staging folder, the only thing that may be left beside the output."""
         return self.folder / ".output.loratools-partial"
 
     def prepare(self, job: Job) -> None:
-        """Let the output be what a run of `job` finds."""
+        """Reset the folder to what a run of `job` should find: no output, or the old one."""
         for path in self.folder.iterdir():
             _remove(path)
         old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
@@ -112,9 +115,10 @@ class Bench:
             copy(old, self.output)
 
     def measure(self, job: Job) -> None:
-        """Learn what the old and the complete output are, and when a run begins to write and ends.
+        """Run a job undisturbed: note its old and complete output, and how long it takes.
 
-        Called once for every job, before it is used.
+        The two delays are until it begins to write, and from there to its end. Called once for
+        every job, before it is used.
         """
         old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
         old.parent.mkdir(exist_ok=True)
@@ -136,7 +140,7 @@ class Bench:
             raise SystemExit(f"{job.name}: the old output is no other than the new one")
 
     def state(self, job: Job) -> str:
-        """What the output is."""
+        """Whether the output is complete, old, absent, or torn."""
         found = digest(self.output)
         if found == self.complete[job]:
             return "complete"
@@ -145,17 +149,17 @@ class Bench:
         return "TORN"
 
     def litter(self) -> list[str]:
-        """Names beside the output."""
+        """The names of everything beside the output."""
         return sorted(path.name for path in self.folder.iterdir() if path != self.output)
 
     def check(self, *, holds: bool, promise: str) -> None:
-        """Write down a broken promise."""
+        """Note `promise` as broken unless it `holds`."""
         if not holds:
             self.broken.append(promise)
             print(f"BROKEN: {promise}", flush=True)
 
     def check_state(self, job: Job, where: str) -> str:
-        """What the output is after a fault, which must be neither torn nor cost an input."""
+        """The state of the output after a fault: it may not be torn, nor any input changed."""
         state, litter = self.state(job), self.litter()
         self.check(holds=state != "TORN", promise=f"{job.name}: {where}: torn")
         known = litter in ([], [self.partial.name])
@@ -164,7 +168,7 @@ class Bench:
         return state
 
     def check_healing(self, job: Job) -> None:
-        """The next run makes the output whole, and removes what was left."""
+        """Check that the next run completes the output and removes what was left."""
         if self.output.exists() and not job.overwrite:
             _remove(self.output)
         process = _start(job.arguments(self.output))
@@ -193,9 +197,9 @@ def kill_loop(bench: Bench, kills: int, seed: int) -> Counter[tuple[str, str]]:
 
 
 def _kill_somewhere(bench: Bench, job: Job, rng: random.Random) -> bool:
-    """Whether a run was killed, and had not ended before.
+    """Start a run and kill it at a random moment; return False if it had ended before.
 
-    Most kills come after the partial folder has appeared: before that nothing can go wrong.
+    Most kills come after the staging folder has appeared: before that nothing can be left.
     """
     before, after = bench.delays[job]
     process = _start(job.arguments(bench.output))
@@ -230,8 +234,8 @@ def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
     call, where = injection.split(":", maxsplit=1)[0], f"{job.name}: {injection}"
     trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
     if "error" in injection:
-        trace.append("--seccomp-bpf")  # faster, and deaf to injected signals
-    # A write to a pipe or to stderr is not what the promise is about.
+        trace.append("--seccomp-bpf")  # faster, but it does not inject signals
+    # Only calls on these paths count: the promise says nothing of writes to a pipe or to stderr.
     paths = [part for path in _paths(bench, job) for part in ("-P", str(path))]
     found = subprocess.run(
         [*trace, *paths, "-e", f"inject={injection}", *PROGRAM, *job.arguments(bench.output)],
@@ -268,7 +272,7 @@ def _known_calls() -> Iterator[str]:
 
 
 def digest(path: Path) -> Digest:
-    """One SHA-256 over the names and bytes of all files; None where there is nothing."""
+    """One SHA-256 over the names and bytes of all files; None if the path does not exist."""
     if not path.exists():
         return None
     total = hashlib.sha256()

@@ -55,7 +55,7 @@ WORDS: Final = (
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """One adapter: the base it is trained on, its PEFT configuration, and what it shows."""
+    """One adapter to be made: the base it is trained on, its PEFT configuration, its purpose."""
 
     name: str
     shows: str
@@ -260,7 +260,7 @@ RECIPES: Final = (
 
 
 def main() -> None:
-    """Write every made fixture into the folder named on the command line."""
+    """Make all fixtures in the folder that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=FIXTURES)
     folder: Path = parser.parse_args().folder
@@ -327,7 +327,7 @@ def make_gpt2(folder: Path) -> None:
 
 
 def make_adapter(recipe: Recipe, *, base: Path, folder: Path) -> None:
-    """Train one adapter, let PEFT write it, and write beside it what it should be read as."""
+    """Train one adapter, save it with PEFT, and write beside it what a correct reader finds."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         adapted = train(recipe, base)
@@ -394,7 +394,7 @@ def batches(recipe: Recipe, *, vocabulary: int, steps: int = 8) -> Iterator[Tens
 
 
 def settle_config(path: Path, recipe: Recipe) -> None:
-    """Rewrite what is not the same in every run: the base's path, and lists made from sets."""
+    """Rewrite the parts of a config that vary: the base's path, and lists made from sets."""
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = recipe.base
     config["target_modules"] = sorted(config["target_modules"])
@@ -402,7 +402,7 @@ def settle_config(path: Path, recipe: Recipe) -> None:
 
 
 def check_reload(recipe: Recipe, adapted: PeftModel, *, base: Path, folder: Path) -> None:
-    """Refuse an adapter that does not read back as trained, or whose merge changes nothing."""
+    """Fail on an adapter that does not read back as trained, or whose merge changes nothing."""
     tokens = next(batches(recipe, vocabulary=adapted.config.vocab_size))
     with torch.no_grad():
         reloaded = PeftModel.from_pretrained(load_base(recipe, base), folder).eval()

@@ -3,10 +3,10 @@
 
     python scripts/make_kohya_fixtures.py [FOLDER]
 
-The trainer itself is no package, so its layout is made with the safetensors library: names, shapes
-of factors, dtypes and metadata entries are those of published files, sizes are scaled down. Hashes
-are computed here by the published rule, and by nothing of loratools. No network; the same bytes in
-every run.
+The trainer is not on the package index, so its layout is made with the safetensors library: names,
+shapes of factors, dtypes and metadata entries are those of published files, sizes are scaled down.
+Hashes are computed here by the published rule, without loratools. Needs no network, and writes the
+same bytes in every run.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from torch import Tensor
 
 FIXTURES: Final = Path(__file__).resolve().parent.parent / "fixtures" / "kohya"
 
-#: Of the module: name, (out, in, kernel...).
+#: Each module's name, and the shape of its weight: (out, in, kernel...).
 Shapes = Mapping[str, tuple[int, ...]]
 
 CLIP: Final[Shapes] = {
@@ -88,9 +88,9 @@ COMMON: Final = {
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """One file: what it shows, its modules, and the ranks and alphas of linear layers and kernels.
+    """One file to be made: its modules, the ranks and alphas of linear layers and convolutions.
 
-    Where `ranks` has more than one number, modules take turns, as after a dynamic resize.
+    If `ranks` has more than one number, modules take them in turn, as after a dynamic resize.
     """
 
     name: str
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def make(recipe: Recipe, folder: Path) -> None:
-    """One file, with what it should be read as beside it."""
+    """Write one file, and beside it what a correct reader finds in it."""
     folder.mkdir(parents=True)
     tensors = trained(recipe)
     metadata = {**COMMON, **recipe.metadata}
@@ -183,7 +183,7 @@ def make(recipe: Recipe, folder: Path) -> None:
 
 
 def trained(recipe: Recipe) -> dict[str, Tensor]:
-    """Normally distributed factors, of a size that training leaves."""
+    """Normally distributed factors, about as large as training leaves them."""
     random = torch.Generator().manual_seed(recipe.seed)
     tensors = {}
     for number, (name, (rows, columns, *kernel)) in enumerate(recipe.shapes.items()):
@@ -206,7 +206,11 @@ def delta_norm(tensors: Mapping[str, Tensor], name: str) -> float:
 
 
 def published_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Of the data, and of 64 kB from one megabyte on in a file with the `ss_` entries alone."""
+    """The two hashes that sd-scripts stores.
+
+    One is of all data; the legacy one is of 64 KiB from 1 MiB on, in a file whose metadata has the
+    `ss_` entries only.
+    """
     training = {name: value for name, value in metadata.items() if name.startswith("ss_")}
     file = io.BytesIO(safetensors.torch.save(dict(tensors), training))
     file.seek(8 + int.from_bytes(file.read(8), "little"))
@@ -217,7 +221,7 @@ def published_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
 
 def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """As the library does it, but for the order of the metadata, which it draws at random."""
+    """The file as the library writes it, with sorted metadata, whose order there is random."""
     data = safetensors.torch.save(dict(tensors), dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])

@@ -1,14 +1,14 @@
-"""What every verb makes of every fixture: a line of hashes for each command.
+"""Run every verb over every fixture, and print a line of hashes of the outputs of each command.
 
     PYTHONPATH=OLD python scripts/output_hashes > before
     PYTHONPATH=NEW python scripts/output_hashes > after
-    diff before after    # says nothing if all bytes are as they were
+    diff before after    # prints nothing if no byte has changed
 
-It uses the command line alone, and so runs with any revision of loratools that is on the path; the
-inputs are the fixtures beside this script and the small files of `inputs.py`. A line has the exit
-code; a hash each (16 digits of a SHA-256, `-` for nothing) of the files written, by name and
-content, of stdout, and of stderr; and the command. Errors are cases as well. `push` and `pull` have
-the Hub of the tests, and what its repositories then hold counts as written.
+Only the command line is used, so this works with any revision of loratools on the path. The
+inputs are the repository's fixtures and the small files that `inputs.py` makes. A line has the exit
+code; three hashes (16 digits of a SHA-256, `-` for nothing), of the files written, by name and
+content, of stdout, and of stderr; and the command. Errors are cases as well. `push` and `pull` use
+the Hub of the tests, and the contents of its repositories afterwards count as files written.
 
 With `--keep FOLDER` the outputs stay, each in a folder named after its command, for `diff -r`.
 Takes four minutes of one core; a TMPDIR in memory saves waiting for the disk. Not for Windows.
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 INPUTS: Final = ("fixtures", "made")
 STREAMS: Final = ("stdout", "stderr")
-#: What the output would otherwise depend on: cores, the width of the terminal, the language.
+#: Settings on which outputs depend: the number of cores, the terminal's width, the language.
 SETTINGS: Final = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
 
 
 def all_methods(machine: "Machine") -> list[str]:
-    """The ways to combine that this revision has."""
+    """The methods of combining that this revision has."""
     machine.run(Case("combine --help"))
     found = re.search(r"--method \[([^\]]+)\]", Path("stdout").read_text())
     assert found is not None, "combine --help no longer shows its methods as a choice"
@@ -51,7 +51,7 @@ def all_methods(machine: "Machine") -> list[str]:
 
 
 def make_tuned(machine: "Machine") -> list[tuple[str, str]]:
-    """Merge each adapter into its first base: the models, each with its base."""
+    """Merge each adapter into its first base; return each merged model with its base."""
     tuned = []
     for adapter in paths_in("fixtures/adapters", "fixtures/kohya", "made/adapters"):
         for base in bases_of(adapter)[:1]:
@@ -75,7 +75,10 @@ class Machine:
         self.home = home
 
     def run(self, case: Case) -> int:
-        """The exit code; files, `stdout` and `stderr` are then in the current folder."""
+        """Run a command and return its exit code; its outputs are then in the current folder.
+
+        Beside its files these are what it printed, in `stdout` and `stderr`.
+        """
         hub = self.server.fresh(self.home / "hub")
         token = hub.user("ann")
         if case.hosted is not None:
@@ -87,7 +90,7 @@ class Machine:
         _, status = os.waitpid(child, 0)
         assert not hub.errors, f"{case.command}: the Hub of the tests failed: {hub.errors!r}"
         _write_out(hub)
-        # The Hub's port, its token and the folder of the cache are others in every run.
+        # The Hub's port, its token and the folder of the cache differ from run to run.
         varying = {hub.endpoint: "HUB", str(self.home): "HOME", token: "TOKEN"}
         for stream in map(Path, STREAMS):
             data = stream.read_bytes()
@@ -97,7 +100,7 @@ class Machine:
         return os.waitstatus_to_exitcode(status)
 
     def clear(self) -> None:
-        """Remove all but the inputs."""
+        """Remove everything but the inputs."""
         for path in _outputs(*STREAMS):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -112,12 +115,12 @@ def warm_machine(home: Path) -> Iterator[Machine]:
     import loratools
 
     print(f"loratools of {Path(loratools.__file__).parents[1]}", file=sys.stderr)
-    # Before any other revision's tests: those of one Hub serve both.
+    # Before the tests of the revision on the path, so that both revisions run with the same Hub.
     sys.path.insert(0, str(ROOT))
     from tests.hub.server import running
 
     with running() as server:
-        # Before the Hub's client is imported, which reads the environment once.
+        # Set before the Hub's client is imported, which reads the environment once.
         environment = {**server.fresh(home).environment(home), **SETTINGS}
         environment.pop("LORATOOLS_DEBUG", None)
         os.environ.clear()
@@ -128,7 +131,7 @@ def warm_machine(home: Path) -> Iterator[Machine]:
 
 
 def _become(arguments: list[str], token: str) -> NoReturn:
-    """Be `loratools ARGUMENTS` to the end of this process."""
+    """Run `loratools ARGUMENTS` as this process, which ends with it."""
     from loratools.__main__ import main
 
     os.environ["HF_TOKEN"] = token
@@ -139,11 +142,11 @@ def _become(arguments: list[str], token: str) -> NoReturn:
     try:
         main()
     finally:
-        os._exit(70)  # the command line has exited; else this would go on as a second parent
+        os._exit(70)  # main() ends the process; if it fails to, this child must not go on
 
 
 def _write_out(hub: "Hub") -> None:
-    """Put what is in the Hub's repositories beside the other outputs."""
+    """Write the contents of the Hub's repositories beside the other outputs."""
     for name, repo in hub.repos.items():
         for ref in ("refs/heads/main", "refs/pr/1", "refs/tags/v1"):
             if repo.git.target(ref) is not None:
@@ -162,7 +165,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _outputs(*streams: str) -> list[Path]:
-    """Everything that a command has left, also where it should not; `streams` if asked for."""
+    """Everything that a command has left in the current folder; of `STREAMS` only `streams`."""
     known = {*INPUTS, *STREAMS} - set(streams)
     return sorted(path for path in Path().iterdir() if path.name not in known)
 
@@ -171,14 +174,14 @@ def _outputs(*streams: str) -> list[Path]:
 
 
 def line(case: Case, code: int) -> str:
-    """What is printed of a case that has run."""
+    """The line of the table for a case that has run."""
     streams = [digest([stream] if stream.stat().st_size else []) for stream in map(Path, STREAMS)]
     hosted = f"  [{case.hosted}]" if case.hosted else ""
     return "  ".join([f"{code:3}", digest(_outputs()), *streams, f"{case.command}{hosted}"])
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """Of the names and contents of files and folders; `-` where there are none."""
+    """The digest of the names and contents of files and folders; `-` where there are none."""
     found = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
     total = hashlib.sha256()
     for file in found:
@@ -188,7 +191,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def keep(case: Case, folder: Path) -> None:
-    """Copy what a case has left."""
+    """Copy the outputs of a case into a folder named after its command."""
     name = f"loratools {case.command} {case.hosted or ''}".strip().replace("/", "_")
     (folder / name).mkdir(parents=True)
     for path in _outputs(*STREAMS):

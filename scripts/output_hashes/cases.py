@@ -40,7 +40,7 @@ COMBINE: Final = (
     "-w 0.5 -w -0.25", "-w 1 -w -1 --energy 0.9", "--rank 2 --json", "--size 20KB --modules",
     "--where *q*=3 --replaced average",
 )  # fmt: skip
-#: Beside `--rank 2`; a method that is not named here has its defaults.
+#: The options of each method in addition to `--rank 2`; a method without an entry has its defaults.
 METHODS: Final = {
     "breadcrumbs": "--density 0.7 --gamma 0.1",
     "dare_linear": "--density 0.5 --seed 3",
@@ -62,7 +62,7 @@ PUSH: Final = (
     "--create --base ann/base --all --tag v1 --json", "--create --base ann/base --no-card",
 )  # fmt: skip
 PULL: Final = ("--json", "-o out --lock lock.json", "--include-base")
-#: Of an adapter that nothing, or not everything, can be made of.
+#: Commands for an adapter that is refused by some verbs or by all; `{0}` is its path.
 BROKEN: Final = (
     "inspect {0}", "inspect {0} --check --json", "inspect {0} --base made/model --spectrum",
     "merge made/model {0} -o out",
@@ -96,14 +96,14 @@ MISUSE: Final = (
 @final
 @dataclass(frozen=True)
 class Case:
-    """A command, and the folder whose files are in `ann/hosted` on the Hub."""
+    """A command, and the path, if any, whose files are in `ann/hosted` on the Hub."""
 
     command: str
     hosted: str | None = None
 
 
 def all_cases(tuned: Sequence[tuple[str, str]], methods: Sequence[str]) -> Iterator[Case]:
-    """All of them; of `tuned` each is a model and the base that it was made of."""
+    """All cases; `tuned` has pairs of a merged model and its base, for svd-extract."""
     adapters = paths_in("fixtures/adapters", "fixtures/kohya", "fixtures/real", "made/adapters")
     yield from map(Case, MISUSE)
     yield from (Case(f"{verb} --help") for verb in VERBS)
@@ -137,7 +137,7 @@ def _of_one(adapter: str) -> Iterator[str]:
 
 
 def _pairs(adapters: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each with itself, and with the next one of its base."""
+    """Each adapter with itself, and with the adapter before it of the same base."""
     last: dict[tuple[str, ...], str] = {}
     for adapter in adapters:
         yield adapter, adapter
@@ -169,7 +169,7 @@ def _on_the_hub(adapter: str) -> Iterator[Case]:
 
 
 def _output_of(adapter: str) -> str:
-    """Where an adapter of the same format can be written: one of kohya's is one file."""
+    """The name of an output in the adapter's format: a file for kohya, a folder for PEFT."""
     return "out.safetensors" if "kohya" in adapter else "out"
 
 
@@ -185,5 +185,5 @@ def bases_of(adapter: str) -> tuple[str, ...]:
 
 
 def paths_in(*folders: str) -> list[str]:
-    """The files and folders there, by name."""
+    """The paths of all files and folders in these folders, sorted by name in each."""
     return [str(path) for folder in folders for path in sorted(Path(folder).iterdir())]

@@ -1,4 +1,4 @@
-"""Small models and adapters of kinds and with faults that no fixture has.
+"""Small models and adapters, of kinds and with faults that no fixture has.
 
 Seeded, and written with the safetensors library alone, so that they are the same for every revision
 of loratools.
@@ -32,7 +32,7 @@ MODEL: Final = {
 
 
 def make(folder: Path, fixtures: Path) -> None:
-    """Write the bases `model` and `unet`, and what is in `adapters` and `broken`."""
+    """Write the bases `model`, `model-f16` and `unet`, and the folders `adapters` and `broken`."""
     for kind, dtype in (("model", torch.float32), ("model-f16", torch.float16)):
         tensors = {name: _values(name, *shape).to(dtype) for name, shape in MODEL.items()}
         _write(folder / kind / "model.safetensors", tensors)
@@ -132,7 +132,7 @@ def _make_broken(folder: Path) -> None:
 
 
 def _unet(fixtures: Path) -> Tensors:
-    """A base of the names in the kohya fixtures, without the two text encoders of SDXL."""
+    """A base with the names in the kohya fixtures, without the two text encoders of SDXL."""
     tensors = {}
     for file in sorted((fixtures / "kohya").glob("*/*.safetensors")):
         factors = load_file(file)
@@ -166,7 +166,7 @@ def _prefixed(tensors: Tensors) -> Tensors:
 
 
 def _pair(module: str, shape: tuple[int, ...], rank: int = 2) -> dict[str, Tensor]:
-    """PEFT's factors of a weight of this shape."""
+    """PEFT's factors for a weight of this shape."""
     rows, *rest = shape
     return {
         f"{module}.lora_A.weight": _values(f"{module} A", rank, *rest),
@@ -179,7 +179,7 @@ def _up_of(module: str) -> str:
 
 
 def _kohya(module: str, shape: tuple[int, ...], rank: int = 2) -> dict[str, Tensor]:
-    """Kohya's tensors of a weight of this shape."""
+    """Kohya's tensors for a weight of this shape."""
     down, up = _pair(module, shape, rank).values()
     return {
         f"{module}.alpha": _one(1.0),
@@ -193,7 +193,7 @@ def _one(value: float) -> Tensor:
 
 
 def _values(seed: str, *shape: int) -> Tensor:
-    """Normal values that depend on a text and on nothing else."""
+    """Normally distributed values that depend on nothing but the text `seed`."""
     generator = torch.Generator().manual_seed(int.from_bytes(seed.encode()) % 2**63)
     return torch.randn(shape, generator=generator)
 
