@@ -1,4 +1,4 @@
-"""Norms of the updates of a kohya LoRA, each multiplied out: FILE."""
+"""Print norms of the updates of a kohya LoRA, each multiplied out; takes FILE."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""A kohya LoRA at another rank by way of dense matrices: FILE OUT RANK [FEW].
+"""Resize a kohya LoRA by way of dense matrices; takes FILE OUT RANK [FEW].
 
 Stands in for resize_lora.py of sd-scripts, which is not a package: each update is multiplied out in
-float32, decomposed by one full SVD, cut off, and filed in the old dtype with alpha in proportion.
+float32, decomposed by a full SVD, truncated, and stored in the old dtype with alpha in proportion.
 
-With FEW, only so many modules of each shape are done, and nothing is written. Prints the seconds
+With FEW, only that many modules of each shape are done, and nothing is written. Prints the seconds
 that all modules take, after imports and without writing: extrapolated by shape where FEW is given.
 """
 

@@ -1,9 +1,9 @@
-"""Norms of the stored factors of a LoRA, element by element in Python: FILE.
+"""Print norms of the stored factors of a LoRA, computed element by element; takes FILE.
 
 Stands in for the weights report of lora-inspector, which is not a package: every factor becomes a
 list of Python floats, all lists are kept, and loops over them find the magnitude (the root of the
-sum of squares) and the strength (the mean of the absolute values) of each. It does not look at the
-product.
+sum of squares) and the strength (the mean of the absolute values) of each. It computes nothing from
+their product.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""Combining alone, without the imports before it: OUT METHOD DENSITY ADAPTER…; prints its seconds.
+"""Time combining to rank 16, without imports; takes OUT METHOD DENSITY ADAPTER….
 
-To rank 16, for a method that takes no density with a DENSITY of «-».
+Prints the seconds. DENSITY is «-» for a method that takes no density.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The merge alone, without the imports before it: BASE ADAPTER OUT; prints its seconds."""
+"""Time a merge without imports and print its seconds; takes BASE ADAPTER OUT."""
 
 import sys
 import time

@@ -1,6 +1,6 @@
-"""Adapters combined as PEFT's guide writes it: BASE OUT TYPE DENSITY ADAPTER…; prints its seconds.
+"""Combine adapters as PEFT's guide shows; takes BASE OUT TYPE DENSITY ADAPTER….
 
-The seconds are those of `add_weighted_adapter` alone: without imports, loading and saving.
+Prints the seconds of `add_weighted_adapter` alone: without imports, loading and saving.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The merge as PEFT's guide writes it: BASE ADAPTER OUT; prints its seconds without the imports."""
+"""Merge as PEFT's guide shows, and print the seconds without imports; takes BASE ADAPTER OUT."""
 
 import sys
 import time
