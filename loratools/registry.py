@@ -4,8 +4,9 @@ Names are listed without importing anything; a plug-in is imported when it is as
 """
 
 import importlib
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from importlib.machinery import PathFinder
 from types import ModuleType
 
 from loratools.errors import UnsupportedError
@@ -14,8 +15,8 @@ from loratools.errors import UnsupportedError
 def names(package: ModuleType) -> tuple[str, ...]:
     """The plug-ins of `package`, sorted: its modules and packages without a leading underscore."""
     # Not with pkgutil, which takes a folder that cannot be read just now for an empty one.
-    entries = (entry for folder in package.__path__ for entry in Path(folder).iterdir())
-    return tuple(sorted(name for name in _modules(entries) if not name.startswith("_")))
+    found = [name for folder in package.__path__ for name in _modules(folder)]
+    return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 def load(package: ModuleType, name: str) -> ModuleType:
@@ -32,7 +33,17 @@ def load(package: ModuleType, name: str) -> ModuleType:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
-def _modules(entries: Iterator[Path]) -> Iterator[str]:
-    for entry in entries:
-        if entry.suffix == ".py" or (entry / "__init__.py").is_file():
-            yield entry.stem
+def first_line(package: ModuleType, name: str) -> str:
+    """The docstring of the plug-in `name`, which is on its first line; nothing is imported."""
+    spec = PathFinder.find_spec(f"{package.__name__}.{name}", package.__path__)
+    assert spec is not None, name
+    assert spec.origin is not None, name
+    with open(spec.origin, encoding="utf-8") as file:
+        return file.readline().strip().strip('"')
+
+
+def _modules(folder: str) -> Iterator[str]:
+    for entry in os.listdir(folder):
+        name, suffix = os.path.splitext(entry)
+        if suffix == ".py" or os.path.isfile(os.path.join(folder, entry, "__init__.py")):
+            yield name

@@ -180,3 +180,17 @@ def test_opening_an_adapter_reads_no_values() -> None:
         "assert adapter.kinds == ('DoRA',)\n"
     )
     assert imported_by("-c", code) & HEAVY == set()
+
+
+def test_listing_the_commands_imports_none_of_them() -> None:
+    imported = imported_by("-m", "loratools", "--help")
+    assert [name for name in imported if name.startswith("loratools.cli.verbs.")] == []
+    assert imported & {"pathlib", "json", "statistics", "fractions"} == set()
+
+
+def test_inspecting_an_adapter_by_itself_imports_nothing_of_other_verbs() -> None:
+    imported = imported_by("-m", "loratools", "inspect", "fixtures/adapters/plain")
+    others = ("merging", "extracting", "reshaping", "methods", "lowrank", "publishing")
+    families = {name.split(".")[1] for name in imported if name.startswith("loratools.")}
+    assert "describing" in families
+    assert families & set(others) == set()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from loratools import deltas, errors, formats, methods, registry
+from loratools.cli import verbs
 from loratools.deltas import Delta, keys_of, parameters_of
 from loratools.deltas.lora import LoRA
 from loratools.deltas.rows import Rows
@@ -58,6 +59,13 @@ loaded = [name for name in found if name in sys.modules]
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", registry.names(verbs))
+def test_verb_has_its_short_help_alone_in_its_docstring(name: str) -> None:
+    module = registry.load(verbs, name)
+    assert registry.first_line(verbs, name) == module.__doc__ == module.command.short_help
+    assert re.fullmatch(r"[A-Z][^\n]{5,60}\.", module.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", ["no-such-thing", "_unwrapped", "peft.keys", "../peft", ""])

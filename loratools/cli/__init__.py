@@ -22,6 +22,12 @@ class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name.replace("_", "-") for name in registry.names(verbs)]
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their short help, without importing any."""
+        with formatter.section("Commands"):
+            names = {name: name.replace("-", "_") for name in self.list_commands(ctx)}
+            formatter.write_dl([(n, registry.first_line(verbs, file)) for n, file in names.items()])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None

@@ -3,14 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
 from loratools.formats import adapter_configs, dialects
-from loratools.io.json import json_text
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +35,8 @@ class Size(click.ParamType[int]):
         unit = _UNITS[match[2].upper()]
         if match[3]:
             unit = 2 ** (10 * "KMGT".index(match[2].upper()) + 10)
+        from fractions import Fraction
+
         size = int(Fraction(match[1]) * unit)  # exact, and of any number of digits
         if size < 1:
             self.fail(f"{value!r} is less than a byte", param, ctx)
@@ -104,6 +104,8 @@ def print_json(report: Report) -> None:
 
 def report_json(report: Report) -> str:
     """A report as JSON text."""
+    from loratools.io.json import json_text
+
     # A path that is not UTF-8 is printed with escapes, which mean the same in JSON.
     return json_text(report.to_json(), indent=2)
 

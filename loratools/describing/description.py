@@ -2,25 +2,22 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
 from loratools.deltas.lora import Scaling
-from loratools.describing.spectrum import TargetSpectrum
-from loratools.errors import LoratoolsError, listing
+from loratools.errors import listing
 from loratools.idle import by_reason
-from loratools.io.checkpoint import Checkpoint
 from loratools.io.computed import stored_elements
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source
 from loratools.io.values import is_finite
-from loratools.merging.plan import MergeOptions, MergePlan
-from loratools.merging.planner import plan_merge
-from loratools.names.bases import another_base
 from loratools.names.both_ends import notes_on_both_ends
 from loratools.names.grouping import pattern_of
-from loratools.names.tied import find_tied_head
+
+if TYPE_CHECKING:
+    from loratools.describing.spectrum import TargetSpectrum
 
 
 @final
@@ -80,7 +77,7 @@ class Inspection:
 
     adapter: Adapter
     groups: tuple[TargetGroup, ...]
-    spectra: tuple[TargetSpectrum, ...] | None = None
+    spectra: "tuple[TargetSpectrum, ...] | None" = None
     nonfinite: tuple[str, ...] = ()
     idle: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
@@ -195,27 +192,6 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
     )
 
 
-def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
-    """Find the part of `base` that `adapter` changes; return it with the plan of their merge.
-
-    The plan is None if the merge is refused.
-    """
-    known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
-    try:
-        plan = plan_merge(base, [adapter], [1.0], MergeOptions())
-    except LoratoolsError as error:
-        return Coverage(base.where, 0, 0, {}, str(error), {}, *known), None
-    touched = {tensor.name for tensor in plan.changed}
-    matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
-    untouched: dict[str, int] = {}
-    for name in matrices:
-        if name not in touched:
-            untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
-    accounting = {"applied": len(plan.accounting.applied), "adapter_tensors": plan.accounting.total}
-    count = sum(name in touched for name in matrices)
-    return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
-
-
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
     groups: dict[tuple[object, ...], list[Delta]] = {}
     numbers: dict[Scaling | None, int] = {}
@@ -260,6 +236,6 @@ def _sources(adapter: Adapter) -> Iterable[Source]:
         yield rows.rows
 
 
-def _spectrum_row(row: TargetSpectrum) -> dict[str, object]:
+def _spectrum_row(row: "TargetSpectrum") -> dict[str, object]:
     values = asdict(row.spectrum) if row.spectrum is not None else None
     return {"target": row.target, "spectrum": values, "relative": row.relative}

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from loratools.describing.description import Inspection, cover, find_nonfinite, inspect_adapter
-from loratools.describing.spectrum import measure_spectra
+from loratools.describing.description import Inspection, find_nonfinite, inspect_adapter
 from loratools.files.opening import open_adapter, open_base
 from loratools.idle import idle_updates
 from loratools.io.collector import collector_paused
@@ -37,9 +36,14 @@ def inspect(
         dialect_options=dialect_options,
         headers=not spectrum,
     )
-    coverage, plan = cover(opened, open_base(base, headers=not spectrum)) if base else (None, None)
+    coverage = plan = None
+    if base:
+        from loratools.describing.coverage import cover
+
+        coverage, plan = cover(opened, open_base(base, headers=not spectrum))
     described = inspect_adapter(opened)
     if spectrum:
+        from loratools.describing.spectrum import measure_spectra
         from loratools.running.parallel import threads
 
         with threads(None) as each:

@@ -12,12 +12,12 @@ from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError
 from loratools.io.source import Source
 from loratools.io.values import is_finite
-from loratools.merging.plan import MergePlan
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of
 
 if TYPE_CHECKING:
     from loratools.lowrank.spectrum import Spectrum
+    from loratools.merging.plan import MergePlan
     from loratools.running.parallel import Map
 
 
@@ -41,7 +41,7 @@ class TargetSpectrum:
 
 
 def measure_spectra(
-    adapter: Adapter, plan: MergePlan | None = None, each: "Map" = map
+    adapter: Adapter, plan: "MergePlan | None" = None, each: "Map" = map
 ) -> Iterator[TargetSpectrum]:
     """Yield the spectrum of every low-rank update, computed from its factors.
 
@@ -93,7 +93,7 @@ def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
     yield from (source for source in delta.sources if id(source) not in factors)
 
 
-def _base_norms(plan: MergePlan) -> Mapping[str, float]:
+def _base_norms(plan: "MergePlan") -> Mapping[str, float]:
     """The Frobenius norm of the weight that each target's update changes."""
     from loratools.io.blocks import frobenius
 

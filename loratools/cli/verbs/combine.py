@@ -1,9 +1,9 @@
-"""The command `loratools combine`."""
+"""Combine adapters of one base into one."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from loratools.reshaping.combine import CombineReport
 
 
-@click.command("combine", short_help="Combine adapters of one base into one.")
+@click.command("combine", short_help=__doc__)
 @click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
 @output_options
 @click.option(
@@ -151,7 +151,7 @@ def _mean(
 ) -> float | None:
     """The mean of a measure over the pairs that have one; None where no pair has."""
     values = [value for pair in pairs if (value := measure(*pair)) is not None]
-    return fmean(values) if values else None
+    return math.fsum(values) / len(values) if values else None
 
 
 def _numbers(heading: str, values: Sequence[float | None]) -> Column:

@@ -1,4 +1,4 @@
-"""The command `loratools inspect`."""
+"""Describe an adapter."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _METADATA_SHOWN = 12
 
 
-@click.command("inspect", short_help="Describe an adapter.")
+@click.command("inspect", short_help=__doc__)
 @click.argument("adapter", type=click.Path())
 @click.option("--base", type=click.Path(), help="Compare with this base model.")
 @click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")

@@ -1,4 +1,4 @@
-"""The command `loratools merge`."""
+"""Merge adapters into a base model."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loratools.merging.report import MergeReport
 
 
-@click.command("merge", short_help="Merge adapters into a base model.")
+@click.command("merge", short_help=__doc__)
 @click.argument("base", type=click.Path())
 @click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
 @click.option("-o", "--output", type=click.Path(), help="Where the merged model is written.")

@@ -1,4 +1,4 @@
-"""The command `loratools pull`."""
+"""Fetch an adapter or a base from the Hub."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loratools.publishing.pull import Pulled
 
 
-@click.command("pull", short_help="Fetch an adapter or a base from the Hub.")
+@click.command("pull", short_help=__doc__)
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(), help="A folder to copy the files to.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")

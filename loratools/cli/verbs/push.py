@@ -1,4 +1,4 @@
-"""The command `loratools push`."""
+"""Publish an adapter or a merged model on the Hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loratools.publishing.push import PushReport
 
 
-@click.command("push", short_help="Publish an adapter or a merged model on the Hub.")
+@click.command("push", short_help=__doc__)
 @click.argument("folder", type=click.Path())
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--create", is_flag=True, help="Make the repository if there is none.")

@@ -1,4 +1,4 @@
-"""The command `loratools rescale`."""
+"""Make an adapter stronger or weaker."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loratools.reshaping.rescale import RescaleReport
 
 
-@click.command("rescale", short_help="Make an adapter stronger or weaker.")
+@click.command("rescale", short_help=__doc__)
 @click.argument("adapter", type=click.Path())
 @output_options
 @click.option("--strength", type=float, metavar="F", help="Multiply every update by F.")

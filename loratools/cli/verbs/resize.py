@@ -1,4 +1,4 @@
-"""The command `loratools resize`."""
+"""Store an adapter at other ranks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loratools.reshaping.resize import ResizeReport
 
 
-@click.command("resize", short_help="Store an adapter at other ranks.")
+@click.command("resize", short_help=__doc__)
 @click.argument("adapter", type=click.Path())
 @output_options
 @rank_options

@@ -1,4 +1,4 @@
-"""The command `loratools svd-extract`."""
+"""Make an adapter of a fine-tuned model and its base."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loratools.extracting.report import ExtractReport
 
 
-@click.command("svd-extract", short_help="Make an adapter of a fine-tuned model and its base.")
+@click.command("svd-extract", short_help=__doc__)
 @click.argument("tuned", type=click.Path())
 @click.argument("base", type=click.Path())
 @output_options

@@ -1,0 +1,32 @@
+"""Compares an adapter with a base: which of its weights it changes, and whether the two merge."""
+
+from loratools.adapter import Adapter
+from loratools.describing.description import Coverage
+from loratools.errors import LoratoolsError
+from loratools.io.checkpoint import Checkpoint
+from loratools.merging.plan import MergeOptions, MergePlan
+from loratools.merging.planner import plan_merge
+from loratools.names.bases import another_base
+from loratools.names.grouping import pattern_of
+from loratools.names.tied import find_tied_head
+
+
+def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:
+    """Find the part of `base` that `adapter` changes; return it with the plan of their merge.
+
+    The plan is None if the merge is refused.
+    """
+    known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
+    try:
+        plan = plan_merge(base, [adapter], [1.0], MergeOptions())
+    except LoratoolsError as error:
+        return Coverage(base.where, 0, 0, {}, str(error), {}, *known), None
+    touched = {tensor.name for tensor in plan.changed}
+    matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
+    untouched: dict[str, int] = {}
+    for name in matrices:
+        if name not in touched:
+            untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
+    accounting = {"applied": len(plan.accounting.applied), "adapter_tensors": plan.accounting.total}
+    count = sum(name in touched for name in matrices)
+    return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
