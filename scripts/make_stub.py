@@ -14,7 +14,7 @@ _HEAD = "# Made by scripts/make_stub.py from the table in __init__.py: run it, d
 
 
 def stub() -> str:
-    """The stub, as it should be."""
+    """The text of the stub, from the current table."""
     public: dict[str, tuple[str, ...]] = vars(loratools)["_PUBLIC"]
     imports = [
         f"from {module} import {name} as {name}"
@@ -26,7 +26,7 @@ def stub() -> str:
 
 
 def main() -> None:
-    """Write the stub, or complain that it is not current."""
+    """Write the stub, or with `--check` exit with an error if it is not current."""
     if "--check" not in sys.argv[1:]:
         STUB.write_text(stub(), encoding="utf-8")
     elif not STUB.exists() or STUB.read_text(encoding="utf-8") != stub():
