@@ -61,11 +61,6 @@ class Leading:
         """The certified relative Frobenius error ‖X - up @ down‖ / ‖X‖; 0 for a zero matrix."""
         return math.sqrt(max(0.0, 1 - self.kept / self.total)) if self.total else 0.0
 
-    @property
-    def optimality(self) -> float:
-        """The kept energy as an estimated share of what the best approximation would keep."""
-        return self.kept / (self.kept + self.missing) if self.kept else 1.0
-
     def spectrum(self) -> TargetSpectrum:
         """The singular values and the energy, as a rule for ranks takes them."""
         m, n = self.up.shape[0], self.down.shape[1]

@@ -131,41 +131,12 @@ def singular_values(
     return values[: min(up.shape[0], down.shape[1])]
 
 
-def inner(one: Factored, other: Factored) -> float:
-    """The inner product of two matrices, trace(oneᵀ other), in float64."""
-    left = one.up.double().T @ other.up.double()
-    right = one.down.double() @ other.down.double().T
-    return (left * right).sum().item()
-
-
 def frobenius(matrix: Factored) -> float:
     """The Frobenius norm of `up @ down`, in float64."""
-    # Not the root of `inner(matrix, matrix)`: its rounding is relative to the norms of the factors,
+    # Not the root of trace(matrixᵀ matrix) by the factors: its rounding is relative to their norms,
     # and the norm of the product can be far smaller.
     norm: float = torch.linalg.norm(triangle(matrix.up) @ triangle(matrix.down.T).T).item()
     return norm
-
-
-def cosine(one: Factored, other: Factored) -> float:
-    """The cosine of the angle between two matrices as vectors; NaN if one of them is zero."""
-    norms = frobenius(one) * frobenius(other)
-    return max(-1.0, min(1.0, inner(one, other) / norms)) if norms else math.nan
-
-
-def principal_angles(
-    one: Float[Tensor, "m p"], other: Float[Tensor, "m q"]
-) -> Float[Tensor, " angles"]:
-    """The rising angles between two column spaces, in radians; as many as the smaller dimension.
-
-    Small angles are computed from sines and large ones from cosines (Björck and Golub, 1973), so
-    that all are correct up to rounding.
-    """
-    a, b = _basis(one), _basis(other)
-    if a.shape[1] < b.shape[1]:
-        a, b = b, a
-    cosines = torch.linalg.svdvals(a.T @ b).clamp(max=1)
-    sines = torch.linalg.svdvals(b - a @ (a.T @ b)).clamp(max=1).flip(0)
-    return torch.where(cosines.square() < 0.5, cosines.acos(), sines[: len(cosines)].asin())
 
 
 def triangle(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "some columns"]:
@@ -234,11 +205,3 @@ def _cholesky(gram: Float[Tensor, "n n"]) -> tuple[Tensor | None, Tensor | None]
         return None, None
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return factor, torch.linalg.solve_triangular(factor, identity, upper=True)
-
-
-def _basis(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows some"]:
-    """An orthonormal basis of the column space of a matrix, in float64."""
-    u, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
-    eps = torch.finfo(torch.float64).eps * max(matrix.shape)
-    basis: Tensor = u[:, values > eps * values[:1].sum()]
-    return basis
