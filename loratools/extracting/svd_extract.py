@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,10 @@ from loratools.extracting.difference import Difference
 from loratools.extracting.factoring import Factoring, identity, input_files
 from loratools.extracting.pairing import Pair, Pairing, pair_up
 from loratools.extracting.parts import Part, Parts
-from loratools.extracting.plan import (
-    ExtractOptions,
-    ExtractPlan,
-    comparable,
-    matrices,
-    plan_extract,
-)
+from loratools.extracting.plan import ExtractOptions, ExtractPlan
+from loratools.extracting.planner import plan_extract
 from loratools.extracting.report import ExtractReport
+from loratools.extracting.selection import comparable, matrices
 from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files
@@ -38,6 +33,7 @@ from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map, threads
+from loratools.running.watch import Watch
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
@@ -96,7 +92,7 @@ def svd_extract(
         rule.refuse_goal_beside("size")
     with threads(run.jobs) as each:
         own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
-        watch = _Watch(sum(own.values()), run.progress)
+        watch = Watch(sum(own.values()), run.progress)
         plan = _plan(pairing, pairs, options, watch, each)
         if output is None:
             found = measure([target.pair for target in plan.factored.values()], each, watch)
@@ -109,7 +105,7 @@ def svd_extract(
 
 
 def _plan(
-    pairing: Pairing, pairs: Sequence[Pair], options: ExtractOptions, watch: "_Watch", each: Map
+    pairing: Pairing, pairs: Sequence[Pair], options: ExtractOptions, watch: Watch, each: Map
 ) -> ExtractPlan:
     """Plan an extraction, with the norms of the changed tensors that are not factored."""
     changed = differing(pairs, each, watch)
@@ -119,23 +115,6 @@ def _plan(
     # Factoring measures the other matrices, but leaves out those of a module stored whole.
     moved = [pair for pair in changed if pair.target in factored.keys() - plan.factored.keys()]
     return plan.measured(measure(moved, each, watch), options) if moved else plan
-
-
-@final
-class _Watch:
-    """Counts the bytes done by all threads, and reports them as progress."""
-
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._total = total
-        self._done = 0
-        self._progress = progress or (lambda done, total: None)
-        self._lock = threading.Lock()
-
-    def __call__(self, nbytes: int = 0) -> None:
-        """Count some more bytes; without any, only let `progress` raise to stop the work."""
-        with self._lock:
-            self._done = min(self._total, self._done + nbytes)
-            self._progress(self._done, self._total)
 
 
 @final
@@ -163,7 +142,7 @@ class _Work:
         return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
 
 
-def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractReport:
+def _write(work: _Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractReport:
     pairing, output = work.plan.pairing, work.output
     check_output(
         output,
@@ -185,7 +164,7 @@ def _write(work: _Work, run: ExtractRun, watch: _Watch, each: Map) -> ExtractRep
     return report
 
 
-def _put(work: _Work, parts: Parts, staging: Staging, watch: _Watch, each: Map) -> ExtractReport:
+def _put(work: _Work, parts: Parts, staging: Staging, watch: Watch, each: Map) -> ExtractReport:
     """Find the factors, write the adapter's files, and check those files if that is asked for."""
     factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
     wanted = first_question(_shapes(work.plan), work.rule)
@@ -230,7 +209,7 @@ def _checked(
     work: _Work,
     staging: Staging,
     chosen: Mapping[str, tuple[Part, int]],
-    watch: _Watch,
+    watch: Watch,
     each: Map,
 ) -> Check | None:
     if not work.check:

@@ -1,0 +1,102 @@
+"""Which tensors of two models are compared, and which of those that differ are factored."""
+
+from collections.abc import Sequence
+
+from loratools.errors import MatchError, shorten
+from loratools.extracting.pairing import Pair, Pairing
+from loratools.extracting.plan import ExtractOptions, Target
+from loratools.io.dtypes import FLOATS
+from loratools.names.conv1d import conv1d_weights
+from loratools.names.globs import matches, no_match
+from loratools.names.tied import is_embedding, is_lookup
+
+
+def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
+    """The pairs whose values have to be compared.
+
+    Raises:
+        MatchError: a tensor is in one model only, or has another shape, and is not skipped; or a
+            glob matches no tensor of either model.
+    """
+    _check_globs(pairing, options)
+    alone = [
+        (f"{name}: the base has no such tensor", "--skip it, or store it whole with --full", name)
+        for name, stored in pairing.new.items()
+        if not Pair(name, (name, name), stored, stored).matches((*options.skip, *options.full))
+    ]
+    alone += [
+        (f"{name}: the tuned model has no such tensor", "--skip it", name)
+        for name in pairing.missing
+        if not matches_any(name, options.skip)
+    ]
+    for complaint, remedy, name in alone:
+        if not options.only or matches_any(name, options.only):
+            more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
+            raise MatchError(f"{pairing.tuned.where}: {shorten(complaint)}; {remedy}{more}")
+    return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
+
+
+def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:
+    names = [name for pair in pairing.pairs.values() for name in (pair.target, *pair.names)]
+    names += [*pairing.new, *pairing.missing]
+    for option in ("only", "skip", "full"):
+        for glob in getattr(options, option):
+            if not any(matches(glob, name) for name in names):
+                raise no_match(glob, dict.fromkeys(names), option=f"--{option}")
+
+
+def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> bool:
+    after, before = pair.after, pair.before
+    if after.shape != before.shape:
+        if options.selects(pair) and not _is_grown(pair):
+            raise MatchError(
+                f"{pairing.tuned.where}: {shorten(pair.names[0])} is {list(after.shape)} and "
+                f"{list(before.shape)} in the base; are both of one kind of model? (--skip it)"
+            )
+        return False
+    return True
+
+
+def matrices(
+    pairing: Pairing, differing: Sequence[Pair], options: ExtractOptions
+) -> dict[str, Target]:
+    """Of the tensors that differ, those that become products of low rank."""
+    shapes = {target: pair.after.shape for target, pair in pairing.pairs.items()}
+    conv1d = conv1d_weights(shapes, pairing.config)
+    full = wanted_whole(pairing, options)
+    return {
+        pair.target: Target(
+            pair,
+            is_lookup(pair.target, pair.after.shape[0], pairing.config),
+            pair.target in conv1d,
+        )
+        for pair in differing
+        if options.selects(pair)
+        and {pair.after.dtype, pair.before.dtype} <= set(FLOATS)
+        and pair.target != pairing.entangled
+        and _is_matrix(pair.target, pair.after.shape)
+        and pair.target not in full
+    }
+
+
+def wanted_whole(pairing: Pairing, options: ExtractOptions) -> set[str]:
+    """The targets to be stored whole, and those that are the same tensor."""
+    pairs = pairing.pairs
+    full = {target for target, pair in pairs.items() if pair.matches(options.full)}
+    heads = {target for target, pair in pairs.items() if pair.twin in full}
+    return full | heads | {twin for target in full if (twin := pairs[target].twin)}
+
+
+def matches_any(name: str, globs: tuple[str, ...]) -> bool:
+    """Whether a name matches one of the globs."""
+    return any(matches(glob, name) for glob in globs)
+
+
+def _is_matrix(target: str, shape: tuple[int, ...]) -> bool:
+    """Whether PEFT can put a LoRA on it; not on depthwise convolutions, nor on bare parameters."""
+    is_depthwise = len(shape) > 2 and shape[1] == 1
+    return target.endswith(".weight") and len(shape) >= 2 and not is_depthwise
+
+
+def _is_grown(pair: Pair) -> bool:
+    return is_embedding(pair.target) and pair.after.shape[1:] == pair.before.shape[1:]
