@@ -1,7 +1,8 @@
-"""The plan of an extraction: what an adapter stores for every tensor that fine-tuning changed.
+"""The plan of an extraction: how an adapter stores every tensor that fine-tuning changed.
 
-Matrices become products of low rank. What has no place in a LoRA is stored whole, as PEFT loads it:
-biases by `bias: "all"`, other modules by `modules_to_save`, tables of another size by themselves.
+Matrices become low-rank products. What has no place in a LoRA is stored whole, as PEFT loads it:
+biases by `bias: "all"`, other modules by `modules_to_save`, and embeddings of another size as
+tensors of their own.
 """
 
 from collections.abc import Mapping
@@ -22,17 +23,19 @@ _V = TypeVar("_V")
 @final
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """What is extracted, and how it is stored.
+    """The choices of what is extracted, and how it is stored.
 
     Attributes:
-        only: globs; only tensors that match one are looked at.
-        skip: globs; tensors that match one are left as the base has them.
-        full: globs; modules with a tensor that matches one are stored whole if they changed.
-        keep_residual: store what has no place in a LoRA; otherwise leave it out.
-        min_change: tensors whose relative change is below this are left out; None for what
-            rounding alone can make, by the dtypes of the two files.
-        dtype: of the factors, `float32`, `bfloat16` or `float16`.
-        device: where differences are factored; the CPU if None. Another one gives other last bits.
+        only: globs; only tensors that match one of them are extracted.
+        skip: globs; tensors that match one of them stay as they are in the base.
+        full: globs; modules with a tensor that matches one of them are stored whole if they
+            changed.
+        keep_residual: whether changes that have no place in a LoRA are stored, or else left out.
+        min_change: tensors whose relative change is below this are left out; None for the change
+            that rounding alone can make, by the dtypes of the two files.
+        dtype: the dtype of the factors: `float32`, `bfloat16` or `float16`.
+        device: the device on which differences are factored; the CPU if None. The last bits of the
+            factors depend on it.
     """
 
     only: tuple[str, ...] = ()
@@ -44,7 +47,7 @@ class ExtractOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a change that is no number."""
+        """Refuse a smallest change that is not finite."""
         check_finite("min_change", self.min_change or 0.0)
 
     @property
@@ -53,15 +56,15 @@ class ExtractOptions:
         return from_torch_name(self.dtype)
 
     def selects(self, pair: Pair) -> bool:
-        """Whether a change of this tensor is wanted."""
+        """Whether `only` and `skip` select a change of this tensor."""
         return (not self.only or pair.matches(self.only)) and not pair.matches(self.skip)
 
     def least(self, noise: float) -> float:
-        """The smallest relative change that counts, where rounding can make one of `noise`."""
+        """The smallest relative change that counts, if rounding alone can make one of `noise`."""
         return noise if self.min_change is None else self.min_change
 
     def as_rounding(self, norms: "Norms") -> "LeftOut | None":
-        """What a change of these norms is if it is too small to count."""
+        """The reason to leave a change out if its norms are too small to count; else None."""
         least = self.least(norms.noise)
         if norms.relative >= least:
             return None
@@ -71,7 +74,7 @@ class ExtractOptions:
 @final
 @dataclass(frozen=True)
 class Target:
-    """A matrix that becomes a product of low rank; `is_conv1d` ones are stored as (in, out)."""
+    """A matrix that becomes a low-rank product; with `is_conv1d`, it is stored as (in, out)."""
 
     pair: Pair
     is_embedding: bool
@@ -81,7 +84,7 @@ class Target:
 @final
 @dataclass(frozen=True)
 class LeftOut:
-    """A change that the adapter does not hold; without norms where there are none to compare."""
+    """A change that the adapter leaves out, and why; `norms` is None if shapes differ."""
 
     reason: str
     norms: "Norms | None"
@@ -90,17 +93,18 @@ class LeftOut:
 @final
 @dataclass(frozen=True)
 class ExtractPlan:
-    """All that an extraction will do, but for ranks.
+    """All that an extraction will do, except for the ranks.
 
-    Matrices are measured when they are read to be factored. Until `measured` has been told the
-    outcome, `changes` lacks those in `factored`, and some of them may be left out yet.
+    Matrices are measured when they are read to be factored. Until then, `changes` lacks the
+    targets in `factored`, and `measured` may still leave some of them out.
 
     Attributes:
-        changes: by target, how far each tensor changed; those of equal bytes are not in it.
-        factored: matrices that become products.
-        whole: tensors stored as they are.
-        left_out: what the adapter does not hold.
-        unchanged: the number of tensors that are the same in both.
+        pairing: the two models.
+        changes: the norms of each changed tensor, by target; equal tensors are not in it.
+        factored: the matrices that become low-rank products.
+        whole: the tensors that are stored as they are.
+        left_out: the changes that the adapter does not store.
+        unchanged: the number of tensors that are equal in both models.
     """
 
     pairing: Pairing
@@ -111,7 +115,7 @@ class ExtractPlan:
     unchanged: int
 
     def measured(self, norms: "Mapping[str, Norms]", options: ExtractOptions) -> "ExtractPlan":
-        """The plan when more is known of how far tensors changed: it leaves out what is rounding.
+        """Complete the plan with norms of changes, and leave out changes that are only rounding.
 
         Raises:
             LoratoolsError: nothing is left to store.
@@ -132,7 +136,7 @@ class ExtractPlan:
         return plan
 
     def check_not_empty(self) -> None:
-        """Refuse to make an adapter of nothing.
+        """Refuse a plan for an adapter that would store nothing.
 
         Raises:
             LoratoolsError: nothing is left to store.
@@ -146,5 +150,5 @@ class ExtractPlan:
 
 
 def _ordered(pairing: Pairing, values: Mapping[str, _V]) -> dict[str, _V]:
-    """In the order of the pairs."""
+    """The values in the order of the pairs."""
     return {target: values[target] for target in pairing.pairs if target in values}

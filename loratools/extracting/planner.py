@@ -21,7 +21,7 @@ def plan_extract(
     changes: "Mapping[str, Norms]",
     options: ExtractOptions,
 ) -> ExtractPlan:
-    """What becomes of each change: of matrices to be factored, and of others with their norms.
+    """Plan how each change is stored; `changes` has the norms of those that are not factored.
 
     Raises:
         UnsupportedError: PEFT has no place for a changed tensor.
@@ -46,7 +46,7 @@ def plan_extract(
 
 @final
 class _Planner:
-    """A plan in the making."""
+    """Collects the parts of a plan, one parameter after another."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _Planner:
                 self._modules.setdefault(name.rpartition(".")[0], name)
 
     def place(self, target: str, pair: Pair) -> None:
-        """Decide about one parameter."""
+        """Decide how one parameter is stored, or that it is left out."""
         has_grown = pair.after.shape != pair.before.shape
         norms = self.changes.get(target)
         if target in self.factored or (norms is None and not has_grown):
@@ -99,7 +99,10 @@ class _Planner:
             self._refuse(target, norms, "a parameter beside modules, which PEFT cannot save alone")
 
     def store_modules(self) -> None:
-        """All tensors of the modules that are stored whole, as PEFT finds modules by their ends."""
+        """Add all tensors of the modules stored whole, and of others that PEFT finds with them.
+
+        PEFT matches modules by suffixes of their names. A matrix in such a module is not factored.
+        """
         everything = {target: pair.after for target, pair in self.pairing.pairs.items()}
         everything |= self.pairing.new
         for target, stored in saved_modules(self._modules, everything):
@@ -108,7 +111,7 @@ class _Planner:
             self.left_out.pop(target, None)
 
     def _grow(self, target: str, pair: Pair) -> None:
-        """A table with other rows, whole; its tied twin follows it."""
+        """Store an embedding with another number of rows whole; its tied twin follows it."""
         if not self.options.keep_residual:
             self.left_out[target] = LeftOut("another number of rows", None)
         elif pair.twin is None:
@@ -123,7 +126,7 @@ class _Planner:
         self.left_out[target] = LeftOut(reason, norms)
 
     def _is_alone(self, target: str) -> bool:
-        """Whether its module has no modules inside."""
+        """Whether the module of a parameter contains no other modules."""
         module = target.rpartition(".")[0]
         inside = f"{module}."
         others = (*self.pairing.pairs, *self.pairing.new)

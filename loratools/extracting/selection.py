@@ -1,4 +1,4 @@
-"""Which tensors of two models are compared, and which of those that differ are factored."""
+"""Selects the tensors of two models that are compared, and those of them that are factored."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from loratools.names.tied import is_embedding, is_lookup
 
 
 def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
-    """The pairs whose values have to be compared.
+    """The pairs whose values have to be compared: those of equal shapes.
 
     Raises:
         MatchError: a tensor is in one model only, or has another shape, and is not skipped; or a
@@ -60,7 +60,7 @@ def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> boo
 def matrices(
     pairing: Pairing, differing: Sequence[Pair], options: ExtractOptions
 ) -> dict[str, Target]:
-    """Of the tensors that differ, those that become products of low rank."""
+    """The tensors that become low-rank products, among those that differ."""
     shapes = {target: pair.after.shape for target, pair in pairing.pairs.items()}
     conv1d = conv1d_weights(shapes, pairing.config)
     full = wanted_whole(pairing, options)
@@ -80,7 +80,7 @@ def matrices(
 
 
 def wanted_whole(pairing: Pairing, options: ExtractOptions) -> set[str]:
-    """The targets to be stored whole, and those that are the same tensor."""
+    """The targets that are chosen to be stored whole, and those that share a tensor with them."""
     pairs = pairing.pairs
     full = {target for target, pair in pairs.items() if pair.matches(options.full)}
     heads = {target for target, pair in pairs.items() if pair.twin in full}
@@ -93,7 +93,7 @@ def matches_any(name: str, globs: tuple[str, ...]) -> bool:
 
 
 def _is_matrix(target: str, shape: tuple[int, ...]) -> bool:
-    """Whether PEFT can put a LoRA on it; not on depthwise convolutions, nor on bare parameters."""
+    """Whether PEFT can put a LoRA on a target: not on depthwise convolutions or bare parameters."""
     is_depthwise = len(shape) > 2 and shape[1] == 1
     return target.endswith(".weight") and len(shape) >= 2 and not is_depthwise
 
