@@ -4,10 +4,14 @@ import ast
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import loratools
+from loratools import formats, methods, registry
+from loratools.cli import verbs
+from loratools.formats.peft import kinds
 
 PACKAGE = Path(loratools.__file__).parent
 FILES = {
@@ -69,3 +73,22 @@ def test_no_module_needs_the_whole_package() -> None:
     """Its version, for one, is in a module of its own."""
     needing = [name for name, found in graph(PACKAGE_TEXTS).items() if "loratools" in found]
     assert needing == []
+
+
+@pytest.mark.parametrize("package", [formats, kinds, methods, verbs], ids=lambda p: p.__name__)
+def test_no_plug_in_is_imported_by_name(package: ModuleType) -> None:
+    """Not by another, nor by what they share; so one can be added, or removed, by itself."""
+    plug_ins = {f"{package.__name__}.{name}" for name in registry.names(package)}
+    assert len(plug_ins) > 1
+    crossing = [
+        f"{importing} imports {imported}"
+        for importing, found in graph(PACKAGE_TEXTS).items()
+        for imported in found
+        if (plug_in := owner(imported, plug_ins)) and owner(importing, plug_ins) != plug_in
+    ]
+    assert crossing == []
+
+
+def owner(module: str, plug_ins: set[str]) -> str | None:
+    """The plug-in that a module is, or belongs to."""
+    return next((p for p in plug_ins if f"{module}.".startswith(f"{p}.")), None)
