@@ -8,13 +8,14 @@ import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from loratools import registry
 from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
-from loratools.formats._by_sight import seen
+from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
 from loratools.formats._dialect import Dialect, Option, Reader, Sureness, Writer
-from loratools.formats._files import configs_of, known_weights, weights_of
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
@@ -27,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@cache
 def dialects() -> tuple[Dialect, ...]:
     """All dialects, by their names."""
     return tuple(map(dialect_named, registry.names(sys.modules[__name__])))
@@ -44,20 +46,23 @@ def dialect_named(name: str) -> Dialect:
 
 def adapter_configs() -> tuple[str, ...]:
     """The names of the configs that lie beside adapters: `adapter_config.json`."""
-    return configs_of(dialects())
+    return tuple(dict.fromkeys(d.config for d in dialects() if d.config is not None))
 
 
 def adapter_weights() -> tuple[str, ...]:
-    """The names of adapters' files of tensors without their suffix: `adapter_model`.
+    """The names of adapters' files of tensors, without their suffix: `adapter_model`.
 
     Those of dialects that are only known by sight are among them, in the order of the alphabet.
     """
-    return known_weights(dialects())
+    readable = {dialect.name for dialect in dialects()}
+    by_sight = (s.weights for s in KNOWN_BY_SIGHT if s.dialect not in readable)
+    stated = (dialect.weights for dialect in dialects())
+    return tuple(sorted({PurePath(name).stem for name in (*stated, *by_sight) if name}))
 
 
 def is_adapter_file(name: str) -> bool:
     """Whether a file has by its name the tensors of an adapter, or some, or is their index."""
-    stems = weights_of(dialects())
+    stems = [PurePath(dialect.weights).stem for dialect in dialects() if dialect.weights]
     return name.startswith(tuple(f"{stem}{mark}" for stem in stems for mark in ".-"))
 
 

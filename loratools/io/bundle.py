@@ -18,9 +18,8 @@ Seal = Callable[[InputFile], Mapping[str, str]]
 class Bundle:
     """Tensors in file order, the file's metadata, and the JSON beside it.
 
-    Without JSON (`config` is None) an adapter is a single file, else a folder. `where` names it in
-    messages; `companions` are its tokenizer and its processor, `model_config` is the `config.json`
-    beside it.
+    `config` is None where there is no such JSON. `where` names the adapter in messages;
+    `companions` are its tokenizer and its processor, `model_config` is the `config.json` beside it.
     """
 
     where: str

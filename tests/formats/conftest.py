@@ -75,8 +75,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
         (folder / name / "read.py").write_text(_READ.format(claim=claim, name=name))
         (folder / name / "write.py").write_text(_WRITE)
         importlib.invalidate_caches()
+        formats.dialects.cache_clear()
         made.append(f"{formats.__name__}.{name}")
 
     yield make
+    formats.dialects.cache_clear()
     for module in [m for m in sys.modules if m.startswith(tuple(made or ["-"]))]:
         del sys.modules[module]

@@ -104,6 +104,14 @@ def test_what_is_no_option_is_an_error_in_every_format(options: Any, message: st
             decode(files, options)
 
 
+def test_what_is_no_option_is_refused_before_anything_is_read() -> None:
+    options = {"in_proj": "once"}
+    with pytest.raises(OptionError):
+        loratools.merge("no-base", "no-adapter", output=None, dialect_options=options)
+    with pytest.raises(OptionError):
+        loratools.inspect("no-adapter", dialect_options=options)
+
+
 def test_commands_have_the_options_that_dialects_declare(toy: Toy) -> None:
     toy("toy", options=(Option("row_order", ("up", "down"), "Which comes first."),))
 
