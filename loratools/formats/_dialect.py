@@ -88,7 +88,7 @@ class Reader(Protocol):
     """The module `read` of a dialect's folder."""
 
     def claim(self, bundle: "Bundle") -> Sureness:
-        """How sure the dialect is that these files are its own; nothing but keys is looked at."""
+        """How sure the dialect is that these files are its own, by keys and config alone."""
         ...
 
     def decode(self, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
-from loratools.formats import dialect_named, dialects
+from loratools.formats import dialect_named
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
@@ -225,8 +225,7 @@ def _with_base(
     if dialect and dialect.base_field and config and config in files:
         fields = {**read_json(files[config]), dialect.base_field: base}
         return {config: encode_json(fields)}
-    formats = " or ".join(d.name for d in dialects() if d.base_field is not None)
-    raise UnsupportedError(f"only a config of the format {formats} names a base; leave out --base")
+    raise UnsupportedError("there is no adapter's config here that names a base; leave out --base")
 
 
 def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":

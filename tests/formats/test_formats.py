@@ -23,8 +23,11 @@ from loratools.files.opening import open_base
 from loratools.files.writing import write_adapter
 from loratools.formats import Option, decode, dialects, encode
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
+from loratools.io.file import InputFile
 from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
+from loratools.publishing.pull import _named_base
+from loratools.publishing.push import _with_base
 from tests.formats.bundles import bundle, config, lora
 from tests.formats.conftest import Toy
 from tests.narrowing import present
@@ -238,6 +241,28 @@ def test_card_says_what_a_dialect_states(toy: Toy, tmp_path: Path) -> None:
     card = complete_card(None, facts)
     assert "library_name: toys\n" in card
     assert card.endswith("\nplay(BASE, ann/toy)\n")
+
+
+def test_base_is_in_the_fields_that_a_dialect_states(toy: Toy, tmp_path: Path) -> None:
+    toy("toy", claim="CONFIG", base_field="of", revision_field="at", **OURS)
+    folder = ours(tmp_path / "adapter", at="main")
+    files = {"ours.json": InputFile(folder / "ours.json")}
+    written = _with_base(files, loratools.inspect(folder), "ann/base")
+    assert {name: json.loads(data) for name, data in written.items()} == {
+        "ours.json": {"of": "ann/base", "at": "main"}
+    }
+    assert _named_base("ours.json", {"of": "us", "at": "main"}) == ("us", "main")
+    assert _named_base("adapter_config.json", {"of": "us"}) == (None, None)
+
+
+def test_base_of_a_format_without_a_field_for_it_cannot_be_written(
+    toy: Toy, tmp_path: Path
+) -> None:
+    toy("toy", claim="CONFIG", **OURS)
+    folder = ours(tmp_path / "adapter")
+    files = {"ours.json": InputFile(folder / "ours.json")}
+    with pytest.raises(UnsupportedError, match="no adapter's config here that names a base"):
+        _with_base(files, loratools.inspect(folder), "ann/base")
 
 
 # What is said of others
