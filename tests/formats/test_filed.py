@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,24 @@ def test_adapter_is_written_from_what_is_canonical_alone(path: Path) -> None:
     if bundle.config is not None:
         origin = adapter.provenance
         assert again.provenance == replace(origin, trainer=None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bias": "lora_only"},
+        {"ensure_weight_tying": True},
+        {"fan_in_fan_out": True},
+        {"task_type": "SEQ_CLS", "modules_to_save": ["head"]},
+        {"base_model_name_or_path": "ann/base", "revision": "0123abc"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_peft_has_a_field_for_is_said_without_the_config_that_said_it(fields: Any) -> None:
+    adapter = decoded(lora("q", rows=3), target_modules=["q"], **fields)
+    again = decode(encode(replace(adapter, filed=None), "peft"))
+    assert_same(adapter, again)
+    assert (again.announced, again.provenance) == (adapter.announced, adapter.provenance)
 
 
 @each_stored

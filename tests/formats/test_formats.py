@@ -68,6 +68,24 @@ def test_two_equally_sure_dialects_are_both_named(
         decode(bundle(shapes, fields))
 
 
+@pytest.mark.parametrize(
+    ("shapes", "fields"),
+    [
+        ({"lora_unet_q.lokr_w1": (2, 2)}, None),
+        (KOHYA | {"lora_unet_k.lokr_w1": (2, 2)}, None),
+        (lora("q"), {"peft_type": "IA3"}),
+        (lora("q"), None),
+        ({"classifier.weight": (2, 2)}, config()),
+    ],
+    ids=["kind", "kind-among-others", "type", "no-config", "config-alone"],
+)
+def test_no_dialect_is_sure_of_what_it_cannot_decode_for_certain(
+    toy: Toy, shapes: Any, fields: Any
+) -> None:
+    toy("toy", claim="KEYS")
+    assert dialect_of(decode(bundle(shapes, fields))) == "toy"
+
+
 def test_keys_of_two_dialects_are_refused_and_not_read_in_part() -> None:
     with pytest.raises(UnsupportedError, match=r"here: .*lora_unet_q\.lora_down\.weight: a factor"):
         decode(bundle(KOHYA | lora("q"), config()))
