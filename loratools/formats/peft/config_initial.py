@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratools.adapter import Adapter
-from loratools.formats.peft.peft_type import PeftType
+from loratools.formats.peft.peft_type import OPTIONAL_FIELDS, PeftType
 
 
 def initial_config(adapter: Adapter, type: PeftType) -> Mapping[str, Any]:
@@ -26,4 +26,5 @@ def initial_config(adapter: Adapter, type: PeftType) -> Mapping[str, Any]:
         "fan_in_fan_out": any(update.fan_in_fan_out for update in adapter.updates.values()),
         "ensure_weight_tying": announced.ties_ends,
     }
-    return {name: value for name, value in fields.items() if value}
+    own = {*fields} - {*OPTIONAL_FIELDS} | {*type.fields}
+    return {name: value for name, value in fields.items() if value and name in own}

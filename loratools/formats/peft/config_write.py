@@ -19,7 +19,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "task_type": None,
     "base_model_name_or_path": None,
     "inference_mode": True,
-    "bias": "none",
     "modules_to_save": None,
 }
 #: PEFT's own word for an adapter that only saves modules.
@@ -52,7 +51,7 @@ def config_of(adapter: Adapter, codecs: Codecs, stored: Contents) -> dict[str, A
     if stored.kind is not None:
         stored.kind.set_fields(config, stored.modules)
     _set_ranks(config, adapter.where, type, stored.modules)
-    _set_replaced(config, adapter)
+    _set_replaced(config, adapter, type)
     _check(parse_config(config, adapter.where, type), stored.modules)
     return config
 
@@ -84,7 +83,8 @@ def _set_ranks(
     ):
         config["target_modules"] = list(wanted) or _NO_TARGETS
         for narrowing in ("exclude_modules", "layers_to_transform", "layers_pattern"):
-            config[narrowing] = None
+            if narrowing in type.fields:
+                config[narrowing] = None
 
 
 def _set_patterns(
@@ -111,7 +111,10 @@ def _plain(number: float) -> float:
     return int(number) if float(number).is_integer() else number
 
 
-def _set_replaced(config: dict[str, Any], adapter: Adapter) -> None:
+def _set_replaced(config: dict[str, Any], adapter: Adapter, type: PeftType) -> None:
+    for target in adapter.rows:
+        where = f"{adapter.where}: {shorten(target)}"
+        _refuse_without(type, "trainable_token_indices", where, "rows of trained tokens")
     if adapter.rows:
         config["trainable_token_indices"] = {
             target.removesuffix(".weight"): list(rows.indices)
@@ -131,8 +134,14 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter) -> None:
             saved.append(head)
             names.add(head)
         elif target.endswith("bias"):
+            _refuse_without(type, "bias", f"{adapter.where}: {shorten(target)}", "a trained bias")
             config["bias"] = "all" if config["bias"] == "none" else config["bias"]
         else:
             saved.append(target.rpartition(".")[0])
             names.add(saved[-1])
     config["modules_to_save"] = saved or None
+
+
+def _refuse_without(type: PeftType, field: str, where: str, what: str) -> None:
+    if field not in type.fields:
+        raise UnsupportedError(f"{where}: PEFT has no place for {what} beside a {type.title}")

@@ -11,6 +11,13 @@ SETTINGS = (
 )  # fmt: skip
 
 
+#: Fields that mean the same in every config that has them, and that not all types have.
+OPTIONAL_FIELDS = (
+    "bias", "fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying", "exclude_modules",
+    "layers_to_transform", "layers_pattern",
+)  # fmt: skip
+
+
 @final
 @dataclass(frozen=True)
 class ScalingFields:
@@ -34,6 +41,7 @@ class PeftType:
         name: the `peft_type` of its configs.
         title: what people call it.
         scaling: the fields of rank and alpha; None where it has no alpha.
+        fields: those of the optional fields that its configs have.
         settings: the fields of its config that matter to people, for them to see.
         shared: tensors of the whole model, which have no module: `vera_A` of VeRA.
         flags: fields of which PEFT asks only whether they are true.
@@ -48,6 +56,7 @@ class PeftType:
     name: str
     title: str
     scaling: ScalingFields | None
+    fields: tuple[str, ...] = OPTIONAL_FIELDS[-3:]
     settings: tuple[str, ...] = SETTINGS
     shared: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()

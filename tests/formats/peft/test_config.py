@@ -114,7 +114,6 @@ def test_alpha_may_be_any_number(alpha: float) -> None:
         ("PREFIX_TUNING", "trains keys and values .*; it is no update of weights"),
         ("ADAPTION_PROMPT", "trains prompts .*; it is no update of weights"),
         ("XLORA", "mixes its experts by each token; it is no update of weights"),
-        ("LOHA", "peft_type 'LOHA' is not supported yet"),
         ("new", "peft_type 'new' is not supported yet"),
         (None, "the config has no peft_type"),
         (3, "the config has no peft_type"),

@@ -14,7 +14,7 @@ from loratools.formats.peft.kinds._factors import (
     enabled_parts,
     encoded_factors,
 )
-from loratools.formats.peft.peft_type import SETTINGS, PeftType, ScalingFields
+from loratools.formats.peft.peft_type import OPTIONAL_FIELDS, SETTINGS, PeftType, ScalingFields
 from loratools.io.source import Source
 
 _TRAINING = "used in training only"
@@ -33,6 +33,7 @@ LORA = PeftType(
     name="LORA",
     title="LoRA",
     scaling=ScalingFields(alpha="lora_alpha", sqrt_rank="use_rslora"),
+    fields=OPTIONAL_FIELDS,
     settings=(
         "r",
         "lora_alpha",
@@ -45,7 +46,7 @@ LORA = PeftType(
     ),
     flags=("use_rslora", "fan_in_fan_out", "use_qalora"),
     typed={"enable_lora": list, "use_bdlora": dict},
-    defaults={"fan_in_fan_out": False, "lora_dropout": 0.0},
+    defaults={"bias": "none", "fan_in_fan_out": False, "lora_dropout": 0.0},
     unpacked=("enable_lora", "use_bdlora"),
     inert={".lora_monteclora_sampler": _TRAINING, ".lora_velora_embed": _TRAINING},
     refused=_REFUSED,
