@@ -57,28 +57,6 @@ def test_embedding_pair_is_the_update_of_its_transpose(down: str, up: str) -> No
 
 
 @pytest.mark.parametrize(
-    "key", ["lora_magnitude_vector", "lora_magnitude_vector.default.weight"], ids=str
-)
-@pytest.mark.parametrize("shape", [(4,), (1, 4, 1, 1)], ids=str)
-def test_magnitude_makes_a_dora(key: str, shape: tuple[int, ...]) -> None:
-    adapter = decoded({**PAIR, f"{PREFIX}layer.q.{key}": shape})
-    assert adapter.kinds == ("DoRA",)
-
-
-def test_diagonal_makes_a_kasa() -> None:
-    assert decoded({**PAIR, f"{PREFIX}layer.q.lora_diag": (2,)}).kinds == ("KaSA",)
-
-
-@pytest.mark.parametrize("key", ["lora_B.bias", "lora_B.default.bias"])
-def test_bias_of_the_up_factor_updates_the_bias(key: str) -> None:
-    adapter = decoded({**PAIR, f"{PREFIX}layer.q.{key}": (4,)})
-    assert {name: update.delta.kind for name, update in adapter.updates.items()} == {
-        "layer.q.weight": "LoRA",
-        "layer.q.bias": "diff",
-    }
-
-
-@pytest.mark.parametrize(
     "key",
     [
         "head.weight",

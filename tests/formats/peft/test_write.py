@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from loratools.adapter import Adapter, Replacement, Update
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
-from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas.lora import Scaling
 from loratools.errors import UnsupportedError
 from loratools.files.opening import open_adapter
 from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
-from loratools.io.source import Held
 from loratools.testing import adapters
 from tests.adapters import assert_same, effects, lora_of
 from tests.formats.bundles import PREFIX, decoded, lora
+from tests.formats.peft.parts import held, update
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
@@ -34,17 +34,6 @@ def settings(adapter: Adapter) -> dict[str, Any]:
     fields = encode(adapter).config
     assert fields is not None
     return dict(fields)
-
-
-def held(*shape: int) -> Held:
-    return Held("a tensor", torch.randn(shape), "F32")
-
-
-def update(
-    rows: int = 4, columns: int = 3, rank: int = 2, alpha: float = 4, rule: Any = "rank"
-) -> Update:
-    scaling = Scaling(alpha, rank, rule, "config")
-    return Update(LoRA(held(rows, rank), held(rank, columns), scaling, (rows, columns)), False)
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
@@ -198,37 +187,11 @@ def test_adapter_without_a_config_gets_a_whole_one() -> None:
     assert (written["r"], written["lora_alpha"], written["bias"]) == (2, 4, "none")
 
 
-def test_bias_is_stored_for_the_scaling_of_its_module() -> None:
-    """The module's scaling is 4 / 2, the bias's 3: stored times 3 / 2, and read with 2."""
-    bias = Diff(Held("bias", torch.tensor([1.0, 2, 3, 4]), "F32"), Scaling(3, 1, "rank", "config"))
-    adapter = replace(
-        decoded(lora("a.q")), updates={"a.q.weight": update(), "a.q.bias": Update(bias)}
-    )
-    bundle = encode(adapter)
-    stored = bundle.tensors[f"{PREFIX}a.q.lora_B.bias"].read()
-    assert stored.tolist() == [1.5, 3.0, 4.5, 6.0]
-    assert effects(decode(bundle))["a.q.bias"].tolist() == [3, 6, 9, 12]
-
-
-def test_modules_without_a_bias_get_one_of_zeros_where_others_have_one() -> None:
-    bias = Diff(held(4), Scaling(4, 2, "rank", "config"))
-    updates = {"a.q.weight": update(), "a.q.bias": Update(bias), "b.q.weight": update(rows=5)}
-    again = decode(encode(replace(decoded(lora("a.q")), updates=updates)))
-    assert effects(again)["b.q.bias"].tolist() == [0.0] * 5
-
-
 def test_update_of_a_vector_alone_is_refused_by_name() -> None:
     bias = Diff(held(4), Scaling(4, 2, "rank", "config"))
     adapter = replace(decoded(lora("a.q")), updates={"norm.weight": Update(bias)})
     with pytest.raises(UnsupportedError, match=r"norm\.weight.*no place for a diff"):
         encode(adapter)
-
-
-def test_bias_of_a_module_with_a_scaling_of_zero_is_refused() -> None:
-    bias = Diff(held(4), Scaling(4, 2, "rank", "config"))
-    updates = {"a.q.weight": update(alpha=0), "a.q.bias": Update(bias)}
-    with pytest.raises(UnsupportedError, match="a bias with a scaling of 0"):
-        encode(replace(decoded(lora("a.q")), updates=updates))
 
 
 def test_projections_of_an_attention_have_one_rank() -> None:
@@ -249,16 +212,6 @@ def test_update_of_an_out_proj_counts_as_often_as_peft_applies_it() -> None:
     again = decode(encode(replace(adapter, updates=once)))
     for target, effect in effects(replace(adapter, updates=once)).items():
         torch.testing.assert_close(effects(again)[target], effect, rtol=0, atol=0)
-
-
-def test_fused_weight_of_an_old_peft_is_written_in_full() -> None:
-    shapes = {f"{PREFIX}qkv.lora_A.weight": (4, 3), f"{PREFIX}qkv.lora_B.weight": (4, 2)}
-    adapter = decoded(shapes, enable_lora=[True, False, True])
-    bundle = encode(adapter)
-    assert bundle.tensors[f"{PREFIX}qkv.lora_B.weight"].shape == (6, 4)
-    assert bundle.config is not None
-    assert bundle.config["enable_lora"] is None
-    assert effects(decode(bundle))["qkv.weight"].equal(effects(adapter)["qkv.weight"])
 
 
 def test_whole_tensors_are_named_in_the_config() -> None:
