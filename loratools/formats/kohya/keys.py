@@ -4,27 +4,31 @@ from collections.abc import Mapping
 
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats._part_names import lycoris_kind
+from loratools.formats.kohya.codecs import Codecs
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
-ALPHA, DOWN, UP = "alpha", "lora_down.weight", "lora_up.weight"
-
 _EMBEDDING = "bundle_emb."
-_PAIR = (DOWN, UP)
-_PLAIN = (ALPHA, *_PAIR)
 _PREFIXES = ("lora_", "lycoris_", "oft_")
 
 
-def is_kohya(key: str) -> bool:
+def is_kohya(key: str, codecs: Codecs) -> bool:
     """Whether only this format, or LyCORIS under the same names, has such a key."""
     is_prefixed = key.startswith(_PREFIXES)
-    if not (is_prefixed or key.endswith(_PAIR)):  # as nearly all keys of other formats
+    if not (is_prefixed or key.endswith(codecs.marks)):  # as nearly all keys of other formats
         return False
     _, _, part = key.partition(".")
-    return part in _PAIR or (is_prefixed and (part == ALPHA or lycoris_kind(key) is not None))
+    if part in codecs.marks:
+        return True
+    return is_prefixed and (part in codecs.parts or lycoris_kind(key) is not None)
 
 
-def sort_keys(bundle: Bundle) -> Mapping[str, Mapping[str, Source]]:
+def other_kind(key: str, codecs: Codecs) -> str | None:
+    """The kind of update that a key belongs to, if there is no codec for it."""
+    return None if key.partition(".")[2] in codecs.parts else lycoris_kind(key)
+
+
+def sort_keys(bundle: Bundle, codecs: Codecs) -> Mapping[str, Mapping[str, Source]]:
     """The parts of each module, in file order.
 
     Raises:
@@ -32,25 +36,25 @@ def sort_keys(bundle: Bundle) -> Mapping[str, Mapping[str, Source]]:
         FormatError: a key is none of any known kind.
     """
     for key in bundle.tensors:
-        _refuse_other_kind(bundle.where, key)
+        _refuse_other_kind(bundle.where, key, codecs)
     modules: dict[str, dict[str, Source]] = {}
     for key, source in bundle.tensors.items():
         module, _, part = key.partition(".")
-        if part not in _PLAIN or not module:
+        if part not in codecs.parts or not module:
             raise FormatError(
-                f"{bundle.where}: {shorten(key)}: an unknown key; expected {', '.join(_PLAIN)} "
-                f"after the name of a module, which has no dots"
+                f"{bundle.where}: {shorten(key)}: an unknown key; expected "
+                f"{', '.join(codecs.parts)} after the name of a module, which has no dots"
             )
         modules.setdefault(module, {})[part] = source
     return modules
 
 
-def _refuse_other_kind(where: str, key: str) -> None:
+def _refuse_other_kind(where: str, key: str, codecs: Codecs) -> None:
     if key.startswith(_EMBEDDING):
         raise UnsupportedError(
             f"{where}: {shorten(key)}: an embedding of textual inversion, bundled with a LoRA, "
             f"which cannot be read yet"
         )
-    kind = lycoris_kind(key)
+    kind = other_kind(key, codecs)
     if kind is not None:
         raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which cannot be read yet")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from loratools.adapter import Note, Provenance
-from loratools.deltas.lora import LoRA
 from loratools.errors import FormatError, listing
 from loratools.io.json import json_text, parse_json
 from loratools.io.scalar import rounded
@@ -29,13 +28,6 @@ class Size:
     alpha: float
     alpha_dtype: str
     has_kernel: bool
-
-    @classmethod
-    def of(cls, lora: LoRA) -> "Size":
-        """That of an update as it was read."""
-        scaling = lora.scaling
-        dtype = scaling.source.dtype if scaling.source else "F64"
-        return cls(lora.rank, scaling.alpha, dtype, has_kernel(lora.shape))
 
 
 def has_kernel(shape: tuple[int, ...]) -> bool:

@@ -5,25 +5,27 @@ from dataclasses import dataclass
 from typing import final
 
 from loratools.adapter import Adapter, Filed, Update
-from loratools.deltas.lora import LoRA
+from loratools.deltas import Delta
 from loratools.errors import UnsupportedError, shorten
+from loratools.formats.kohya.alphas import ALPHA, alpha_at, stored_alpha
+from loratools.formats.kohya.codecs import Codecs, all_codecs
 from loratools.formats.kohya.hashes import placeholders, seal
-from loratools.formats.kohya.keys import ALPHA, DOWN, UP
+from loratools.formats.kohya.kinds import Codec
 from loratools.formats.kohya.metadata import Size, corrected, has_kernel
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import BITS, nbytes, to_torch
-from loratools.io.scalar import SCALARS, read_scalar, rounded
-from loratools.io.source import Held, Source, reshaped
+from loratools.io.dtypes import BITS, nbytes
+from loratools.io.source import Source
 
 
 @final
 @dataclass(frozen=True)
 class _Module:
-    """A module's update, and the alpha to be stored: no tensor where a missing one still holds."""
+    """A module's update, and its alpha: no tensor where a missing one still holds, or none is."""
 
     name: str
-    lora: LoRA
-    alpha: float
+    delta: Delta
+    codec: Codec
+    alpha: float | None
     stored_alpha: Source | None
 
 
@@ -34,15 +36,16 @@ def encode(adapter: Adapter) -> Bundle:
         UnsupportedError: the format has no place for something in it.
     """
     _refuse_others(adapter)
-    alphas = [u.delta.low_rank.scaling.source for u in adapter.updates.values() if u.delta.low_rank]
-    dtypes = [source.dtype for source in alphas if source is not None]
+    codecs = all_codecs()
+    scalings = [s for update in adapter.updates.values() if (s := update.delta.scaling)]
+    dtypes = [scaling.source.dtype for scaling in scalings if scaling.source is not None]
     modules = [
-        _module(adapter, target, update, dtypes[0] if dtypes else None)
+        _module(adapter, target, update, codecs, dtypes[0] if dtypes else None)
         for target, update in adapter.updates.items()
     ]
     filed = adapter.filed or Filed("kohya")
     tensors = _in_order(filed.order, dict(_tensors(modules)))
-    metadata = corrected(filed.metadata, [_size(module) for module in modules])
+    metadata = corrected(filed.metadata, [*_sizes(modules)])
     hashes = placeholders(metadata)
     return Bundle(
         where=adapter.where,
@@ -63,11 +66,13 @@ def _refuse_others(adapter: Adapter) -> None:
             )
 
 
-def _module(adapter: Adapter, target: str, update: Update, alpha_dtype: str | None) -> _Module:
-    where = f"{adapter.where}: {shorten(target)}"
-    lora = update.delta
-    if not isinstance(lora, LoRA):
-        raise UnsupportedError(f"{where}: a kohya file of LoRAs has no place for a {lora.kind}")
+def _module(
+    adapter: Adapter, target: str, update: Update, codecs: Codecs, alpha_dtype: str | None
+) -> _Module:
+    where, delta = f"{adapter.where}: {shorten(target)}", update.delta
+    codec = codecs.taking(delta)
+    if codec is None:
+        raise UnsupportedError(f"{where}: a kohya file has no place for a {delta.kind}")
     name = target.removesuffix(".weight")
     if name == target or "." in name:
         raise UnsupportedError(f"{where}: not the flattened name of a module with `.weight`")
@@ -76,44 +81,22 @@ def _module(adapter: Adapter, target: str, update: Update, alpha_dtype: str | No
             f"{where}: a kohya file has no place for an embedding, or for a weight stored as "
             f"(in, out)"
         )
-    alpha, scaling = _alpha(lora), lora.scaling
-    if scaling.source is not None and read_scalar(scaling.source) == alpha:
-        return _Module(name, lora, alpha, scaling.source)
-    # Readers take a missing alpha for the rank: it stays missing while that is what it is.
-    if scaling.origin == "assumed" and alpha == lora.rank:
-        return _Module(name, lora, alpha, None)
-    filed = scaling.source
-    dtype = filed.dtype if filed is not None else alpha_dtype or lora.down.dtype
-    shape = filed.shape if filed is not None else ()
-    return _Module(name, lora, alpha, _number(f"{name}.{ALPHA}", alpha, dtype, shape))
-
-
-def _alpha(lora: LoRA) -> float:
-    """The alpha that gives the update its strength at the rank that is stored."""
-    scaling = lora.scaling
-    if (scaling.rule, scaling.rank, scaling.times) == ("rank", lora.rank, 1):
-        return scaling.alpha
-    return scaling.value * lora.rank
-
-
-def _number(key: str, number: float, dtype: str, shape: tuple[int, ...]) -> Source:
-    """A tensor of one number: of this dtype, or of the narrowest float that has it exactly."""
-    import torch
-
-    fitting = (d for d in (dtype, "F32") if d in SCALARS and rounded(number, d) == number)
-    stored = next(fitting, "F64")
-    tensor = torch.tensor(number, dtype=torch.float64).to(to_torch(stored)).reshape(shape)
-    return Held(key, tensor, stored)
+    scaling = delta.scaling
+    if scaling is None:
+        return _Module(name, delta, codec, None, None)
+    rank = codec.rank(delta)
+    alpha = alpha_at(scaling, rank)
+    dtype = alpha_dtype or delta.sources[0].dtype
+    stored = stored_alpha(f"{name}.{ALPHA}", scaling, alpha, rank, dtype)
+    return _Module(name, delta, codec, alpha, stored)
 
 
 def _tensors(modules: Sequence[_Module]) -> Iterator[tuple[str, Source]]:
     for module in modules:
-        lora = module.lora
         if module.stored_alpha is not None:
             yield f"{module.name}.{ALPHA}", module.stored_alpha
-        kernel = (1,) * (len(lora.shape) - 2)
-        yield f"{module.name}.{DOWN}", reshaped(lora.down, (lora.rank, *lora.shape[1:]))
-        yield f"{module.name}.{UP}", reshaped(lora.up, (lora.shape[0], lora.rank, *kernel))
+        for part, source in module.codec.encode(module.delta):
+            yield f"{module.name}.{part}", source
 
 
 def _in_order(order: Sequence[str], tensors: Mapping[str, Source]) -> dict[str, Source]:
@@ -130,6 +113,9 @@ def _in_order(order: Sequence[str], tensors: Mapping[str, Source]) -> dict[str, 
     return {key: tensors[key] for key in keys}
 
 
-def _size(module: _Module) -> Size:
-    dtype = module.stored_alpha.dtype if module.stored_alpha else "F64"
-    return Size(module.lora.rank, module.alpha, dtype, has_kernel(module.lora.shape))
+def _sizes(modules: Sequence[_Module]) -> Iterator[Size]:
+    for module in modules:
+        if module.alpha is not None:
+            dtype = module.stored_alpha.dtype if module.stored_alpha else "F64"
+            rank, shape = module.codec.rank(module.delta), module.delta.shape
+            yield Size(rank, module.alpha, dtype, has_kernel(shape))

@@ -24,56 +24,16 @@ from loratools.adapter import Adapter, Provenance, ReplacedRows, Replacement, Up
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
-from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
+from loratools.deltas.lora import Scaling
+from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
-from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
+from tests.formats.kohya.modules import TEXT, TRAINED, UNET, bundle, decoded, lora_of, module
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "kohya"
-UNET = "lora_unet_mid_block_attentions_0_proj_in"
-TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
-TRAINED = {"ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "1.0"}
-NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
-         torch.int64: "I64", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3"}  # fmt: skip
-
-
-def bundle(
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> Bundle:
-    held = {key: Held(key, tensor, NAMES[tensor.dtype]) for key, tensor in tensors.items()}
-    return Bundle("here", held, metadata or {}, config, (), 0)
-
-
-def module(
-    name: str = UNET,
-    shape: tuple[int, ...] = (4, 3),
-    rank: int = 2,
-    alpha: float | None = 1,
-    dtype: torch.dtype = torch.float16,
-) -> dict[str, Tensor]:
-    """A module's tensors, in the order of their names."""
-    random = torch.Generator().manual_seed(sum(shape) + rank)
-    kernel = (1,) * (len(shape) - 2)
-    tensors = {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha, dtype=dtype)}
-    down = torch.randn(rank, *shape[1:], generator=random).to(dtype)
-    up = torch.randn(shape[0], rank, *kernel, generator=random).to(dtype)
-    return tensors | {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-
-
-def decoded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Adapter:
-    return decode(bundle(tensors, metadata))
-
-
-def lora_of(adapter: Adapter, name: str = UNET) -> LoRA:
-    lora = adapter.updates[f"{name}.weight"].delta
-    assert isinstance(lora, LoRA)
-    return lora
 
 
 def with_scaling(adapter: Adapter, **fields: Any) -> Adapter:
@@ -124,14 +84,6 @@ def test_update_is_alpha_over_rank_times_up_times_down() -> None:
     assert dense.tolist() == [[0.5, 1.0], [1.0, 4.0]]
     assert lora.scaling == Scaling(alpha=1, rank=2, rule="rank", origin="tensor")
     assert adapter.updates[f"{TEXT}.weight"] == Update(lora, fan_in_fan_out=None)
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 1, 1), (4, 3, 3, 3), (4, 3, 5), (4, 3, 1, 3, 3)])
-def test_shape_of_the_weight_is_that_of_the_factors(shape: tuple[int, ...]) -> None:
-    lora = lora_of(decoded(module(shape=shape)))
-    assert lora.shape == shape
-    assert lora.up.shape == (4, 2)
-    assert lora.down.shape == (2, math.prod(shape[1:]))
 
 
 @pytest.mark.parametrize(
@@ -360,22 +312,6 @@ def test_half_an_update_is_refused(removed: tuple[str, ...], message: str) -> No
         del tensors[f"{UNET}.{part}"]
     with pytest.raises(FormatError, match=f"here: {UNET} {message}"):
         decoded(tensors)
-
-
-@pytest.mark.parametrize(
-    ("down", "up"),
-    [
-        ((2, 3), (4, 3)),
-        ((2, 3), (4, 2, 1, 1)),
-        ((2, 3, 3, 3), (4, 2, 3, 3)),
-        ((2, 3, 3, 3), (4, 2)),
-    ],
-)
-def test_factors_that_do_not_fit_are_refused(down: tuple[int, ...], up: tuple[int, ...]) -> None:
-    factors = {f"{UNET}.lora_down.weight": torch.zeros(down),
-               f"{UNET}.lora_up.weight": torch.zeros(up)}  # fmt: skip
-    with pytest.raises(ShapeMismatchError, match=f"here: {UNET}: lora_down .* do not fit"):
-        decoded(factors)
 
 
 @pytest.mark.parametrize(

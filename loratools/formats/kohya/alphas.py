@@ -1,0 +1,59 @@
+"""The alpha of a module, which is a tensor of one number."""
+
+import math
+
+from loratools.deltas.lora import Scaling
+from loratools.errors import FormatError
+from loratools.io.dtypes import to_torch
+from loratools.io.scalar import SCALARS, read_scalar, rounded
+from loratools.io.source import Held, Source
+
+ALPHA = "alpha"
+
+
+def read_scaling(where: str, source: Source | None, *, rank: int) -> Scaling:
+    """The scaling of a stored alpha; 1 where none is stored.
+
+    Raises:
+        FormatError: it is not a single finite number.
+    """
+    if source is None:
+        return Scaling(alpha=rank, rank=rank, rule="rank", origin="assumed")
+    if source.shape not in ((), (1,)) or source.dtype not in SCALARS:
+        raise FormatError(f"{where}: {source.dtype} {list(source.shape)} is not a single number")
+    alpha = read_scalar(source)
+    if not math.isfinite(alpha):
+        raise FormatError(f"{where}: is {alpha}")
+    return Scaling(alpha=alpha, rank=rank, rule="rank", origin="tensor", source=source)
+
+
+def alpha_at(scaling: Scaling, rank: int) -> float:
+    """The alpha that gives an update its strength at the rank that is stored."""
+    if (scaling.rule, scaling.rank, scaling.times) == ("rank", rank, 1):
+        return scaling.alpha
+    return scaling.value * rank
+
+
+def stored_alpha(key: str, scaling: Scaling, alpha: float, rank: int, dtype: str) -> Source | None:
+    """The tensor of an alpha: the filed one while it holds, else one of `dtype` if that has it.
+
+    None where none was filed and none is needed: readers take a missing alpha for the rank.
+    """
+    filed = scaling.source
+    if filed is not None and read_scalar(filed) == alpha:
+        return filed
+    if scaling.origin == "assumed" and alpha == rank:
+        return None
+    if filed is not None:
+        return _number(key, alpha, filed.dtype, filed.shape)
+    return _number(key, alpha, dtype, ())
+
+
+def _number(key: str, number: float, dtype: str, shape: tuple[int, ...]) -> Source:
+    """A tensor of one number: of this dtype, or of the narrowest float that has it exactly."""
+    import torch
+
+    fitting = (d for d in (dtype, "F32") if d in SCALARS and rounded(number, d) == number)
+    stored = next(fitting, "F64")
+    tensor = torch.tensor(number, dtype=torch.float64).to(to_torch(stored)).reshape(shape)
+    return Held(key, tensor, stored)
