@@ -1,7 +1,6 @@
 """The codecs of kohya's files, and which of them a module's tensors belong to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import final
 
@@ -15,11 +14,11 @@ from loratools.io.source import Source
 
 
 @final
-@dataclass(frozen=True)
 class Codecs:
     """The codecs of all kinds."""
 
-    kinds: tuple[Codec, ...]
+    def __init__(self, codecs: tuple[Codec, ...]) -> None:
+        self.kinds = codecs
 
     @cached_property
     def parts(self) -> tuple[str, ...]:

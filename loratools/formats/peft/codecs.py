@@ -1,8 +1,7 @@
 """The codecs of one `peft_type`, and which of them a module's tensors belong to."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import final
 
@@ -17,13 +16,13 @@ from loratools.io.source import Source
 
 
 @final
-@dataclass(frozen=True)
 class Codecs:
     """The codecs of the kinds, and of the parts beside them, that a type's configs announce."""
 
-    type: PeftType
-    kinds: tuple[KindCodec, ...]
-    beside: tuple[BesideCodec, ...]
+    def __init__(self, type: PeftType, codecs: Sequence[Codec]) -> None:
+        self.type = type
+        self.kinds = tuple(codec for codec in codecs if isinstance(codec, KindCodec))
+        self.beside = tuple(codec for codec in codecs if isinstance(codec, BesideCodec))
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
@@ -147,11 +146,4 @@ def _loaded(names: tuple[str, ...]) -> Mapping[str, Codecs]:
     for name in names:
         codec: Codec = registry.load(kinds, name).CODEC
         found.setdefault(codec.peft_type.name, []).append(codec)
-    return {
-        name: Codecs(
-            codecs[0].peft_type,
-            tuple(codec for codec in codecs if isinstance(codec, KindCodec)),
-            tuple(codec for codec in codecs if isinstance(codec, BesideCodec)),
-        )
-        for name, codecs in found.items()
-    }
+    return {name: Codecs(some[0].peft_type, some) for name, some in found.items()}

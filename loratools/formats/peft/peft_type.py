@@ -1,9 +1,11 @@
 """A `peft_type`: what all kinds that its configs announce have in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from types import MappingProxyType
+from typing import Any, NamedTuple, final
 
+#: No fields, shared by all that have none.
+_NONE: Mapping[str, Any] = MappingProxyType({})
 #: The fields that matter to people in the configs of all types.
 SETTINGS = (
     "bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "target_modules",
@@ -19,8 +21,7 @@ OPTIONAL_FIELDS = (
 
 
 @final
-@dataclass(frozen=True)
-class ScalingFields:
+class ScalingFields(NamedTuple):
     """The fields of a config that give every module its rank and its alpha.
 
     `rank_pattern` and `alpha_pattern`, for modules with a number of their own, are called the same
@@ -33,8 +34,7 @@ class ScalingFields:
 
 
 @final
-@dataclass(frozen=True)
-class PeftType:
+class PeftType(NamedTuple):
     """One of PEFT's methods, and the fields of its config.
 
     Attributes:
@@ -60,8 +60,8 @@ class PeftType:
     settings: tuple[str, ...] = SETTINGS
     shared: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    typed: Mapping[str, type] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    typed: Mapping[str, type] = _NONE
+    defaults: Mapping[str, Any] = _NONE
     unpacked: tuple[str, ...] = ()
-    inert: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    inert: Mapping[str, str] = _NONE
+    refused: Mapping[str, str] = _NONE

@@ -7,8 +7,7 @@ all kinds, and are read and written by this dialect.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, NamedTuple, final
 
 from loratools.deltas import Delta
 from loratools.deltas.lora import Scaling
@@ -17,8 +16,7 @@ from loratools.io.source import Source
 
 
 @final
-@dataclass(frozen=True)
-class StoredModule:
+class StoredModule(NamedTuple):
     """The tensors of one module, by what follows its name in their keys; `name` is for messages."""
 
     name: str

@@ -8,8 +8,8 @@ config, what is refused) is the same for all kinds, and is done by this dialect.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple, final
 
 from loratools.adapter import Update
 from loratools.deltas import Delta
@@ -29,8 +29,7 @@ Shortcut = Callable[[str, Mapping[str, Source]], Update | None]
 
 
 @final
-@dataclass(frozen=True)
-class StoredModule:
+class StoredModule(NamedTuple):
     """The tensors of one module of a file, and where their updates go.
 
     Attributes:
@@ -75,8 +74,7 @@ class StoredModule:
 
 
 @final
-@dataclass(frozen=True)
-class WrittenModule:
+class WrittenModule(NamedTuple):
     """A module that gets an update.
 
     Attributes:
@@ -115,8 +113,7 @@ class WrittenModule:
 
 
 @final
-@dataclass(frozen=True)
-class Announcement:
+class Announcement(NamedTuple):
     """The field of a config that says of every module that a part is stored.
 
     Attributes:
