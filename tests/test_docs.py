@@ -39,7 +39,10 @@ from loratools.cli import cli, failures
 from loratools.cli.signals import STOPPING
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.svd_extract import svd_extract
+from loratools.formats.kohya import kinds as kohya_kinds
+from loratools.formats.peft import kinds as peft_kinds
 from loratools.formats.peft import refusals as peft_refusals
+from loratools.formats.peft.kinds import Codec
 from loratools.formats.peft.kinds._lora import LORA
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +214,22 @@ def test_modules_that_a_page_names_are_there(page: str) -> None:
 def test_each_format_has_a_page(name: str) -> None:
     page = read(f"docs/formats/{name}.md")
     assert all(f"\n## {title}\n" in page for title in ("Keys", "Shapes", "Scaling", "Refusals"))
+
+
+@pytest.mark.parametrize("name", registry.names(peft_kinds))
+def test_tensors_and_fields_of_each_codec_of_peft_are_on_its_page(name: str) -> None:
+    codec: Codec = registry.load(peft_kinds, name).CODEC
+    announced = () if codec.announced is None else (codec.announced.field,)
+    for word in (*codec.roles, *codec.peft_type.shared, *codec.peft_type.inert, *announced):
+        assert f"`{word.strip('.')}`" in read(PEFT) or f'"{word}"' in read(PEFT), word
+    assert f"`{codec.peft_type.name}`" in read(PEFT)
+
+
+@pytest.mark.parametrize("name", registry.names(kohya_kinds))
+def test_tensors_of_each_codec_of_kohya_are_on_its_page(name: str) -> None:
+    page = read("docs/formats/kohya.md")
+    parts = {part for form in registry.load(kohya_kinds, name).CODEC.forms for part in form}
+    assert [part for part in parts if f'"{part}"' not in page] == []
 
 
 @pytest.mark.parametrize("name", registry.names(deltas))
