@@ -15,13 +15,17 @@ from typing import Any, NamedTuple, final
 
 from loratools.errors import FormatError, shorten
 from loratools.io.collector import collector_paused
-from loratools.io.dtypes import BITS
+from loratools.io.header_rules import (
+    MAX_SIZE,
+    are_sizes,
+    check_kind,
+    checked_metadata,
+    checked_nbytes,
+)
 from loratools.io.json import json_text, parse_json, parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000
-MAX_DIMENSIONS = 64
 LENGTH_BYTES = 8
-_MAX_SIZE = 2**63
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _METADATA_FIRST = f'{{"{_METADATA}":'
@@ -137,7 +141,7 @@ def encode_header(
         fields[_METADATA] = dict(sorted(metadata.items()))
     position = 0
     for name, dtype, shape in tensors:
-        end = position + _checked_nbytes(name, dtype, shape, "header")
+        end = position + checked_nbytes(name, dtype, shape, "header")
         fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
         position = end
     text = json_text(fields, separators=(",", ":")).encode()
@@ -176,7 +180,7 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
     sizes = [known[kind][2] for kind in kinds]
     if list(map(sub, past_bytes, first_bytes)) != sizes:
         return None
-    if max(past_bytes) >= data_begin + _MAX_SIZE:
+    if max(past_bytes) >= data_begin + MAX_SIZE:
         return None
     dtypes, shapes = [known[kind][0] for kind in kinds], [known[kind][1] for kind in kinds]
     return Columns(names, dtypes, shapes, first_bytes, past_bytes), metadata
@@ -189,20 +193,20 @@ def _metadata_before(start: str) -> Mapping[str, str]:
     value = start.removeprefix(_METADATA_FIRST).removesuffix(",")
     if start != f"{_METADATA_FIRST}{value},":
         raise FormatError("not of the usual form")
-    return _checked_metadata(parse_json(value.encode(), ""), "")
+    return checked_metadata(parse_json(value.encode(), ""), "")
 
 
 def _checked_kind(kind: str) -> tuple[str, tuple[int, ...], int]:
     """A dtype and a shape as an entry begins with them, and the number of bytes."""
     fields = parse_json_object(f"{{{kind}}}".encode(), "")
     dtype, shape = fields["dtype"], fields["shape"]
-    _check_kind("", dtype, shape, "")
-    return dtype, tuple(shape), _checked_nbytes("", dtype, tuple(shape), "")
+    check_kind("", dtype, shape, "")
+    return dtype, tuple(shape), checked_nbytes("", dtype, tuple(shape), "")
 
 
 def _read_strictly(text: bytes, data_begin: int, where: str) -> _Contents:
     fields = _parse_json(text, where)
-    metadata = _checked_metadata(fields.pop(_METADATA, {}), where)
+    metadata = checked_metadata(fields.pop(_METADATA, {}), where)
     tensors = [_checked_tensor(name, entry, data_begin, where) for name, entry in fields.items()]
     return _columns(tensors), metadata
 
@@ -223,59 +227,23 @@ def _parse_json(text: bytes, where: str) -> dict[str, Any]:
     return parse_json_object(text, f"{where}: header")
 
 
-def _checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
-    if metadata is None:
-        # MLX writes null for none.
-        return {}
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError(f"{where}: __metadata__ must map strings to strings")
-    return metadata
-
-
 def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> TensorInfo:
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise FormatError(
             f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    _check_kind(name, dtype, shape, where)
-    if not _are_sizes(offsets) or len(offsets) != 2:
+    check_kind(name, dtype, shape, where)
+    if not are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{where}: {shorten(name)}: data_offsets must be two positions")
     begin, end = offsets
-    expected = _checked_nbytes(name, dtype, tuple(shape), where)
+    expected = checked_nbytes(name, dtype, tuple(shape), where)
     if end - begin != expected:
         raise FormatError(
             f"{where}: {shorten(name)}: {dtype} {shape} takes {expected} bytes, "
             f"data_offsets give {end - begin}"
         )
     return TensorInfo(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
-
-
-def _check_kind(name: str, dtype: object, shape: Any, where: str) -> None:
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"{where}: {shorten(name)}: the shape is not a list of sizes")
-
-
-def _are_sizes(values: object) -> bool:
-    # type() and not isinstance(): true and false are ints to Python, and not to the format.
-    if type(values) is not list:
-        return False
-    for value in values:  # noqa: SIM110 (twice as fast as `all`, at two calls a tensor)
-        if type(value) is not int or not 0 <= value < _MAX_SIZE:
-            return False
-    return True
-
-
-def _checked_nbytes(name: str, dtype: str, shape: tuple[int, ...], where: str) -> int:
-    bits = BITS[dtype] * math.prod(shape)
-    # Other readers multiply size by size, and overflow before they come to a zero.
-    if (bits or math.prod(size or 1 for size in shape)) >= 8 * _MAX_SIZE:
-        raise FormatError(f"{where}: {shorten(name)}: the size overflows 64 bits")
-    if bits % 8:
-        raise FormatError(f"{where}: {shorten(name)}: {dtype} {list(shape)} does not fill bytes")
-    return bits // 8
 
 
 def _are_contiguous(columns: Columns, data_begin: int, file_size: int) -> bool:
