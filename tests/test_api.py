@@ -199,6 +199,11 @@ def test_listing_the_commands_imports_none_of_them() -> None:
     assert imported & {"pathlib", "json", "statistics", "fractions"} == set()
 
 
+def test_help_on_a_command_imports_only_what_its_options_need() -> None:
+    imported = imported_by("-m", "loratools", "merge", "--help")
+    assert imported & {"pathlib", "json", "statistics", "fractions"} == set()
+
+
 def test_inspecting_an_adapter_by_itself_imports_nothing_of_other_verbs() -> None:
     imported = imported_by("-m", "loratools", "inspect", "fixtures/adapters/plain")
     others = ("merging", "extracting", "reshaping", "methods", "lowrank", "publishing")
