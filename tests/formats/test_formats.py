@@ -273,12 +273,13 @@ def test_base_is_in_the_fields_that_a_dialect_states(toy: Toy, tmp_path: Path) -
     assert _named_base("adapter_config.json", {"of": "us"}) == (None, None)
 
 
-def test_base_of_a_format_without_a_field_for_it_cannot_be_written(
-    toy: Toy, tmp_path: Path
+@pytest.mark.parametrize(("field", "is_sent"), [(None, True), ("of", False)])
+def test_base_is_written_only_into_a_config_that_is_sent_and_has_a_field_for_it(
+    toy: Toy, tmp_path: Path, field: str | None, is_sent: bool
 ) -> None:
-    toy("toy", claim="CONFIG", **OURS)
+    toy("toy", claim="CONFIG", base_field=field, **OURS)
     folder = ours(tmp_path / "adapter")
-    files = {"ours.json": InputFile(folder / "ours.json")}
+    files = {"ours.json": InputFile(folder / "ours.json")} if is_sent else {}
     with pytest.raises(UnsupportedError, match="no adapter's config here that names a base"):
         _with_base(files, loratools.inspect(folder), "ann/base")
 
