@@ -1,7 +1,7 @@
-"""Dialects on disk: a folder each, which states itself, and has `read.py` and `write.py`.
+"""The dialects in which adapters are stored: a folder each, found by its name.
 
-`formats/NAME/__init__.py` has the `DIALECT`, which is also read for `--help`, so that it imports
-nothing large. `read.py` is a `Reader`, and `write.py` a `Writer`.
+`formats/NAME/__init__.py` has the `DIALECT`, the description of the dialect. `--help` reads it too,
+so it must not import anything large. `read.py` is a `Reader`, and `write.py` a `Writer`.
 """
 
 import importlib
@@ -29,7 +29,7 @@ __all__ = [
 
 @cache
 def dialects() -> tuple[Dialect, ...]:
-    """All dialects, by their names."""
+    """All dialects, sorted by name."""
     return tuple(map(dialect_named, registry.names(sys.modules[__name__])))
 
 
@@ -37,21 +37,24 @@ def dialect_named(name: str) -> Dialect:
     """The dialect of this name.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: no dialect has this name.
     """
     dialect: Dialect = registry.load(sys.modules[__name__], name).DIALECT
     return dialect
 
 
 def adapter_configs() -> tuple[str, ...]:
-    """The names of the configs that lie beside adapters: `adapter_config.json`."""
+    """The names of the config files that dialects keep beside the tensors: `adapter_config.json`.
+
+    They are in the order of the dialects, without repetitions.
+    """
     return tuple(dict.fromkeys(d.config for d in dialects() if d.config is not None))
 
 
 def adapter_weights() -> tuple[str, ...]:
-    """The names of adapters' files of tensors, without their suffix: `adapter_model`.
+    """The names of the weights files in adapters' folders, without suffix: `adapter_model`.
 
-    Those of dialects that are only known by sight are among them, in the order of the alphabet.
+    They are sorted, and include the names of dialects that loratools recognises but cannot read.
     """
     readable = {dialect.name for dialect in dialects()}
     by_sight = (s.weights for s in KNOWN_BY_SIGHT if s.dialect not in readable)
@@ -60,21 +63,22 @@ def adapter_weights() -> tuple[str, ...]:
 
 
 def is_adapter_file(name: str) -> bool:
-    """Whether a file has by its name the tensors of an adapter, or some, or is their index."""
+    """Whether a file's name is that of an adapter's weights, of one shard, or of their index."""
     stems = [_stem(dialect.weights) for dialect in dialects() if dialect.weights]
     return name.startswith(tuple(f"{stem}{mark}" for stem in stems for mark in ".-"))
 
 
 def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapter":
-    """The adapter that `bundle` holds, in the dialect that is surest of it.
+    """The adapter in `bundle`, decoded by the dialect that is surest that the files are its own.
 
-    `options` are those of any dialect; one that another dialect takes means nothing here.
+    `options` may be options of any dialect; those of a dialect that does not read the files have no
+    effect.
 
     Raises:
-        FormatError: the files contradict the dialect's rules, or two tensors have one name.
-        OptionError: no dialect takes such an option, or not with this value.
-        UnsupportedError: no dialect here claims them, or two are equally sure, or it is a kind of
-            update that none can express.
+        FormatError: the files contradict the dialect's rules, or two tensors have the same name.
+        OptionError: no dialect has such an option, or the option does not have this value.
+        UnsupportedError: no dialect claims the files, two dialects are equally sure, or the dialect
+            cannot read this kind of update.
     """
     from loratools.formats._unwrapped import unwrapped_names
 
@@ -88,10 +92,10 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Whether each of the options is one that a dialect takes.
+    """Check that every option exists in some dialect, and can have its value.
 
     Raises:
-        OptionError: no dialect takes it, or not with this value.
+        OptionError: no dialect has such an option, or the option does not have this value.
     """
     known = {option.name: (dialect, option) for dialect in dialects() for option in dialect.options}
     for name, value in options.items():
@@ -108,13 +112,13 @@ def check_options(options: Mapping[str, str]) -> None:
 
 
 def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
-    """The files of `adapter` in a dialect, by default the one it was read from.
+    """The files of `adapter` in a dialect, by default the one that it was read from.
 
-    In another one, or where it has no `filed`, it is written from what is canonical alone. Tensors
-    are computed when they are read.
+    In another dialect, and where the adapter has no `filed`, only its canonical parts are written.
+    No tensor is computed before it is read.
 
     Raises:
-        UnsupportedError: the dialect has no place for something in it, or there is no such dialect.
+        UnsupportedError: the dialect cannot store something in the adapter, or does not exist.
     """
     name = dialect_of(adapter, dialect).name
     if adapter.filed is not None and adapter.filed.dialect != name:
@@ -124,10 +128,11 @@ def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
 
 
 def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:
-    """The dialect in which an adapter is written: that of this name, or the one it was read from.
+    """The dialect in which an adapter is written: the named one, or the one it was read from.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: no dialect has this name, or none is named and the adapter was not read
+            from files.
     """
     if name is None:
         if adapter.filed is None:
@@ -142,7 +147,11 @@ def _reader(dialect: Dialect) -> Reader:
 
 
 def _surest(bundle: "Bundle") -> Dialect:
-    """The dialect that is surest of a bundle."""
+    """The dialect that is surest that the files of a bundle are its own.
+
+    Raises:
+        UnsupportedError: no dialect claims them, or two are equally sure.
+    """
     claims = {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
     surest = max(claims.values(), default=Sureness.NO)
     found = [dialect.name for dialect, claim in claims.items() if claim == surest]
@@ -165,7 +174,7 @@ def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> 
     except LoratoolsError as error:
         if bundle.where in str(error):
             raise
-        # A kind of update knows the keys of its tensors, and not which file they are in.
+        # Errors of updates name the keys of tensors: an update does not know its file.
         raise type(error)(f"{bundle.where}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Dialects that are known by sight but cannot be read yet, so that their files can be named."""
+"""Dialects that loratools recognises but cannot read yet, so that errors can name them."""
 
 import re
 from collections.abc import Iterable
@@ -7,9 +7,13 @@ from typing import NamedTuple, final
 
 @final
 class Sight(NamedTuple):
-    """A dialect as others know it: its future folder, a pattern of its keys, and what it is called.
+    """How to recognise a dialect that has no folder in `formats/` yet.
 
-    `weights` is the file of tensors in an adapter's folder, where that has a fixed name.
+    Attributes:
+        dialect: the name that its folder will have.
+        keys: a regular expression; the dialect is recognised where it matches a part of any key.
+        name: what errors call an adapter in this dialect.
+        weights: the fixed name of the weights file in an adapter's folder, if there is one.
     """
 
     dialect: str
@@ -18,7 +22,8 @@ class Sight(NamedTuple):
     weights: str | None = None
 
 
-#: A row counts until there is a folder of its name. The first whose pattern has a hit is named.
+#: The first row whose pattern matches a key decides. A row is ignored once its dialect has a
+#: folder, because the dialect then claims its files itself.
 KNOWN_BY_SIGHT = (
     Sight("lycoris", r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
     Sight(
@@ -35,7 +40,7 @@ KNOWN_BY_SIGHT = (
 
 
 def seen(keys: Iterable[str], readable: Iterable[str]) -> str | None:
-    """What a dialect is called that has such keys, and is not one of the `readable` ones."""
+    """The name of the first dialect with such keys that is not one of the `readable` dialects."""
     keys, readable = tuple(keys), set(readable)
     for sight in KNOWN_BY_SIGHT:
         if sight.dialect not in readable and any(re.search(sight.keys, key) for key in keys):

@@ -1,4 +1,4 @@
-"""What a dialect states of itself, and how sure it is that files are its own."""
+"""The contract of a dialect: its description, its reader, its writer, and how sure it can be."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,30 +11,31 @@ if TYPE_CHECKING:
 
 
 class Sureness(IntEnum):
-    """How sure a dialect is that a bundle is its own. The surest dialect reads it.
+    """How sure a dialect is that files are its own. The surest dialect reads them.
 
-    A dialect claims by `KEYS` or `CONFIG` only what it can decode. With `POSSIBLE` it also claims
-    what it can but refuse with a better reason than others: a kind of update that it has no codec
-    for, or tensors without the config that they need.
+    A dialect answers `KEYS` or `CONFIG` only for files that it can decode. It answers `POSSIBLE`
+    also for files that it cannot decode but can explain better than other dialects: a kind of
+    update that it has no codec for, or tensors without the config that they need.
     """
 
-    #: Nothing here is its own.
+    #: Nothing in the files belongs to the dialect.
     NO = 0
-    #: It could be: the keys may also be another dialect's, or only the config beside them says so.
+    #: The files may be its own: other dialects have such keys too, or only the config says so.
     POSSIBLE = 1
     #: Only this dialect writes such keys.
     KEYS = 2
-    #: The config says so, and the keys agree.
+    #: The config names the dialect, and the keys agree.
     CONFIG = 3
 
 
 @final
 @dataclass(frozen=True)
 class Option:
-    """A question that the files do not answer: one of `values`, of which the first is the default.
+    """An option for reading: it answers a question that the files of an adapter leave open.
 
-    It is an option of the commands that read an adapter, `--out-proj` for the name `out_proj`, with
-    `help` in their `--help`; in Python it is an entry of `dialect_options`.
+    It has one of `values`, by default the first. Commands that read an adapter take it as an option
+    (`--out-proj` for the name `out_proj`) and show `help` in their `--help`; in Python it is an
+    entry of `dialect_options`.
     """
 
     name: str
@@ -49,24 +50,27 @@ def _no_class(adapter: "Adapter") -> None:
 @final
 @dataclass(frozen=True)
 class Dialect:
-    """What a dialect states of itself; its folder has it as `DIALECT`.
+    """The description of a dialect, which its folder has as `DIALECT`.
 
     Attributes:
-        name: that of the folder.
-        weights: the file of tensors in an adapter's folder, `adapter_model.safetensors`; None where
-            an adapter is a single file of any name.
-        indexes: of an adapter in several files, what its index may be called besides
+        name: the name of the dialect and of its folder.
+        weights: the name of the weights file in an adapter's folder, `adapter_model.safetensors`;
+            None where an adapter is a single file of any name.
+        indexes: other names that the index of an adapter in several files may have, besides
             `adapter_model.safetensors.index.json`.
-        config: the JSON file beside the tensors; None for a dialect without one.
-        base_field, revision_field: of the config, which name the base on the Hub and its revision.
-        prefix: what stands before the names of all modules in its keys.
-        module_fields: the fields of its config that have names of modules, or patterns of them.
-        options: what its `decode` wants to be told.
-        library: what loads its adapters, as a model card's `library_name`; None where nothing does.
-        tags: of a model card, beside those that every adapter has.
-        usage: for a model card, how the library loads an adapter: Markdown, as a Jinja template
-            with the names that every card has, and `base`, the base's name or a word for it.
-        base_class: the class of transformers that loads the base of an adapter, for that text.
+        config: the name of the JSON file beside the tensors; None for a dialect without one.
+        base_field: the field of the config that names the base on the Hub.
+        revision_field: the field of the config with the base's revision.
+        prefix: the prefix of all module names in the dialect's keys.
+        module_fields: the fields of the config that hold module names, or patterns of them.
+        options: the options for reading that `decode` is given.
+        library: the library that loads the adapters, for `library_name` in a model card; None where
+            no library does.
+        tags: tags of a model card, besides those that every adapter has.
+        usage: the text in a model card on how the library loads an adapter: Markdown, as a Jinja
+            template with the variables that every card has, and `base`, the base's name or a
+            placeholder for it.
+        base_class: returns the class of transformers that loads an adapter's base, for `usage`.
     """
 
     name: str
@@ -92,7 +96,7 @@ class Reader(Protocol):
         ...
 
     def decode(self, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
-        """The canonical form of the files; `options` has a value for each option of the dialect."""
+        """The adapter in the files; `options` has a value for each option of the dialect."""
         ...
 
 
@@ -100,5 +104,9 @@ class Writer(Protocol):
     """The module `write` of a dialect's folder."""
 
     def encode(self, adapter: "Adapter") -> "Bundle":
-        """The files of an adapter, or a refusal of what the dialect has no place for."""
+        """The files of an adapter.
+
+        Raises:
+            UnsupportedError: the dialect cannot store something in the adapter.
+        """
         ...

@@ -1,12 +1,13 @@
-"""What the parts of updates are called in every dialect: such a tensor is no whole weight.
+"""The names that tensors of updates have in all known dialects and methods.
 
-A part is what follows the name of a module. Some have names of their own, which PEFT follows by the
-name of the adapter; others are words that a model's own parameters may also be called.
+A tensor with such a name is a part of an update, and must not be taken for a whole weight. A part's
+name follows the name of a module. Some names occur in updates only; PEFT may append the name of the
+adapter to them. Others are words that may also be the names of a model's own parameters.
 """
 
 import re
 
-#: Parts of LyCORIS and of its relatives, under the names of kohya's files.
+#: Parts of LyCORIS and related methods, as they are named in kohya's files.
 _LYCORIS = (
     (r"hada_(w[12]_[ab]|t[12])", "LoHa (LyCORIS)"),
     (r"lokr_(w[12](_[ab])?|t[12])", "LoKr (LyCORIS)"),
@@ -26,7 +27,7 @@ _WORDS = (
     *_LYCORIS,
 )
 _OTHER_METHOD = "a part of another PEFT method"
-#: Names that only updates have.
+#: Names that occur in updates only.
 _NAMES = (
     (r"([^.]*_)?lora\.(down|up)|lora_(down|up)", "a factor of LoRA (kohya, diffusers)"),
     (r"lora_(mid|a|b)", "a factor of LoRA (LyCORIS, MLX)"),
@@ -54,15 +55,18 @@ _NAME = tuple(
 
 
 def lycoris_kind(key: str) -> str | None:
-    """The kind of update that a key of LyCORIS belongs to; None for any other key."""
+    """The kind of update that a tensor of LyCORIS belongs to, by its key; None for other keys."""
     return next((kind for part, kind in _AFTER_A_DOT if part.search(key)), None)
 
 
 def named_part(key: str) -> str | None:
-    """What a tensor is if it has a name that only parts of updates have."""
+    """A description of the tensor if only parts of updates have such a name, else None."""
     return next((kind for part, kind in _NAME if part.search(key)), None)
 
 
 def possible_part(key: str) -> str | None:
-    """What a tensor is if its name is a word that parts of updates, and others, are called."""
+    """A description of the part that a tensor may be by its name, else None.
+
+    A model's own parameter may have the same name.
+    """
     return next((kind for part, kind in _WORD if part.search(key)), None)

@@ -1,4 +1,8 @@
-"""A bundle whose names have no wrappers, so that each module has one name in every dialect."""
+"""Removes the wrappers of a running program from a bundle's names, before any dialect reads it.
+
+So each module has the same name whether it was stored with wrappers or without. `names.wrappers`
+says which names are wrappers.
+"""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +21,8 @@ from loratools.names.wrappers import (
     unwrapped_pattern,
 )
 
-#: What follows the name of a module: without `module` there would be none.
+#: What may follow a module's name. A name that continues with this after `module.` has no other
+#: module name: `module` is then the module itself, and no wrapper.
 _NAMELESS = re.compile(
     r"(lora_(embedding_)?[ABab]|lora_magnitude_vector|lora_diag|modules_to_save|base_layer)(\.|$)"
     r"|weight$|bias$"
@@ -27,10 +32,10 @@ _NAMELESS = re.compile(
 @final
 @dataclass(frozen=True)
 class Unwrapped:
-    """A bundle with one name for each tensor; its config may still have other names.
+    """A bundle whose tensors have names without wrappers; names in its config may still have them.
 
-    `said` is what is to be said of it, None if it was so before. `is_whole` tells that a wrapper
-    called `module` was around the whole model.
+    `said` is the text of a note on the renaming, None if no tensor was renamed. `is_whole` is
+    whether a wrapper called `module` was around the whole model.
     """
 
     bundle: Bundle
@@ -38,7 +43,10 @@ class Unwrapped:
     is_whole: bool
 
     def with_config(self, fields: Collection[str]) -> tuple[Bundle, tuple[Note, ...]]:
-        """The bundle, the names in these fields of its config without wrappers too; and a note."""
+        """Remove wrappers from the names in these fields of the config too.
+
+        Returns the bundle, and a note if any tensor or field was renamed.
+        """
         before = self.bundle.config
         config = None if before is None else _unwrapped_config(before, fields, self.is_whole)
         if self.said is None and config == before:
@@ -48,10 +56,10 @@ class Unwrapped:
 
 
 def unwrapped_names(bundle: Bundle, prefixes: Iterable[str]) -> Unwrapped:
-    """The bundle with one name for each tensor.
+    """The bundle with the wrappers removed from the names of its tensors.
 
     A wrapper may also stand around or inside a dialect's own prefix, as in
-    `module.base_model.module.model.`; `prefixes` are those of all dialects.
+    `module.base_model.module.model.`; `prefixes` are the prefixes of all dialects.
 
     Raises:
         FormatError: two tensors have the same name without wrappers.
@@ -68,14 +76,14 @@ def unwrapped_names(bundle: Bundle, prefixes: Iterable[str]) -> Unwrapped:
 
 
 def _around(prefixes: Iterable[str]) -> re.Pattern[str]:
-    """The prefixes of dialects, once or more, and what may have been put around their parts."""
+    """Match one or more prefixes of dialects, with wrappers called `module` between their parts."""
     parts = (prefix.rstrip(".").split(".") for prefix in prefixes if prefix)
     forms = ("".join(rf"(?:module\.)*{re.escape(part)}\." for part in names) for names in parts)
     return re.compile(f"(?:{'|'.join(forms)})+")
 
 
 def _plain_keys(bundle: Bundle, around: re.Pattern[str]) -> Mapping[str, str]:
-    """Each key of the bundle, and its name without wrappers."""
+    """Map each key of the bundle to its name without wrappers."""
     plain = _without_modules(
         {key: around.sub(_without_module, unwrapped(key), count=1) for key in bundle.tensors},
         around,
@@ -91,7 +99,12 @@ def _without_module(match: re.Match[str]) -> str:
 def _without_modules(
     plain: Mapping[str, str], around: re.Pattern[str], where: str
 ) -> Mapping[str, str]:
-    """Leave out a module called `module` that all of a model is in, or all of a flattened part."""
+    """Remove a wrapper called `module` that contains a whole model, or a whole part of one.
+
+    `module` may also be the name of a module, so it is a wrapper only if all names begin with it.
+    Flattened names are compared by part, such as `lora_unet_` and `lora_te_`, because a program may
+    wrap one part and not the other.
+    """
     for mark in ("module.", "module_"):
         if not any(mark in name for name in plain.values()):
             continue
@@ -107,6 +120,11 @@ def _without_modules(
 
 
 def _without_whole(names: Mapping[str, tuple[str, str]], mark: str, where: str) -> dict[str, str]:
+    """Remove the wrapper `mark` from names, each a prefix and the rest, if all rests begin with it.
+
+    Raises:
+        FormatError: two names differ only by the wrapper, so that they may be the same tensor.
+    """
     rests = {key: rest for key, (_, rest) in names.items()}
     while all(
         rest.startswith(mark) and not _NAMELESS.match(rest, len(mark)) for rest in rests.values()
@@ -123,7 +141,7 @@ def _without_whole(names: Mapping[str, tuple[str, str]], mark: str, where: str) 
 
 
 def _head(name: str, around: re.Pattern[str]) -> str:
-    """A dialect's prefix, or that of a flattened name: what comes before the name of a module."""
+    """What precedes the module's own name: the prefix of a dialect, or of a flattened name."""
     match = around.match(name)
     return match[0] if match else flattened_prefix(name)
 
@@ -131,7 +149,7 @@ def _head(name: str, around: re.Pattern[str]) -> str:
 def _unwrapped_config(
     config: Mapping[str, Any], fields: Collection[str], is_whole: bool
 ) -> Mapping[str, Any]:
-    """The config with names and patterns as the tensors now have them."""
+    """The config with the wrappers removed from the names and patterns in `fields`."""
 
     def plain(name: Any) -> Any:
         if not isinstance(name, str):
@@ -141,6 +159,7 @@ def _unwrapped_config(
 
     def plain_field(value: Any) -> Any:
         if isinstance(value, list):
+            # What was nothing but wrappers is empty now, and names no module.
             return [name for name in map(plain, value) if name != ""]
         if isinstance(value, dict):
             renamed: dict[Any, Any] = {}

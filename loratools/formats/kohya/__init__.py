@@ -1,4 +1,4 @@
-"""LoRA and LoCon as kohya's sd-scripts file them: a single file, an alpha tensor a module."""
+"""LoRA and LoCon in the format of kohya's sd-scripts: one file, with an alpha for each module."""
 
 from loratools.formats import Dialect
 

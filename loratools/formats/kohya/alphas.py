@@ -1,4 +1,4 @@
-"""The alpha of a module, which is a tensor of one number."""
+"""The alpha of a module in kohya's files, which is a tensor of one number."""
 
 import math
 
@@ -12,10 +12,10 @@ ALPHA = "alpha"
 
 
 def read_scaling(where: str, source: Source | None, *, rank: int) -> Scaling:
-    """The scaling of a stored alpha; 1 where none is stored.
+    """The scaling that a stored alpha gives to a module; a scaling of 1 where `source` is None.
 
     Raises:
-        FormatError: it is not a single finite number.
+        FormatError: the alpha is not a single finite number.
     """
     if source is None:
         return Scaling(alpha=rank, rank=rank, rule="rank", origin="assumed")
@@ -28,16 +28,21 @@ def read_scaling(where: str, source: Source | None, *, rank: int) -> Scaling:
 
 
 def alpha_at(scaling: Scaling, rank: int) -> float:
-    """The alpha that gives an update its strength at the rank that is stored."""
+    """The alpha with which readers, who divide by the stored `rank`, get the update's scaling.
+
+    The alpha that was read is returned as it is where nothing has changed: dividing and multiplying
+    by the rank could round it.
+    """
     if (scaling.rule, scaling.rank, scaling.times) == ("rank", rank, 1):
         return scaling.alpha
     return scaling.value * rank
 
 
 def stored_alpha(key: str, scaling: Scaling, alpha: float, rank: int, dtype: str) -> Source | None:
-    """The tensor of an alpha: the filed one while it holds, else one of `dtype` if that has it.
+    """The tensor in which an alpha is stored: the one that was read, or a new one if it changed.
 
-    None where none was filed and none is needed: readers take a missing alpha for the rank.
+    A new tensor has the dtype of the one that was read, or else `dtype`, if that represents the
+    alpha exactly. None where the file had no alpha and needs none: readers take the rank for it.
     """
     filed = scaling.source
     if filed is not None and read_scalar(filed) == alpha:
@@ -50,7 +55,7 @@ def stored_alpha(key: str, scaling: Scaling, alpha: float, rank: int, dtype: str
 
 
 def _number(key: str, number: float, dtype: str, shape: tuple[int, ...]) -> Source:
-    """A tensor of one number: of this dtype, or of the narrowest float that has it exactly."""
+    """A tensor of one number: of this dtype, or else float32 or float64, if that is exact."""
     import torch
 
     fitting = (d for d in (dtype, "F32") if d in SCALARS and rounded(number, d) == number)

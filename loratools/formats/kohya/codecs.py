@@ -1,4 +1,4 @@
-"""The codecs of kohya's files, and which of them a module's tensors belong to."""
+"""The codecs of kohya's files, and the choice of the codec for a module's tensors."""
 
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -15,24 +15,24 @@ from loratools.io.source import Source
 
 @final
 class Codecs:
-    """The codecs of all kinds."""
+    """The codecs of all kinds of update that can be stored in kohya's files."""
 
     def __init__(self, codecs: tuple[Codec, ...]) -> None:
         self.kinds = codecs
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """All parts that a module may have, its alpha first."""
+        """The names of all parts that a module may have, its alpha first."""
         forms = (form for codec in self.kinds for form in codec.forms)
         return tuple(dict.fromkeys((ALPHA, *(part for form in forms for part in form))))
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """Parts that only kohya's files have, whatever a module is called."""
+        """The names of parts that occur in kohya's files only, whatever the module is called."""
         return tuple(part for codec in self.kinds for part in codec.marks)
 
     def kind_of(self, where: str, parts: Mapping[str, Source]) -> Codec:
-        """The kind of update that the tensors of a module are.
+        """The codec of the kind of update that a module's tensors form.
 
         Raises:
             FormatError: some of its tensors are missing, or belong to another update.
@@ -55,12 +55,12 @@ class Codecs:
         return {frozenset(form): codec for codec in self.kinds for form in codec.forms}
 
     def taking(self, delta: Delta) -> Codec | None:
-        """The codec that stores a change; None where no module of such a file can have one."""
+        """The codec that can store an update; None where kohya's files have no place for it."""
         return next((codec for codec in self.kinds if codec.takes(delta)), None)
 
 
 def all_codecs() -> Codecs:
-    """The codecs that lie in the folder of kinds."""
+    """The codecs of all modules in the folder `kinds`."""
     return _loaded(registry.names(kinds))
 
 

@@ -1,4 +1,8 @@
-"""The hashes by which image programs know a LoRA: they are stored in the file itself."""
+"""The hashes by which image programs identify a LoRA, which its own metadata holds.
+
+The metadata precedes the data, so placeholders of the right length are written first, and replaced
+when the file is finished.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,14 +16,16 @@ _MODEL_HASH, _LEGACY_HASH, _SPEC_HASH = (
     "modelspec.hash_sha256",
 )
 _LENGTHS = {_MODEL_HASH: 64, _LEGACY_HASH: 8, _SPEC_HASH: 66}
+#: The bytes of a file that the legacy hash covers.
 _LEGACY_BEGIN, _LEGACY_END = 0x100000, 0x110000
 _BLOCK_BYTES = 2**20
 
 
 def placeholders(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What is written in place of hashes before the data is: of their lengths.
+    """Zeros of the hashes' lengths, which stand in the metadata until the data is written.
 
-    Metadata of a training has both of its hashes, and that of the ModelSpec if it was there.
+    The metadata of a training gets the model hash and the legacy hash. The hash of the ModelSpec
+    is kept only where the metadata has it already.
     """
     is_trained = any(name.startswith(("ss_", "sshs_")) for name in metadata)
     names = {_MODEL_HASH, _LEGACY_HASH} if is_trained else set()
@@ -27,10 +33,11 @@ def placeholders(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def seal(file: InputFile) -> Mapping[str, str]:
-    """The hashes of a finished file, of those that it has; it is read in blocks.
+    """The hashes of a finished file, for those that its metadata has; it is read in blocks.
 
-    The model hash is of the data alone. The legacy hash is of 64 kB, one megabyte into the file as
-    it would be with no metadata but the `ss_` entries; a smaller file has that of nothing.
+    The model hash is of the data alone. The legacy hash is of the bytes from 0x100000 to 0x110000
+    of the file as it would be if its only metadata were the `ss_` entries; in a smaller file, these
+    are no bytes at all.
     """
     header = file.read_header()
     digest = hashlib.sha256()
@@ -55,19 +62,21 @@ def _legacy_hash(file: InputFile, header: Header) -> str:
 
 
 def _training_header(header: Header) -> bytes:
-    """The header with no metadata but that of the training; an empty object where there is none."""
+    """The header with only the `ss_` entries as metadata; an empty object where there are none."""
     tensors = [(t.name, t.dtype, t.shape) for t in header.tensors]
     metadata = {k: v for k, v in header.metadata.items() if k.startswith("ss_")}
     encoded = encode_header(tensors, metadata)
     if metadata:
         return encoded
+    # `encode_header` leaves empty metadata out; sd-scripts hash what the safetensors library writes
+    # for it, which is an empty object.
     text = b'{"__metadata__":{},' + encoded[LENGTH_BYTES + 1 :].rstrip(b" ")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def _data(file: InputFile, header: Header, begin: int, end: int) -> Iterator[bytes]:
-    """The bytes `begin` to `end` of a file's data, or those there are."""
+    """The bytes of a file's data from `begin` to `end`, or to the end of the file, in blocks."""
     data_begin = min((tensor.begin for tensor in header.tensors), default=file.size)
     end = min(data_begin + end, file.size)
     for position in range(data_begin + begin, end, _BLOCK_BYTES):

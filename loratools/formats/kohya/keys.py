@@ -1,4 +1,4 @@
-"""The keys of kohya's files: a module's path with `_` for its dots, a dot, and a part."""
+"""The keys of kohya's files: a module's path with `_` for its dots, a dot, and a part's name."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,10 @@ _PREFIXES = ("lora_", "lycoris_", "oft_")
 
 
 def is_kohya(key: str, codecs: Codecs) -> bool:
-    """Whether only this format, or LyCORIS under the same names, has such a key."""
+    """Whether only kohya's files, or files of LyCORIS with the same naming, have such a key."""
     is_prefixed = key.startswith(_PREFIXES)
-    if not (is_prefixed or key.endswith(codecs.marks)):  # as nearly all keys of other formats
+    # A fast path: nearly all keys of other formats end here.
+    if not (is_prefixed or key.endswith(codecs.marks)):
         return False
     _, _, part = key.partition(".")
     if part in codecs.marks:
@@ -24,16 +25,16 @@ def is_kohya(key: str, codecs: Codecs) -> bool:
 
 
 def other_kind(key: str, codecs: Codecs) -> str | None:
-    """The kind of update that a key belongs to, if there is no codec for it."""
+    """The kind of update that a key belongs to, if it is one without a codec; else None."""
     return None if key.partition(".")[2] in codecs.parts else lycoris_kind(key)
 
 
 def sort_keys(bundle: Bundle, codecs: Codecs) -> Mapping[str, Mapping[str, Source]]:
-    """The parts of each module, in file order.
+    """The tensors of each module by the names of their parts, in file order.
 
     Raises:
-        UnsupportedError: a part belongs to a kind that cannot be read.
-        FormatError: a key is none of any known kind.
+        UnsupportedError: a tensor belongs to a kind of update that cannot be read.
+        FormatError: a key is not that of any known part.
     """
     for key in bundle.tensors:
         _refuse_other_kind(bundle.where, key, codecs)

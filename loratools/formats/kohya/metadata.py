@@ -1,4 +1,4 @@
-"""What the metadata of a kohya file says of its training, and of the tensors' ranks and alphas."""
+"""The metadata of a kohya file: its origin, and the ranks and alphas that it states."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from loratools.io.json import json_text, parse_json
 from loratools.io.scalar import rounded
 
 _ARGUMENTS = "ss_network_args"
-#: What tools write where modules differ.
+#: What tools write for a rank or an alpha that differs between modules.
 _MIXED = "Dynamic"
 _SETTINGS = (
     "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args",
@@ -22,7 +22,10 @@ _SETTINGS = (
 @final
 @dataclass(frozen=True)
 class Size:
-    """Rank and alpha of a module, the dtype of its alpha, and whether it has a kernel."""
+    """The rank and the alpha of a module, the dtype of its alpha, and whether it has a kernel.
+
+    The dtype is "F64" where no tensor stores the alpha.
+    """
 
     rank: int
     alpha: float
@@ -31,13 +34,16 @@ class Size:
 
 
 def has_kernel(shape: tuple[int, ...]) -> bool:
-    """Whether a weight is a convolution larger than 1x1, which have settings of their own."""
+    """Whether a weight is a convolution larger than 1x1.
+
+    sd-scripts have separate settings for those: `conv_dim` and `conv_alpha`.
+    """
     return any(size > 1 for size in shape[2:])
 
 
 def provenance(metadata: Mapping[str, str]) -> Provenance:
-    """The base and the trainer, as far as they are named."""
-    # An architecture is followed by what the file is: «stable-diffusion-xl-v1-base/lora».
+    """The base and the trainer that the metadata names."""
+    # After the architecture stands the kind of file: «stable-diffusion-xl-v1-base/lora».
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     commit = metadata.get("ss_sd_scripts_commit_hash", "")
     is_sd_scripts = "ss_network_module" in metadata or commit
@@ -51,12 +57,15 @@ def provenance(metadata: Mapping[str, str]) -> Provenance:
 
 
 def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """The entries that matter to people."""
+    """The entries of the metadata that `inspect` shows."""
     return {name: metadata[name] for name in _SETTINGS if name in metadata}
 
 
 def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterator[Note]:
-    """Where the metadata says another rank or alpha than the tensors have: it does not count."""
+    """Notes on each rank or alpha in the metadata that is not what the tensors have.
+
+    The tensors count.
+    """
     arguments = _arguments(metadata)
     stated = [(name, metadata.get(f"ss_{name}")) for name in ("network_dim", "network_alpha")]
     stated += [(name, arguments.get(name)) for name in ("conv_dim", "conv_alpha")]
@@ -71,7 +80,10 @@ def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterato
 
 
 def corrected(metadata: Mapping[str, str], sizes: Sequence[Size]) -> dict[str, str]:
-    """The metadata with ranks and alphas as the tensors have them; only that of a training."""
+    """The metadata with the ranks and alphas of the tensors.
+
+    Metadata without an `ss_` entry is not that of a training, and is returned as it is.
+    """
     result = dict(metadata)
     if not any(name.startswith("ss_") for name in metadata):
         return result
@@ -92,7 +104,7 @@ def corrected(metadata: Mapping[str, str], sizes: Sequence[Size]) -> dict[str, s
 
 
 def _arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """The trainer's further arguments, from their JSON; none if it is not an object."""
+    """The trainer's additional arguments in `ss_network_args`; none where it is no JSON object."""
     try:
         arguments = parse_json(metadata.get(_ARGUMENTS, "{}").encode(), _ARGUMENTS)
     except FormatError:
@@ -103,7 +115,10 @@ def _arguments(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 def _values(
     name: str, arguments: Mapping[str, Any], sizes: Sequence[Size]
 ) -> Sequence[tuple[float, str]]:
-    """What an entry speaks of, with the dtypes: kernels apart where they have entries."""
+    """The ranks or alphas of the modules that an entry is about, each with its dtype.
+
+    Convolutions with a kernel are separate from other modules only where there are `conv_` entries.
+    """
     kind, _, what = name.partition("_")
     if "conv_dim" in arguments or "conv_alpha" in arguments:
         sizes = [size for size in sizes if size.has_kernel == (kind == "conv")]
@@ -111,7 +126,7 @@ def _values(
 
 
 def _true(text: object, wanted: Sequence[tuple[float, str]]) -> str | None:
-    """`text` where it says so already, else what does; None if there is nothing to say."""
+    """The true text of an entry: `text` itself where it is true; None where no module is meant."""
     if not wanted:
         return None
     values = {value for value, _ in wanted}
@@ -124,7 +139,7 @@ def _true(text: object, wanted: Sequence[tuple[float, str]]) -> str | None:
 
 
 def _is_said(number: float, value: float, dtype: str) -> bool:
-    # An alpha of 0.1 is 0.0999755859375 in a float16 tensor: compared by its own rounding.
+    # An alpha of 0.1 is 0.0999755859375 in a float16 tensor, so the stated number is rounded alike.
     return number == value or rounded(number, dtype) == value
 
 

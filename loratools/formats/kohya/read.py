@@ -1,4 +1,4 @@
-"""LoRA and LoCon as kohya's sd-scripts file them: a single file, an alpha tensor a module."""
+"""Reads adapters in the format of kohya's sd-scripts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,7 +15,10 @@ from loratools.io.source import Source
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """By flattened names with the parts of a LoRA, or of another kind that is then refused."""
+    """How sure kohya's dialect is: its keys are flattened names with a known part.
+
+    Files with parts of a kind that has no codec are only `POSSIBLE`: decoding refuses them by name.
+    """
     codecs = all_codecs()
     if not any(is_kohya(key, codecs) for key in bundle.tensors):
         return Sureness.NO
@@ -24,12 +27,12 @@ def claim(bundle: Bundle) -> Sureness:
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
-    """The canonical form of a kohya file; a target is a module's flattened name with `.weight`.
+    """The adapter in a kohya file; a target is a module's flattened name with `.weight`.
 
     Raises:
-        FormatError: a pair is not whole, a key is unknown, or a tensor is no factor.
+        FormatError: a factor is missing, a key is unknown, or a tensor cannot be a factor.
         ShapeMismatchError: the factors of a module do not fit each other.
-        UnsupportedError: there are updates of another kind, or factors that are no floats.
+        UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
     codecs = all_codecs()
     deltas = {
@@ -78,7 +81,7 @@ def _notes(bundle: Bundle, deltas: Mapping[str, Delta], codecs: Codecs) -> Itera
 
 
 def _sizes(deltas: Iterable[Delta], codecs: Codecs) -> Iterator[Size]:
-    """The ranks and alphas that the metadata speaks of."""
+    """The rank and the alpha of each module, to be compared with the metadata."""
     for delta in deltas:
         codec, scaling = codecs.taking(delta), delta.scaling
         if codec is not None and scaling is not None:

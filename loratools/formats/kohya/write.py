@@ -1,4 +1,4 @@
-"""An adapter as sd-scripts file it: alphas as tensors, and metadata that is true of them."""
+"""Writes adapters in the format of kohya's sd-scripts, with metadata that agrees with them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,11 @@ from loratools.io.source import Source
 @final
 @dataclass(frozen=True)
 class _Module:
-    """A module's update, and its alpha: no tensor where a missing one still holds, or none is."""
+    """A module that is written.
+
+    `alpha` is None where the kind of update has no scaling. `stored_alpha` is None there, and where
+    readers get the right alpha without a tensor.
+    """
 
     name: str
     delta: Delta
@@ -30,10 +34,10 @@ class _Module:
 
 
 def encode(adapter: Adapter) -> Bundle:
-    """The adapter's file; tensors have the order in which they were filed.
+    """The file of an adapter; its tensors have the order of the file that was read, if any.
 
     Raises:
-        UnsupportedError: the format has no place for something in it.
+        UnsupportedError: the format cannot store something in the adapter.
     """
     _refuse_others(adapter)
     codecs = all_codecs()
@@ -100,9 +104,10 @@ def _tensors(modules: Sequence[_Module]) -> Iterator[tuple[str, Source]]:
 
 
 def _in_order(order: Sequence[str], tensors: Mapping[str, Source]) -> dict[str, Source]:
-    """As they were filed; a new one after the one before it; wider dtypes before narrower ones.
+    """The tensors sorted by dtype, the widest first, and then in the order in which they were read.
 
-    Files of mixed dtypes are sorted so by safetensors itself, which keeps every tensor aligned.
+    A new tensor follows the tensor before it. The safetensors library sorts by dtype as well, which
+    keeps every tensor aligned.
     """
     filed = {key: position for position, key in enumerate(order)}
     positions = {}

@@ -1,8 +1,8 @@
-"""How kohya's files store each kind of update: a codec a kind, found by its file.
+"""How kohya's files store each kind of update: a module with a codec for each kind.
 
-A codec is the object `CODEC` of its module. It states the parts of a module that are one update,
-and goes both ways, from tensors to a change and back. Names, alphas and metadata are the same for
-all kinds, and are read and written by this dialect.
+The codec is the object `CODEC` of the module. It lists the parts that form one update, decodes
+their tensors to an update, and encodes an update to tensors. Names, alphas and metadata are the
+same for all kinds, and the dialect reads and writes them.
 """
 
 from abc import ABC, abstractmethod
@@ -17,13 +17,18 @@ from loratools.io.source import Source
 
 @final
 class StoredModule(NamedTuple):
-    """The tensors of one module, by what follows its name in their keys; `name` is for messages."""
+    """The stored tensors of one module.
+
+    Attributes:
+        name: the file and the module, for error messages.
+        parts: the tensors, by what follows the module's name in their keys: `lora_up.weight`.
+    """
 
     name: str
     parts: Mapping[str, Source]
 
     def scaling(self, rank: int) -> Scaling:
-        """The scaling of the module's alpha.
+        """The scaling that the module's alpha gives at this rank; 1 where no alpha is stored.
 
         Raises:
             FormatError: the alpha is not a single finite number.
@@ -32,29 +37,30 @@ class StoredModule(NamedTuple):
 
 
 class Codec(ABC):
-    """A kind of update to the weight of a module."""
+    """The way in which one kind of update to a module's weight is stored."""
 
-    #: The parts, besides an alpha, of which a module has all: one set or another.
+    #: The sets of parts that can form such an update, without the alpha. A module has all parts of
+    #: one set.
     forms: ClassVar[tuple[tuple[str, ...], ...]]
-    #: Parts that only kohya's files have, whatever a module is called.
+    #: The names of parts that occur in kohya's files only, whatever the module is called.
     marks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def takes(self, delta: Delta) -> bool:
-        """Whether a change is of this kind."""
+        """Whether an update is of this kind."""
 
     @abstractmethod
     def decode(self, module: StoredModule) -> Delta:
-        """The change of a module that has one of the forms.
+        """The update of a module that has one of the forms.
 
         Raises:
-            FormatError: a tensor is not one that an update could have.
+            FormatError: a tensor cannot be a part of such an update.
             ShapeMismatchError: the tensors do not fit each other.
         """
 
     @abstractmethod
     def encode(self, delta: Delta) -> Iterator[tuple[str, Source]]:
-        """The tensors of a change, by part, without its alpha."""
+        """The tensors of an update with the names of their parts, without the alpha."""
 
     @abstractmethod
     def rank(self, delta: Delta) -> int:

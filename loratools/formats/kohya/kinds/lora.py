@@ -16,17 +16,17 @@ _DIMENSIONS = (2, 3, 4, 5)
 
 @final
 class _LoRACodec(Codec):
-    """A pair of factors."""
+    """The codec of a LoRA, which is stored as a pair of factors."""
 
     forms = ((_DOWN, _UP),)
     marks = (_DOWN, _UP)
 
     def takes(self, delta: Delta) -> bool:
-        """Whether it is a LoRA and nothing else."""
+        """Whether an update is a plain LoRA."""
         return isinstance(delta, LoRA)
 
     def decode(self, module: StoredModule) -> LoRA:
-        """The product of the factors, of a linear layer or a convolution."""
+        """The LoRA of a linear layer or a convolution."""
         down, up = module.parts[_DOWN], module.parts[_UP]
         for part, source in ((_DOWN, down), (_UP, up)):
             _check_factor(f"{module.name}.{part}", source)
@@ -40,7 +40,7 @@ class _LoRACodec(Codec):
         return LoRA(flattened(up), flattened(down), scaling, (above[0], *below[1:]))
 
     def encode(self, delta: Delta) -> Iterator[tuple[str, Source]]:
-        """The factors, with the axes of a convolution's kernel."""
+        """The factors; those of a convolution have the axes of its kernel."""
         assert isinstance(delta, LoRA)
         kernel = (1,) * (len(delta.shape) - 2)
         yield _DOWN, reshaped(delta.down, (delta.rank, *delta.shape[1:]))
