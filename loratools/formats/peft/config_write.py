@@ -74,8 +74,9 @@ def _set_ranks(
     config: dict[str, Any], where: str, type: PeftType, modules: Sequence[WrittenModule]
 ) -> None:
     wanted = {module.path: (module.rank, module.alpha) for module in modules}
-    has_numbers = type.scaling is None or type.scaling.rank in config
-    known = parse_config(config, where, type).about(list(wanted)) if has_numbers else None
+    # A config that was just begun has neither yet.
+    is_filed = (type.scaling.rank if type.scaling else "target_modules") in config
+    known = parse_config(config, where, type).about(list(wanted)) if is_filed else None
     if known is None or any(_said(known, path) != said for path, said in wanted.items()):
         _set_patterns(config, type, wanted)
     if known is None or any(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from loratools.adapter import Adapter
+from loratools.adapter import Adapter, ReplacedRows, Replacement
 from loratools.deltas import Delta
 from loratools.errors import FormatError, UnsupportedError
 from loratools.formats import decode, encode
 from loratools.formats.peft import kinds
+from loratools.formats.peft.peft_type import OPTIONAL_FIELDS
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from loratools.reshaping.rescaled import Rescaling, rescaled
@@ -151,6 +152,33 @@ def test_change_without_a_file_is_written_by_the_codec_that_takes_it(name: str) 
     written = canonical({"a.weight": TOYS[name]}, where="toy")
     read = decode(encode(written, "peft"))
     assert_does(delta(read, "a.weight"), TOYS[name], near=0)
+
+
+def test_lora_without_a_file_is_of_the_usual_type() -> None:
+    """Though another type, which comes first in the folder, could store it."""
+    written = encode(canonical({"a.weight": present(TOYS["gated"].low_rank)}), "peft")
+    assert present(written.config)["peft_type"] == "LORA"
+
+
+def test_field_that_a_type_does_not_have_is_not_written() -> None:
+    adapter = decode(stored({"stretch_l": (4,)}, peft_type="STRETCH", target_modules=["q"]))
+    (update,) = adapter.updates.values()
+    moved = {"k.weight": replace(update, fan_in_fan_out=True)}
+    for changed in (replace(adapter, updates=moved), replace(adapter, updates=moved, filed=None)):
+        fields = present(encode(changed, "peft").config)
+        assert fields["target_modules"] == ["k"]
+        assert not {*OPTIONAL_FIELDS} & {*fields}
+
+
+def test_what_only_such_a_field_could_say_is_refused() -> None:
+    adapter = decode(stored({"stretch_l": (4,)}, peft_type="STRETCH", target_modules=["q"]))
+    row, bias = Held("row", torch.randn(1, 4), "F32"), Held("bias", torch.randn(4), "F32")
+    rows = replace(adapter, rows={"tok.weight": ReplacedRows((0,), row)})
+    with pytest.raises(UnsupportedError, match=r"tok\.weight: PEFT has no place for rows of"):
+        encode(rows)
+    trained = replace(adapter, replaced={"k.bias": Replacement(bias, is_trained=True)})
+    with pytest.raises(UnsupportedError, match=r"k\.bias: PEFT has no place for a trained bias"):
+        encode(trained)
 
 
 def test_adapter_that_became_another_type_has_no_fields_of_the_first() -> None:

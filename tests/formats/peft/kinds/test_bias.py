@@ -12,7 +12,7 @@ from loratools.errors import UnsupportedError
 from loratools.formats import decode, encode
 from loratools.io.source import Held
 from tests.adapters import assert_same, effects
-from tests.formats.bundles import PREFIX, decoded, lora
+from tests.formats.bundles import PREFIX, decoded, lora, notes
 from tests.formats.peft.parts import held, update
 
 PAIR = lora("layer.q")
@@ -66,3 +66,17 @@ def test_bias_of_an_embedding_has_no_place() -> None:
     updates = {"tok.weight": replace(update(), is_embedding=True), "tok.bias": bias}
     with pytest.raises(UnsupportedError, match=r"tok\.bias: PEFT has no place for a diff"):
         encode(replace(decoded(PAIR), updates=updates))
+
+
+def test_bias_beside_the_factors_of_an_embedding_is_refused() -> None:
+    """PEFT never writes one, and an embedding has no bias."""
+    pair = {"lora_embedding_A": (2, 7), "lora_embedding_B": (3, 2), "lora_B.bias": (7,)}
+    with pytest.raises(UnsupportedError, match=r"tok: lora_B\.bias beside lora_embedding_A"):
+        decoded({f"{PREFIX}tok.{part}": shape for part, shape in pair.items()})
+
+
+def test_update_that_an_alpha_of_zero_switches_off_is_named_once_with_its_bias() -> None:
+    shapes = {**PAIR, f"{PREFIX}layer.q.lora_B.bias": (4,)}
+    adapter = decoded(shapes, lora_alpha=0, lora_bias=True)
+    (problem,) = notes(adapter, "problem")
+    assert problem.endswith("the update changes nothing: layer.q.weight")

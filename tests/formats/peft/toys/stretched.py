@@ -13,7 +13,7 @@ from tests.deltas.toys import Stretched
 
 @final
 class _StretchedCodec(KindCodec):
-    peft_type = PeftType("STRETCH", "stretch", scaling=None)
+    peft_type = PeftType("STRETCH", "stretch", scaling=None, fields=())
     forms = (("stretch_l",),)
 
     def takes(self, delta: Delta) -> bool:
