@@ -1,7 +1,7 @@
-"""What a PEFT config says was trained, against the parts that are stored.
+"""Compares the parts that a PEFT config announces as trained with the parts that are stored.
 
-A part that is announced and not stored was lost: what PEFT puts in its place when it loads the
-adapter, if it loads it at all, is what it starts training with.
+A part that is announced and not stored was lost. If PEFT loads such an adapter at all, it puts the
+values with which training starts in its place.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,10 @@ _BIASES = ("none", "all", "lora_only")
 def announced_parts(
     config: PeftConfig, codecs: Codecs, modules: Modules, tokens: Mapping[str, Source]
 ) -> Iterator[Note]:
-    """What of an update or of an embedding the config announces and the file lacks, or has more."""
+    """Notes on parts of updates and rows of embeddings that are announced or stored, but not both.
+
+    Notes on announcements that PEFT does not understand are among them.
+    """
     yield from _odd_flags(config, codecs.flags())
     for codec, announcement in codecs.announced:
         yield from _parts(config, modules, announcement, codec.beside)
@@ -40,9 +43,9 @@ def announced_of(
     replaced: Iterable[str],
     tokens: Mapping[str, Source],
 ) -> Announced:
-    """What is announced and only a base can tell to be missing.
+    """The announcements of the config that can be checked only beside a base.
 
-    `modules` have updates, and `replaced` are whole tensors.
+    `modules` are the modules with updates, and `replaced` the targets of whole tensors.
     """
     heads = head_modules(config.text("task_type"))
     biases = config.fields.get("bias")
@@ -57,10 +60,10 @@ def announced_of(
 
 
 def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterable[str]) -> bool:
-    """Whether the head of the task is stored, and has none of the names by which PEFT finds it.
+    """Whether a head is stored whose name is none of those that PEFT knows for the task.
 
-    A head stands beside the model that has the updates. PEFT lists its names for any model, also
-    for one whose head has another name, which is trained only where the user has listed it.
+    A head is a whole tensor outside the model that has the updates. PEFT announces its own names
+    for every model. A head of another name is trained only where the user has listed it.
     """
     names = head_modules(config.text("task_type"))
     if not names:
@@ -71,11 +74,11 @@ def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterabl
 
 
 def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
-    """Updates that an alpha of 0 switches off."""
+    """A note on the updates that an alpha of 0 switches off."""
     off = [
         target
         for target, update in updates.items()
-        # The update of a bias goes with that of its weight.
+        # The update of a bias has the scaling of its weight's, so it would be listed twice.
         if (scaling := update.delta.scaling) and scaling.value == 0 and not target.endswith("bias")
     ]
     if off:
@@ -85,7 +88,10 @@ def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
 
 
 def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note]:
-    """Modules by the rank that the config gives them, and by that of their tensors."""
+    """Notes on modules whose tensors have another rank than the config says.
+
+    `found` has these modules by the two ranks: the config's and the tensors'.
+    """
     for (expected, rank), paths in found.items():
         yield Note(
             "refusal",
@@ -99,6 +105,10 @@ def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note
 def _parts(
     config: PeftConfig, modules: Modules, part: Announcement, beside: Sequence[str]
 ) -> Iterator[Note]:
+    """Notes on a part that is stored and not announced, or announced and not stored.
+
+    `beside` are the roles of the parts beside which the announced one is expected.
+    """
     if not part.is_set(config):
         having = [module for module, roles in modules.items() if part.role in roles]
         if having:
@@ -138,9 +148,9 @@ def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
 
 
 def _repeated_tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> tuple[str, ...]:
-    """Modules without rows that have the indices of one with rows.
+    """The announced modules without stored rows whose indices are those of a module with rows.
 
-    PEFT stores the rows once where it ties the two.
+    PEFT stores the rows once if the base ties the two modules.
     """
     indices = config.fields.get("trainable_token_indices")
     if not isinstance(indices, dict):
@@ -151,7 +161,7 @@ def _repeated_tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> tuple[
 
 
 def _lacking(indices: object, tokens: Mapping[str, Source]) -> Sequence[str]:
-    """The modules that `trainable_token_indices` names and that have no rows."""
+    """The modules that `trainable_token_indices` names and for which no rows are stored."""
     return [
         name
         for name in (indices if isinstance(indices, dict) else ())
@@ -160,7 +170,7 @@ def _lacking(indices: object, tokens: Mapping[str, Source]) -> Sequence[str]:
 
 
 def _odd_flags(config: PeftConfig, flags: Iterable[str]) -> Iterator[Note]:
-    """Values that are no booleans, where PEFT asks only whether they are true."""
+    """Notes on flags that are not booleans, of which PEFT asks only whether they are truthy."""
     for name in flags:
         value = config.fields.get(name)
         if value is None or isinstance(value, bool):

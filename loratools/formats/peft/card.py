@@ -1,4 +1,4 @@
-"""What a model card says of how an adapter is loaded with PEFT."""
+"""The text of a model card on how an adapter is loaded with PEFT."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
 
-#: By PEFT's task type.
+#: The classes of transformers by PEFT's task type.
 _CLASSES: Mapping[str | None, str] = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -34,7 +34,11 @@ loratools merge {{ "hf://" if "/" in base }}{{ base }} hf://{{ repo }} -o merged
 
 
 def base_class(adapter: "Adapter") -> str:
-    """By the task type; where there is none, PEFT writes down which class it was given."""
+    """The class of transformers that loads the adapter's base.
+
+    It follows from the task type. Without one, PEFT stores the class of the model that it was given
+    as `auto_mapping`.
+    """
     if adapter.provenance.task in _CLASSES:
         return _CLASSES[adapter.provenance.task]
     config = adapter.filed.config if adapter.filed is not None else None

@@ -1,4 +1,4 @@
-"""The codecs of one `peft_type`, and which of them a module's tensors belong to."""
+"""The codecs of each `peft_type`, and the choice of the codec for a module's tensors."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,12 @@ from loratools.io.source import Source
 
 @final
 class Codecs:
-    """The codecs of the kinds, and of the parts beside them, that a type's configs announce."""
+    """The codecs of one `peft_type`.
+
+    `kinds` are the codecs of kinds of update to a weight, and `beside` those of parts that change
+    another parameter of the same module. A role is the name of a part of a module, and a form the
+    roles that are one update together.
+    """
 
     def __init__(self, type: PeftType, codecs: Sequence[Codec]) -> None:
         self.type = type
@@ -26,17 +31,20 @@ class Codecs:
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
-        """The names of all parts of a module."""
+        """The roles of all parts that a module may have."""
         return tuple(dict.fromkeys(r for codec in (*self.kinds, *self.beside) for r in codec.roles))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What roles are called in keys: a bias has the name of the part that it belongs to."""
+        """The roles as keys spell them: a bias has the name of the part that it belongs to."""
         return tuple(dict.fromkeys(role.removesuffix(".bias") for role in self.roles))
 
     @cached_property
     def part(self) -> re.Pattern[str]:
-        """Matches a key that is a part of a module, without PEFT's prefix."""
+        """Match the key, without PEFT's prefix, of a part of a module.
+
+        The name of the adapter may follow the part, but is none of `weight` and `bias`.
+        """
         names = "|".join(map(re.escape, self.names))
         return re.compile(
             rf"(?P<module>.+?)\.(?P<role>{names})"
@@ -45,28 +53,29 @@ class Codecs:
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """What the names of parts begin with: a key without any of them is no part."""
+        """Prefixes of the parts' names: a key that contains none of them is not that of a part."""
         return tuple(dict.fromkeys("".join(name.partition("_")[:2]) for name in self.names))
 
     @property
     def announced(self) -> Iterator[tuple[Codec, Announcement]]:
-        """The codecs of parts that a field announces, and how it does."""
+        """The codecs of parts that a field of the config announces, with that field."""
         for codec in (*self.kinds, *self.beside):
             if codec.announced is not None:
                 yield codec, codec.announced
 
     def flags(self) -> tuple[str, ...]:
-        """The fields of which PEFT asks only whether they are true."""
+        """The fields of which PEFT asks only whether they are truthy."""
         flags = (how.field for _, how in self.announced if not how.settings)
         return tuple(dict.fromkeys((*flags, *self.type.flags)))
 
     def kind_of(self, where: str, module: str, roles: Mapping[str, Source]) -> KindCodec:
-        """The kind of update that the tensors of a module are.
+        """The codec of the kind of update that a module's tensors form.
 
         Raises:
             FormatError: some of its tensors are missing.
-            UnsupportedError: there are parts of two updates, or one that PEFT never writes.
+            UnsupportedError: there are parts of two updates, or a part that PEFT never writes.
         """
+        # Nearly all modules have exactly the parts of a form.
         kind = self._by_roles.get(frozenset(roles))
         return kind or self._kind_with_parts_beside(f"{where}: {shorten(module)}", roles)
 
@@ -93,7 +102,7 @@ class Codecs:
         return self._by_roles[frozenset(form)]
 
     def _nearest_form(self, roles: Iterable[str]) -> Form:
-        """The form that has most of the roles, and lacks fewest."""
+        """The form that shares the most roles with `roles`, and of those the shortest."""
         forms = [form for kind in self.kinds for form in kind.forms]
         found = [sum(role in roles for role in form) for form in forms]
         return min(zip(found, forms, strict=True), key=lambda pair: (-pair[0], len(pair[1])))[1]
@@ -103,7 +112,7 @@ def codecs_of(peft_type: object, where: str) -> Codecs:
     """The codecs of a `peft_type`.
 
     Raises:
-        UnsupportedError: there are none.
+        UnsupportedError: the type has no codecs.
     """
     known = _all_codecs()
     if not is_known(peft_type):
@@ -112,12 +121,16 @@ def codecs_of(peft_type: object, where: str) -> Codecs:
 
 
 def is_known(peft_type: object) -> bool:
-    """Whether there are codecs of a `peft_type`."""
+    """Whether a `peft_type` has codecs."""
     return isinstance(peft_type, str) and peft_type in _all_codecs()
 
 
 def codecs_for(adapter: Adapter) -> Codecs:
-    """The codecs that store most kinds of an adapter: of those, its own type's, then LoRA's."""
+    """The codecs of the `peft_type` that an adapter is written as.
+
+    This is the type that can store most of its kinds of update. Of equals, the type that the
+    adapter was read with comes first, and then LORA.
+    """
     known = _all_codecs()
     config = adapter.filed.config if adapter.filed is not None else None
     filed = (config or {}).get("peft_type")
@@ -131,7 +144,7 @@ def codecs_for(adapter: Adapter) -> Codecs:
     return min(known.values(), key=lacking)
 
 
-#: The type of an adapter that says nothing, and has nothing that another type alone could store.
+#: The type of an adapter that was read with no type, where several types could store it.
 _USUAL = "LORA"
 
 
@@ -141,7 +154,7 @@ def _all_codecs() -> Mapping[str, Codecs]:
 
 @cache
 def _loaded(names: tuple[str, ...]) -> Mapping[str, Codecs]:
-    """The codecs in the modules of these names, by `peft_type`."""
+    """The codecs of the modules of `kinds` with these names, by `peft_type`."""
     found: dict[str, list[Codec]] = {}
     for name in names:
         codec: Codec = registry.load(kinds, name).CODEC

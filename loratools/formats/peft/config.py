@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`, as far as it decides what stored tensors mean."""
+"""PEFT's `adapter_config.json`: the fields that decide what stored tensors mean."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,20 +31,21 @@ _HEAD_MODULES = {
     "QUESTION_ANS": ("qa_outputs",),
 }
 
-#: PEFT's rule where no `layers_pattern` says which lists have layers.
+#: Finds the number of a module's layer as PEFT does where `layers_pattern` is empty.
 _FIRST_NUMBER = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
-#: No model has more layers than that; `int` refuses thousands of digits.
+#: A longer number is that of no layer. The limit is needed because `int` refuses thousands of
+#: digits.
 _LAYER_DIGITS = 20
 
 
 @final
 @dataclass(frozen=True)
 class PeftConfig:
-    """The fields that matter offline; `fields` keeps all of them.
+    """A parsed config; `fields` has all fields as they were read.
 
-    Rank and alpha are 1 where the type has none, so that what is stored is applied as it is.
-    Patterns are matched with all `modules` at once, since that may take a process of its own. A
-    question about another module is answered too, and costs as much again.
+    Rank and alpha are 1 where the type has none, so that stored tensors are applied unscaled.
+    Patterns are matched with all `modules` at once, because that may need a process of its own.
+    Questions about other modules are answered too, but each starts the matching again.
     """
 
     where: str
@@ -57,36 +58,37 @@ class PeftConfig:
     modules: tuple[str, ...] = ()
 
     def about(self, modules: Sequence[str]) -> "PeftConfig":
-        """The same config, its patterns matched with these modules.
+        """The same config, with its patterns matched against these modules.
 
         Raises:
             FormatError: a pattern is not a regular expression, or cannot be matched within the
                 limits.
         """
         config = replace(self, modules=tuple(modules))
+        # Matches them now, so that a bad pattern raises here and not in the middle of a verb.
         assert config._matches.keys() >= {"rank_pattern", "alpha_pattern"}
         return config
 
     def flag(self, name: str) -> bool:
-        """A boolean field; absent is false."""
+        """Whether a field is truthy, as PEFT takes flags; False where it is absent."""
         return bool(self.fields.get(name))
 
     def text(self, name: str) -> str | None:
-        """A field of text, None where it is absent or empty."""
+        """The text in a field; None where it is absent, empty or no text."""
         value = self.fields.get(name)
         return value if isinstance(value, str) and value else None
 
     @property
     def version(self) -> tuple[int, ...]:
-        """That of the PEFT that wrote it; empty where it does not say, as before 0.18."""
+        """The version of the PEFT that wrote the config; empty if none is stored: before 0.18."""
         return tuple(int(n) for n in re.findall(r"\d+", self.text("peft_version") or "")[:3])
 
     def names(self, name: str) -> tuple[str, ...]:
-        """A field that lists names, or is one name; empty where it is absent."""
+        """The names in a field, which is a name or a list of names; empty where it is absent."""
         return names_in(self.fields, name)
 
     def saved_modules(self) -> tuple[str, ...]:
-        """The modules that PEFT saves whole: those listed, and by the task those of its head."""
+        """The modules that PEFT saves whole: `modules_to_save`, and the heads of the task."""
         listed = self.names("modules_to_save")
         return tuple(dict.fromkeys((*listed, *head_modules(self.fields.get("task_type")))))
 
@@ -95,10 +97,11 @@ class PeftConfig:
         if not self.rank_pattern:
             return self.rank
         keys = self._matching("rank_pattern", module)
+        # Where no pattern matches, PEFT looks up the module's own name among them, literally.
         return self.rank_pattern[keys[0]] if keys else self.rank_pattern.get(module, self.rank)
 
     def scaling(self, module: str) -> Scaling:
-        """The scaling of `module`; rank and alpha patterns are matched independently."""
+        """The scaling of `module`; like PEFT, matches rank and alpha patterns independently."""
         if not (self.rank_pattern or self.alpha_pattern):
             return self._common_scaling
         keys = self._matching("alpha_pattern", module)
@@ -112,7 +115,7 @@ class PeftConfig:
 
     @cached_property
     def _common_scaling(self) -> Scaling:
-        """That of modules which no pattern names."""
+        """The scaling of the modules that no pattern matches."""
         flag = self.type.scaling and self.type.scaling.sqrt_rank
         rule: Rule = "sqrt_rank" if flag and self.flag(flag) else "rank"
         return Scaling(self.alpha, self.rank, rule, "config")
@@ -123,17 +126,17 @@ class PeftConfig:
         return tuple((key, values[key]) for key in self._matching(field, module))
 
     def is_target(self, module: str) -> bool | None:
-        """Whether `target_modules` names `module`; None where the config does not decide it."""
+        """Whether `target_modules` means `module`; None where the config alone does not decide."""
         targets = self.fields.get("target_modules")
         if targets is None or is_all_linear(targets):
             return None
         if self._matching("target_modules", module):
             return True
-        # PEFT then also wraps the other end of a tied embedding, and does not list it.
+        # With this flag PEFT also wraps the other of a tied embedding and head, without listing it.
         return None if isinstance(targets, list) and self.flag("ensure_weight_tying") else False
 
     def unused_targets(self) -> tuple[str, ...]:
-        """The names that `target_modules` lists and that mean none of the modules asked about."""
+        """The names in `target_modules` that mean none of `modules`."""
         targets = self.fields.get("target_modules")
         used = {name for names in self._matches["target_modules"].values() for name in names}
         listed = targets if isinstance(targets, list) else ()
@@ -141,22 +144,26 @@ class PeftConfig:
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether PEFT may pass over a module that `target_modules` lists."""
+        """Whether a field makes PEFT skip some of the modules that `target_modules` means."""
         narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern")
         return any(map(self.fields.get, narrowing))
 
     def untargeted(self, modules: Iterable[str]) -> list[str]:
-        """Those of the modules that `target_modules` does not name, where it decides that."""
+        """The modules that `target_modules` excludes by not naming them."""
         hits = self._matches["target_modules"]
         return [m for m in modules if m not in hits and self.is_target(m) is False]
 
     @property
     def may_leave_out(self) -> bool:
-        """Whether `leaves_out` can say yes."""
+        """Whether `leaves_out` can be true for any module."""
         return bool(self.fields.get("exclude_modules")) or self._layers is not None
 
     def leaves_out(self, module: str) -> bool:
-        """Whether PEFT passes over a module that `target_modules` names: excluded, or elsewhere."""
+        """Whether PEFT skips a module that `target_modules` names.
+
+        It does so if `exclude_modules` matches it, or if it is in none of the layers in
+        `layers_to_transform`. A module that is listed by its whole path may be in any layer.
+        """
         if self._matching("exclude_modules", module):
             return True
         if self._layers is None or module in self._listed_targets:
@@ -164,12 +171,19 @@ class PeftConfig:
         return self._layer(module) not in self._layers
 
     def saves_whole(self, module: str) -> str | None:
-        """The name in `modules_to_save` by which PEFT passes over a module: it saves it whole."""
+        """The name in `modules_to_save` for which PEFT saves a module whole; None if there is none.
+
+        PEFT does not update such a module.
+        """
         found = self._matching("modules_to_save", module)
         return found[0] if found else None
 
     def _layer(self, module: str) -> int | None:
-        """PEFT's rule: the first number behind one of the names of lists, or behind any name."""
+        """The number of a module's layer by PEFT's rule; None where it has none.
+
+        It is the first number after one of the names in `layers_pattern`, or, without these, the
+        first number after any name.
+        """
         if self.fields.get("layers_pattern"):
             digits = (*self._matching("layers_pattern", module), None)[0]
         else:
@@ -179,7 +193,7 @@ class PeftConfig:
 
     @cached_property
     def _layers(self) -> frozenset[int] | None:
-        """The layers that `layers_to_transform` restricts a list of names to, None for all."""
+        """The layers that `layers_to_transform` restricts a list of targets to; None for all."""
         layers = self.fields.get("layers_to_transform")
         if layers is None or layers == [] or isinstance(self.fields.get("target_modules"), str):
             return None
@@ -190,7 +204,10 @@ class PeftConfig:
         return frozenset(self.names("target_modules"))
 
     def _matching(self, field: str, module: str) -> Sequence[str]:
-        """The patterns of a field that match, in file order; of `layers_pattern` the numbers."""
+        """The patterns of a field that match a module, in file order.
+
+        For `layers_pattern` these are the numbers of the layer instead.
+        """
         known = self if module in self._modules else self.about([module])
         return known._matches[field].get(module, ())
 
@@ -205,11 +222,11 @@ class PeftConfig:
 
 
 def parse_config(fields: Mapping[str, Any], where: str, type: PeftType) -> PeftConfig:
-    """The config of an adapter of this type.
+    """Parse the config of an adapter of this type.
 
     Raises:
-        FormatError: a field that decides the scaling is missing or of the wrong type, or one that
-            names modules is.
+        FormatError: a field of the scaling is missing or of the wrong type, or a field that names
+            modules has the wrong type.
     """
     for name in NAME_FIELDS:
         check_names(fields, name, where)
@@ -231,8 +248,8 @@ def parse_config(fields: Mapping[str, Any], where: str, type: PeftType) -> PeftC
 
 
 def head_modules(task_type: object) -> tuple[str, ...]:
-    """What PEFT adds to `modules_to_save` by itself, for every adapter of such a task.
+    """The names of heads that PEFT adds to `modules_to_save` for every adapter of a task.
 
-    Its versions of 2023 and 2024 saved the list as it was before.
+    Its versions of 2023 and 2024 saved the list without them.
     """
     return _HEAD_MODULES.get(task_type, ()) if isinstance(task_type, str) else ()

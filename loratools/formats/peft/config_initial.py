@@ -1,4 +1,4 @@
-"""The config that writing begins with: what no tensor tells."""
+"""The config that writing starts from: the fields that do not follow from the tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from loratools.formats.peft.peft_type import OPTIONAL_FIELDS, PeftType
 
 
 def initial_config(adapter: Adapter, type: PeftType) -> Mapping[str, Any]:
-    """The config as it was read; where it is of another type, or there is none, what is canonical.
+    """The config that was read, if it is of this type; else the fields that the adapter tells.
 
-    A field of one type may mean something else in another.
+    A config of another type is not used, because a field may mean something else there.
     """
     config = adapter.filed.config if adapter.filed is not None else None
     if config is not None and config.get("peft_type") == type.name:

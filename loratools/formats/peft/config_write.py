@@ -1,4 +1,4 @@
-"""The config of a written PEFT adapter: the one that was read, made to say what is stored."""
+"""The config of a written PEFT adapter: the one that was read, corrected where it is not true."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "inference_mode": True,
     "modules_to_save": None,
 }
-#: PEFT's own word for an adapter that only saves modules.
+#: PEFT's own value of `target_modules` for an adapter without updates.
 _NO_TARGETS = "dummy-target-modules"
 
 
 @final
 @dataclass(frozen=True)
 class Contents:
-    """What is written: updates of one kind, parts beside them, their modules and scaling rule."""
+    """The updates that are written: their kind, the parts beside them, modules and scaling rule."""
 
     kind: KindCodec | None
     beside: tuple[BesideCodec, ...]
@@ -37,9 +37,16 @@ class Contents:
 
 
 def config_of(adapter: Adapter, codecs: Codecs, stored: Contents) -> dict[str, Any]:
-    """The config as it was read where that still says what is stored; else with what does."""
+    """The config of an adapter whose tensors are `stored`.
+
+    Fields that were read are kept where they are still true of the tensors.
+
+    Raises:
+        UnsupportedError: no config of PEFT can describe what is stored.
+    """
     type = codecs.type
     config = {**_DEFAULTS, **type.defaults, **initial_config(adapter, type)}
+    # The tensors are written in full, so fields that say how they were packed are emptied.
     config |= dict.fromkeys(filter(config.get, type.unpacked))
     if adapter.provenance.base is not None:
         config["base_model_name_or_path"] = adapter.provenance.base
@@ -57,6 +64,7 @@ def config_of(adapter: Adapter, codecs: Codecs, stored: Contents) -> dict[str, A
 
 
 def _check(config: PeftConfig, modules: Sequence[WrittenModule]) -> None:
+    """Read the written config back, and refuse it where it gives a module another meaning."""
     config = config.about([module.path for module in modules])
     for module in modules:
         if name := config.saves_whole(module.path):
@@ -73,6 +81,7 @@ def _check(config: PeftConfig, modules: Sequence[WrittenModule]) -> None:
 def _set_ranks(
     config: dict[str, Any], where: str, type: PeftType, modules: Sequence[WrittenModule]
 ) -> None:
+    """Make the config give every module its rank and its alpha, and name it as a target."""
     wanted = {module.path: (module.rank, module.alpha) for module in modules}
     # A config that was just begun has neither yet.
     is_filed = (type.scaling.rank if type.scaling else "target_modules") in config
@@ -100,6 +109,7 @@ def _set_patterns(
         alphas = smallest_patterns({path: _plain(alpha) for path, (_, alpha) in wanted.items()})
         config[scaling.rank], config["rank_pattern"] = ranks
         config[scaling.alpha], config["alpha_pattern"] = alphas
+    # Without modules any rank is true, but PEFT needs one: 8 is its default.
     config.setdefault(scaling.rank, 8)
     config.setdefault(scaling.alpha, config[scaling.rank])
 
@@ -113,6 +123,7 @@ def _plain(number: float) -> float:
 
 
 def _set_replaced(config: dict[str, Any], adapter: Adapter, type: PeftType) -> None:
+    """Make the config announce the trained rows and the tensors that are stored whole."""
     for target in adapter.rows:
         where = f"{adapter.where}: {shorten(target)}"
         _refuse_without(type, "trainable_token_indices", where, "rows of trained tokens")
@@ -126,7 +137,7 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter, type: PeftType) -> N
     by_task = SavedNames(head_modules(config.get("task_type")))
     trained = [target for target, replacement in adapter.replaced.items() if replacement.is_trained]
     names = SavedNames(saved)
-    # A module's weight first: it takes the bias along.
+    # Weights before biases: a module that is listed for its weight is saved with its bias.
     for target in sorted(trained, key=lambda target: target.endswith("bias")):
         if names.hold(target):
             continue

@@ -1,6 +1,6 @@
-"""Fields of a PEFT config, each read as the type that it must have.
+"""Checks of the types of fields in a PEFT config.
 
-All raise a `FormatError` that names the field and its value.
+All of them raise a `FormatError` that names the field, and its value where there is one to show.
 """
 
 import math
@@ -11,7 +11,7 @@ from loratools.errors import FormatError
 
 
 def check_names(fields: Mapping[str, Any], name: str, where: str) -> None:
-    """Whether a field is a name, a list of names, or absent."""
+    """Check that a field is a name, a list of names, or absent."""
     value = fields.get(name)
     items = value if isinstance(value, list) else ["" if value is None else value]
     if not all(isinstance(item, str) for item in items):
@@ -19,7 +19,7 @@ def check_names(fields: Mapping[str, Any], name: str, where: str) -> None:
 
 
 def check_layers(fields: Mapping[str, Any], where: str) -> None:
-    """Whether `layers_to_transform` is a number, a list of numbers, or absent."""
+    """Check that `layers_to_transform` is an integer, a list of integers, or absent."""
     value = fields.get("layers_to_transform")
     items = value if isinstance(value, list) else [0 if value is None else value]
     if not all(type(item) is int for item in items):
@@ -29,7 +29,7 @@ def check_layers(fields: Mapping[str, Any], where: str) -> None:
 
 
 def check_type(fields: Mapping[str, Any], name: str, kind: type, where: str) -> None:
-    """Whether a field is a list or an object, as `kind` says, or is absent or empty."""
+    """Check that a field is of type `kind`, which is list or dict, or is absent or empty."""
     value = fields.get(name)
     if value and not isinstance(value, kind):
         what = "a list" if kind is list else "an object"
@@ -37,7 +37,7 @@ def check_type(fields: Mapping[str, Any], name: str, kind: type, where: str) -> 
 
 
 def integer(fields: Mapping[str, Any], name: str, where: str) -> int:
-    """A field that must be a positive integer."""
+    """The value of a field that must be a positive integer."""
     value = number(fields, name, where)
     if value < 1 or not float(value).is_integer():
         raise FormatError(f"{where}: {name} must be a positive integer, is {value!r}")
@@ -45,7 +45,7 @@ def integer(fields: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def number(fields: Mapping[str, Any], name: str, where: str) -> float:
-    """A field that must be a finite number."""
+    """The value of a field that must be a finite number."""
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise FormatError(f"{where}: {name} must be a finite number, is {value!r:.40}")
@@ -53,7 +53,10 @@ def number(fields: Mapping[str, Any], name: str, where: str) -> float:
 
 
 def numbers(fields: Mapping[str, Any], name: str, kind: type, where: str) -> Mapping[str, Any]:
-    """A field that maps patterns to numbers, positive integers if `kind` is int; or is absent."""
+    """The value of a field that maps patterns to numbers; empty where it is absent.
+
+    If `kind` is int, the numbers must be positive integers.
+    """
     value = fields.get(name) or {}
     if not isinstance(value, dict):
         raise FormatError(f"{where}: {name} must map names to numbers")

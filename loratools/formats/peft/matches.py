@@ -1,4 +1,4 @@
-"""Which modules the fields of a PEFT config mean: all patterns, with all modules at once."""
+"""Finds the modules that the fields of a PEFT config mean: all patterns and all modules at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,12 +10,13 @@ NAME_FIELDS = ("target_modules", "exclude_modules", "layers_pattern", "modules_t
 #: The fields that give modules numbers of their own, by patterns.
 NUMBER_FIELDS = ("rank_pattern", "alpha_pattern")
 
-#: By field and by module, the patterns that match it; of `layers_pattern` the number of its layer.
+#: The patterns that match a module, by field and by module. For `layers_pattern`, the number of the
+#: module's layer instead.
 Matches = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def names_in(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A field that lists names, or is one name; empty where it is absent."""
+    """The names in a field, which is a name or a list of names; empty where it is absent."""
     value = fields.get(name)
     if isinstance(value, str):
         return (value,) if value else ()
@@ -41,7 +42,7 @@ def find_matches(fields: Mapping[str, Any], modules: Sequence[str], where: str) 
 
 
 def is_all_linear(targets: object) -> bool:
-    """Whether `target_modules` is PEFT's word for every linear layer, and no pattern."""
+    """Whether `target_modules` is PEFT's keyword for all linear layers, and not a pattern."""
     return isinstance(targets, str) and targets.lower() == "all-linear"
 
 

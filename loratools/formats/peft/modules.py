@@ -1,4 +1,4 @@
-"""The modules of an adapter as PEFT writes them: names in keys and in patterns, and alphas."""
+"""The modules of an adapter that is written in PEFT's format: their keys, paths and alphas."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ _IN_PROJ = ".in_proj_weight"
 
 
 def common_kind(adapter: Adapter, codecs: Codecs) -> KindCodec | None:
-    """The one kind that all weights of an adapter have updates of; None where none has any.
+    """The codec of the one kind of update that an adapter has; None where it has no updates.
 
     Raises:
-        UnsupportedError: there are several, which no config of PEFT can announce together.
+        UnsupportedError: there are several kinds, which no config of PEFT can announce together.
     """
     found = {kind for update in adapter.updates.values() if (kind := _kind(codecs, update))}
     if len(found) > 1:
@@ -29,7 +29,7 @@ def common_kind(adapter: Adapter, codecs: Codecs) -> KindCodec | None:
 
 
 def common_rule(adapter: Adapter, codecs: Codecs) -> Rule:
-    """The one scaling rule of a config: the stabilised one only where every update has it."""
+    """The scaling rule for the config: alpha / sqrt(rank) only if every update has that rule."""
     if codecs.type.scaling is None or codecs.type.scaling.sqrt_rank is None:
         return "rank"
     rules = {
@@ -46,7 +46,7 @@ def modules_of(
     """The modules whose weights have updates, in the adapter's order.
 
     Raises:
-        UnsupportedError: PEFT cannot keep a module as it is.
+        UnsupportedError: PEFT cannot store one of the updates.
     """
     updates = adapter.updates
     attention = {t.removesuffix(_IN_PROJ) for t in updates if t.endswith(_IN_PROJ)}
@@ -102,7 +102,11 @@ def _module(
 
 
 def _alpha(scaling: Scaling, rank: int, rule: Rule, times: int) -> float:
-    """The alpha that gives an update its strength at the rank that is stored."""
+    """The alpha with which PEFT, by this rule and at this rank, gets the update's scaling.
+
+    The alpha that was read is returned as it is where nothing has changed: computing it from the
+    scaling could round it.
+    """
     if (scaling.rule, scaling.rank, scaling.times) == (rule, rank, times):
         return scaling.alpha
     divisor = math.sqrt(rank) if rule == "sqrt_rank" else rank
@@ -110,6 +114,7 @@ def _alpha(scaling: Scaling, rank: int, rule: Rule, times: int) -> float:
 
 
 def _check_paths(adapter: Adapter, modules: Sequence[WrittenModule]) -> None:
+    """Refuse an attention whose projections, which have one path in PEFT, differ in a setting."""
     found: dict[str, tuple[int, float]] = {}
     for module in modules:
         settings = (module.rank, module.alpha)
@@ -123,6 +128,7 @@ def _check_paths(adapter: Adapter, modules: Sequence[WrittenModule]) -> None:
 def _refuse_others(
     adapter: Adapter, codecs: Codecs, kind: KindCodec | None, modules: Sequence[WrittenModule]
 ) -> None:
+    """Refuse an update that neither a kind's codec nor one for a part beside it would write."""
     stored = {target for module in modules if kind for target in kind.targets(module)}
     beside = {
         target

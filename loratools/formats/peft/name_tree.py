@@ -1,4 +1,4 @@
-"""Names that mean the paths of modules they are the ends of: all that mean a path, at once."""
+"""A tree that finds all names which are suffixes of a module's path, in a few lookups."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,13 @@ _T = TypeVar("_T", bound=Hashable)
 @final
 @dataclass
 class _Node(Generic[_T]):
-    """What comes before a part, by its length; and the names that begin here."""
+    """A part of names.
+
+    Attributes:
+        children: the parts that precede it in names, by length and text.
+        ends: the values of names that begin with this part.
+        wholes: the values of names that begin with this part and mean whole paths only.
+    """
 
     children: "dict[int, dict[str, _Node[_T]]]" = field(default_factory=dict)
     ends: list[_T] = field(default_factory=list)
@@ -19,13 +25,15 @@ class _Node(Generic[_T]):
 
 @final
 class NameTree(Generic[_T]):
-    """Values by names. A name means a path that ends with it, from the start or after a dot.
+    """Values by names. A name means each path that is the name, or ends with a dot and the name.
 
-    A name is given in parts, between which a path may have any one character: in one part where it
-    is meant as it stands, in several where it is a pattern with dots that mean any character.
-    The tree begins with last parts; a path is compared with parts of equal length only. So the cost
-    of a path does not grow with the number of names, unless they are made for that: `lookups`
-    counts them, and `limit` is what names that nobody made for that stay below by far.
+    A name is given in parts, between which a path may have any one character. A literal name is one
+    part; a pattern whose dots mean any character is split at these dots.
+
+    The root's children are the last parts of names. A path is compared, by hash, with the parts of
+    each length that occurs, so the cost of a path does not grow with the number of names, unless
+    the names were made to cause that. `lookups` counts the comparisons, and ordinary names stay far
+    below `limit`.
     """
 
     def __init__(self) -> None:
@@ -34,11 +42,11 @@ class NameTree(Generic[_T]):
 
     @staticmethod
     def limit(paths: int) -> int:
-        """The most lookups for so many paths: seconds, as one takes 0.1 µs."""
+        """The most lookups to allow for so many paths: seconds of work, at 0.1 µs a lookup."""
         return 20_000_000 + 100 * paths
 
     def add(self, value: _T, parts: Sequence[str], *, is_whole: bool = False) -> None:
-        """Add a name; one that `is_whole` means no path but itself."""
+        """Add a name with its value; if `is_whole`, it means only the path that is the name."""
         node = self._root
         for part in reversed(parts):
             node = node.children.setdefault(len(part), {}).setdefault(part, _Node())
@@ -46,11 +54,11 @@ class NameTree(Generic[_T]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no names."""
+        """Whether the tree has no names."""
         return not self._root.children
 
     def find(self, path: str, end: int) -> Iterator[_T]:
-        """The values whose names mean the path that ends at `end`, in no order."""
+        """The values whose names mean the path `path[:end]`, in no particular order."""
         todo = [(self._root, end)]
         while todo:
             node, end = todo.pop()

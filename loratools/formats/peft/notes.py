@@ -1,4 +1,4 @@
-"""Where a PEFT config and its tensors disagree."""
+"""Notes on modules and whole tensors where a PEFT config and the stored tensors disagree."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,16 +12,17 @@ from loratools.names.saved import SavedNames
 _HEADS = {"classifier", "score"}
 #: The first PEFT since 0.6 that saves the biases of `lora_only`.
 _BIASES_SINCE = (0, 21)
-#: What heads are called by PEFT, and by BART and T5.
+#: The names of heads in PEFT, and in BART and T5.
 _ALL_HEADS = (*HEADS, "classification_head")
 
 
 def disagreements(
     config: PeftConfig, modules: Sequence[str], replaced: Sequence[str]
 ) -> Iterator[Note]:
-    """What the config announces and the file lacks, and the other way round.
+    """Notes on modules that are announced and not stored, or stored and not announced.
 
-    `replaced` are whole tensors, without those of the base that PEFT saves from its wrappers.
+    `modules` are the modules with updates. `replaced` are the targets of whole tensors, without the
+    base's own that PEFT saves from its wrappers.
     """
     untargeted = config.untargeted(modules)
     if untargeted:
@@ -34,7 +35,8 @@ def disagreements(
     saved = [f".{key.rpartition('.')[0]}" for key in replaced]
     for name in config.unused_targets():
         if any(module.endswith(f".{name}") for module in saved):
-            continue  # PEFT saves a module whole that is to be saved and to have factors
+            # PEFT saves a module whole, without factors, if it is also in `modules_to_save`.
+            continue
         severity: Severity = "info" if config.is_narrowed else "problem"
         yield Note(severity, f"target_modules lists {name!r}, which has no tensors")
     yield from _overlapping_patterns(config, modules)
@@ -44,7 +46,10 @@ def disagreements(
 
 
 def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterator[Note]:
-    """PEFT saves patterns sorted by name and lets the first match win."""
+    """Notes on patterns that give one module different numbers.
+
+    The first pattern that matches counts, and PEFT sorts them by name when it saves.
+    """
     for field in ("rank_pattern", "alpha_pattern"):
         for module in modules if len(config.fields.get(field) or ()) > 1 else ():
             hits = config.matching_patterns(field, module)
@@ -58,6 +63,7 @@ def _overlapping_patterns(config: PeftConfig, modules: Sequence[str]) -> Iterato
 
 
 def _saved(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> Iterator[Note]:
+    """Notes on whole tensors: modules to save, heads and biases."""
     saved = config.names("modules_to_save")
     names = SavedNames(saved)
     stored = {name for key in replaced for name in names.holding(key)}
@@ -96,7 +102,7 @@ def _saved(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> It
 
 
 def _heads(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> Iterator[Note]:
-    """Heads that PEFT saves by the task, listed or not."""
+    """Notes on the heads that PEFT saves for the task, whether they are listed or not."""
     listed, task = config.names("modules_to_save"), config.text("task_type")
     heads = head_modules(task)
     by_task = [name for name in heads if name not in listed]

@@ -1,7 +1,8 @@
-"""Which modules the patterns of a PEFT config mean, by the rules PEFT hands them to `re` with.
+"""Finds the modules that the patterns of a PEFT config match, by the rules that PEFT applies.
 
-Most patterns are names, or the ends of names, and are looked up. All others are matched by `re`
-itself, in one process with limits, so that no file decides how long it is read.
+PEFT passes all patterns to Python's `re`. Most are names of modules or suffixes of names, which are
+looked up here. All others are matched by `re` in one process with limits on time and memory,
+because a pattern in a file could otherwise keep `re` busy forever.
 """
 
 import re
@@ -13,10 +14,11 @@ from loratools.errors import FormatError
 from loratools.formats.peft.name_tree import NameTree
 from loratools.io.regex import Regex, search
 
-#: How PEFT matches: a path to its end, from its start or after a dot; a whole path; the number of
-#: the layer behind a name; a path with the module in it.
+#: How PEFT matches a pattern. "end": a suffix of a path, from its start or after a dot. "whole": a
+#: whole path. "layer": a name in a path, followed by the number of a layer. "inside": a module in
+#: whose path the pattern is followed by a dot or the end.
 Rule = Literal["end", "whole", "layer", "inside"]
-#: Module paths, each with the number of its layer where that was asked for.
+#: The paths of the modules that match, each with the number of its layer for the rule "layer".
 Hits = Mapping[str, str | None]
 _T = TypeVar("_T", bound=Hashable)
 
@@ -26,18 +28,20 @@ _TEMPLATES = {
     "layer": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
     "inside": r"(^|.*\.){}($|\..*)",
 }
-#: Nothing that `re` repeats, chooses or groups: plain characters, escaped ones, and any character.
+#: A pattern that is a name: plain characters, escaped ones, and dots for any character. Nothing in
+#: it is repeated, chosen or grouped, so it can be looked up.
 _NAME = re.compile(r"(?P<anchor>\^?)(?P<name>(?:[^\\^$*+?{}\[\]|()]|\\[^0-9A-Za-z])*)(?P<end>\$?)")
 _DOT = re.compile(r"\.")
 _TOKEN = re.compile(r"\\(.)|(\.)|([^\\.]+)", re.DOTALL)
-#: Of names times modules, in characters: what `re` may do here, which is at most a second's work.
+#: The limit on the characters of names times the characters of modules up to which `re` runs in
+#: this process. It takes a second at most.
 _LITTLE = 200_000_000
 
 
 @final
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern in a field of a config, and the rule it is matched by."""
+    """A pattern in a field of a config, and the rule by which it is matched."""
 
     field: str
     text: str
@@ -45,30 +49,32 @@ class Pattern:
 
     @property
     def regex(self) -> Regex:
-        """What PEFT hands to `re`."""
+        """The regular expression that PEFT passes to `re`."""
         pattern = _TEMPLATES[self.rule].replace("{}", self.text)
         return Regex(pattern, "fullmatch" if self.rule == "whole" else "match")
 
     def hits_here(self, modules: Sequence[str]) -> Hits:
-        """What it matches, by `re` in this process: for names only."""
+        """Match with `re` in this process, which has no limits: for names only."""
         compiled = re.compile(self.regex.pattern)
         found = ((module, compiled.match(module)) for module in modules)
         return {module: match.groupdict().get("idx") for module, match in found if match}
 
 
 def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> dict[Pattern, Hits]:
-    """Which of the modules each of the patterns means.
+    """The modules that each of the patterns matches.
 
     Raises:
         FormatError: a pattern is not a regular expression, or cannot be matched within the limits.
     """
-    # To `re` the end of a line is nearly the end of a text, and no character is.
+    # To `re`, `$` also matches before a newline at the end, and `.` does not match a newline. A
+    # lookup does neither, so if any path has a newline, `re` matches all patterns.
     names = [] if any("\n" in module for module in modules) else [*filter(_is_name, patterns)]
     found = _look_up([name for name in names if name.rule != "layer"], modules, where)
     small = [name for name in names if name.rule == "layer"]
     if sum(len(p.text) + 1 for p in small) * sum(map(len, modules)) <= _LITTLE:
         found |= {pattern: pattern.hits_here(modules) for pattern in small}
     others = [pattern for pattern in patterns if pattern not in found]
+    # The answers may be fewer: they end with the first pattern that exceeds the limits.
     for pattern, answer in zip(others, search([p.regex for p in others], modules), strict=False):
         if answer.fault is not None:
             raise FormatError(f"{where}: {pattern.field}: {pattern.text!r:.80} {answer.fault}")
@@ -77,9 +83,10 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
 
 
 def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str, list[str]]:
-    """By module, the names in a list that mean it: its own, or an end of it after a dot.
+    """The names in a list that mean each module: its whole path, or a suffix of it after a dot.
 
-    Where its own is listed, other listed names of whole modules that mean it too are left out.
+    For a module whose whole path is listed, suffixes that are the whole paths of other modules are
+    left out.
     """
     paths, listed = set(modules), dict.fromkeys(names)
     found: dict[str, list[str]] = {module: [module] for module in modules if module in listed}
@@ -92,12 +99,14 @@ def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str,
 def _add_ends(
     found: dict[str, list[str]], names: Sequence[str], modules: Sequence[str], where: str
 ) -> None:
+    """Add to `found` the names that are suffixes of each module's path."""
     if not names:
         return
     tree: NameTree[str] = NameTree()
     for name in names:
         tree.add(name, [name])
-    # As many parts of a path as the longest name has decide: the same for most modules of a model.
+    # Only as many last parts of a path matter as the longest name has. Most modules of a model have
+    # them in common, so each such suffix is looked up once.
     count = 1 + max(name.count(".") for name in names)
     ends = [".".join(module.rsplit(".", count)[-count:]) for module in modules]
     hits_of = dict(_find_all(tree, dict.fromkeys(ends), where))
@@ -113,6 +122,7 @@ def _is_name(pattern: Pattern) -> bool:
 def _look_up(
     patterns: Sequence[Pattern], modules: Sequence[str], where: str
 ) -> dict[Pattern, Hits]:
+    """The modules that each of the patterns, all of them names, matches."""
     ends: NameTree[Pattern] = NameTree()
     insides: NameTree[Pattern] = NameTree()
     for pattern in patterns:
@@ -132,7 +142,11 @@ def _look_up(
 def _find_all(
     tree: NameTree[_T], modules: Iterable[str], where: str, *, inside: bool = False
 ) -> Iterator[tuple[str, list[_T]]]:
-    """The names that mean each of the modules; or, `inside`, a module that it is in as well."""
+    """The values in `tree` whose names mean each module; with `inside`, or a module around it.
+
+    Raises:
+        FormatError: there are too many lookups, because of names that were made to cause that.
+    """
     for number, module in enumerate(() if tree.is_empty else modules, 1):
         dots = [match.start() for match in _DOT.finditer(module)] if inside else []
         yield module, [value for end in (*dots, len(module)) for value in tree.find(module, end)]
@@ -141,7 +155,7 @@ def _find_all(
 
 
 def _parts(name: str) -> list[str]:
-    """What stands between the dots that mean any character."""
+    """Split a name at the dots that mean any character, and remove the escapes of other ones."""
     parts = [""]
     for escaped, dot, plain in _TOKEN.findall(name):
         if dot:

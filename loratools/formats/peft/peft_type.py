@@ -1,19 +1,19 @@
-"""A `peft_type`: what all kinds that its configs announce have in common."""
+"""The description of a `peft_type`: everything that its kinds of update have in common."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
-#: No fields, shared by all that have none.
+#: The default of mappings below. It is read-only, because all types share it.
 _NONE: Mapping[str, Any] = MappingProxyType({})
-#: The fields that matter to people in the configs of all types.
+#: The fields that `inspect` shows of the configs of all types.
 SETTINGS = (
     "bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "target_modules",
     "exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices",
 )  # fmt: skip
 
 
-#: Fields that mean the same in every config that has them, and that not all types have.
+#: Fields that only some types have, but that mean the same in all of them.
 OPTIONAL_FIELDS = (
     "bias", "fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying", "exclude_modules",
     "layers_to_transform", "layers_pattern",
@@ -22,10 +22,11 @@ OPTIONAL_FIELDS = (
 
 @final
 class ScalingFields(NamedTuple):
-    """The fields of a config that give every module its rank and its alpha.
+    """The names of the fields that give every module its rank and its alpha.
 
-    `rank_pattern` and `alpha_pattern`, for modules with a number of their own, are called the same
-    in every type. `sqrt_rank` is the flag by which alpha is divided by the root of the rank.
+    `sqrt_rank` is the flag that makes PEFT divide alpha by the square root of the rank; None for a
+    type without it. The fields for modules with numbers of their own are `rank_pattern` and
+    `alpha_pattern` in every type.
     """
 
     rank: str = "r"
@@ -39,18 +40,20 @@ class PeftType(NamedTuple):
 
     Attributes:
         name: the `peft_type` of its configs.
-        title: what people call it.
-        scaling: the fields of rank and alpha; None where it has no alpha.
-        fields: those of the optional fields that its configs have.
-        settings: the fields of its config that matter to people, for them to see.
-        shared: tensors of the whole model, which have no module: `vera_A` of VeRA.
-        flags: fields of which PEFT asks only whether they are true.
-        typed: fields that must be a list or an object, if they are there.
-        defaults: what a new config begins with, beside what all types have.
-        unpacked: fields that say how tensors were packed which are written in full.
-        inert: what keys without effect have in them, and the reason.
-        refused: fields that, when they are set, make the update another one than its tensors say,
-            and the reason.
+        title: the name of the method for people: `LoRA`.
+        scaling: the fields of rank and alpha; None for a method without an alpha.
+        fields: the fields in `OPTIONAL_FIELDS` that its configs have.
+        settings: the fields of its config that `inspect` shows.
+        shared: the names of tensors that belong to the whole model and no module: `vera_A` of VeRA.
+        flags: fields of which PEFT asks only whether they are truthy, besides those that announce a
+            part.
+        typed: fields that must be a list or an object if they are not empty.
+        defaults: fields of a new config, in addition to those that all types have.
+        unpacked: fields that describe a packing of the tensors. Tensors are written unpacked, so
+            these fields are emptied.
+        inert: strings in the keys of tensors without effect, each with the reason.
+        refused: fields that, if they are set, give the tensors another meaning than an update of a
+            weight, each with the reason.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
+"""Reads PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _OWN_KEY = re.compile(rf"^{re.escape(PREFIX)}|\.lora_(embedding_)?[AB](\.|$)")
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """By the config and the keys together: neither is enough to decode an adapter."""
+    """How sure PEFT's dialect is: only the config and the keys together are enough to decode."""
     peft_type = (bundle.config or {}).get("peft_type")
     has_keys = any(map(_OWN_KEY.search, bundle.tensors))
     if is_known(peft_type) and has_keys:
@@ -30,12 +30,12 @@ def claim(bundle: Bundle) -> Sureness:
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
-    """The canonical form of a PEFT adapter.
+    """The adapter in PEFT's files.
 
     Raises:
-        FormatError: the config is missing or malformed, or a pair is not whole.
+        FormatError: the config is missing or malformed, or a part of an update is missing.
         ShapeMismatchError: the factors of a target do not fit each other.
-        UnsupportedError: the type of the adapter has no codec, or it has no tensor of one.
+        UnsupportedError: the `peft_type` has no codecs, or there is no tensor of an adapter.
     """
     if bundle.config is None:
         raise FormatError(
@@ -89,7 +89,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
 
 
 def _kept_whole(parts: Parts, replaced: Mapping[str, Replacement]) -> tuple[str, ...]:
-    """Whole tensors, without those of the base that PEFT saves from its wrappers."""
+    """The targets of whole tensors, without the base's own that PEFT saves from its wrappers."""
     return tuple(
         name for name, r in replaced.items() if r.is_trained or name not in parts.base_layers
     )

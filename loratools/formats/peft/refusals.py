@@ -1,4 +1,4 @@
-"""What a PEFT config says against a merge, whatever the tensors are."""
+"""Fields of a PEFT config for which an adapter is refused, whatever its tensors are."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,7 @@ from loratools.adapter import Note
 from loratools.errors import listing
 from loratools.formats.peft.config import PeftConfig
 
+#: The values of `peft_type` that are no updates of weights, each with what it does instead.
 NOT_WEIGHTS = {
     "PROMPT_TUNING": "trains virtual tokens that are put before the input",
     "MULTITASK_PROMPT_TUNING": "trains virtual tokens that are put before the input",
@@ -19,12 +20,12 @@ NOT_WEIGHTS = {
     "LILY": "mixes its experts by each token",
 }
 
-#: Initialisations that take something out of the base before training starts.
+#: Initialisations that change the base before training starts.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def type_refused(peft_type: object, known: Sequence[str]) -> str:
-    """Why an adapter of this `peft_type` cannot be read, where those `known` can."""
+    """The reason why an adapter of this `peft_type` cannot be read; the types `known` can be."""
     if not isinstance(peft_type, str):
         return "the config has no peft_type"
     if peft_type in NOT_WEIGHTS:
@@ -34,7 +35,7 @@ def type_refused(peft_type: object, known: Sequence[str]) -> str:
 
 
 def refused_settings(config: PeftConfig) -> Iterator[Note]:
-    """Fields that make the update another one than its tensors say."""
+    """Notes on fields that give the stored tensors another meaning than an update of the base."""
     for setting, reason in config.type.refused.items():
         if config.fields.get(setting):
             yield Note("refusal", reason)

@@ -1,4 +1,4 @@
-"""The fewest names by which PEFT gives every module its number: its rank, or its alpha."""
+"""Finds the fewest patterns with which PEFT gives every module its rank, or its alpha."""
 
 import re
 from collections import Counter
@@ -9,23 +9,25 @@ from typing import TypeVar, final
 from loratools.formats.peft.patterns import Pattern, matched
 
 _T = TypeVar("_T", int, float)
-#: The ends of a path that may be a pattern have at most so many parts.
+#: The most parts that a suffix of a path may have to be tried as a pattern.
 _MOST_PARTS = 8
-#: Names that mean to `re` nearly what they say: a dot is any character.
+#: Names that need no escapes for `re`, except that a dot means any character.
 _PLAIN = re.compile(r"[\w.-]+")
 
 
 def smallest_patterns(numbers: Mapping[str, _T]) -> tuple[_T, dict[str, _T]]:
-    """The number that needs no pattern, and the patterns for modules that have another one.
+    """The default number, which needs no pattern, and the patterns of modules with another number.
 
-    Modules share a pattern where all that end in the same way have the same number. No pattern
-    matches a module of another number, so their order means nothing: PEFT does not keep it.
+    Modules share a pattern if all modules with the same suffix have the same number. No pattern
+    matches a module with another number, so the order of patterns, which PEFT does not keep, does
+    not matter.
     """
     if len(set(numbers.values())) == 1:
         return next(iter(numbers.values())), {}
     names = _names(numbers)
     of_name = {name: numbers[module] for module, name in names.items()}
     saved, common = Counter(of_name.values()), Counter(numbers.values())
+    # The default saves the patterns of its modules, so it is the number that needs most patterns.
     default = max(common, key=lambda number: (saved[number], common[number]))
     needed = {name: number for name, number in of_name.items() if number != default}
     exact = _exact_as_they_are([name for name in needed if not name.is_whole], needed, numbers)
@@ -35,20 +37,20 @@ def smallest_patterns(numbers: Mapping[str, _T]) -> tuple[_T, dict[str, _T]]:
 @final
 @dataclass(frozen=True)
 class _Name:
-    """The end of a path, or a whole one."""
+    """A name for modules: a suffix of their paths, or one whole path."""
 
     text: str
     is_whole: bool
 
     def pattern(self, as_it_is: bool) -> str:
-        """What PEFT is given for it."""
+        """The pattern that matches this name: the name as it is, or with its dots escaped."""
         return self.text if as_it_is else "^" * self.is_whole + re.escape(self.text)
 
 
 def _names(numbers: Mapping[str, _T]) -> dict[str, _Name]:
-    """A name for each module: an end that it shares with others of its number, or its path.
+    """A name for each module: a suffix that it shares with modules of the same number, or its path.
 
-    A path is a whole one where a module of another number ends with it.
+    The path is marked as whole if it is also a suffix of a module with another number.
     """
     first: dict[str, _T] = {}
     mixed: set[str] = set()
@@ -65,7 +67,10 @@ def _names(numbers: Mapping[str, _T]) -> dict[str, _Name]:
 def _exact_as_they_are(
     names: Sequence[_Name], needed: Mapping[_Name, _T], numbers: Mapping[str, _T]
 ) -> set[_Name]:
-    """The names that match no module of another number, though their dots are any character."""
+    """The names that need no escapes: as patterns they match no module with another number.
+
+    Their dots then mean any character.
+    """
     patterns = {Pattern("", n.text, "end"): n for n in names if _PLAIN.fullmatch(n.text)}
     hits = matched(list(patterns), list(numbers), "")
     return {
@@ -76,7 +81,7 @@ def _exact_as_they_are(
 
 
 def _ends(module: str) -> Iterator[str]:
-    """The ends of a path that begin after a dot, the shortest first, and the path."""
+    """The suffixes of a path that begin after a dot, the shortest first, and at last the path."""
     begin = len(module)
     for _ in range(_MOST_PARTS):
         begin = module.rfind(".", 0, max(0, begin))

@@ -1,4 +1,4 @@
-"""PEFT's stored tensors in the shapes that updates are computed with."""
+"""Converts the shapes of PEFT's stored tensors to those of updates, and back."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def vector(source: Source) -> Source:
-    """A convolution's magnitudes are stored as (1, out, 1, …)."""
+    """Magnitudes as a vector: those of a convolution are stored as (1, out, 1, …)."""
     count = math.prod(source.shape)
     return source if source.shape == (count,) else rearranged(source, (count,), _flatten)
 
@@ -23,7 +23,7 @@ def _flatten(tensor: "Tensor") -> "Tensor":
 
 
 def shaped(source: Source, shape: tuple[int, ...]) -> Source:
-    """The same numbers in another shape; as they were stored, if that was their shape."""
+    """The same numbers in another shape; the stored tensor itself if it already had that shape."""
     if isinstance(source, Reshaped) and source.source.shape == shape:
         return source.source
     if source.shape == shape:
@@ -36,7 +36,7 @@ def _reshape(tensors: "Sequence[Tensor]", shape: tuple[int, ...]) -> "Tensor":
 
 
 def in_blocks(source: Source, count: int) -> Source:
-    """BD-LoRA stores the blocks of a block-diagonal factor one under the other."""
+    """The block-diagonal factor of a BD-LoRA, which stores its blocks one below the other."""
     rows, columns = source.shape
     compute: Callable[[Tensor], Tensor] = partial(_block_diagonal, count=count)
     return rearranged(source, (rows, columns * count), compute)
@@ -53,7 +53,10 @@ def _block_diagonal(stacked: "Tensor", count: int) -> "Tensor":
 
 
 def spread(up: "Tensor", groups: int, enabled: tuple[bool, ...]) -> "Tensor":
-    """Block-diagonal over the groups, with rows of zeros for the parts that are not enabled."""
+    """The up factor of a `MergedLinear`, as a matrix for the whole fused weight.
+
+    It is block-diagonal over the groups, with rows of zeros for the parts that are not enabled.
+    """
     import torch
 
     diagonal = _block_diagonal(up, groups)

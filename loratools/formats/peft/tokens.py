@@ -1,4 +1,4 @@
-"""Rows of an embedding that PEFT has trained, beside an adapter of any type."""
+"""The rows of an embedding that PEFT trained for single tokens, beside any type of adapter."""
 
 from loratools.adapter import ReplacedRows
 from loratools.errors import FormatError
@@ -7,10 +7,10 @@ from loratools.io.source import Source
 
 
 def replaced_rows(config: PeftConfig, module: str, source: Source) -> ReplacedRows:
-    """The replacement rows of an embedding; only the config knows which rows they are.
+    """The rows that replace those of an embedding; the config lists which rows they are.
 
     Raises:
-        FormatError: it does not, or not for as many rows as there are.
+        FormatError: the config does not list them, lists another number of rows, or one row twice.
     """
     indices = config.fields.get("trainable_token_indices")
     if isinstance(indices, dict):

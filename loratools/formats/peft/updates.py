@@ -1,4 +1,4 @@
-"""From the sorted tensors of a PEFT adapter to updates: modules, their targets, their codecs."""
+"""Decodes the sorted tensors of a PEFT adapter to updates, module by module."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,15 +12,23 @@ from loratools.formats.peft.keys import OUT_PROJ_TIMES, Parts
 from loratools.formats.peft.kinds import StoredModule
 from loratools.io.source import Source
 
-#: The last PEFT seen to apply the update of a MultiheadAttention's out_proj twice, in training and
-#: in merging: all since 0.15, the first that had it. Files without a version are older than 0.18.
+#: The last PEFT that is known to apply the update of a MultiheadAttention's out_proj twice, in
+#: training and in merging. All versions do since 0.15, the first with such updates. Files without a
+#: version were written before 0.18.
 _OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
 _NESTED = re.compile(r"\.base_layer(\.|$)")
 
 
 @final
 class _Target(NamedTuple):
-    """Where a module's update goes: `path` is what patterns are matched with."""
+    """The parameters that a module's update changes.
+
+    Attributes:
+        path: the module's name, which the config's patterns are matched against.
+        parameter: the target of the weight.
+        bias: the target of the bias.
+        times: how many times the update of the weight was applied.
+    """
 
     path: str
     parameter: str
@@ -30,7 +38,11 @@ class _Target(NamedTuple):
 
 @final
 class Decoder:
-    """Makes updates of the parts of each module, and notes what is odd about them."""
+    """Decodes the parts of each module to updates, and collects notes on them.
+
+    `modules` are the paths of the modules so far. `other_ranks` has the modules whose tensors have
+    another rank than the config says, by these two ranks.
+    """
 
     def __init__(self, codecs: Codecs, config: PeftConfig, parts: Parts, out_proj: str) -> None:
         self.where = config.where
@@ -45,7 +57,7 @@ class Decoder:
         self.other_ranks: dict[tuple[int, int], list[str]] = {}
 
     def all_updates(self) -> dict[str, Update]:
-        """The updates of every module, by target."""
+        """The updates of all modules, by target."""
         updates: dict[str, Update] = {}
         for module, roles in self.parts.modules.items():
             found = self._usual_update(module, roles) or self._updates(module, roles)
@@ -58,9 +70,9 @@ class Decoder:
     def _usual_update(
         self, module: str, roles: Mapping[str, Source]
     ) -> tuple[tuple[str, Update]] | None:
-        """What `_updates` yields where a codec has a shortcut and the module no wrapper.
+        """The same as `_updates`, but faster, for a module of the usual form without wrappers.
 
-        None for anything else: what is refused or noted is left to `_updates`.
+        None for all other modules: whatever is refused or noted is left to `_updates`.
         """
         if ".base_layer" in module or module in self.attention_modules:
             return None
@@ -71,7 +83,7 @@ class Decoder:
         return None
 
     def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:
-        """The update of a module's weight, and those of its other parameters."""
+        """The updates of a module's weight and of its other parameters, by target."""
         kind = self.codecs.kind_of(self.where, module, roles)
         target = self._target(module)
         self.modules.append(target.path)
@@ -140,5 +152,8 @@ class Decoder:
 
 
 def path_of(module: str) -> str:
-    """What patterns are matched with: of a MultiheadAttention's out_proj, the attention."""
+    """The name of a module that the config's patterns are matched against.
+
+    For the out_proj of a MultiheadAttention this is the attention itself, as in PEFT.
+    """
     return module.removesuffix(".base_layer.out_proj")

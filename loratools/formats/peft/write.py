@@ -1,4 +1,4 @@
-"""An adapter as PEFT stores it: keys, and a config that says the same as the tensors."""
+"""Writes adapters in PEFT's format, with a config that agrees with the tensors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,10 +14,10 @@ from loratools.io.source import Source
 
 
 def encode(adapter: Adapter) -> Bundle:
-    """The adapter's folder; keys have the usual form, and the config says the tensors' ranks.
+    """The files of an adapter, with keys in PEFT's usual form.
 
     Raises:
-        UnsupportedError: PEFT has no place for something in it.
+        UnsupportedError: PEFT's format cannot store something in the adapter.
     """
     codecs = codecs_for(adapter)
     rule, kind = common_rule(adapter, codecs), common_kind(adapter, codecs)
@@ -38,7 +38,7 @@ def encode(adapter: Adapter) -> Bundle:
 
 
 def _updates(codec: BesideCodec, modules: Sequence[WrittenModule]) -> Mapping[str, Update]:
-    """The updates that parts beside those of the weights are written for, by target."""
+    """The updates, by target, that this codec stores as parts beside the updates of weights."""
     targets = filter(None, map(codec.target, modules))
     updates = modules[0].updates if modules else {}
     return {
@@ -66,7 +66,7 @@ def _tensors(
 
 
 def _others(adapter: Adapter, wrapped: set[str]) -> Iterator[tuple[str, Source]]:
-    """Whole tensors, and rows of trained tokens."""
+    """The whole tensors and the rows of trained tokens, with their keys after PEFT's prefix."""
     tokens = {target.removesuffix(".weight") for target in adapter.rows}
     for target, replacement in adapter.replaced.items():
         owner, _, parameter = target.rpartition(".")

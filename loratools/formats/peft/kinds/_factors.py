@@ -1,4 +1,4 @@
-"""The factors of a LoRA as PEFT stores them, in the shapes that they are multiplied in."""
+"""Converts between the factors that PEFT stores and a LoRA, for all types of layers."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
 
 
 def decoded_factors(module: StoredModule) -> LoRA:
-    """The update that the factors of a module are.
+    """The LoRA that the factors of a module form.
 
     Raises:
         ShapeMismatchError: the factors do not fit each other.
@@ -38,13 +38,13 @@ def encoded_factors(module: WrittenModule, lora: LoRA) -> Iterator[tuple[str, So
 
 
 def enabled_parts(config: PeftConfig) -> tuple[bool, ...]:
-    """Which parts of a fused weight an old `MergedLinear` updates; empty for all other."""
+    """Whether each part of a fused weight, of an old `MergedLinear`, is updated; else empty."""
     value = config.fields.get("enable_lora")
     return tuple(bool(item) for item in value) if isinstance(value, list) else ()
 
 
 def _linear(module: StoredModule) -> LoRA:
-    """The update of a linear layer or a convolution."""
+    """The LoRA of a linear layer or a convolution."""
     down, up = module.roles["lora_A"], module.roles["lora_B"]
     if enabled := enabled_parts(module.config):
         return _merged_linear(module, down, up, enabled)
@@ -65,7 +65,7 @@ def _linear(module: StoredModule) -> LoRA:
 
 
 def _expanded(module: StoredModule, down: Source, up: Source) -> tuple[Source, Source]:
-    """Both factors, the one that BD-LoRA stores as blocks in full."""
+    """Both factors as whole matrices; BD-LoRA stores one of them as blocks."""
     blocks = _blocks(module.config, module.path)
     if blocks is None:
         return down, up
@@ -81,7 +81,7 @@ def _expanded(module: StoredModule, down: Source, up: Source) -> tuple[Source, S
 
 
 def _blocks(config: PeftConfig, module: str) -> tuple[str, int] | None:
-    """Which factor of a BD-LoRA is block-diagonal, `up` or `down`, and its number of blocks."""
+    """The block-diagonal factor of a BD-LoRA, `up` or `down`, and its number of blocks."""
     settings = config.fields.get("use_bdlora")
     if not isinstance(settings, dict):
         return None
@@ -94,7 +94,10 @@ def _blocks(config: PeftConfig, module: str) -> tuple[str, int] | None:
 
 
 def _merged_linear(module: StoredModule, down: Source, up: Source, enabled: Sequence[bool]) -> LoRA:
-    """PEFT before 0.3 and microsoft/LoRA: updates of the enabled parts of a fused weight."""
+    """The LoRA of a fused weight of which only the enabled parts are updated.
+
+    Such adapters are from PEFT before 0.3, and from microsoft/LoRA.
+    """
     groups = sum(enabled)
     rank = up.shape[1] if len(up.shape) > 1 else 0
     fit = len(down.shape) == 2 and down.shape[0] == groups * rank
@@ -111,7 +114,7 @@ def _merged_linear(module: StoredModule, down: Source, up: Source, enabled: Sequ
 
 
 def _embedding(module: StoredModule) -> LoRA:
-    """The update of an embedding."""
+    """The LoRA of an embedding."""
     down, up = module.roles["lora_embedding_A"], module.roles["lora_embedding_B"]
     if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
         raise ShapeMismatchError(

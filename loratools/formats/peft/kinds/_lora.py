@@ -1,4 +1,4 @@
-"""What the kinds that hold a LoRA have in common: PEFT's type LORA, and the factors."""
+"""The common part of all kinds that contain a LoRA: PEFT's type LORA, and the two factors."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ LORA = PeftType(
 
 
 class LoRAKind(KindCodec):
-    """A kind that is stored as the factors of a LoRA, and what it has beside them."""
+    """The base of codecs for kinds that are stored as the factors of a LoRA, alone or with more."""
 
     peft_type: ClassVar[PeftType] = LORA
 
@@ -65,58 +65,65 @@ class LoRAKind(KindCodec):
 
     @final
     def stored_rank(self, module: StoredModule, update: Update) -> int | None:
-        """The rank of the factors, unless the config's is one of their blocks, or not theirs."""
+        """The rank of the factors.
+
+        None where the config's rank is that of single blocks of the factors, and where the factors
+        may be those of a tied embedding, with another rank.
+        """
         if enabled_parts(module.config) or _may_be_of_the_embedding(module):
             return None
         return self.rank(update.delta)
 
 
 class AroundLoRA(LoRAKind):
-    """A kind that is stored as the factors of a LoRA and one tensor more."""
+    """The base of codecs for kinds that are stored as the factors of a LoRA and one more tensor."""
 
-    #: The name of that tensor; `forms` are pairs of factors with it.
+    #: The role of that tensor; each of `forms` is a pair of factors and this tensor.
     role: ClassVar[str]
 
     @abstractmethod
     def around(self, lora: LoRA, tensor: Source, *, is_embedding: bool) -> Delta:
-        """The change that the LoRA and the tensor are."""
+        """The update that the LoRA and the tensor form."""
 
     @abstractmethod
     def tensor(self, module: WrittenModule) -> Source:
-        """The tensor as it is stored.
+        """The additional tensor in the shape in which PEFT stores it.
 
         Raises:
-            UnsupportedError: PEFT has no place for the change of this module.
+            UnsupportedError: PEFT cannot store the update of this module.
         """
 
     @final
     def decode(self, module: StoredModule) -> Iterator[tuple[str, Update]]:
-        """The change, made of its LoRA and its tensor."""
+        """The update of the weight, from the factors and the additional tensor."""
         lora, is_embedding = decoded_factors(module), EMBEDDING[0] in module.roles
         delta = self.around(lora, module.roles[self.role], is_embedding=is_embedding)
         yield module.weight, module.update(delta, is_embedding=is_embedding)
 
     @final
     def encode(self, module: WrittenModule) -> Iterator[tuple[str, Source]]:
-        """The factors, and the tensor."""
+        """The factors, and the additional tensor."""
         yield from encoded_factors(module, lora_in(module.update.delta))
         yield self.role, self.tensor(module)
 
 
 def with_role(role: str, *pairs: Form) -> tuple[Form, ...]:
-    """The forms that are one of these pairs of factors and one tensor more."""
+    """The forms made of one of these pairs of factors and one more tensor."""
     return tuple((*pair, role) for pair in pairs)
 
 
 def lora_in(delta: Delta) -> LoRA:
-    """The LoRA that a change holds, which all changes of the type have."""
+    """The LoRA in an update; every update of this type has one."""
     lora = delta.low_rank
     assert lora is not None, delta.kind
     return lora
 
 
 def _may_be_of_the_embedding(module: StoredModule) -> bool:
-    """Whether a head may have the factors of the embedding, at the scaling of its own rank."""
+    """Whether a head may have the factors of a tied embedding.
+
+    They then have the embedding's rank, while the scaling follows from the head's own.
+    """
     if not module.config.flag("ensure_weight_tying") or "lora_B" not in module.roles:
         return False
     return any(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @final
 class _BiasCodec(BesideCodec):
-    """Numbers that are added to the bias, times the scaling of the factors."""
+    """The codec of a vector that is added to a bias, times the scaling of the factors."""
 
     peft_type = LORA
     role = "lora_B.bias"
@@ -34,14 +34,14 @@ class _BiasCodec(BesideCodec):
     announced = Announcement("lora_bias", role, instead="zeros")
 
     def takes(self, delta: Delta) -> bool:
-        """Whether it is a change stored whole."""
+        """Whether an update is stored whole, not as factors."""
         return isinstance(delta, Diff)
 
     def decode(self, module: StoredModule, update: Update) -> Iterator[tuple[str, Update]]:
-        """The change of the bias, which counts once, however often that of the weight does.
+        """The update of the bias, which PEFT applies once even where it applies the weight's twice.
 
         Raises:
-            ShapeMismatchError: it has not a number for each output.
+            ShapeMismatchError: the tensor does not have one number for each output.
         """
         bias, outputs = module.roles[self.role], update.delta.shape[:1]
         if module.weight.endswith(".in_proj_weight"):
@@ -59,12 +59,14 @@ class _BiasCodec(BesideCodec):
         return None if module.update.is_embedding else module.bias
 
     def encode(self, module: WrittenModule, update: Update | None) -> Iterator[tuple[str, Source]]:
-        """What PEFT multiplies with the scaling of the factors; zeros where no bias is changed."""
+        """The vector that PEFT multiplies by the factors' scaling; zeros without an update."""
         yield self.role, _numbers(module, update.delta) if update else _zeros(module)
 
 
 def _numbers(module: WrittenModule, delta: Delta) -> Source:
     assert isinstance(delta, Diff)
+    # PEFT multiplies the vector by the scaling of the weight's factors, so where the bias has
+    # another scaling, the quotient is multiplied into the vector.
     values, scaling = delta.values, module.scaling
     if delta.scaling.value == scaling:
         return values
@@ -76,6 +78,7 @@ def _numbers(module: WrittenModule, delta: Delta) -> Source:
 
 
 def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":
+    # In float64, so that the product is rounded only once, to the dtype that is stored.
     return tensors[0].double() * factor
 
 

@@ -14,22 +14,22 @@ from loratools.io.source import Source
 
 @final
 class _DoRACodec(AroundLoRA):
-    """A magnitude for each output; of an embedding, for each column."""
+    """The codec of a DoRA: a LoRA and a magnitude for each output, or column of an embedding."""
 
     role = "lora_magnitude_vector"
     forms = with_role(role, LINEAR, EMBEDDING)
     announced = Announcement("use_dora", role, instead="the norms of the base")
 
     def takes(self, delta: Delta) -> bool:
-        """Whether it is a DoRA."""
+        """Whether an update is a DoRA."""
         return isinstance(delta, DoRA)
 
     def around(self, lora: LoRA, tensor: Source, *, is_embedding: bool) -> DoRA:
-        """The LoRA with its magnitudes."""
+        """The DoRA of the factors and the magnitudes."""
         return DoRA(lora, vector(tensor), "column" if is_embedding else "row")
 
     def tensor(self, module: WrittenModule) -> Source:
-        """The magnitudes, with the axes of a convolution's weight."""
+        """The magnitudes; those of a convolution have the axes of its weight."""
         delta = module.update.delta
         assert isinstance(delta, DoRA)
         if (delta.axis == "column") != module.update.is_embedding:

@@ -13,22 +13,22 @@ from loratools.io.source import Source
 
 @final
 class _KaSACodec(AroundLoRA):
-    """A number for each rank."""
+    """The codec of a KaSA: a LoRA and a diagonal with one number for each rank."""
 
     role = "lora_diag"
     forms = with_role(role, LINEAR)
     announced = Announcement("kasa_config", role, instead="new numbers", settings=True)
 
     def takes(self, delta: Delta) -> bool:
-        """Whether it is a KaSA."""
+        """Whether an update is a KaSA."""
         return isinstance(delta, KaSA)
 
     def around(self, lora: LoRA, tensor: Source, *, is_embedding: bool) -> KaSA:
-        """The LoRA with its diagonal."""
+        """The KaSA of the factors and the diagonal."""
         return KaSA(lora, tensor)
 
     def tensor(self, module: WrittenModule) -> Source:
-        """The diagonal."""
+        """The diagonal, as a vector."""
         delta = module.update.delta
         assert isinstance(delta, KaSA)
         if module.update.is_embedding:

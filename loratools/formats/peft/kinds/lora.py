@@ -21,25 +21,25 @@ from loratools.io.source import Source
 
 @final
 class _LoRACodec(LoRAKind):
-    """A pair of factors, and nothing else."""
+    """The codec of a LoRA, which is stored as a pair of factors."""
 
     forms = (LINEAR, EMBEDDING)
 
     def takes(self, delta: Delta) -> bool:
-        """Whether it is a LoRA and nothing else."""
+        """Whether an update is a plain LoRA."""
         return isinstance(delta, LoRA)
 
     def decode(self, module: StoredModule) -> Iterator[tuple[str, Update]]:
-        """The LoRA of the factors."""
+        """The update of the weight, from the two factors."""
         is_embedding = EMBEDDING[0] in module.roles
         yield module.weight, module.update(decoded_factors(module), is_embedding=is_embedding)
 
     def encode(self, module: WrittenModule) -> Iterator[tuple[str, Source]]:
-        """The factors."""
+        """The two factors."""
         yield from encoded_factors(module, lora_in(module.update.delta))
 
     def shortcut(self, config: PeftConfig) -> Shortcut | None:
-        """The LoRA of a pair of matrices of the expected rank, for a third of the usual cost."""
+        """A decoder for a pair of matrices with the rank in the config, in a third of the time."""
         if enabled_parts(config) or config.flag("use_bdlora"):
             return None
         fan_in_fan_out = config.flag("fan_in_fan_out")
