@@ -1,4 +1,4 @@
-"""Which files go along with weights, by their names: with a model's, and with an adapter's."""
+"""Which files belong to the weights beside them, by file name: for a model and for an adapter."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from loratools.formats import adapter_configs
 from loratools.io.companions import is_tokenizers
 
-#: Of the files that a model's weights come in, here or for other programs.
+#: The suffixes of files with a model's weights, those for other programs included.
 WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot",
     ".npz", ".distcp",
@@ -18,15 +18,16 @@ _OF_TRAINING = re.compile(r"trainer_state\.json|events\.out\.tfevents.*|checkpoi
 
 
 def of_adapter(names: Iterable[str]) -> list[str]:
-    """Those of the files of an adapter's folder that go with it: a tokenizer and a processor."""
+    """The names of the tokenizer and processor files in an adapter's folder, sorted."""
     return sorted(name for name in names if is_tokenizers(name) or name in _PROCESSORS)
 
 
 def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of the files of a model's folder that go with its weights; and what does not.
+    """Split the file names of a model's folder into those that belong to its weights, and the rest.
 
-    Left out are weights, hidden files, what tells of a training, and adapters: transformers would
-    look for the adapter of an `adapter_config.json`. A folder is left out by its own name.
+    The rest are weights, hidden files, records of a training, and adapters: transformers would
+    look for the adapter of an `adapter_config.json`. A folder that is left out as a whole is
+    named once, in place of its files.
     """
     names = sorted(names)
     configs = adapter_configs()
@@ -35,7 +36,7 @@ def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
     left_out: dict[str, None] = {}
     for name in names:
         folders = [name[:end] for end, letter in enumerate(name) if letter == "/"]
-        paths = (path for path in (*folders, name) if path in adapters or _stays(path, configs))
+        paths = (p for p in (*folders, name) if p in adapters or _is_left_out(p, configs))
         outer = next(paths, None)
         if outer is None:
             taken.append(name)
@@ -45,13 +46,13 @@ def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def folders_of_adapters(names: Iterable[str]) -> set[str]:
-    """The folders among the paths of files that have the config of an adapter."""
+    """The paths of the folders that contain an adapter's config, found in the paths of files."""
     inside = tuple(f"/{config}" for config in adapter_configs())
     return {name.rpartition("/")[0] for name in names if name.endswith(inside)}
 
 
-def _stays(path: str, configs: Collection[str]) -> bool:
-    """Whether a file or folder does not go with the weights."""
+def _is_left_out(path: str, configs: Collection[str]) -> bool:
+    """Whether a file or folder does not belong to the weights, by the last part of its path."""
     name = path.rpartition("/")[2]
     return (
         name.startswith(".")

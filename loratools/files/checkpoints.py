@@ -1,4 +1,4 @@
-"""From a place to the base model in it: which of its files hold the weights, and what they say."""
+"""Open a base model: find its weight files, and read their headers, its index and its config."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def checkpoint_at(place: Place) -> Checkpoint:
-    """The checkpoint in a folder, or in the file or by the index in it that was named.
+    """The checkpoint in a folder; or the one in the file, or of the index, that the place names.
 
     Raises:
         FormatError: a file is malformed, a shard is missing, or index and shards disagree.
@@ -72,7 +72,7 @@ def _open_shard(file: InputFile) -> Shard:
 
 
 def weight_files(folder: Folder) -> tuple[str, ...]:
-    """The names of its weights and of their index; errors as for `checkpoint_at`."""
+    """The names of a base's weight files and of their index; errors as for `checkpoint_at`."""
     index = _find_index(folder)
     if index is None:
         return (_find_single(folder),)

@@ -1,8 +1,8 @@
-"""What is written beside merged weights: the base's other files, with what adapters bring.
+"""The files that are written beside merged weights: the base's, and those that adapters bring.
 
-An adapter that brings a tokenizer brings it whole, and nothing of the base's is left, but for the
-settings of a vocabulary that has none. What is no tokenizer by itself takes the place of the same
-file, and the rest of the base's tokenizer stays.
+A whole tokenizer of an adapter replaces the base's whole tokenizer; only for a vocabulary that
+comes without settings may the base's settings stay. Files that are not a whole tokenizer replace
+the files of the same names, and the rest of the base's tokenizer stays.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ _CARD = "README.md"
 @final
 @dataclass(frozen=True)
 class Companions:
-    """Files by their names in the output, copied or made; and what is to be said about them.
+    """The files beside the output's weights, by name, copied or generated; and notes about them.
 
-    `left_out` names what there is in the base's folder that does not go with the weights. Beside a
-    single file there are none.
+    `left_out` names the files and folders of the base that do not belong to its weights. A base
+    that is a single file has no companions.
     """
 
     is_folder: bool
@@ -46,29 +46,32 @@ class Companions:
 
     @property
     def nbytes(self) -> int:
-        """The size of all of them."""
+        """The total size of all companions in bytes."""
         return sum(file.size for file in self.copied.values()) + sum(map(len, self.made.values()))
 
     def having(self, made: Mapping[str, bytes]) -> "Companions":
-        """With files that the merge has made, in place of the base's; none beside a single file."""
+        """These companions, with files that the merge generated in place of the base's.
+
+        A base that is a single file still has none.
+        """
         if not self.is_folder:
             return self
         copied = {name: file for name, file in self.copied.items() if name not in made}
         return replace(self, copied=copied, made={**self.made, **made})
 
     def read_json(self, name: str) -> Mapping[str, Any]:
-        """One of the files as JSON; empty where there is none of that name.
+        """The JSON object in the companion `name`; empty if there is no such companion.
 
         Raises:
-            FormatError: it is no JSON object.
-            StorageError: it cannot be read.
+            FormatError: the file is not a JSON object.
+            StorageError: the file cannot be read.
         """
         if name in self.made:
             return parse_json_object(self.made[name], name)
         return read_json(self.copied[name]) if name in self.copied else {}
 
     def write(self, staging: Staging) -> None:
-        """Write them all."""
+        """Write all companions into the staging folder."""
         for name, file in self.copied.items():
             staging.copy_file(name, file)
         for name, data in self.made.items():
@@ -76,11 +79,11 @@ class Companions:
 
 
 def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
-    """What goes beside the merged weights.
+    """The files to write beside the merged weights.
 
     Raises:
         FormatError: one of the files is a link, or not a regular file.
-        StorageError: one cannot be read, or a folder of the base cannot.
+        StorageError: one of the files, or a folder of the base, cannot be read.
     """
     if not base.is_folder or base.path is None:
         return Companions(False, {}, {})
@@ -106,18 +109,20 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
 
 
 def _joined(tokenizer: Mapping[str, Companion], adapters: Sequence[Adapter]) -> Joined:
-    """The files of the tokenizer: the base's, or the last that an adapter brings, and additions."""
+    """The output's tokenizer: the base's, or the last whole one of an adapter, with additions."""
     added: dict[str, Companion] = {}
     for adapter in adapters:
         brought = {c.name: c for c in adapter.companions if is_tokenizers(c.name)}
         if has_tokenizer(brought, tokenizer):
             if kept := staying(tokenizer, brought):
+                # Templates are added by `join`, which puts them wherever a reader may look.
                 added = {name: brought.pop(name) for name in [*brought] if is_template(name)}
                 tokenizer = {**kept, **brought}
             else:
                 tokenizer, added = brought, {}
             continue
         if any(map(is_template, brought)):
+            # A template has several possible files: a later one replaces the earlier in them all.
             added = {name: file for name, file in added.items() if not is_template(name)}
         added |= brought
     new = _differing(tokenizer, added)
@@ -125,11 +130,12 @@ def _joined(tokenizer: Mapping[str, Companion], adapters: Sequence[Adapter]) -> 
 
 
 def _differing(found: Mapping[str, Companion], brought: Mapping[str, Companion]) -> list[str]:
+    """The names of the brought files that are not among those found, or have other bytes."""
     return [n for n, f in brought.items() if n not in found or not same_content(found[n], f)]
 
 
 def note_left_behind(adapters: Sequence[Adapter]) -> tuple[str, ...]:
-    """What adapters bring that the first has otherwise, or not at all: its own files are taken."""
+    """Notes on files of later adapters that are not taken, since the first adapter's files are."""
     first = {companion.name: companion for companion in adapters[0].companions}
     others = {
         adapter.where: _differing(first, {c.name: c for c in adapter.companions})
@@ -143,7 +149,7 @@ def note_left_behind(adapters: Sequence[Adapter]) -> tuple[str, ...]:
 
 
 def _note_others(adapters: Sequence[Adapter]) -> Iterator[str]:
-    """Where an adapter brings another file than one before it: the later one is taken."""
+    """Notes on files that differ between adapters: the later adapter's file is taken."""
     earlier: dict[str, tuple[Companion, str]] = {}
     for adapter in adapters:
         for companion in adapter.companions:

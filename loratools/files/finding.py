@@ -1,4 +1,4 @@
-"""Which files of a folder an adapter or a base is read from."""
+"""Find the files in a folder that an adapter or a base is read from."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,13 @@ from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, 
 BASE_FOLDER = "base"
 _PICKLES = (".bin", ".pt", ".pth")
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
-#: What a training goes on with, and what it left on its way; and hidden files.
+#: Files from which a training is resumed, and others that it wrote on the way; hidden files.
 _OF_TRAINING = re.compile(
     r"\.|(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state|random_states|"
     r"custom_checkpoint|pytorch_model_fsdp|eva_state_dict)[^/]*(/|$)|training_args\.bin$|"
     r"(global_step|checkpoint-)\d+/|(wandb|runs|logs)/|\d+_adapters\.safetensors$"
 )
-#: Nobody trains in these formats: they are made of other files, for other programs.
+#: Nobody trains in these formats: such files are converted from others, for other programs.
 _CONVERTED = (".gguf", ".onnx")
 
 
@@ -30,12 +30,13 @@ def is_pickle(name: str) -> bool:
 
 
 def own_names(folder: Folder) -> tuple[str, ...]:
-    """The names of the files that belong together in an adapter's folder or a model's.
+    """The names of the files that belong together in an adapter's or a model's folder.
 
-    With a config those in its folders too; without one it can be a folder of anything.
+    If there is a config, the files one folder further down are included. Without a config they
+    are not, since the folder may contain anything.
 
     Raises:
-        StorageError: a folder in it cannot be read.
+        StorageError: a subfolder cannot be read.
     """
     names = folder.names()
     is_own = config_among(names) is not None or "config.json" in names
@@ -43,13 +44,16 @@ def own_names(folder: Folder) -> tuple[str, ...]:
 
 
 def config_among(names: Iterable[str]) -> str | None:
-    """The name of an adapter's config that is among these; the first, if there are several."""
+    """The adapter config among these names, if any; of several, that of the first dialect."""
     found = set(names)
     return next((config for config in adapter_configs() if config in found), None)
 
 
 def is_model(folder: Folder) -> bool:
-    """Whether a folder holds a model and not an adapter: by its config, or else by its weights."""
+    """Whether a folder holds a model and not an adapter.
+
+    Its configs decide; if it has a model's and an adapter's, the names of its weight files do.
+    """
     names = folder.names()
     has_adapter = config_among(names) is not None and not (
         any(name in names for name in _MODELS) and not any(map(is_adapter_file, names))
@@ -58,12 +62,12 @@ def is_model(folder: Folder) -> bool:
 
 
 def find_weights(folder: Folder) -> str:
-    """The adapter's file in a folder, or the index of its files.
+    """The name of the adapter's weight file in a folder, or of the index of its files.
 
-    Safetensors come before pickles, and known names before others.
+    Safetensors files are preferred to pickles, and names that a dialect states to others.
 
     Raises:
-        FormatError: there is none, or it is not clear which it is, or parts have no index.
+        FormatError: there is no such file, several may be it, or parts have no index.
     """
     for suffixes in ((".safetensors",), _PICKLES):
         found = {key: files for suffix in suffixes for key, files in _by_stem(folder, suffix)}
@@ -82,11 +86,11 @@ def find_weights(folder: Folder) -> str:
 
 
 def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
-    """The files that tensors are read from: `file` itself, or those that it is the index of.
+    """The names of the files with the tensors: `file` itself, or the files that it indexes.
 
     Raises:
-        FormatError: it is malformed, or one part of several.
-        StorageError: it cannot be read.
+        FormatError: the index is malformed, or `file` is one part of several.
+        StorageError: the index cannot be read.
     """
     if is_index(file):
         return tuple(read_index(folder, file).shards)
@@ -98,7 +102,7 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
     """The names of the files in a folder that an adapter is read from.
 
     Raises:
-        FormatError: it has none, or it is not clear which.
+        FormatError: the folder has no adapter, or it is not clear which files it is.
     """
     file = file or find_weights(folder)
     wanted = {file, *tensor_files(folder, file), *adapter_configs()}
@@ -107,11 +111,11 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
 
 
 def base_files(folder: Folder, file: str | None, *, companions: bool) -> list[str]:
-    """The names of the files that make up a base: weights, config, and what lies beside them.
+    """The names of the files of a base: weights, config and, with `companions`, its other files.
 
     Raises:
         FormatError: there are no weights, or it is not clear which they are.
-        UnsupportedError: they are of a kind that cannot be merged into.
+        UnsupportedError: the weights are in a format that cannot be merged into.
     """
     if file is not None and file.endswith(".safetensors"):
         return [file]
@@ -122,15 +126,15 @@ def base_files(folder: Folder, file: str | None, *, companions: bool) -> list[st
 
 
 def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, ...]:
-    """Weights in an adapter's folder, and in the folders in it, that are none of its own.
+    """The weight files in an adapter's folder and its subfolders that are not part of the adapter.
 
-    Not those that only a training goes on with, the same adapter in other formats or as it was
-    earlier, or what was converted for other programs; nor, in folders of their own, other adapters
-    and the base as `pull` puts it. A file that `is_named` itself, without a config beside it, may
-    lie beside anything.
+    Omitted are files from which a training is resumed, the same adapter in other formats or as it
+    was earlier, and conversions for other programs; also, in folders of their own, other adapters
+    and the base where `pull` puts it. If the user named the file itself (`is_named`) and no config
+    is beside it, nothing is returned, since it may lie beside anything.
 
     Raises:
-        FormatError: as `tensor_files`.
+        FormatError: as for `tensor_files`.
         StorageError: a folder cannot be read.
     """
     names = own_names(folder)
@@ -153,18 +157,18 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
 
 
 def _stem(name: str) -> str:
-    """What an adapter's files have in common, in any format and in parts."""
+    """The part of a file's name that all formats and all parts of one adapter have in common."""
     parts = shard_parts(name)
     return parts[0] if parts else name.rpartition(".")[0]
 
 
 def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Files by their stem and suffix, which parts of one adapter have in common."""
+    """Group files by their stem and suffix, which all parts of one adapter have in common."""
     found: dict[str, list[str]] = {}
     for name in folder.names():
         if name.endswith(suffix):
             found.setdefault(_stem(name), []).append(name)
-    # An index may be all that there is, and then says what is missing.
+    # An index may be there without its parts: reading it then reports which are missing.
     for stem in adapter_weights():
         if f"{stem}{suffix}{INDEX_ENDING}" in folder.names():
             found.setdefault(stem, [])
@@ -173,7 +177,7 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
 
 
 def _one(folder: Folder, stem: str, suffix: str, files: list[str]) -> str:
-    """The file that is whole, or the index of those that are not."""
+    """The name of the file if the adapter is whole in it, or of the index of its parts."""
     whole = f"{stem}{suffix}"
     parts = [file for file in files if file != whole]
     index = _index_of(folder, stem, suffix, parts)
@@ -193,12 +197,13 @@ def _one(folder: Folder, stem: str, suffix: str, files: list[str]) -> str:
 
 
 def _is_only_part(files: list[str]) -> bool:
-    """Whether it is one file of one."""
+    """Whether the only file is named as one part of one (`…-00001-of-00001.safetensors`)."""
     parts = shard_parts(files[0])
     return len(files) == 1 and parts is not None and parts[1] == 1
 
 
 def _index_of(folder: Folder, stem: str, suffix: str, parts: list[str]) -> str | None:
+    """The index in the folder: under the usual name or, for parts, one that a dialect states."""
     names = [f"{stem}{suffix}{INDEX_ENDING}"]
     if parts:
         others = (i for d in dialects() if d.weights == f"{stem}.safetensors" for i in d.indexes)

@@ -1,4 +1,4 @@
-"""From a name to an adapter or a base: a path, or `hf://owner/name` on the Hub."""
+"""Open an adapter or a base by its name: a path, or `hf://owner/name` on the Hub."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,18 +44,18 @@ def open_adapter(
 ) -> Adapter:
     """The adapter in a folder or file, or by a name on the Hub; tensors are read when needed.
 
-    One that is spread over several files is read by their index, which may be named in place of
-    the folder. `config` names its config where that is not beside it. `dialect_options` are those
-    of its format, as in `{"out_proj": "once"}`; those of others mean nothing to it. A PyTorch
-    pickle is read only with `allow_pickle`, and never because a safetensors file is missing or
-    broken. With `headers`, what is on the Hub is not fetched: a tensor that is needed is read from
-    there.
+    An adapter that is spread over several files is read by their index, which may be named in
+    place of the folder. `config` is the path of its config, if that is not beside it.
+    `dialect_options` are options of its format, as in `{"out_proj": "once"}`; options of other
+    formats are ignored. A PyTorch pickle is read only with `allow_pickle`, and never because a
+    safetensors file is missing or broken. With `headers`, files on the Hub are not downloaded
+    (unless `allow_pickle` is set too): tensors that are needed are read from there.
 
     Raises:
         FormatError: a file is missing or malformed.
         OptionError: no format takes such an option, or not with this value.
-        UnsupportedError: the kind is not supported, or it is a pickle and that is not allowed.
-        HubError, NetworkError: it cannot be had from the Hub.
+        UnsupportedError: the kind is not supported, or the file is a pickle and none is allowed.
+        HubError, NetworkError: the adapter cannot be fetched from the Hub.
         StorageError: a file cannot be read.
     """
     check_options(dialect_options or {})
@@ -74,13 +74,14 @@ def open_adapter(
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
     """The base model in a folder or file, or by a name on the Hub.
 
-    Of the Hub its weights are fetched, and with `companions` the files that belong to them; with
-    `headers` neither, and a tensor that is needed is read from there.
+    From the Hub its weights are downloaded and, with `companions`, the files that belong to them;
+    with `headers` neither is, and tensors that are needed are read from there.
 
     Raises:
         FormatError: a file is missing or malformed.
-        UnsupportedError: the weights are in a format that cannot be merged into.
-        HubError, NetworkError: it cannot be had from the Hub.
+        UnsupportedError: the weights are in a format that cannot be merged into; or, with
+            `headers`, a file on the Hub is named and not its folder.
+        HubError, NetworkError: the base cannot be fetched from the Hub.
         StorageError: a file cannot be read.
     """
     with path_errors(path, FormatError):
@@ -94,10 +95,10 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
 
 
 def companions_in(folder: Folder) -> tuple[Companion, ...]:
-    """What goes with an adapter of this folder: tokenizer and processor; none of one elsewhere.
+    """The tokenizer and processor files in an adapter's folder; none if it is not on this disk.
 
     Raises:
-        StorageError: a folder in it cannot be read.
+        StorageError: a subfolder cannot be read.
     """
     if folder.path is None:
         return ()
@@ -105,7 +106,7 @@ def companions_in(folder: Folder) -> tuple[Companion, ...]:
 
 
 def _fetched_files(folder: Folder, file: str) -> list[str]:
-    """The names of the files that are fetched, where an adapter is on the Hub."""
+    """The names of the files to download for an adapter on the Hub."""
     described = [MODEL_CONFIG] if _describes_model(folder) else []
     return [*adapter_files(folder, file), *described]
 
@@ -137,19 +138,20 @@ def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any]
 
 
 def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
-    """The `config.json` of an adapter's folder; one beside a single file may be anybody's."""
+    """The `config.json` beside an adapter's config; one without the latter may be unrelated."""
     if folder.path is None or not _describes_model(folder):
         return None
     return read_json(folder.open(MODEL_CONFIG))
 
 
 def _describes_model(folder: Folder) -> bool:
+    """Whether a folder has both an adapter's config and a model's."""
     names = folder.names()
     return config_among(names) is not None and MODEL_CONFIG in names
 
 
 def _read_tensors(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:
-    """The tensors of an adapter's file, or of all files of its index; their metadata and size."""
+    """The tensors of an adapter's file, or of all files in its index; their metadata and size."""
     if not is_index(name):
         tensor_files(folder, name)  # refuses a part of an adapter
         return _read_file(folder, name)
@@ -174,7 +176,7 @@ def _read_tensors(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapp
 
 def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:
     if is_pickle(name):
-        assert folder.path is not None, name  # fetched, as `open_adapter` was allowed to
+        assert folder.path is not None, name  # with `allow_pickle`, `open_adapter` downloads files
         from loratools.io.pickles import read_pickle
 
         file = folder.path / name

@@ -1,6 +1,6 @@
-"""From a name to the place that it leads to: a path, or `hf://owner/name` on the Hub.
+"""Find the place that a name leads to: a path, or `hf://owner/name` on the Hub.
 
-Only here is it decided whether files are on this disk or on the Hub.
+No other module decides whether files are on this disk or on the Hub.
 """
 
 from pathlib import Path
@@ -11,14 +11,14 @@ from loratools.io.index import is_index
 
 
 def place_of(name: str | Path) -> Place:
-    """The place that a name leads to; of one on the Hub nothing but its listing is fetched.
+    """The place that a name leads to; for one on the Hub, only its listing is fetched.
 
     Raises:
-        HubError, NetworkError: it cannot be found on the Hub.
+        HubError, NetworkError: the name cannot be found on the Hub.
     """
     if not is_hub_name(name):
         return place_here(Path(name))
-    found = HubName.parse(name)  # before the client is imported, which may fail
+    found = HubName.parse(name)  # first: importing the client is slow, and may fail
     from loratools.hub.folder import hub_place
 
     folder, file = hub_place(found)
@@ -26,9 +26,9 @@ def place_of(name: str | Path) -> Place:
 
 
 def local_paths(*names: str | Path | None) -> list[Path]:
-    """Those of the names that are paths: what an output must not overwrite.
+    """The names that are paths on this disk, which an output must not overwrite.
 
-    An index stands for its folder, where the files are that it names.
+    In place of an index its folder is returned, since the files that it names are there.
     """
     paths = [Path(name) for name in names if name is not None and not is_hub_name(name)]
     return [path.parent if is_index(path.name) else path for path in paths]

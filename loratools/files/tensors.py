@@ -1,4 +1,4 @@
-"""How the tensors of an adapter get into its file: checked, and neighbours together."""
+"""Write an adapter's tensors to its file, checked; neighbouring tensors are handled together."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,30 +18,32 @@ from loratools.running.parallel import Map
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Tensors that are stored side by side are read and written so many bytes at a time.
+#: A run of neighbouring tensors, read and written at once, grows until it has this many bytes.
 _RUN_BYTES = 2**20
 _Run = Sequence[tuple[str, Source]]
 
 
 def layout_of(bundle: Bundle, metadata: Mapping[str, str] | None = None) -> Layout:
-    """The bytes of the bundle's tensors as one file, with other metadata if it is given."""
+    """The layout of one file with the bundle's tensors, and with other metadata if it is given."""
     tensors = [(name, s.dtype, s.shape) for name, s in bundle.tensors.items()]
     return lay_out(tensors, bundle.metadata if metadata is None else metadata)
 
 
 def write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool:
-    """Write the file of a bundle's tensors, whose layout it is; whether some are zero throughout.
+    """Write a bundle's tensors to a file of this layout; return whether one of them is all zeros.
 
-    Its header is read back.
+    The file's header is read back and compared with the layout.
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
-        StorageError: it cannot be written, or was not written as it should be.
+        StorageError: the file cannot be written, or was not written as planned.
     """
     file = OutputFile(path, layout)
     try:
+        # A list, since `any` by itself would stop at the first True and leave runs unwritten.
         has_zeros = any(list(each(partial(_write, file), _runs(bundle))))
         if bundle.seal is not None:
+            # Hashes of the tensors are known only now; the header has placeholders of their length.
             layout = layout_of(bundle, {**bundle.metadata, **bundle.seal(InputFile(path))})
             file.write_header(layout)
         file.sync()
@@ -54,7 +56,7 @@ def write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool
 
 
 def _runs(bundle: Bundle) -> Iterator[_Run]:
-    """The tensors in their order; those that are neighbours in their own file too, together."""
+    """Group the tensors, in their order, into runs that are contiguous in their own file too."""
     run: list[tuple[str, Source]] = []
     nbytes = 0
     for item in bundle.tensors.items():
@@ -68,7 +70,7 @@ def _runs(bundle: Bundle) -> Iterator[_Run]:
 
 
 def _follows(source: Source, before: Source) -> bool:
-    """Whether a stored tensor comes right behind another one of its dtype."""
+    """Whether a stored tensor begins where another one, of the same file and dtype, ends."""
     return (
         isinstance(source, Stored)
         and isinstance(before, Stored)
@@ -79,10 +81,11 @@ def _follows(source: Source, before: Source) -> bool:
 
 
 def _write(file: OutputFile, run: _Run) -> bool:
-    """Write a run; whether one of its tensors is zero throughout."""
+    """Write a run of tensors; return whether one of them is all zeros."""
     name, first = run[0]
     source = _joined([source for _, source in run if isinstance(source, Stored)] or [first])
     if source.dtype not in FACTORS and isinstance(source, Stored):
+        # Carried along as bytes: torch does not have all of these dtypes.
         file.copy(source.file, source.begin, file.layout.tensors[name].begin, source.nbytes)
         return False
     tensor = source.read().contiguous()
@@ -94,14 +97,18 @@ def _write(file: OutputFile, run: _Run) -> bool:
 
 
 def _has_zeros(values: "Tensor", sizes: Sequence[int]) -> bool:
-    """Whether one of the tensors of these sizes, whose elements follow each other, is all zeros."""
+    """Whether one of several tensors is all zeros; `values` has their elements one after another.
+
+    `sizes` are the tensors' numbers of elements.
+    """
     import torch
 
+    # Most runs contain no zero at all, and one pass finds that out.
     return not values.all() and any(not piece.any() for piece in torch.split(values, list(sizes)))
 
 
 def _joined(sources: Sequence[Source]) -> Source:
-    """One source, or stored neighbours as one."""
+    """The only source; or contiguous stored tensors as one flat tensor."""
     first, last = sources[0], sources[-1]
     if len(sources) == 1 or not (isinstance(first, Stored) and isinstance(last, Stored)):
         return first

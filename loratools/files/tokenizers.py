@@ -1,8 +1,8 @@
 """A tokenizer whose vocabulary comes from one folder, and its settings or template from another.
 
-transformers takes a template in a file of its own before one in `tokenizer_config.json`, and gives
-a new token the next free id, whatever id the settings say. So a template that is brought is put
-into each place that a reader may look at, and settings that contradict the vocabulary are refused.
+transformers prefers a template in a file of its own to one in `tokenizer_config.json`, and gives a
+new token the next free id, whatever id the settings state. So an adapter's template is put into
+every place where a reader may look, and settings that contradict the vocabulary are refused.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ from loratools.io.folder import read_json
 from loratools.io.json import encode_json
 
 _MAX_TEMPLATE_BYTES = 10_000_000
-#: Settings that belong to the vocabulary, and stay with it.
+#: Fields of `tokenizer_config.json` that depend on the vocabulary, and stay with it.
 _OF_THE_VOCABULARY = ("tokenizer_class", "auto_map", "backend")
 _FIELD = "chat_template"
 
@@ -33,10 +33,10 @@ _FIELD = "chat_template"
 @final
 @dataclass(frozen=True)
 class Joined:
-    """The files of a tokenizer, copied or made.
+    """The files of a tokenizer, copied or generated.
 
-    `added` are those of an adapter in a tokenizer that stays; `refused` those that were not taken,
-    with the reason.
+    `added` names the files of an adapter in a tokenizer that stays; `refused` has the files of the
+    adapter that were not taken, with the reason.
     """
 
     copied: Mapping[str, Companion]
@@ -45,7 +45,7 @@ class Joined:
     refused: Mapping[str, str]
 
     def notes(self) -> Iterator[str]:
-        """What was done, where a tokenizer has files of two."""
+        """Notes on the adapter's files that were added to the tokenizer or refused."""
         if self.added:
             yield (
                 f"{listing(self.added)}: from the adapter; other files of the tokenizer stay as "
@@ -56,11 +56,11 @@ class Joined:
 
 
 def join(stays: Mapping[str, Companion], brought: Mapping[str, Companion]) -> Joined:
-    """The tokenizer that `stays`, with the settings and templates that are `brought`.
+    """The tokenizer `stays`, to which the settings and templates in `brought` are added.
 
     Raises:
         FormatError: a file is not JSON or, for a template, not UTF-8; or it is a link.
-        StorageError: one cannot be read.
+        StorageError: a file cannot be read.
     """
     settings = {name: file for name, file in brought.items() if is_settings(name)}
     templates = {name: file for name, file in brought.items() if is_template(name)}
@@ -85,9 +85,9 @@ def join(stays: Mapping[str, Companion], brought: Mapping[str, Companion]) -> Jo
 def staying(
     tokenizer: Mapping[str, Companion], vocabulary: Mapping[str, Companion]
 ) -> dict[str, Companion]:
-    """The settings and templates that stay beside a vocabulary that comes without any settings.
+    """A tokenizer's settings and templates that fit another vocabulary without settings.
 
-    All of them, if the special tokens that they name have the ids that they had; or none.
+    All of them, if the special tokens that they name have the same ids in both; else none.
     """
     stays = {n: f for n, f in tokenizer.items() if is_settings(n) or is_template(n)}
     if any(map(is_settings, vocabulary)) or not ({TOKENIZER_JSON} <= {*tokenizer} & {*vocabulary}):
@@ -99,12 +99,12 @@ def staying(
         special = {*_special_tokens(settings), *(token for token, _ in _added(settings))}
         are_same = all(token in now and now[token] == before.get(token) for token in special)
     except (AttributeError, FormatError, IndexError, KeyError, TypeError, ValueError):
-        return {}
+        return {}  # malformed files cannot be compared, so that nothing shows that they agree
     return stays if are_same else {}
 
 
 def note_replaced(before: Mapping[str, Companion], joined: Joined) -> Iterator[str]:
-    """What of the base's tokenizer stays, and what does not, beside the vocabulary of another."""
+    """Notes on what stays of the base's tokenizer and what does not, beside another vocabulary."""
     same = {name for name, file in before.items() if joined.copied.get(name) == file}
     if same.issuperset(name for name in before if is_vocabulary(name)):
         return
@@ -121,7 +121,7 @@ def note_replaced(before: Mapping[str, Companion], joined: Joined) -> Iterator[s
 
 
 def _special_tokens(settings: Mapping[str, Companion]) -> Iterator[str]:
-    """The tokens that settings name by their use: `bos_token`, `additional_special_tokens`."""
+    """The tokens to which settings give a role, such as `bos_token`, and further special tokens."""
     for name in settings:
         if name == ADDED_TOKENS:
             continue
@@ -135,7 +135,7 @@ def _special_tokens(settings: Mapping[str, Companion]) -> Iterator[str]:
 
 
 def _template(brought: Mapping[str, Companion]) -> Any:
-    """The default template; None where none is brought."""
+    """The default chat template in the brought files; None if they have none."""
     if TEMPLATE in brought:
         return _text(brought[TEMPLATE])
     for name in (OLD_TEMPLATE, TOKENIZER_CONFIG):
@@ -147,7 +147,7 @@ def _template(brought: Mapping[str, Companion]) -> Any:
 def _config(
     stays: Mapping[str, Companion], settings: Mapping[str, Companion], template: Any
 ) -> dict[str, Any] | None:
-    """`tokenizer_config.json`; None where it is a file as it stands."""
+    """The fields of the joined `tokenizer_config.json`; None if one of the files has the same."""
     old, new = _fields(stays, TOKENIZER_CONFIG), _fields(settings, TOKENIZER_CONFIG)
     fields = dict(new or old)
     fields |= {key: old[key] for key in _OF_THE_VOCABULARY if key in old}
@@ -157,7 +157,7 @@ def _config(
 
 
 def _contradiction(stays: Mapping[str, Companion], settings: Mapping[str, Companion]) -> str | None:
-    """Why the ids of new tokens in the settings are not those that a reader will give to them."""
+    """Why a reader will give new tokens other ids than the settings state; None if it will not."""
     if TOKENIZER_JSON not in stays or not settings:
         return None
     try:
@@ -167,7 +167,7 @@ def _contradiction(stays: Mapping[str, Companion], settings: Mapping[str, Compan
 
 
 def _first_wrong(ids: dict[str, int], added: Iterable[tuple[str, int]]) -> str | None:
-    """What is wrong with tokens that come on top of a vocabulary."""
+    """The first contradiction between a vocabulary and the tokens added to it; None without one."""
     tokens = {index: token for token, index in ids.items()}
     for token, index in sorted(added, key=lambda entry: entry[1]):
         gives = f"gives the id {index} to {shorten(token)!r}, and"
@@ -186,14 +186,14 @@ def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     ids: dict[str, int] = {}
     if isinstance(vocabulary, dict):
         ids |= vocabulary
-    elif isinstance(vocabulary, list):  # Unigram: tokens with their scores
+    elif isinstance(vocabulary, list):  # Unigram: pairs of token and score, in the order of ids
         ids |= {entry[0]: index for index, entry in enumerate(vocabulary)}
     added = tokenizer.get("added_tokens")
     return ids | {token["content"]: token["id"] for token in added or ()}
 
 
 def _added(settings: Mapping[str, Companion]) -> Iterable[tuple[str, int]]:
-    """Tokens of settings that say their ids."""
+    """The tokens to which settings give ids, with these ids."""
     for token, index in _fields(settings, ADDED_TOKENS).items():
         yield token, int(index)
     decoder = _fields(settings, TOKENIZER_CONFIG).get("added_tokens_decoder")

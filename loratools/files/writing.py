@@ -30,9 +30,9 @@ _SLACK_BYTES = 2**20
 @final
 @dataclass(frozen=True)
 class Written:
-    """An adapter that was written: its path, and the bytes of its tensors' file.
+    """An adapter that was written: its path, and the size of its file of tensors in bytes.
 
-    `idle` says which of its updates change nothing, whatever the base, and why.
+    `idle` says which of its updates change nothing, whatever the base is, and why.
     """
 
     path: str
@@ -41,24 +41,24 @@ class Written:
 
 
 class Printable(Protocol):
-    """What a verb says of its output."""
+    """A verb's report, which can be printed as JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """Its documented object."""
+        """The report as the documented JSON object."""
         ...
 
 
 class Report(Printable, Protocol):
-    """What a verb says of an adapter that it makes."""
+    """The report of a verb that makes an adapter: a dataclass with these fields."""
 
     @property
     def written(self) -> Written | None:
-        """None as long as nothing is written; it is a field of a dataclass."""
+        """The adapter that was written; None as long as nothing is."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd; a field too."""
+        """Remarks for the user on what is odd about the adapter."""
         ...
 
 
@@ -76,12 +76,12 @@ def write_reported(
     each: Map,
     approve: Callable[[_Report], object] | None,
 ) -> _Report:
-    """Write `adapter`; the report with what was written. Nothing is, where there is no output.
+    """Write `adapter`, and return the report with what was written; write nothing with no output.
 
-    The report is known, made into JSON and given to `approve` before the output has its name.
+    The report is complete, encoded as JSON and passed to `approve` before the output has its name.
 
     Raises:
-        NonFiniteError: a number in the report is none.
+        NonFiniteError: a number in the report is not finite.
         LoratoolsError: see `write_adapter`.
     """
     if output is None:
@@ -99,10 +99,10 @@ def write_reported(
 
 
 def approved(report: _Printable, approve: Callable[[_Printable], object] | None) -> None:
-    """See that a report can be printed, and that who asked for it has nothing against it.
+    """Check that a report can be printed, then pass it to `approve`, which may raise to refuse it.
 
     Raises:
-        NonFiniteError: a number in it is none.
+        NonFiniteError: a number in the report is not finite.
     """
     json_text(report.to_json())
     if approve is not None:
@@ -118,15 +118,15 @@ def write_adapter(
     each: Map = map,
     ready: Callable[[Written], object] = lambda written: None,
 ) -> Written:
-    """Write `adapter`: a folder where its dialect has a name for the file of tensors, else a file.
+    """Write `adapter`: as a folder if its dialect has a name for the file of tensors, else a file.
 
-    Tensors are computed and written one at a time, by each thread of `each` if it has some.
+    Tensors are computed and written one at a time, or one at a time in each thread of `each`.
     `ready` is called before the output has its name.
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
-        OutputError: the output exists, is an input, or is named like the other kind.
-        StorageError: it cannot be written.
+        OutputError: the output exists, is an input, or its name is not one for this kind.
+        StorageError: the output cannot be written.
     """
     with collector_paused():
         dialect = dialect_of(adapter)
@@ -146,7 +146,7 @@ def write_adapter(
 def put_files(
     bundle: Bundle, dialect: Dialect, layout: Layout, staging: Staging, each: Map = map
 ) -> Written:
-    """Write the files of an adapter into a staging folder, by the names of its dialect."""
+    """Write the files of an adapter into a staging folder, under the names its dialect states."""
     path = staging.folder / (dialect.weights or staging.output.name)
     has_zeros = write_tensors(bundle, path, layout, each)
     if dialect.config is not None and bundle.config is not None:
@@ -157,7 +157,8 @@ def put_files(
 
 
 def _idle(bundle: Bundle, path: Path) -> tuple[str, ...]:
-    """What is to be said of updates in a file that change nothing."""
+    """Lines on the updates in a written file that change nothing, whatever the base is."""
+    # Read from the file, since rounding may have made zeros that the adapter does not have.
     file = InputFile(path)
     tensors = stored_tensors(file, file.read_header())
     adapter = decode(replace(bundle, tensors=tensors))
@@ -178,10 +179,11 @@ _Found = TypeVar("_Found", bound=_Made)
 def fitted(
     make: "Callable[[RankRule], _Found]", rule: "RankRule | None", adapter: Adapter, size: int
 ) -> _Found:
-    """What `make` makes of as large a budget for factors as leaves a file of at most `size` bytes.
+    """The result of `make` for the largest budget whose file has at most `size` bytes.
 
-    The budget is what an adapter like `adapter` has left beside its other tensors and its header.
-    Where the result has wider dtypes, or a longer header, another one is made that fits.
+    The budget for factors is what is left of `size` beside the other tensors and the header of
+    `adapter`. If the result is too large, as its dtypes are wider or its header is longer, `make`
+    is called again with a smaller budget.
 
     Raises:
         LoratoolsError: nothing fits, or the rule has another goal.
@@ -204,7 +206,7 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     """`rule` with as many elements for factors as fit beside the rest in a file of `size` bytes.
 
     Raises:
-        LoratoolsError: the rest alone is larger, or the rule has another goal.
+        LoratoolsError: the rest alone is as large, or the rule has another goal.
     """
     from loratools.lowrank.ranks import RankRule
 
@@ -219,13 +221,13 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
 
 
 def _factors(adapter: Adapter) -> list[Source]:
-    """What is stored of the updates that a rank rule is about."""
+    """The stored factors of all updates that a rank rule applies to."""
     deltas = [u.delta for u in adapter.updates.values() if factors_of(u.delta) is not None]
     return [source for delta in deltas for source in (delta.low_rank or delta).sources]
 
 
 def _width(factors: Sequence[Source]) -> int:
-    """The bytes of an element, of the widest."""
+    """The size in bytes of one element of the widest dtype among the factors."""
     return max((nbytes(source.dtype, (1,)) for source in factors), default=1)
 
 
