@@ -1,6 +1,6 @@
-"""The canonical adapter: which weights it changes, and which it replaces; and what its file said.
+"""The canonical adapter: the weights that it changes and replaces, and what its files say of it.
 
-Every dialect on disk is decoded into this, and every verb works on it.
+Every dialect is decoded to this form, and every verb works on it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from loratools.errors import UnsupportedError, listing
 from loratools.io.companions import Companion
 from loratools.io.source import Source
 
-#: `info` explains, `problem` makes `inspect --check` fail, `refusal` is one by all other verbs too.
+#: `info` explains; `problem` makes `inspect --check` fail; `refusal` also makes other verbs fail.
 Severity = Literal["info", "problem", "refusal"]
 
 
@@ -28,11 +28,11 @@ class Note:
 @final
 @dataclass(frozen=True)
 class Update:
-    """A change to the weight that a target names.
+    """An update of the parameter that a target names.
 
-    `fan_in_fan_out` is None where the file fixes the orientation of the weight. Otherwise the
-    weight may also be stored transposed, which its shape decides; for a square one it is what the
-    adapter's config says.
+    `fan_in_fan_out` is None where the file fixes the orientation of the weight. Otherwise the base
+    may store the weight transposed. Its shape decides that, and for a square weight
+    `fan_in_fan_out` does, which is the field of the adapter's config.
     """
 
     delta: Delta
@@ -43,23 +43,23 @@ class Update:
 @final
 @dataclass(frozen=True)
 class ReplacedRows:
-    """New rows for a matrix: row `indices[i]` becomes `rows[i]`."""
+    """New rows for a matrix: row `indices[i]` of the matrix becomes `rows[i]`."""
 
     indices: tuple[int, ...]
     rows: Source
 
     def __post_init__(self) -> None:
-        """Check that they are floats, as the rows of a weight are."""
+        """Check that the rows are floats."""
         check_stored(self.rows)
 
 
 @final
 @dataclass(frozen=True)
 class Replacement:
-    """A whole tensor that takes the place of the base's, in any shape.
+    """A whole tensor that replaces one of the base's, in any shape.
 
-    `trained` ones are part of the adapter; the others are weights that the base itself had while
-    it was trained on: an embedding with rows for new tokens.
+    If `is_trained`, the tensor is a part of the adapter. Else it is a weight of the model that the
+    adapter was trained on, such as an embedding with rows for new tokens.
     """
 
     source: Source
@@ -69,7 +69,7 @@ class Replacement:
 @final
 @dataclass(frozen=True)
 class Copy:
-    """A stored tensor that repeats another one of the same file."""
+    """A stored tensor, `source`, that repeats another tensor of the same file, `of`."""
 
     source: Source
     of: Source
@@ -78,10 +78,15 @@ class Copy:
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """What an adapter says about its own origin; None where it says nothing.
+    """The origin of an adapter, as its files state it; None where they state nothing.
 
-    `family` is the kind of model that the base is of, and `base_hash` the SHA-256 of its file, both
-    as kohya's trainer notes them.
+    Attributes:
+        base: the name or path of the base model.
+        family: the architecture of the base, as kohya's trainer names it.
+        revision: the revision of the base on the Hub.
+        task: PEFT's task type.
+        trainer: the program that wrote the adapter, with its version.
+        base_hash: the SHA-256 of the base's file, as kohya's trainer stores it.
     """
 
     base: str | None = None
@@ -95,15 +100,17 @@ class Provenance:
 @final
 @dataclass(frozen=True)
 class Announced:
-    """What an adapter says was trained, where only the base shows whether some of it is missing.
+    """The parts that an adapter announces as trained, if only a base shows whether one is missing.
 
     Attributes:
-        biases: of the whole model, or only beside the weights that are updated.
-        modules: modules by name, or by the end of it, whose weights have no updates.
-        saved: ends of the names of modules that are stored whole.
-        rows: modules whose rows are those of another one, stored once if the two are tied.
+        biases: whether all biases were trained, or only those of modules with updates; None for
+            neither.
+        modules: names of modules, or suffixes of names, for which no updates are stored.
+        saved: suffixes of the names of modules that are stored whole.
+        rows: modules with the same trained rows as another one; they are stored once if the base
+            ties the two.
         ties_ends: whether embedding and head were trained as one, if the base ties them.
-        heads: ends of the names under which a head was trained for the task, if the model has it.
+        heads: suffixes of the names that a head for the task may have, if the model has one.
     """
 
     biases: Literal["all", "lora_only"] | None = None
@@ -117,17 +124,17 @@ class Announced:
 @final
 @dataclass(frozen=True)
 class Filed:
-    """What a dialect wants back of the files it has read, to write them again unchanged.
+    """What a dialect keeps of the files that it read, to write them again unchanged.
 
-    What the adapter does is known without it. Without it, an adapter can be written in any dialect
-    that has a place for all that is in it.
+    It does not affect what the adapter does. Without it, an adapter can be written in any dialect
+    that can store everything in it.
 
     Attributes:
-        dialect: the name of the dialect.
-        config: the JSON beside the tensors as it was read.
-        metadata: that of the file of tensors.
-        settings: what config or metadata say that matters to people: rank, target modules, …
-        order: the keys of the tensors as they were filed, where the dialect keeps that order.
+        dialect: the name of the dialect that the adapter was read in.
+        config: the fields of the config, as they were read.
+        metadata: the metadata of the safetensors file.
+        settings: entries of the config or the metadata for people to see: rank, target modules, …
+        order: the keys of the tensors in file order, where the dialect keeps that order.
     """
 
     dialect: str
@@ -140,22 +147,25 @@ class Filed:
 @final
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, by target: the full name of a parameter, as its trainer saw it.
+    """An adapter, with its parts by target: the full name of a parameter, as its trainer saw it.
 
     Attributes:
-        where: its file or folder, for messages.
-        updates: changes to weights, in file order.
-        replaced: whole tensors that take the place of the base's, or that the base lacks.
-        copies: stored tensors that repeat another one, to be checked before they are trusted.
-        rows: rows of a matrix that take the place of the base's.
-        inert: stored tensors that change no weight, each with the reason.
+        where: the adapter's file or folder, for messages.
+        updates: updates of parameters, in file order.
+        replaced: whole tensors that replace the base's, or that the base lacks.
+        rows: rows of matrices that replace the base's.
+        copies: stored tensors that repeat another one, which has to be verified when they are read.
+        inert: the keys of stored tensors without effect, each with the reason.
+        provenance: the origin of the adapter.
+        notes: remarks for people, on the files and their contents.
+        companions: the files of its tokenizer and its processor, unread.
+        nbytes: the size of the stored tensors in bytes.
         model_config: the `config.json` beside it, which describes the model it was trained on.
-        companions: its tokenizer and its processor, unread.
-        announced: what else its config says was trained.
-        beside: files of weights in its folder that are none of its own.
-        renamed: those of its notes that say under which other names its tensors are read.
-        filed: what its dialect wants back to write it unchanged; None if it is not from a file, or
-            is to be written from all of the above alone.
+        announced: the parts that its config announces and that only a base shows to be missing.
+        beside: other files of weights in its folder.
+        renamed: the notes, among `notes`, on tensors that are read under other names.
+        filed: what its dialect keeps of the files, to write them unchanged; None if the adapter was
+            not read from files, or is to be written from all of the above alone.
     """
 
     where: str
@@ -176,7 +186,7 @@ class Adapter:
 
     @property
     def notes_beside(self) -> tuple[Note, ...]:
-        """A note on weights that were trained with it, as far as their names tell."""
+        """A note on other weights in the adapter's folder, which may have been trained with it."""
         if not self.beside:
             return ()
         text = f"other weights are in its folder, and are not applied: {listing(self.beside)}"
@@ -184,15 +194,18 @@ class Adapter:
 
     @property
     def remarks(self) -> tuple[Note, ...]:
-        """What a verb says that makes an adapter of this one: new names, and what is wrong."""
+        """The notes that a verb repeats when it makes a new adapter of this one.
+
+        These are the notes on other names, the problems, and the note on other files of weights.
+        """
         problems = (note for note in self.notes if note.severity == "problem")
         return (*self.renamed, *problems, *self.notes_beside)
 
     def check_usable(self) -> None:
-        """Whether its updates are what its tensors say.
+        """Check that no note refuses the adapter: that its tensors alone say what it does.
 
         Raises:
-            UnsupportedError: a note says why not.
+            UnsupportedError: there is such a note.
         """
         for note in self.notes:
             if note.severity == "refusal":
@@ -200,5 +213,5 @@ class Adapter:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of its updates, in order of appearance."""
+        """The names of the kinds of update that occur, in order of appearance."""
         return tuple(dict.fromkeys(update.delta.kind for update in self.updates.values()))

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for adapters, their updates and tensors, to test plug-ins and programs.
+"""Hypothesis strategies for adapters, updates and tensors, to test plug-ins and programs.
 
-Sizes and ranks begin at 1, and all dtypes that loratools computes with occur. A tensor's values
-come from a seed, so only its shape shrinks. Hypothesis is imported when a strategy is made.
+Sizes and ranks start at 1, and all dtypes that loratools computes with occur. The values of a
+tensor come from a seed, so Hypothesis can shrink its shape but not its values. Hypothesis is
+imported only when a strategy is made.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +53,10 @@ def dtypes() -> "SearchStrategy[str]":
 
 
 def shapes(*, most: int = 7) -> "SearchStrategy[Shape]":
-    """Shapes of weights: matrices, and convolutions with up to three kernel dimensions."""
+    """Shapes of weights: matrices, and convolutions with up to three kernel dimensions.
+
+    Rows and columns are at most `most`.
+    """
     from hypothesis import strategies as st
 
     def shape(rows: int, columns: int, kernel: list[int]) -> Shape:
@@ -63,12 +67,15 @@ def shapes(*, most: int = 7) -> "SearchStrategy[Shape]":
 
 
 def normals(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy[Held]":
-    """Tensors of standard normal values; of any dtype if none is given."""
+    """Tensors of standard normal values, in any dtype if none is given."""
     return _seeded(key, shape, dtype, lambda torch, random: torch.randn(shape, generator=random))
 
 
 def eighths(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy[Held]":
-    """Tensors of multiples of 1/8 from -2 to 2: sums of their products are exact in every order."""
+    """Tensors of multiples of 1/8 from -2 to 2, in any dtype if none is given.
+
+    Sums of their products are exact in every order.
+    """
     return _seeded(
         key,
         shape,
@@ -78,7 +85,7 @@ def eighths(key: str, shape: Shape, dtype: str | None = None) -> "SearchStrategy
 
 
 def scalings(rank: int) -> "SearchStrategy[Scaling]":
-    """Scalings for a rank, positive and negative, by each rule."""
+    """Scalings for a rank: positive and negative ones, by all rules."""
     from hypothesis import strategies as st
 
     from loratools.deltas.lora import Scaling
@@ -94,7 +101,7 @@ def scalings(rank: int) -> "SearchStrategy[Scaling]":
 
 
 def exact_scalings(rank: int) -> "SearchStrategy[Scaling]":
-    """Scalings whose factor is a small multiple of 1/4, so that sums are exact."""
+    """Scalings whose value is a small multiple of 1/4, so that sums are exact."""
     from hypothesis import strategies as st
 
     from loratools.deltas.lora import Scaling
@@ -112,7 +119,7 @@ def exact_scalings(rank: int) -> "SearchStrategy[Scaling]":
 def loras(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[LoRA]":
-    """LoRAs of rank 1 to 4 for a weight of this shape; a small weight may itself have less."""
+    """LoRAs of rank 1 to 4 for a weight of this shape, even where the weight's rank is smaller."""
     from hypothesis import strategies as st
 
     return st.integers(1, 4).flatmap(lambda rank: _lora(shape, rank, tensors, scaling))
@@ -121,7 +128,7 @@ def loras(
 def doras(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[DoRA]":
-    """DoRAs for a weight of this shape: a magnitude a row, or for matrices also a column."""
+    """DoRAs for a weight of this shape: a magnitude for each row, or each column of a matrix."""
     from hypothesis import strategies as st
 
     from loratools.deltas.dora import DoRA
@@ -160,7 +167,7 @@ def kasas(
 def diffs(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Diff]":
-    """Updates of a weight of this shape that are stored whole, not as factors."""
+    """Updates of a weight of this shape that are stored whole and not as factors."""
     from hypothesis import strategies as st
 
     from loratools.deltas.diff import Diff
@@ -169,7 +176,7 @@ def diffs(
 
 
 def rows(shape: Shape, *, tensors: Tensors = normals) -> "SearchStrategy[Rows]":
-    """Replacements of one to five rows of a matrix, each row once, in any order."""
+    """Replacements of one to five different rows of a matrix, in any order."""
     from hypothesis import strategies as st
 
     from loratools.deltas.rows import Rows
@@ -185,7 +192,7 @@ def rows(shape: Shape, *, tensors: Tensors = normals) -> "SearchStrategy[Rows]":
 def deltas(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Delta]":
-    """Updates of every kind that a weight of this shape can have."""
+    """Updates of all kinds that exist for a weight of this shape."""
     from hypothesis import strategies as st
 
     kinds: list[SearchStrategy[Delta]] = [
@@ -202,7 +209,10 @@ def deltas(
 def adapters(
     shapes: Mapping[str, Shape], *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Adapter]":
-    """Adapters with a LoRA or a DoRA for one or more of the named weights, in any order."""
+    """Adapters with a LoRA or a DoRA for one or more of the named weights, in any order.
+
+    `shapes` maps the names of weights to their shapes.
+    """
     from hypothesis import strategies as st
 
     from loratools.adapter import Adapter, Filed, Provenance, Update

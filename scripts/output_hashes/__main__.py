@@ -6,12 +6,14 @@
 
 Only the command line is used, so this works with any revision of loratools on the path. The
 inputs are the repository's fixtures and the small files that `inputs.py` makes. A line has the exit
-code; three hashes (16 digits of a SHA-256, `-` for nothing), of the files written, by name and
-content, of stdout, and of stderr; and the command. Errors are cases as well. `push` and `pull` use
-the Hub of the tests, and the contents of its repositories afterwards count as files written.
+code, three hashes, and the command. The hashes are 16 digits of a SHA-256, or `-` for nothing: of
+the names and contents of all files written, of stdout, and of stderr. Commands that fail are cases
+as well. `push` and `pull` use the Hub of the tests, and the contents of its repositories afterwards
+count as files written.
 
-With `--keep FOLDER` the outputs stay, each in a folder named after its command, for `diff -r`.
-Takes four minutes of one core; a TMPDIR in memory saves waiting for the disk. Not for Windows.
+With `--keep FOLDER` the outputs are kept, each in a folder named after its command, for `diff -r`.
+A run takes four minutes of one core, and less if TMPDIR is in memory. It needs `os.fork`, which
+Windows lacks.
 """
 
 import argparse
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 INPUTS: Final = ("fixtures", "made")
 STREAMS: Final = ("stdout", "stderr")
-#: Settings on which outputs depend: the number of cores, the terminal's width, the language.
+#: Variables on which outputs depend: the number of threads, the terminal's width, the language.
 SETTINGS: Final = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
 
 
 def all_methods(machine: "Machine") -> list[str]:
-    """The methods of combining that this revision has."""
+    """The methods of `combine` in this revision, from its `--help`."""
     machine.run(Case("combine --help"))
     found = re.search(r"--method \[([^\]]+)\]", Path("stdout").read_text())
     assert found is not None, "combine --help no longer shows its methods as a choice"
@@ -75,9 +77,10 @@ class Machine:
         self.home = home
 
     def run(self, case: Case) -> int:
-        """Run a command and return its exit code; its outputs are then in the current folder.
+        """Run a command and return its exit code.
 
-        Beside its files these are what it printed, in `stdout` and `stderr`.
+        Its outputs are then in the current folder: its files, and the files `stdout` and `stderr`
+        with what it printed.
         """
         hub = self.server.fresh(self.home / "hub")
         token = hub.user("ann")
@@ -100,7 +103,7 @@ class Machine:
         return os.waitstatus_to_exitcode(status)
 
     def clear(self) -> None:
-        """Remove everything but the inputs."""
+        """Remove everything but the inputs, for the next command."""
         for path in _outputs(*STREAMS):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -111,11 +114,11 @@ class Machine:
 
 @contextlib.contextmanager
 def warm_machine(home: Path) -> Iterator[Machine]:
-    """A machine that has imported all of loratools, so that no command waits for torch."""
+    """Yield a machine that has imported all of loratools, so that no command waits for torch."""
     import loratools
 
     print(f"loratools of {Path(loratools.__file__).parents[1]}", file=sys.stderr)
-    # Before the tests of the revision on the path, so that both revisions run with the same Hub.
+    # The first entry of the path, so that all revisions run with the Hub of this revision's tests.
     sys.path.insert(0, str(ROOT))
     from tests.hub.server import running
 
@@ -131,7 +134,7 @@ def warm_machine(home: Path) -> Iterator[Machine]:
 
 
 def _become(arguments: list[str], token: str) -> NoReturn:
-    """Run `loratools ARGUMENTS` as this process, which ends with it."""
+    """Run `loratools ARGUMENTS` in this process, which ends with the command."""
     from loratools.__main__ import main
 
     os.environ["HF_TOKEN"] = token
@@ -157,7 +160,7 @@ def _write_out(hub: "Hub") -> None:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """The files in a folder, or one file, by name."""
+    """The contents of all files in a folder by their relative paths, or of one file by its name."""
     if folder.is_file():
         return {folder.name: folder.read_bytes()}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -165,7 +168,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _outputs(*streams: str) -> list[Path]:
-    """Everything that a command has left in the current folder; of `STREAMS` only `streams`."""
+    """Everything that a command has left in the current folder, without `STREAMS` but `streams`."""
     known = {*INPUTS, *STREAMS} - set(streams)
     return sorted(path for path in Path().iterdir() if path.name not in known)
 
@@ -181,7 +184,7 @@ def line(case: Case, code: int) -> str:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """The digest of the names and contents of files and folders; `-` where there are none."""
+    """A hash of the names and contents of files and folders; `-` if there are none."""
     found = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
     total = hashlib.sha256()
     for file in found:

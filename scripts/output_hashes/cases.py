@@ -11,7 +11,7 @@ VERBS: Final = ("inspect", "merge", "rescale", "combine", "resize", "svd-extract
 STORIES: Final = "fixtures/stories260k"
 SHARDED: Final = "fixtures/stories260k-bf16-sharded"
 BASES: Final = (STORIES, SHARDED, "fixtures/tiny-gpt2", "made/model", "made/model-f16", "made/unet")
-#: The bases of adapters that name one.
+#: The bases to use for the adapters that name one of these in their config.
 NAMED: Final = {
     "stories260k": (STORIES, SHARDED),
     "tiny-gpt2": ("fixtures/tiny-gpt2",),
@@ -96,7 +96,11 @@ MISUSE: Final = (
 @final
 @dataclass(frozen=True)
 class Case:
-    """A command, and the path, if any, whose files are in `ann/hosted` on the Hub."""
+    """A command to run.
+
+    `hosted` is a path whose files the repository `ann/hosted` on the Hub has; None for no such
+    repository.
+    """
 
     command: str
     hosted: str | None = None
@@ -137,7 +141,7 @@ def _of_one(adapter: str) -> Iterator[str]:
 
 
 def _pairs(adapters: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each adapter with itself, and with the adapter before it of the same base."""
+    """Pairs of each adapter with itself, and with the previous adapter for the same bases."""
     last: dict[tuple[str, ...], str] = {}
     for adapter in adapters:
         yield adapter, adapter
@@ -174,7 +178,7 @@ def _output_of(adapter: str) -> str:
 
 
 def bases_of(adapter: str) -> tuple[str, ...]:
-    """The bases that an adapter was made for."""
+    """The paths of the bases that an adapter was made for; none if that is not known."""
     config = Path(adapter, "adapter_config.json")
     if config.is_file():
         with contextlib.suppress(ValueError):

@@ -1,7 +1,7 @@
-"""Small models and adapters, of kinds and with faults that no fixture has.
+"""Makes small models and adapters, of kinds and with faults that no fixture has.
 
-Seeded, and written with the safetensors library alone, so that they are the same for every revision
-of loratools.
+Their bytes are the same in every run and for every revision of loratools: values are seeded, and
+files are written with the safetensors library.
 """
 
 import json
@@ -132,7 +132,7 @@ def _make_broken(folder: Path) -> None:
 
 
 def _unet(fixtures: Path) -> Tensors:
-    """A base with the names in the kohya fixtures, without the two text encoders of SDXL."""
+    """A base with the weights that the kohya fixtures update, except SDXL's two text encoders."""
     tensors = {}
     for file in sorted((fixtures / "kohya").glob("*/*.safetensors")):
         factors = load_file(file)
@@ -166,7 +166,7 @@ def _prefixed(tensors: Tensors) -> Tensors:
 
 
 def _pair(module: str, shape: tuple[int, ...], rank: int = 2) -> dict[str, Tensor]:
-    """PEFT's factors for a weight of this shape."""
+    """Seeded factors for a weight of this shape, with PEFT's keys."""
     rows, *rest = shape
     return {
         f"{module}.lora_A.weight": _values(f"{module} A", rank, *rest),
@@ -179,7 +179,7 @@ def _up_of(module: str) -> str:
 
 
 def _kohya(module: str, shape: tuple[int, ...], rank: int = 2) -> dict[str, Tensor]:
-    """Kohya's tensors for a weight of this shape."""
+    """Seeded factors and an alpha for a weight of this shape, with kohya's keys."""
     down, up = _pair(module, shape, rank).values()
     return {
         f"{module}.alpha": _one(1.0),
@@ -193,7 +193,7 @@ def _one(value: float) -> Tensor:
 
 
 def _values(seed: str, *shape: int) -> Tensor:
-    """Normally distributed values that depend on nothing but the text `seed`."""
+    """Normally distributed values that depend only on the shape and the text `seed`."""
     generator = torch.Generator().manual_seed(int.from_bytes(seed.encode()) % 2**63)
     return torch.randn(shape, generator=generator)
 
@@ -202,3 +202,14 @@ def _write(file: Path, tensors: Tensors, metadata: dict[str, str] | None = None)
     file.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {key: value.contiguous() for key, value in tensors.items()}
     save_file(contiguous, file, metadata or {"format": "pt"})
+    _sort_metadata(file)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata in a safetensors file, which the library writes in a random order."""
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(end - 8)
+    file.write_bytes(data[:8] + text + data[end:])
