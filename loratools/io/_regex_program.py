@@ -1,8 +1,8 @@
 """The program of the process that `regex.py` starts: Python's `re`, within limits.
 
-It reads `(seconds, bytes, [(rule, pattern), …], [text, …])`, and answers each as soon as it
-can: with the positions of the texts that match and what the group `idx` holds in each, or with what
-is wrong with the pattern. Both sides are one interpreter, so they speak in its own `marshal`.
+It reads `(seconds, bytes, [(rule, pattern), …], [text, …])`, and answers each pattern as soon as it
+can: with the positions of the texts that match and what the group `idx` captured in each, or with
+what is wrong with the pattern. Both sides run the same interpreter, so they use its own `marshal`.
 """
 
 import marshal

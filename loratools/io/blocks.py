@@ -15,30 +15,30 @@ PIECE_ELEMENTS = 2**16
 
 
 def rows_of(shape: tuple[int, ...]) -> int:
-    """Rows of a tensor seen as a matrix."""
+    """The number of rows of a tensor seen as a matrix: its first dimension, 1 for a scalar."""
     return shape[0] if shape else 1
 
 
 def block_rows(shape: tuple[int, ...]) -> int:
-    """Rows of a block: decided by the shape alone, so that bytes do not depend on who computes."""
+    """The number of rows in a block, by the shape alone: bytes must not depend on the workers."""
     columns = math.prod(shape[1:])
     return max(1, BLOCK_ELEMENTS // max(1, columns))
 
 
 def spans(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
-    """`begin` to `end` in pieces of `step`."""
+    """Split the range from `begin` to `end` into pieces of at most `step`."""
     for first in range(begin, end, step):
         yield first, min(first + step, end)
 
 
 def read_block(source: Source, begin: int, end: int) -> Shaped[Tensor, "rows columns"]:
-    """Rows of a source as a matrix, in their stored dtype."""
+    """Rows `begin` to `end` of a source as a matrix, in the stored dtype."""
     block = source.read_rows(begin, end) if source.shape else source.read()
     return block.reshape(end - begin, -1)
 
 
 def frobenius(source: Source) -> float:
-    """The Frobenius norm of a tensor, a block at a time, added up in float64."""
+    """The Frobenius norm of a tensor, read a block at a time and summed in float64."""
     squares = 0.0
     for begin, end in spans(0, rows_of(source.shape), block_rows(source.shape)):
         squares += read_block(source, begin, end).double().square().sum().item()

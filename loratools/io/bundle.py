@@ -1,4 +1,4 @@
-"""The files of an adapter as tensors, metadata and JSON: before they are understood, or after."""
+"""The content of an adapter's files, as it was read or is to be written, not interpreted."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Source
 
-#: From a finished file, the entries of its metadata that depend on its bytes. Their values have
-#: the lengths of those that were written in their place.
+#: Computes, from a finished file, the metadata entries that depend on its tensors. Their values
+#: are as long as the placeholders that were written for them.
 Seal = Callable[[InputFile], Mapping[str, str]]
 
 
@@ -19,7 +19,8 @@ class Bundle:
     """Tensors in file order, the file's metadata, and the JSON beside it.
 
     `config` is None where there is no such JSON. `where` names the adapter in messages;
-    `companions` are its tokenizer and its processor, `model_config` is the `config.json` beside it.
+    `companions` are the files of its tokenizer and processor, `nbytes` is the size of its tensors
+    or of their files, and `model_config` is the `config.json` beside it.
     """
 
     where: str

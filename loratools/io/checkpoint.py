@@ -1,6 +1,6 @@
 """A base model on disk: a file, or a folder with one file or with shards and their index.
 
-Only names, shapes, dtypes and byte ranges are read; tensors, or rows of them, on demand.
+Opening reads only names, shapes, dtypes and byte ranges; tensors, or rows of them, are read later.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """The name of the shard's file."""
         return self.file.path.name
 
 
@@ -35,8 +35,9 @@ class Shard:
 class Checkpoint:
     """The tensors of a model by name, in file order, and its `config.json` if it has one.
 
-    `where` is what messages and reports call it; `path` is where it lies on this disk, None for
-    one that is elsewhere. A model that was named by its folder has companions there.
+    `where` names the model in messages and reports; `path` is its path on this disk, None for a
+    model that is elsewhere. `is_folder` tells whether it was named by its folder, where it may
+    have companions, or by a single file.
     """
 
     where: str
@@ -48,7 +49,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
-        """Refuse a name that two files hold."""
+        """Refuse a tensor's name that occurs in two files."""
         tensors: dict[str, Stored] = {}
         for shard in self.shards:
             for tensor in shard.tensors:
@@ -63,11 +64,11 @@ class Checkpoint:
 
     @property
     def tensors(self) -> Mapping[str, Stored]:
-        """Every tensor by its name."""
+        """All tensors by name, in file order."""
         tensors: Mapping[str, Stored] = self.__dict__["_tensors"]
         return tensors
 
     @property
     def nbytes(self) -> int:
-        """The size of all its weight files."""
+        """The total size of all weight files in bytes."""
         return sum(shard.file.size for shard in self.shards)

@@ -1,4 +1,4 @@
-"""Python's collector of cyclic garbage, kept from looking through what is being built."""
+"""Pause Python's collector of cyclic garbage while many objects are built."""
 
 import gc
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of small objects, none of them garbage: looking for it takes as long.
+    """Pause the collector in a block that builds hundreds of thousands of small objects.
 
-    A pause ends too early, and does no harm, where another thread ends one of its own.
+    None of them is garbage, and searching them for some would take as long as building them. If
+    another thread ends a pause of its own, this one ends too, which does no harm.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -17,16 +18,16 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            _take_for_old()
+            _move_to_oldest_generation()
             gc.enable()
 
 
-def _take_for_old() -> None:
-    """See that what was built is not looked through at once, as if it were about to be garbage.
+def _move_to_oldest_generation() -> None:
+    """Keep the collector from searching the new objects at once, as it does with young ones.
 
-    The collector keeps the objects it knows in generations. Freezing takes all of them out, and
-    unfreezing puts them into the oldest one, whatever their age; both are done in no time.
+    Freezing takes all objects out of the collector's generations, and unfreezing puts them into the
+    oldest one, whatever their age; both take no time.
     """
-    if gc.get_freeze_count() == 0:  # else somebody keeps objects frozen
+    if gc.get_freeze_count() == 0:  # otherwise the program has frozen objects, which must stay so
         gc.freeze()
         gc.unfreeze()

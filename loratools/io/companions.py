@@ -1,6 +1,6 @@
-"""Files that go along with weights, unread; and which of them belong to a tokenizer.
+"""Files that are copied along with weights unread, and which of them belong to a tokenizer.
 
-The names of a tokenizer's files are those of the tokenizers in transformers.
+The names of a tokenizer's files are the names that tokenizers in transformers use.
 """
 
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ TEMPLATE = "chat_template.jinja"
 OLD_TEMPLATE = "chat_template.json"
 ADDED_TOKENS = "added_tokens.json"
 
-#: Each of these is a vocabulary with all that belongs to it.
+#: Each of these files is a complete vocabulary.
 _WHOLE_VOCABULARIES = frozenset({
     TOKENIZER_JSON, "prophetnet.tokenizer", "sentencepiece.bpe.model", "sentencepiece.model",
     "spiece.model", "spm.model", "spm_char.model", "tekken.json", "tiktoken.model",
     "tokenizer.model", "vocab.txt",
 })  # fmt: skip
-#: Each of these is a part of one.
+#: Each of these files is a part of a vocabulary.
 _PARTS_OF_VOCABULARIES = frozenset({
     "bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt",
     "normalizer.json", "source.spm", "target.spm", "target_vocab.json", "vocab-src.json",
@@ -36,23 +36,23 @@ _COMPARED_BYTES = 2**20
 @final
 @dataclass(frozen=True)
 class Companion:
-    """A file that goes along unread, by its name in a folder; it is opened when it is copied."""
+    """A file that is copied unread, by its name in a folder; it is opened when it is copied."""
 
     folder: Path
     name: str
 
     def open(self) -> InputFile:
-        """The file, which no link leads to.
+        """Open the file, following no link inside the folder but those of a Hub's cache.
 
         Raises:
-            FormatError: it is a link, a pipe or a device.
-            StorageError: it cannot be read.
+            FormatError: the file is another link, a pipe or a device.
+            StorageError: the file cannot be read.
         """
         return InputFile(self.folder / self.name, folder=self.folder)
 
     @property
     def nbytes(self) -> int:
-        """Its size; errors as for `open`."""
+        """The file's size in bytes; errors as for `open`."""
         return self.open().size
 
 
@@ -92,7 +92,10 @@ def is_tokenizers(name: str) -> bool:
 
 
 def has_tokenizer(names: Iterable[str], beside: Iterable[str]) -> bool:
-    """Whether files are a whole tokenizer, and not a part of that of the files beside them."""
+    """Whether the files with these names include a whole vocabulary.
+
+    One that comes in parts is whole if it has every part that is among the files `beside`.
+    """
     brought = set(names)
     parts = _PARTS_OF_VOCABULARIES.intersection(beside)
     return (

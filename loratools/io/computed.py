@@ -1,4 +1,4 @@
-"""Tensors that are computed from sources when they are read."""
+"""Tensors that are computed from other sources when they are read."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ class Computed:
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether its numbers are those of one source in other places, with zeros around them."""
+        """Whether its elements are those of one source in other places, with zeros around them."""
         return isinstance(self.compute, _Rearranging)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of all that it is computed from."""
+        """The keys of all sources that the tensor is computed from."""
         return tuple(key for source in self.sources for key in source.keys)
 
     def read(self) -> "Tensor":
@@ -37,14 +37,14 @@ class Computed:
         return self.compute([source.read() for source in self.sources]).to(to_torch(self.dtype))
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some rows of the computed tensor."""
+        """Rows `begin` to `end`; the whole tensor is computed for them."""
         return self.read()[begin:end]
 
 
 @final
 @dataclass(frozen=True)
 class _Rearranging:
-    """What `rearranged` computes."""
+    """The `compute` of `rearranged`: a class, so that such tensors can be recognised."""
 
     move: "Callable[[Tensor], Tensor]"
 
@@ -56,14 +56,14 @@ class _Rearranging:
 def rearranged(
     source: Source, shape: tuple[int, ...], move: "Callable[[Tensor], Tensor]"
 ) -> Computed:
-    """The numbers of a tensor in other places, as in a block-diagonal matrix; all others are 0."""
+    """The elements of a tensor in other places, as in a block-diagonal matrix; all others are 0."""
     return Computed((source,), source.dtype, shape, _Rearranging(move))
 
 
 @final
 @dataclass(frozen=True)
 class _Product:
-    """What `multiplied` computes."""
+    """The `compute` of `multiplied`: a class, so that a product of a product can be recognised."""
 
     factor: float
 
@@ -72,7 +72,7 @@ class _Product:
 
 
 def multiplied(source: Source, factor: float) -> Source:
-    """A tensor times a number, in float64, rounded once; itself where the number is 1.
+    """A tensor times a number, in float64 and rounded once; the source itself for the number 1.
 
     Products of products are one product, so that nothing is rounded in between.
     """
@@ -85,7 +85,7 @@ def multiplied(source: Source, factor: float) -> Source:
 
 
 def same_numbers(source: Source) -> Source:
-    """The source of which `source` has the numbers, in other places and among zeros."""
+    """The innermost source with the same elements, before any that moves them or adds zeros."""
     if isinstance(source, Reshaped | Transposed):
         return same_numbers(source.source)
     if isinstance(source, Computed) and source.is_rearranged:
@@ -94,7 +94,7 @@ def same_numbers(source: Source) -> Source:
 
 
 def stored_elements(source: Source) -> int:
-    """The number of elements in the file, which a rearranged tensor may have more of."""
+    """The number of elements in the file; a rearranged tensor may have more, which are zeros."""
     if type(source) is Stored:  # as nearly all are
         return math.prod(source.shape)
     return math.prod(same_numbers(source).shape)

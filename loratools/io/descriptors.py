@@ -1,4 +1,4 @@
-"""Descriptors of files: those used last stay open, the others are open only while they are used.
+"""A cache of file descriptors: those used last stay open, others are open only while in use.
 
 A model may have more files than a process may have open, which is often 256 or 1024.
 """
@@ -10,26 +10,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import final
 
-#: So many stay open, or a quarter of what the system allows.
+#: Idle descriptors are closed while more than this, or a quarter of the system's limit, are open.
 _MOST = 64
 
 
 @final
 class _Open:
-    """All open descriptors of this process; the lock may be taken again by `__del__`.
+    """The open descriptors of this process, and the lock that guards them.
 
-    `idle` are those that nobody uses, by their identities; the one that was used last comes last.
+    `idle` has the descriptors that nobody uses, by `id`, with the one that was used last at the
+    end. Its references are weak, so that it keeps no descriptor alive and open.
     """
 
     def __init__(self) -> None:
+        # Reentrant: a garbage collection while it is held may call `Descriptor.__del__`.
         self.lock = threading.RLock()
         self.count = 0
         self.idle: dict[int, weakref.ref[Descriptor]] = {}
 
     def close_idle(self) -> None:
-        """Close what was not used for longest, until as few are open as may stay open."""
+        """Close idle descriptors, least recently used first, until few enough are open."""
         while self.idle and self.count > most_open():
-            # It may be gone in the meantime, by the collector, which has closed it.
+            # A garbage collection in between may have closed it: then its entry, or it, is gone.
             descriptor = self.idle.pop(next(iter(self.idle)), _gone)()
             if descriptor is not None:
                 descriptor.close()
@@ -44,9 +46,10 @@ _open = _Open()
 
 @final
 class Descriptor:
-    """One file, opened by `open_file` when it is used, which has to see that it is the same one.
+    """A file that is opened when it is used, and may be closed between two uses.
 
-    `fd` is its descriptor where it is open already.
+    `open_file` must verify that it opens the same file each time. `fd` is the descriptor of a file
+    that is open already.
     """
 
     def __init__(self, open_file: Callable[[], int], fd: int = -1) -> None:
@@ -63,7 +66,7 @@ class Descriptor:
 
     @contextmanager
     def used(self) -> Iterator[int]:
-        """The descriptor, open for as long as the block."""
+        """The open descriptor, which is not closed before the block ends."""
         try:
             yield self.pinned()
         finally:
@@ -72,7 +75,7 @@ class Descriptor:
                 self._leave()
 
     def pinned(self) -> int:
-        """The descriptor, open for as long as this object lives."""
+        """The open descriptor, which is not closed as long as this object lives."""
         with _open.lock:
             if self._fd < 0:
                 self._fd = self._open_file()
@@ -87,7 +90,7 @@ class Descriptor:
             _open.close_idle()
 
     def close(self) -> None:
-        """Close it until it is used again; nobody may be using it."""
+        """Close the descriptor until it is used again; needs the lock, and that nobody uses it."""
         _open.idle.pop(id(self), None)
         if self._fd >= 0:
             os.close(self._fd)
@@ -96,7 +99,7 @@ class Descriptor:
 
 
 def most_open() -> int:
-    """How many descriptors stay open that nobody uses."""
+    """The number of open descriptors above which those that nobody uses are closed."""
     try:
         import resource
     except ImportError:

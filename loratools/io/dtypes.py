@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-#: Width of one element in bits. The sub-byte ones are packed, so a tensor of them must fill bytes.
+#: The width of one element in bits. Those below 8 are packed, so a tensor must fill whole bytes.
 BITS = {
     "BOOL": 8,
     "F4": 4,
@@ -32,16 +32,16 @@ BITS = {
     "U64": 64,
 }
 
-#: Weights are computed with in these; everything else is carried as bytes.
+#: The dtypes of weights that are computed with; tensors of others are carried along as bytes.
 FLOATS = ("F16", "BF16", "F32", "F64")
 
-#: 8-bit floats, all of whose values float16 has. F8_E8M0 is not one of them: it is a scale.
+#: 8-bit floats whose values are all exact in float16. F8_E8M0 is not one of them: it is a scale.
 _FLOATS_OF_8_BITS = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 
-#: What an update may be stored in.
+#: The dtypes that an update's tensors may be stored in.
 FACTORS = (*FLOATS, *_FLOATS_OF_8_BITS)
 
-#: The codes of quantised weights: numbers that mean nothing without their scales.
+#: The dtypes of quantised weights: codes that mean nothing without their scales.
 PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6_", "F8")))
 
 _TORCH_NAMES = {
@@ -68,20 +68,20 @@ _FROM_TORCH_NAMES = {torch_name: name for name, torch_name in _TORCH_NAMES.items
 
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; sub-byte dtypes are packed without padding."""
+    """The size of a tensor in bytes; dtypes of less than a byte are packed without padding."""
     return BITS[dtype] * math.prod(shape) // 8
 
 
 def computed(dtype: str) -> str:
-    """The dtype that results are stored in where an input is stored in `dtype`.
+    """The dtype of a result that is computed from an input stored in `dtype`.
 
-    8 bits are too few for what is computed: float16 is the narrowest that holds the input exactly.
+    8 bits are too few for a result: it gets float16, the narrowest that holds the input exactly.
     """
     return "F16" if dtype in _FLOATS_OF_8_BITS else dtype
 
 
 def torch_name(dtype: str) -> str:
-    """The name by which torch and `config.json` know a dtype: `BF16` is `bfloat16`."""
+    """The name of a safetensors dtype in torch and in `config.json`: `bfloat16` for `BF16`."""
     return _TORCH_NAMES.get(dtype, dtype)
 
 

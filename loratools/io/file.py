@@ -1,4 +1,4 @@
-"""An input file: opened once, read by position, and noticed when it changes under us."""
+"""An input file that is read by position, and refused if it changes between two reads."""
 
 import errno
 import os
@@ -18,12 +18,13 @@ from loratools.io.platform import descriptor_path, pread_into
 class InputFile:
     """A regular file, read with `pread` and never mapped: a truncation is an error, not a SIGBUS.
 
-    It can be pickled, and where it is unpickled it opens the same file again when it is read.
-    With `folder`, no link is followed from there to `path`: for what is published or copied.
+    It can be pickled; its copy opens the same file again when it is first read. With `folder`, no
+    link from there to `path` is followed: for files that are published or copied.
 
     Raises:
-        FormatError: it does not exist, or is a folder, a pipe or a device; or a link, in `folder`.
-        StorageError: it may not be read.
+        FormatError: the file does not exist, is a folder, a pipe or a device, or, with `folder`, is
+            reached through a link.
+        StorageError: the file may not be read.
     """
 
     def __init__(self, path: Path, *, folder: Path | None = None) -> None:
@@ -54,16 +55,20 @@ class InputFile:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """The path, as it is named in messages."""
         return str(self.path)
 
     def used(self) -> AbstractContextManager[int]:
-        """The open descriptor in a block, for copies inside the kernel."""
+        """The open descriptor, for the duration of a block: for copies inside the kernel."""
         return self._descriptor.used()
 
     @contextmanager
     def named(self) -> Iterator[Path]:
-        """Where this process finds it in a block, whatever lies at `path` by then; if it can."""
+        """A path to the open file, for the duration of a block.
+
+        Where the system has paths of open descriptors, it leads to this file even if another one
+        has been put at `path`.
+        """
         with self.used() as fd:
             yield descriptor_path(fd) or self.path
             _check_same(fd, self.path, self._identity)
@@ -80,13 +85,13 @@ class InputFile:
             _check_same(fd, self.path, self._identity)
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on."""
+        """The `size` bytes from `offset` on; errors as for `read_into`."""
         data = bytearray(size)
         self.read_into(memoryview(data), offset)
         return bytes(data)
 
     def read_header(self) -> Header:
-        """The checked safetensors header."""
+        """The file's safetensors header, read and checked."""
         start = self.read(0, min(self.size, LENGTH_BYTES))
         size = header_size(start, self.size, self.where)
         return parse_header(self.read(LENGTH_BYTES, size), self.size, self.where)
@@ -97,7 +102,7 @@ class InputFile:
             _check_same(fd, self.path, self._identity)
 
 
-#: What is wrong with a path itself; any other error is one of the disk or of permissions.
+#: Errors of the path itself; any other error is one of the disk or of permissions.
 _WRONG = {
     errno.ENOENT: "no such file",
     errno.ENOTDIR: "no such file",

@@ -1,12 +1,12 @@
-"""Whether stored numbers are finite, by their exponents: fast, and without torch."""
+"""Whether stored numbers are finite, by their exponent bits: fast, and without torch."""
 
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
 
-#: Stays in a core's cache.
+#: The size of the blocks that are read: small enough to stay in a core's cache.
 _BLOCK_BYTES = 2**18
-#: The integers that hold a number, all its bits but the sign, and those of an infinity; a NaN has
-#: more of them.
+#: Of each dtype, numpy's integers of its width, the mask of all bits but the sign, and the bits of
+#: an infinity. Without its sign, a NaN is a larger integer than an infinity.
 _INFINITIES = {
     "F64": ("<u8", 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
     "F32": ("<u4", 0x7FFF_FFFF, 0x7F80_0000),
@@ -19,7 +19,7 @@ def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
     """Whether a tensor has a NaN or an infinity; False for dtypes that have neither or are codes.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
     """
     if tensor.dtype not in _INFINITIES:
         return False
@@ -33,7 +33,10 @@ def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
 
 
 def _may_hold(numbers: bytearray, dtype: str) -> bool:
-    """By their highest bytes alone, so that numpy need not be imported, which takes longer."""
+    """Whether any highest byte can be that of a NaN or an infinity.
+
+    This needs no numpy, whose import takes longer, and it rules out most tensors.
+    """
     integers, _, infinity = _INFINITIES[dtype]
     width = int(integers[-1])
     highest = numbers[width - 1 :: width]

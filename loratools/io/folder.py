@@ -1,4 +1,4 @@
-"""A folder of files by their names, on this disk or elsewhere; and a place in it."""
+"""Folders of files, on this disk or elsewhere, and places in them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,42 +15,42 @@ MAX_JSON_BYTES = 100_000_000
 
 
 class Folder(Protocol):
-    """Files by their names."""
+    """A folder whose files can be listed, and opened by their names."""
 
     @property
     def where(self) -> str:
-        """What messages and reports call it."""
+        """The folder's name in messages and reports."""
         ...
 
     @property
     def path(self) -> Path | None:
-        """Where it lies on this disk; None where it is elsewhere."""
+        """The folder's path on this disk; None if it is elsewhere."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """The names of its files, sorted."""
+        """The names of the files directly in the folder, sorted."""
         ...
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
-        """The paths of all files in it and in its folders, sorted.
+        """The paths of all files in the folder and its subfolders, sorted.
 
-        With a `depth`, only of those that are at most so many folders down.
+        With a `depth`, only the files that are at most so many folders down.
 
         Raises:
-            StorageError: a folder inside cannot be read.
+            StorageError: a subfolder cannot be read.
         """
         ...
 
     def folders_with(self, name: str) -> tuple[str, ...]:
-        """The names of the folders inside that have a file of this name, sorted."""
+        """The names of the direct subfolders that have a file of this name, sorted."""
         ...
 
     def open(self, name: str) -> InputFile:
-        """One of its files.
+        """Open a file in the folder.
 
         Raises:
-            FormatError: there is none of that name.
-            StorageError: it cannot be read.
+            FormatError: there is no file of this name.
+            StorageError: the file cannot be read.
         """
         ...
 
@@ -58,7 +58,7 @@ class Folder(Protocol):
         """The folder on this disk, with at least the files that `wanted` chooses from it.
 
         Raises:
-            HubError, NetworkError: they cannot be fetched.
+            HubError, NetworkError: the files cannot be fetched.
         """
         ...
 
@@ -66,7 +66,7 @@ class Folder(Protocol):
 @final
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on this disk, as it was when it was first listed; `where` is another name for it."""
+    """A folder on this disk, as it was when first listed; `where` is its name in messages."""
 
     path: Path
     where: str
@@ -75,7 +75,10 @@ class LocalFolder:
     )
 
     def names(self) -> tuple[str, ...]:
-        """The names of its files, sorted; of links too, and of pipes, which `open` refuses."""
+        """The names of the files directly in the folder, sorted.
+
+        Links are among them, and so are pipes, which `open` refuses.
+        """
         return self._names
 
     @cached_property
@@ -83,30 +86,30 @@ class LocalFolder:
         return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
-        """The paths of all files in it and in its folders, sorted; of links too, and of pipes."""
+        """The paths of all files in the folder and its subfolders, links and pipes too, sorted."""
         if depth not in self._listed:
             self._listed[depth] = tuple(entries(self.path, depth))
         return self._listed[depth]
 
     def folders_with(self, name: str) -> tuple[str, ...]:
-        """The names of the folders inside that have a file of this name, sorted."""
+        """The names of the direct subfolders that have a file of this name, sorted."""
         return tuple(sorted(p.name for p in self.path.iterdir() if (p / name).exists()))
 
     def open(self, name: str) -> InputFile:
-        """One of its files."""
+        """Open a file in the folder; a link is followed."""
         return InputFile(self.path / name)
 
     def here(self, wanted: Callable[[Folder], Iterable[str]]) -> "LocalFolder":
-        """Itself: all that it has is on this disk."""
+        """The folder itself, since all its files are on this disk."""
         return self
 
 
 @final
 @dataclass(frozen=True)
 class Place:
-    """What a name leads to: a folder, and the file in it that was named; None where none was.
+    """The place that a name leads to: a folder, and the file in it if the name was a file's.
 
-    `where` is what messages and reports call it.
+    `where` is the place's name in messages and reports.
     """
 
     folder: Folder
@@ -115,7 +118,7 @@ class Place:
 
 
 def place_here(path: Path) -> Place:
-    """The place that a path of this disk leads to, whether there is anything or not."""
+    """The place of a path on this disk, which need not exist."""
     if path.is_dir():
         return Place(LocalFolder(path, str(path)), None, str(path))
     return Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
@@ -125,18 +128,18 @@ def read_json(file: InputFile) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        FormatError: it is not a JSON object.
-        StorageError: it cannot be read.
+        FormatError: the file is not a JSON object, or too large.
+        StorageError: the file cannot be read.
     """
     check_json_size(file.size, file.where)
     return parse_json_object(file.read(0, file.size), file.where)
 
 
 def check_json_size(size: int, where: str) -> None:
-    """Refuse a JSON file that is too large to be read, or to be fetched to be read.
+    """Refuse a JSON file that is too large, before it is read or fetched.
 
     Raises:
-        FormatError: it has more than 100 MB.
+        FormatError: the file has more than 100 MB.
     """
     if size > MAX_JSON_BYTES:
         raise FormatError(f"{where}: {size} bytes are too many for a JSON file")

@@ -1,8 +1,9 @@
 """The header of a safetensors file, read strictly and written canonically.
 
-The library accepts some files that mean different things to different readers (duplicate names,
-for one), so this check comes before anything else reads a file. Layout: 8 bytes of length, little
-endian; that many bytes of JSON, padded with spaces; then the tensors, without gaps.
+The safetensors library accepts some files that mean different things to different readers
+(duplicate names, for one), so this check comes before anything else reads a file. Layout: 8 bytes
+of length, little endian; that many bytes of JSON, padded with spaces; then the tensors, without
+gaps.
 """
 
 import math
@@ -30,13 +31,15 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _METADATA_FIRST = f'{{"{_METADATA}":'
 #: An entry without spaces, and without escapes in its name: name, dtype and shape, begin, end.
-#: What comes behind it is part of it: a comma, or the end of the header.
+#: A match includes what follows the entry: a comma, or the end of the header.
 _ENTRY = re.compile(
     r'"([^"\\\x00-\x1f]*)":\{("dtype":"[A-Z0-9_]*","shape":\[[0-9,]*\]),'
     r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\}(?:,|\}\Z)'
 )
-#: Pairs of dtype and shape in a file that is read by `_ENTRY`: each costs as much as ten entries.
+#: Different pairs of dtype and shape in a header that is read by `_ENTRY`. Each pair is parsed and
+#: checked by itself, which costs as much as ten entries.
 _MOST_KINDS = 10_000
+#: The length of what `_ENTRY` matches outside its groups.
 _EMPTY_ENTRY_LENGTH = len('"":{,"data_offsets":[,]},')
 
 
@@ -52,17 +55,17 @@ class TensorInfo(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """The tensor's size in bytes."""
         return self.end - self.begin
 
     @property
     def parameters(self) -> int:
-        """Its number of elements."""
+        """The tensor's number of elements."""
         return math.prod(self.shape)
 
 
 class Columns(NamedTuple):
-    """The fields of many `TensorInfo`s, each field by itself: much quicker to make and to check."""
+    """Many `TensorInfo`s as one sequence a field, which is much faster to make and to check."""
 
     names: Sequence[str]
     dtypes: Sequence[str]
@@ -85,7 +88,7 @@ class Header:
 
     @cached_property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """The tensors, each as a value of its own."""
+        """The tensors, each as one `TensorInfo`."""
         return tuple(map(TensorInfo, *self.columns))
 
 
@@ -93,7 +96,7 @@ def header_size(start: bytes, file_size: int, where: str) -> int:
     """The length of the JSON, from the first eight bytes of a file.
 
     Raises:
-        FormatError: the file is too short to have one, or states an impossible one.
+        FormatError: the file is too short for a header, or states an impossible length.
     """
     if len(start) < LENGTH_BYTES:
         raise FormatError(
@@ -132,7 +135,7 @@ def parse_header(text: bytes, file_size: int, where: str) -> Header:
 def encode_header(
     tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> bytes:
-    """Length and JSON of a header for `(name, dtype, shape)` in this order, padded to 8 bytes.
+    """The length and JSON of a header for `(name, dtype, shape)` in this order, padded to 8 bytes.
 
     The same arguments give the same bytes: metadata is sorted by key, tensors keep their order.
     """
@@ -150,10 +153,11 @@ def encode_header(
 
 
 def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
-    """What `_read_strictly` returns, in a third of the time, where every writer's usual form shows.
+    """A fast path for the usual form of a header: as `_read_strictly`, in a third of the time.
 
-    One regular expression reads all entries, and what they are is checked once for equal ones. None
-    for a header of any other form, and for one that breaks a rule.
+    One regular expression reads all entries, and equal pairs of dtype and shape are checked once.
+    Returns None for any other form, and for a header that breaks a rule, which `_read_strictly`
+    then names.
     """
     try:
         decoded = text.decode()
@@ -172,7 +176,7 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
         return None
     read = sum(sum(map(len, column)) for column in (names, kinds, begins, ends))
     if begin + read + len(names) * _EMPTY_ENTRY_LENGTH != end:
-        return None  # there is something else between the entries
+        return None  # `findall` skips what does not match, so there is something between entries
     if len(set(names)) != len(names) or _METADATA in names:
         return None
     first_bytes = [data_begin + int(begin) for begin in begins]
@@ -197,7 +201,7 @@ def _metadata_before(start: str) -> Mapping[str, str]:
 
 
 def _checked_kind(kind: str) -> tuple[str, tuple[int, ...], int]:
-    """A dtype and a shape as an entry begins with them, and the number of bytes."""
+    """The dtype, the shape and the number of bytes that the beginning of an entry states."""
     fields = parse_json_object(f"{{{kind}}}".encode(), "")
     dtype, shape = fields["dtype"], fields["shape"]
     check_kind("", dtype, shape, "")
@@ -216,7 +220,7 @@ def _columns(tensors: Iterable[tuple[Any, ...]]) -> Columns:
 
 
 def _in_order(columns: Columns) -> Columns:
-    """The tensors in the order of their bytes."""
+    """The columns with the tensors sorted by the positions of their bytes."""
     place = itemgetter(Columns._fields.index("begins"), Columns._fields.index("ends"))
     return _columns(sorted(zip(*columns, strict=True), key=place))
 

@@ -8,15 +8,15 @@ from loratools.errors import FormatError, shorten
 from loratools.io.dtypes import BITS
 
 MAX_DIMENSIONS = 64
-#: Sizes and positions are smaller.
+#: Every size and every position is less than this.
 MAX_SIZE = 2**63
 
 
 def checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
-    """The metadata of a header, which may be missing.
+    """The metadata of a header, which may be missing, as a mapping.
 
     Raises:
-        FormatError: it is not an object of strings.
+        FormatError: the metadata is not an object of strings.
     """
     if metadata is None:
         # MLX writes null for none.
@@ -27,10 +27,10 @@ def checked_metadata(metadata: object, where: str) -> Mapping[str, str]:
 
 
 def check_kind(name: str, dtype: object, shape: Any, where: str) -> None:
-    """Check that a dtype is known, and that a shape is one.
+    """Check that a dtype is known, and that a shape is a list of at most 64 sizes.
 
     Raises:
-        FormatError: one of them is not.
+        FormatError: either of them is not.
     """
     if not isinstance(dtype, str) or dtype not in BITS:
         raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
@@ -39,7 +39,7 @@ def check_kind(name: str, dtype: object, shape: Any, where: str) -> None:
 
 
 def are_sizes(values: object) -> bool:
-    """Whether a value of JSON is a list of sizes."""
+    """Whether a JSON value is a list of sizes: integers from 0 to 2**63 - 1."""
     # type() and not isinstance(): true and false are ints to Python, and not to the format.
     if type(values) is not list:
         return False
@@ -53,7 +53,7 @@ def checked_nbytes(name: str, dtype: str, shape: tuple[int, ...], where: str) ->
     """The number of bytes that a tensor takes.
 
     Raises:
-        FormatError: it is not a whole number, or too large.
+        FormatError: the number is not whole, or too large.
     """
     bits = BITS[dtype] * math.prod(shape)
     # Other readers multiply size by size, and overflow before they come to a zero.

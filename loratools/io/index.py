@@ -1,4 +1,4 @@
-"""The index of tensors that are spread over several files: which file holds which."""
+"""The index of tensors that are spread over several files: which file contains which tensors."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,24 +10,27 @@ from loratools.errors import FormatError, listing
 from loratools.io.folder import Folder, read_json
 
 INDEX_ENDING = ".index.json"
-#: The name that every writer gives to one file of several.
+#: The form of the names that all writers give to one file of several.
 _SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<total>\d+)\.\w+")
 
 
 @final
 @dataclass(frozen=True)
 class Index:
-    """The tensors of each shard, by the shards' names in order; `where` names it in messages."""
+    """The names of each shard's tensors, by the shards' file names, which are sorted.
+
+    `where` is the index's name in messages.
+    """
 
     where: str
     shards: Mapping[str, list[str]]
     metadata: Mapping[str, Any]
 
     def check(self, shard: str, held: Iterable[str]) -> None:
-        """Whether a shard holds the tensors that it should, and no others.
+        """Check that a shard holds the tensors that the index lists for it, and no others.
 
         Raises:
-            FormatError: it does not.
+            FormatError: the shard does not.
         """
         held, listed = list(held), self.shards[shard]
         if missing := _without(listed, held):
@@ -38,10 +41,10 @@ class Index:
             raise FormatError(f"{self.where}: does not list {listing(extra)}, which {shard} holds")
 
     def check_whole(self, names: Iterable[str]) -> None:
-        """Whether none of the files of the folder, by their names, is one more of the parts.
+        """Check that no file of the folder is, by its name, a part that the index does not list.
 
         Raises:
-            FormatError: one is.
+            FormatError: there is such a file.
         """
         parts = {shard_parts(shard) for shard in self.shards} - {None}
         if unlisted := [n for n in _without(names, self.shards) if shard_parts(n) in parts]:
@@ -76,11 +79,11 @@ def refuse_part(folder: Folder, name: str) -> None:
 
 
 def read_index(folder: Folder, name: str) -> Index:
-    """The index of this name in a folder; `model.safetensors.index.json` names safetensors files.
+    """Read an index; its name has the suffix of its files, as `model.safetensors.index.json` does.
 
     Raises:
-        FormatError: it is malformed, or names anything but such files in this folder.
-        StorageError: it cannot be read.
+        FormatError: the index is malformed, or names anything but such files in this folder.
+        StorageError: the index cannot be read.
     """
     where = f"{folder.where}/{name}"
     fields = read_json(folder.open(name))

@@ -1,9 +1,9 @@
 """Files that lie in a folder, opened without following a link out of it.
 
-Who filled a folder may have put links into it, to any file of this machine. What is published, or
-copied into an output, is therefore opened by descriptors, one part of its name after the other,
-none of which may be a link. The one exception is a snapshot in a Hub cache, whose files are links
-to the cache's own `blobs`.
+Whoever filled a folder may have put links into it, to any file of this machine. So a file that is
+published, or copied into an output, is opened one component of its path at a time, each relative
+to the descriptor of the one before, and none may be a link. The one exception is a snapshot in a
+Hub's cache, whose files are links to the cache's own `blobs`.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loratools.errors import FormatError, storage_errors
 
-#: To open an input by.
+#: The flags to open an input file with.
 READ_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)  # opening a pipe must not wait for its writer
@@ -25,15 +25,16 @@ _CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces)--")
 
 
 def open_inside(folder: Path, name: str) -> int:
-    """The descriptor of a file by its name in a folder, which itself may be a link.
+    """Open a file by its path in a folder, which itself may be a link; return the descriptor.
 
     Raises:
-        FormatError: a part of the name is a link.
-        OSError: it cannot be opened.
+        FormatError: a component of the path is a link.
+        OSError: the file cannot be opened.
     """
     try:
         return _open_plain(folder, name)
     except OSError:
+        # Links are looked for only now: before, one could still be put there after the look.
         link = _first_link(folder, name)
         if link is None:
             raise
@@ -47,10 +48,10 @@ def open_inside(folder: Path, name: str) -> int:
 
 
 def entries(folder: Path, depth: int | None = None) -> list[str]:
-    """The names of all that is in a folder and in its folders, but for folders; sorted.
+    """The paths of all that is in a folder and its subfolders, except the folders; sorted.
 
-    Links are entries and are not followed, whatever they lead to. With a `depth`, only what is at
-    most so many folders down.
+    Links are entries and are not followed, whatever they lead to. With a `depth`, only entries that
+    are at most so many folders down.
 
     Raises:
         StorageError: one of the folders cannot be read.
@@ -69,27 +70,27 @@ def entries(folder: Path, depth: int | None = None) -> list[str]:
 
 
 def _open_plain(folder: Path, name: str) -> int:
-    """Open a file, where no part of its name is a link.
+    """Open a file whose path in the folder contains no link; return the descriptor.
 
     Raises:
-        OSError: one is, or it cannot be opened.
+        OSError: there is a link in its path, or the file cannot be opened.
     """
     if os.open not in os.supports_dir_fd:
         return _open_compared(folder, name)
     *parents, last = name.split("/")
-    held = os.open(folder, _FOLDER)
+    folder_fd = os.open(folder, _FOLDER)
     try:
         for parent in parents:
-            inner = os.open(parent, _FOLDER | _NO_FOLLOW, dir_fd=held)
-            os.close(held)
-            held = inner
-        return os.open(last, READ_FLAGS | _NO_FOLLOW, dir_fd=held)
+            inner_fd = os.open(parent, _FOLDER | _NO_FOLLOW, dir_fd=folder_fd)
+            os.close(folder_fd)
+            folder_fd = inner_fd
+        return os.open(last, READ_FLAGS | _NO_FOLLOW, dir_fd=folder_fd)
     finally:
-        os.close(held)
+        os.close(folder_fd)
 
 
 def _open_compared(folder: Path, name: str) -> int:
-    """For Windows: opened by its path, and compared with what has that name without links."""
+    """`_open_plain` for Windows: open the path, then compare the file with what `lstat` finds."""
     if _first_link(folder, name) is not None:
         raise OSError("a link")
     path = folder / name
@@ -110,7 +111,7 @@ def _first_link(folder: Path, name: str) -> Path | None:
 
 
 def _cached_blob(folder: Path, name: str) -> Path | None:
-    """What a link in a Hub cache's snapshot leads to, if that is one of the cache's own blobs."""
+    """The target of a link in a Hub cache's snapshot, if that is one of the cache's own blobs."""
     here = folder.resolve()
     for commit in (here, *here.parents):
         repository = commit.parent.parent

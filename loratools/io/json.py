@@ -1,10 +1,10 @@
-"""JSON read and written strictly: UTF-8, no duplicate keys, no half characters, finite numbers.
+"""JSON read and written strictly: UTF-8, no duplicate keys, no lone surrogates, finite numbers.
 
-All JSON of the package is made here. What is read can be written again: a number beyond float64,
-such as 1e400, is refused, since readers make an infinity of it, which JSON does not have. So is one
-that is too small for it, such as 1e-400, since they make a 0 of it, which means something else.
-Integers stay exact; other numbers have the value of the nearest float64, as to other readers.
-Lists and objects are read up to a depth at which all that walks over them can go on.
+All JSON of the package is read and written here. What is read can be written again: a number beyond
+float64, such as 1e400, is refused, since readers make an infinity of it, which JSON does not have.
+So is one that is too small for it, such as 1e-400, since they make a 0 of it, which means something
+else. Integers stay exact; other numbers have the value of the nearest float64, as to other readers.
+Nesting is limited, so that code that recurses over values never reaches Python's recursion limit.
 """
 
 import json
@@ -15,14 +15,14 @@ from typing import Any
 
 from loratools.errors import FormatError, NonFiniteError, shorten
 
-#: Levels of lists and objects. Real files have ten; what walks over a value stops at about 1000.
+#: The most levels of lists and objects. Real files have ten; recursion fails at about 1000.
 _DEEPEST = 100
 _NESTS = (dict, list)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOO_DEEP = f"not valid JSON: lists and objects in each other, more than {_DEEPEST} deep"
-#: Integers of so many digits are within what a float64 can hold.
+#: Integers of at most so many digits are within the range of float64.
 _MOST_DIGITS = 308
-#: A digit before the exponent.
+#: Matches a number with a digit before the exponent that is not 0.
 _NOT_ZERO = re.compile(r"[-0.]*[1-9]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -58,7 +58,11 @@ def parse_json(text: bytes, where: str) -> Any:
 
 
 def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
-    """The object written in `text`; `parse_json`'s errors, and one for any other value."""
+    """The object written in `text`.
+
+    Raises:
+        FormatError: as for `parse_json`; or the value is not an object.
+    """
     value = parse_json(text, where)
     if not isinstance(value, dict):
         raise FormatError(f"{where}: must be a JSON object, is {type(value).__name__}")
@@ -70,7 +74,7 @@ def encode_json(value: object, *, sort_keys: bool = False) -> bytes:
 
     Raises:
         NonFiniteError: a number in it is a NaN or an infinity.
-        FormatError: a text in it is not Unicode, as a path can be.
+        FormatError: a string in it is not valid Unicode, as may happen with a path.
     """
     text = json_text(value, indent=2, sort_keys=sort_keys)
     try:
@@ -93,9 +97,9 @@ def json_text(value: object, **style: Any) -> str:
 
 
 def _may_be_deep(text: bytes) -> bool:
-    """Whether brackets are left when innermost pairs are taken out, one level at a time.
+    """Whether brackets are left after removing the innermost pairs, one level at a time.
 
-    It sees those in strings too, and costs a hundredth of what the look at the values does.
+    This cheap test costs a hundredth of looking at the values. It counts brackets in strings too.
     """
     brackets = text.translate(None, _NO_BRACKETS)
     for _ in range(_DEEPEST):
@@ -106,6 +110,7 @@ def _may_be_deep(text: bytes) -> bool:
 
 
 def _check_depth(value: Any) -> None:
+    """Raise a `RecursionError` if lists and objects are nested too deeply."""
     nests = [value] if type(value) in _NESTS else []
     for _ in range(_DEEPEST):
         insides = [nest.values() if type(nest) is dict else nest for nest in nests]
@@ -126,7 +131,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(digits: str) -> int | float:
     if len(digits) > _MOST_DIGITS:
         _float(digits)
-    # As other readers have it: the integer 0 would lose the sign.
+    # Other readers make a -0.0 of it; the integer 0 would lose the sign.
     return -0.0 if digits == "-0" else int(digits)
 
 

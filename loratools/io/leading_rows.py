@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LeadingRows:
     """The first `count` rows of a tensor in a file that is opened when they are read.
 
-    Those that it does not have are zero.
+    If the tensor has fewer rows, the others are zero.
     """
 
     path: Path
@@ -44,12 +44,12 @@ class LeadingRows:
         return self.read_rows(0, self.count)
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some of the rows; the file is opened for it."""
+        """Rows `begin` to `end`; the file is opened for each call."""
         import torch
 
-        there = self.info.shape[0]
+        stored = self.info.shape[0]
         rows = Stored(*self.info, InputFile(self.path)).read_rows(
-            min(begin, there), min(end, there)
+            min(begin, stored), min(end, stored)
         )
         if len(rows) == end - begin:
             return rows

@@ -18,9 +18,9 @@ def read_pickle(path: Path) -> dict[str, Source]:
     """The tensors of a pickled state dict, in its order.
 
     Raises:
-        FormatError: it is not a pickle, or holds something other than named tensors.
-        UnsupportedError: this torch is too old to read one safely.
-        StorageError: it may not be read.
+        FormatError: the file is not a pickle, or holds something other than named tensors.
+        UnsupportedError: this torch is too old to read a pickle safely.
+        StorageError: the file may not be read.
     """
     import torch
 
@@ -30,12 +30,12 @@ def read_pickle(path: Path) -> dict[str, Source]:
             f"{path}: torch {torch.__version__} cannot read a pickle safely; "
             f"2.10 or newer is needed"
         )
-    InputFile(path)  # a regular file that may be read
+    InputFile(path)  # raises unless this is a regular file that may be read
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # the unpickler checks nothing: broken bytes raise what they will
+    except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         raise FormatError(f"{path}: cannot be read as a pickled state dict: {reason}") from error
     if not isinstance(loaded, dict):

@@ -17,19 +17,20 @@ from loratools.errors import OutputError
 from loratools.io.stopping import check_stop
 
 _COPY_CHUNK = 8 * 2**20
-#: What the kernel is asked for at a time; in between, a run can be stopped.
+#: The most bytes of one system call; between two calls, a run can be stopped.
 _AT_ONCE = 64 * 2**20
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
-#: What a file system or a kernel answers that does not know a call at all.
+#: The error codes of a kernel or a file system that does not support a call.
 _NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM)
+#: Where positional reads and writes are missing, seeking and reading must not be interrupted.
 _seek_lock = threading.Lock()
 
 
 def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Fill `buffer` from `offset` on; the bytes read, fewer only at the end of the file."""
+    """Fill `buffer` from `offset` on; return the bytes read, fewer only at the end of the file."""
     done = 0
     while done < len(buffer):
         check_stop()
@@ -41,7 +42,7 @@ def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def descriptor_path(fd: int) -> Path | None:
-    """Where this process can open what a descriptor has open; None where there is no such place."""
+    """A path by which this process can open a descriptor's file again; None if there is none."""
     path = Path(f"/proc/self/fd/{fd}")
     return path if path.exists() else None
 
@@ -55,7 +56,7 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
 
 
 def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> int:
-    """Copy `size` bytes between two files, in the kernel where it can; the bytes copied."""
+    """Copy `size` bytes between two files, in the kernel if it can; return the bytes copied."""
     done = 0
     copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
     while done < size and copy is not None:
@@ -67,18 +68,18 @@ def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> 
             if error.errno not in _NOT_SUPPORTED:
                 raise
             break
-        if count == 0:  # the end; or a file system that answers so without looking
+        if count == 0:  # the end, or a file system that returns 0 without having looked
             break
         done += count
     return done + _copy_by_hand(source, begin + done, target, offset + done, size - done)
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename, atomically, to a name that nobody has.
+    """Rename atomically to a name that must not exist.
 
-    Without `renameat2` a folder still cannot replace a folder that has entries, but an empty one
-    made in the same instant would be replaced; a file is linked, which never replaces, or, on a
-    file system without links, looked for and renamed.
+    Without `renameat2` a folder still cannot replace a folder that has entries, but would replace
+    an empty one made in the same instant; a file is linked under the new name, which never replaces
+    another, or, on a file system without links, renamed after a look at that name.
 
     Raises:
         OutputError: `target` exists.
@@ -115,10 +116,11 @@ def exchange(first: Path, second: Path) -> None:
 def lock_folder(folder: Path) -> int | None:
     """Open and lock a folder for this process; None where folders cannot be opened.
 
-    Not every file system has locks, and those of a network's reach no other machine.
+    On a file system without locks the folder is only opened; on a network's file system the lock
+    may not reach other machines.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: the folder is locked already.
     """
     try:
         import fcntl
@@ -135,7 +137,7 @@ def lock_folder(folder: Path) -> int | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable; nothing to do where folders cannot be opened."""
+    """Make the directory entries of `folder` durable; do nothing where folders cannot be opened."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -204,7 +206,7 @@ def _rename_new_portably(source: Path, target: Path) -> None:
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """Whether the kernel and the file system knew the call."""
+    """Call `renameat2`; False where the kernel or the file system does not support it."""
     function = _libc_function("renameat2")
     if function is None:
         return False

@@ -1,6 +1,6 @@
 """All or nothing: an output appears complete and durable under its name, or not at all.
 
-It is made in one sibling folder of a fixed name, `.<name>.loratools-partial`, and renamed when
+It is made in one sibling folder with a fixed name, `.<name>.loratools-partial`, and renamed when
 every file in it is on disk. A kill can leave that folder, and the next run on the same output
 removes it; a lock on it keeps a second run out while the first is alive. Where locks do not reach
 (two machines on one network file system), the run that finds its folder replaced gives up.
@@ -21,7 +21,7 @@ from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
 
-#: Descriptors that it takes to look at a folder, and at those in it.
+#: The number of descriptors reserved for removing a folder with its subfolders.
 _SPARE = 8
 
 
@@ -42,18 +42,19 @@ class Staging:
         self._spare: list[int] = []
 
     def claim(self) -> None:
-        """Make the folder, in place of what a killed run may have left there; or go on with it."""
+        """Make and lock the folder; remove what a killed run left there, or resume it."""
         with storage_errors(self.folder):
-            # First of all: what is made can be removed when no more files can be opened.
+            # Reserved before anything is made, which can then be removed even if no more files can
+            # be opened. One is given back at once, for the descriptor of the folder itself.
             for _ in range(_SPARE):
                 self._spare.append(os.open(os.devnull, os.O_RDONLY))
             os.close(self._spare.pop())
             self._held.append(_claim(self.folder, keep=self._resume))
 
     def remove(self) -> None:
-        """Remove what `folder` still holds: after an exchange, the old output.
+        """Remove `folder` with what is in it: after an exchange, the old output.
 
-        What is to be resumed stays, unless it is finished.
+        A folder that can be resumed stays, unless its output has been published.
         """
         while self._spare:
             os.close(self._spare.pop())
@@ -61,13 +62,13 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Let another run have the folder's name."""
+        """Give up the locks, so that another run can use the folder's name."""
         for held in self._held:
             held.close()
         self._held.clear()
 
     def write_file(self, name: str, data: bytes) -> None:
-        """A small file, made durable."""
+        """Write a small file, and make it durable."""
         path = self._parent(name) / Path(name).name
         with storage_errors(path), path.open("xb") as file:
             file.write(data)
@@ -75,7 +76,7 @@ class Staging:
             os.fsync(file.fileno())
 
     def copy_file(self, name: str, original: InputFile) -> None:
-        """A copy of a file, made durable; its permissions are those of a new file."""
+        """Copy a file, and make the copy durable; its permissions are those of a new file."""
         path = self._parent(name) / Path(name).name
         with storage_errors(path), path.open("xb") as file:
             with original.used() as fd:
@@ -94,10 +95,11 @@ class Staging:
         """
         made = self.folder if self._is_folder else self.folder / self.output.name
         with storage_errors(self.output):
+            # Before the rename: otherwise it could become durable earlier than the entries here.
             for folder, _, _ in os.walk(self.folder, topdown=False):
                 sync_folder(Path(folder))
             self._check_held()
-            check_stop()  # for the last time: what has its name is finished
+            check_stop()  # for the last time: an output that has its name is finished
             if self._overwrite and os.path.lexists(self.output):
                 self._replace(made)
             else:
@@ -109,12 +111,13 @@ class Staging:
     def _replace(self, made: Path) -> None:
         _check_replaceable(self.output, is_folder=self._is_folder)
         if self._is_folder:
-            # Its place will be `folder`, from where only this run may remove it.
+            # After the exchange it is at `folder`, where `remove` removes only what this run holds.
             self._held.append(_OpenFolder(self.output))
         exchange(made, self.output)
         self._sync_name(partial(exchange, made, self.output))
 
     def _sync_name(self, undo: Callable[[], None]) -> None:
+        """Make the output's new name durable; where that fails, undo the rename and raise."""
         try:
             sync_folder(self.output.parent)
         except OSError:
@@ -122,6 +125,7 @@ class Staging:
             raise
 
     def _is_held(self) -> bool:
+        """Whether the folder at the staging path is one that this run has locked."""
         return any(held.is_at(self.folder) for held in self._held)
 
     def _check_held(self) -> None:
@@ -141,7 +145,7 @@ class Staging:
 def staged(
     output: Path, *, is_folder: bool, overwrite: bool, resume: bool = False
 ) -> Iterator[Staging]:
-    """A staging folder for `output`; whatever happens inside, signals included, it is gone after.
+    """A staging folder for `output`, which is removed at the end, whatever happens in the block.
 
     With `resume` it may hold what an earlier run left, and it stays if this one does not finish.
 
@@ -156,7 +160,7 @@ def staged(
         finally:
             try:
                 staging.remove()
-            except BaseException:  # Ctrl-C in a program of its own: until nothing is left
+            except BaseException:  # Ctrl-C in a program that calls a verb: finish the removal first
                 staging.remove()
                 raise
             finally:
@@ -164,7 +168,7 @@ def staged(
 
 
 def partial_path(output: Path) -> Path:
-    """Where an output is made."""
+    """The path of the staging folder in which an output is made."""
     return output.with_name(f".{output.name}.loratools-partial")
 
 
@@ -174,9 +178,9 @@ def check_output(
     """Refuse, before anything is written, an output that cannot or must not be there.
 
     Raises:
-        OutputError: it exists, it is an input or lies inside one, it cannot be replaced, its parent
-            is no folder, or nothing can have its name.
-        StorageError: it would not fit, or its parent may not be read.
+        OutputError: the output exists, is an input, lies inside one or contains one, or cannot be
+            replaced; its parent is not a folder, or its name is not possible.
+        StorageError: the output would not fit, or its parent may not be read.
     """
     parent = output.parent
     if output.parts[:1] == ("hf:",):
@@ -202,7 +206,10 @@ def check_output(
 
 
 def _check_apart(output: Path, source: Path) -> None:
-    """Compare files, not spellings: links and mounts give one file many names."""
+    """Refuse an output that is an input, lies inside one or contains one.
+
+    Files are compared and not their paths, since links and mounts give one file many paths.
+    """
     ancestor = output
     while not ancestor.exists():
         ancestor = ancestor.parent
@@ -212,7 +219,8 @@ def _check_apart(output: Path, source: Path) -> None:
             raise OutputError(f"{output}: {relation} the input {source}; name another output")
     if output.exists():
         place = output.resolve()
-        # A model in a cache is a folder of links to its files.
+        # A model in the Hub's cache is a folder of links: the files may be inside the output even
+        # if the folder is not.
         inside = entries(source) if source.is_dir() else []
         for file in (source, *(source / name for name in inside)):
             if file.resolve().is_relative_to(place):
@@ -220,7 +228,7 @@ def _check_apart(output: Path, source: Path) -> None:
 
 
 def _check_replaceable(output: Path, *, is_folder: bool) -> None:
-    """Only what looks like an earlier output is ever replaced."""
+    """Refuse to replace anything that does not look like an earlier output."""
     if output.is_symlink():
         raise OutputError(f"{output}: a link; name the folder or file itself")
     if not (output.is_dir() if is_folder else output.is_file()):
@@ -235,9 +243,9 @@ def _check_replaceable(output: Path, *, is_folder: bool) -> None:
 
 @final
 class _OpenFolder:
-    """A folder that is open and locked: known again by it whatever its name becomes.
+    """A folder that is open and locked, and is therefore recognised if it is renamed.
 
-    Where folders cannot be opened it is taken for the one that was named.
+    Where folders cannot be opened, any folder that is asked about is taken for this one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -250,13 +258,13 @@ class _OpenFolder:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Close the folder, which releases the lock."""
         fd, self._fd = getattr(self, "_fd", None), None
         if fd is not None:
             os.close(fd)
 
     def is_at(self, path: Path) -> bool:
-        """Whether it now has this name."""
+        """Whether the open folder is the one that is now at `path`."""
         try:
             return self._fd is None or os.path.samestat(path.lstat(), os.fstat(self._fd))
         except FileNotFoundError:
@@ -264,6 +272,7 @@ class _OpenFolder:
 
 
 def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
+    """Make and lock a folder; one that is there already is removed first, unless `keep` is set."""
     while True:
         try:
             folder.mkdir()
@@ -273,7 +282,7 @@ def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
         try:
             held = _OpenFolder(folder)
         except FileNotFoundError:
-            continue
+            continue  # another run has removed it in between
         # The run that held the lock may have renamed or removed the folder before letting go.
         if (is_new or keep) and held.is_at(folder):
             return held

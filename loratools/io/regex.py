@@ -15,10 +15,10 @@ from typing import Literal, final
 
 from loratools.errors import storage_errors
 
-#: For all patterns of a call, in seconds of a core and in bytes.
+#: The limits for all patterns of a call together: seconds of CPU time, and bytes of memory.
 CPU_SECONDS = 2
 MEMORY_BYTES = 2**30
-#: Where a core's seconds cannot be limited, and where a busy machine gives it few of them.
+#: The limit of real time: for systems that cannot limit CPU time, and for busy machines.
 WALL_SECONDS = 10
 _PROGRAM = Path(__file__).with_name("_regex_program.py")
 
@@ -26,7 +26,7 @@ _PROGRAM = Path(__file__).with_name("_regex_program.py")
 @final
 @dataclass(frozen=True)
 class Regex:
-    """A pattern, and how it is matched: from the start, or from the start to the end."""
+    """A pattern, and the function of `re` that matches it: at a text's start, or as a whole."""
 
     pattern: str
     rule: Literal["match", "fullmatch"] = "match"
@@ -35,14 +35,14 @@ class Regex:
 @final
 @dataclass(frozen=True)
 class Answer:
-    """The texts that match, each with what the group `idx` holds; or why that is not known."""
+    """The texts that match, each with what the group `idx` captured; or why that is not known."""
 
     hits: Mapping[str, str | None] = field(default_factory=dict)
     fault: str | None = None
 
 
 def search(regexes: Sequence[Regex], texts: Sequence[str]) -> list[Answer]:
-    """Which of the texts each of the patterns matches, as `re` has it.
+    """For each pattern, which of the texts it matches according to Python's `re`.
 
     The answers end with the first pattern that takes too long.
 
@@ -66,8 +66,8 @@ def _answer(found: str | list[tuple[int, str | None]], texts: Sequence[str]) -> 
 
 
 def _run(request: bytes) -> bytes:
-    """What the process wrote before it ended, or was stopped."""
-    # Isolated, and without site-packages: started in 15 ms, and nobody else's code is imported.
+    """The output of the process up to its end, or up to where it was stopped."""
+    # Isolated, and without site-packages: it starts in 15 ms, and imports nobody else's code.
     command = [sys.executable, "-I", "-S", str(_PROGRAM)]
     try:
         with storage_errors("a process for regular expressions"):
@@ -85,7 +85,7 @@ def _run(request: bytes) -> bytes:
 
 
 def _loaded(output: bytes) -> Iterator[str | list[tuple[int, str | None]]]:
-    """The answers in it; the last one may not be whole."""
+    """The answers in the output; an incomplete one at the end is dropped."""
     stream = BytesIO(output)
     while True:
         try:

@@ -18,7 +18,8 @@ from loratools.io.blocks import block_rows, read_block, rows_of, spans
 from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
 
-#: Rounds a block into another of the output's dtype; the number is its first element's position.
+#: Rounds the first block into the second, which has the output's dtype; the number is the position
+#: of the block's first element in its tensor.
 Round = Callable[[Tensor, Tensor, int], None]
 
 
@@ -36,7 +37,10 @@ class Rounding:
 
 
 def compute_dtype(stored: str, output: str) -> torch.dtype:
-    """float32 where its 24 bits decide every bfloat16; float64 for all wider dtypes."""
+    """The dtype to compute a result of dtype `output` in: float32 or float64.
+
+    float32 serves a bfloat16 of a 16-bit tensor: its 24 bits decide all but one in about 100,000.
+    """
     narrow = output == "BF16" and stored in {"BF16", "F16"}
     return torch.float32 if narrow else torch.float64
 
@@ -49,10 +53,11 @@ def round_to_nearest(value: Tensor, rounded: Tensor, _: int = 0) -> None:
 
 
 def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """float64 as float32 that rounds on to 16 bits as the float64 would.
+    """float64 as a float32 that, rounded to 16 bits, gives what the float64 would give.
 
-    torch goes through float32, and rounding twice is wrong where the first lands on a tie. A
-    float32 whose last bit is set is never a tie (Boldo and Melquiond, 2008).
+    torch rounds float64 to 16 bits through float32, and rounding twice is wrong where the first
+    result is a tie of the second. A float32 whose last bit is set is never a tie (Boldo and
+    Melquiond, 2008).
     """
     nearest = value.float()
     bits = nearest.view(torch.int32)
@@ -62,9 +67,10 @@ def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows c
 
 
 def round_stochastically(seed: int, name: str) -> Round:
-    """Rounding up or down with probabilities that make the mean exact.
+    """A rounding up or down with probabilities that make the mean exact.
 
-    The random number of an element depends on `seed`, `name` and its position, on nothing else.
+    The random number of an element depends on `seed`, `name` and its position alone, so that
+    the result does not depend on blocks or workers.
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype=np.uint64)
@@ -81,18 +87,19 @@ def round_stochastically(seed: int, name: str) -> Round:
 
 
 def _neighbour(values: Tensor, is_above: Tensor) -> Tensor:
-    """The next larger, or the next smaller, value of the same dtype."""
+    """Of each value the next larger one of its dtype or, where not `is_above`, the next smaller."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
     bits = values.view(integers)
     # The bits are sign and magnitude: one more is the next value away from zero.
     away = is_above == ~torch.signbit(values)
     neighbour = torch.where(away, bits + 1, bits - 1).to(integers)
+    # Zero has no such neighbours in its bits: they are the smallest numbers of either sign.
     smallest = torch.where(is_above, 1, torch.iinfo(integers).min + 1).to(integers)
     return torch.where(values == 0, smallest, neighbour).view(values.dtype)
 
 
 def rounds_to(source: Source, stored: Source) -> bool:
-    """Whether `source`, rounded to the dtype of `stored`, is `stored`."""
+    """Whether `source`, rounded to the dtype of `stored`, has exactly the values of `stored`."""
     if source.shape != stored.shape or source.dtype not in FACTORS:
         return False
     rows = rows_of(source.shape)
@@ -106,9 +113,13 @@ def rounds_to(source: Source, stored: Source) -> bool:
 
 
 def _uniform(key: "np.typing.NDArray[np.uint64]", position: int, count: int) -> Tensor:
-    """`count` numbers in [0, 1) of a counter-based generator, from the element `position` on."""
+    """`count` uniform numbers in [0, 1), those of the elements from `position` on.
+
+    The generator is counter-based: it can start at any element without computing those before.
+    """
     generator = np.random.Philox(key=key)
     # One step of the counter gives four words of 64 bits, one for each element.
     generator.advance(position // 4)
     words = generator.random_raw(count + position % 4)[position % 4 :]
+    # The upper 53 bits of a word are as many as a float64 holds exactly.
     return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -17,8 +17,8 @@ _CODES = {
     "I64": "<q",
     "U8": "<B",
 }
-#: Floats of 8 bits without infinities: the bits of the fraction, what is taken from the exponent,
-#: and the codes of NaN.
+#: The 8-bit floats without infinities: the number of fraction bits, the exponent's bias, and the
+#: codes of NaN.
 _SMALL = {
     "F8_E4M3": (3, 7, (0x7F, 0xFF)),
     "F8_E4M3FNUZ": (3, 8, (0x80,)),
@@ -28,7 +28,7 @@ SCALARS = (*_CODES, "BF16", "F8_E5M2", *_SMALL)
 
 
 def read_scalar(source: Source) -> float:
-    """The number in a tensor of one element, of one of the dtypes in `SCALARS`."""
+    """The number in a tensor of one element, whose dtype must be one of `SCALARS`."""
     if not isinstance(source, Stored):
         return float(source.read().item())
     data = source.file.read(source.begin, source.nbytes)
@@ -38,9 +38,8 @@ def read_scalar(source: Source) -> float:
 def rounded(number: float, dtype: str) -> float:
     """The nearest number that `dtype` has; through float32 for 16-bit floats, as torch rounds.
 
-    In 8 bits there is no infinity for what is too large: it is the largest number.
-
-    Integers are not rounded to: what is not one of the dtype's is NaN.
+    A number too large for an 8-bit float becomes its largest finite one. A number that an integer
+    dtype does not have is not rounded, but becomes NaN.
     """
     if dtype.startswith("F8"):
         finite = [value for value in _values(dtype) if math.isfinite(value)]
@@ -76,6 +75,7 @@ def _values(dtype: str) -> tuple[float, ...]:
 
 
 def _value(code: int, width: int, bias: int) -> float:
+    """The number that the code of an 8-bit float means, with `width` bits for the fraction."""
     sign, exponent, fraction = code >> 7, (code & 0x7F) >> width, code & (1 << width) - 1
     significand = fraction + (1 << width if exponent else 0)
     return math.ldexp(-significand if sign else significand, max(exponent, 1) - bias - width)

@@ -1,4 +1,4 @@
-"""A small file: read whole, up to a limit; replaced whole, so that nobody sees half of it."""
+"""Small files: read whole, up to a limit; replaced as a whole, so that nobody reads half of one."""
 
 import os
 import threading
@@ -20,8 +20,8 @@ def read_small(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
     Raises:
-        FormatError: it does not exist, is a folder, a pipe or a device, or has more.
-        StorageError: it cannot be read.
+        FormatError: the file does not exist, is a folder, a pipe or a device, or is larger.
+        StorageError: the file cannot be read.
     """
     file = InputFile(path)
     if file.size > limit:
@@ -30,12 +30,12 @@ def read_small(path: Path, limit: int) -> bytes:
 
 
 def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
-    """Write a file under a name of its own, which no other run or thread has, and rename it.
+    """Replace a file: write a temporary one, whose name no other run or thread uses; rename it.
 
-    What only saves time later need not be durable: after a loss of power it may be empty.
+    A file that only saves time later need not be durable: after a loss of power it may be empty.
 
     Raises:
-        StorageError: it cannot be written; the old text is in place, and nothing beside it.
+        StorageError: the file cannot be written; the old text is in place, and nothing beside it.
     """
     made = path.with_name(f".{os.getpid()}-{threading.get_ident()}.loratools-partial")
     with unfinished(), storage_errors(path):
@@ -48,18 +48,18 @@ def replace_text(path: Path, text: str, *, is_durable: bool = True) -> None:
             made.replace(path)
         finally:
             made.unlink(missing_ok=True)
-    check_stop()
+    check_stop()  # a signal that came in the block above has waited for its end
 
 
 @contextmanager
 def only_one_in(folder: Path) -> Iterator[None]:
-    """Whoever reads a small file in a folder to write it anew, one after the other.
+    """Lock a folder while a small file in it is read and written anew.
 
-    Other programs and threads wait, for a minute at most. Where folders cannot be locked, as on
-    Windows, nobody does.
+    Other programs and threads wait for the lock, for a minute at most. Where folders cannot be
+    locked, as on Windows, nobody waits.
 
     Raises:
-        StorageError: somebody else holds the folder for longer.
+        StorageError: somebody else holds the lock for longer.
     """
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""A tensor that can be read when it is needed: its keys, dtype and shape are known before.
+"""A tensor that is read when it is needed; its keys, dtype and shape are known before.
 
 Adapters are made of sources, so that a header is enough to describe one, and a merge holds the
 factors of one weight at a time.
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of the stored tensors it is made of."""
+        """The names of the stored tensors that it is made of."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class Source(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape `read` gives."""
+        """The shape of the tensor that `read` returns."""
         ...
 
     def read(self) -> "Tensor":
@@ -76,7 +76,7 @@ class Stored(NamedTuple):
         return self._read_bytes(self.begin, self.shape)
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some rows: only their bytes are read."""
+        """Rows `begin` to `end`; only their bytes are read."""
         row_bytes = self.nbytes // max(1, self.shape[0])
         return self._read_bytes(self.begin + begin * row_bytes, (end - begin, *self.shape[1:]))
 
@@ -86,7 +86,7 @@ class Stored(NamedTuple):
         self.file.read_into(as_bytes(buffer), self.begin + begin * row_bytes)
 
     def read_columns(self, begin: int, end: int) -> "Tensor":
-        """Some columns of a matrix: one read a row, so that a wide matrix need not be held."""
+        """Columns `begin` to `end` of a matrix, by one read a row: the rest is never in memory."""
         import torch
 
         rows, columns = self.shape
@@ -107,7 +107,7 @@ class Stored(NamedTuple):
 
 def stored_tensors(file: InputFile, header: Header) -> dict[str, Stored]:
     """The tensors of a file by their names, in the order of their bytes."""
-    # A named tuple's own constructor is a function of Python: this one is not, at twice the speed.
+    # A named tuple's own constructor is written in Python; this one is in C, and twice as fast.
     make = partial(tuple.__new__, Stored)
     return dict(
         zip(header.columns.names, map(make, zip(*header.columns, repeat(file))), strict=True)
@@ -134,11 +134,11 @@ class Held:
         return tuple(self.tensor.shape)
 
     def read(self) -> "Tensor":
-        """The tensor itself: not to be written to."""
+        """The tensor itself, which must not be written to."""
         return self.tensor
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """A view of some rows."""
+        """A view of the rows `begin` to `end`."""
         return self.tensor[begin:end]
 
 
@@ -152,20 +152,20 @@ class Reshaped:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of what is reshaped."""
+        """The keys of the source that is reshaped."""
         return self.source.keys
 
     @property
     def dtype(self) -> str:
-        """The dtype of what is reshaped."""
+        """The dtype of the source that is reshaped."""
         return self.source.dtype
 
     def read(self) -> "Tensor":
-        """The whole, reshaped."""
+        """The whole tensor, reshaped."""
         return self.source.read().reshape(self.shape)
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some rows, reshaped."""
+        """Rows `begin` to `end`, reshaped."""
         return self.source.read_rows(begin, end).reshape(end - begin, *self.shape[1:])
 
 
@@ -178,33 +178,33 @@ class Transposed:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of what is transposed."""
+        """The keys of the source that is transposed."""
         return self.source.keys
 
     @property
     def dtype(self) -> str:
-        """The dtype of what is transposed."""
+        """The dtype of the source that is transposed."""
         return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The numbers of columns and of rows of what is stored."""
+        """The source's numbers of columns and of rows."""
         rows, columns = self.source.shape
         return columns, rows
 
     def read(self) -> "Tensor":
-        """The whole, transposed."""
+        """The whole matrix, transposed."""
         return self.source.read().T
 
     def read_rows(self, begin: int, end: int) -> "Tensor":
-        """Some rows, which are columns of what is stored."""
+        """Rows `begin` to `end`, which are columns of the source."""
         if isinstance(self.source, Stored):
             return self.source.read_columns(begin, end).T
         return self.read()[begin:end]
 
 
 def flattened(source: Source) -> Source:
-    """As a matrix: the first dimension, and all others in one."""
+    """The source as a matrix: its first dimension by all others."""
     shape = source.shape
     return source if len(shape) == 2 else reshaped(source, (shape[0], math.prod(shape[1:])))
 
@@ -222,7 +222,7 @@ def transposed(source: Source) -> Source:
 
 
 def as_bytes(tensor: "Tensor") -> memoryview:
-    """The memory of a contiguous tensor."""
+    """The memory of a contiguous tensor as bytes."""
     import torch
 
     # Flattened first: a 0-d tensor cannot be seen as bytes.

@@ -1,9 +1,9 @@
-"""Where a run that was asked to stop ends, and what it may not leave behind.
+"""Stop a run that was asked to stop, without leaving anything half done on disk.
 
-The command line ends at once when a signal asks it to, unless something is `unfinished`: on disk,
-and to be completed or removed first. Then it is stopped by the exception that `check_stop` raises.
-Whatever reads or writes a tensor calls that, so a verb has nothing to do to be stoppable. In a
-program that calls the verbs nobody asks; there Python raises KeyboardInterrupt by itself.
+On a signal the command line ends at once, unless something on disk is `unfinished` and has to be
+completed or removed first. Then the exception that `check_stop` raises stops the run. Every read
+and write of a tensor calls `check_stop`, so a verb has nothing to do to be stoppable. In a program
+that calls the verbs nobody calls `ask_to_stop`; there Python raises KeyboardInterrupt by itself.
 """
 
 import threading
@@ -16,7 +16,7 @@ Reason = Callable[[], BaseException]
 
 @final
 class _Run:
-    """This process, which is what a signal is sent to."""
+    """The state of the run in this process: only one, since a signal is sent to the process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -29,27 +29,30 @@ _run = _Run()
 
 
 def ask_to_stop(reason: Reason) -> None:
-    """Have `check_stop` raise what `reason` makes from now on."""
+    """From now on, let `check_stop` raise the exception that `reason` returns."""
     _run.reason = reason
 
 
 def begin() -> None:
-    """A run begins: nobody has asked it to stop, and no output of it has its name."""
+    """Begin a run: nobody has asked it to stop yet, and its output does not have its name."""
     _run.reason, _run.is_finished = None, False
 
 
 def finish() -> None:
-    """The output has its name: all that is left is to say so, and a signal comes too late."""
+    """Note that the output has its name: from now on, a signal comes too late to stop the run."""
     _run.is_finished = True
 
 
 def is_finished() -> bool:
-    """Whether it has."""
+    """Whether the run's output has its name."""
     return _run.is_finished
 
 
 def is_unfinished() -> bool:
-    """Whether something is. Ask to stop first: then nothing is begun after the answer."""
+    """Whether an `unfinished` block is running.
+
+    Call `ask_to_stop` first: then no such block begins after the answer.
+    """
     with _run.lock:
         return _run.unfinished > 0
 
@@ -62,10 +65,11 @@ def check_stop() -> None:
 
 @contextmanager
 def unfinished() -> Iterator[None]:
-    """A block that has something to clean up, and ends before the process does.
+    """Mark a block that has something to clean up, and must end before the process does.
 
-    It is not begun where the run was asked to stop before.
+    The block is not entered if the run was asked to stop before; `check_stop` raises instead.
     """
+    # Counted before the check: `is_unfinished`, asked after `ask_to_stop`, then misses no block.
     with _run.lock:
         _run.unfinished += 1
     try:

@@ -1,4 +1,4 @@
-"""What the numbers of tensors are: finite, zero, the same. Read in steps, as far as is needed."""
+"""Whether the values of tensors are finite, zero or equal; no more is read than is needed."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,19 +14,20 @@ _FIRST_BYTES, _COMPARED_BYTES = 2**16, 2**20
 
 
 def widened(tensor: "Tensor") -> "Tensor":
-    """An 8-bit float as float16, which has all its values and which torch can add up."""
+    """A tensor; if of an 8-bit float, as float16, which has all its values and torch can sum."""
     is_narrow = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
     return tensor.half() if is_narrow else tensor
 
 
 def is_finite(tensor: "Tensor") -> bool:
-    """Whether there is no NaN and no infinity. A finite sum has finite terms, others may too."""
+    """Whether a tensor has no NaN and no infinity."""
     tensor = widened(tensor)
+    # A finite sum proves finite terms, and is fast. A sum that is not may only have overflowed.
     return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
 def is_zero(source: Source) -> bool:
-    """Whether every number is zero. Read in steps that grow, up to the first one that is not."""
+    """Whether every element is zero; read in steps that grow, up to the first that is not."""
     source = same_numbers(source)
     if not source.shape:
         return not source.read().any()
@@ -43,7 +44,7 @@ def is_zero(source: Source) -> bool:
 def same_bytes(one: Source, other: Source) -> bool:
     """Whether two tensors have the same dtype, shape and bytes.
 
-    Read in steps that grow, for most that differ do so near the beginning.
+    They are read in steps that grow, since most tensors that differ do so near the beginning.
     """
     if one is other:
         return True
@@ -64,7 +65,7 @@ def same_bytes(one: Source, other: Source) -> bool:
 
 
 def _same_stored_bytes(one: Stored, other: Stored) -> bool:
-    """The same without torch, which does not have every dtype."""
+    """`same_bytes` of two stored tensors, without torch, which does not have every dtype."""
     begin, step = 0, _FIRST_BYTES
     while begin < one.nbytes:
         count = min(step, one.nbytes - begin)
@@ -76,7 +77,7 @@ def _same_stored_bytes(one: Stored, other: Stored) -> bool:
 
 
 def _are_equal(one: "Tensor", other: "Tensor") -> bool:
-    """Bit by bit: a NaN equals itself, and 0 is not -0."""
+    """Whether two tensors are equal bit by bit: a NaN equals itself, and 0 is not -0."""
     import torch
 
     integers = (torch.uint8, torch.int16, torch.int32, torch.int64)

@@ -47,10 +47,10 @@ def lay_out(
 class OutputFile:
     """A new file with room for its whole layout.
 
-    It can be pickled, and where it is unpickled it opens the same file again when it is written to.
+    It can be pickled; its copy opens the same file again when it is first written to.
 
     Raises:
-        StorageError: it cannot be created or written.
+        StorageError: the file cannot be created or written.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -79,7 +79,7 @@ class OutputFile:
         self._descriptor = self._reopened()
 
     def write_header(self, layout: Layout) -> None:
-        """Write the header anew, with other metadata of the same length."""
+        """Overwrite the header with that of `layout`, which has other metadata of equal length."""
         assert len(layout.header) == len(self.layout.header)
         self._write(memoryview(layout.header), 0)
 
@@ -90,7 +90,7 @@ class OutputFile:
         self._write(data, info.begin + offset)
 
     def write_from(self, name: str, data: memoryview) -> None:
-        """Write `data` into a tensor, and into those that follow it if it is longer."""
+        """Write `data` to a tensor, and to the tensors that follow if it is longer than that."""
         info = self.layout.tensors[name]
         assert info.begin + len(data) <= self.layout.size, name
         self._write(data, info.begin)
@@ -107,21 +107,22 @@ class OutputFile:
             start_writeback(fd, offset, size)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
-        """Let the kernel begin to store bytes of a tensor that are written."""
+        """Ask the kernel to begin storing bytes of a tensor that have been written."""
         with self._descriptor.used() as fd:
             start_writeback(fd, self.layout.tensors[name].begin + offset, size)
 
     def sync(self) -> None:
         """Make the bytes durable. A failure is final: the kernel may have dropped them.
 
-        A file that was closed in between is synced as well: Linux tells the next who opens it of
-        an error that nobody was told of.
+        This includes bytes written before the file was closed and opened again: Linux reports an
+        error that nobody has seen to the next process that opens the file.
         """
         with storage_errors(self.path), self._descriptor.used() as fd:
             os.fsync(fd)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor; a later use would open the file again."""
+        # The old one closes its file when it is collected, which is now.
         self._descriptor = self._reopened()
 
     def _write(self, data: memoryview, offset: int) -> None:
