@@ -1,4 +1,4 @@
-"""What adapters do to weights, computed in float64 without the code that is tested."""
+"""The effects of adapters on weights, computed in float64 without the code that is tested."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ from tests.narrowing import present
 
 
 def product(lora: LoRA) -> Tensor:
-    """scaling * up @ down of a low-rank update."""
+    """The product `scaling * up @ down` of a LoRA, in float64."""
     return lora.scaling.value * (lora.up.read().double() @ lora.down.read().double())
 
 
 def lora_of(update: Update) -> LoRA:
-    """The factors of an update that has some."""
+    """The LoRA in an update, which must have one."""
     return present(update.delta.low_rank)
 
 
 def effects(adapter: Adapter) -> dict[str, Tensor]:
-    """The additive updates by target: of DoRA and KaSA, the part that is added."""
+    """The sums that updates add to weights, by target; for DoRA and KaSA those of their LoRA."""
     found = {}
     for target, update in adapter.updates.items():
         if isinstance(update.delta, Diff):
@@ -31,7 +31,7 @@ def effects(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def assert_same(one: Adapter, other: Adapter) -> None:
-    """Whether two adapters say the same, tensor for tensor and bit for bit."""
+    """Assert that two adapters have the same updates and tensors, bit for bit."""
     assert list(one.updates) == list(other.updates)
     for target, update in one.updates.items():
         twin = other.updates[target]

@@ -1,4 +1,4 @@
-"""What all tests share: checked shapes, no network, reproducible examples, the fixtures folder."""
+"""The setup of all tests: checked shapes, no network, reproducible examples, common fixtures."""
 
 import ipaddress
 import os
@@ -53,7 +53,7 @@ CUDA = pytest.param(
 
 @pytest.fixture(params=["apart", CUDA])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """One that stands in for a GPU, and a GPU where there is one."""
+    """A device that stands in for a GPU, and a real GPU where there is one."""
     if request.param == "cuda":
         yield torch.device("cuda")
         return
@@ -65,7 +65,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
-    """No test may leave this machine; sockets between its processes and on loopback are free."""
+    """Make connections to other machines fail; Unix sockets and loopback are allowed."""
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
     look_up = socket.getaddrinfo
 
@@ -97,7 +97,7 @@ def no_network() -> Iterator[None]:
 
 
 def _is_loopback(host: Any) -> bool:
-    """Whether a host is an address of loopback, or the name for it."""
+    """Whether a host is a loopback address, or `localhost`."""
     name = host.decode() if isinstance(host, bytes) else str(host)
     try:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -107,7 +107,7 @@ def _is_loopback(host: Any) -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """As a merge computes, and so that parallel tests do not fight for cores."""
+    """Compute with one thread, as a merge does, so that parallel tests do not compete for cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PATH for examples: a `loratools` that starts at once, and what belongs to this Python."""
+    """A PATH for examples: a `loratools` that starts at once, and the programs of this Python."""
     from tests.warm import warm_program
 
     with warm_program(tmp_path_factory.mktemp("programs") / "warm") as folder:

@@ -1,7 +1,8 @@
-"""A device for machines without a GPU: the processor itself, kept apart as a GPU is.
+"""A device for tests on machines without a GPU: the processor, with a memory that seems separate.
 
-What is computed there is what the processor computes. But an operation whose operands are in both
-places fails as it does in CUDA, and so does reading values as those of an array in memory.
+Operations on the device compute what the processor computes. But as with CUDA, an operation with
+operands both on the device and in memory fails, and so does reading the values of a tensor on the
+device as an array in memory.
 """
 
 from collections.abc import Iterator
@@ -21,13 +22,13 @@ _CROSSING = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put_")
 
 @contextmanager
 def device_apart() -> Iterator[torch.device]:
-    """The device, known to this thread until the end of the block."""
+    """Yield the device, which works in this thread until the end of the block."""
     with _Factories():  # type: ignore[no-untyped-call]  # torch's constructor
         yield APART
 
 
 class FewerBits(TorchDispatchMode):
-    """Products of float32 by way of bfloat16, as torch can be told to compute them on a GPU."""
+    """Multiply float32 matrices in bfloat16, as torch may do on a GPU if it is so configured."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -40,7 +41,7 @@ class FewerBits(TorchDispatchMode):
 
 
 class _Apart(Tensor):
-    """A tensor there; `held` is what it stands for."""
+    """A tensor on the device; `held` is the tensor in memory with its values."""
 
     held: Tensor
 
@@ -64,7 +65,7 @@ class _Apart(Tensor):
 
 
 class _Factories(TorchDispatchMode):
-    """Operations without a tensor from there, which may make one."""
+    """Runs operations without a tensor on the device as well, because they may make one there."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None

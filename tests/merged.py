@@ -1,4 +1,4 @@
-"""Small bases and adapters on disk, merged."""
+"""Writes small bases and adapters to disk, and merges them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ def write_base(
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], **config: Any) -> Path:
-    """An adapter of rank 2 and scaling 1/2, if `config` does not say otherwise."""
+    """Write a PEFT adapter, of rank 2 and scaling 1/2 unless `config` has other fields."""
     folder.mkdir(parents=True)
     prefixed = {PREFIX + name: tensor for name, tensor in tensors.items()}
     save_file(prefixed, folder / "adapter_model.safetensors", {"format": "pt"})
@@ -38,7 +38,7 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], **config: Any) ->
 
 @contextmanager
 def at_most(count: int) -> Iterator[None]:
-    """So many files may be open in this process, as after `ulimit -n`."""
+    """Limit the number of open files of this process, as `ulimit -n` does, to `count`."""
     import resource  # not on Windows
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -50,7 +50,7 @@ def at_most(count: int) -> Iterator[None]:
 
 
 def pair(module: str, rows: int, columns: int, seed: int = 0, rank: int = 2) -> dict[str, Tensor]:
-    """The factors of a module: multiples of 1/8, so that sums are exact."""
+    """The factors of a module in PEFT's names: multiples of 1/8, so that sums are exact."""
     generator = torch.Generator().manual_seed(seed)
     return {
         f"{module}.lora_A.weight": eighths(rank, columns, generator=generator),
@@ -59,7 +59,7 @@ def pair(module: str, rows: int, columns: int, seed: int = 0, rank: int = 2) -> 
 
 
 def update(factors: Mapping[str, Tensor], scaling: float = 0.5) -> Tensor:
-    """scaling * B @ A of a pair."""
+    """The product `scaling * B @ A` of a pair of factors."""
     down, up = factors.values()
     return scaling * up.flatten(1) @ down.flatten(1)
 
@@ -72,7 +72,7 @@ def eighths(*shape: int, generator: torch.Generator | None = None) -> Tensor:
 def merged(
     base: Path, *adapters: Path, output: Path | None = None, **arguments: Any
 ) -> tuple[dict[str, Tensor], MergeReport]:
-    """The tensors of the merged model, and the report."""
+    """Merge, and return the tensors of the merged model and the report."""
     output = output or base.parent / "merged"
     report = loratools.merge(base, adapters, output=output, **arguments)
     files = sorted(output.glob("*.safetensors")) if output.is_dir() else [output]
@@ -81,7 +81,7 @@ def merged(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file."""
+    """The object in a JSON file."""
     fields: dict[str, Any] = json.loads(path.read_text())
     return fields
 

@@ -1,4 +1,4 @@
-"""A run of every verb, for laws that hold for all of them: a new verb has to be added here."""
+"""Commands of every verb, for tests of laws that hold for all verbs. A new verb is added here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,17 @@ from tests.merged import write_base
 
 @dataclass(frozen=True)
 class Verb:
-    """`arguments` of a run, for a Hub and a folder of its own, where the output is `out`.
+    """Ways to run a verb.
 
-    `of_adapter` are those of several runs for an adapter and a base that fits it.
-    One that `computes` does so with an adapter's numbers.
-    `calls` names a function that it calls in the middle of its work. One that writes an output
-    calls `os.fsync` for each file and folder, and lastly when the output has its name.
+    Attributes:
+        arguments: returns the arguments of one run, given a Hub and a folder of its own, in which
+            the output is `out`.
+        of_adapter: returns the arguments of several runs, given a Hub, an adapter, and a base that
+            fits it.
+        calls: the name of a function that the verb calls in the middle of its work. A verb that
+            writes an output calls `os.fsync` for each file and folder, and at last when the output
+            has its name.
+        computes: whether the verb computes with the numbers of an adapter.
     """
 
     arguments: Callable[[Hub, Path], list[object]]
@@ -31,7 +36,7 @@ class Verb:
 
     @property
     def writes(self) -> bool:
-        """Whether it writes an output."""
+        """Whether the verb writes an output to disk."""
         return self.calls == "os.fsync"
 
 
@@ -41,7 +46,7 @@ def _tuned(folder: Path) -> Path:
 
 
 def _odd(adapter: Path) -> Path:
-    """A base whose weights are an adapter's numbers."""
+    """A base whose weights have the numbers of an adapter's up factors."""
     folder = adapter.with_name(f"{adapter.name} as weights")
     if not folder.exists():
         numbers = load_file(adapter / "adapter_model.safetensors")

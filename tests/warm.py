@@ -1,8 +1,9 @@
-"""A `loratools` for examples in shells: forked from a process that has imported torch already.
+"""A `loratools` for examples in shells that is forked from a process with torch already imported.
 
-To import torch takes longer than most commands do. `warm_program` makes a folder for the PATH whose
-`loratools` hands its arguments, folder, environment and standard files to such a process, and exits
-with the code of the command. Tests of a command's start, or of signals, start a real one.
+Importing torch takes longer than most commands do. `warm_program` makes a folder for the PATH. The
+`loratools` in it passes its arguments, working directory, environment and standard streams to a
+process that has imported torch, and exits with the exit code of the command there. Tests of the
+start of a command, or of signals, run the real program instead.
 """
 
 import importlib
@@ -35,7 +36,7 @@ sys.exit(code[0] if code else "the command died")
 
 @contextmanager
 def warm_program(folder: Path) -> Iterator[Path]:
-    """`folder` with a `loratools` in it, as long as the process behind it lives."""
+    """Yield `folder` with a `loratools` in it, which works until the end of the block."""
     folder.mkdir()
     path = str(folder / "socket")
     program = folder / "loratools"
@@ -54,7 +55,7 @@ def warm_program(folder: Path) -> Iterator[Path]:
 
 
 def serve(path: str) -> None:
-    """Answer calls until killed; a line on stdout says that it can be called."""
+    """Run commands for callers until killed; a line on stdout says when it is ready."""
     for module in pkgutil.walk_packages(loratools.__path__, "loratools."):
         if not module.name.startswith(("loratools.hub", "loratools.__main__")):
             importlib.import_module(module.name)

@@ -1,6 +1,6 @@
-"""One change of each kind, and what it does to a weight. A new kind has a line in `EXAMPLES`.
+"""One update of each kind, and functions that apply it. A new kind needs a line in `EXAMPLES`.
 
-Small whole numbers, and halves: sums and products of them are exact in float64.
+The numbers are small integers and halves, so that their sums and products are exact in float64.
 """
 
 from collections.abc import Iterator
@@ -45,14 +45,14 @@ WANTED = (
 
 
 def weight_for(delta: Delta) -> Tensor:
-    """A weight of the right shape, seen as a matrix."""
+    """A weight of the shape that an update needs, as a matrix; for a vector it has one column."""
     return WEIGHT if len(delta.shape) == 2 else WEIGHT[:, :1]
 
 
 def applied(
     delta: Delta, weight: Tensor, strength: float = 1.0, height: int = 4, step: int = 4
 ) -> Tensor:
-    """`weight` with the change in it, by spans of `step` rows in blocks of `height`."""
+    """The updated `weight`, computed by spans of `step` rows in blocks of `height` rows."""
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
         for begin in range(0, len(weight), height):
@@ -70,6 +70,6 @@ def applied(
 
 
 def change(delta: Delta, strength: float = 1.0, weight: Tensor | None = None) -> Tensor:
-    """What a change adds to a weight."""
+    """The difference between the updated weight and the weight, for any kind of update."""
     weight = weight_for(delta) if weight is None else weight
     return applied(delta, weight, strength) - weight

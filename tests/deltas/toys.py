@@ -1,4 +1,4 @@
-"""Kinds that loratools does not have, as a plug-in would define them."""
+"""Kinds of update that loratools does not have, defined as a plug-in would define them."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn
@@ -35,7 +35,7 @@ def add(delta: Additive, span: Span, strength: float) -> Apply:
 
 @dataclass(frozen=True)
 class Spots:
-    """Single numbers of a matrix: additive, without factors and without an alpha."""
+    """Numbers added to single entries of a matrix: an additive kind without factors or alpha."""
 
     caveat: ClassVar[str | None] = None
     kind: ClassVar[str] = "spots"
@@ -84,7 +84,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class LoHa:
-    """scaling * (up * down) of one pair, times that of another, entry by entry."""
+    """dW = scaling * (up1 @ down1) * (up2 @ down2), where the products are multiplied by entry."""
 
     caveat: ClassVar[str | None] = None
     kind: ClassVar[str] = "LoHa"
@@ -122,7 +122,7 @@ class LoHa:
         raise no_low_rank(self)
 
     def factored(self) -> LoRA:
-        """Of the square of the rank: each column of one times each of the other."""
+        """Factors of rank r²: every product of a column of one `up` and a column of the other."""
         up = [torch.einsum("ip,iq->ipq", *(s.read().double() for s in self.ups)).flatten(1)]
         down = [torch.einsum("pj,qj->pqj", *(s.read().double() for s in self.downs)).flatten(0, 1)]
         return LoRA(
@@ -143,7 +143,7 @@ class LoHa:
 
 @dataclass(frozen=True)
 class Gated:
-    """W' = gate * (W + dW), row by row: a LoRA in a change that depends on the weight."""
+    """W' = gate * (W + dW), row by row: a kind that holds a LoRA and depends on the weight."""
 
     caveat: ClassVar[str | None] = "before the gate"
     kind: ClassVar[str] = "gated"
@@ -198,7 +198,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Stretched:
-    """W' = W * factor, column by column, as IA3 does: neither additive nor with a LoRA."""
+    """W' = W * factor, column by column, like IA3: a kind that is not additive and has no LoRA."""
 
     caveat: ClassVar[str | None] = None
     kind: ClassVar[str] = "stretched"
@@ -259,7 +259,7 @@ NEAR = 2.0**-44
 
 
 def assert_does(delta: Delta, expected: Delta, strength: float = 1.0, near: float = NEAR) -> None:
-    """Whether a change is `strength` times another one: for weights that are not alike."""
+    """Assert that an update adds `strength` times what another adds, for two different weights."""
     for weight in (weight_for(delta), weight_for(delta).flip(0) * 2):
         wanted = strength * change(expected, weight=weight)
         assert (change(delta, weight=weight) - wanted).norm() <= near * (1 + wanted.norm())

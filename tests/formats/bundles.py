@@ -15,13 +15,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def bundle(shapes: Shapes, config: Mapping[str, Any] | None) -> Bundle:
-    """Tensors of random values under exactly these keys."""
+    """A bundle with tensors of random values, with exactly these keys and shapes."""
     tensors = {key: Held(key, torch.randn(shape), "F32") for key, shape in shapes.items()}
     return Bundle("here", tensors, {}, config, (), 0)
 
 
 def lora(module: str, rank: int = 2, rows: int = 4, columns: int = 3) -> dict[str, tuple[int, ...]]:
-    """The keys and shapes of a linear layer's pair."""
+    """The keys and shapes of the two LoRA factors of a linear layer."""
     return {
         f"{PREFIX}{module}.lora_A.weight": (rank, columns),
         f"{PREFIX}{module}.lora_B.weight": (rows, rank),

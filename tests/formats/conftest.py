@@ -1,4 +1,4 @@
-"""Dialects that only the tests have: folders that are put where those of loratools are."""
+"""A fixture that makes new dialects for a test, in a folder that loratools searches as well."""
 
 import importlib
 import sys
@@ -56,7 +56,7 @@ def encode(adapter):
 
 
 class Toy(Protocol):
-    """Makes the folder of a dialect; fields are those of `Dialect`."""
+    """Makes the folder of a dialect with this sureness; `fields` are fields of its `Dialect`."""
 
     def __call__(self, name: str, claim: str = "NO", **fields: Any) -> None: ...
 

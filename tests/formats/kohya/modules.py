@@ -1,4 +1,4 @@
-"""Modules of kohya's files in memory."""
+"""The tensors of modules in kohya's files, made in memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ def module(
     alpha: float | None = 1,
     dtype: torch.dtype = torch.float16,
 ) -> dict[str, Tensor]:
-    """A module's tensors, in the order of their names."""
+    """The tensors of a module with a LoRA, sorted by key."""
     random = torch.Generator().manual_seed(sum(shape) + rank)
     kernel = (1,) * (len(shape) - 2)
     tensors = {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha, dtype=dtype)}

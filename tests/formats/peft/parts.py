@@ -1,4 +1,4 @@
-"""Parts of a module by their names, and updates to be written."""
+"""Short ways to write the parts of a module for reading, and updates for writing."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.formats.bundles import PREFIX
 
 
 def parts(**shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Parts of the module `layer.q`, whose first underscore after `lora` stays, others are dots."""
+    """The keys and shapes of parts of the module `layer.q`; `__` in a name becomes a dot."""
     return {f"{PREFIX}layer.q.{key.replace('__', '.')}": shape for key, shape in shapes.items()}
 
 

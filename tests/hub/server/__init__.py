@@ -1,7 +1,7 @@
 """A Hub on loopback that keeps git repositories, answers as the real one, and fails on demand.
 
-`running()` serves; `Server.fresh` makes the state of a test, a `Hub`; `faults` are what can go
-wrong. It has models only, and no Xet.
+`running()` starts the server. `Server.fresh` makes a new, empty `Hub`, which is the state of one
+test. `faults` has the faults that a test can make happen. The Hub has models only, and no Xet.
 """
 
 from tests.hub.server import faults

@@ -1,4 +1,4 @@
-"""Who asks: users with tokens that may read or write, and their organizations."""
+"""The accounts of a Hub: users with tokens for reading or writing, and their organizations."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ CANARY = "hf_canary"
 
 @dataclass(frozen=True)
 class Caller:
-    """A user by one of their tokens."""
+    """The user of a request, with the role of the token that was sent."""
 
     name: str
     role: Role
@@ -28,21 +28,21 @@ class Caller:
 
 @dataclass
 class Accounts:
-    """All tokens."""
+    """All tokens, each with its user."""
 
     by_token: dict[str, Caller] = field(default_factory=dict)
 
     def add(self, caller: Caller) -> str:
-        """A token, always the same for the same caller; all begin with what `CANARY` says."""
+        """Add a token and return it: always the same for the same caller, and after `CANARY`."""
         token = CANARY + hashlib.sha256(repr(caller).encode()).hexdigest()[:28]
         self.by_token[token] = caller
         return token
 
     def caller(self, request: Request) -> Caller | None:
-        """Who the request's token belongs to; None without one.
+        """The caller to whom the request's token belongs; None for a request without a token.
 
         Raises:
-            RefusedError: nobody has this token.
+            RefusedError: there is no such token.
         """
         authorization = request.headers.get("authorization")
         if authorization is None:

@@ -1,4 +1,4 @@
-"""How the Hub says no."""
+"""The Hub's answers to requests that it refuses."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse
 
 
 class RefusedError(Exception):
-    """A refusal by status, with the words and the code that the client looks at."""
+    """A refusal of a request: the status, and the message and the error code for the client."""
 
     def __init__(
         self,
@@ -30,7 +30,10 @@ class RefusedError(Exception):
 
 
 def not_signed_in() -> RefusedError:
-    """For whoever gives no token, and must not learn what exists. It has no X-Error headers."""
+    """A refusal of a request without a token, which hides whether the repository exists.
+
+    It has no X-Error headers.
+    """
     refusal = RefusedError(401, "Invalid username or password.")
     refusal.headers.clear()
     return refusal

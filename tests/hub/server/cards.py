@@ -1,4 +1,4 @@
-"""A README's front matter, and what the Hub refuses in it."""
+"""The front matter of a README, and the Hub's checks of it."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ RELATIONS = ("adapter", "finetune", "merge", "quantized")
 
 
 def problems(readme: str) -> tuple[list[str], list[str]]:
-    """Errors, for which a README is refused, and warnings."""
+    """The errors in a README, for which the Hub refuses it, and the warnings."""
     match = FRONT_MATTER.match(readme)
     if match is None:
         return [], ["empty or missing yaml metadata in repo card"]
@@ -28,7 +28,7 @@ def problems(readme: str) -> tuple[list[str], list[str]]:
 
 
 def metadata(readme: str) -> dict[str, Any] | None:
-    """The front matter, if it is there and in order."""
+    """The fields of the front matter; None if there is none or it has errors or warnings."""
     match = FRONT_MATTER.match(readme)
     errors, warnings = problems(readme)
     if match is None or errors or warnings:

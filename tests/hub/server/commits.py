@@ -1,4 +1,4 @@
-"""Writing: which files are large, and commits of files, deletions and pointers."""
+"""The handlers for writing: the check which files are large, and commits."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ async def preupload(hub: Hub, request: Request) -> Response:
 
 @dataclass(frozen=True)
 class Change:
-    """What a commit's body says."""
+    """The parsed body of a commit request."""
 
     header: dict[str, Any]
     operations: list[tuple[str, dict[str, Any]]]
@@ -110,7 +110,7 @@ def committed(
 def changed(
     repo: Hosted, base: str, operations: Iterable[tuple[str, dict[str, Any]]]
 ) -> dict[str, str]:
-    """The files of a commit after operations on it, as path: blob id."""
+    """The files of the commit `base` after these operations, as blob ids by path."""
     files = repo.git.files(base)
     for kind, value in operations:
         path = value["path"].removesuffix("/") if kind == "deletedFolder" else value["path"]
@@ -136,7 +136,10 @@ def changed(
 
 
 def _changeable(hub: Hub, request: Request) -> tuple[Hosted, Caller]:
-    """The repository and who may change the revision: anybody, if it is their pull request."""
+    """The repository and the caller, if the caller may change the revision of the request.
+
+    The author of a pull request may change its revision without rights to the repository.
+    """
     repo, caller = hub.proposable(request)
     revision = unquote(request.path_params["revision"])
     theirs = [pull.ref for pull in repo.pulls if pull.author == caller.name]
@@ -155,7 +158,7 @@ def _content(path: str, value: dict[str, Any]) -> bytes:
 
 
 def _pointer(repo: Hosted, value: dict[str, Any]) -> bytes:
-    """A pointer to a content that has arrived; a copy of a large file gives no size."""
+    """The pointer to a large file that was uploaded; a copy of one is requested without a size."""
     size = repo.store.size(value["oid"])
     if size is None or value.get("size", size) != size:
         raise RefusedError(
@@ -167,7 +170,7 @@ def _pointer(repo: Hosted, value: dict[str, Any]) -> bytes:
 
 
 def _branch(repo: Hosted, revision: str) -> str:
-    """The ref that a commit on a revision moves."""
+    """The ref that a commit to a revision moves."""
     for ref in (f"refs/heads/{revision}", revision):
         if repo.git.target(ref) is not None and not ref.startswith("refs/tags/"):
             return ref

@@ -1,4 +1,4 @@
-"""The connection below a request: how to end it, with a goodbye or without."""
+"""The TCP connection of a request, which can be closed with a FIN or reset with a RST."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ PATIENCE = 5.0  # seconds until what does not happen is given up
 class Connection:
     """The connection of one request, reached through uvicorn's h11 protocol.
 
-    A handler that goes on after the end talks to nobody: `send` then does nothing.
+    After the end of the connection `send` does nothing, so that a handler can go on.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +38,7 @@ class Connection:
         return self.ended or self.cycle.disconnected
 
     async def reset(self) -> None:
-        """End it with a RST, after the client's kernel has all that was sent."""
+        """End the connection with a RST, once the client's kernel has received all data."""
         self.ended = True
         await self._until(self._delivered)
         linger = struct.pack("ii", 1, 0)
@@ -48,13 +48,13 @@ class Connection:
         await self._until(lambda: self.cycle.disconnected)
 
     async def finish(self) -> None:
-        """End it with a FIN after what was sent."""
+        """End the connection with a FIN after all that was sent."""
         self.ended = True
         self.transport.close()
         await self._until(lambda: self.cycle.disconnected)
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not for a client that has left."""
+        """Wait so many seconds, or until the client has closed the connection."""
         await self._until(lambda: self.is_gone, seconds)
 
     @property
@@ -77,7 +77,7 @@ class Connection:
 
 
 async def drain(receive: Receive, at_least: int | None = None) -> None:
-    """Read a request's body, all of it or some bytes."""
+    """Read a request's body: all of it, or `at_least` so many bytes."""
     received = 0
     while at_least is None or received < at_least:
         message = await receive()

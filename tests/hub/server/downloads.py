@@ -1,4 +1,4 @@
-"""Files by revision and path: small ones at once, large ones from the storage."""
+"""The handlers for downloads: small files are sent at once, large ones by the storage."""
 
 import gzip
 from urllib.parse import quote, unquote
@@ -41,7 +41,7 @@ async def resolve_cache(hub: Hub, request: Request) -> Response:
 
 
 def _opened(hub: Hub, request: Request) -> Hosted:
-    """The repository, if its gate lets the caller to the files."""
+    """The repository of a request, if the caller may download its files."""
     repo, caller = hub.readable(request), hub.accounts.caller(request)
     if not repo.open_to(caller):
         said = f"Access to model {repo.id} is restricted and you are not in the authorized list."

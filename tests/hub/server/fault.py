@@ -1,4 +1,4 @@
-"""What a fault is, and which requests it strikes."""
+"""The base class of faults, and the rules that say which requests they strike."""
 
 import re
 import threading
@@ -14,10 +14,10 @@ Sender = Callable[[Message], Awaitable[None]]
 
 
 class Fault:
-    """The base of all: nothing goes wrong."""
+    """The base class of all faults, with which nothing goes wrong."""
 
     def wrap(self, app: ASGIApp, connection: Connection) -> ASGIApp:
-        """The application with the fault."""
+        """The application with the fault in it, for one request."""
 
         async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
             await app(scope, receive, self.sender(send, connection))
@@ -25,13 +25,17 @@ class Fault:
         return faulty
 
     def sender(self, send: Send, connection: Connection) -> Sender:
-        """What the answer's messages go through."""
+        """The function that sends the messages of the answer, instead of `send`."""
         return send
 
 
 @dataclass
 class Rule:
-    """Which requests a fault strikes, and how often it did."""
+    """The requests that a fault strikes, and how often it has struck.
+
+    `path` is a regular expression that is searched for in the quoted path. Of the requests that
+    match, the first `skip` are spared, and then `times` are struck, or all if it is None.
+    """
 
     fault: Fault
     path: str

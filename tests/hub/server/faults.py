@@ -1,4 +1,4 @@
-"""What goes wrong on the way, as values: each wraps the application for one request."""
+"""The faults that a test can cause: each wraps the application for one request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +12,7 @@ from tests.hub.server.fault import Fault, Sender
 
 @dataclass(frozen=True)
 class Status(Fault):
-    """Another answer instead of the application's, which does not run."""
+    """Send this answer instead of the application's, which does not run."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Status(Fault):
 
 @dataclass(frozen=True)
 class Before(Fault):
-    """An action just before the application runs; it may use the Hub, over HTTP as well."""
+    """Run an action just before the application; it may use the Hub, also over HTTP."""
 
     action: Callable[[], object]
 
@@ -45,7 +45,7 @@ class Before(Fault):
 
 @dataclass(frozen=True)
 class Reset(Fault):
-    """A RST after so many bytes of the answer's body; with None before the application runs."""
+    """Send a RST after so many bytes of the answer's body, or before the application if None."""
 
     after: int | None = None
 
@@ -65,7 +65,7 @@ class Reset(Fault):
 
 @dataclass(frozen=True)
 class ResetUpload(Fault):
-    """A RST after so many bytes of the request's body, before the application runs."""
+    """Send a RST after so many bytes of the request's body; the application does not run."""
 
     after: int
 
@@ -79,7 +79,7 @@ class ResetUpload(Fault):
 
 @dataclass(frozen=True)
 class Cut(Fault):
-    """A FIN after so many bytes of the answer's body."""
+    """Send a FIN after so many bytes of the answer's body."""
 
     after: int
 
@@ -89,7 +89,7 @@ class Cut(Fault):
 
 @dataclass(frozen=True)
 class LostAnswer(Fault):
-    """The application does its work, then a RST comes instead of the answer."""
+    """Send a RST instead of the answer, after the application has done its work."""
 
     def wrap(self, app: ASGIApp, connection: Connection) -> ASGIApp:
         async def silent(scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +104,7 @@ class LostAnswer(Fault):
 
 @dataclass(frozen=True)
 class Slow(Fault):
-    """A body at so many bytes a second."""
+    """Send the body at so many bytes a second."""
 
     bytes_per_second: int
 
@@ -124,7 +124,7 @@ class Slow(Fault):
 
 @dataclass(frozen=True)
 class Stall(Fault):
-    """A pause of so many seconds after so many bytes of the body; then it goes on."""
+    """Pause for so many seconds after so many bytes of the body, and then go on."""
 
     after: int
     seconds: float
@@ -148,7 +148,7 @@ class Stall(Fault):
 
 @dataclass(frozen=True)
 class Flip(Fault):
-    """A bit of one byte of the body turned over."""
+    """Flip a bit of one byte of the body."""
 
     offset: int
     mask: int = 1
@@ -170,7 +170,7 @@ class Flip(Fault):
 
 @dataclass(frozen=True)
 class Headers(Fault):
-    """Other headers in the answer; None takes one away. For Content-Length see `Length`."""
+    """Replace headers of the answer; None removes one. For Content-Length use `Length`."""
 
     changed: Mapping[str, str | None]
 
@@ -193,7 +193,7 @@ class Headers(Fault):
 
 @dataclass(frozen=True)
 class Length(Fault):
-    """A Content-Length that is not the body's: a longer body is cut, a shorter ends in a FIN."""
+    """Declare a wrong Content-Length: a longer body is cut, and after a shorter one comes a FIN."""
 
     declared: int
 
@@ -218,7 +218,7 @@ class Length(Fault):
 
 @dataclass(frozen=True)
 class Body(Fault):
-    """A body made from the application's, with the length that it has then."""
+    """Replace the application's body by `change` of it, with the right Content-Length."""
 
     change: Callable[[bytes], bytes]
 
@@ -243,7 +243,7 @@ class Body(Fault):
 
 @dataclass(frozen=True)
 class Endless(Fault):
-    """A body that goes on with zeros for as long as the client reads, up to `at_most` bytes."""
+    """Continue the body with zeros for as long as the client reads, up to `at_most` bytes."""
 
     at_most: int
 
@@ -269,7 +269,7 @@ class Endless(Fault):
 def _ended(
     send: Send, connection: Connection, after: int, end: Callable[[], Awaitable[None]]
 ) -> Sender:
-    """Send so many bytes of the body, then end the connection."""
+    """A sender that sends so many bytes of the body, and then ends the connection with `end`."""
     left = after
 
     async def ending(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""A hosted repository: git and large files, who may see it, its files as the Hub lists them."""
+"""A repository on the Hub: its git repository, its large files, and who may see it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,11 @@ Gated = Literal["auto", "manual", False]
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit: `oid` and `stored` are of the blob, which may be a pointer."""
+    """A file of a commit.
+
+    `oid` is the id of the blob and `stored` its size in bytes. For a large file the blob is a
+    pointer, and `lfs` is that pointer.
+    """
 
     path: str
     oid: str
@@ -33,7 +37,7 @@ class File:
 
 @dataclass
 class PullRequest:
-    """A discussion that has a ref of commits."""
+    """A pull request: a discussion with commits on a ref of its own."""
 
     number: int
     title: str
@@ -50,7 +54,7 @@ class PullRequest:
 
 @dataclass
 class Hosted:
-    """A model repository."""
+    """A model repository on the Hub."""
 
     id: str
     folder: Path
@@ -72,7 +76,7 @@ class Hosted:
         return not self.private or (caller is not None and caller.is_in(self.namespace))
 
     def open_to(self, caller: Caller | None) -> bool:
-        """Whether the gate, if there is one, lets the caller to the files."""
+        """Whether the caller may download the files: always, if the repository is not gated."""
         if not self.gated:
             return True
         return caller is not None and (caller.is_in(self.namespace) or caller.name in self.granted)
@@ -81,7 +85,7 @@ class Hosted:
         """The commit of a revision.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: there is no such revision.
         """
         commit = self.git.resolve(revision)
         if commit is None:
@@ -98,10 +102,10 @@ class Hosted:
         return {path: self.file(path, oid) for path, oid in self.git.files(commit).items()}
 
     def find(self, path: str, commit: str) -> File:
-        """A file of a commit.
+        """The file of a commit at a path.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: there is no such file.
         """
         oid = self.git.files(commit).get(path)
         if oid is None:
@@ -114,13 +118,13 @@ class Hosted:
         return self.store.path(file.lfs.sha256).read_bytes()
 
     def attributes(self, commit: str | None) -> str:
-        """The .gitattributes that say which paths are large."""
+        """The .gitattributes of a commit, which list the paths of large files."""
         files = {} if commit is None else self.git.files(commit)
         oid = files.get(".gitattributes")
         return ATTRIBUTES if oid is None else self.git.objects.read(oid).decode()
 
     def blobs(self, contents: Mapping[str, bytes], attributes: str) -> dict[str, str]:
-        """Store contents, large ones as pointers: the blob id of each path."""
+        """Store files, large ones as pointers, and return the blob id of each path."""
         stored = {}
         for path, data in contents.items():
             large = is_large(path, len(data), attributes)

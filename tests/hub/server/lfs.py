@@ -1,4 +1,4 @@
-"""Large files: pointers in git, contents in a folder by sha256, and which path is large."""
+"""Large files: their pointers in git, the store of their contents, and which paths are large."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ POINTER = re.compile(
 
 @dataclass(frozen=True)
 class Pointer:
-    """What git holds of a large file."""
+    """The pointer that git stores in place of a large file, as git-lfs defines it."""
 
     sha256: str
     size: int
@@ -37,7 +37,7 @@ class Pointer:
 
 
 class Store:
-    """Contents by sha256, in the layout of git-lfs, with uploads not yet checked beside them."""
+    """The contents of large files by sha256, in git-lfs's layout, and uploads to be verified."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class Store:
         return pointer
 
     def arrival(self) -> Path:
-        """A new file to write an upload into."""
+        """The path of a new file for an upload that is not yet verified."""
         self.arriving += 1
         path = self.folder / "tmp" / str(self.arriving)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class Store:
 
 
 def is_large(path: str, size: int, attributes: str) -> bool:
-    """Whether a path goes to the store: by the repository's attributes, or by its size."""
+    """Whether a file goes to the store, because of the repository's .gitattributes or its size."""
     return size > 0 and (size > LARGE or matches(path, lfs_patterns(attributes)))
 
 
@@ -81,7 +81,7 @@ def lfs_patterns(attributes: str) -> list[str]:
 
 
 def matches(path: str, patterns: list[str]) -> bool:
-    """Whether one of git's patterns fits: without a slash it is about the file's name."""
+    """Whether a path matches one of git's patterns; one without a slash matches the file's name."""
     name = path.rpartition("/")[2]
     fits: Callable[[str], bool] = lambda pattern: fnmatchcase(  # noqa: E731
         path if "/" in pattern else name, pattern.lstrip("/")

@@ -1,4 +1,4 @@
-"""What the Hub tells of a repository: its description, trees, paths, refs and commits."""
+"""The handlers that describe a repository: its metadata, trees, paths, refs and commits."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -107,7 +107,7 @@ async def commits(hub: Hub, request: Request) -> Response:
 
 
 def items(repo: Hosted, commit: str, paths: Iterable[str], *, expand: bool) -> list[dict[str, Any]]:
-    """The files and folders of these paths; unknown ones are left out."""
+    """The JSON objects of the files and folders at these paths; unknown paths are left out."""
     entries = {entry.path: entry for entry in repo.git.entries(commit)}
     found = [entries[path] for path in paths if path in entries]
     told: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def _form(body: str) -> dict[str, list[str]]:
 
 
 def _page(hub: Hub, request: Request, listed: Sequence[T]) -> tuple[Sequence[T], dict[str, str]]:
-    """One page of a listing and, if there are more, the header that links to the next."""
+    """One page of a listing, and the header with the link to the next page, if there is one."""
     start, size = int(request.query_params.get("cursor", "0")), hub.settings.page_size
     page = listed[start : start + size]
     if start + size >= len(listed):
@@ -174,7 +174,7 @@ def _item(file: File) -> dict[str, Any]:
 
 
 def _last_commit(repo: Hosted, commit: str, path: str, oid: str) -> dict[str, Any]:
-    """The commit that made an entry what it is."""
+    """The JSON object of the last commit that changed an entry."""
     last = repo.git.read_commit(commit)
     for before in repo.git.history(commit):
         if (path, oid) not in {(entry.path, entry.oid) for entry in repo.git.entries(before.oid)}:

@@ -1,4 +1,4 @@
-"""Which requests came, what was answered, how many bytes went each way."""
+"""A log of all requests: their answers, and how many bytes were sent each way."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,9 @@ Origin = Literal["hub", "storage"]
 class Logged:
     """A request. `path` is as sent, still quoted; header names are in lower case.
 
-    `status` is None if the connection was reset before an answer. Bytes are of bodies only, those
-    given to the socket: after a reset the client may have seen fewer.
+    `status` is None if the connection was reset before an answer. `received` and `sent` count the
+    bytes of bodies only, as they were read from the socket and written to it: after a reset the
+    client may have seen fewer.
     """
 
     origin: Origin
@@ -38,7 +39,7 @@ class Log(Sequence[Logged]):
         self.requests = list(requests)
 
     def of(self, method: str | None = None, path: str = "", origin: Origin | None = None) -> "Log":
-        """Those of a method, with a path in which the regular expression is found."""
+        """The requests with this method and origin in whose path the regular expression is found."""
         return Log(
             [
                 request
@@ -51,12 +52,12 @@ class Log(Sequence[Logged]):
 
     @property
     def received(self) -> int:
-        """Bytes that clients sent in bodies."""
+        """The number of bytes in the bodies of all requests."""
         return sum(request.received for request in self.requests)
 
     @property
     def sent(self) -> int:
-        """Bytes that clients were sent in bodies."""
+        """The number of bytes in the bodies of all answers."""
         return sum(request.sent for request in self.requests)
 
     def clear(self) -> None:

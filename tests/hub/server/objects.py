@@ -1,4 +1,4 @@
-"""Git's objects, loose and compressed, written so that `git` itself reads them."""
+"""Git's objects, stored loose and compressed as `git` stores them, which can read them."""
 
 import hashlib
 import zlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A line of a tree: a file, or a folder that is a tree again."""
+    """An entry of a tree: a file, or a folder, which is another tree."""
 
     path: str
     oid: str
@@ -33,19 +33,19 @@ class Objects:
         return zlib.decompress(self._path(oid).read_bytes()).partition(b"\0")[2]
 
     def kind(self, oid: str) -> str | None:
-        """`blob`, `tree`, `commit` or `tag`; None if there is no such object."""
+        """The type of an object, `blob`, `tree`, `commit` or `tag`; None if it does not exist."""
         path = self._path(oid)
         if not path.is_file():
             return None
         return zlib.decompressobj().decompress(path.read_bytes(), 16).split(b" ")[0].decode()
 
     def starting_with(self, prefix: str) -> list[str]:
-        """The ids that begin with at least four given digits."""
+        """The ids of all objects with a prefix of at least four digits."""
         folder, rest = self.folder / prefix[:2], prefix[2:]
         return [prefix[:2] + path.name for path in folder.glob(f"{rest}*")]
 
     def write_tree(self, files: Mapping[str, str]) -> str:
-        """The tree of files given as path: blob id."""
+        """Write the tree of these files, which are blob ids by path, and return its id."""
         folders: dict[str, dict[str, str]] = {}
         lines: list[tuple[bytes, bytes]] = []  # what git sorts by, and the line
         for path, oid in files.items():
@@ -60,7 +60,7 @@ class Objects:
         return self.write("tree", b"".join(line for _, line in sorted(lines)))
 
     def walk(self, tree: str, folder: str = "") -> Iterator[Entry]:
-        """All entries below a tree, in git's order, a folder before what it holds."""
+        """All entries below a tree, in git's order: a folder before its contents."""
         data = self.read(tree)
         while data:
             head, _, rest = data.partition(b"\0")

@@ -1,4 +1,4 @@
-"""Discussions that are pull requests, branches and tags."""
+"""The handlers for pull requests, branches and tags."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +17,7 @@ from tests.hub.server.state import Hub
 def opened(
     hub: Hub, repo: Hosted, caller: Caller, *, base: str, title: str, description: str
 ) -> PullRequest:
-    """A pull request at a commit, as a draft."""
+    """Open a pull request as a draft, with its ref at the commit `base`."""
     number = len(repo.pulls) + 1
     pull = PullRequest(number, title, description, caller.name, base, "draft", hub.tick())
     repo.pulls.append(pull)
@@ -80,7 +80,7 @@ async def change_status(hub: Hub, request: Request) -> Response:
 
 
 async def merge(hub: Hub, request: Request) -> Response:
-    """Put what a pull request changed on main, in one commit."""
+    """Commit the changes of a pull request to main, as one commit."""
     repo, caller = hub.writable(request)
     pull = _pull(repo, request)
     if pull.status != "open":
@@ -178,7 +178,7 @@ def _summary(repo: Hosted, pull: PullRequest) -> dict[str, Any]:
 
 
 def _changes(repo: Hosted, base: str, revision: str) -> dict[str, str | None]:
-    """The blob id of each path that is not as in `base`; None for one that is gone."""
+    """The blob ids of the paths that differ from `base`; None for a path that was deleted."""
     before, after = repo.git.files(base), repo.git.files(repo.resolve(revision))
     paths = [*before, *(path for path in after if path not in before)]
     return {path: after.get(path) for path in paths if before.get(path) != after.get(path)}

@@ -1,4 +1,4 @@
-"""A content, or the part of it that a Range header asks for."""
+"""The answers to downloads: a whole file, or the part of it that a Range header asks for."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 def content(request: Request, source: bytes | Path, headers: dict[str, str]) -> Response:
-    """The answer to a GET or HEAD: 200, 206, or 416 for a range behind the end."""
+    """The answer to a GET or HEAD: 200, 206, or 416 for a range that begins after the end."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **headers}
     status, start, stop = 200, 0, size
@@ -28,7 +28,10 @@ def content(request: Request, source: bytes | Path, headers: dict[str, str]) -> 
 
 
 def wanted(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and end of the bytes that one range asks for; None for all. Empty if there are none."""
+    """The start and end of the bytes that a Range header asks for; None if it asks for all.
+
+    The start is not before the end if the range has no bytes.
+    """
     match = None if header is None else ONE_RANGE.fullmatch(header)
     if match is None or match[0] == "bytes=-":
         return None
@@ -43,7 +46,7 @@ async def _pieces(source: bytes | Path, start: int, stop: int) -> AsyncIterator[
 
 
 def _piece(source: bytes | Path, start: int, stop: int) -> bytes:
-    """Some bytes; the file is not kept open for a client that may never ask for the rest."""
+    """Read some bytes. A file is not kept open, because a client may never ask for the rest."""
     if isinstance(source, bytes):
         return source[start:stop]
     with source.open("rb") as file:

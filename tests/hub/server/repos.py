@@ -1,4 +1,4 @@
-"""Accounts and repositories: whoami, create, delete, settings, the check of a README."""
+"""The handlers for accounts and repositories: whoami, create, delete, settings, README checks."""
 
 import shutil
 from typing import Any
@@ -67,7 +67,7 @@ async def settings(hub: Hub, request: Request) -> Response:
 
 
 async def validate_yaml(_hub: Hub, request: Request) -> Response:
-    """Checks a README; no token is asked for."""
+    """Check a README; no token is needed."""
     errors, warnings = cards.problems((await request.json())["content"])
     told = {
         "errors": [{"message": message} for message in errors],
@@ -84,7 +84,7 @@ def _signed_in(hub: Hub, request: Request) -> Caller:
 
 
 def _owned(caller: Caller, asked: dict[str, Any]) -> str:
-    """The id of the repository asked about, which must be in a namespace of the caller."""
+    """The id of the repository in a request, which must be in a namespace of the caller."""
     if asked.get("type") not in (None, "model"):
         raise RefusedError(400, "this Hub has models only")
     namespace = asked.get("organization") or caller.name

@@ -13,16 +13,16 @@ UNFIT_NAME = re.compile(r"\.\.|[\x00-\x20~^:?*\[\\\x7f]|@\{|//|^[/.]|/\.|[/.]$|\
 
 
 class UnfitNameError(Exception):
-    """Git takes no ref of this name."""
+    """Git allows no ref of this name."""
 
 
 class StaleParentError(Exception):
-    """The branch is not where the author of the commit thought it was."""
+    """The branch has moved away from the parent that the author of a commit expected."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as its object says it; `time` in seconds since 1970."""
+    """The contents of a commit object; `time` is in seconds since 1970."""
 
     oid: str
     tree: str
@@ -37,7 +37,7 @@ class Commit:
 
 
 class Repository:
-    """Objects and refs of one folder."""
+    """A bare git repository in a folder: its objects and its refs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Repository:
         (folder / "config").write_text(CONFIG)
 
     def target(self, ref: str) -> str | None:
-        """The object that a full ref such as `refs/heads/main` names."""
+        """The id of the object that a full ref such as `refs/heads/main` names, or None."""
         path = self.folder / ref
         if not ref.startswith("refs/") or UNFIT_NAME.search(ref) or not path.is_file():
             return None
@@ -59,7 +59,7 @@ class Repository:
         """Create or move a ref.
 
         Raises:
-            UnfitNameError: git would not take the name, or a ref of it is a folder of refs.
+            UnfitNameError: git does not allow the name, or there are refs below it.
         """
         path = self.folder / ref
         if UNFIT_NAME.search(ref) or path.is_dir():
@@ -74,13 +74,13 @@ class Repository:
         (self.folder / ref).unlink()
 
     def refs(self, prefix: str) -> dict[str, str]:
-        """Names below a prefix such as `refs/heads/`, and the commit of each."""
+        """The names of refs below a prefix such as `refs/heads/`, with the commit of each."""
         folder = self.folder / prefix
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         return {name: self._peeled((folder / name).read_text().strip()) for name in names}
 
     def resolve(self, revision: str) -> str | None:
-        """The commit of a branch, a tag, a full ref, or an id of at least seven digits."""
+        """The commit of a branch, a tag, a full ref, or an id of at least seven digits, or None."""
         for prefix in ("refs/heads/", "refs/tags/", ""):
             if (oid := self.target(prefix + revision)) is not None:
                 return self._peeled(oid)
@@ -100,10 +100,10 @@ class Repository:
         message: str,
         time: int,
     ) -> str:
-        """Put a commit of exactly these files (path: blob id) on a ref that stands at `expected`.
+        """Commit exactly these files, which are blob ids by path, to a ref that is at `expected`.
 
         Raises:
-            StaleParentError: the ref stands elsewhere.
+            StaleParentError: the ref is at another commit.
         """
         tree = self.objects.write_tree(files)
         with self.lock:
@@ -117,7 +117,7 @@ class Repository:
         return oid
 
     def tag(self, name: str, commit: str, *, author: str, message: str | None, time: int) -> None:
-        """A tag, annotated if it has a message."""
+        """Make a tag, which is annotated if it has a message."""
         oid = commit
         if message is not None:
             by = f"{author} <{author}@localhost> {time} +0000"
@@ -134,7 +134,7 @@ class Repository:
         return Commit(oid, fields[0][1], parents, name, seconds, message.removesuffix("\n"))
 
     def history(self, oid: str) -> Iterator[Commit]:
-        """The commit and those before it; there are no merge commits here."""
+        """A commit and its ancestors, newest first; there are no merge commits here."""
         following: str | None = oid
         while following is not None:
             commit = self.read_commit(following)
@@ -145,7 +145,7 @@ class Repository:
         return list(self.objects.walk(self.read_commit(commit).tree))
 
     def files(self, commit: str) -> dict[str, str]:
-        """The blob id of each path."""
+        """The blob id of each path in a commit."""
         return {entry.path: entry.oid for entry in self.entries(commit) if not entry.is_folder}
 
     def _peeled(self, oid: str) -> str:

@@ -1,4 +1,4 @@
-"""Which request goes where. Paths are matched as sent: `refs%2Fpr%2F1` is one segment."""
+"""The routes of the Hub and its storage. Paths are matched quoted: `refs%2Fpr%2F1` is a segment."""
 
 from collections.abc import Awaitable, Callable
 
@@ -57,7 +57,7 @@ STORAGE: list[tuple[str, str, Handler]] = [
 
 
 def application(table: list[tuple[str, str, Handler]]) -> Starlette:
-    """The routes of one origin; a GET answers HEAD as well."""
+    """The application with the routes of one origin; a route for GET answers HEAD as well."""
     app = Starlette(routes=[Route(path, _bound(to), methods=[verb]) for verb, path, to in table])
     app.router.redirect_slashes = False
     app.router.default = _nothing_here
@@ -75,6 +75,6 @@ def _bound(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _nothing_here(scope: object, receive: object, send: object) -> None:
-    """What this Hub does not have, Xet among it."""
+    """Answer a request for anything that this Hub does not have, such as Xet."""
     answer = JSONResponse({"error": "Sorry, we can't find the page you are looking for."}, 404)
     await answer(scope, receive, send)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Two origins on loopback, the Hub and its storage, in a thread."""
+"""Serves two origins on loopback, the Hub and its storage, in a thread of this process."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from tests.hub.server.wire import Wire
 
 
 class Server:
-    """The sockets and the thread; what they serve is one Hub after the other."""
+    """The listening sockets, which serve one Hub after the other: `hub` is the current one."""
 
     def __init__(self) -> None:
         # They listen before anybody learns the port: a client may be quicker than uvicorn.
@@ -27,7 +27,7 @@ class Server:
         self.hub: Hub | None = None
 
     def fresh(self, root: Path) -> Hub:
-        """A Hub without anything, from now on the one that is served."""
+        """Make an empty Hub, which is served from now on."""
         endpoint, storage = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in self.sockets)
         self.hub = Hub(root, endpoint, storage)
         return self.hub
@@ -55,7 +55,7 @@ class Server:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """A server that answers until the end of the block."""
+    """Yield a server that answers until the end of the block."""
     server = Server()
     origins = [server.origin(routes.HUB, "hub"), server.origin(routes.STORAGE, "storage")]
 

@@ -1,4 +1,4 @@
-"""Addresses that carry their own permission, as those of a storage service do."""
+"""Signed URLs, which carry their own permission, like those of a storage service."""
 
 import hashlib
 import hmac
@@ -6,13 +6,13 @@ import secrets
 
 
 class Signer:
-    """Signs a method and a path, for as long as the server's state lives."""
+    """Signs a method and a path with a key of its own, so signatures of another Hub do not hold."""
 
     def __init__(self) -> None:
         self.key = secrets.token_bytes(16)
 
     def sign(self, method: str, path: str) -> str:
-        """The path with its signature."""
+        """The path with a signature in its query."""
         return f"{path}?Signature={self._signature(method, path)}"
 
     def holds(self, method: str, path: str, signature: str) -> bool:

@@ -1,4 +1,4 @@
-"""The state of a Hub, and what a test does to it without HTTP."""
+"""The state of a Hub, with methods for tests to prepare and inspect it without HTTP."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ START = 1_767_225_600  # 2026-01-01 in seconds; each event is one second later
 
 @dataclass
 class Settings:
-    """What differs from Hub to Hub, or from day to day."""
+    """The behaviour that differs between Hubs or changes from day to day, for a test to choose."""
 
     page_size: int = 1000  # entries of a listing in one answer
     part_size: int | None = None  # bytes; uploads larger than this go in parts
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass
 class Hub:
-    """Repositories, accounts, faults and the log of one test."""
+    """The state of a Hub for one test: its repositories, accounts, faults and the log."""
 
     root: Path
     endpoint: str
@@ -56,7 +56,7 @@ class Hub:
     # --- what a test prepares -----------------------------------------------------------------
 
     def user(self, name: str, role: Role = "write", *, organizations: Sequence[str] = ()) -> str:
-        """A token of a user, who may have several; a `read` token may not write."""
+        """Add a token for a user, who may have several; one for `read` does not allow writing."""
         return self.accounts.add(Caller(name, role, tuple(organizations)))
 
     def create_repo(
@@ -67,7 +67,10 @@ class Hub:
         private: bool = False,
         gated: Gated = False,
     ) -> str:
-        """A repository with a first commit of .gitattributes, and a second of `files`: its head."""
+        """Make a repository and return its head.
+
+        The first commit has .gitattributes, and a second one has `files`, if there are any.
+        """
         repo = Hosted(id, self.root / f"{id}.git", private, gated)
         self.repos[id] = repo
         self.commit(id, {".gitattributes": ATTRIBUTES.encode()}, "initial commit")
@@ -83,7 +86,7 @@ class Hub:
         user: str = "someone",
         deleted: Sequence[str] = (),
     ) -> str:
-        """Commit as a user at once, whatever the rights: the new head."""
+        """Commit as a user, without a check of rights, and return the new head."""
         repo, ref = self.repos[id], f"refs/heads/{branch}"
         with repo.git.lock:
             tip = repo.git.target(ref)
@@ -105,13 +108,13 @@ class Hub:
         return self.repos[id].resolve(branch)
 
     def files(self, id: str, revision: str = "main") -> dict[str, bytes]:
-        """All contents of a revision but .gitattributes, in git's order."""
+        """The contents of all files of a revision but .gitattributes, by path in git's order."""
         repo = self.repos[id]
         files = repo.files(repo.resolve(revision)).items()
         return {path: repo.content(file) for path, file in files if path != ".gitattributes"}
 
     def fsck(self, id: str) -> str:
-        """What `git fsck --strict` has to say about a repository: nothing, if it is sound."""
+        """The complaints of `git fsck --strict` about a repository; empty if it is sound."""
         command = ["git", "--git-dir", str(self.repos[id].folder), "fsck", "--strict", "--full"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         complaints = [line for line in run.stdout.splitlines() if not line.startswith("dangling")]
@@ -130,28 +133,29 @@ class Hub:
         skip: int = 0,
         times: int | None = 1,
     ) -> Rule:
-        """Let a fault strike requests whose quoted path has a match of the regular expression.
+        """Make a fault strike requests in whose quoted path the regular expression is found.
 
-        The first `skip` of them are spared, then `times` are struck, with None all.
+        The first `skip` of these requests are spared, and then `times` are struck, or all if it is
+        None.
         """
         rule = Rule(fault, path, method, origin, skip, times)
         self.rules.append(rule)
         return rule
 
     def before(self, path: str, action: Callable[[], object], *, method: str | None = None) -> Rule:
-        """Do something just before the next such request is handled, such as a commit."""
+        """Run an action, such as a commit, just before the next such request is handled."""
         return self.fail(Before(action), path, method=method)
 
     @property
     def nowhere(self) -> str:
-        """An endpoint at which nobody listens."""
+        """The URL of an endpoint at which no server listens."""
         with socket.create_server(("127.0.0.1", 0)) as closed:
             return f"http://127.0.0.1:{closed.getsockname()[1]}"
 
     # --- for the commands of subprocesses -----------------------------------------------------
 
     def environment(self, home: Path, token: str = "") -> dict[str, str]:
-        """An environment for a subprocess in which this Hub is the Hub."""
+        """The environment variables with which a subprocess uses this Hub as the Hub."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -174,16 +178,16 @@ class Hub:
     # --- for the handlers ---------------------------------------------------------------------
 
     def tick(self) -> int:
-        """The time of the next event, in seconds."""
+        """Advance the clock to the next event, and return its time in seconds since 1970."""
         with self.lock:
             self.time += 1
             return self.time
 
     def readable(self, request: Request) -> Hosted:
-        """The repository of a request's path, if the caller may know of it.
+        """The repository in a request's path, if the caller may know that it exists.
 
         Raises:
-            RefusedError: there is none, or it is private.
+            RefusedError: there is no such repository, or it is private.
         """
         caller = self.accounts.caller(request)
         repo = self.repos.get(repo_id(request))
@@ -195,7 +199,7 @@ class Hub:
         """The repository and the caller, if the caller may propose changes to it.
 
         Raises:
-            RefusedError: as `readable`, or nobody is signed in, or with a token for reading.
+            RefusedError: as for `readable`, or there is no token or only one for reading.
         """
         repo, caller = self.readable(request), self.accounts.caller(request)
         if caller is None:
@@ -208,7 +212,7 @@ class Hub:
         """The repository and the caller, if the caller may write to it.
 
         Raises:
-            RefusedError: as `proposable`, or it is somebody else's.
+            RefusedError: as for `proposable`, or the repository belongs to somebody else.
         """
         repo, caller = self.proposable(request)
         if not caller.is_in(repo.namespace):

@@ -1,4 +1,4 @@
-"""The storage of large files: an origin of its own, by signed addresses, and how uploads go in."""
+"""The storage of large files: an origin of its own with signed URLs, and uploads to it."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ from tests.hub.server.state import Hub, repo_id
 
 
 async def batch(hub: Hub, request: Request) -> Response:
-    """Say of each object whether it is there, and if not, where it goes."""
+    """Answer for each object whether it is stored already, and else where to upload it."""
     asked = await request.json()
     repo, _ = hub.proposable(request)  # the objects of a proposal come this way too
     if asked["operation"] != "upload":
@@ -47,7 +47,7 @@ def _place(hub: Hub, repo: Hosted, item: dict[str, Any], *, in_parts: bool) -> d
 
 
 async def complete(hub: Hub, request: Request) -> Response:
-    """Put together the parts of an upload."""
+    """Join the parts of an upload to the file that they are parts of."""
     _signed(hub, request)
     asked, repo = await request.json(), hub.repos[repo_id(request)]
     oid, whole = request.path_params["sha256"], repo.store.arrival()
@@ -103,7 +103,7 @@ async def put_part(hub: Hub, request: Request) -> Response:
 
 
 def _stored(hub: Hub, request: Request) -> Hosted:
-    """The repository of a signed address. As S3, the storage refuses a token beside it."""
+    """The repository of a signed URL. Like S3, the storage refuses a token in addition to it."""
     if "authorization" in request.headers:
         raise RefusedError(400, "Only one auth mechanism allowed")
     _signed(hub, request)

@@ -1,4 +1,4 @@
-"""Between the socket and the application: the log is kept, and faults strike."""
+"""The layer between the socket and the application, which logs requests and lets faults strike."""
 
 import re
 import time
@@ -16,7 +16,7 @@ HOUSEKEEPING = re.compile(r"/api/\w+-harnesses$")  # the client's statistics, on
 
 
 class Wire:
-    """An ASGI application around the routes of one origin, for the Hub that is current."""
+    """An ASGI application around the routes of one origin, which serves the current Hub."""
 
     def __init__(self, app: ASGIApp, origin: Origin, current: Callable[[], Hub]) -> None:
         self.app = app

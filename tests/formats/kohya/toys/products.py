@@ -1,4 +1,4 @@
-"""Two products, multiplied entry by entry."""
+"""A codec for a kind with two pairs of factors, whose products are multiplied entry by entry."""
 
 from collections.abc import Iterator
 from typing import final

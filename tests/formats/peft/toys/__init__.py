@@ -1,1 +1,1 @@
-"""Codecs that only the tests have: what is written for a kind that is new to PEFT's dialect."""
+"""Codecs for the tests' own kinds, written as for a kind that is new to PEFT's dialect."""
