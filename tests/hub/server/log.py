@@ -39,7 +39,7 @@ class Log(Sequence[Logged]):
         self.requests = list(requests)
 
     def of(self, method: str | None = None, path: str = "", origin: Origin | None = None) -> "Log":
-        """The requests with this method and origin in whose path the regular expression is found."""
+        """The requests with this method and origin, and a match of the expression in the path."""
         return Log(
             [
                 request
