@@ -1,4 +1,4 @@
-"""What an adapter says was trained and does not store, as the base shows it."""
+"""Parameters that an adapter announces as trained and does not store, found in the base."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from loratools.names.heads import known_heads
 from loratools.names.saved import SavedNames
 from loratools.names.tied import TiedHead
 
-#: PEFT 0.21 gives the update of such an end to the other one, and of no other end.
+#: If it updates a tensor with such a suffix, PEFT 0.21 gives the update to the tied tensor as well;
+#: it does so for no other names.
 _TIED_BY_PEFT = ("embed_tokens.weight", "lm_head.weight")
 
 
 @final
 @dataclass(frozen=True)
 class Planned:
-    """A plan to which the adapter of a number was added.
+    """The planned tensors after the adapter with this number was added to them.
 
-    `is_wanted` says of a name whether the adapter is to be applied there.
+    `is_wanted` says whether the user wants the adapter applied to the tensor of a name.
     """
 
     tensors: Mapping[str, PlannedTensor]
@@ -32,19 +33,19 @@ class Planned:
     is_wanted: Callable[[str], bool]
 
     def untouched(self) -> Iterator[PlannedTensor]:
-        """The floats of the base that the adapter was to be applied to, and that it leaves."""
+        """The base's float tensors that may be changed by the adapter, and are not."""
         for tensor in self.tensors.values():
             is_own = tensor.origin is tensor.base and tensor.dtype in FLOATS
             if is_own and not self.is_updated(tensor.name) and self.is_wanted(tensor.name):
                 yield tensor
 
     def is_updated(self, name: str) -> bool:
-        """Whether the adapter updates a tensor."""
+        """Whether the adapter updates the tensor of this name."""
         tensor = self.tensors.get(name)
         return tensor is not None and any(c.adapter == self.number for c in tensor.changes)
 
     def is_other(self, name: str) -> bool:
-        """Whether a tensor has an update of the adapter, other than of single rows, or is new."""
+        """Whether a tensor is new, replaced, or updated by the adapter in more than single rows."""
         tensor = self.tensors.get(name)
         if tensor is None:
             return False
@@ -53,7 +54,7 @@ class Planned:
 
 
 def missing(announced: Announced, planned: Planned) -> Iterator[str]:
-    """What is wrong: each line is a reason to refuse the adapter."""
+    """The reasons to refuse the adapter: announced parameters that it has lost."""
     lost = (
         _biases(announced, planned),
         _parts(announced, planned),
@@ -64,9 +65,9 @@ def missing(announced: Announced, planned: Planned) -> Iterator[str]:
 
 
 def odd(announced: Announced, planned: Planned) -> Iterator[str]:
-    """What is odd, and need not be wrong.
+    """Notes on announced parameters that are not stored, where this need not be a fault.
 
-    A model in memory may have other names than its file, or fewer parts, so that nothing need be
+    A model in memory may have other names than its file, or fewer parts, so perhaps nothing is
     missing.
     """
     weights = [t.name for t in planned.untouched() if len(t.shape) > 1] if announced.modules else []
@@ -83,9 +84,9 @@ def odd(announced: Announced, planned: Planned) -> Iterator[str]:
 
 
 def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[str]:
-    """What is wrong where the model of the task has a head that the adapter has lost.
+    """The reason to refuse an adapter that has lost the head that its task trains.
 
-    What a type of model calls its head is known for most; else the base itself may have it.
+    The names of heads are known for most types of models; for others the base's names are searched.
     """
     names, task = adapter.announced.heads, adapter.provenance.task
     model_type = (base.config or {}).get("model_type")
@@ -114,7 +115,7 @@ def _biases(announced: Announced, planned: Planned) -> str | None:
 
 
 def _lost_biases(announced: Announced, planned: Planned) -> list[str]:
-    """The biases that were trained and are as in the base."""
+    """The names of the biases that were trained, but are as in the base."""
     if announced.biases is None:
         return []
     biases = [tensor.name for tensor in planned.untouched() if _is_bias(tensor)]
@@ -125,13 +126,13 @@ def _lost_biases(announced: Announced, planned: Planned) -> list[str]:
 
 
 def _has_biases(announced: Announced, planned: Planned) -> bool:
-    """Whether some of all biases are stored: svd-extract stores those that have changed."""
+    """Whether all biases are announced and some stored: svd-extract stores those that changed."""
     is_new = (_is_bias(t) and t.origin is not t.base for t in planned.tensors.values())
     return announced.biases == "all" and any(is_new)
 
 
 def _parts(announced: Announced, planned: Planned) -> str | None:
-    """Modules that are stored in part: without a bias, or in some layers only."""
+    """The reason to refuse modules that are stored in part: without a bias, or in some layers."""
     lacking, stored = _unsaved(announced, planned)
     parts = [name for name in lacking if _place(name) in stored]
     if not parts:
@@ -144,6 +145,7 @@ def _parts(announced: Announced, planned: Planned) -> str | None:
 
 
 def _rows(announced: Announced, planned: Planned) -> str | None:
+    """The reason to refuse announced rows that are not stored, unless a tied module has them."""
     rows = [name for name in announced.rows if planned.is_wanted(f"{name}.weight")]
     if planned.tied is not None or not rows:
         return None
@@ -154,7 +156,7 @@ def _rows(announced: Announced, planned: Planned) -> str | None:
 
 
 def _end(announced: Announced, planned: Planned) -> str | None:
-    """The embedding or the head, which PEFT trains as one and stores both."""
+    """The reason to refuse a tied embedding or head stored alone: PEFT trains and stores both."""
     if planned.tied is None or not announced.ties_ends:
         return None
     ends = planned.tied.embedding, planned.tied.head
@@ -170,7 +172,7 @@ def _end(announced: Announced, planned: Planned) -> str | None:
 
 
 def _unsaved(announced: Announced, planned: Planned) -> tuple[list[str], set[str]]:
-    """Tensors of saved modules that are as in the base, and the places of those that are not."""
+    """Tensors of saved modules that are as in the base, and the modules of those that are not."""
     names = SavedNames(announced.saved)
     lacking = [t.name for t in planned.untouched() if _is_parameter(t) and names.hold(t.name)]
     tensors = planned.tensors.values() if lacking else ()
@@ -179,7 +181,7 @@ def _unsaved(announced: Announced, planned: Planned) -> tuple[list[str], set[str
 
 
 def _place(name: str) -> str:
-    """The module of a parameter, in whichever layer."""
+    """The module of a parameter, with `*` in place of the layer's number."""
     return pattern_of(name).rpartition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Which files an output consists of, and what its config has to say."""
+"""Arrange the files of an output: its weight files, their index, and the corrected config."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ class PlannedFile:
 
 
 def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, ...]:
-    """The output's weight files: the base's, or as many of at most `max_shard_bytes` as it takes.
+    """The output's weight files: as in the base, or as many within `max_shard_bytes` as needed.
 
     A tensor larger than the limit has a file of its own. New tensors come last.
     """
@@ -38,7 +38,7 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
 
 
 def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, bytes] | None:
-    """Name and content of the index; None for a checkpoint that is one file without one."""
+    """The name and content of the index; None for an output of one file that needs none."""
     if len(files) == 1 and plan.base.index_name is None:
         return None
     if len(files) == 1 and files[0].name != plan.base.shards[0].name:
@@ -54,9 +54,9 @@ def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, byte
 
 
 def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
-    """`config.json` with what the merge changed; None where it changed nothing.
+    """`config.json` with what the merge changed; None if it changed nothing.
 
-    That is: weights that are no longer tied, the size of the vocabulary, a head, and the dtype.
+    A merge may change whether weights are tied, the vocabulary's size, the head, and the dtype.
     """
     if plan.base.config is None:
         return None
@@ -86,7 +86,7 @@ def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
 
 def _resharded(plan: MergePlan, limit: int) -> Iterator[tuple[str, list[PlannedTensor]]]:
     groups: list[list[PlannedTensor]] = []
-    size = limit + 1
+    size = limit + 1  # so that the first tensor begins a group
     for tensor in plan.tensors.values():
         tensor_bytes = nbytes(tensor.dtype, tensor.shape)
         if size + tensor_bytes > limit:

@@ -1,4 +1,4 @@
-"""The kernel of a merge: blocks of a weight read, changed, rounded and measured."""
+"""The inner loop of a merge: blocks of a weight are read, changed, rounded and measured."""
 
 import math
 import threading
@@ -19,20 +19,22 @@ from loratools.io.source import Source, Stored
 from loratools.merging.fidelity import Fidelity, measure
 from loratools.merging.plan import PlannedTensor
 
-#: Blocks are kept and used again: the kernel hands out new pages more slowly than we compute.
+#: A thread's memory for blocks is used again, since the kernel provides new pages more slowly than
+#: we compute.
 _buffers = threading.local()
 
-#: So small a share of a change that cannot be made by itself could vanish beside a float32.
+#: A change that is not additive is computed as part of the weight. At a strength below this one, it
+#: could vanish beside the weight in float32.
 _FAINT = 2.0**-8
 
 
 def edited_blocks(
     tensor: PlannedTensor, begin: int, end: int, rounding: Rounding
 ) -> Iterator[tuple[int, Tensor, Fidelity | None]]:
-    """The rows `begin` to `end` of an output tensor, in blocks that last until the next is made.
+    """The rows `begin` to `end` of an output tensor, in blocks valid until the next one is made.
 
-    Each with the index of its first row and, where an adapter changes it, how much of the update
-    survived the rounding.
+    Each block comes with the index of its first row and, if an adapter changes the tensor, with
+    how much of the update survived the rounding.
 
     Raises:
         NonFiniteError: a result is not finite, unless `rounding` allows that.
@@ -50,6 +52,7 @@ def edited_blocks(
         fidelity = Fidelity()
         for top, bottom in spans(0, last - first, max(1, PIECE_ELEMENTS // max(1, columns))):
             fidelity += kernel(stored[top:bottom], rounded[top:bottom], first + top)
+        # A NaN or an infinity shows in the sums of the fidelity, so finite ones save a pass.
         if not (tensor.changes and fidelity.is_finite) and not rounding.allow_nonfinite:
             _check_finite(tensor, rounded)
         yield first, rounded, fidelity if tensor.changes else None
@@ -57,7 +60,7 @@ def edited_blocks(
 
 @final
 class _Kernel:
-    """Changes rows of a tensor between `begin` and `end`, and rounds them into others."""
+    """Computes the rows of a tensor from `begin` to `end`, piece by piece, and measures them."""
 
     def __init__(self, tensor: PlannedTensor, begin: int, end: int, rounding: Rounding) -> None:
         self.is_additive = all(change.delta.additive is not None for change in tensor.changes)
@@ -70,7 +73,10 @@ class _Kernel:
         self.moved = False
 
     def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
-        """Compute the rows from `first` on, and measure what the rounding leaves of the update."""
+        """Compute the rows from `first` on into `rounded`, and measure what is left of the update.
+
+        `stored` has the same rows as they are in the file.
+        """
         before = _buffer("before", self.dtype, stored.shape).copy_(stored)
         position = first * stored.shape[1]
         if not self.changes:
@@ -79,19 +85,20 @@ class _Kernel:
         vectors = _buffer("vectors", self.dtype, (2, *stored.shape))
         update, value = vectors
         if self.is_additive:
-            # By itself: in a sum with a far larger weight, an update is rounded before its time.
+            # Computed apart from the weight: in a sum with a far larger weight, part of the update
+            # would be lost to float32 before it is measured.
             self._apply(update.zero_(), first)
             torch.add(before, update, out=value)
         else:
             self._apply(value.copy_(before), first)
             torch.sub(value, before, out=update)
         self.finish(value, rounded, position)
-        # Asked until it is so, which for nearly every update is the first time.
+        # Compared only until something has moved, which is nearly always at the first piece.
         self.moved = self.moved or self._moves(before, rounded, position)
         return replace(measure(before, rounded, vectors), moved=self.moved)
 
     def _moves(self, before: Tensor, rounded: Tensor, position: int) -> bool:
-        """Whether any number is another than the base's, rounded in the same way."""
+        """Whether any rounded value differs from the base's value rounded in the same way."""
         without = _buffer("without", rounded.dtype, rounded.shape)
         self.finish(before, without, position)
         return not torch.equal(without, rounded)
@@ -102,7 +109,7 @@ class _Kernel:
 
 
 def _bind(tensor: PlannedTensor, begin: int, end: int, dtype: torch.dtype) -> tuple[Apply, ...]:
-    """The changes of a tensor, each seeing the weight as those before it leave it."""
+    """The changes of a tensor, each bound to the weight as the changes before it leave it."""
     bound: tuple[Apply, ...] = ()
     for change in tensor.changes:
         blocks = partial(_blocks_before, tensor, dtype, bound)
@@ -114,6 +121,7 @@ def _bind(tensor: PlannedTensor, begin: int, end: int, dtype: torch.dtype) -> tu
 def _blocks_before(
     tensor: PlannedTensor, dtype: torch.dtype, changes: tuple[Apply, ...]
 ) -> Iterator[tuple[int, Tensor]]:
+    """All blocks of the weight with these changes: for a change that must see the whole weight."""
     for first, last in spans(0, rows_of(tensor.shape), block_rows(tensor.shape)):
         block = read_block(tensor.origin, first, last).to(dtype, copy=True)
         for apply in changes:
@@ -130,7 +138,7 @@ def _read(source: Source, begin: int, shape: tuple[int, int]) -> Tensor:
 
 
 def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Memory for a block, the same for each use by this thread."""
+    """Memory for a block: one buffer for each use and thread, which is overwritten each time."""
     count = math.prod(shape)
     held: Tensor | None = getattr(_buffers, use, None)
     if held is None or held.dtype != dtype or len(held) < count:
@@ -140,7 +148,7 @@ def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 
 
 def _check_finite(tensor: PlannedTensor, rounded: Tensor) -> None:
-    # A finite sum has finite terms. A sum may overflow though they are finite; extremes do not.
+    # A finite sum proves finite terms. One that is not may have overflowed; the extremes cannot.
     if math.isfinite(rounded.sum()) or all(math.isfinite(v) for v in rounded.aminmax()):
         return
     raise NonFiniteError(

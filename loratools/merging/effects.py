@@ -1,4 +1,4 @@
-"""Parts of a merge that change nothing: which they are, and why."""
+"""Find the parts of a merge that change nothing, and why."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ class Idle:
     """A part of an adapter that leaves a tensor as it is in the base.
 
     Attributes:
-        name: the tensor's, in the output.
-        keys: the adapter tensors it is made of, `adapter number: key`.
+        name: the tensor's name in the output.
+        keys: the adapter tensors that the part is made of, each as `adapter number: key`.
+        reason: why the part changes nothing.
     """
 
     name: str
@@ -30,10 +31,10 @@ class Idle:
 
 
 def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[Idle]:
-    """The parts that change nothing, in the order of the output.
+    """The parts that change nothing, in the order of the output's tensors.
 
-    `fidelity` is that of a merge that was carried out. Without it nothing is found to be lost to
-    rounding, or to be in the base already.
+    `fidelity` is what a finished merge has measured. If it is empty, as for a plan, no update is
+    found to be lost to rounding, or to give the values that the weight has already.
     """
     applied: dict[str, list[str]] = {}
     for key in plan.accounting.applied:
@@ -51,7 +52,7 @@ def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[
 
 
 def unmoved(plan: MergePlan, idle: Sequence[Idle]) -> frozenset[str]:
-    """The tensors that stay as they are because all that would change them is idle."""
+    """The names of the tensors that stay as in the base because all their changes are idle."""
     counts: dict[str, int] = {}
     for part in idle:
         counts[part.name] = counts.get(part.name, 0) + 1
@@ -83,6 +84,7 @@ def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") 
 
 
 def _is_as_before(tensor: PlannedTensor) -> bool:
+    """Whether a replaced tensor is the base's: in its bytes, or once rounded to its dtype."""
     from loratools.io.rounding import rounds_to
 
     if tensor.base is None or tensor.base.name != tensor.name:

@@ -1,4 +1,4 @@
-"""A merge plan carried out: the steps of all files, shared out to workers."""
+"""Carry out a merge plan: distribute the steps of all files to workers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class WriteOptions:
-    """How an output is written; `jobs` and `progress` do not show in its bytes.
+    """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
+    With a `seed`, results are rounded stochastically; without one, to nearest.
     `progress` is called with the bytes done and the bytes in all: before the first is written,
     then at least ten times a second. What it raises stops the merge.
     `approve` is called with the report before the output has its name, or at the end of a dry run.
@@ -51,6 +52,8 @@ def execute(
     """
     with workers(write.executor, write.jobs) as pool, ThreadPoolExecutor(1) as syncer:
         try:
+            # Interleaved: a file system locks a file that is written to, so that two workers on two
+            # files are twice as fast as on one.
             pairs = list(zip(files, outputs, strict=True))
             run.submit(pool, interleaved([copy_steps(*pair) for pair in pairs]))
             with single_threaded_torch():
@@ -71,7 +74,7 @@ def execute(
 
 
 def _by_tensor(measured: "Iterable[Measured | None]") -> "dict[str, Fidelity]":
-    """The sums of each tensor."""
+    """The fidelity of each tensor, by name: the sum over its steps."""
     sums: dict[str, Fidelity] = {}
     for part in measured:
         if part is not None:

@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-#: Between these, a sum of squares has lost nothing that matters to float32's range.
+#: Between these, a sum of squares has not lost anything that matters to the limits of float32.
 _LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
 
@@ -28,7 +28,7 @@ class Fidelity:
     moved: bool = False
 
     def __add__(self, other: "Fidelity") -> "Fidelity":
-        """The sums over both."""
+        """The sums over the elements of both."""
         return Fidelity(
             self.error + other.error,
             self.intended + other.intended,
@@ -67,13 +67,14 @@ def measure(
     rounded: Float[Tensor, "rows columns"],
     vectors: Float[Tensor, "2 rows columns"],
 ) -> Fidelity:
-    """The sums over all elements, of which none is left out: an update may be in any few of them.
+    """The sums over all elements, and not over a sample: an update may be in any few of them.
 
     `vectors[0]` is the intended update; `vectors[1]` is overwritten with the error. The sums are
     added up in the dtype of `vectors`, a few units of its last bit off.
     """
     update, error = vectors
-    # Not the computed weight: in it, the sum of a weight and a far smaller update is rounded too.
+    # The computed weight is not used: as a sum of a weight and a far smaller update, it has been
+    # rounded itself.
     error.copy_(rounded).sub_(before).sub_(update)
     sums = _sums(vectors)
     if not _LEAST_SUM < sums.intended < _MOST_SUM or not sums.error < _MOST_SUM:
@@ -84,6 +85,7 @@ def measure(
 
 def _sums(vectors: Float[Tensor, "2 rows columns"]) -> Fidelity:
     flat = vectors.flatten(1)
-    # One product is faster than three dot products, and as exact.
+    # One product is faster than three dot products, and as exact. The realised update is the
+    # intended one plus the error, so its product with the intended is the sum below.
     (intended, product), (_, error) = (flat @ flat.T).tolist()
     return Fidelity(error, intended, intended + product)

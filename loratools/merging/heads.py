@@ -1,8 +1,8 @@
-"""What a base becomes when an adapter brings the head of a classifier along.
+"""Change a planned merge to which an adapter adds the head of a classifier.
 
-What a checkpoint lacks, by its names, transformers makes up at random, without an error. So the
-config says which class the result is and how many labels it has, and tensors get the names that
-they have in that class.
+transformers initialises tensors whose names a checkpoint lacks at random, without an error. So the
+config must state the class of the result and its number of labels, and tensors must get the names
+that they have in that class.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.merging.plan import MergePlan, NewHead, PlannedTensor
 from loratools.names.heads import Head, find_heads, output_layer
 
-#: Modules beside the base model, by the first part of their names: these have no prefix.
+#: The first part of the names of modules outside the base model, which never have its prefix.
 _OUTER = frozenset(
     {
         "classification_head", "classifier", "cls", "embed_out", "final_logits_bias",
@@ -27,7 +27,7 @@ _OUTER = frozenset(
 
 
 def with_head(plan: MergePlan) -> MergePlan:
-    """The plan with what a head among its tensors means for the others and for the config."""
+    """The plan with the tensors' names and the config that a head among its tensors requires."""
     base, tensors = plan.base, plan.tensors
     brought = list(_brought(base, plan.adapters, tensors))
     if not brought:
@@ -85,7 +85,7 @@ def config_with_head(config: Mapping[str, Any], head: NewHead) -> dict[str, Any]
 def _brought(
     base: Checkpoint, adapters: Sequence[Adapter], tensors: Mapping[str, PlannedTensor]
 ) -> Iterator[tuple[Adapter, tuple[Head, ...], str]]:
-    """The adapters with a head, what it can be, and the name of its output layer."""
+    """The adapters that bring a head, the heads that it may be, and its output layer's name."""
     for adapter in adapters:
         stored = _trained_by(adapter, tensors)
         heads = find_heads(stored, adapter.provenance.task, base.config or {})
@@ -101,7 +101,7 @@ def _trained_by(adapter: Adapter, tensors: Mapping[str, PlannedTensor]) -> dict[
 
 
 def _chosen(heads: Sequence[Head], config: Mapping[str, Any]) -> Head | None:
-    """The one head that it is; of several, the one that the base has already."""
+    """The only possible head; of several, the one of the base's class; None if that has neither."""
     if len(heads) == 1:
         return heads[0]
     return next((head for head in heads if head.architecture == _architecture(config)), None)
@@ -110,7 +110,7 @@ def _chosen(heads: Sequence[Head], config: Mapping[str, Any]) -> Head | None:
 def _described(
     config: Mapping[str, Any], beside: Mapping[str, Any], head: Head | None, labels: int
 ) -> tuple[NewHead, list[str]]:
-    """The head as the config has to describe it; `beside` is the config beside the adapter."""
+    """The head as the config must describe it, and notes; `beside` is the adapter's own config."""
     notes = []
     architecture = head.architecture if head else None
     if head is None:
@@ -123,7 +123,7 @@ def _described(
         notes.append(f"config.json: the output is a {architecture} with {labels} labels{guess}")
     is_answer = head is not None and head.task == "QUESTION_ANS"
     names = next((n for n in map(_names_in, (beside, config)) if n and len(n) == labels), None)
-    # transformers makes up the same names where there are none; two are its default.
+    # Without names transformers gives these itself, for the number of labels, or for two.
     is_said = _labels(config) == labels and (is_answer or _architecture(config) == architecture)
     if names is None and not is_said:
         names = tuple(f"LABEL_{number}" for number in range(labels))
@@ -142,7 +142,7 @@ def _described(
 
 
 def _names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of the labels in a config, in their order; None where it has none, or not all."""
+    """The names of the labels in a config, in order; None if one is missing, or given twice."""
     names = config.get("id2label")
     if not isinstance(names, dict):
         return None
@@ -153,7 +153,7 @@ def _names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _labels(config: Mapping[str, Any]) -> int:
-    """How many labels transformers takes a model to have: two where nothing says it."""
+    """The number of labels that transformers takes a model to have: two if the config has none."""
     names = config.get("id2label")
     if isinstance(names, dict):
         return len(names)
@@ -169,7 +169,7 @@ def _architecture(config: Mapping[str, Any]) -> object:
 def _renamed(
     tensors: Mapping[str, PlannedTensor], head: Head, config: Mapping[str, Any]
 ) -> tuple[Mapping[str, PlannedTensor], list[str]]:
-    """The tensors by the names that they have in the class of the head."""
+    """The tensors by the names that they have in the class of the head; a note if they change."""
     prefixes = _prefixes(tensors, head, config)
     if prefixes is None:
         return tensors, []
@@ -183,7 +183,7 @@ def _renamed(
         and (old or name.partition(".")[0] not in _OUTER)
     }
     if set(names.values()) & set(tensors):
-        return tensors, []
+        return tensors, []  # two tensors would have one name
     renamed = {}
     for name, tensor in tensors.items():
         final_name = names.get(name, name)
@@ -197,12 +197,12 @@ def _prefixes(
 ) -> tuple[str, str] | None:
     """The base model's prefix in the base and in the class; None where they agree or are unknown.
 
-    An adapter's targets have the names of the class it was trained in. What stands before the
-    longest end that a target and its tensor have in common are the two prefixes.
+    An adapter's targets have the names of the class it was trained in. The two prefixes are what
+    precedes the longest common suffix of a target and its tensor.
     """
     pairs = [(c.target, name) for name, tensor in tensors.items() for c in tensor.changes]
     inner = [pair for pair in pairs if pair[0].partition(".")[0] not in _OUTER]
-    found = {_before_common_end(target, name) for target, name in inner}
+    found = {_before_common_suffix(target, name) for target, name in inner}
     if found <= {("", "")} and head.is_known and str(_architecture(config)).endswith("Model"):
         is_bare = not any(name.startswith(head.prefix) for name in tensors)
         return ("", head.prefix) if is_bare else None
@@ -212,8 +212,8 @@ def _prefixes(
     return (old, new) if new and new != old and head.prefix in ("", new) else None
 
 
-def _before_common_end(target: str, name: str) -> tuple[str, str]:
-    """What stands before the longest end in common, by whole parts of the names."""
+def _before_common_suffix(target: str, name: str) -> tuple[str, str]:
+    """The beginnings of both names before their longest common suffix of whole parts."""
     one, other = target.split("."), name.split(".")
     while one and other and one[-1] == other[-1]:
         one.pop()
@@ -222,7 +222,7 @@ def _before_common_end(target: str, name: str) -> tuple[str, str]:
 
 
 def _made_up(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
-    """What the class has and the output lacks."""
+    """A warning about parameters that the head's class has and the output lacks."""
     if not head.is_known:
         return
     inner = {name.removeprefix(head.prefix) for name in tensors}
@@ -235,7 +235,7 @@ def _made_up(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
 
 
 def _passed_over(head: Head, tensors: Mapping[str, PlannedTensor]) -> Iterator[str]:
-    """What the base has and the class has not: the head for the task before."""
+    """A note on tensors that the base has and the head's class has not: those of another head."""
     others = [
         name
         for name, tensor in tensors.items()

@@ -45,7 +45,7 @@ def merge(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
 ) -> MergeReport:
-    """Write `base + Σ weight · adapter` to `output`; plan only, where that is None.
+    """Write `base + Σ weight · adapter` to `output`; if that is None, only plan it.
 
     All adapters are added before the one rounding to the base's dtype. The base is read in blocks
     of rows, so memory does not depend on its size. `output` appears complete or not at all.
@@ -91,7 +91,7 @@ def merge(
 def _named(
     files: tuple[PlannedFile, ...], base: Checkpoint, output: str | Path | None
 ) -> tuple[PlannedFile, ...]:
-    """The files by their names in the output: a single one has the name of the output itself."""
+    """The files under their names in the output: a single file has the name of the output."""
     if base.is_folder:
         return files
     if len(files) > 1:
@@ -110,7 +110,7 @@ def _write(
     inputs: Sequence[Path],
     write: WriteOptions,
 ) -> MergeReport:
-    """Write the output; the report with what the results came to, known before it has its name."""
+    """Write the output; return the report, which is complete before the output has its name."""
     is_folder = report.plan.base.is_folder
     check_output(
         output,
@@ -127,6 +127,7 @@ def _write(
         beside.write(staging)
         for file in files:
             _verify(staging.folder / file.name, file)
+        # A change during the merge may have mixed old and new values: nothing is published then.
         for source in _input_files(report.plan):
             source.check_unchanged()
         report = _measured(report, fidelity)
@@ -136,7 +137,7 @@ def _write(
 
 
 def _measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeReport:
-    # That of an update with a NaN or an infinity would be none, and is no number in JSON.
+    # With a NaN or an infinity there is no fidelity to report, and JSON has no such numbers.
     finite = {
         name: fidelity[name]
         for name in report.plan.tensors
@@ -146,7 +147,7 @@ def _measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeRepo
 
 
 def _verify(path: Path, file: PlannedFile) -> None:
-    """Read a finished file's header back."""
+    """Read a finished file's header back, and compare it with the planned layout."""
     written = {t.name: t for t in InputFile(path).read_header().tensors}
     if written != dict(file.layout.tensors):
         raise StorageError(f"{path}: was not written as planned; check the disk")
@@ -158,7 +159,7 @@ def _input_files(plan: MergePlan) -> Iterator[InputFile]:
 
 
 def _made(plan: MergePlan, files: Sequence[PlannedFile], options: MergeOptions) -> dict[str, bytes]:
-    """The index and the config, where the merge has changed them."""
+    """The generated files: the index, if the output has one, and the config, if it changes."""
     made = dict(filter(None, [index_file(plan, files)]))
     if (config := corrected_config(plan, options.dtype)) is not None:
         made["config.json"] = config

@@ -1,4 +1,4 @@
-"""Rows of a matrix that more than one adapter trains: a merge has one value for each of them."""
+"""Refuse rows of a matrix that several adapters train, since a merge has one value for each row."""
 
 from loratools.adapter import Adapter
 from loratools.deltas.rows import Rows
@@ -7,12 +7,12 @@ from loratools.merging.plan import Change, PlannedTensor
 
 
 def refuse_overlap(adapter: Adapter, planned: PlannedTensor, change: Change, rows: Rows) -> None:
-    """Refuse rows that would take the place of what an adapter before has trained.
+    """Refuse rows that would replace what an earlier adapter has trained.
 
-    The same rows may be trained twice if they are equal, and count whole.
+    Two adapters may train the same row if its values are equal and both weights are 1.
 
     Raises:
-        UnsupportedError: what becomes of a row would depend on the order of the adapters.
+        UnsupportedError: the result would depend on the order of the adapters.
     """
     where = f"{adapter.where}: {shorten(change.target)}"
     remedy = "merge one adapter after the other if the later one is to win"

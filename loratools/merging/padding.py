@@ -10,9 +10,9 @@ from loratools.merging.plan import MergePlan
 
 
 def with_pad_token(plan: MergePlan, companions: Companions) -> MergePlan:
-    """The plan, whose new head knows the padding token if the tokenizer beside the output has one.
+    """The plan with the padding token in its new head, if the class needs one and files state it.
 
-    `companions` are the files beside the weights of the output.
+    `companions` are the files beside the output's weights, among them its tokenizer's.
     """
     if plan.head is None or not plan.head.needs_pad_token:
         return plan
@@ -28,7 +28,7 @@ def with_pad_token(plan: MergePlan, companions: Companions) -> MergePlan:
 
 
 def find_pad_token(files: Companions) -> int | None:
-    """The number of the token that a tokenizer pads with; None where its files do not tell."""
+    """The id of the token that a tokenizer pads with; None if its files do not state it."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         token = _content(_read(files, name).get("pad_token"))
         if token is not None:
@@ -37,7 +37,7 @@ def find_pad_token(files: Companions) -> int | None:
 
 
 def _numbers(files: Companions, token: str) -> Iterator[int]:
-    """The numbers that the files of a tokenizer give to a token, the smallest files first."""
+    """The ids that the files of a tokenizer give to a token; the smallest files are read first."""
     decoder = _read(files, "tokenizer_config.json").get("added_tokens_decoder")
     for number, entry in decoder.items() if isinstance(decoder, dict) else ():
         if _content(entry) == token and number.isdecimal():
@@ -52,13 +52,13 @@ def _numbers(files: Companions, token: str) -> Iterator[int]:
 
 
 def _content(entry: object) -> str | None:
-    """A token, which is stored as text or as an object."""
+    """The text of a token, which is stored as a string or in an object; None for anything else."""
     found = entry.get("content") if isinstance(entry, dict) else entry
     return found if isinstance(found, str) else None
 
 
 def _read(files: Companions, name: str) -> Mapping[str, Any]:
-    """One of the files; empty where it is missing or no JSON, since it is copied as it is."""
+    """The JSON object in a file; empty for a missing or malformed one, which is no error here."""
     try:
         return files.read_json(name)
     except LoratoolsError:

@@ -1,4 +1,4 @@
-"""The plan of a merge as a value: what becomes of every tensor of the base and of every adapter.
+"""The plan of a merge, as a value: what becomes of each tensor of the base and of the adapters.
 
 A plan that exists can be carried out: names are matched, shapes agree, every adapter tensor is
 accounted for.
@@ -20,7 +20,7 @@ from loratools.names.tied import TiedHead
 @final
 @dataclass(frozen=True)
 class MergeOptions:
-    """What to merge, and into what.
+    """Which updates to merge, and the dtype of the result.
 
     Attributes:
         dtype: for all float weights, `float32`, `bfloat16` or `float16`; None keeps each one's own.
@@ -46,7 +46,8 @@ class MergeOptions:
 class Change:
     """One adapter's change to one weight, oriented as the base stores that weight.
 
-    `rows` is the same as `delta` where the adapter has trained single rows, and None otherwise.
+    `adapter` is the adapter's number, from 0. `rows` is the same as `delta` if the adapter has
+    trained single rows, and None otherwise.
     """
 
     adapter: int
@@ -61,11 +62,12 @@ class Change:
 @final
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the output: where it starts from, and what is then done to it.
+    """One tensor of the output: the values that it starts from, and the changes to them.
 
     Attributes:
-        base: the base's tensor; None where the base has none of this name.
-        origin: the values to start from: that tensor, or what an adapter puts in its place.
+        base: the base's tensor; for a tied head that is not stored, the embedding; None for a
+            tensor that the base does not have.
+        origin: the values to start from: those of `base`, or of what an adapter puts in its place.
         is_trained: whether `origin` is itself a result of training.
         is_renamed: whether the base has it under another name.
     """
@@ -80,27 +82,27 @@ class PlannedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the output."""
+        """The shape of the output tensor."""
         return self.origin.shape
 
     @property
     def is_own(self) -> bool:
-        """Whether the base's tensor is this one, and not the one that it was tied to."""
+        """Whether `base` is this tensor itself, and not an embedding that it was tied to."""
         return self.base is not None and (self.is_renamed or self.base.name == self.name)
 
     @property
     def is_changed(self) -> bool:
-        """Whether it is other than the base's tensor of this name, which may not exist."""
+        """Whether the plan changes or replaces the base's tensor, or the base has none."""
         return bool(self.changes) or self.origin is not self.base or not self.is_own
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the output holds the very bytes of the base's tensor of this name."""
+        """Whether the output has the base's tensor with the same bytes."""
         return not self.is_changed and self.dtype == self.origin.dtype
 
     @property
     def is_copied(self) -> bool:
-        """Whether the output holds the bytes of a stored tensor, the base's or an adapter's."""
+        """Whether the output has the bytes of a stored tensor, the base's or an adapter's."""
         is_stored = isinstance(self.origin, Stored)
         return is_stored and not self.changes and self.dtype == self.origin.dtype
 
@@ -108,15 +110,16 @@ class PlannedTensor:
 @final
 @dataclass(frozen=True)
 class NewHead:
-    """The head that the output has from an adapter, as `config.json` describes it.
+    """The head that the output gets from an adapter, as `config.json` describes it.
 
     Attributes:
-        architecture: the class of the output; None where it stays unknown.
+        architecture: the class of the output; None if it stays unknown.
         labels: the number of labels.
-        label_names: their names in order; None where the config need not name them.
-        problem_type: as the config beside the adapter has it.
-        pad_token: the number of the padding token, where it is known only now.
-        needs_pad_token: whether the class needs it, for more than one text at a time.
+        label_names: the labels' names in order; None if the config need not name them.
+        problem_type: the field of that name in the config beside the adapter.
+        pad_token: the id of the padding token, if the config lacks it and a tokenizer has it.
+        needs_pad_token: whether the config lacks a padding token, without which the class takes
+            only one text at a time.
     """
 
     architecture: str | None
@@ -133,9 +136,9 @@ class Accounting:
     """What becomes of every tensor of the adapters, each named as `adapter number: key`.
 
     Attributes:
-        applied: tensors that have an effect.
+        applied: tensors that are applied; some may turn out to change nothing.
         skipped: tensors left out by `only` and `skip`.
-        unmatched: tensors left out by `allow_unmatched`.
+        unmatched: tensors without a counterpart in the base, left out by `allow_unmatched`.
         inert: tensors that change no weight, with the reason.
     """
 
@@ -154,16 +157,16 @@ class Accounting:
 @final
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge will do.
+    """The whole plan of a merge.
 
     Attributes:
         tensors: the output's tensors by name: the base's in their order, then the new ones.
         accounting: what becomes of every tensor of the adapters.
-        notes: what a person should know.
-        warnings: what makes the output another model than it seems.
-        untied: the head that is stored by itself from now on.
-        vocabulary: rows of the embedding before and after, where they differ.
-        head: the head of a classifier that an adapter brings, for a config that describes it.
+        notes: remarks for the user on what was decided.
+        warnings: reasons why the output is not the model that it seems to be.
+        untied: the tied head that becomes a tensor of its own; None if none does.
+        vocabulary: the rows of the embedding before and after, if they differ.
+        head: the classifier's head that an adapter brings, for a config that describes it.
     """
 
     base: Checkpoint
@@ -184,5 +187,5 @@ class MergePlan:
 
     @property
     def changed(self) -> tuple[PlannedTensor, ...]:
-        """The tensors of the output in which an adapter shows."""
+        """The output's tensors that are new, replaced or changed."""
         return tuple(tensor for tensor in self.tensors.values() if tensor.is_changed)

@@ -1,6 +1,6 @@
-"""How a merge plan is made: one adapter after another onto the base's tensors.
+"""Make a merge plan: add one adapter after another to the base's tensors.
 
-Headers are read, and a few tensors that an adapter stores twice; nothing is written.
+Only headers are read, and the few tensors that have to be compared; nothing is written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -78,14 +78,15 @@ class Planner:
         self._complaints: list[str] = []
         self._selection = Selection(options.only, options.skip)
         self.tied = find_used_head(base.tensors, base.config)
-        # Replacements change shapes, and a tied head can be named though it is not stored.
+        # Apart from the base's tensors: replacements change shapes, and adapters may name a tied
+        # head that is not stored.
         self._shapes = {name: stored.shape for name, stored in base.tensors.items()}
         if self.tied is not None:
             self._shapes.setdefault(self.tied.head, self._shapes[self.tied.embedding])
         self._names = BaseNames(self._shapes)
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
-        """All of one adapter: replaced tensors first, then updates, then single rows."""
+        """Add one adapter: replaced tensors, which may change shapes; then updates; then rows."""
         adapter.check_usable()
         if note := another_base(adapter, self.base):
             self.notes.append(f"{adapter.where}: {note}")
@@ -107,7 +108,7 @@ class Planner:
         self._refuse_missing(number, adapter)
 
     def check_complete(self) -> None:
-        """Check that every adapter and every glob was of use.
+        """Check that every update has a counterpart, and that every glob matched something.
 
         Raises:
             MatchError: something has no counterpart, or there is nothing left to apply.
@@ -153,6 +154,7 @@ class Planner:
             match = self._match(number, target, update)
             if match is not None:
                 matched.append((target, update, match))
+        # The shape of a square weight does not show how it is stored: that of the others does.
         swap_square = square_is_transposed(
             claimed=any(update.fan_in_fan_out for _, update, _ in matched),
             non_square=(m.is_transposed for _, u, m in matched if _tells_orientation(u)),
@@ -178,7 +180,7 @@ class Planner:
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
-        """The base tensor of an update; None where it has none, and a complaint if it is wanted."""
+        """The base tensor of an update; None, and a complaint if it is selected, without one."""
         try:
             return self._names.match(
                 target,
@@ -253,7 +255,7 @@ class Planner:
         return wanted if wanted and dtype in FLOATS else dtype
 
     def _main_dtype(self) -> str:
-        """The float dtype that most of the base is stored in: what a new tensor is rounded to."""
+        """The float dtype that most of the base's bytes have, to which new tensors are rounded."""
         sizes: dict[str, int] = {}
         for stored in self.base.tensors.values():
             if stored.dtype in FLOATS:
@@ -270,6 +272,6 @@ def _refuse_quantised(base: Checkpoint) -> None:
 
 
 def _tells_orientation(update: Update) -> bool:
-    """Whether the shape of the weight shows which way it is stored."""
+    """Whether an update may be stored transposed and has a shape that shows whether it is."""
     shape = update.delta.shape
     return update.fan_in_fan_out is not None and shape[0] != shape[1]

@@ -1,4 +1,4 @@
-"""Tensors of the base that an adapter replaces whole: by which others, and by what."""
+"""The rules for tensors of the base that an adapter replaces as a whole."""
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, shorten
@@ -12,10 +12,10 @@ from loratools.names.tied import is_embedding
 def check_replacement(
     adapter: Adapter, target: str, planned: PlannedTensor, source: Source
 ) -> str | None:
-    """Refuse what may not take the place of a planned tensor; else what a person should know of it.
+    """Check a tensor that is to replace a planned one; return a note on it if there is a need.
 
     Raises:
-        FormatError: it has another dtype, or an adapter before has changed the tensor.
+        FormatError: the tensor has another dtype, or an earlier adapter changed the planned one.
     """
     base = planned.base
     is_rounded = source.dtype in FACTORS and planned.dtype in FLOATS
@@ -39,7 +39,7 @@ def check_replacement(
 
 
 def is_the_base(source: Source, base: Source) -> bool:
-    """Whether a tensor has the numbers of the base's, as the base rounds them."""
+    """Whether a tensor has the values of the base's, once it is rounded to the base's dtype."""
     from loratools.io.rounding import rounds_to
 
     return rounds_to(source, base)

@@ -23,11 +23,12 @@ class MergeReport:
     """The account of a merge, or of the plan of one (`fidelity` is then empty).
 
     Attributes:
-        output: where the result is; None for a dry run.
-        files: the names of the output's weight files, and their sizes.
+        output: the path of the result; None for a dry run.
+        files: the sizes of the output's weight files in bytes, by name.
         fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
-        left_out: files and folders of the base that do not go with the weights.
-        beside: notes on the files that do.
+        left_out: files and folders of the base that do not belong to its weights.
+        is_stochastic: whether results are rounded stochastically.
+        beside: notes on the files that are written beside the weights.
         idle: parts of adapters that change nothing.
     """
 
@@ -42,18 +43,18 @@ class MergeReport:
 
     @property
     def total(self) -> "Fidelity | None":
-        """The fidelity over all changed tensors."""
+        """The fidelity over all changed tensors; None if nothing was measured."""
         parts = [part for part in self.fidelity.values() if part.intended]
         return sum(parts[1:], start=parts[0]) if parts else None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd about the tensors or the other files, and was settled."""
+        """Remarks on what was odd about tensors or other files, and how it was decided."""
         return (*self.plan.notes, *self.beside)
 
     @property
     def equals_base(self) -> bool:
-        """Whether all weights are those of the base, if in another dtype."""
+        """Whether all weights are the base's, apart from a conversion to another dtype."""
         # A head that is stored by itself from now on may be the base's, under another name.
         return all(
             tensor.name in self._unmoved or (tensor.origin is tensor.base and not tensor.changes)
@@ -66,7 +67,7 @@ class MergeReport:
 
     @cached_property
     def _without_effect(self) -> Mapping[str, str]:
-        """The adapter tensors of idle parts, and the reason."""
+        """The reason why an adapter tensor changes nothing, by `adapter number: key`."""
         return {key: part.reason for part in self.idle for key in part.keys}
 
     @property
@@ -95,7 +96,7 @@ class MergeReport:
 
     @property
     def fidelity_line(self) -> str | None:
-        """The total in words; None where nothing was measured."""
+        """The total fidelity in words; None if nothing was measured."""
         total = self.total
         if total is None:
             return None
@@ -109,7 +110,7 @@ class MergeReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What went otherwise than a person would hope."""
+        """Warnings about a result that the user is unlikely to want."""
         return (*self._nothing(), *self._losses())
 
     def _nothing(self) -> Iterator[str]:
@@ -133,7 +134,7 @@ class MergeReport:
         )
 
     def rows(self) -> Iterator[tuple[PlannedTensor, str]]:
-        """Every changed tensor, with a word on what was done to it."""
+        """Every changed tensor, with a few words on what was done to it."""
         for tensor in self.plan.changed:
             yield tensor, ", ".join(_actions(self.plan, tensor))
 

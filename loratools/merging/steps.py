@@ -27,7 +27,7 @@ _SPAN_BLOCKS = 16
 @final
 @dataclass(frozen=True)
 class CopyStep:
-    """Bytes of an input file that the output has as they are."""
+    """A range of bytes that is copied from an input file to the output unchanged."""
 
     output: OutputFile
     source: InputFile
@@ -36,7 +36,7 @@ class CopyStep:
     nbytes: int
 
     def run(self) -> None:
-        """Copy them, in the kernel where it can."""
+        """Copy the bytes, in the kernel if it can."""
         self.output.copy(self.source, self.begin, self.offset, self.nbytes)
 
 
@@ -53,7 +53,7 @@ class EditStep:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it writes."""
+        """The number of bytes that the step writes."""
         return (self.end - self.begin) * self._row_bytes
 
     @property
@@ -64,7 +64,7 @@ class EditStep:
         return total // max(1, rows_of(self.tensor.shape))
 
     def run(self) -> "Measured | None":
-        """Compute and write them, a block at a time; None where nothing was measured."""
+        """Compute and write the rows, a block at a time; None if there is nothing to measure."""
         from loratools.merging.edit import edited_blocks
 
         total = None
@@ -80,7 +80,7 @@ class EditStep:
 
 
 def copy_steps(file: PlannedFile, output: OutputFile) -> Iterator[CopyStep]:
-    """The copies that a file needs: neighbours in input and output are copied together."""
+    """The copies that a file needs; tensors adjacent in input and output are copied together."""
     run: CopyStep | None = None
     for tensor in file.tensors:
         source = tensor.origin

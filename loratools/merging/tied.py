@@ -1,4 +1,4 @@
-"""Embedding and head of a planned merge, which stay one tensor only while they are equal."""
+"""A tied embedding and head in a planned merge, which stay one tensor only while they are equal."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +10,10 @@ from loratools.names.tied import TiedHead
 
 
 def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
-    """The plan in which embedding and head are one tensor while they are equal, else two.
+    """The plan in which embedding and head are one tensor if they are still equal, else two.
 
-    As the adapter was trained: a LoRA on one end does not act at the other, an embedding that
-    grew before training grew at both ends, and trained tokens act at both.
+    This follows what was trained: a LoRA on one of them does not act on the other, an embedding
+    that grew before training grew in both, and single trained rows act in both.
 
     Raises:
         UnsupportedError: they differ, and this kind of model cannot store them apart.
@@ -46,7 +46,7 @@ def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
 def _with_shared_size(
     tensors: Mapping[str, PlannedTensor], tied: TiedHead
 ) -> Mapping[str, PlannedTensor]:
-    """An end that grew before training grew at the other end, too."""
+    """The tensors where an embedding or head that grew before training grew in the other too."""
     for one, other in ((tied.embedding, tied.head), (tied.head, tied.embedding)):
         grown, follower = tensors.get(one), tensors.get(other)
         if grown is None or follower is None or grown.is_trained:
@@ -57,7 +57,7 @@ def _with_shared_size(
 
 
 def _head(tensors: Mapping[str, PlannedTensor], tied: TiedHead) -> PlannedTensor:
-    """The head by itself, with the rows of single tokens that were trained at the embedding."""
+    """The head as a tensor of its own, with single rows that were trained in the embedding."""
     embedding = tensors[tied.embedding]
     head = tensors.get(tied.head) or _untouched_head(tied, embedding)
     rows = tuple(change for change in embedding.changes if change.rows is not None)
@@ -67,6 +67,7 @@ def _head(tensors: Mapping[str, PlannedTensor], tied: TiedHead) -> PlannedTensor
 
 
 def _untouched_head(tied: TiedHead, embedding: PlannedTensor) -> PlannedTensor:
+    """The head that no adapter changes: the embedding without what was trained there."""
     origin = embedding.base if embedding.is_trained else embedding.origin
     assert origin is not None, tied.embedding
     return PlannedTensor(tied.head, embedding.dtype, embedding.base, origin)

@@ -1,4 +1,4 @@
-"""The number of tokens of a planned merge, on which all tables of them must agree."""
+"""The vocabulary's size in a planned merge, on which all embedding tables must agree."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from loratools.names.tied import is_embedding
 
 
 def with_vocabulary(plan: MergePlan) -> MergePlan:
-    """The plan with the number of tokens before and after, where they differ.
+    """The plan with the vocabulary's size before and after, if they differ.
 
     Raises:
-        UnsupportedError: a table of tokens stays as small as it was.
+        UnsupportedError: one embedding table grows, and another one does not.
     """
     tables = {name: tensor for name, tensor in plan.tensors.items() if is_embedding(name)}
     vocabulary = None

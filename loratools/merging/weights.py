@@ -1,4 +1,4 @@
-"""The weights of adapters that are added up."""
+"""The weights with which adapters are added up."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from loratools.errors import OptionError, check_finite
 
 
 def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """A weight for each of `count` adapters, 1 where none are given.
+    """A weight for each of `count` adapters: 1 if none are given.
 
     Raises:
         OptionError: there are more or fewer, or one is a NaN or an infinity.
