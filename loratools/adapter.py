@@ -30,9 +30,11 @@ class Note:
 class Update:
     """An update of the parameter that a target names.
 
-    `fan_in_fan_out` is None where the file fixes the orientation of the weight. Otherwise the base
-    may store the weight transposed. Its shape decides that, and for a square weight
-    `fan_in_fan_out` does, which is the field of the adapter's config.
+    `fan_in_fan_out` is None where the base stores the weight in the orientation of `delta`, as it
+    does every convolution and embedding. Otherwise the base may also store the weight transposed,
+    as GPT-2's `Conv1D` does: a dialect says False for the matrix of a linear layer, or True where
+    its config claims that the weight is stored as (fan_in, out). The weight's shape decides, and
+    for a square weight the base's model type, or else this field.
     """
 
     delta: Delta

@@ -214,6 +214,7 @@ def test_modules_that_a_page_names_are_there(page: str) -> None:
 def test_each_format_has_a_page(name: str) -> None:
     page = read(f"docs/formats/{name}.md")
     assert all(f"\n## {title}\n" in page for title in ("Keys", "Shapes", "Scaling", "Refusals"))
+    assert f"(docs/formats/{name}.md)" in read("README.md")
 
 
 @pytest.mark.parametrize("name", registry.names(peft_kinds))

@@ -10,15 +10,23 @@ import torch
 import loratools
 from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
-from loratools.formats import decode, dialects, encode
+from loratools.formats import Dialect, decode, dialects, encode
 from tests.adapters import assert_same, effects
 from tests.formats.bundles import decoded, lora
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-PEFT = sorted(path.parent for path in FIXTURES.glob("*/*/adapter_model.safetensors"))
-KOHYA = sorted(FIXTURES.glob("kohya/*/*.safetensors"))
-each_stored = pytest.mark.parametrize("path", [*PEFT, *KOHYA], ids=lambda path: path.name)
+
+
+def stored_in(dialect: Dialect) -> list[Path]:
+    """The fixtures of a dialect, by the name of its weights or of its folder of single files."""
+    if dialect.weights is None:
+        return sorted(FIXTURES.glob(f"{dialect.name}/*/*.safetensors"))
+    return sorted(path.parent for path in FIXTURES.glob(f"*/*/{dialect.weights}"))
+
+
+STORED = [path for dialect in dialects() for path in stored_in(dialect)]
+each_stored = pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)
 
 
 def stored(path: Path) -> Adapter:
