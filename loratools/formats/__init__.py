@@ -168,6 +168,7 @@ def _surest(bundle: "Bundle") -> Dialect:
 
 
 def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
+    """The adapter in `bundle`; any error names the file, and options have their defaults."""
     values = {option.name: options.get(option.name, option.values[0]) for option in dialect.options}
     try:
         return _reader(dialect).decode(bundle, values)
@@ -179,6 +180,7 @@ def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> 
 
 
 def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:
+    """A description, for an error, of files that no dialect claims."""
     if not bundle.tensors:
         return "holds no tensors"
     if name := seen(bundle.tensors, readable):

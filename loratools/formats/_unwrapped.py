@@ -34,12 +34,12 @@ _NAMELESS = re.compile(
 class Unwrapped:
     """A bundle whose tensors have names without wrappers; names in its config may still have them.
 
-    `said` is the text of a note on the renaming, None if no tensor was renamed. `is_whole` is
+    `remark` is the text of a note on the renaming, None if no tensor was renamed. `is_whole` is
     whether a wrapper called `module` was around the whole model.
     """
 
     bundle: Bundle
-    said: str | None
+    remark: str | None
     is_whole: bool
 
     def with_config(self, fields: Collection[str]) -> tuple[Bundle, tuple[Note, ...]]:
@@ -49,10 +49,10 @@ class Unwrapped:
         """
         before = self.bundle.config
         config = None if before is None else _unwrapped_config(before, fields, self.is_whole)
-        if self.said is None and config == before:
+        if self.remark is None and config == before:
             return self.bundle, ()
-        said = self.said or "names in the config are read without the wrappers of a running program"
-        return replace(self.bundle, config=config), (Note("info", said),)
+        usual = "names in the config are read without the wrappers of a running program"
+        return replace(self.bundle, config=config), (Note("info", self.remark or usual),)
 
 
 def unwrapped_names(bundle: Bundle, prefixes: Iterable[str]) -> Unwrapped:
@@ -70,9 +70,9 @@ def unwrapped_names(bundle: Bundle, prefixes: Iterable[str]) -> Unwrapped:
     is_whole = any(
         unwrapped(key).count("module.") > name.count("module.") for key, name in plain.items()
     )
-    said = renaming(plain)
+    remark = renaming(plain)
     tensors = {plain[key]: source for key, source in bundle.tensors.items()}
-    return Unwrapped(replace(bundle, tensors=tensors), said, is_whole)
+    return Unwrapped(replace(bundle, tensors=tensors), remark, is_whole)
 
 
 def _around(prefixes: Iterable[str]) -> re.Pattern[str]:
@@ -141,7 +141,7 @@ def _without_whole(names: Mapping[str, tuple[str, str]], mark: str, where: str) 
 
 
 def _head(name: str, around: re.Pattern[str]) -> str:
-    """What precedes the module's own name: the prefix of a dialect, or of a flattened name."""
+    """The text before the module's own name: the prefix of a dialect, or of a flattened name."""
     match = around.match(name)
     return match[0] if match else flattened_prefix(name)
 

@@ -168,7 +168,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _outputs(*streams: str) -> list[Path]:
-    """Everything that a command has left in the current folder, without `STREAMS` but `streams`."""
+    """The paths that a command has left in the current folder; of `STREAMS` only `streams`."""
     known = {*INPUTS, *STREAMS} - set(streams)
     return sorted(path for path in Path().iterdir() if path.name not in known)
 

@@ -36,8 +36,8 @@ def seal(file: InputFile) -> Mapping[str, str]:
     """The hashes of a finished file, for those that its metadata has; it is read in blocks.
 
     The model hash is of the data alone. The legacy hash is of the bytes from 0x100000 to 0x110000
-    of the file as it would be if its only metadata were the `ss_` entries; in a smaller file, these
-    are no bytes at all.
+    of the file as it would be if its only metadata were the `ss_` entries; for a smaller file it is
+    the hash of no bytes.
     """
     header = file.read_header()
     digest = hashlib.sha256()

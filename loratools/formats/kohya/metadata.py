@@ -72,7 +72,7 @@ def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterato
     for name, text in stated:
         wanted = _values(name, arguments, sizes)
         number = _number(text)
-        if number is None or all(_is_said(number, value, dtype) for value, dtype in wanted):
+        if number is None or all(_is_equal(number, value, dtype) for value, dtype in wanted):
             continue
         where = f"ss_{name}" if name.startswith("network") else f"{name} in {_ARGUMENTS}"
         found = listing(dict.fromkeys(_plain(value) for value, _ in wanted))
@@ -133,12 +133,13 @@ def _true(text: object, wanted: Sequence[tuple[float, str]]) -> str | None:
     if len(values) > 1:
         return _MIXED
     number = _number(text)
-    if number is not None and all(_is_said(number, value, dtype) for value, dtype in wanted):
+    if number is not None and all(_is_equal(number, value, dtype) for value, dtype in wanted):
         return str(text)
     return _plain(wanted[0][0])
 
 
-def _is_said(number: float, value: float, dtype: str) -> bool:
+def _is_equal(number: float, value: float, dtype: str) -> bool:
+    """Whether a number in the metadata is the value of a tensor of this dtype."""
     # An alpha of 0.1 is 0.0999755859375 in a float16 tensor, so the stated number is rounded alike.
     return number == value or rounded(number, dtype) == value
 

@@ -6,7 +6,7 @@ from loratools.formats.peft.card import USAGE, base_class
 DIALECT = Dialect(
     name="peft",
     weights="adapter_model.safetensors",
-    # As transformers calls it, which splits what PEFT writes as one file.
+    # The names that transformers uses, which splits weights that PEFT writes as one file.
     indexes=("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     config="adapter_config.json",
     base_field="base_model_name_or_path",

@@ -133,6 +133,7 @@ def _parts(
 
 
 def _tokens(config: PeftConfig, tokens: Mapping[str, Source]) -> Iterator[Note]:
+    """A note on rows of trained tokens that are announced and not stored."""
     indices = config.fields.get("trainable_token_indices")
     if not indices:
         return

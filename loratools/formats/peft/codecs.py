@@ -43,7 +43,7 @@ class Codecs:
     def part(self) -> re.Pattern[str]:
         """Match the key, without PEFT's prefix, of a part of a module.
 
-        The name of the adapter may follow the part, but is none of `weight` and `bias`.
+        The name of the adapter may follow the part. It is never `weight` or `bias`.
         """
         names = "|".join(map(re.escape, self.names))
         return re.compile(
@@ -84,6 +84,7 @@ class Codecs:
         return {frozenset(form): kind for kind in self.kinds for form in kind.forms}
 
     def _kind_with_parts_beside(self, where: str, roles: Iterable[str]) -> KindCodec:
+        """The codec of a module that has a whole form and parts beside it; else an error."""
         for role in roles:
             if role not in self.roles:
                 raise UnsupportedError(f"{where}: a bias on {role.removesuffix('.bias')}")

@@ -132,7 +132,8 @@ class PeftConfig:
             return None
         if self._matching("target_modules", module):
             return True
-        # With this flag PEFT also wraps the other of a tied embedding and head, without listing it.
+        # With this flag, if one of a tied embedding and head is a target, PEFT also wraps the other
+        # one, and does not list it.
         return None if isinstance(targets, list) and self.flag("ensure_weight_tying") else False
 
     def unused_targets(self) -> tuple[str, ...]:

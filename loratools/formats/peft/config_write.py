@@ -72,7 +72,7 @@ def _check(config: PeftConfig, modules: Sequence[WrittenModule]) -> None:
                 f"{config.where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no "
                 f"place for a {config.type.title} on it as well"
             )
-        if _said(config, module.path) != (module.rank, module.alpha):
+        if _numbers(config, module.path) != (module.rank, module.alpha):
             raise UnsupportedError(
                 f"{config.where}: {shorten(module.path)}: PEFT has no pattern for this module alone"
             )
@@ -83,10 +83,10 @@ def _set_ranks(
 ) -> None:
     """Make the config give every module its rank and its alpha, and name it as a target."""
     wanted = {module.path: (module.rank, module.alpha) for module in modules}
-    # A config that was just begun has neither yet.
+    # A config that was not read from a file has neither yet, and cannot be parsed.
     is_filed = (type.scaling.rank if type.scaling else "target_modules") in config
     known = parse_config(config, where, type).about(list(wanted)) if is_filed else None
-    if known is None or any(_said(known, path) != said for path, said in wanted.items()):
+    if known is None or any(_numbers(known, path) != both for path, both in wanted.items()):
         _set_patterns(config, type, wanted)
     if known is None or any(
         known.is_target(path) is False or known.leaves_out(path) for path in wanted
@@ -100,6 +100,7 @@ def _set_ranks(
 def _set_patterns(
     config: dict[str, Any], type: PeftType, wanted: Mapping[str, tuple[int, float]]
 ) -> None:
+    """Set rank, alpha and their patterns, so that each path has its rank and alpha in `wanted`."""
     scaling = type.scaling
     if scaling is None:
         return
@@ -114,7 +115,8 @@ def _set_patterns(
     config.setdefault(scaling.alpha, config[scaling.rank])
 
 
-def _said(config: PeftConfig, path: str) -> tuple[int, float]:
+def _numbers(config: PeftConfig, path: str) -> tuple[int, float]:
+    """The rank and the alpha that a config gives to a module."""
     return config.expected_rank(path), config.scaling(path).alpha
 
 

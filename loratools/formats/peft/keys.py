@@ -203,6 +203,10 @@ class _Sorter:
         return depth, self._place(key, name, source)
 
     def _place(self, key: str, name: str, source: Source) -> str | None:
+        """Put a tensor into its group; `name` is its key without PEFT's prefix.
+
+        Returns the adapter's name in the key, if any.
+        """
         dotted = f".{name}"
         for marker, reason in self._inert.items():
             if marker in dotted:
@@ -219,6 +223,7 @@ class _Sorter:
         return self._place_whole(key, name, source)
 
     def _place_whole(self, key: str, name: str, source: Source) -> str | None:
+        """Put a whole tensor into its group; refuse a part that the type does not have."""
         unknown = f"not a part of {self._type.title} that is known here"
         if kind := named_part(name):
             raise UnsupportedError(f"{self.where}: {shorten(key)}: {kind}, {unknown}")

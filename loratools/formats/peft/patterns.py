@@ -85,8 +85,8 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
 def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str, list[str]]:
     """The names in a list that mean each module: its whole path, or a suffix of it after a dot.
 
-    For a module whose whole path is listed, suffixes that are the whole paths of other modules are
-    left out.
+    A suffix that is itself the whole path of another module is looked up only for modules that no
+    other name in the list means.
     """
     paths, listed = set(modules), dict.fromkeys(names)
     found: dict[str, list[str]] = {module: [module] for module in modules if module in listed}
@@ -155,7 +155,7 @@ def _find_all(
 
 
 def _parts(name: str) -> list[str]:
-    """Split a name at the dots that mean any character, and remove the escapes of other ones."""
+    """Split a name at the dots that mean any character, and unescape the parts."""
     parts = [""]
     for escaped, dot, plain in _TOKEN.findall(name):
         if dot:

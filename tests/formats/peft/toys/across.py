@@ -1,4 +1,4 @@
-"""A kind with one tensor for the whole model, `shared_down`, and one for each module."""
+"""A codec for a kind with a tensor of the whole model, `shared_down`, and one of each module."""
 
 from collections.abc import Iterator, Sequence
 from typing import final

@@ -1,4 +1,4 @@
-"""A kind that wraps a LoRA by one tensor more, `lora_gate`, announced by `use_gate`."""
+"""A codec for a kind with a LoRA and one more tensor, `lora_gate`, announced by `use_gate`."""
 
 from typing import final
 

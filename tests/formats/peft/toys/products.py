@@ -1,4 +1,4 @@
-"""A kind of another type, with a rank and an alpha: two products, multiplied entry by entry."""
+"""A codec of another `peft_type` with rank and alpha: two products, multiplied entry by entry."""
 
 from collections.abc import Iterator
 from typing import final

@@ -1,4 +1,4 @@
-"""A kind without a rank and without an alpha, and with a field of its own: `stretched_modules`."""
+"""A codec for a kind without rank or alpha that has a field of its own: `stretched_modules`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, final
