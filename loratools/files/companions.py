@@ -91,6 +91,7 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
     names = LocalFolder(base.path, base.where).all_names()
     taken, left_out = of_model(name for name in names if name not in written)
     found = {name: Companion(base.path, name) for name in taken}
+    # The base's model card describes the base, and not the result.
     if found.pop(_CARD, None) is not None:
         left_out = sorted([*left_out, _CARD])
     tokenizer = {name: file for name, file in found.items() if is_tokenizers(name)}

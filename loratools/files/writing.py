@@ -125,7 +125,8 @@ def write_adapter(
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
-        OutputError: the output exists, is an input, or its name is not one for this kind.
+        OutputError: the output exists or is an input; or its suffix is wrong: `.safetensors` is for
+            an adapter that is a file, and only for that.
         StorageError: the output cannot be written.
     """
     with collector_paused():

@@ -21,12 +21,12 @@ def _main() -> None:
 def _limit(seconds: int, size: int) -> None:
     try:
         import resource
-    except ImportError:  # on Windows, where only the clock of the process that waits counts
+    except ImportError:  # on Windows, where only the caller's limit of real time applies
         return
     for limit, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, size)):
         try:
             resource.setrlimit(limit, (value, value))
-        except (OSError, ValueError):  # macOS knows RLIMIT_AS and does not set it
+        except (OSError, ValueError):  # macOS has RLIMIT_AS, and refuses to set it
             continue
 
 

@@ -34,7 +34,7 @@ def open_inside(folder: Path, name: str) -> int:
     try:
         return _open_plain(folder, name)
     except OSError:
-        # Links are looked for only now: before, one could still be put there after the look.
+        # Links are looked for only after a failure: a look beforehand misses one put there later.
         link = _first_link(folder, name)
         if link is None:
             raise

@@ -1,4 +1,4 @@
-"""What differs between operating systems: one function each, with its fallback.
+"""The system calls that differ between operating systems: a function for each, with a fallback.
 
 Linux has `copy_file_range`, `renameat2`, `sync_file_range` and folders that can be fsynced. Where
 one is missing the fallback gives the same bytes and the same promise, more slowly or, where a

@@ -287,4 +287,5 @@ def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
         if (is_new or keep) and held.is_at(folder):
             return held
         if held.is_at(folder):
+            # A killed run has left it, since nobody else has its lock. Remove it, and begin again.
             shutil.rmtree(folder)

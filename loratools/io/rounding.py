@@ -62,6 +62,7 @@ def _round_to_odd(value: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows c
     nearest = value.float()
     bits = nearest.view(torch.int32)
     is_even_and_inexact = (nearest != value) & (bits % 2 == 0)
+    # The exact value lies between two adjacent float32, of which one has its last bit set.
     step = torch.where(nearest.abs() > value.abs(), -1, 1)
     return torch.where(is_even_and_inexact, bits + step, bits).to(torch.int32).view(torch.float32)
 

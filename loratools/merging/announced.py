@@ -33,7 +33,7 @@ class Planned:
     is_wanted: Callable[[str], bool]
 
     def untouched(self) -> Iterator[PlannedTensor]:
-        """The base's float tensors that may be changed by the adapter, and are not."""
+        """The base's float tensors that the user wants the adapter applied to, and it is not."""
         for tensor in self.tensors.values():
             is_own = tensor.origin is tensor.base and tensor.dtype in FLOATS
             if is_own and not self.is_updated(tensor.name) and self.is_wanted(tensor.name):

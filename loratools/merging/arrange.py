@@ -26,7 +26,7 @@ class PlannedFile:
 
 
 def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, ...]:
-    """The output's weight files: as in the base, or as many within `max_shard_bytes` as needed.
+    """The output's weight files: the base's, or as many of at most `max_shard_bytes` as needed.
 
     A tensor larger than the limit has a file of its own. New tensors come last.
     """

@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-#: Between these, a sum of squares has not lost anything that matters to the limits of float32.
+#: Between these, a sum of squares in float32 has lost nothing that matters to over- or underflow.
 _LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
 
@@ -54,6 +54,7 @@ class Fidelity:
     @property
     def cosine(self) -> float:
         """The cosine between both updates; 1 for an update of zero, 0 for one wholly lost."""
+        # ‖realised‖², from the expansion of ‖realised - intended‖².
         realised = self.error - self.intended + 2 * self.product
         if not self.intended:
             return 1.0

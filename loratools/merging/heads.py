@@ -101,7 +101,7 @@ def _trained_by(adapter: Adapter, tensors: Mapping[str, PlannedTensor]) -> dict[
 
 
 def _chosen(heads: Sequence[Head], config: Mapping[str, Any]) -> Head | None:
-    """The only possible head; of several, the one of the base's class; None if that has neither."""
+    """The only possible head; of several, the one that the base's class has; else None."""
     if len(heads) == 1:
         return heads[0]
     return next((head for head in heads if head.architecture == _architecture(config)), None)
@@ -123,7 +123,7 @@ def _described(
         notes.append(f"config.json: the output is a {architecture} with {labels} labels{guess}")
     is_answer = head is not None and head.task == "QUESTION_ANS"
     names = next((n for n in map(_names_in, (beside, config)) if n and len(n) == labels), None)
-    # Without names transformers gives these itself, for the number of labels, or for two.
+    # Without names transformers makes up the same: for two labels, or the number stated.
     is_said = _labels(config) == labels and (is_answer or _architecture(config) == architecture)
     if names is None and not is_said:
         names = tuple(f"LABEL_{number}" for number in range(labels))

@@ -10,7 +10,7 @@ from loratools.merging.plan import MergePlan
 
 
 def with_pad_token(plan: MergePlan, companions: Companions) -> MergePlan:
-    """The plan with the padding token in its new head, if the class needs one and files state it.
+    """The plan with the padding token of a new head that needs one, or a note that none is known.
 
     `companions` are the files beside the output's weights, among them its tokenizer's.
     """

@@ -86,7 +86,7 @@ class Planner:
         self._names = BaseNames(self._shapes)
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
-        """Add one adapter: replaced tensors, which may change shapes; then updates; then rows."""
+        """Add one adapter: replaced tensors, which may change shapes; updates; then single rows."""
         adapter.check_usable()
         if note := another_base(adapter, self.base):
             self.notes.append(f"{adapter.where}: {note}")
@@ -111,7 +111,7 @@ class Planner:
         """Check that every update has a counterpart, and that every glob matched something.
 
         Raises:
-            MatchError: something has no counterpart, or there is nothing left to apply.
+            MatchError: an update or a glob has no counterpart, or there is nothing left to apply.
         """
         self._selection.check_used(self.base.tensors)
         if self._complaints and not self.options.allow_unmatched:
@@ -141,6 +141,7 @@ class Planner:
             )
         self._count(self.accounting.applied, number, source.keys)
         planned = self._planned(name, source)
+        # An untrained copy of the base's tensor replaces nothing.
         if not replacement.is_trained and planned.base and is_the_base(source, planned.base):
             return
         if note := check_replacement(adapter, target, planned, source):
@@ -180,7 +181,7 @@ class Planner:
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
-        """The base tensor of an update; None, and a complaint if it is selected, without one."""
+        """The base tensor of an update; without one None, and a complaint if it was selected."""
         try:
             return self._names.match(
                 target,

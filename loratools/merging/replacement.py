@@ -12,7 +12,7 @@ from loratools.names.tied import is_embedding
 def check_replacement(
     adapter: Adapter, target: str, planned: PlannedTensor, source: Source
 ) -> str | None:
-    """Check a tensor that is to replace a planned one; return a note on it if there is a need.
+    """Check a tensor that is to replace a planned one; return a note if the user should know of it.
 
     Raises:
         FormatError: the tensor has another dtype, or an earlier adapter changed the planned one.

@@ -46,7 +46,7 @@ def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
 def _with_shared_size(
     tensors: Mapping[str, PlannedTensor], tied: TiedHead
 ) -> Mapping[str, PlannedTensor]:
-    """The tensors where an embedding or head that grew before training grew in the other too."""
+    """Give the size of an embedding or head that grew before training to the other one too."""
     for one, other in ((tied.embedding, tied.head), (tied.head, tied.embedding)):
         grown, follower = tensors.get(one), tensors.get(other)
         if grown is None or follower is None or grown.is_trained:
