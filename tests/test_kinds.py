@@ -186,14 +186,14 @@ def test_combine_adds_changes_within_its_certificate_or_refuses(
 
 def test_factors_that_were_computed_have_the_dtype_of_what_is_stored() -> None:
     """Exact factors of a product of products need more digits than they are stored with."""
-    pair = [of(TOYS["loha"]), replace(of(TOYS["loha"]), where="other")]
+    pair = [of(TOYS["products"]), replace(of(TOYS["products"]), where="other")]
     made = [resized(pair[0], RankRule(rank=rank)).adapter for rank in (2, 4, 6)]
     made += [combined(pair, [1.0, 0.5], rule, Combination()).adapter for rule in (None, RANK)]
     assert {source.dtype for each in made for source in found(each).sources} == {"F32"}
 
 
 def test_combine_compares_whatever_has_factors() -> None:
-    pair = [of(TOYS["loha"]), replace(of(TOYS["loha"].scaled(-1.0)), where="other")]
+    pair = [of(TOYS["products"]), replace(of(TOYS["products"].scaled(-1.0)), where="other")]
     total = combined(pair, [1.0, 0.5], None, Combination()).similarity.total
     assert total is not None
     assert total.cosine(0, 1) == pytest.approx(-1.0)

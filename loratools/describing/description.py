@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter, Note, Update
-from loratools.deltas import Delta, parameters_of
+from loratools.deltas import Delta, factors_of, parameters_of
 from loratools.deltas.lora import Scaling
 from loratools.errors import listing
 from loratools.idle import by_reason
@@ -199,21 +199,19 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
     known: dict[int, int] = {}
     for target, update in updates.items():
         delta = update.delta
-        lora = delta.low_rank
-        scaling = lora.scaling if lora else None
+        rank, scaling = _rank_and_scaling(delta)
         number = known.get(id(scaling))
         if number is None:
             number = known[id(scaling)] = numbers.setdefault(scaling, len(numbers))
-        how = (lora.rank if lora else None, number)
+        how = (rank, number)
         groups.setdefault((pattern_of(target), delta.kind, delta.shape, *how), []).append(delta)
     for (pattern, kind, *_), deltas in groups.items():
-        lora = deltas[0].low_rank
-        scaling = lora.scaling if lora else None
+        rank, scaling = _rank_and_scaling(deltas[0])
         yield TargetGroup(
             pattern=str(pattern),
             kind=str(kind),
             shape=deltas[0].shape,
-            rank=lora.rank if lora else None,
+            rank=rank,
             alpha=scaling.alpha if scaling else None,
             scaling=scaling.value if scaling else None,
             rule=scaling.rule if scaling else None,
@@ -221,6 +219,19 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
             count=len(deltas),
             parameters=sum(map(parameters_of, deltas)),
         )
+
+
+def _rank_and_scaling(delta: Delta) -> tuple[int | None, Scaling | None]:
+    """The rank of a change's factors, and its scaling; None for a change that is stored whole.
+
+    The rank of a product of products is the config's, and not that of its exact factors.
+    """
+    lora, scaling = delta.low_rank, delta.scaling
+    if lora is not None:
+        return lora.rank, lora.scaling
+    if scaling is None or factors_of(delta) is None:
+        return None, None
+    return scaling.rank, scaling
 
 
 def _are_sound(notes: Iterable[Note]) -> bool:

@@ -83,11 +83,11 @@ class Spots:
 
 
 @dataclass(frozen=True)
-class LoHa:
+class Products:
     """dW = scaling * (up1 @ down1) * (up2 @ down2), where the products are multiplied by entry."""
 
     caveat: ClassVar[str | None] = None
-    kind: ClassVar[str] = "LoHa"
+    kind: ClassVar[str] = "products"
     by_rows: ClassVar[bool] = True
     low_rank: ClassVar[None] = None
 
@@ -101,20 +101,20 @@ class LoHa:
         return (*self.ups, *self.downs)
 
     @property
-    def additive(self) -> "LoHa":
+    def additive(self) -> "Products":
         return self
 
     def nothing(self) -> None:
         return None
 
-    def transposed(self) -> "LoHa":
+    def transposed(self) -> "Products":
         ups, downs = (tuple(map(transposed, pair)) for pair in (self.downs, self.ups))
-        return LoHa(ups, downs, self.scaling, self.shape[::-1])  # type: ignore[arg-type]
+        return Products(ups, downs, self.scaling, self.shape[::-1])  # type: ignore[arg-type]
 
-    def scaled(self, strength: float) -> "LoHa":
+    def scaled(self, strength: float) -> "Products":
         return scaled_by_alpha(self, strength)
 
-    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "LoHa":
+    def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "Products":
         first, second = self.ups
         return replace(self, ups=(multiplied(first, factor), second), scaling=scaling)
 
@@ -240,7 +240,7 @@ class Stretched:
 
 TOYS: dict[str, Delta] = {
     "spots": Spots(((0, 1), (3, 2)), held([4, -2], "spots"), (4, 4)),
-    "loha": LoHa(
+    "products": Products(
         ups=(FACTORS.up, held([[1, 2], [0, 1], [1, 0], [-1, 1]], "up2")),
         downs=(FACTORS.down, held([[1, 0, 2, 1], [2, 1, 0, -1]], "down2")),
         scaling=FACTORS.scaling,

@@ -126,6 +126,11 @@ def is_known(peft_type: object) -> bool:
     return isinstance(peft_type, str) and peft_type in _all_codecs()
 
 
+def is_part(key: str) -> bool:
+    """Whether a key has the name of a part of a module, in any type."""
+    return _part_of(registry.names(kinds)).search(key) is not None
+
+
 def codecs_for(adapter: Adapter) -> Codecs:
     """The codecs of the `peft_type` that an adapter is written as.
 
@@ -151,6 +156,12 @@ _USUAL = "LORA"
 
 def _all_codecs() -> Mapping[str, Codecs]:
     return _loaded(registry.names(kinds))
+
+
+@cache
+def _part_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    parts = (name for codecs in _loaded(names).values() for name in codecs.names)
+    return re.compile(rf"\.({'|'.join(map(re.escape, parts))})(\.|$)")
 
 
 @cache

@@ -1,13 +1,12 @@
 """Reads PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
-import re
 from collections.abc import Mapping
 
 from loratools.adapter import Adapter, Filed, Provenance, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing
 from loratools.formats import Sureness
 from loratools.formats.peft.announced import announced_of, announced_parts, other_ranks, silenced
-from loratools.formats.peft.codecs import codecs_of, is_known
+from loratools.formats.peft.codecs import codecs_of, is_known, is_part
 from loratools.formats.peft.config import parse_config
 from loratools.formats.peft.keys import PREFIX, Parts, sort_keys
 from loratools.formats.peft.notes import disagreements
@@ -16,13 +15,11 @@ from loratools.formats.peft.tokens import replaced_rows
 from loratools.formats.peft.updates import Decoder, path_of
 from loratools.io.bundle import Bundle
 
-_OWN_KEY = re.compile(rf"^{re.escape(PREFIX)}|\.lora_(embedding_)?[AB](\.|$)")
-
 
 def claim(bundle: Bundle) -> Sureness:
     """How sure PEFT's dialect is: only the config and the keys together are enough to decode."""
     peft_type = (bundle.config or {}).get("peft_type")
-    has_keys = any(map(_OWN_KEY.search, bundle.tensors))
+    has_keys = any(key.startswith(PREFIX) or is_part(key) for key in bundle.tensors)
     if is_known(peft_type) and has_keys:
         return Sureness.CONFIG
     is_named = bundle.config is not None and "peft_type" in bundle.config

@@ -32,7 +32,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kind_is_read_and_written_as_it_was(alpha: dict[str, Tensor]) -> None:
     files = bundle({**module("lora_te_fc", dtype=torch.float32), **alpha, **TOY})
     adapter = decode(files)
-    assert adapter.kinds == ("LoRA", "LoHa")
+    assert adapter.kinds == ("LoRA", "products")
     again = encode(adapter)
     assert list(again.tensors) == list(files.tensors)
     assert all(torch.equal(again.tensors[k].read(), s.read()) for k, s in files.tensors.items())

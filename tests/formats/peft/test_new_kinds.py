@@ -10,10 +10,12 @@ import torch
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement
 from loratools.deltas import Delta
+from loratools.describing.description import inspect_adapter
 from loratools.errors import FormatError, UnsupportedError
-from loratools.formats import decode, encode
+from loratools.formats import Sureness, decode, encode
 from loratools.formats.peft import kinds
 from loratools.formats.peft.peft_type import OPTIONAL_FIELDS
+from loratools.formats.peft.read import claim
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from loratools.reshaping.rescaled import Rescaling, rescaled
@@ -54,7 +56,7 @@ def assert_same_tensors(one: Bundle, other: Bundle) -> None:
 def test_kind_of_another_type_is_read_and_written_as_it_was() -> None:
     files = toy(modules="qk", alpha_pattern={"k": 5}, target_modules=["q", "k"], of_its_own=7)
     adapter = decode(files)
-    assert adapter.kinds == ("LoHa",)
+    assert adapter.kinds == ("products",)
     assert adapter.notes == ()
     scalings = [update.delta.scaling for update in adapter.updates.values()]
     assert [scaling.value for scaling in scalings if scaling] == [3 / 2, 5 / 2]
@@ -146,7 +148,7 @@ def test_tensor_of_the_whole_model_is_read_and_written_once() -> None:
     assert_same_tensors(files, encode(adapter))
 
 
-@pytest.mark.parametrize("name", ["loha", "gated", "stretched"])
+@pytest.mark.parametrize("name", ["products", "gated", "stretched"])
 def test_change_without_a_file_is_written_by_the_codec_that_takes_it(name: str) -> None:
     """Its type is found by its kind."""
     written = canonical({"a.weight": TOYS[name]}, where="toy")
@@ -197,3 +199,14 @@ def test_without_its_codec_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> Non
         decode(toy())
     with pytest.raises(UnsupportedError, match="lora_gate: not a part of LoRA that is known here"):
         decode(stored(GATED, **config()))
+
+
+def test_its_keys_are_known_without_the_prefix() -> None:
+    files = toy()
+    tensors = {key.removeprefix(PREFIX): source for key, source in files.tensors.items()}
+    assert claim(replace(files, tensors=tensors)) is Sureness.CONFIG
+
+
+def test_inspect_shows_its_scaling_and_its_rank() -> None:
+    (group,) = inspect_adapter(decode(toy())).groups
+    assert (group.rank, group.alpha, group.scaling, group.rule) == (2, 3, 3 / 2, "rank")

@@ -6,7 +6,7 @@ from typing import final
 from loratools.deltas import Delta
 from loratools.formats.kohya.kinds import Codec, StoredModule
 from loratools.io.source import Source
-from tests.deltas.toys import LoHa
+from tests.deltas.toys import Products
 
 _UPS, _DOWNS = ("toy_w1_a", "toy_w2_a"), ("toy_w1_b", "toy_w2_b")
 
@@ -17,19 +17,19 @@ class _ProductsCodec(Codec):
     marks = _UPS
 
     def takes(self, delta: Delta) -> bool:
-        return isinstance(delta, LoHa)
+        return isinstance(delta, Products)
 
-    def decode(self, module: StoredModule) -> LoHa:
+    def decode(self, module: StoredModule) -> Products:
         ups, downs = ((module.parts[a], module.parts[b]) for a, b in (_UPS, _DOWNS))
         shape = (ups[0].shape[0], downs[0].shape[1])
-        return LoHa(ups, downs, module.scaling(ups[0].shape[1]), shape)
+        return Products(ups, downs, module.scaling(ups[0].shape[1]), shape)
 
     def encode(self, delta: Delta) -> Iterator[tuple[str, Source]]:
-        assert isinstance(delta, LoHa)
+        assert isinstance(delta, Products)
         yield from zip((*_UPS, *_DOWNS), (*delta.ups, *delta.downs), strict=True)
 
     def rank(self, delta: Delta) -> int:
-        assert isinstance(delta, LoHa)
+        assert isinstance(delta, Products)
         return delta.ups[0].shape[1]
 
 
