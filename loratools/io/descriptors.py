@@ -67,8 +67,9 @@ class Descriptor:
     @contextmanager
     def used(self) -> Iterator[int]:
         """The open descriptor, which is not closed before the block ends."""
+        fd = self.pinned()
         try:
-            yield self.pinned()
+            yield fd
         finally:
             with _open.lock:
                 self._users -= 1

@@ -28,6 +28,8 @@ from loratools.io.json import encode_json, json_text, parse_json, parse_json_obj
         (b"[" * 101 + b"]" * 101, "more than 100 deep"),
         (b'{"a": ' * 101 + b"1" + b"}" * 101, "more than 100 deep"),
         (b"[[1], [" + b"[2, [" * 50 + b"]]" * 50 + b"]]", "more than 100 deep"),
+        (b'["]",' * 101 + b"1" + b',"["]' * 101, "more than 100 deep"),
+        (b'{"}":' * 101 + b"1" + b',"{":1}' * 101, "more than 100 deep"),
         (b"9" * 5000, f"the number {'9' * 10}…{'9' * 10} is beyond what a float64 can hold"),
         (b"[1e400]", "the number 1e400 is beyond what a float64 can hold"),
         (b"[-1e400]", "the number -1e400 is beyond"),

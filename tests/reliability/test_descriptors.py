@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools import registry
+from loratools.io import descriptors
 from loratools.io.descriptors import Descriptor, most_open
 from loratools.io.file import InputFile
 from tests.cli.results import refused
@@ -137,3 +138,20 @@ def test_a_descriptor_in_use_is_not_closed_by_others(tmp_path: Path) -> None:
             assert os.pread(outer, 1, 0) == b"!"
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(outer)
+
+
+def test_a_use_that_fails_to_open_is_no_use() -> None:
+    """Else the next two uses would count as one, and the end of one would close the other's."""
+
+    def refuse() -> int:
+        raise FileNotFoundError
+
+    file = Descriptor(refuse)
+    with pytest.raises(FileNotFoundError), file.used():
+        pass
+    file._open_file = lambda: os.open(os.devnull, os.O_RDONLY)
+    with file.used() as fd:
+        with file.used():
+            pass
+        assert id(file) not in descriptors._open.idle
+        assert os.fstat(fd)
