@@ -363,4 +363,8 @@ def test_no_code_but_the_codecs_asks_for_a_kind() -> None:
         if place.parts[0] not in exempt
         for found in asks(path.read_text())
     ]
-    assert asked == []
+    assert asked == [], (
+        "only deltas/ and formats/ may ask which kind a change is, so that a new kind is no edit "
+        "elsewhere: ask for a member of loratools.deltas.Delta instead, such as `additive` or "
+        f"`low_rank`, or give Delta a new member that every kind answers: {asked}"
+    )

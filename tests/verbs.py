@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
 import loratools
+from loratools import RankRule, Rescaling
 from tests.e2e.commands import PLAIN, SINGLE, SMALL
 from tests.hub.faulty import FILES, REPO
 from tests.hub.server import Hub
@@ -22,17 +24,23 @@ class Verb:
             the output is `out`.
         of_adapter: returns the arguments of several runs, given a Hub, an adapter, and a base that
             fits it.
+        in_python: calls the verb's function, given the paths or the names of a base, of two
+            adapters that fit it (a verb that takes one takes the first) and of an output, and
+            returns its report. None for a verb that computes nothing with an adapter's numbers.
         calls: the name of a function that the verb calls in the middle of its work. A verb that
             writes an output calls `os.fsync` for each file and folder, and at last when the output
             has its name.
-        computes: whether the verb computes with the numbers of an adapter.
     """
 
     arguments: Callable[[Hub, Path], list[object]]
     of_adapter: Callable[[Hub, Path, Path], list[list[object]]]
+    in_python: Callable[[Any, Any, Any, Path], Any] | None
     calls: str = "os.fsync"
 
-    computes: bool = True
+    @property
+    def computes(self) -> bool:
+        """Whether the verb computes with the numbers of an adapter."""
+        return self.in_python is not None
 
     @property
     def writes(self) -> bool:
@@ -43,6 +51,12 @@ class Verb:
 def _tuned(folder: Path) -> Path:
     loratools.merge(SINGLE, SMALL, output=folder / "tuned")
     return folder / "tuned"
+
+
+def _extract(base: Any, one: Any, other: Any, output: Path) -> Any:
+    tuned = output.with_name(f"{output.name} tuned")
+    loratools.merge(base, one, output=tuned)
+    return loratools.svd_extract(tuned, base, output=output)
 
 
 def _odd(adapter: Path) -> Path:
@@ -91,6 +105,7 @@ VERBS = {
     "inspect": Verb(
         lambda hub, folder: [PLAIN, "--check"],
         lambda hub, adapter, base: [[adapter, "--check"], [adapter, "--spectrum", "--base", base]],
+        lambda base, one, other, output: loratools.inspect(one, base=base, spectrum=True),
         "os.preadv",
     ),
     "merge": Verb(
@@ -98,6 +113,7 @@ VERBS = {
         lambda hub, adapter, base: [
             [base, adapter, "-o", "out", "-w", weight] for weight in (1, 0, 1e308)
         ],
+        lambda base, one, other, output: loratools.merge(base, [one, other], output=output),
     ),
     "rescale": Verb(
         lambda hub, folder: [SMALL, "--strength", 0.5, "-o", folder / "out"],
@@ -113,26 +129,37 @@ VERBS = {
                 ["--rule", "rslora"],
             )
         ],
+        lambda base, one, other, output: loratools.rescale(
+            one, output=output, rescaling=Rescaling(strength=0.5, keep_replaced=True)
+        ),
     ),
-    "combine": Verb(lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"], _combined),
+    "combine": Verb(
+        lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"],
+        _combined,
+        lambda base, one, other, output: loratools.combine([one, other], output=output),
+    ),
     "resize": Verb(
         lambda hub, folder: [SMALL, "--rank", 2, "-o", folder / "out"],
         lambda hub, adapter, base: [
             [adapter, "-o", "out", *way]
             for way in (["--rank", 1], ["--rank", 9], ["--energy", 0.9], ["--size", 2000])
         ],
+        lambda base, one, other, output: loratools.resize(
+            one, output=output, rule=RankRule(rank=2)
+        ),
     ),
     "svd-extract": Verb(
         lambda hub, folder: [_tuned(folder), SINGLE, "--rank", 1, "-o", folder / "out"],
         lambda hub, adapter, base: [
             [tuned, base, "-o", "out", "--rank", 1, "--check"] for tuned in (base, _odd(adapter))
         ],
+        _extract,
     ),
-    "pull": Verb(_pull, _fetched, computes=False),
+    "pull": Verb(_pull, _fetched, None),
     "push": Verb(
         lambda hub, folder: [_pushed(folder), REPO, "--create", "--base", "ann/base"],
         _sent,
+        None,
         "loratools.hub.writing.commit",
-        computes=False,
     ),
 }

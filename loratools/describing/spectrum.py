@@ -95,10 +95,10 @@ def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
 
 def _base_norms(plan: "MergePlan") -> Mapping[str, float]:
     """The Frobenius norm of the weight that each target's update changes."""
-    from loratools.io.blocks import frobenius
+    from loratools.io.blocks import stored_norm
 
     norms = {}
     for tensor in plan.changed:
         for change in tensor.changes:
-            norms[change.target] = frobenius(tensor.origin)
+            norms[change.target] = stored_norm(tensor.origin)
     return norms

@@ -37,7 +37,7 @@ def read_block(source: Source, begin: int, end: int) -> Shaped[Tensor, "rows col
     return block.reshape(end - begin, -1)
 
 
-def frobenius(source: Source) -> float:
+def stored_norm(source: Source) -> float:
     """The Frobenius norm of a tensor, read a block at a time and summed in float64."""
     squares = 0.0
     for begin, end in spans(0, rows_of(source.shape), block_rows(source.shape)):

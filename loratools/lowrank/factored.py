@@ -131,7 +131,7 @@ def singular_values(
     return values[: min(up.shape[0], down.shape[1])]
 
 
-def frobenius(matrix: Factored) -> float:
+def product_norm(matrix: Factored) -> float:
     """The Frobenius norm of `up @ down`, in float64."""
     # Not the root of trace(matrixᵀ matrix) by the factors: its rounding is relative to their norms,
     # and the norm of the product can be far smaller.

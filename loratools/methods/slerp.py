@@ -9,7 +9,7 @@ import math
 import torch
 
 from loratools.errors import OptionError
-from loratools.lowrank.factored import Factored, frobenius
+from loratools.lowrank.factored import Factored, product_norm
 from loratools.methods import MethodOptions, Task
 from loratools.methods._consensus import scaled_weights
 
@@ -44,7 +44,7 @@ def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
 
 def _unit(update: Factored, weight: float) -> Factored:
     """The update times its weight, divided by its norm; zero for a zero update."""
-    norm = frobenius(update) if weight else 0.0
+    norm = product_norm(update) if weight else 0.0
     return Factored(update.up * (math.copysign(1, weight) / norm if norm else 0.0), update.down)
 
 
@@ -58,4 +58,4 @@ def _angle(one: Factored, other: Factored) -> float:
     down = torch.cat([one.down, other.down])
     difference = Factored(torch.cat([one.up, -other.up], 1), down)
     added = Factored(torch.cat([one.up, other.up], 1), down)
-    return 2 * math.atan2(frobenius(difference), frobenius(added))
+    return 2 * math.atan2(product_norm(difference), product_norm(added))

@@ -172,7 +172,7 @@ def _check_folded(
     adapter: Adapter, updates: Mapping[str, Update], strengths: Mapping[str, float]
 ) -> None:
     """Refuse scalings that make a factor so small that its dtype rounds all of it to zero."""
-    from loratools.io.blocks import frobenius
+    from loratools.io.blocks import stored_norm
 
     for target, update in adapter.updates.items():
         before, after = update.delta.low_rank, updates[target].delta.low_rank
@@ -180,7 +180,7 @@ def _check_folded(
             continue
         if not (strengths[target] and before.scaling.value):
             continue
-        if frobenius(before.up) and not frobenius(after.up):
+        if stored_norm(before.up) and not stored_norm(after.up):
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: folded, up is zero in {after.up.dtype}; "
                 f"--balance gives it the norm of down"
@@ -192,10 +192,10 @@ def _shift(lora: LoRA, factor: float) -> float:
 
     The norms of `factor * up` and `down` then differ by at most a factor of 2.
     """
-    from loratools.io.blocks import frobenius
+    from loratools.io.blocks import stored_norm
 
     # A power of two, because multiplying with it rounds nothing.
-    up, down = abs(factor) * frobenius(lora.up), frobenius(lora.down)
+    up, down = abs(factor) * stored_norm(lora.up), stored_norm(lora.down)
     if not (up and down and math.isfinite(up / down)):
         return 1.0
     return 2.0 ** round(math.log2(down / up) / 2)

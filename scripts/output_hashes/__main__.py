@@ -43,6 +43,14 @@ STREAMS: Final = ("stdout", "stderr")
 SETTINGS: Final = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
 
 
+def all_verbs(machine: "Machine") -> list[str]:
+    """The verbs of this revision, from its `--help`."""
+    machine.run(Case("--help"))
+    found = re.findall(r"^  ([a-z-]+)  ", Path("stdout").read_text().split("Commands:")[1], re.M)
+    machine.clear()
+    return sorted(found)
+
+
 def all_methods(machine: "Machine") -> list[str]:
     """The methods of `combine` in this revision, from its `--help`."""
     machine.run(Case("combine --help"))
@@ -217,7 +225,7 @@ def main() -> int:
         inputs.make(Path("made"), Path("fixtures"))
         tuned = make_tuned(machine)
         before = digest(map(Path, INPUTS))
-        for case in all_cases(tuned, all_methods(machine)):
+        for case in all_cases(tuned, all_verbs(machine), all_methods(machine)):
             code = machine.run(case)
             print(line(case, code), flush=True)
             if kept is not None:

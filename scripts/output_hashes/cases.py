@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-VERBS: Final = ("inspect", "merge", "rescale", "combine", "resize", "svd-extract", "push", "pull")
 STORIES: Final = "fixtures/stories260k"
 SHARDED: Final = "fixtures/stories260k-bf16-sharded"
 BASES: Final = (STORIES, SHARDED, "fixtures/tiny-gpt2", "made/model", "made/model-f16", "made/unet")
@@ -106,11 +105,13 @@ class Case:
     hosted: str | None = None
 
 
-def all_cases(tuned: Sequence[tuple[str, str]], methods: Sequence[str]) -> Iterator[Case]:
+def all_cases(
+    tuned: Sequence[tuple[str, str]], verbs: Sequence[str], methods: Sequence[str]
+) -> Iterator[Case]:
     """All cases; `tuned` has pairs of a merged model and its base, for svd-extract."""
     adapters = paths_in("fixtures/adapters", "fixtures/kohya", "fixtures/real", "made/adapters")
     yield from map(Case, MISUSE)
-    yield from (Case(f"{verb} --help") for verb in VERBS)
+    yield from (Case(f"{verb} --help") for verb in verbs)
     for broken in paths_in("made/broken"):
         yield from (Case(way.format(broken)) for way in BROKEN)
     for adapter in adapters:

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
 import loratools
+from loratools.cli import cli
 from loratools.errors import OptionError
 from tests.cli.results import refused
 from tests.e2e.commands import PLAIN, SINGLE, SMALL, run_here
+from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
+from tests.hub.server import Hub
+from tests.verbs import VERBS
 
 HUGE = "9" * 400
 NUMBERS = ["nan", "inf", "-inf", "1e400", HUGE, "x", ""]
@@ -54,6 +59,26 @@ OPTIONS = [
 ]
 
 
+def options_of(verb: str) -> dict[str, click.Option]:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    return {name: option for option in options for name in option.opts}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_values_that_a_number_cannot_have_are_tried_for_every_option(verb: str) -> None:
+    tried = {option for _, option, _ in OPTIONS}
+    texts = (click.Path, click.Choice, type(click.STRING), type(click.BOOL))
+    numbers = {
+        tuple(option.opts)
+        for option in options_of(verb).values()
+        if not isinstance(option.type, texts)
+    }
+    missing = [names for names in sorted(numbers) if not tried & set(names)]
+    assert missing == [], f"{verb}: add to OPTIONS what these options cannot be: {missing}"
+
+
 @pytest.mark.parametrize(
     ("command", "option", "values"), OPTIONS, ids=lambda value: value if type(value) is str else ""
 )
@@ -65,7 +90,7 @@ def test_a_value_that_an_option_cannot_have_is_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever else the command line says, and before anything is read."""
-    output = [] if command[0] == "push" else ["-o", tmp_path / "out"]
+    output = ["-o", tmp_path / "out"] if "-o" in options_of(str(command[0])) else []
     for value in values:
         assert refused(run_here(capsys, *command, *output, f"{option}={value}"), 2, "."), value
     assert list(tmp_path.iterdir()) == []
@@ -107,20 +132,39 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what a verb reads, and for its output `out`."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_typo_in_the_path_of_any_input_is_1(
+    verb: str,
+    here: Path,
+    work: Path,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [verb, *VERBS[verb].arguments(hub, work)]
+    inputs = [at for at, word in enumerate(command) if isinstance(word, Path) and word.exists()]
+    assert inputs or verb == "pull", "which reads no path"
+    for at in inputs:
+        for path in GONE:
+            typo = [*command[:at], path, *command[at + 1 :]]
+            assert refused(run_here(capsys, *typo), 1, "."), typo
+    assert not (work / "out").exists()
+    assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
+
+
 @pytest.mark.parametrize("path", GONE, ids=lambda path: path[:12])
-def test_a_typo_in_a_path_is_1(path: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_typo_in_the_path_of_an_option_is_1(
+    path: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (
-        ["inspect", path],
         ["inspect", PLAIN, "--base", path],
         ["inspect", PLAIN, "--config", path],
-        ["merge", path, PLAIN, "-o", "out"],
-        ["merge", SINGLE, path, "-o", "out"],
         ["merge", SINGLE, f"{path}.safetensors", "-o", "out"],
-        ["rescale", path, "--strength", 2, "-o", "out"],
-        ["resize", path, "--rank", 1, "-o", "out"],
-        ["combine", PLAIN, path, "-o", "out"],
-        ["svd-extract", path, SINGLE, "--rank", 1, "-o", "out"],
-        ["svd-extract", SINGLE, path, "--rank", 1, "-o", "out"],
         ["push", path, "ann/plain"],
         ["push", PLAIN, "ann/plain", "--all", "--template", path],
         ["push", PLAIN, "ann/plain", "--all", "--report", path],
@@ -129,19 +173,30 @@ def test_a_typo_in_a_path_is_1(path: str, here: Path, capsys: pytest.CaptureFixt
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
 
 
-@pytest.mark.parametrize("path", [*GONE[1:], "n" * 240, "..", ""], ids=lambda path: path[:12])
+#: Names that no output can have: below a file or in a circle, too long, there already, or none.
+UNMADE = [*GONE[1:], "n" * 240, "..", ""]
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.writes])
 def test_an_output_that_cannot_be_made_by_its_name_is_1(
+    verb: str,
+    here: Path,
+    work: Path,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [verb, *VERBS[verb].arguments(hub, work)]
+    command[command.index("-o") + 1 :] = []
+    for path in UNMADE:
+        assert refused(run_here(capsys, *command, path), 1, "."), path
+    assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
+
+
+@pytest.mark.parametrize("path", UNMADE, ids=lambda path: path[:12])
+def test_a_pull_that_cannot_write_what_it_is_to_write_asks_no_hub(
     path: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in (
-        ["merge", SINGLE, PLAIN],
-        ["rescale", PLAIN, "--strength", 2],
-        ["resize", PLAIN, "--rank", 1],
-        ["combine", PLAIN],
-        ["svd-extract", SINGLE, SINGLE, "--rank", 1],
-        ["pull", "ann/plain"],
-    ):
-        assert refused(run_here(capsys, *command, "-o", path), 1, "."), command
+    assert refused(run_here(capsys, "pull", "ann/plain", "-o", path), 1, ".")
     if path not in {"circle", "n" * 240, "..", ""}:
         assert refused(run_here(capsys, "pull", "ann/plain", "--lock", path), 1, ".")
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]

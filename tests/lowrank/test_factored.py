@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loratools.lowrank.factored import (
     Factored,
-    frobenius,
+    product_norm,
     singular_values,
 )
 from loratools.lowrank.spectrum import spectrum_of
@@ -152,18 +152,18 @@ def test_both_factors_of_a_truncation_have_the_roots_of_the_values(matrix: Facto
 @given(matrix=any_product)
 def test_the_norm_is_that_of_the_dense_matrix(matrix: Factored) -> None:
     dense = torch.linalg.norm(exact(matrix)).item()
-    assert abs(frobenius(matrix) - dense) <= rounding(matrix)
+    assert abs(product_norm(matrix) - dense) <= rounding(matrix)
 
 
 def test_the_norm_of_a_difference_is_right_beside_the_norms_of_its_factors() -> None:
     """[a, a + e] @ [b; -b] is -e b. From the inner product, 1e-20 would drown in 1."""
     up = torch.tensor([[1.0, 1.0], [0.0, 1e-10]], dtype=torch.float64)
     down = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    assert frobenius(Factored(up, down)) == pytest.approx(1e-10, abs=8 * EPS)
+    assert product_norm(Factored(up, down)) == pytest.approx(1e-10, abs=8 * EPS)
 
 
 def test_a_zero_update_has_values_of_zero_and_finite_vectors() -> None:
     zero = Factored(torch.zeros(3, 2), torch.zeros(2, 4))
-    assert frobenius(zero) == 0
+    assert product_norm(zero) == 0
     assert zero.svd().values.tolist() == [0, 0]
     assert not (zero.up.double() @ zero.svd().left).any()

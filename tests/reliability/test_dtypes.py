@@ -1,7 +1,7 @@
 """Tensors of any dtype: a verb computes with all of what is stored, or carries or refuses it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import loratools
 from loratools import Combination, MethodOptions, RankRule, Rescaling, errors
 from loratools.io.dtypes import BITS, FACTORS, FLOATS, nbytes, to_torch
 from tests.merged import PREFIX, eighths, merged, pair, write_adapter, write_base
+from tests.verbs import VERBS
 
 OF_8_BITS = tuple(dtype for dtype in FACTORS if dtype not in FLOATS)
 OTHERS = sorted(set(BITS) - set(FACTORS))
@@ -96,31 +97,28 @@ def test_update_of_anything_else_is_refused_by_every_verb(
     base: Path, tmp_path: Path, dtype: str
 ) -> None:
     adapter = _stored(tmp_path / "adapter", dtype, f"{PREFIX}q.lora_B.weight", (8, 2))
-    verbs: dict[str, Callable[[], object]] = {
-        "inspect": lambda: loratools.inspect(adapter),
-        "merge": lambda: loratools.merge(base, adapter, output=tmp_path / "out"),
-        "rescale": lambda: loratools.rescale(
-            adapter, output=tmp_path / "out", rescaling=Rescaling()
-        ),
-        "resize": lambda: loratools.resize(adapter, output=tmp_path / "out"),
-        "combine": lambda: loratools.combine([adapter], output=tmp_path / "out"),
-    }
-    for verb in verbs.values():
+    runs = [verb.in_python for verb in VERBS.values() if verb.in_python is not None]
+    for run in (lambda base, one, other, output: loratools.inspect(one), *runs):
         with pytest.raises(errors.UnsupportedError, match=f"lora_B.weight: is stored as {dtype}"):
-            verb()
+            run(base, adapter, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [*OTHERS, *OF_8_BITS])
-def test_whole_tensor_of_any_dtype_is_carried_as_bytes(tmp_path: Path, dtype: str) -> None:
+def test_whole_tensor_of_any_dtype_is_carried_as_bytes(
+    base: Path, tmp_path: Path, dtype: str
+) -> None:
+    """By every verb of reshaping/, which make adapters of adapters."""
     adapter = _stored(tmp_path / "adapter", dtype, f"{PREFIX}head.table", (8,))
-    verbs: dict[str, Callable[[Path], object]] = {
-        "rescale": lambda output: loratools.rescale(adapter, output=output, rescaling=Rescaling()),
-        "resize": lambda output: loratools.resize(adapter, output=output),
-        "combine": lambda output: loratools.combine([adapter, adapter], output=output),
+    reshaping = {
+        name: verb.in_python
+        for name, verb in VERBS.items()
+        if getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
     }
-    for name, verb in verbs.items():
-        verb(tmp_path / name)
+    assert len(reshaping) >= 3
+    for name, run in reshaping.items():
+        assert run is not None, f"tests/verbs.py: in_python of {name}, which makes adapters"
+        run(base, adapter, adapter, tmp_path / name)
         written, stored = (_bytes(folder / WEIGHTS) for folder in (tmp_path / name, adapter))
         assert written[f"{PREFIX}head.table"] == stored[f"{PREFIX}head.table"]
 

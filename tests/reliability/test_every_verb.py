@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
 import threading
@@ -26,7 +27,7 @@ from loratools.reshaping.combine import CombineReport
 from loratools.reshaping.rescale import RescaleReport
 from loratools.reshaping.resize import ResizeReport
 from tests.cli.results import refused
-from tests.e2e.commands import Result, digests, run_here
+from tests.e2e.commands import FIXTURES, Result, digests, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.hub.server import Hub
@@ -43,7 +44,21 @@ SAYS = {
 
 
 def test_every_verb_is_put_to_these_tests() -> None:
-    assert sorted(VERBS) == cli.list_commands(click.Context(cli))
+    assert sorted(VERBS) == cli.list_commands(click.Context(cli)), "see VERBS in tests/verbs.py"
+
+
+def test_the_outputs_of_every_verb_are_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an adapter that is whole, by the commands in `scripts/output_hashes/cases.py`."""
+    cases = runpy.run_path(str(Path(__file__).parents[2] / "scripts/output_hashes/cases.py"))
+    for folder in ("adapters", "broken"):
+        (tmp_path / "made" / folder).mkdir(parents=True)
+    (tmp_path / "fixtures").symlink_to(FIXTURES)
+    monkeypatch.chdir(tmp_path)
+    commands = {case.command for case in cases["all_cases"]([("model", "base")], [], [])}
+    hashed = {command.split()[0] for command in commands - {*cases["MISUSE"]}}
+    assert hashed == set(VERBS), "scripts/output_hashes/cases.py needs commands of every verb"
 
 
 @pytest.fixture
