@@ -199,6 +199,13 @@ def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_on_both_front_pages(name: str) -> None:
+    guide = f"how-to/{GUIDES_OF.get(name, name)}.md"
+    assert f"\n- [`{name}`](docs/{guide}" in read("README.md"), "README.md: the list of verbs"
+    assert f"\n| [`{name}`]({guide}" in read("docs/index.md"), "docs/index.md: the table of verbs"
+
+
 @pytest.mark.parametrize("page", ["docs/design.md", "docs/reading-the-code.md", "CONTRIBUTING.md"])
 def test_modules_that_a_page_names_are_there(page: str) -> None:
     text = read(page)
@@ -254,6 +261,12 @@ def test_each_method_is_documented_with_its_paper_options_and_defaults(name: str
     for option, default in options.items():
         constant = getattr(module, option.upper(), None)
         assert constant is None or constant == float(default)
+
+
+@pytest.mark.parametrize("name", registry.names(methods))
+def test_the_guide_says_when_to_use_each_method(name: str) -> None:
+    rows = table("docs/how-to/combine.md", "Other ways to combine")
+    assert [row[0] for row in rows if f"`{name}`" in row[0]], "docs/how-to/combine.md: when?"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +379,10 @@ def is_of_type(value: object, documented: str) -> bool:
     return isinstance(value, kinds[documented])
 
 
-def assert_documented(objects: list[dict[str, object]], title: str) -> None:
+def assert_documented(objects: list[dict[str, object]], title: str, *, some: bool = False) -> None:
+    """That objects have the fields of a table, all of them unless `some`, and no others."""
+    page = read("docs/reference/json.md")
+    assert f"\n## {title}\n" in page, f"docs/reference/json.md has no section {title!r}"
     rows = table("docs/reference/json.md", title)
     types = {row[0].strip("`"): row[1] for row in rows}
     assert len(types) == len(rows)
@@ -377,7 +393,7 @@ def assert_documented(objects: list[dict[str, object]], title: str) -> None:
             assert path in types, f"{path} is not documented"
             assert is_of_type(inner, types[path]), f"{path} is {inner!r}, no {types[path]}"
             seen[path] = inner
-    assert types.keys() - seen.keys() == set()
+    assert some or types.keys() - seen.keys() == set()
 
 
 def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:

@@ -1,1 +1,1 @@
-"""`inspect` describes an adapter by its headers, its factors, and its effect on a base."""
+"""Verbs that describe adapters by their headers, their factors, and their effect on a base."""

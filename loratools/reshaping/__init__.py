@@ -1,1 +1,1 @@
-"""The verbs that make adapters from adapters: `rescale`, `resize` and `combine`."""
+"""Verbs that make adapters from adapters."""

@@ -32,6 +32,7 @@ from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.hub.server import Hub
 from tests.merged import write_adapter, write_base
+from tests.test_docs import assert_documented
 from tests.verbs import VERBS, Verb
 
 SAYS = {
@@ -59,6 +60,20 @@ def test_the_outputs_of_every_verb_are_hashed(
     commands = {case.command for case in cases["all_cases"]([("model", "base")], [], [])}
     hashed = {command.split()[0] for command in commands - {*cases["MISUSE"]}}
     assert hashed == set(VERBS), "scripts/output_hashes/cases.py needs commands of every verb"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_json_of_every_verb_is_documented(
+    name: str,
+    workplace: Path,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What one run prints; tests/test_docs.py sees to fields that are rarely there."""
+    arguments = VERBS[name].arguments(hub, workplace / "work")
+    result = run_here(capsys, name, *arguments, "--json")
+    assert result.code == 0, result.err
+    assert_documented([strict_json(result.out)], f"{name} --json", some=True)
 
 
 @pytest.fixture
