@@ -43,6 +43,9 @@ def annotations(of: object) -> dict[str, object]:
 
 def taken_and_returned() -> set[str]:
     """The names of what verbs take, down to the fields of options, and of what they return."""
+    assert set(VERBS) <= set(PUBLIC), (
+        "a verb is a public name: see the table in loratools/__init__.py"
+    )
     functions = [annotations(PUBLIC[name]) for name in (*VERBS, "open_adapter")]
     returned = {kind for hints in functions for kind in types_in(hints.pop("return"))}
     found = set(returned)

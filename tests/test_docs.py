@@ -200,10 +200,11 @@ def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_is_on_both_front_pages(name: str) -> None:
-    guide = f"how-to/{GUIDES_OF.get(name, name)}.md"
-    assert f"\n- [`{name}`](docs/{guide}" in read("README.md"), "README.md: the list of verbs"
-    assert f"\n| [`{name}`]({guide}" in read("docs/index.md"), "docs/index.md: the table of verbs"
+def test_each_command_is_on_the_front_page(name: str) -> None:
+    """Between the marks, from which `docs/index.md` takes the list."""
+    verbs = read("README.md").split("<!-- verbs -->")[1].split("<!-- end of verbs -->")[0]
+    line = f"\n- [`{name}`](docs/how-to/{GUIDES_OF.get(name, name)}.md"
+    assert line in verbs, f"the list of verbs in README.md needs a line that begins with {line[1:]}"
 
 
 @pytest.mark.parametrize("page", ["docs/design.md", "docs/reading-the-code.md", "CONTRIBUTING.md"])
