@@ -16,22 +16,18 @@ import click
 import pytest
 import torch
 
+import loratools
 from loratools.cli import cli
 from loratools.cli.signals import STOPPING
 from loratools.cli.text import print_lines
-from loratools.extracting.report import ExtractReport
 from loratools.io import stopping
-from loratools.merging.report import MergeReport
-from loratools.publishing.pull import Pulled
-from loratools.reshaping.combine import CombineReport
-from loratools.reshaping.rescale import RescaleReport
-from loratools.reshaping.resize import ResizeReport
 from tests.cli.results import refused
 from tests.e2e.commands import FIXTURES, Result, digests, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.faulty import REPO
 from tests.hub.server import Hub
 from tests.merged import write_adapter, write_base
+from tests.test_api import annotations
 from tests.test_docs import assert_documented
 from tests.verbs import VERBS, Verb
 
@@ -291,19 +287,12 @@ def strict_json(text: str) -> dict[str, Any]:
     return found
 
 
-#: What the verbs that write an output say of it.
-REPORTS = {
-    "merge": MergeReport,
-    "rescale": RescaleReport,
-    "combine": CombineReport,
-    "resize": ResizeReport,
-    "svd-extract": ExtractReport,
-    "pull": Pulled,
+#: The classes of what the verbs that write an output return.
+REPORTS: dict[str, Any] = {
+    name: annotations(getattr(loratools, name.replace("-", "_")))["return"]
+    for name, verb in VERBS.items()
+    if verb.writes
 }
-
-
-def test_the_report_of_every_verb_that_writes_is_known() -> None:
-    assert list(REPORTS) == [name for name, verb in VERBS.items() if verb.writes]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -322,7 +311,7 @@ def test_a_report_that_cannot_be_made_into_text_leaves_no_output(
     assert sorted(workplace.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", [name for name in REPORTS if name != "pull"])
+@pytest.mark.parametrize("name", [name for name in REPORTS if VERBS[name].computes])
 def test_what_cannot_be_reported_is_not_published(
     name: str,
     workplace: Path,
