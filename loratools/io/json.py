@@ -96,15 +96,15 @@ def json_text(value: object, **style: Any) -> str:
         raise NonFiniteError("a NaN or an infinity, where JSON has no number for it") from error
 
 
-def _check_depth(value: Any) -> None:
-    """Raise a `RecursionError` if lists and objects are nested too deeply."""
-    nests = [value] if type(value) in _NESTS else []
-    for _ in range(_DEEPEST):
-        insides = [nest.values() if type(nest) is dict else nest for nest in nests]
-        nests = [inner for inside in insides for inner in inside if type(inner) in _NESTS]
-        if not nests:
-            return
-    raise RecursionError
+def _check_depth(value: Any, levels: int = _DEEPEST) -> None:
+    """Raise a `RecursionError` if lists and objects are nested in more levels."""
+    if type(value) not in _NESTS:
+        return
+    if not levels:
+        raise RecursionError
+    for inner in value.values() if type(value) is dict else value:
+        if type(inner) in _NESTS:
+            _check_depth(inner, levels - 1)
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
