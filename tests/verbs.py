@@ -13,6 +13,7 @@ from tests.e2e.commands import PLAIN, SINGLE, SMALL
 from tests.hub.faulty import FILES, REPO
 from tests.hub.server import Hub
 from tests.merged import write_base
+from tests.narrowing import present
 
 
 @dataclass(frozen=True)
@@ -162,4 +163,11 @@ VERBS = {
         None,
         "loratools.hub.writing.commit",
     ),
+}
+
+#: The verbs of `loratools/reshaping`, which make adapters from adapters.
+RESHAPING = {
+    name: present(verb.in_python)
+    for name, verb in VERBS.items()
+    if getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
 }

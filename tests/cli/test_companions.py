@@ -14,6 +14,8 @@ from loratools.errors import FormatError, LoratoolsError, StorageError
 from loratools.merging.report import MergeReport
 from loratools.reshaping.rescaled import Rescaling
 from tests.merged import read_json
+from tests.narrowing import present
+from tests.verbs import RESHAPING, VERBS
 
 GROWN = "adapters/embedding-vocab"
 
@@ -343,7 +345,7 @@ def test_a_merge_copies_no_file_of_the_base_that_a_link_leads_to(
     assert not list(base.parent.glob(".merged*"))
 
 
-@pytest.mark.parametrize("verb", ["merge", "rescale", "resize", "combine"])
+@pytest.mark.parametrize("verb", ["merge", *RESHAPING])
 @pytest.mark.parametrize("kind", ["link", "link to a device", "pipe"])
 def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(
     base: Path, adapter: Path, secret: Path, verb: str, kind: str
@@ -353,16 +355,9 @@ def test_no_verb_copies_a_tokenizer_that_a_link_leads_to(
     else:
         (adapter / "tokenizer.json").symlink_to(secret if kind == "link" else "/dev/zero")
     output = adapter.parent / "out"
-    run: dict[str, Callable[[], object]] = {
-        "merge": lambda: loratools.merge(base, adapter, output=output),
-        "rescale": lambda: loratools.rescale(
-            adapter, output=output, rescaling=Rescaling(strength=0.5)
-        ),
-        "resize": lambda: loratools.resize(adapter, output=output),
-        "combine": lambda: loratools.combine([adapter], output=output),
-    }
+    run = present(VERBS[verb].in_python)
     with pytest.raises(FormatError, match=r"tokenizer\.json: (a link|not a regular file)"):
-        run[verb]()
+        run(base, adapter, adapter, output)
     assert not output.exists()
     loratools.inspect(adapter)
 

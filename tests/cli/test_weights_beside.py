@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 import loratools
-from loratools.reshaping.combine import CombineReport
-from loratools.reshaping.rescale import RescaleReport
-from loratools.reshaping.rescaled import Rescaling
-from loratools.reshaping.resize import ResizeReport
 from tests.e2e.commands import run_here
+from tests.verbs import RESHAPING
 
 BESIDE = (
     "non_lora_trainables.bin", "new_embeddings.safetensors", "value_head.safetensors",
@@ -114,32 +111,23 @@ def test_a_merge_names_weights_beside_in_output_and_report(
     assert not (with_it / "value_head.bin").exists()
 
 
-def written(verb: str, adapter: Path, output: Path) -> RescaleReport | ResizeReport | CombineReport:
-    """The report of a verb that writes an adapter of one."""
-    if verb == "rescale":
-        return loratools.rescale(adapter, output=output, rescaling=Rescaling(strength=0.5))
-    if verb == "resize":
-        return loratools.resize(adapter, output=output)
-    return loratools.combine([adapter], output=output)
-
-
-@pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
+@pytest.mark.parametrize("verb", RESHAPING)
 def test_verbs_that_write_adapters_name_weights_that_they_leave_behind(
     adapter: Path, tmp_path: Path, verb: str
 ) -> None:
     put(adapter, "value_head.bin")
     output = tmp_path / "out"
-    notes = written(verb, adapter, output).notes
+    notes = RESHAPING[verb](None, adapter, adapter, output).notes
     assert any("not applied: value_head.bin" in note for note in notes)
     assert not (output / "value_head.bin").exists()
 
 
-@pytest.mark.parametrize("verb", ["rescale", "resize", "combine"])
+@pytest.mark.parametrize("verb", RESHAPING)
 def test_verbs_that_write_adapters_say_what_is_a_problem_of_their_input(
     adapter: Path, tmp_path: Path, verb: str
 ) -> None:
     """A head that is lost is not found again in what is made of the rest."""
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "SEQ_CLS"}))
-    notes = written(verb, adapter, tmp_path / "out").notes
+    notes = RESHAPING[verb](None, adapter, adapter, tmp_path / "out").notes
     assert any("task_type is SEQ_CLS, and no head is stored" in note for note in notes)

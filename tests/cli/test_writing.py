@@ -12,18 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from tests.cli.results import refused
 from tests.e2e.commands import FIXTURES, SINGLE, SMALL, Result, digests, run_here, unchanged
+from tests.verbs import RESHAPING
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 OTHER = FIXTURES / "adapters/combine-r8"
 KOHYA = FIXTURES / "kohya/sd15-locon"
-#: A verb with what it needs beside adapters and an output.
+#: What each verb that makes adapters from adapters needs beside them and an output.
 VERBS = {
     "rescale": ["--strength", "0.5"],
     "resize": ["--rank", "2"],
     "combine": ["-w", "0.5"],
 }
-verbs = pytest.mark.parametrize("verb", VERBS)
+verbs = pytest.mark.parametrize("verb", RESHAPING)
 
 
 @pytest.fixture
