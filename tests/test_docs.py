@@ -267,7 +267,9 @@ def test_each_method_is_documented_with_its_paper_options_and_defaults(name: str
 @pytest.mark.parametrize("name", registry.names(methods))
 def test_the_guide_says_when_to_use_each_method(name: str) -> None:
     rows = table("docs/how-to/combine.md", "Other ways to combine")
-    assert [row[0] for row in rows if f"`{name}`" in row[0]], "docs/how-to/combine.md: when?"
+    assert [row[0] for row in rows if f"`{name}`" in row[0]], (
+        f"docs/how-to/combine.md: the table of methods does not say when to use {name}"
+    )
 
 
 @pytest.mark.parametrize(

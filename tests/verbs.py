@@ -22,7 +22,7 @@ class Verb:
 
     Attributes:
         arguments: returns the arguments of one run, given a Hub and a folder of its own, in which
-            the output is `out`.
+            the output is `out`, after `-o`. Inputs are `Path`s, and are there.
         of_adapter: returns the arguments of several runs, given a Hub, an adapter, and a base that
             fits it.
         in_python: calls the verb's function, given the paths or the names of a base, of two

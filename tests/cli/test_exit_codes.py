@@ -158,7 +158,7 @@ def test_a_typo_in_the_path_of_any_input_is_1(
 
 
 @pytest.mark.parametrize("path", GONE, ids=lambda path: path[:12])
-def test_a_typo_in_the_path_of_an_option_is_1(
+def test_a_typo_in_any_other_path_is_1(
     path: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (
