@@ -29,8 +29,11 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background passes that on
+# Tests send these signals, which a job in the background and nohup pass on as ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile(
     "local", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
