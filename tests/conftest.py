@@ -30,10 +30,11 @@ jaxtyping.install_import_hook(
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach
 # Tests send these signals, which a job in the background and nohup pass on as ignored.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for name in ("SIGINT", "SIGQUIT", "SIGHUP"):
+    number = getattr(signal, name, None)  # not all exist on Windows
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 settings.register_profile(
     "local", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
