@@ -1,8 +1,7 @@
 """The update of a bias beside a LoRA in PEFT: `lora_B.bias`, announced by `lora_bias`."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterator
+from typing import final
 
 from loratools.adapter import Update
 from loratools.deltas import Delta
@@ -16,12 +15,8 @@ from loratools.formats.peft.kinds import (
 )
 from loratools.formats.peft.kinds._factors import LINEAR
 from loratools.formats.peft.kinds._lora import LORA
-from loratools.io.computed import Computed
-from loratools.io.dtypes import computed
+from loratools.io.computed import multiplied
 from loratools.io.source import Held, Source
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @final
@@ -72,14 +67,7 @@ def _numbers(module: WrittenModule, delta: Delta) -> Source:
         return values
     if not scaling:
         raise module.refused("a bias with a scaling of 0")
-    ratio = delta.scaling.value / scaling
-    dtype = computed(values.dtype)
-    return Computed((values,), dtype, values.shape, partial(_multiplied, factor=ratio))
-
-
-def _multiplied(tensors: "Sequence[Tensor]", factor: float) -> "Tensor":
-    # In float64, so that the product is rounded only once, to the dtype that is stored.
-    return tensors[0].double() * factor
+    return multiplied(values, delta.scaling.value / scaling)
 
 
 def _zeros(module: WrittenModule) -> Source:
