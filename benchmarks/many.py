@@ -4,7 +4,7 @@
 
 The adapter has rank 1 on matrices of 4 × 4, named like the experts of a large model; its base has
 nothing else. Both are made where OUT lacks them. The table has the seconds of the work in one
-process, without imports.
+process, without imports: an adapter of one target is inspected first, which imports the dialects.
 """
 
 import argparse
@@ -56,6 +56,15 @@ def write_adapter(folder: Path, count: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
+def made(out: Path, count: int) -> tuple[Path, Path]:
+    """The base and the adapter of `count` targets, which are made if `out` lacks them."""
+    base, adapter = (out / f"many-{count}-{what}" for what in ("base", "adapter"))
+    for folder, write in ((base, write_base), (adapter, write_adapter)):
+        if not folder.exists():
+            write(folder, count)
+    return base, adapter
+
+
 def verbs(base: Path, adapter: Path, output: Path) -> dict[str, Callable[[], object]]:
     """The functions to be timed, by the command that each stands for."""
     halved = loratools.Rescaling(strength=0.5)
@@ -85,10 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=200_000)
     parser.add_argument("--only", help="commands to time, divided by semicolons")
     options = parser.parse_args(arguments)
-    base, adapter = (options.out / f"many-{options.targets}-{w}" for w in ("base", "adapter"))
-    for folder, write in ((base, write_base), (adapter, write_adapter)):
-        if not folder.exists():
-            write(folder, options.targets)
+    base, adapter = made(options.out, options.targets)
+    _, single = made(options.out, 1)
+    loratools.inspect(single).to_json()
     output = options.out / "written"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()

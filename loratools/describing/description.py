@@ -192,8 +192,18 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
     )
 
 
+@final
+@dataclass
+class _Tally:
+    """The first of a group of equal updates, with the numbers of updates and of their elements."""
+
+    delta: Delta
+    count: int = 0
+    parameters: int = 0
+
+
 def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
-    groups: dict[tuple[object, ...], list[Delta]] = {}
+    tallies: dict[tuple[object, ...], _Tally] = {}
     numbers: dict[Scaling | None, int] = {}
     # By identity: most updates share one scaling object, and hashing it each time is slow.
     known: dict[int, int] = {}
@@ -203,21 +213,25 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
         number = known.get(id(scaling))
         if number is None:
             number = known[id(scaling)] = numbers.setdefault(scaling, len(numbers))
-        how = (rank, number)
-        groups.setdefault((pattern_of(target), delta.kind, delta.shape, *how), []).append(delta)
-    for (pattern, kind, *_), deltas in groups.items():
-        rank, scaling = _rank_and_scaling(deltas[0])
+        key = (pattern_of(target), delta.kind, delta.shape, rank, number)
+        tally = tallies.get(key)
+        if tally is None:
+            tally = tallies[key] = _Tally(delta)
+        tally.count += 1
+        tally.parameters += parameters_of(delta)
+    for (pattern, *_), tally in tallies.items():
+        rank, scaling = _rank_and_scaling(tally.delta)
         yield TargetGroup(
             pattern=str(pattern),
-            kind=str(kind),
-            shape=deltas[0].shape,
+            kind=tally.delta.kind,
+            shape=tally.delta.shape,
             rank=rank,
             alpha=scaling.alpha if scaling else None,
             scaling=scaling.value if scaling else None,
             rule=scaling.rule if scaling else None,
             alpha_from=scaling.origin if scaling else None,
-            count=len(deltas),
-            parameters=sum(map(parameters_of, deltas)),
+            count=tally.count,
+            parameters=tally.parameters,
         )
 
 

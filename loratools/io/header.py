@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter, sub
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any, NamedTuple, final
 
 from loratools.errors import FormatError, shorten
@@ -31,16 +32,16 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _METADATA_FIRST = f'{{"{_METADATA}":'
 #: An entry without spaces, and without escapes in its name: name, dtype and shape, begin, end.
-#: A match includes what follows the entry: a comma, or the end of the header.
+#: A match includes the comma after it, if another entry follows.
 _ENTRY = re.compile(
-    r'"([^"\\\x00-\x1f]*)":\{("dtype":"[A-Z0-9_]*","shape":\[[0-9,]*\]),'
-    r'"data_offsets":\[(0|[1-9][0-9]{0,18}),(0|[1-9][0-9]{0,18})\]\}(?:,|\}\Z)'
+    rb'"([^"]*+)":\{("dtype":"[^"]*+","shape":\[[0-9,]*+\]),'
+    rb'"data_offsets":\[([0-9]*+),([0-9]*+)\]\}(?:,(?=")|\Z)'
 )
+#: Bytes that a JSON string has only in an escaped form, and the one that begins an escape.
+_ESCAPED = bytes([*range(32), ord("\\")])
 #: Different pairs of dtype and shape in a header that is read by `_ENTRY`. Each pair is parsed and
 #: checked by itself, which costs as much as ten entries.
 _MOST_KINDS = 10_000
-#: The length of what `_ENTRY` matches outside its groups.
-_EMPTY_ENTRY_LENGTH = len('"":{,"data_offsets":[,]},')
 
 
 @final
@@ -155,39 +156,37 @@ def encode_header(
 def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
     """A fast path for the usual form of a header: as `_read_strictly`, in a third of the time.
 
-    One regular expression reads all entries, and equal pairs of dtype and shape are checked once.
-    Returns None for any other form, and for a header that breaks a rule, which `_read_strictly`
-    then names.
+    One regular expression reads all entries, equal pairs of dtype and shape are checked once, and
+    the positions are compared with those that follow from the sizes. Returns None for any other
+    form or order, and for a header that breaks a rule, which `_read_strictly` then names.
     """
+    end = text.rfind(b"}")
+    first = _ENTRY.search(text, 0, end)
+    if first is None or text[end + 1 :].strip(b" "):
+        return None
+    begin = first.start()
+    parts = _ENTRY.split(memoryview(text)[begin:end])
+    between, texts, kinds, begins, ends = (parts[column::5] for column in range(5))
+    joined, different = b'"'.join(texts), set(kinds)
+    if any(between) or len(different) > _MOST_KINDS or joined != joined.translate(None, _ESCAPED):
+        return None
     try:
-        decoded = text.decode()
-        end = decoded.rfind("}") + 1
-        first = _ENTRY.search(decoded, 0, end)
-        if first is None or decoded[end:].strip(" "):
-            return None
-        begin = first.start()
-        metadata = _metadata_before(decoded[:begin])
-        names, kinds, begins, ends = zip(*_ENTRY.findall(decoded, begin, end), strict=True)
-        different = set(kinds)
-        if len(different) > _MOST_KINDS:
-            return None
+        metadata = _metadata_before(text[:begin].decode())
+        names = joined.decode().split('"')
         known = {kind: _checked_kind(kind) for kind in different}
     except (FormatError, UnicodeDecodeError):
         return None
-    read = sum(sum(map(len, column)) for column in (names, kinds, begins, ends))
-    if begin + read + len(names) * _EMPTY_ENTRY_LENGTH != end:
-        return None  # `findall` skips what does not match, so there is something between entries
     if len(set(names)) != len(names) or _METADATA in names:
         return None
-    first_bytes = [data_begin + int(begin) for begin in begins]
-    past_bytes = [data_begin + int(end) for end in ends]
-    sizes = [known[kind][2] for kind in kinds]
-    if list(map(sub, past_bytes, first_bytes)) != sizes:
+    dtypes, shapes, sizes = zip(*[known[kind] for kind in kinds], strict=True)
+    past = list(accumulate(sizes))
+    written = ",".join(map(str, past)).encode()
+    if b",".join(ends) != written or past[-1] >= MAX_SIZE:
         return None
-    if max(past_bytes) >= data_begin + MAX_SIZE:
+    if begins[0] != b"0" or begins[1:] != ends[:-1]:
         return None
-    dtypes, shapes = [known[kind][0] for kind in kinds], [known[kind][1] for kind in kinds]
-    return Columns(names, dtypes, shapes, first_bytes, past_bytes), metadata
+    past_bytes = [data_begin + end for end in past]
+    return Columns(names, dtypes, shapes, [data_begin, *past_bytes[:-1]], past_bytes), metadata
 
 
 def _metadata_before(start: str) -> Mapping[str, str]:
@@ -200,9 +199,9 @@ def _metadata_before(start: str) -> Mapping[str, str]:
     return checked_metadata(parse_json(value.encode(), ""), "")
 
 
-def _checked_kind(kind: str) -> tuple[str, tuple[int, ...], int]:
+def _checked_kind(kind: bytes) -> tuple[str, tuple[int, ...], int]:
     """The dtype, the shape and the number of bytes that the beginning of an entry states."""
-    fields = parse_json_object(f"{{{kind}}}".encode(), "")
+    fields = parse_json_object(b"{%b}" % kind, "")
     dtype, shape = fields["dtype"], fields["shape"]
     check_kind("", dtype, shape, "")
     return dtype, tuple(shape), checked_nbytes("", dtype, tuple(shape), "")

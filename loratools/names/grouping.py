@@ -4,8 +4,8 @@ import re
 
 from loratools.names.flattened import flattened_path
 
-_FLATTENED_NUMBER = re.compile(r"(?<=_)\d+(?=[_.])")
-_NUMBER = re.compile(r"\.\d+(?=\.)")
+_FLATTENED_NUMBER = re.compile(r"(?<=_)[0-9]+(?=[_.])")
+_NUMBER = re.compile(r"\.[0-9]+(?=\.)")
 
 
 def pattern_of(name: str) -> str:

@@ -60,17 +60,16 @@ class Decoder:
         """The updates of all modules, by target."""
         updates: dict[str, Update] = {}
         for module, roles in self.parts.modules.items():
-            found = self._usual_update(module, roles) or self._updates(module, roles)
+            usual = self._usual_update(module, roles)
+            found = ((f"{module}.weight", usual),) if usual else self._updates(module, roles)
             for name, update in found:
                 if name in updates:
                     raise FormatError(f"{self.where}: {shorten(name)} has two updates")
                 updates[name] = update
         return updates
 
-    def _usual_update(
-        self, module: str, roles: Mapping[str, Source]
-    ) -> tuple[tuple[str, Update]] | None:
-        """The same as `_updates`, but faster, for a module of the usual form without wrappers.
+    def _usual_update(self, module: str, roles: Mapping[str, Source]) -> Update | None:
+        """The weight's update of a module of the usual form without wrappers, faster.
 
         None for all other modules: whatever is refused or noted is left to `_updates`.
         """
@@ -79,7 +78,7 @@ class Decoder:
         for shortcut in self.shortcuts:
             if update := shortcut(module, roles):
                 self.modules.append(module)
-                return ((f"{module}.weight", update),)
+                return update
         return None
 
     def _updates(self, module: str, roles: Mapping[str, Source]) -> Iterator[tuple[str, Update]]:

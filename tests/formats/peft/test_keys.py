@@ -262,17 +262,25 @@ def test_the_fast_place_of_a_pair_is_where_every_key_is_looked_up(
 ) -> None:
     key = PREFIX + ".".join([*pieces, part])
     sorter = _Sorter("here", codecs_of("LORA", "here"))
-    if pair := sorter.usual(key):
-        source = Held(key, torch.zeros(1), "F32")
-        assert sorter.place(key, source) == (1, None)
-        assert sorter.parts == Parts(modules={pair[0]: {pair[1]: source}})
+    source = Held(key, torch.zeros(1), "F32")
+    if sorter.place_usual(key, source):
+        strict = _Sorter("here", codecs_of("LORA", "here"))
+        assert strict.place(key, source) == (1, None)
+        assert sorter.parts == strict.parts
+    else:
+        assert sorter.parts == Parts()
 
 
 @pytest.mark.parametrize("key", ["lora_A.weight", "lora_A", ".lora_A.weight", f"{PREFIX}.lora_A"])
 def test_a_part_of_no_module_has_no_fast_place(key: str) -> None:
-    assert _Sorter("here", codecs_of("LORA", "here")).usual(key) is None
+    source = Held(key, torch.zeros(1), "F32")
+    assert not _Sorter("here", codecs_of("LORA", "here")).place_usual(key, source)
 
 
 def test_an_ordinary_pair_has_the_fast_place() -> None:
     sorter = _Sorter("here", codecs_of("LORA", "here"))
-    assert [sorter.usual(key) for key in PAIR] == [("layer.q", "lora_A"), ("layer.q", "lora_B")]
+    tensors = {key: Held(key, torch.zeros(1), "F32") for key in PAIR}
+    assert all(sorter.place_usual(key, source) for key, source in tensors.items())
+    assert {m: [*roles] for m, roles in sorter.parts.modules.items()} == {
+        "layer.q": ["lora_A", "lora_B"]
+    }
