@@ -97,7 +97,7 @@ class Inspection:
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes of the adapter's tensors, as torch names them."""
-        stored = dict.fromkeys(source.dtype for source in _sources(self.adapter))
+        stored = dict.fromkeys([source.dtype for source in _sources(self.adapter)])
         return tuple(dict.fromkeys(map(torch_name, stored)))
 
     @property
@@ -252,13 +252,13 @@ def _are_sound(notes: Iterable[Note]) -> bool:
     return all(note.severity == "info" for note in notes)
 
 
-def _sources(adapter: Adapter) -> Iterable[Source]:
-    for update in adapter.updates.values():
-        yield from update.delta.sources
-    for replacement in adapter.replaced.values():
-        yield replacement.source
-    for rows in adapter.rows.values():
-        yield rows.rows
+def _sources(adapter: Adapter) -> list[Source]:
+    """The tensors of all updates, replacements and rows."""
+    return [
+        *(source for update in adapter.updates.values() for source in update.delta.sources),
+        *(replacement.source for replacement in adapter.replaced.values()),
+        *(rows.rows for rows in adapter.rows.values()),
+    ]
 
 
 def _spectrum_row(row: "TargetSpectrum") -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The keys of kohya's files: a module's path with `_` for its dots, a dot, and a part's name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats._part_names import lycoris_kind
@@ -12,16 +12,20 @@ _EMBEDDING = "bundle_emb."
 _PREFIXES = ("lora_", "lycoris_", "oft_")
 
 
-def is_kohya(key: str, codecs: Codecs) -> bool:
-    """Whether only kohya's files, or files of LyCORIS with the same naming, have such a key."""
-    is_prefixed = key.startswith(_PREFIXES)
-    # A fast path: nearly all keys of other formats end here.
-    if not (is_prefixed or key.endswith(codecs.marks)):
-        return False
+def has_kohyas(keys: Iterable[str], codecs: Codecs) -> bool:
+    """Whether a key is one that only kohya's files, or LyCORIS files named alike, have."""
+    marks = codecs.marks
+    # Nearly all keys of other formats are neither, and need no more than this.
+    likely = [key for key in keys if key.startswith(_PREFIXES) or key.endswith(marks)]
+    return any(_is_kohyas(key, codecs) for key in likely)
+
+
+def _is_kohyas(key: str, codecs: Codecs) -> bool:
     _, _, part = key.partition(".")
     if part in codecs.marks:
         return True
-    return is_prefixed and (part in codecs.parts or lycoris_kind(key) is not None)
+    is_known = part in codecs.parts or lycoris_kind(key) is not None
+    return is_known and key.startswith(_PREFIXES)
 
 
 def other_kind(key: str, codecs: Codecs) -> str | None:

@@ -7,7 +7,7 @@ from loratools.deltas import Delta
 from loratools.errors import listing
 from loratools.formats import Sureness
 from loratools.formats.kohya.codecs import Codecs, all_codecs
-from loratools.formats.kohya.keys import is_kohya, other_kind, sort_keys
+from loratools.formats.kohya.keys import has_kohyas, other_kind, sort_keys
 from loratools.formats.kohya.kinds import StoredModule
 from loratools.formats.kohya.metadata import Size, disagreements, has_kernel, provenance, settings
 from loratools.io.bundle import Bundle
@@ -20,7 +20,7 @@ def claim(bundle: Bundle) -> Sureness:
     Files with parts of a kind that has no codec are only `POSSIBLE`: decoding refuses them by name.
     """
     codecs = all_codecs()
-    if not any(is_kohya(key, codecs) for key in bundle.tensors):
+    if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
     has_others = any(other_kind(key, codecs) for key in bundle.tensors)
     return Sureness.POSSIBLE if has_others else Sureness.KEYS

@@ -178,7 +178,9 @@ class _Sorter:
                 return False
             module = head.removeprefix(PREFIX)
             self._head, self._roles_at_head = head, self.parts.modules.setdefault(module, {})
-        _add(self._roles_at_head, role, key, source)
+        if role in self._roles_at_head:
+            return False  # `place` refuses the repetition
+        self._roles_at_head[role] = source
         return True
 
     def _is_usual(self, head: str) -> bool:
