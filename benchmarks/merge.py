@@ -1,10 +1,10 @@
-"""Compare merging an adapter into its base with PEFT, mergekit and a plain copy of the files.
+"""Compare merging an adapter into its base with PEFT, mergekit and plain copies of the files.
 
-    python benchmarks/merge.py DATA --runs 3 --mergekit PATH
+    python benchmarks/merge.py DATA --runs 5 --ballast --mergekit PATH
 
 Every run is a fresh process; the tools take turns (A B C A B C …), so that a slow minute of the
 machine affects all of them. The inputs are in the page cache, and the outputs of earlier runs are
-deleted or on disk before the clock starts. loratools and the copy end with their bytes on disk
+deleted or on disk before the clock starts. loratools and the copies end with their bytes on disk
 (fsync), the others in the page cache.
 """
 
@@ -12,24 +12,35 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 from machine import describe, fill_page_cache, prepare, seconds_to_sync
 from measure import Measurement, measure
 from tools import (
     COPY,
     IDLE,
+    LIMIT,
     LORATOOLS,
     LORATOOLS_WORK,
+    MERGEKIT,
+    PEFT,
     Case,
     Tool,
     available,
     environment,
     note,
     weight_bytes,
+)
+
+#: Which tools are compared beside the table.
+RATIOS: Final = (
+    (LORATOOLS_WORK, COPY),
+    (LORATOOLS_WORK, LIMIT),
+    (PEFT, LORATOOLS),
+    (MERGEKIT, LORATOOLS),
 )
 
 
@@ -58,6 +69,16 @@ class Row:
     def median_s(self) -> float:
         """The median time of the runs."""
         return statistics.median(self.seconds)
+
+    @property
+    def durable_s(self) -> float:
+        """The median time of the runs until their bytes are on disk."""
+        return statistics.median(self.durable_seconds)
+
+    @property
+    def spread(self) -> float:
+        """How far the runs lie apart, as a share of their median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median_s
 
     @property
     def anonymous_bytes(self) -> float:
@@ -106,32 +127,37 @@ def compare(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of one case, and how the merge alone compares with a copy."""
+    """A Markdown table of one case, and a line for each ratio that says how fast a merge is."""
     named = {row.tool.name: row for row in rows}
-    reference, torch_alone = named.get(LORATOOLS), named[IDLE].anonymous_bytes
+    reference, idle = named.get(LORATOOLS), named.get(IDLE)
     lines = [
         f"### {rows[0].case.title}",
         "",
-        "| tool | wall s, median (min–max) | × loratools | until on disk, s | × loratools "
+        "| tool | wall s, median (min–max) | spread | × loratools | until on disk, s | × loratools "
         "| peak anonymous MiB | above idle torch |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         low, high, peak = min(row.seconds), max(row.seconds), row.anonymous_bytes
         times = f"{row.median_s / reference.median_s:.2f}" if reference else "–"
-        durable = statistics.median(row.durable_seconds)
-        durable_times = "–"
-        if reference:
-            durable_times = f"{durable / statistics.median(reference.durable_seconds):.2f}"
-        above = f"{(peak - torch_alone) / 2**20:.0f}" if peak > torch_alone else "–"
+        durable_times = f"{row.durable_s / reference.durable_s:.2f}" if reference else "–"
+        is_above = idle is not None and peak > idle.anonymous_bytes
+        above = f"{(peak - idle.anonymous_bytes) / 2**20:.0f}" if idle and is_above else "–"
         lines.append(
-            f"| {row.tool.name} | {row.median_s:.2f} ({low:.2f}–{high:.2f}) | {times} "
-            f"| {durable:.2f} | {durable_times} | {peak / 2**20:.0f} | {above} |"
+            f"| {row.tool.name} | {row.median_s:.2f} ({low:.2f}–{high:.2f}) "
+            f"| {100 * row.spread:.0f} % | {times} "
+            f"| {row.durable_s:.2f} | {durable_times} | {peak / 2**20:.0f} | {above} |"
         )
-    if LORATOOLS_WORK in named:
-        ratio = named[LORATOOLS_WORK].median_s / named[COPY].median_s
-        lines += ["", f"The merge alone takes {ratio:.2f} × the time of the copy."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *ratios(named)])
+
+
+def ratios(named: Mapping[str, Row]) -> Iterator[str]:
+    """The median times of two tools as a ratio, for each pair whose tools both ran."""
+    for one, other in RATIOS:
+        if one in named and other in named:
+            ratio = named[one].median_s / named[other].median_s
+            durable = named[one].durable_s / named[other].durable_s
+            yield f"- {one} / {other}: {ratio:.2f}; until on disk {durable:.2f}"
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, object]:
@@ -176,6 +202,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder made by data.py")
     parser.add_argument("--runs", type=int, default=3, help="runs of each tool (default: 3)")
     parser.add_argument("--adapter", metavar="NAME", help="only the case with this adapter")
+    parser.add_argument("--only", metavar="TOOL,…", help="only these, as loratools,alone,cp,direct")
     parser.add_argument("--mergekit", default="mergekit-yaml", metavar="PATH", help="executable")
     parser.add_argument("--tuned-malloc", action="store_true", help="add PEFT with tuned malloc")
     parser.add_argument("--memory", action="store_true", help="loratools only, three sizes of base")
@@ -192,7 +219,13 @@ def candidates_of(arguments: argparse.Namespace) -> list[Tool]:
     )
     if arguments.memory:
         return [tool for tool in found if tool.name in {IDLE, LORATOOLS}]
-    return found
+    if arguments.only is None:
+        return found
+    by_key = {tool.key: tool for tool in found}
+    keys: list[str] = arguments.only.split(",")
+    if absent := [key for key in keys if key not in by_key]:
+        raise SystemExit(f"no such tool here: {absent[0]!r}; there are {', '.join(by_key)}")
+    return [by_key[key] for key in keys]
 
 
 def main() -> None:

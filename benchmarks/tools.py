@@ -22,6 +22,9 @@ TUNED_MALLOC: Final = {
 LORATOOLS: Final = "loratools merge"
 LORATOOLS_WORK: Final = "loratools, merge alone"
 COPY: Final = "cp -r and fsync"
+LIMIT: Final = "direct write, the limit"
+PEFT: Final = "PEFT"
+MERGEKIT: Final = "mergekit"
 IDLE: Final = "import torch, idle"
 
 
@@ -54,6 +57,8 @@ class Case:
 class Tool:
     """A way to merge: its command for (case, output), and what it adds to the environment."""
 
+    key: str
+    """The word that chooses it on the command line."""
     name: str
     command: Callable[[Case, Path], Sequence[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -104,21 +109,24 @@ def idle(_case: Case, _out: Path) -> Sequence[str]:
 
 def available(*, mergekit_executable: str, tuned_malloc: bool) -> Iterator[Tool]:
     """The tools that can be run here; stderr gets a note for each that cannot."""
-    yield Tool(IDLE, idle, writes=False)
+    yield Tool("idle", IDLE, idle, writes=False)
     if (ROOT / "loratools" / "__main__.py").is_file():
-        yield Tool(LORATOOLS, loratools, CHECKOUT)
-        yield Tool(LORATOOLS_WORK, program("loratools_merge.py"), CHECKOUT, timed_inside=True)
+        yield Tool("loratools", LORATOOLS, loratools, CHECKOUT)
+        alone = program("loratools_merge.py")
+        yield Tool("alone", LORATOOLS_WORK, alone, CHECKOUT, timed_inside=True)
     else:
         note("loratools has no command: skipped")
-    yield Tool(COPY, copy)
+    yield Tool("cp", COPY, copy)
+    yield Tool("direct", LIMIT, program("direct_write.py"), timed_inside=True)
     if importlib.util.find_spec("peft") is not None:
-        yield Tool("PEFT", program("peft_merge.py"))
+        yield Tool("peft", PEFT, program("peft_merge.py"))
         if tuned_malloc:
-            yield Tool("PEFT, malloc tuned", program("peft_merge.py"), TUNED_MALLOC)
+            tuned = program("peft_merge.py")
+            yield Tool("peft-tuned", "PEFT, malloc tuned", tuned, TUNED_MALLOC)
     else:
         note("PEFT is not installed: skipped")
     if executable := shutil.which(mergekit_executable):
-        yield Tool("mergekit", mergekit(executable))
+        yield Tool("mergekit", MERGEKIT, mergekit(executable))
     else:
         note(f"{mergekit_executable!r} is no executable: mergekit skipped")
 
