@@ -148,9 +148,8 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
 
 def jobs_option(command: Command) -> Command:
     """`--jobs`: the number of threads."""
-    return click.option(
-        "--jobs", type=click.IntRange(min=1), help="The number of threads.  [default: one a core]"
-    )(command)
+    text = "The number of threads.  [default: by the number of cores]"
+    return click.option("--jobs", type=click.IntRange(min=1), help=text)(command)
 
 
 def modules_option(command: Command) -> Command:

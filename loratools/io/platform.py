@@ -18,7 +18,7 @@ from loratools.io.stopping import check_stop
 
 _COPY_CHUNK = 8 * 2**20
 #: The most bytes of one system call; between two calls, a run can be stopped.
-_AT_ONCE = 64 * 2**20
+AT_ONCE = 64 * 2**20
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
@@ -34,7 +34,7 @@ def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
     done = 0
     while done < len(buffer):
         check_stop()
-        count = _read_once(fd, buffer[done : done + _AT_ONCE], offset + done)
+        count = _read_once(fd, buffer[done : done + AT_ONCE], offset + done)
         if count == 0:
             break
         done += count
@@ -52,7 +52,7 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         check_stop()
-        done += _write_once(fd, data[done : done + _AT_ONCE], offset + done)
+        done += _write_once(fd, data[done : done + AT_ONCE], offset + done)
 
 
 def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> int:
@@ -61,7 +61,7 @@ def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> 
     copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
     while done < size and copy is not None:
         check_stop()
-        piece = min(size - done, _AT_ONCE)
+        piece = min(size - done, AT_ONCE)
         try:
             count = copy(source, target, piece, begin + done, offset + done)
         except OSError as error:

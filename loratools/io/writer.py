@@ -4,6 +4,7 @@ Tensors, and rows of tensors, can be written in any order and by any number of t
 processes, each to its own bytes.
 """
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import final
 
 from loratools.errors import StorageError, storage_errors
 from loratools.io.descriptors import Descriptor
+from loratools.io.direct import PIECE_BYTES, buffer_for, direct_part, least_part, write_direct
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo, encode_header
@@ -60,23 +62,32 @@ class OutputFile:
             # 0o666 less the umask, as for any file that a person makes.
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
             self._inode = os.fstat(fd).st_ino
-            self._descriptor = self._reopened(fd)
+            self._least_direct = least_part(fd, layout.size)
+            self._open_again(fd)
             with self._descriptor.used() as fd:
                 os.ftruncate(fd, layout.size)
         self._write(memoryview(layout.header), 0)
 
-    def _reopened(self, fd: int = -1) -> Descriptor:
-        return Descriptor(partial(_open_same, self.path, self._inode), fd)
+    def _open_again(self, fd: int = -1) -> None:
+        """Open the file when it is next used; `fd` is its descriptor if it is open already."""
+        self._descriptor = Descriptor(partial(_open_same, self.path, self._inode, 0), fd)
+        direct = partial(_open_same, self.path, self._inode, getattr(os, "O_DIRECT", 0))
+        self._direct_descriptor = Descriptor(direct)
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__ | {"path": self.path.absolute()}
-        del state["_descriptor"]
+        del state["_descriptor"], state["_direct_descriptor"]
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         # Not opened by unpickling: an error there would break a whole pool of processes.
         self.__dict__.update(state)
-        self._descriptor = self._reopened()
+        self._open_again()
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether large parts are written past the page cache, so writing waits for the disk."""
+        return self._least_direct is not None
 
     def write_header(self, layout: Layout) -> None:
         """Overwrite the header with that of `layout`, which has other metadata of equal length."""
@@ -96,18 +107,23 @@ class OutputFile:
         self._write(data, info.begin)
 
     def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
-        """Copy `size` bytes of another file, in the kernel, to the position `offset`.
+        """Copy `size` bytes of another file to the position `offset`.
 
         Raises:
             StorageError: the source has become shorter, or the disk is full.
         """
+        if self.is_direct:
+            self._copy_direct(source, begin, offset, size)
+            return
         with storage_errors(self.path), source.used() as original, self._descriptor.used() as fd:
             if copy_range(original, begin, fd, offset, size) != size:
                 raise StorageError(f"{source.path}: became shorter while it was read")
             start_writeback(fd, offset, size)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
-        """Ask the kernel to begin storing bytes of a tensor that have been written."""
+        """Ask the kernel to begin storing bytes of a tensor that are in the page cache."""
+        if self.is_direct:
+            return
         with self._descriptor.used() as fd:
             start_writeback(fd, self.layout.tensors[name].begin + offset, size)
 
@@ -122,16 +138,47 @@ class OutputFile:
 
     def close(self) -> None:
         """Close the descriptor; a later use would open the file again."""
-        # The old one closes its file when it is collected, which is now.
-        self._descriptor = self._reopened()
+        # The old ones close their files when they are collected, which is now.
+        self._open_again()
 
     def _write(self, data: memoryview, offset: int) -> None:
-        with storage_errors(self.path), self._descriptor.used() as fd:
-            pwrite_all(fd, data, offset)
+        """Write the largest part of `data` past the page cache if that is of use, else nothing."""
+        least = self._least_direct
+        begin, end = (0, 0) if least is None else direct_part(offset, len(data), least)
+        with storage_errors(self.path):
+            stored = begin + self._write_direct(data[begin:end], offset + begin)
+            with self._descriptor.used() as fd:
+                pwrite_all(fd, data[:begin], offset)
+                pwrite_all(fd, data[stored:], offset + stored)
+
+    def _write_direct(self, data: memoryview, offset: int) -> int:
+        """Write data past the page cache; return the bytes written, fewer than all if refused."""
+        if not data:
+            return 0
+        try:
+            with self._direct_descriptor.used() as fd:
+                stored = write_direct(fd, data, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the file system does not open files in this way
+                raise
+            stored = 0
+        if stored < len(data):
+            self._least_direct = None
+        return stored
+
+    def _copy_direct(self, source: InputFile, begin: int, offset: int, size: int) -> None:
+        """Copy a range piece by piece, each but the first from an aligned position on."""
+        done = 0
+        while done < size:
+            count = min(PIECE_BYTES - (offset + done) % PIECE_BYTES, size - done)
+            data = buffer_for(offset + done, count)
+            source.read_into(data, begin + done)
+            self._write(data, offset + done)
+            done += count
 
 
-def _open_same(path: Path, inode: int) -> int:
-    fd = os.open(path, os.O_RDWR | _O_BINARY)
+def _open_same(path: Path, inode: int, flags: int) -> int:
+    fd = os.open(path, os.O_RDWR | _O_BINARY | flags)
     if os.fstat(fd).st_ino != inode:
         os.close(fd)
         raise StorageError(f"{path}: another run has begun to write this output")

@@ -13,6 +13,7 @@ from torch import Tensor
 from loratools.deltas import Apply, Span
 from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import PIECE_ELEMENTS, block_rows, read_block, rows_of, spans
+from loratools.io.direct import buffer_for
 from loratools.io.dtypes import to_torch
 from loratools.io.rounding import Rounding, compute_dtype
 from loratools.io.source import Source, Stored
@@ -29,12 +30,13 @@ _FAINT = 2.0**-8
 
 
 def edited_blocks(
-    tensor: PlannedTensor, begin: int, end: int, rounding: Rounding
+    tensor: PlannedTensor, begin: int, end: int, rounding: Rounding, position: int = 0
 ) -> Iterator[tuple[int, Tensor, Fidelity | None]]:
     """The rows `begin` to `end` of an output tensor, in blocks valid until the next one is made.
 
-    Each block comes with the index of its first row and, if an adapter changes the tensor, with
-    how much of the update survived the rounding.
+    `position` is the place of the first of these rows in the output file. Each block comes with the
+    index of its first row and, if an adapter changes the tensor, with how much of the update
+    survived the rounding.
 
     Raises:
         NonFiniteError: a result is not finite, unless `rounding` allows that.
@@ -48,7 +50,8 @@ def edited_blocks(
     kernel = _Kernel(tensor, begin, end, rounding)
     for first, last in blocks:
         stored = _read(tensor.origin, first, (last - first, columns))
-        rounded = _buffer("rounded", to_torch(tensor.dtype), (last - first, columns))
+        rounded = _output(position, to_torch(tensor.dtype), (last - first, columns))
+        position += rounded.nbytes
         fidelity = Fidelity()
         for top, bottom in spans(0, last - first, max(1, PIECE_ELEMENTS // max(1, columns))):
             fidelity += kernel(stored[top:bottom], rounded[top:bottom], first + top)
@@ -145,6 +148,14 @@ def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         held = torch.empty(count, dtype=dtype)
         setattr(_buffers, use, held)
     return held[:count].view(shape)
+
+
+def _output(position: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+    """Memory for a block that is written to `position` of a file, overwritten each time."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes == 0 or position % dtype.itemsize:
+        return _buffer("rounded", dtype, shape)
+    return torch.frombuffer(buffer_for(position, nbytes), dtype=dtype).view(shape)
 
 
 def _check_finite(tensor: PlannedTensor, rounded: Tensor) -> None:

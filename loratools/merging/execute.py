@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from loratools.merging.steps import Measured
 
 
+#: Threads a core where writes wait for the disk: while one waits, another one computes.
+_WAITING = 2
+
+
 @final
 @dataclass(frozen=True)
 class WriteOptions:
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
+    `jobs` is the number of threads: by default one a core, or two where writing waits for the disk.
     With a `seed`, results are rounded stochastically; without one, to nearest.
     `progress` is called with the bytes done and the bytes in all: before the first is written,
     then at least ten times a second. What it raises stops the merge.
@@ -50,7 +55,11 @@ def execute(
 
     Copies begin before torch is imported, which takes longer than many of them.
     """
-    with workers(write.executor, write.jobs) as pool, ThreadPoolExecutor(1) as syncer:
+    each_core = _WAITING if any(output.is_direct for output in outputs) else 1
+    with (
+        workers(write.executor, write.jobs, each_core=each_core) as pool,
+        ThreadPoolExecutor(1) as syncer,
+    ):
         try:
             # Interleaved: a file system locks a file that is written to, so that two workers on two
             # files are twice as fast as on one.

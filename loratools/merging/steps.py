@@ -63,6 +63,11 @@ class EditStep:
         total = self.output.layout.tensors[self.tensor.name].nbytes
         return total // max(1, rows_of(self.tensor.shape))
 
+    @property
+    def _position(self) -> int:
+        """The place of the first row in the output file."""
+        return self.output.layout.tensors[self.tensor.name].begin + self.begin * self._row_bytes
+
     def run(self) -> "Measured | None":
         """Compute and write the rows, a block at a time; None if there is nothing to measure."""
         from loratools.merging.edit import edited_blocks
@@ -70,7 +75,7 @@ class EditStep:
         total = None
         with single_threaded_torch():
             for begin, block, fidelity in edited_blocks(
-                self.tensor, self.begin, self.end, self.rounding
+                self.tensor, self.begin, self.end, self.rounding, self._position
             ):
                 self.output.write(self.tensor.name, begin * self._row_bytes, as_bytes(block))
                 if fidelity is not None:

@@ -119,10 +119,12 @@ def interleaved(files: Sequence[Iterable[Step[_T]]]) -> Iterator[Step[_T]]:
 
 
 @contextmanager
-def workers(executor: Executor | None, jobs: int | None) -> Iterator[Executor]:
-    """`executor` if one is given, else a pool of `jobs` threads; one a core if `jobs` is None."""
+def workers(
+    executor: Executor | None, jobs: int | None, *, each_core: int = 1
+) -> Iterator[Executor]:
+    """`executor` if one is given, else a pool of `jobs` threads, by default `each_core` a core."""
     if executor is not None:
         yield executor
         return
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(jobs or each_core * (os.cpu_count() or 1)) as pool:
         yield pool

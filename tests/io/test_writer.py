@@ -113,7 +113,7 @@ def test_a_closed_file_is_closed_once(tmp_path: Path, layout: Layout) -> None:
 @pytest.mark.parametrize("call", ["write", "sync"])
 def test_a_full_device_is_an_error_with_its_name(layout: Layout, call: str) -> None:
     output = OutputFile.__new__(OutputFile)
-    output.path, output.layout = Path("/dev/full"), layout
+    output.path, output.layout, output._least_direct = Path("/dev/full"), layout, None
     output._descriptor = Descriptor(lambda: os.open("/dev/full", os.O_RDWR))
     if call == "write":
         with pytest.raises(StorageError, match="/dev/full: no space left on device"):

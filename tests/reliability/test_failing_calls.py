@@ -82,10 +82,19 @@ def failure(call: Call) -> StorageError | None:
 
 @pytest.mark.parametrize("base", [SHARDED, SINGLE / "model.safetensors"], ids=["folder", "file"])
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("jobs", "direct"), [(1, "0"), (2, "0"), (2, "1")], ids=["one", "two", "direct"]
+)
 def test_any_call_may_fail(
-    tmp_path: Path, made: Path, base: Path, overwrite: bool, jobs: int
+    tmp_path: Path,
+    made: Path,
+    base: Path,
+    overwrite: bool,
+    jobs: int,
+    direct: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("LORATOOLS_DIRECT", direct)
     work = tmp_path / "work"
     work.mkdir()
     output, old = work / "output", made / f"old {base.name}"
@@ -108,7 +117,8 @@ def test_any_call_may_fail(
         assert os.listdir(work) == ["output"] * overwrite, (turn, calls.failed)  # noqa: PTH208
     assert digests(output) == digests(made / f"new {base.name}")
     assert os.listdir(work) == ["output"]  # noqa: PTH208
-    assert seen == {"mkdir", "ftruncate", "pwrite", "copy_file_range", "fsync", "renameat2"}
+    copies = {"copy_file_range"} if direct == "0" or base.is_dir() else set()
+    assert seen == {"mkdir", "ftruncate", "pwrite", "fsync", "renameat2"} | copies
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -18,7 +18,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_kills_tear_nothing() -> None:
+@pytest.mark.parametrize("direct", ["0", "1"])
+def test_kills_tear_nothing(monkeypatch: pytest.MonkeyPatch, direct: str) -> None:
+    monkeypatch.setenv("LORATOOLS_DIRECT", direct)
     found = run("--kills", "12", "--seed", "1")
     assert found.returncode == 0, found.stdout + found.stderr
     assert re.match(r"12 runs, 0 torn, \d+ with a leftover.*, 0 p", found.stdout.splitlines()[-1])
