@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import final
 
@@ -74,18 +73,19 @@ class _Kernel:
         self.changes = _bind(tensor, begin, end, self.dtype)
         self.finish = rounding.of(tensor.name)
         self.moved = False
+        self._views: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
         """Compute the rows from `first` on into `rounded`, and measure what is left of the update.
 
         `stored` has the same rows as they are in the file.
         """
-        before = _buffer("before", self.dtype, stored.shape).copy_(stored)
+        before, vectors = self._memory(stored.shape)
+        before.copy_(stored)
         position = first * stored.shape[1]
         if not self.changes:
             self.finish(before, rounded, position)
             return Fidelity()
-        vectors = _buffer("vectors", self.dtype, (2, *stored.shape))
         update, value = vectors
         if self.is_additive:
             # Computed apart from the weight: in a sum with a far larger weight, part of the update
@@ -98,7 +98,18 @@ class _Kernel:
         self.finish(value, rounded, position)
         # Compared only until something has moved, which is nearly always at the first piece.
         self.moved = self.moved or self._moves(before, rounded, position)
-        return replace(measure(before, rounded, vectors), moved=self.moved)
+        return measure(before, rounded, vectors, moved=self.moved)
+
+    def _memory(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Memory for the stored values, and for two more such blocks.
+
+        All pieces but the last have one shape, and finding the memory again would take a tenth of
+        the time of computing a piece.
+        """
+        if self._views is None or self._views[0].shape != shape:
+            before = _buffer("before", self.dtype, shape)
+            self._views = before, _buffer("vectors", self.dtype, (2, *shape))
+        return self._views
 
     def _moves(self, before: Tensor, rounded: Tensor, position: int) -> bool:
         """Whether any rounded value differs from the base's value rounded in the same way."""

@@ -67,6 +67,8 @@ def measure(
     before: Float[Tensor, "rows columns"],
     rounded: Float[Tensor, "rows columns"],
     vectors: Float[Tensor, "2 rows columns"],
+    *,
+    moved: bool,
 ) -> Fidelity:
     """The sums over all elements, and not over a sample: an update may be in any few of them.
 
@@ -77,16 +79,16 @@ def measure(
     # The computed weight is not used: as a sum of a weight and a far smaller update, it has been
     # rounded itself.
     error.copy_(rounded).sub_(before).sub_(update)
-    sums = _sums(vectors)
+    sums = _sums(vectors, moved=moved)
     if not _LEAST_SUM < sums.intended < _MOST_SUM or not sums.error < _MOST_SUM:
         # Squares of float32 may have left its range, unless all are zero.
-        return _sums(vectors.double()) if vectors.any() else sums
+        return _sums(vectors.double(), moved=moved) if vectors.any() else sums
     return sums
 
 
-def _sums(vectors: Float[Tensor, "2 rows columns"]) -> Fidelity:
+def _sums(vectors: Float[Tensor, "2 rows columns"], *, moved: bool) -> Fidelity:
     flat = vectors.flatten(1)
     # One product is faster than three dot products, and as exact. The realised update is the
     # intended one plus the error, so its product with the intended is the sum below.
     (intended, product), (_, error) = (flat @ flat.T).tolist()
-    return Fidelity(error, intended, intended + product)
+    return Fidelity(error, intended, intended + product, moved)

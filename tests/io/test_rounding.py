@@ -214,7 +214,7 @@ def test_fidelity_holds_the_sums_of_realised_and_intended_update(
     value = start + torch.tensor(update, dtype=torch.float64).reshape(2, 3)
     result = rounded(value, torch.bfloat16)
     intended, realised = value - start, result.double() - start
-    found = measure(start, result, torch.stack([intended, intended]))
+    found = measure(start, result, torch.stack([intended, intended]), moved=True)
     terms = float((intended.abs() + realised.abs()).square().sum())
     assert found.error == pytest.approx(
         float((realised - intended).square().sum()), abs=terms * 2.0**-48
@@ -265,4 +265,4 @@ def test_codes_and_other_shapes_are_no_rounding() -> None:
 def test_a_wrong_shape_is_caught_at_the_call() -> None:
     """By jaxtyping, as the conftest asks for: `rows columns` must agree between arguments."""
     with pytest.raises(jaxtyping.TypeCheckError):
-        measure(torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 2, 3))
+        measure(torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 2, 3), moved=True)
