@@ -88,5 +88,4 @@ def identity(pairing: Pairing, options: ExtractOptions) -> list[object]:
 def input_files(pairing: Pairing) -> Iterator[InputFile]:
     """The files of both models' weights."""
     for model in (pairing.tuned, pairing.base):
-        for shard in model.shards:
-            yield shard.file
+        yield from model.files

@@ -20,7 +20,10 @@ from loratools.extracting.plan import ExtractOptions, ExtractPlan
 from loratools.extracting.planner import plan_extract
 from loratools.extracting.report import ExtractReport
 from loratools.extracting.selection import comparable, matrices
+from loratools.files.beside import of_adapter
+from loratools.files.companions import laid_over
 from loratools.files.opening import companions_in, open_adapter, open_base
+from loratools.files.place import layers_of
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files
 from loratools.formats import dialect_named, encode
@@ -146,7 +149,7 @@ def _write(work: _Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractRepo
     pairing, output = work.plan.pairing, work.output
     check_output(
         output,
-        [path for model in (pairing.tuned, pairing.base) for path in _paths(model)],
+        [path for model in (pairing.tuned, pairing.base) for path in model.paths],
         is_folder=True,
         needed_bytes=_needed_bytes(work),
         overwrite=run.overwrite,
@@ -226,18 +229,17 @@ def _checked(
 
 
 def _base_name(base: str | Path) -> str:
-    return HubName.parse(base).repo if is_hub_name(base) else str(base)
-
-
-def _paths(model: Checkpoint) -> tuple[Path, ...]:
-    files = tuple(shard.file.path for shard in model.shards)
-    return files if model.path is None else (model.path, *files)
+    name, *overlays = layers_of(base)
+    is_on_hub = is_hub_name(name) and not overlays
+    return HubName.parse(name).repo if is_on_hub else str(base)
 
 
 def _companions(model: Checkpoint) -> tuple[Companion, ...]:
     if not model.is_folder or model.path is None:
         return ()
-    return companions_in(LocalFolder(model.path, model.where))
+    own = companions_in(LocalFolder(model.path, model.where))
+    found = laid_over({companion.name: companion for companion in own}, model)
+    return tuple(found[name] for name in of_adapter(found))
 
 
 def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:

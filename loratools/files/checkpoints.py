@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
+from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Shard
 from loratools.io.file import InputFile
@@ -38,6 +39,8 @@ def checkpoint_at(place: Place) -> Checkpoint:
             raise FormatError(f"{place.where}: no such file or folder")
         if file.endswith(INDEX_SUFFIX):
             return _open_folder(folder, file)
+        if file == MANIFEST:
+            refuse_overlay(folder, "a base model")
         refuse_part(folder, file)
         return _open_file(folder.open(file), place.where)
 
@@ -68,6 +71,7 @@ def _open_file(file: InputFile, where: str) -> Checkpoint:
 
 def _open_shard(file: InputFile) -> Shard:
     header = file.read_header()
+    refuse_part_of_overlay(header.metadata, file.where)
     return Shard(file, tuple(stored_tensors(file, header).values()), header.metadata)
 
 
@@ -80,6 +84,7 @@ def weight_files(folder: Folder) -> tuple[str, ...]:
 
 
 def _find_index(folder: Folder) -> str | None:
+    refuse_overlay(folder, "a base model")
     names = folder.names()
     found = [n for n in names if n.endswith(INDEX_SUFFIX) and not is_adapter_file(n)]
     if len(found) > 1:

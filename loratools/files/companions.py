@@ -7,6 +7,7 @@ the files of the same names, and the rest of the base's tokenizer stays.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 from loratools.adapter import Adapter
@@ -70,12 +71,12 @@ class Companions:
             return parse_json_object(self.made[name], name)
         return read_json(self.copied[name]) if name in self.copied else {}
 
-    def write(self, staging: Staging) -> None:
-        """Write all companions into the staging folder."""
+    def write(self, staging: Staging, inside: str = "") -> None:
+        """Write all companions into the staging folder, or into a folder `inside` it."""
         for name, file in self.copied.items():
-            staging.copy_file(name, file)
+            staging.copy_file(f"{inside}{name}", file)
         for name, data in self.made.items():
-            staging.write_file(name, data)
+            staging.write_file(f"{inside}{name}", data)
 
 
 def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
@@ -87,13 +88,7 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
     """
     if not base.is_folder or base.path is None:
         return Companions(False, {}, {})
-    written = {*(shard.name for shard in base.shards), base.index_name}
-    names = LocalFolder(base.path, base.where).all_names()
-    taken, left_out = of_model(name for name in names if name not in written)
-    found = {name: Companion(base.path, name) for name in taken}
-    # The base's model card describes the base, and not the result.
-    if found.pop(_CARD, None) is not None:
-        left_out = sorted([*left_out, _CARD])
+    found, left_out = _of_base(base, base.path)
     tokenizer = {name: file for name, file in found.items() if is_tokenizers(name)}
     joined = _joined(tokenizer, adapters)
     brought = {c.name: c for a in adapters for c in a.companions if not is_tokenizers(c.name)}
@@ -107,6 +102,53 @@ def companions(base: Checkpoint, adapters: Sequence[Adapter]) -> Companions:
     copied = {**others, **brought, **joined.copied}
     checked = {name: copied[name].open() for name in sorted(copied)}
     return Companions(True, checked, joined.made, tuple(left_out), tuple(notes))
+
+
+def changed_companions(beside: Companions, base: Checkpoint) -> Companions:
+    """Of the files beside an output, those that are not the base's; all of a changed tokenizer.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+    if base.path is None or not base.is_folder:
+        return beside
+    own, _ = _of_base(base, base.path)
+    changed = {*beside.made}
+    changed |= {name for name, file in beside.copied.items() if not _is_same(file, own.get(name))}
+    if any(map(is_tokenizers, changed)):
+        # Whole, so that it is never mixed with another tokenizer that a base may have got.
+        changed |= {name for name in (*beside.copied, *beside.made) if is_tokenizers(name)}
+    copied = {name: file for name, file in beside.copied.items() if name in changed}
+    return replace(beside, copied=copied, left_out=())
+
+
+def laid_over(found: Mapping[str, Companion], base: Checkpoint) -> dict[str, Companion]:
+    """A base's own companions and those of its overlays, whose tokenizer replaces it as a whole."""
+    for overlay in base.overlays:
+        brought = {companion.name: companion for companion in overlay.companions}
+        if any(map(is_tokenizers, brought)):
+            found = {name: file for name, file in found.items() if not is_tokenizers(name)}
+        found = {**found, **brought}
+    return dict(found)
+
+
+def _of_base(base: Checkpoint, folder: Path) -> tuple[dict[str, Companion], list[str]]:
+    """The companions of a base and its overlays, and the names of files that are left out."""
+    written = {*(shard.name for shard in base.shards), base.index_name}
+    names = LocalFolder(folder, base.where).all_names()
+    taken, left_out = of_model(name for name in names if name not in written)
+    found = {name: Companion(folder, name) for name in taken}
+    # The base's model card describes the base, and not the result.
+    if found.pop(_CARD, None) is not None:
+        left_out = sorted([*left_out, _CARD])
+    return laid_over(found, base), left_out
+
+
+def _is_same(file: InputFile, own: Companion | None) -> bool:
+    if own is None:
+        return False
+    opened = own.open()
+    return file.path == opened.path or file.sha256() == opened.sha256()
 
 
 def _joined(tokenizer: Mapping[str, Companion], adapters: Sequence[Adapter]) -> Joined:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from loratools.errors import FormatError, listing
 from loratools.files.beside import WEIGHT_SUFFIXES, folders_of_adapters, of_adapter, of_model
 from loratools.files.checkpoints import weight_files
+from loratools.files.manifest import refuse_overlay
 from loratools.formats import adapter_configs, adapter_weights, dialects, is_adapter_file
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
@@ -68,7 +69,9 @@ def find_weights(folder: Folder) -> str:
 
     Raises:
         FormatError: there is no such file, several may be it, or parts have no index.
+        UnsupportedError: the folder is an overlay of a base.
     """
+    refuse_overlay(folder, "an adapter")
     for suffixes in ((".safetensors",), _PICKLES):
         found = {key: files for suffix in suffixes for key, files in _by_stem(folder, suffix)}
         known = [key for stem in adapter_weights() for key in found if key[0] == stem]

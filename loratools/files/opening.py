@@ -20,7 +20,14 @@ from loratools.files.finding import (
     tensor_files,
     weights_beside,
 )
-from loratools.files.place import place_of
+from loratools.files.manifest import (
+    MANIFEST,
+    overlay_files,
+    refuse_overlay,
+    refuse_part_of_overlay,
+)
+from loratools.files.overlays import lay_over
+from loratools.files.place import layers_of, place_of
 from loratools.formats import adapter_configs, check_options, decode
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint
@@ -61,6 +68,8 @@ def open_adapter(
     check_options(dialect_options or {})
     with path_errors(path, FormatError), collector_paused():
         place = place_of(path)
+        if place.file == MANIFEST:
+            refuse_overlay(place.folder, "an adapter")
         folder, file = place.folder, place.file or find_weights(place.folder)
         beside = weights_beside(folder, file, is_named=place.file is not None)
         if is_pickle(file) and not allow_pickle:
@@ -72,18 +81,35 @@ def open_adapter(
 
 
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
-    """The base model in a folder or file, or by a name on the Hub.
+    """The base model in a folder or file, or by a name on the Hub; `BASE+DIR` has an overlay on it.
 
     From the Hub its weights are downloaded and, with `companions`, the files that belong to them;
     with `headers` neither is, and tensors that are needed are read from there.
 
     Raises:
         FormatError: a file is missing or malformed.
+        MatchError: an overlay was made for another base.
         UnsupportedError: the weights are in a format that cannot be merged into; or, with
             `headers`, a file on the Hub is named and not its folder.
         HubError, NetworkError: the base cannot be fetched from the Hub.
         StorageError: a file cannot be read.
     """
+    name, *overlays = layers_of(path)
+    found = _open_alone(name, companions=companions, headers=headers)
+    for overlay in overlays:
+        with path_errors(overlay, FormatError):
+            place = place_of(overlay)
+            if place.file is not None:
+                is_there = place.folder.path is None or (place.folder.path / place.file).exists()
+                what = "not a folder, which an overlay is" if is_there else "no such folder"
+                raise FormatError(f"{place.where}: {what}")
+            folder = place.folder if headers else place.folder.here(overlay_files)
+            found = lay_over(found, folder, headers=headers)
+    return found
+
+
+def _open_alone(path: str | Path, *, companions: bool, headers: bool) -> Checkpoint:
+    """The base model of one name, without any overlay."""
     with path_errors(path, FormatError):
         place = place_of(path)
         if not headers:
@@ -183,6 +209,7 @@ def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping
         return read_pickle(file), {}, file.stat().st_size
     opened = folder.open(name)
     header = opened.read_header()
+    refuse_part_of_overlay(header.metadata, opened.where)
     return stored_tensors(opened, header), header.metadata, opened.size
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from loratools.errors import FormatError, shorten
+from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Stored
 
@@ -18,7 +19,10 @@ INDEX_SUFFIX = ".safetensors.index.json"
 @final
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file of a checkpoint: its tensors in the order of their bytes."""
+    """One safetensors file of a checkpoint: its tensors in the order of their bytes.
+
+    With an overlay on the checkpoint, some of the tensors are in files of the overlay.
+    """
 
     file: InputFile
     tensors: tuple[Stored, ...]
@@ -32,12 +36,26 @@ class Shard:
 
 @final
 @dataclass(frozen=True)
+class Overlay:
+    """A folder whose tensors and companions have taken the place of those of a checkpoint.
+
+    `path` is None for one that is elsewhere, whose `companions` are then not listed.
+    """
+
+    where: str
+    path: Path | None
+    files: tuple[InputFile, ...]
+    companions: tuple[Companion, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Checkpoint:
     """The tensors of a model by name, in file order, and its `config.json` if it has one.
 
     `where` names the model in messages and reports; `path` is its path on this disk, None for a
     model that is elsewhere. `is_folder` tells whether it was named by its folder, where it may
-    have companions, or by a single file.
+    have companions, or by a single file. `overlays` have been laid over it, in this order.
     """
 
     where: str
@@ -47,6 +65,7 @@ class Checkpoint:
     index_name: str | None
     index_metadata: Mapping[str, Any]
     config: Mapping[str, Any] | None
+    overlays: tuple[Overlay, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a tensor's name that occurs in two files."""
@@ -69,6 +88,13 @@ class Checkpoint:
         return tensors
 
     @property
-    def nbytes(self) -> int:
-        """The total size of all weight files in bytes."""
-        return sum(shard.file.size for shard in self.shards)
+    def files(self) -> tuple[InputFile, ...]:
+        """All files that the tensors are read from, and those that say which they are."""
+        overlaid = (file for overlay in self.overlays for file in overlay.files)
+        return (*(shard.file for shard in self.shards), *overlaid)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths on this disk that an output must not overwrite."""
+        folders = (self.path, *(overlay.path for overlay in self.overlays))
+        return (*filter(None, folders), *(file.path for file in self.files))

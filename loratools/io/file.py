@@ -1,6 +1,7 @@
 """An input file that is read by position, and refused if it changes between two reads."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from loratools.io.descriptors import Descriptor
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
 from loratools.io.platform import descriptor_path, pread_into
+
+_HASHED_BYTES = 2**20
 
 
 class InputFile:
@@ -89,6 +92,13 @@ class InputFile:
         data = bytearray(size)
         self.read_into(memoryview(data), offset)
         return bytes(data)
+
+    def sha256(self) -> str:
+        """The SHA-256 of all bytes, in hex; errors as for `read_into`."""
+        digest = hashlib.sha256()
+        for begin in range(0, self.size, _HASHED_BYTES):
+            digest.update(self.read(begin, min(_HASHED_BYTES, self.size - begin)))
+        return digest.hexdigest()
 
     def read_header(self) -> Header:
         """The file's safetensors header, read and checked."""

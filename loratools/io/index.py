@@ -93,15 +93,19 @@ def read_index(folder: Folder, name: str) -> Index:
     suffix = PureWindowsPath(name.removesuffix(INDEX_ENDING)).suffix
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
-        shards.setdefault(_checked_shard_name(where, shard, suffix), []).append(tensor)
+        shards.setdefault(plain_name(where, shard, suffix), []).append(tensor)
     metadata = fields.get("metadata")
     return Index(
         where, dict(sorted(shards.items())), metadata if isinstance(metadata, dict) else {}
     )
 
 
-def _checked_shard_name(index: str, name: object, suffix: str) -> str:
-    """`name` if it is a plain file name on POSIX and on Windows."""
+def plain_name(index: str, name: object, suffix: str) -> str:
+    """`name`, found in the file `index`, if it is a plain file name on POSIX and on Windows.
+
+    Raises:
+        FormatError: it is not, or does not have this suffix.
+    """
     if (
         not isinstance(name, str)
         or not name.endswith(suffix)

@@ -3,10 +3,11 @@
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from loratools.files.manifest import MARK
 from loratools.io.checkpoint import INDEX_SUFFIX
 from loratools.io.dtypes import nbytes
 from loratools.io.json import encode_json
@@ -34,6 +35,24 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
     metadata = plan.base.shards[0].metadata
     return tuple(
         PlannedFile(name, tuple(tensors), _layout(tensors, metadata)) for name, tensors in groups
+    )
+
+
+def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, ...]:
+    """The files of an overlay: the tensors whose bytes the base does not have, at least one file.
+
+    There are as many files as shards of the base change, or as `max_shard_bytes` requires.
+    """
+    changed = [tensor for tensor in plan.tensors.values() if not tensor.is_unchanged]
+    if max_shard_bytes is None:
+        kept = ([t for t in tensors if not t.is_unchanged] for _, tensors in _as_in_base(plan))
+        groups = [tensors for tensors in kept if tensors]
+    else:
+        groups = _grouped(changed, max_shard_bytes)
+    metadata = {MARK: "1", **plan.base.shards[0].metadata}
+    return tuple(
+        PlannedFile(name, tuple(tensors), _layout(tensors, metadata))
+        for name, tensors in _numbered("overlay", groups or [[]])
     )
 
 
@@ -85,16 +104,27 @@ def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
 
 
 def _resharded(plan: MergePlan, limit: int) -> Iterator[tuple[str, list[PlannedTensor]]]:
+    return _numbered(_stem(plan), _grouped(plan.tensors.values(), limit))
+
+
+def _grouped(tensors: Iterable[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
     groups: list[list[PlannedTensor]] = []
     size = limit + 1  # so that the first tensor begins a group
-    for tensor in plan.tensors.values():
+    for tensor in tensors:
         tensor_bytes = nbytes(tensor.dtype, tensor.shape)
         if size + tensor_bytes > limit:
             groups.append([])
             size = 0
         groups[-1].append(tensor)
         size += tensor_bytes
-    stem, total = _stem(plan), len(groups)
+    return groups
+
+
+def _numbered(
+    stem: str, groups: Sequence[list[PlannedTensor]]
+) -> Iterator[tuple[str, list[PlannedTensor]]]:
+    """Each group with the name of its file."""
+    total = len(groups)
     for number, group in enumerate(groups, start=1):
         suffix = f"-{number:05d}-of-{total:05d}" if total > 1 else ""
         yield f"{stem}{suffix}.safetensors", group

@@ -28,6 +28,7 @@ class WriteOptions:
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
     `jobs` is the number of threads: by default one a core, or two where writing waits for the disk.
+    With `only_changed` the output is an overlay: it has only the tensors that differ from the base.
     With a `seed`, results are rounded stochastically; without one, to nearest.
     `progress` is called with the bytes done and the bytes in all: before the first is written,
     then at least ten times a second. What it raises stops the merge.
@@ -39,6 +40,7 @@ class WriteOptions:
     seed: int | None = None
     allow_nonfinite: bool = False
     overwrite: bool = False
+    only_changed: bool = False
     jobs: int | None = None
     executor: Executor | None = None
     progress: Callable[[int, int], None] | None = None

@@ -1,24 +1,30 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratools.errors import StorageError, UnsupportedError
-from loratools.files.companions import Companions, companions
+from loratools.errors import OptionError, OutputError, StorageError, UnsupportedError
+from loratools.files.companions import Companions, changed_companions, companions
 from loratools.files.opening import open_adapter, open_base
-from loratools.files.place import local_paths
+from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
 from loratools.formats import check_options
-from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
-from loratools.merging.arrange import PlannedFile, arrange, corrected_config, index_file
+from loratools.merging.arrange import (
+    PlannedFile,
+    arrange,
+    arrange_changed,
+    corrected_config,
+    index_file,
+)
 from loratools.merging.effects import idle_parts
 from loratools.merging.execute import WriteOptions, execute
+from loratools.merging.overlay import write_overlay
 from loratools.merging.padding import with_pad_token
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
@@ -47,6 +53,8 @@ def merge(
 ) -> MergeReport:
     """Write `base + Σ weight · adapter` to `output`; if that is None, only plan it.
 
+    With `write.only_changed` the output is an overlay, a folder of what differs from the base; and
+    `BASE+OVERLAY` is a base, of which a merge without adapters makes a whole model.
     All adapters are added before the one rounding to the base's dtype. The base is read in blocks
     of rows, so memory does not depend on its size. `output` appears complete or not at all.
 
@@ -57,6 +65,7 @@ def merge(
     write = write or WriteOptions()
     options = options or MergeOptions()
     weights = weights_for(weights, len(paths))
+    _check_adapters(base, paths, write)
     check_options(dialect_options or {})
     checkpoint = open_base(base, companions=True)
     opened = [
@@ -66,10 +75,12 @@ def merge(
         for path in paths
     ]
     plan = plan_merge(checkpoint, opened, weights, options)
-    files = _named(arrange(plan, write.max_shard_bytes), checkpoint, output)
+    files = _files(plan, write, output)
     beside = companions(checkpoint, opened)
     plan = with_pad_token(plan, beside)
-    beside = beside.having(_made(plan, files, options))
+    beside = beside.having(_made(plan, files, options, write))
+    if write.only_changed:
+        beside = changed_companions(beside, checkpoint)
     report = MergeReport(
         plan=plan,
         output=None if output is None else str(output),
@@ -77,6 +88,7 @@ def merge(
         fidelity={},
         left_out=beside.left_out,
         beside=beside.notes,
+        is_overlay=write.only_changed,
         is_stochastic=write.seed is not None,
     )
     if output is None:
@@ -84,14 +96,28 @@ def merge(
         approved(report, write.approve)
         return report
     inputs = local_paths(base, *paths, config)
-    inputs += [shard.file.path for shard in checkpoint.shards]
+    inputs += checkpoint.paths
     return _write(report, files, beside, Path(output), inputs, write)
 
 
-def _named(
-    files: tuple[PlannedFile, ...], base: Checkpoint, output: str | Path | None
+def _check_adapters(base: str | Path, adapters: Sequence[str | Path], write: WriteOptions) -> None:
+    """Refuse a merge without adapters, but for one that makes a model of overlays."""
+    if adapters:
+        return
+    if len(layers_of(base)) == 1:
+        raise OptionError(f"{base}: no adapter to merge; without one, only BASE+OVERLAY is written")
+    if write.only_changed:
+        raise OptionError("only_changed: nothing changes without an adapter")
+
+
+def _files(
+    plan: MergePlan, write: WriteOptions, output: str | Path | None
 ) -> tuple[PlannedFile, ...]:
     """The files under their names in the output: a single file has the name of the output."""
+    base = plan.base
+    if write.only_changed:
+        return arrange_changed(plan, write.max_shard_bytes)
+    files = arrange(plan, write.max_shard_bytes)
     if base.is_folder:
         return files
     if len(files) > 1:
@@ -111,7 +137,9 @@ def _write(
     write: WriteOptions,
 ) -> MergeReport:
     """Write the output; return the report, which is complete before the output has its name."""
-    is_folder = report.plan.base.is_folder
+    is_folder = report.plan.base.is_folder or write.only_changed
+    if write.only_changed and output.suffix == ".safetensors":
+        raise OutputError(f"{output}: an overlay is a folder; name a folder")
     check_output(
         output,
         inputs,
@@ -124,11 +152,14 @@ def _write(
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
         fidelity = execute(run, files, outputs, write)
-        beside.write(staging)
         for file in files:
             _verify(staging.folder / file.name, file)
+        if write.only_changed:
+            write_overlay(report.plan, files, beside, staging)
+        else:
+            beside.write(staging)
         # A change during the merge may have mixed old and new values: nothing is published then.
-        for source in _input_files(report.plan):
+        for source in report.plan.base.files:
             source.check_unchanged()
         report = _measured(report, fidelity)
         approved(report, write.approve)
@@ -153,14 +184,11 @@ def _verify(path: Path, file: PlannedFile) -> None:
         raise StorageError(f"{path}: was not written as planned; check the disk")
 
 
-def _input_files(plan: MergePlan) -> Iterator[InputFile]:
-    for shard in plan.base.shards:
-        yield shard.file
-
-
-def _made(plan: MergePlan, files: Sequence[PlannedFile], options: MergeOptions) -> dict[str, bytes]:
+def _made(
+    plan: MergePlan, files: Sequence[PlannedFile], options: MergeOptions, write: WriteOptions
+) -> dict[str, bytes]:
     """The generated files: the index, if the output has one, and the config, if it changes."""
-    made = dict(filter(None, [index_file(plan, files)]))
+    made = {} if write.only_changed else dict(filter(None, [index_file(plan, files)]))
     if (config := corrected_config(plan, options.dtype)) is not None:
         made["config.json"] = config
     return made

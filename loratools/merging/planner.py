@@ -36,7 +36,7 @@ def plan_merge(
     weights: Sequence[float],
     options: MergeOptions,
 ) -> MergePlan:
-    """Plan `base + Σ weight · adapter`.
+    """Plan `base + Σ weight · adapter`; without adapters, the base as it is.
 
     Raises:
         MatchError: an update has no counterpart in the base, or one of another shape; or a glob
@@ -48,7 +48,8 @@ def plan_merge(
     planner = Planner(base, options)
     for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
         planner.add(number, adapter, weight)
-    planner.check_complete()
+    if adapters:
+        planner.check_complete()
     plan = MergePlan(
         base=base,
         adapters=tuple(adapters),

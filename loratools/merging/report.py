@@ -27,6 +27,7 @@ class MergeReport:
         files: the sizes of the output's weight files in bytes, by name.
         fidelity: by output tensor, how much of its update survived the rounding, if it is finite.
         left_out: files and folders of the base that do not belong to its weights.
+        is_overlay: whether the output has only what differs from the base.
         is_stochastic: whether results are rounded stochastically.
         beside: notes on the files that are written beside the weights.
         idle: parts of adapters that change nothing.
@@ -37,6 +38,7 @@ class MergeReport:
     files: Mapping[str, int]
     fidelity: "Mapping[str, Fidelity]"
     left_out: Sequence[str]
+    is_overlay: bool = False
     is_stochastic: bool = False
     beside: Sequence[str] = ()
     idle: Sequence[Idle] = ()
@@ -85,6 +87,8 @@ class MergeReport:
             f"{changed} {'weight' if changed == 1 else 'weights'}; "
             f"{unchanged} base tensors unchanged"
         )
+        if not plan.adapters:
+            sentence = f"{unchanged} tensors copied, {self._overlaid} of all from overlays"
         counts = (
             (converted, "converted to another dtype"),
             (len(self._without_effect), "adapter tensors change nothing"),
@@ -93,6 +97,13 @@ class MergeReport:
             (len(plan.accounting.inert), "adapter tensors without effect on weights"),
         )
         return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
+
+    @property
+    def _overlaid(self) -> int:
+        """The number of the base's tensors that are in files of its overlays."""
+        base = self.plan.base
+        own = {shard.file for shard in base.shards}
+        return sum(tensor.file not in own for tensor in base.tensors.values())
 
     @property
     def fidelity_line(self) -> str | None:
@@ -114,7 +125,7 @@ class MergeReport:
         return (*self._nothing(), *self._losses())
 
     def _nothing(self) -> Iterator[str]:
-        if self.equals_base:
+        if self.equals_base and self.plan.adapters:
             verb = "equals" if self.output is not None else "would equal"
             yield f"the output {verb} the base: no update changes a weight"
         yield from by_reason((part.name, part.reason) for part in self.idle)
@@ -169,6 +180,7 @@ class MergeReport:
             "tensors": [self._row(tensor) for tensor in plan.changed],
             "fidelity": _fidelity(total),
             "equals_base": self.equals_base,
+            "overlay": self.is_overlay,
             "files": dict(self.files),
             "files_left_out": list(self.left_out),
             "notes": list(self.notes),

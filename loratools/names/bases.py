@@ -91,7 +91,7 @@ def another_base(adapter: Adapter, base: Checkpoint) -> str | None:
 
 def _known_hash(base: Checkpoint) -> str | None:
     """The SHA-256 of a base that is a single file in the Hub's cache, which names blobs by it."""
-    if base.is_folder:
+    if base.is_folder or base.overlays:
         return None
     blob = base.shards[0].file.path.resolve()
     is_hash = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)

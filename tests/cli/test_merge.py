@@ -169,6 +169,7 @@ def test_json_is_one_object_of_this_form(
         tensors=[is_tensor],
         fidelity=is_fidelity,
         equals_base=bool,
+        overlay=bool,
         files=lambda sizes: all(type(size) is int for size in sizes.values()),
         files_left_out=[str],
         notes=[str],

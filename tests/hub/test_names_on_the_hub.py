@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save
 
 import loratools
-from loratools.errors import FormatError
+from loratools.errors import FormatError, UnsupportedError
 from loratools.files.opening import open_base
 from loratools.lowrank.ranks import RankRule
+from loratools.merging.execute import WriteOptions
 from tests.e2e.commands import PLAIN, SHARDED, SMALL
 from tests.hostile.test_sharded_adapters import split
 from tests.hub.server import Hub
@@ -198,3 +199,26 @@ def test_weights_beside_an_adapter_on_the_hub_are_named_though_not_fetched(stori
         found = loratools.inspect("hf://ann/headed", spectrum=spectrum)
         assert found.adapter.beside == ("sub/x.pt", "value_head.bin")
         assert not found.is_sound
+
+
+def test_an_overlay_and_its_base_can_both_be_on_the_hub(stories: Hub, tmp_path: Path) -> None:
+    write = WriteOptions(only_changed=True)
+    loratools.merge(STORIES, OTHER, output=tmp_path / "overlay", write=write)
+    stories.create_repo("ann/overlay", folder(tmp_path / "overlay") | {"README.md": b"?"})
+    loratools.merge(SHARDED, SMALL, output=tmp_path / "full")
+    there = f"{STORIES}+hf://ann/overlay"
+    loratools.inspect(ADAPTER, base=there)
+    fetched = {request.path.rpartition("/")[2] for request in stories.log.of(path="/resolve/")}
+    assert "overlay.json" in fetched
+    names: list[str | Path] = [there, f"{STORIES}+{tmp_path / 'overlay'}", Path(there)]
+    for number, name in enumerate(names):
+        loratools.merge(name, [], output=tmp_path / f"made-{number}")
+        assert folder(tmp_path / f"made-{number}") == folder(tmp_path / "full")
+    head = stories.head("ann/stories")
+    assert json.loads((tmp_path / "overlay/overlay.json").read_text())["base"]["name"] == (
+        f"hf://ann/stories@{head}"
+    )
+    with pytest.raises(UnsupportedError, match=r"an overlay, .* where a base model is expected"):
+        open_base("hf://ann/overlay")
+    with pytest.raises(UnsupportedError, match=r"an overlay, .* where an adapter is expected"):
+        loratools.inspect("hf://ann/overlay")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command("merge", short_help=__doc__)
 @click.argument("base", type=click.Path())
-@click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
+@click.argument("adapters", nargs=-1, type=click.Path(), metavar="[ADAPTER...]")
 @click.option("-o", "--output", type=click.Path(), help="Where the merged model is written.")
 @click.option(
     "-w",
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     help="The dtype of all float weights.",
 )
 @click.option("--max-shard-size", type=Size(), help="Split the weights anew, e.g. 5GB.")
+@click.option(
+    "--only-changed", is_flag=True, help="Write an overlay: only the tensors that change."
+)
 @click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
 @click.option("--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are.")
 @click.option(
@@ -82,8 +85,13 @@ def command(
 
     BASE and each ADAPTER are a folder, a safetensors file or an hf://owner/name on the Hub. All
     adapters are added before the one rounding to BASE's dtype. The output appears complete, or not
-    at all.
+    at all. BASE+OVERLAY is a base with what --only-changed has written; without an ADAPTER it is
+    written as one model.
     """
+    from loratools.files.place import layers_of
+
+    if not adapters and (settings["only_changed"] or len(layers_of(base)) == 1):
+        raise click.UsageError("Missing argument 'ADAPTER...'.")
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
     if weights and len(weights) != len(adapters):
@@ -110,6 +118,7 @@ def command(
                 seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
                 allow_nonfinite=settings["allow_nonfinite"],
                 overwrite=settings["overwrite"],
+                only_changed=settings["only_changed"],
                 jobs=settings["jobs"],
                 progress=progress,
                 approve=answer.approve,
@@ -140,7 +149,8 @@ def _text(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
         yield "dry run: nothing written"
     else:
         size = sum(report.files.values())
-        yield f"written: {printable(report.output)} ({human_size(size)})"
+        what = ", an overlay of the base" if report.is_overlay else ""
+        yield f"written: {printable(report.output)} ({human_size(size)}){what}"
 
 
 def _row_lines(report: "MergeReport") -> Iterator[str]:
