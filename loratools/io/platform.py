@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loratools.errors import OutputError
+from loratools.io.clones import clone_range
 from loratools.io.stopping import check_stop
 
 _COPY_CHUNK = 8 * 2**20
@@ -56,22 +57,15 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
 
 
 def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> int:
-    """Copy `size` bytes between two files, in the kernel if it can; return the bytes copied."""
-    done = 0
-    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
-    while done < size and copy is not None:
-        check_stop()
-        piece = min(size - done, AT_ONCE)
-        try:
-            count = copy(source, target, piece, begin + done, offset + done)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-            break
-        if count == 0:  # the end, or a file system that returns 0 without having looked
-            break
-        done += count
-    return done + _copy_by_hand(source, begin + done, target, offset + done, size - done)
+    """Copy `size` bytes between two files; return the bytes copied, fewer if the source is shorter.
+
+    Whole blocks are cloned where the file system can, the rest is copied in the kernel if it can.
+    """
+    first, last = clone_range(source, begin, target, offset, size)
+    before = _copy_in_kernel(source, begin, target, offset, first)
+    if before < first:
+        return before
+    return last + _copy_in_kernel(source, begin + last, target, offset + last, size - last)
 
 
 def rename_new(source: Path, target: Path) -> None:
@@ -175,6 +169,24 @@ def _write_once(fd: int, data: memoryview, offset: int) -> int:
     with _seek_lock:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
+
+
+def _copy_in_kernel(source: int, begin: int, target: int, offset: int, size: int) -> int:
+    done = 0
+    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
+    while done < size and copy is not None:
+        check_stop()
+        piece = min(size - done, AT_ONCE)
+        try:
+            count = copy(source, target, piece, begin + done, offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            break
+        if count == 0:  # the end, or a file system that returns 0 without having looked
+            break
+        done += count
+    return done + _copy_by_hand(source, begin + done, target, offset + done, size - done)
 
 
 def _copy_by_hand(source: int, begin: int, target: int, offset: int, size: int) -> int:

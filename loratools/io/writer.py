@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import final
 
 from loratools.errors import StorageError, storage_errors
+from loratools.io.clones import clone_range
 from loratools.io.descriptors import Descriptor
 from loratools.io.direct import PIECE_BYTES, buffer_for, direct_part, least_part, write_direct
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
-from loratools.io.header import TensorInfo, encode_header
+from loratools.io.header import LENGTH_BYTES, TensorInfo, encode_header
 from loratools.io.platform import copy_range, pwrite_all, start_writeback
 
 
@@ -29,6 +30,15 @@ class Layout:
     header: bytes
     tensors: Mapping[str, TensorInfo]
     size: int
+
+    def padded(self, count: int) -> "Layout":
+        """The same tensors behind a header that ends in `count` more spaces."""
+        text = self.header[LENGTH_BYTES:] + b" " * count
+        tensors = {
+            name: info._replace(begin=info.begin + count, end=info.end + count)
+            for name, info in self.tensors.items()
+        }
+        return Layout(len(text).to_bytes(LENGTH_BYTES, "little") + text, tensors, self.size + count)
 
 
 def lay_out(
@@ -107,18 +117,20 @@ class OutputFile:
         self._write(data, info.begin)
 
     def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
-        """Copy `size` bytes of another file to the position `offset`.
+        """Copy `size` bytes of another file to the position `offset`, or clone them.
 
         Raises:
             StorageError: the source has become shorter, or the disk is full.
         """
-        if self.is_direct:
-            self._copy_direct(source, begin, offset, size)
-            return
         with storage_errors(self.path), source.used() as original, self._descriptor.used() as fd:
-            if copy_range(original, begin, fd, offset, size) != size:
-                raise StorageError(f"{source.path}: became shorter while it was read")
-            start_writeback(fd, offset, size)
+            if not self.is_direct:
+                if copy_range(original, begin, fd, offset, size) != size:
+                    raise StorageError(f"{source.path}: became shorter while it was read")
+                start_writeback(fd, offset, size)
+                return
+            first, last = clone_range(original, begin, fd, offset, size)
+        self._copy_direct(source, begin, offset, first)
+        self._copy_direct(source, begin + last, offset + last, size - last)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
         """Ask the kernel to begin storing bytes of a tensor that are in the page cache."""

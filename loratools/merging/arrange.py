@@ -3,14 +3,19 @@
 import copy
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from loratools.files.manifest import MARK
-from loratools.io.checkpoint import INDEX_SUFFIX
+from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint
+from loratools.io.clones import BLOCK_BYTES
 from loratools.io.dtypes import nbytes
+from loratools.io.header import TensorInfo
 from loratools.io.json import encode_json
+from loratools.io.source import Stored
 from loratools.io.writer import Layout, lay_out
 from loratools.merging.heads import config_with_head
 from loratools.merging.plan import MergePlan, PlannedTensor
@@ -34,7 +39,8 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
     groups = _as_in_base(plan) if max_shard_bytes is None else _resharded(plan, max_shard_bytes)
     metadata = plan.base.shards[0].metadata
     return tuple(
-        PlannedFile(name, tuple(tensors), _layout(tensors, metadata)) for name, tensors in groups
+        PlannedFile(name, tuple(tensors), _layout(tensors, metadata, plan.base))
+        for name, tensors in groups
     )
 
 
@@ -51,7 +57,7 @@ def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[Plann
         groups = _grouped(changed, max_shard_bytes)
     metadata = {MARK: "1", **plan.base.shards[0].metadata}
     return tuple(
-        PlannedFile(name, tuple(tensors), _layout(tensors, metadata))
+        PlannedFile(name, tuple(tensors), _layout(tensors, metadata, plan.base))
         for name, tensors in _numbered("overlay", groups or [[]])
     )
 
@@ -130,8 +136,47 @@ def _numbered(
         yield f"{stem}{suffix}.safetensors", group
 
 
-def _layout(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> Layout:
-    return lay_out([(t.name, t.dtype, t.shape) for t in tensors], metadata)
+def clonable_bytes(files: Sequence[PlannedFile]) -> dict[Path, int]:
+    """How many bytes of each input the output could share with it, as whole blocks of it."""
+    sizes: Counter[Path] = Counter()
+    for file in files:
+        for tensor in file.tensors:
+            source = tensor.origin
+            if not tensor.is_copied or not isinstance(source, Stored):
+                continue
+            if not _shift(source, file.layout.tensors[tensor.name]):
+                # The first and the last block may hold bytes of other tensors.
+                whole = source.nbytes // BLOCK_BYTES - 1
+                sizes[source.file.path] += max(0, whole) * BLOCK_BYTES
+    return dict(sizes)
+
+
+def _layout(
+    tensors: Sequence[PlannedTensor], metadata: Mapping[str, str], base: Checkpoint
+) -> Layout:
+    """The layout of a file, with a header that lets the file system clone what is unchanged.
+
+    Blocks can be shared only where bytes lie at the same position within a block as in their
+    source. Spaces at the end of the header, less than a block of them, bring most of the base's
+    bytes there: with the header of the base, to the same place in the file. This is done wherever
+    the output is written, so that its bytes are the same on every file system. What an adapter
+    or an overlay brings has no say: the output does not tell which of them a tensor came from.
+    """
+    layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], metadata)
+    of_base = {shard.file for shard in base.shards}
+    gains: Counter[int] = Counter()
+    for tensor in tensors:
+        source = tensor.base
+        if tensor.is_unchanged and source is not None and source.file in of_base:
+            gains[_shift(source, layout.tensors[tensor.name])] += source.nbytes
+    # Readers that map a file want its data to begin at a multiple of 8, as they always do here.
+    padding = max((count for count in gains if not count % 8), key=gains.__getitem__, default=0)
+    return layout.padded(padding) if padding else layout
+
+
+def _shift(source: Stored, place: TensorInfo) -> int:
+    """How many bytes `place` is before the position that `source` has within a block."""
+    return (source.begin - place.begin) % BLOCK_BYTES
 
 
 def _stem(plan: MergePlan) -> str:

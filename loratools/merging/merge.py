@@ -12,6 +12,7 @@ from loratools.files.opening import open_adapter, open_base
 from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
 from loratools.formats import check_options
+from loratools.io.clones import bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
@@ -19,6 +20,7 @@ from loratools.merging.arrange import (
     PlannedFile,
     arrange,
     arrange_changed,
+    clonable_bytes,
     corrected_config,
     index_file,
 )
@@ -140,11 +142,12 @@ def _write(
     is_folder = report.plan.base.is_folder or write.only_changed
     if write.only_changed and output.suffix == ".safetensors":
         raise OutputError(f"{output}: an overlay is a folder; name a folder")
+    total = sum(file.layout.size for file in files) + beside.nbytes + _SLACK_BYTES
     check_output(
         output,
         inputs,
         is_folder=is_folder,
-        needed_bytes=sum(file.layout.size for file in files) + beside.nbytes + _SLACK_BYTES,
+        needed_bytes=bytes_to_write(total, clonable_bytes(files), output.parent),
         overwrite=write.overwrite,
     )
     data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)

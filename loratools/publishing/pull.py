@@ -17,6 +17,7 @@ from loratools.files.finding import (
 from loratools.files.writing import approved
 from loratools.formats import adapter_configs, dialects
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
@@ -112,8 +113,12 @@ class _Fetched:
     digests: Mapping[str, str]
 
     @property
+    def sizes(self) -> dict[Path, int]:
+        return {self.path / name: (self.path / name).stat().st_size for name in self.digests}
+
+    @property
     def nbytes(self) -> int:
-        return sum((self.path / name).stat().st_size for name in self.digests)
+        return sum(self.sizes.values())
 
 
 def _named(name: str, revision: str | None) -> HubName:
@@ -180,11 +185,17 @@ def _named_base(config: str, fields: Mapping[str, Any]) -> tuple[object, object]
 
 
 def _copy(parts: Mapping[str, _Fetched], output: Path, *, overwrite: bool) -> None:
+    total = sum(fetched.nbytes for fetched in parts.values()) + _SLACK_BYTES
+    clonable = {
+        file: size // BLOCK_BYTES * BLOCK_BYTES
+        for fetched in parts.values()
+        for file, size in fetched.sizes.items()
+    }
     check_output(
         output,
         [fetched.path for fetched in parts.values()],
         is_folder=True,
-        needed_bytes=sum(fetched.nbytes for fetched in parts.values()) + _SLACK_BYTES,
+        needed_bytes=bytes_to_write(total, clonable, output.parent),
         overwrite=overwrite,
     )
     with staged(output, is_folder=True, overwrite=overwrite) as staging:
