@@ -45,6 +45,11 @@ def of_model(names: Iterable[str]) -> tuple[list[str], list[str]]:
     return taken, list(left_out)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or in a hidden folder, by its path."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def folders_of_adapters(names: Iterable[str]) -> set[str]:
     """The paths of the folders that contain an adapter's config, found in the paths of files."""
     inside = tuple(f"/{config}" for config in adapter_configs())

@@ -98,9 +98,14 @@ class Manifest:
         })  # fmt: skip
 
 
+def is_overlay(folder: Folder) -> bool:
+    """Whether a folder is an overlay."""
+    return MANIFEST in folder.names()
+
+
 def refuse_overlay(folder: Folder, expected: str) -> None:
     """Raise an `UnsupportedError` if a folder is an overlay, where something else is expected."""
-    if MANIFEST in folder.names():
+    if is_overlay(folder):
         raise UnsupportedError(
             f"{folder.where}: an overlay, which has only the tensors that differ from its base, "
             f"where {expected} is expected; BASE+{folder.where} reads the two as one model"
@@ -130,7 +135,7 @@ def read_manifest(folder: Folder) -> Manifest:
         FormatError: the folder has none, or it is malformed.
         StorageError: it cannot be read.
     """
-    if MANIFEST not in folder.names():
+    if not is_overlay(folder):
         raise FormatError(
             f"{folder.where}: not an overlay: it has no {MANIFEST}; after BASE+ an overlay is named"
         )

@@ -182,12 +182,10 @@ def _companions(folder: Folder, manifest: Manifest, *, headers: bool) -> tuple[C
     """The files that belong beside the weights, each of which is the one that the manifest says."""
     prefix = f"{BESIDE}/"
     there = [n.removeprefix(prefix) for n in folder.all_names() if n.startswith(prefix)]
-    odd = of_model(manifest.beside)[1]
-    odd += [
-        name for name in {*there, *manifest.beside} if (name in there) != (name in manifest.beside)
-    ]
-    odd = [name for name in odd if not name.startswith(".")]
-    if odd:
+    missing = [name for name in manifest.beside if name not in there]
+    # Hidden files are what desktops leave in folders that they show.
+    extra = [n for n in there if n not in manifest.beside and not f"/{n}".rpartition("/.")[1]]
+    if odd := {*missing, *extra, *of_model(manifest.beside)[1]}:
         raise FormatError(
             f"{manifest.where}: {listing(sorted(odd))}: not as in {folder.where}/{BESIDE}"
         )

@@ -13,6 +13,7 @@ from loratools.errors import (
     listing,
     shorten,
 )
+from loratools.files.beside import is_hidden
 from loratools.files.checkpoints import open_checkpoint
 from loratools.files.finding import adapter_files, base_files, is_model, tensor_files
 from loratools.formats import adapter_configs
@@ -80,7 +81,7 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
     model = is_model(folder)
     own = base_files(folder, None, companions=True) if model else _adapters_files(folder)
     every = folder.all_names()
-    left_out = [n for n in every if _is_hidden(n) or (model and n in adapter_configs())]
+    left_out = [n for n in every if is_hidden(n) or (model and n in adapter_configs())]
     others = [name for name in every if name not in {*own, *left_out}]
     _check_names(path, {*own, *others})
     if others and not all_files:
@@ -114,10 +115,6 @@ def _opened(folder: Path, names: Iterable[str], named: str | None = None) -> dic
         name: InputFile(folder / name, folder=None if name == named else folder)
         for name in sorted(names)
     }
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _checked_adapter(path: Path, base: str | None) -> "Inspection":

@@ -1,4 +1,4 @@
-"""Fetch an adapter or a base from the Hub: into the cache, or from there into a folder."""
+"""Fetch an adapter, a base or an overlay from the Hub: into the cache, or a folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from loratools.files.finding import (
     is_model,
     is_pickle,
 )
+from loratools.files.manifest import is_overlay, overlay_files
 from loratools.files.writing import approved
 from loratools.formats import adapter_configs, dialects
 from loratools.hub.names import HubName, is_hub_name
@@ -70,12 +71,12 @@ def pull(
 ) -> Pulled:
     """Fetch the adapter or base that a name on the Hub stands for, verified against listed hashes.
 
-    An adapter's own files are fetched, or a base's weights, config and tokenizer: into the cache of
-    huggingface_hub, and from there into the folder `output`, if given. `include_base` also fetches
-    the model that the adapter's config names, into the folder `base` in `output`. `lock` is a lock
-    file: what it has is fetched at the same commit and must have the same hashes; repositories that
-    it lacks are added. `approve` is called with the report before `output` has its name; if it
-    raises, there is no output.
+    An adapter's own files are fetched, or an overlay's, or a base's weights, config and tokenizer:
+    into the cache of huggingface_hub, and from there into the folder `output`, if given.
+    `include_base` also fetches the model that the adapter's config names, into the folder `base` in
+    `output`. `lock` is a lock file: what it has is fetched at the same commit and must have the
+    same hashes; repositories that it lacks are added. `approve` is called with the report before
+    `output` has its name; if it raises, there is no output.
 
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.
@@ -148,6 +149,8 @@ def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
 def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
     names = folder.names()
     about = [name for name in names if name.startswith(_ABOUT)]
+    if is_overlay(folder):
+        return sorted({*overlay_files(folder), *about})
     if is_model(folder):
         return sorted({*base_files(folder, file, companions=True), *about})
     found = adapter_files(folder, file)

@@ -218,6 +218,10 @@ def test_an_overlay_and_its_base_can_both_be_on_the_hub(stories: Hub, tmp_path: 
     assert json.loads((tmp_path / "overlay/overlay.json").read_text())["base"]["name"] == (
         f"hf://ann/stories@{head}"
     )
+    loratools.pull("ann/overlay", output=tmp_path / "pulled")
+    assert folder(tmp_path / "pulled") == folder(tmp_path / "overlay") | {"README.md": b"?"}
+    with pytest.raises(UnsupportedError, match=r"an overlay, .* where an adapter is expected"):
+        loratools.push(tmp_path / "overlay", "ann/overlay")
     with pytest.raises(UnsupportedError, match=r"an overlay, .* where a base model is expected"):
         open_base("hf://ann/overlay")
     with pytest.raises(UnsupportedError, match=r"an overlay, .* where an adapter is expected"):

@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 
 from loratools.describing.description import Inspection, TargetGroup
 from loratools.errors import FormatError, HubError
+from loratools.files.place import layers_of
 from loratools.formats import Dialect, dialect_named
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
@@ -136,7 +137,8 @@ def hub_id(name: str) -> str | None:
 
 def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[str]:
     """Bases that reports name on the Hub; without any, the adapter's own, which may be a path."""
-    named = [step.base for step in steps if step.base is not None and is_hub_name(step.base)]
+    bases = [str(layers_of(step.base)[0]) for step in steps if step.base is not None]
+    named = [base for base in bases if is_hub_name(base)]
     if named or isinstance(stored, Checkpoint):
         yield from named
         return

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, TypeVar, final
 
 from loratools.errors import FormatError, HubError, listing
+from loratools.files.place import layers_of
 from loratools.hub.names import HubName, is_hub_name
 from loratools.names.grouping import pattern_of
 
@@ -88,6 +89,11 @@ def shown(name: str) -> str:
     return last if last.strip(".") else "a local folder"
 
 
+def _shown_base(name: str) -> str:
+    """As `shown`, for a base that may have overlays."""
+    return "+".join(shown(str(layer)) for layer in layers_of(name))
+
+
 @final
 @dataclass(frozen=True)
 class _Fields:
@@ -139,7 +145,7 @@ def _number(value: object, where: str) -> float:
 
 def _merge(report: _Fields) -> Step:
     base = report.need("base", str)
-    sources = [CardSource("merge", "base", shown(base))]
+    sources = [CardSource("merge", "base", _shown_base(base))]
     sources += [
         CardSource("merge", "adapter", shown(adapter.need("path", str)), adapter.number("weight"))
         for adapter in report.items("adapters")
@@ -220,8 +226,8 @@ def _svd_extract(report: _Fields) -> Step:
         distance = check.number("relative")
         figures += _errors("svd-extract", "distance of the files merged back", distance)
     sources = (
-        CardSource("svd-extract", "tuned model", shown(tuned)),
-        CardSource("svd-extract", "base", shown(base)),
+        CardSource("svd-extract", "tuned model", _shown_base(tuned)),
+        CardSource("svd-extract", "base", _shown_base(base)),
     )
     return Step(sources, tuple(figures), base)
 
