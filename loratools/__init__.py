@@ -48,6 +48,8 @@ _PUBLIC = {
     "loratools.reshaping.rescale": ("RescaleReport", "rescale"),
     "loratools.reshaping.rescaled": ("Rescaling",),
     "loratools.reshaping.resize": ("ResizeReport", "resize"),
+    "loratools.swapping.report": ("SwapReport",),
+    "loratools.swapping.swap": ("swap",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

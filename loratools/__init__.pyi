@@ -41,6 +41,8 @@ from loratools.reshaping.rescale import rescale as rescale
 from loratools.reshaping.rescaled import Rescaling as Rescaling
 from loratools.reshaping.resize import ResizeReport as ResizeReport
 from loratools.reshaping.resize import resize as resize
+from loratools.swapping.report import SwapReport as SwapReport
+from loratools.swapping.swap import swap as swap
 from loratools.version import __version__ as __version__
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "ResizeReport",
     "ShapeMismatchError",
     "StorageError",
+    "SwapReport",
     "UnansweredError",
     "UnsupportedError",
     "WriteOptions",
@@ -85,4 +88,5 @@ __all__ = [
     "rescale",
     "resize",
     "svd_extract",
+    "swap",
 ]

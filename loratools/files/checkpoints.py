@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
+from loratools.files.swapped import refuse_half_swapped
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Shard
 from loratools.io.file import InputFile
@@ -27,10 +28,18 @@ def checkpoint_at(place: Place) -> Checkpoint:
     """The checkpoint in a folder; or the one in the file, or of the index, that the place names.
 
     Raises:
-        FormatError: a file is malformed, a shard is missing, or index and shards disagree.
+        FormatError: a file is malformed, a shard is missing, index and shards disagree, or a swap
+            was interrupted and has left a mixture of weights.
         UnsupportedError: the weights are in a format that cannot be merged into.
         StorageError: a file cannot be read.
     """
+    found = checkpoint_as_stored(place)
+    refuse_half_swapped(found)
+    return found
+
+
+def checkpoint_as_stored(place: Place) -> Checkpoint:
+    """As `checkpoint_at`; but a model that is half swapped is opened as well."""
     folder, file = place.folder, place.file
     with path_errors(place.where, FormatError):
         if file is None:

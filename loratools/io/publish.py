@@ -38,7 +38,7 @@ class Staging:
         self._overwrite = overwrite
         self._resume = resume
         self._is_published = False
-        self._held: list[_OpenFolder] = []
+        self._held: list[OpenFolder] = []
         self._spare: list[int] = []
 
     def claim(self) -> None:
@@ -49,7 +49,7 @@ class Staging:
             for _ in range(_SPARE):
                 self._spare.append(os.open(os.devnull, os.O_RDONLY))
             os.close(self._spare.pop())
-            self._held.append(_claim(self.folder, keep=self._resume))
+            self._held.append(claim_folder(self.folder, keep=self._resume))
 
     def remove(self) -> None:
         """Remove `folder` with what is in it: after an exchange, the old output.
@@ -112,7 +112,7 @@ class Staging:
         _check_replaceable(self.output, is_folder=self._is_folder)
         if self._is_folder:
             # After the exchange it is at `folder`, where `remove` removes only what this run holds.
-            self._held.append(_OpenFolder(self.output))
+            self._held.append(OpenFolder(self.output))
         exchange(made, self.output)
         self._sync_name(partial(exchange, made, self.output))
 
@@ -242,7 +242,7 @@ def _check_replaceable(output: Path, *, is_folder: bool) -> None:
 
 
 @final
-class _OpenFolder:
+class OpenFolder:
     """A folder that is open and locked, and is therefore recognised if it is renamed.
 
     Where folders cannot be opened, any folder that is asked about is taken for this one.
@@ -271,7 +271,7 @@ class _OpenFolder:
             return False
 
 
-def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
+def claim_folder(folder: Path, *, keep: bool) -> OpenFolder:
     """Make and lock a folder; one that is there already is removed first, unless `keep` is set."""
     while True:
         try:
@@ -280,7 +280,7 @@ def _claim(folder: Path, *, keep: bool) -> _OpenFolder:
         except FileExistsError:
             is_new = False
         try:
-            held = _OpenFolder(folder)
+            held = OpenFolder(folder)
         except FileNotFoundError:
             continue  # another run has removed it in between
         # The run that held the lock may have renamed or removed the folder before letting go.

@@ -58,8 +58,8 @@ def is_unfinished() -> bool:
 
 
 def check_stop() -> None:
-    """Raise if the run was asked to stop."""
-    if (reason := _run.reason) is not None:
+    """Raise if the run was asked to stop, and its output does not have its name yet."""
+    if (reason := _run.reason) is not None and not _run.is_finished:
         raise reason()
 
 

@@ -164,13 +164,14 @@ def _write(
         # A change during the merge may have mixed old and new values: nothing is published then.
         for source in report.plan.base.files:
             source.check_unchanged()
-        report = _measured(report, fidelity)
+        report = measured(report, fidelity)
         approved(report, write.approve)
         staging.publish()
     return report
 
 
-def _measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeReport:
+def measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeReport:
+    """The report with what was measured, and with the parts that turned out to change nothing."""
     # With a NaN or an infinity there is no fidelity to report, and JSON has no such numbers.
     finite = {
         name: fidelity[name]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.account import account
 from loratools.cli.failures import printable
 from loratools.cli.options import (
     Size,
@@ -17,9 +18,10 @@ from loratools.cli.options import (
     pickle_option,
 )
 from loratools.cli.progress import progress_bar
+from loratools.cli.swaps import run_swap
 from loratools.cli.tables import human_size
-from loratools.cli.text import Answer, aside
-from loratools.errors import listing
+from loratools.cli.text import Answer
+from loratools.errors import OutputError
 
 if TYPE_CHECKING:
     from loratools.merging.report import MergeReport
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For stochastic rounding.")
 @jobs_option
+@click.option(
+    "--in-place", is_flag=True, help="Rewrite the files of BASE, your own copy, as swap does."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
 @click.option(
@@ -78,6 +83,7 @@ def command(
     weights: tuple[float, ...],
     as_json: bool,
     dry_run: bool,
+    in_place: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
@@ -90,12 +96,18 @@ def command(
     """
     from loratools.files.place import layers_of
 
-    if not adapters and (settings["only_changed"] or len(layers_of(base)) == 1):
+    if not adapters and (settings["only_changed"] or in_place or len(layers_of(base)) == 1):
         raise click.UsageError("Missing argument 'ADAPTER...'.")
-    if output is None and not dry_run:
+    if in_place:
+        _check_in_place(output, settings)
+    elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
     if weights and len(weights) != len(adapters):
         raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters.")
+    if in_place:
+        shown = {"dry_run": dry_run, "verbose": verbose}
+        _merge_in_place(base, adapters, weights, as_json, settings | shown)
+        return
     from loratools.merging.execute import WriteOptions
     from loratools.merging.merge import merge
     from loratools.merging.plan import MergeOptions
@@ -130,34 +142,42 @@ def command(
     answer.print()
 
 
+def _check_in_place(output: str | None, settings: dict[str, Any]) -> None:
+    """Refuse options that an output of its own has, and a model's own files do not."""
+    others = {
+        "--output": output is not None,
+        "--dtype": settings["dtype"] != "keep",
+        "--max-shard-size": settings["max_shard_size"] is not None,
+        "--only-changed": settings["only_changed"],
+        "--overwrite": settings["overwrite"],
+    }
+    if given := [option for option, is_given in others.items() if is_given]:
+        raise click.UsageError(f"--in-place keeps the files of BASE, so it takes no {given[0]}.")
+
+
+def _merge_in_place(
+    base: str,
+    adapters: tuple[str, ...],
+    weights: tuple[float, ...],
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    """Put adapters into a model in which none is."""
+    from loratools.swapping.swap import swap
+
+    if swapped := swap(base, dry_run=True).adapters:
+        raise OutputError(
+            f"{base}: {swapped[0].path} is in it; loratools swap --in puts others in its place, "
+            f"and swap --out takes it out"
+        )
+    run_swap(base, adapters, weights=weights, as_json=as_json, settings=settings)
+
+
 def _text(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
-    for adapter in report.plan.adapters:
-        for note in (*adapter.notes, *adapter.notes_beside):
-            yield aside("Note", f"{adapter.where}: {note.message}")
-    for text in report.notes:
-        yield aside("Note", text)
-    if report.left_out:
-        yield aside("Note", f"not copied: {listing(report.left_out)}")
-    if verbose:
-        yield from _row_lines(report)
-    yield report.accounting
-    if report.fidelity_line is not None:
-        yield report.fidelity_line
-    for warning in report.warnings:
-        yield aside("Warning", warning)
+    yield from account(report, verbose=verbose)
     if report.output is None:
         yield "dry run: nothing written"
     else:
         size = sum(report.files.values())
         what = ", an overlay of the base" if report.is_overlay else ""
         yield f"written: {printable(report.output)} ({human_size(size)}){what}"
-
-
-def _row_lines(report: "MergeReport") -> Iterator[str]:
-    idle = {part.name: part.reason for part in report.idle}
-    for tensor, actions in report.rows():
-        fidelity = report.fidelity.get(tensor.name)
-        lost = f"  [{100 * fidelity.relative_error:.3g}% lost]" if fidelity else ""
-        if tensor.name in idle:
-            lost = f"  [{idle[tensor.name]}]"
-        yield f"  {printable(f'{tensor.name}: {actions}')}{lost}"

@@ -1,0 +1,203 @@
+"""The journal of a model's swaps, by which an interrupted one becomes old or new, never both.
+
+A swap first makes the new bytes of all tensors, and copies of their original bytes, in the
+journal's folder, and all of that durable. Then it writes into `state.json`, by one rename, what is
+to be written from where. From that moment on, the swap is decided: the bytes are copied into the
+weight files, and whoever finds them half copied copies them all once more. Before it, nothing of
+the model has changed.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.files.swapped import STATE, TENSOR_FILE, SwapState, read_state, swap_folder
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.platform import sync_folder
+from loratools.io.publish import OpenFolder, claim_folder
+from loratools.io.stopping import check_stop, finish, unfinished
+from loratools.swapping.rewriting import check_sources, header_digest, rewrite
+
+_NEW_STATE = f"{STATE}.new"
+
+
+@final
+@dataclass
+class Journal:
+    """The journal of a model: its folder, which this run has locked, and the state in it."""
+
+    base: Checkpoint
+    folder: Path
+    state: SwapState
+    jobs: int | None
+    was_interrupted: bool = False
+
+    def new_name(self, kind: str) -> str:
+        """A name for a file of tensors of this kind that the folder does not have."""
+        number = 1
+        while (self.folder / f"{kind}-{number}.safetensors").exists():
+            number += 1
+        return f"{kind}-{number}.safetensors"
+
+    def begin(self) -> None:
+        """Prepare the folder: a new one gets a state, before anything else is put there.
+
+        Raises:
+            StorageError, FormatError: it cannot be written, or a swap that was interrupted cannot
+                be completed.
+        """
+        if not (self.folder / STATE).exists():
+            self._put(self.state)
+            with storage_errors(self.folder):
+                sync_folder(self.folder.parent)
+        if self.state.is_interrupted:
+            self.complete()
+        with storage_errors(self.folder):
+            self._remove_others(self.state.files)
+
+    def decide(self, goal: SwapState) -> None:
+        """Make the model what `goal` says; all bytes for that must be durable in the folder.
+
+        Raises:
+            StorageError: the model is unchanged; or it could not be written, which it says.
+            FormatError: what is in the folder is damaged.
+        """
+        check_sources(self.folder, goal, self.jobs)
+        with storage_errors(self.folder):
+            sync_folder(self.folder)
+        check_stop()  # for the last time: from the next line on, the swap is decided
+        self._put(goal)
+        finish()
+        self.complete()
+
+    def complete(self) -> None:
+        """Write all that is still to be written, verify it, and note that it is.
+
+        Raises:
+            StorageError, FormatError: it cannot be written; the model is a mixture.
+        """
+        try:
+            self._rewrite()
+            done = {name: replace(t, source=None) for name, t in self.state.tensors.items()}
+            self._put(replace(self.state, tensors=done))
+        except (StorageError, FormatError) as error:
+            where = self.base.where
+            raise type(error)(
+                f"{error}; {where} is a mixture now, which loratools swap {where} completes"
+            ) from error
+
+    def _rewrite(self) -> None:
+        try:
+            rewrite(self.base, self.folder, self.state, self.jobs)
+        except BaseException as error:
+            # Once more: a device may have failed for a moment only, and Ctrl-C in a program that
+            # calls a verb must not leave the model in the middle.
+            rewrite(self.base, self.folder, self.state, self.jobs)
+            if not isinstance(error, StorageError):
+                raise
+
+    def tidy(self) -> None:
+        """Remove what was made for a swap that is over; all, if no adapter is in the model.
+
+        What cannot be removed is left to the next swap.
+        """
+        with contextlib.suppress(OSError, FormatError, StorageError):
+            # Read again: where a rename was interrupted, only the disk knows which state counts.
+            state = read_state(self.folder)
+            is_in_use = state is not None and not state.is_clean
+            self._remove_others(state.files if state is not None and is_in_use else frozenset())
+            if not is_in_use:
+                # Last, since without it nobody would know what the others are for.
+                (self.folder / STATE).unlink(missing_ok=True)
+                self.folder.rmdir()
+
+    def _remove_others(self, needed: frozenset[str]) -> None:
+        for path in self.folder.iterdir():
+            is_ours = TENSOR_FILE.fullmatch(path.name) or path.name == _NEW_STATE
+            if is_ours and path.name not in needed:
+                path.unlink()
+
+    def _put(self, state: SwapState) -> None:
+        """Replace `state.json` durably; where that fails, the old state is put back."""
+        try:
+            self._replace(state)
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                self._replace(self.state)
+            raise
+        self.state = state
+
+    def _replace(self, state: SwapState) -> None:
+        data, new = state.encode(), self.folder / _NEW_STATE
+        with storage_errors(self.folder / STATE):
+            with new.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.folder / STATE)
+            sync_folder(self.folder)
+
+
+@contextmanager
+def journal_of(base: Checkpoint, jobs: int | None) -> Iterator[Journal]:
+    """The journal of a model, locked; a swap that was interrupted is completed first.
+
+    The folder is made if need be, and removed at the end if no adapter is in the model then.
+
+    Raises:
+        StorageError: another run is at work on the model; or a file cannot be read or written.
+        FormatError: the journal is damaged, or another model's.
+    """
+    folder = journal_folder(base)
+    with unfinished():
+        held = _claimed(folder)
+        try:
+            state = state_of(base)
+            journal = Journal(base, folder, state, jobs, was_interrupted=state.is_interrupted)
+            try:
+                journal.begin()
+                yield journal
+            finally:
+                journal.tidy()
+        finally:
+            held.close()
+
+
+def state_of(base: Checkpoint) -> SwapState:
+    """The state of a model's swaps; that of a model in which there is none, where it has none.
+
+    Raises:
+        FormatError: it is damaged, or another model's.
+        StorageError: it cannot be read.
+    """
+    folder = journal_folder(base)
+    headers = {shard.name: header_digest(shard.file) for shard in base.shards}
+    state = read_state(folder) if folder.is_dir() else None
+    if state is not None and state.headers != headers:
+        raise FormatError(
+            f"{folder}: of another model, or the model's files were replaced; remove this folder "
+            f"to keep the model as it is now"
+        )
+    return SwapState(headers) if state is None or state.is_clean else state
+
+
+def journal_folder(base: Checkpoint) -> Path:
+    """The path of the journal's folder of a model on this disk."""
+    folder = swap_folder(base)
+    assert folder is not None, base.where
+    return folder
+
+
+def _claimed(folder: Path) -> OpenFolder:
+    try:
+        with storage_errors(folder):
+            return claim_folder(folder, keep=True)
+    except StorageError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        raise StorageError(f"{folder}: another run is swapping in this model") from error

@@ -1,0 +1,102 @@
+"""Make what a swap needs before it may change a model: original bytes, and new ones, on disk."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from loratools.errors import StorageError, storage_errors
+from loratools.io.dtypes import nbytes
+from loratools.io.file import InputFile
+from loratools.io.source import Stored
+from loratools.io.writer import OutputFile, lay_out
+from loratools.merging.arrange import PlannedFile
+from loratools.merging.execute import WriteOptions, execute
+from loratools.merging.plan import MergePlan, PlannedTensor
+from loratools.running.steps import Run, workers
+from loratools.swapping.journal import Journal
+from loratools.swapping.rewriting import digests, pieces, tensors_in
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+    from loratools.merging.steps import Measured
+
+_SLACK_BYTES = 2**20
+
+
+def check_space(journal: Journal, new: Iterable[Stored], changed: Iterable[PlannedTensor]) -> None:
+    """Check that there is room for originals and new tensors.
+
+    The new ones are counted twice: where a file system shares blocks between copies, as XFS and
+    btrfs do, a range that is rewritten takes new blocks.
+
+    Raises:
+        StorageError: there is too little.
+    """
+    needed = sum(tensor.nbytes for tensor in new) + _SLACK_BYTES
+    needed += 2 * sum(nbytes(tensor.dtype, tensor.shape) for tensor in changed)
+    with storage_errors(journal.folder):
+        free = shutil.disk_usage(journal.folder).free
+    if needed > free:
+        raise StorageError(
+            f"{journal.folder}: {needed} bytes are needed for original and new tensors, and {free} "
+            f"are free on that file system"
+        )
+
+
+def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, dict[str, str]]:
+    """Copy tensors into a new file of the journal; return its name, and their SHA-256 by name.
+
+    Raises:
+        StorageError: it cannot be written, or the model changes meanwhile.
+    """
+    name = journal.new_name("originals")
+    layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], {})
+    output = OutputFile(journal.folder / name, layout)
+    try:
+        with workers(None, journal.jobs) as pool:
+            found = list(pool.map(partial(_keep, output), tensors))
+        output.sync()
+    finally:
+        output.close()
+    return name, {tensor.name: known for tensor, known in zip(tensors, found, strict=True)}
+
+
+def make_new(
+    journal: Journal, plan: MergePlan, write: WriteOptions
+) -> "tuple[dict[str, tuple[str, str]], dict[str, Fidelity]]":
+    """Compute the changed tensors of a plan into new files of the journal.
+
+    Returns, by the tensor's name, the name of its file and its SHA-256; and the fidelity.
+
+    Raises:
+        NonFiniteError: a result is not finite.
+        StorageError: a file cannot be written.
+    """
+    changed = {tensor.name: tensor for tensor in plan.changed}
+    groups = [[changed[t.name] for t in s.tensors if t.name in changed] for s in plan.base.shards]
+    files, outputs = [], []
+    for tensors in filter(None, groups):
+        layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], {})
+        files.append(PlannedFile(journal.new_name("next"), tuple(tensors), layout))
+        outputs.append(OutputFile(journal.folder / files[-1].name, layout))
+    total = sum(file.layout.size - len(file.layout.header) for file in files)
+    run: Run[Measured | None] = Run(total, write.progress)
+    fidelity = execute(run, files, outputs, write)
+    made: dict[str, tuple[str, str]] = {}
+    for file in files:
+        stored = tensors_in(InputFile(journal.folder / file.name))
+        for name, known in digests(stored, journal.jobs).items():
+            made[name] = file.name, known
+    return made, fidelity
+
+
+def _keep(output: OutputFile, tensor: Stored) -> str:
+    found = hashlib.sha256()
+    offset = 0
+    for piece in pieces(tensor):
+        output.write(tensor.name, offset, piece)
+        found.update(piece)
+        offset += len(piece)
+    return found.hexdigest()

@@ -1,0 +1,48 @@
+"""Which files a swap may rewrite: those that are the user's own copy, and nobody else's."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from loratools.errors import FormatError, OutputError, UnsupportedError, path_errors
+from loratools.files.checkpoints import checkpoint_as_stored
+from loratools.hub.names import is_hub_name
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.folder import place_here
+
+_CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces)--")
+_COPY = "copy the model first (cp -rL), and swap in the copy"
+
+
+def open_own(path: str | Path) -> Checkpoint:
+    """The model at a path, whose weight files may be rewritten; also one that is half swapped.
+
+    Raises:
+        OutputError: a weight file is a link or has several names, may not be written, or is in a
+            cache of the Hub.
+        UnsupportedError: the name is one on the Hub.
+        FormatError: a file is missing or malformed.
+        StorageError: a file cannot be read.
+    """
+    if is_hub_name(path):
+        raise UnsupportedError(f"{path}: a swap rewrites files in place; pull the model with -o")
+    with path_errors(path, FormatError):
+        base = checkpoint_as_stored(place_here(Path(path)))
+        for shard in base.shards:
+            _check_own(shard.file.path)
+    return base
+
+
+def _check_own(file: Path) -> None:
+    """Refuse a file that is not, or may not be, this model's alone."""
+    status = file.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OutputError(f"{file}: a link, and what it leads to may be others' too; {_COPY}")
+    if status.st_nlink > 1:
+        raise OutputError(f"{file}: has {status.st_nlink} names (hard links); {_COPY}")
+    # Root may write what is read-only; that it is so shows that it is not to be written.
+    if not status.st_mode & 0o222 or not os.access(file, os.W_OK):
+        raise OutputError(f"{file}: read-only; {_COPY}")
+    if any(_CACHED_REPOSITORY.match(parent.name) for parent in file.resolve().parents):
+        raise OutputError(f"{file}: in a cache of the Hub, where others read it; {_COPY}")

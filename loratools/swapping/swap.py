@@ -1,0 +1,195 @@
+"""Swap adapters in a model's own files: from the original tensors, under a journal, exactly."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from loratools.adapter import Adapter
+from loratools.errors import OptionError, escaped
+from loratools.files.opening import open_adapter
+from loratools.files.swapped import SwappedIn, SwappedTensor, SwapState, refuse_half_swapped
+from loratools.files.writing import approved
+from loratools.formats import check_options
+from loratools.io.checkpoint import Checkpoint
+from loratools.merging.execute import WriteOptions
+from loratools.merging.merge import measured
+from loratools.merging.plan import MergeOptions, MergePlan
+from loratools.merging.weights import weights_for
+from loratools.swapping.journal import Journal, journal_folder, journal_of, state_of
+from loratools.swapping.making import check_space, keep_originals, make_new
+from loratools.swapping.owned import open_own
+from loratools.swapping.planned import on_originals, planned
+from loratools.swapping.report import SwapReport
+from loratools.swapping.rewriting import check_current, originals_of
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+
+
+def swap(
+    model: str | Path,
+    adapters: str | Path | Sequence[str | Path] | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    options: MergeOptions | None = None,
+    write: WriteOptions | None = None,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    approve: Callable[[SwapReport], object] | None = None,
+) -> SwapReport:
+    """Make a model, in its own files, what it was before any swap, plus `Σ weight · adapter`.
+
+    An empty sequence takes all adapters out: every byte is then as it was. With None the adapters
+    stay, and only a swap that was interrupted is completed, as it is first by every call.
+
+    Changed tensors have the bytes that `merge` would write. Whatever interrupts this, after the
+    next call the model is what it was, or what it was to be. `approve` is called with the report
+    before the model is changed, or at the end of a dry run. What it raises leaves the model.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; unless the message says that the model is a mixture
+            now, it is unchanged.
+    """
+    write = write or WriteOptions()
+    if write.max_shard_bytes is not None or write.overwrite:
+        raise OptionError("a swap keeps the model's files: neither max_shard_bytes nor overwrite")
+    check_options(dialect_options or {})
+    paths = [adapters] if isinstance(adapters, str | Path) else list(adapters or ())
+    found = weights_for(weights, len(paths))
+    base = open_own(model)
+    opened = [
+        open_adapter(
+            path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+        )
+        for path in paths
+    ]
+    wanted = None if adapters is None else _Wanted(opened, found, options or MergeOptions(), write)
+    if dry_run or (not paths and not journal_folder(base).exists()):
+        refuse_half_swapped(base)
+        report = replace(_planned(base, state_of(base), wanted), dry_run=dry_run)
+        _approved(report, write, approve)
+        return report
+    with journal_of(base, write.jobs) as journal:
+        if journal.was_interrupted:
+            journal.base = open_own(model)  # since its files have changed
+        return _carried_out(journal, wanted, write, approve)
+
+
+@final
+@dataclass(frozen=True)
+class _Wanted:
+    """The adapters that are to be in a model, and how they are merged."""
+
+    adapters: Sequence[Adapter]
+    weights: Sequence[float]
+    options: MergeOptions
+    write: WriteOptions
+
+
+def _planned(base: Checkpoint, state: SwapState, wanted: _Wanted | None) -> SwapReport:
+    """The report of a swap before anything is computed; with None, of the model as it is.
+
+    Raises:
+        FormatError: the model, or what is kept of it, is not as the last swap has left it.
+        UnsupportedError: the adapters cannot be put in in place.
+    """
+    kept = sum(base.tensors[name].nbytes for name in state.tensors)
+    now = SwapReport(base.where, state.adapters, state.adapters, {}, kept)
+    if wanted is None:
+        return now
+    originals = originals_of(journal_folder(base), state, wanted.write.jobs)
+    check_current(base, state, wanted.write.jobs)
+    touched = {name for name, tensor in state.tensors.items() if tensor.current != tensor.original}
+    if not wanted.adapters:
+        return replace(now, adapters=(), rewritten=_sizes(base, touched), originals_bytes=0)
+    merge = planned(
+        on_originals(base, originals),
+        wanted.adapters,
+        wanted.weights,
+        wanted.options,
+        is_stochastic=wanted.write.seed is not None,
+    )
+    changed = {tensor.name for tensor in merge.plan.changed}
+    pairs = zip(wanted.adapters, wanted.weights, strict=True)
+    return replace(
+        now,
+        adapters=tuple(SwappedIn(escaped(adapter.where), weight) for adapter, weight in pairs),
+        rewritten=_sizes(base, touched | changed),
+        originals_bytes=sum(_sizes(base, state.tensors.keys() | changed).values()),
+        merge=merge,
+    )
+
+
+def _carried_out(
+    journal: Journal,
+    wanted: _Wanted | None,
+    write: WriteOptions,
+    approve: Callable[[SwapReport], object] | None,
+) -> SwapReport:
+    """Do what is wanted under the journal; return the report, which is complete before that."""
+    report = _planned(journal.base, journal.state, wanted)
+    report = replace(report, completed=journal.was_interrupted)
+    if report.merge is None:
+        _approved(report, write, approve)
+        if wanted is not None and not journal.state.is_clean:
+            journal.decide(_goal(journal.state, {}, ()))
+        return report
+    plan = report.merge.plan
+    state, made, fidelity = _prepared(journal, plan, write)
+    report = replace(report, merge=measured(report.merge, fidelity))
+    _approved(report, write, approve)
+    # A change during the merge may have mixed old and new values.
+    for tensor in plan.base.tensors.values():
+        tensor.file.check_unchanged()
+    journal.decide(_goal(state, made, report.adapters))
+    return report
+
+
+def _approved(
+    report: SwapReport, write: WriteOptions, approve: Callable[[SwapReport], object] | None
+) -> None:
+    if report.merge is not None:
+        approved(report.merge, write.approve)
+    approved(report, approve)
+
+
+def _prepared(
+    journal: Journal, plan: MergePlan, write: WriteOptions
+) -> "tuple[SwapState, dict[str, tuple[str, str]], dict[str, Fidelity]]":
+    """Put what a swap needs into the journal's folder.
+
+    Returns the state with the originals of all tensors that are to change; the file and the SHA-256
+    of each new tensor, by name; and the fidelity.
+    """
+    state = journal.state
+    new = [t.base for t in plan.changed if t.base is not None and t.name not in state.tensors]
+    check_space(journal, new, plan.changed)
+    tensors = dict(state.tensors)
+    if new:
+        file, known = keep_originals(journal, new)
+        tensors |= {name: SwappedTensor(file, digest, digest) for name, digest in known.items()}
+    made, fidelity = make_new(journal, plan, write)
+    return replace(state, tensors=tensors), made, fidelity
+
+
+def _goal(
+    state: SwapState, made: Mapping[str, tuple[str, str]], adapters: Sequence[SwappedIn]
+) -> SwapState:
+    """The state with these adapters: new tensors are written, and others become as they were."""
+    goal: dict[str, SwappedTensor] = {}
+    for name, tensor in state.tensors.items():
+        if name in made:
+            source, current = made[name]
+            goal[name] = replace(tensor, current=current, source=source)
+        elif tensor.current != tensor.original:
+            goal[name] = replace(tensor, current=tensor.original, source=tensor.originals)
+        else:
+            goal[name] = tensor
+    return replace(state, adapters=tuple(adapters), tensors=goal)
+
+
+def _sizes(base: Checkpoint, names: "set[str]") -> dict[str, int]:
+    return {name: tensor.nbytes for name, tensor in base.tensors.items() if name in names}
