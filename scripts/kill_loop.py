@@ -286,6 +286,7 @@ def digest(path: Path) -> Digest:
 def _start(arguments: list[str]) -> "ForkProcess":
     """A process that runs `loratools ARGUMENTS`, forked from this one, which has imported torch."""
     import loratools.cli.verbs.merge
+    import loratools.cli.verbs.swap
     import loratools.io.rounding  # noqa: F401
 
     process = get_context("fork").Process(target=_become, args=(arguments,))

@@ -1,5 +1,6 @@
 """Commands of every verb, for tests of laws that hold for all verbs. A new verb is added here."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 import loratools
 from loratools import RankRule, Rescaling
+from loratools.files.opening import open_base
 from tests.e2e.commands import PLAIN, SINGLE, SMALL
 from tests.hub.faulty import FILES, REPO
 from tests.hub.server import Hub
@@ -30,7 +32,7 @@ class Verb:
             returns its report. None for a verb that computes nothing with an adapter's numbers.
         calls: the name of a function that the verb calls in the middle of its work. A verb that
             writes an output calls `os.fsync` for each file and folder, and at last when the output
-            has its name.
+            has its name. Swaps have no output of their own; tests/swapping has their tests.
     """
 
     arguments: Callable[[Hub, Path], list[object]]
@@ -58,6 +60,12 @@ def _extract(base: Any, one: Any, other: Any, output: Path) -> Any:
     tuned = output.with_name(f"{output.name} tuned")
     loratools.merge(base, one, output=tuned)
     return loratools.svd_extract(tuned, base, output=output)
+
+
+def own(base: Any, folder: Path) -> Path:
+    """A new copy of a base, at a path or on the Hub, whose files may be rewritten."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(present(open_base(base, companions=True).path), folder))
 
 
 def _odd(adapter: Path) -> Path:
@@ -155,6 +163,17 @@ VERBS = {
             [tuned, base, "-o", "out", "--rank", 1, "--check"] for tuned in (base, _odd(adapter))
         ],
         _extract,
+    ),
+    "swap": Verb(
+        lambda hub, folder: [own(SINGLE, folder / "model"), "--in", SMALL],
+        lambda hub, adapter, base: [
+            [own(base, adapter.with_name("model")), "--in", adapter, "-w", weight]
+            for weight in (1, 0, 1e308)
+        ],
+        lambda base, one, other, output: loratools.swap(
+            own(base, output.with_name("model")), [one, other]
+        ),
+        "os.preadv",
     ),
     "pull": Verb(_pull, _fetched, None),
     "push": Verb(

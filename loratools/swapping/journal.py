@@ -56,6 +56,7 @@ class Journal:
             with storage_errors(self.folder):
                 sync_folder(self.folder.parent)
         if self.state.is_interrupted:
+            check_sources(self.folder, self.state, self.jobs)
             self.complete()
         with storage_errors(self.folder):
             self._remove_others(self.state.files)
@@ -79,27 +80,29 @@ class Journal:
         """Write all that is still to be written, verify it, and note that it is.
 
         Raises:
-            StorageError, FormatError: it cannot be written; the model is a mixture.
+            StorageError, FormatError: it cannot be written; the model may be a mixture.
         """
         try:
-            self._rewrite()
-            done = {name: replace(t, source=None) for name, t in self.state.tensors.items()}
-            self._put(replace(self.state, tensors=done))
-        except (StorageError, FormatError) as error:
-            where = self.base.where
-            raise type(error)(
-                f"{error}; {where} is a mixture now, which loratools swap {where} completes"
-            ) from error
-
-    def _rewrite(self) -> None:
-        try:
-            rewrite(self.base, self.folder, self.state, self.jobs)
+            self._complete()
         except BaseException as error:
             # Once more: a device may have failed for a moment only, and Ctrl-C in a program that
             # calls a verb must not leave the model in the middle.
-            rewrite(self.base, self.folder, self.state, self.jobs)
+            try:
+                self._complete()
+            except (StorageError, FormatError) as again:
+                where = self.base.where
+                raise type(again)(
+                    f"{again}; {where} may be a mixture now, which loratools swap {where} completes"
+                ) from again
             if not isinstance(error, StorageError):
                 raise
+
+    def _complete(self) -> None:
+        rewrite(self.base, self.folder, self.state, self.jobs)
+        tensors = {name: replace(t, source=None) for name, t in self.state.tensors.items()}
+        done = replace(self.state, tensors=tensors)
+        self._replace(done)
+        self.state = done
 
     def tidy(self) -> None:
         """Remove what was made for a swap that is over; all, if no adapter is in the model.

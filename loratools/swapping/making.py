@@ -1,6 +1,5 @@
 """Make what a swap needs before it may change a model: original bytes, and new ones, on disk."""
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from loratools.merging.execute import WriteOptions, execute
 from loratools.merging.plan import MergePlan, PlannedTensor
 from loratools.running.steps import Run, workers
 from loratools.swapping.journal import Journal
-from loratools.swapping.rewriting import digests, pieces, tensors_in
+from loratools.swapping.rewriting import digests, tensors_in
 
 if TYPE_CHECKING:
     from loratools.merging.fidelity import Fidelity
@@ -52,15 +51,18 @@ def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, di
         StorageError: it cannot be written, or the model changes meanwhile.
     """
     name = journal.new_name("originals")
-    layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], {})
-    output = OutputFile(journal.folder / name, layout)
+    path = journal.folder / name
+    output = OutputFile(path, lay_out([(t.name, t.dtype, t.shape) for t in tensors], {}))
     try:
         with workers(None, journal.jobs) as pool:
-            found = list(pool.map(partial(_keep, output), tensors))
+            list(pool.map(partial(_copy, output), tensors))
         output.sync()
     finally:
         output.close()
-    return name, {tensor.name: known for tensor, known in zip(tensors, found, strict=True)}
+    known = digests({tensor.name: tensor for tensor in tensors}, journal.jobs)
+    if digests(tensors_in(InputFile(path)), journal.jobs) != known:
+        raise StorageError(f"{path}: was not written as planned; check the disk")
+    return name, known
 
 
 def make_new(
@@ -92,11 +94,6 @@ def make_new(
     return made, fidelity
 
 
-def _keep(output: OutputFile, tensor: Stored) -> str:
-    found = hashlib.sha256()
-    offset = 0
-    for piece in pieces(tensor):
-        output.write(tensor.name, offset, piece)
-        found.update(piece)
-        offset += len(piece)
-    return found.hexdigest()
+def _copy(output: OutputFile, tensor: Stored) -> None:
+    offset = output.layout.tensors[tensor.name].begin
+    output.copy(tensor.file, tensor.begin, offset, tensor.nbytes)

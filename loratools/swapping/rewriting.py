@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,13 @@ _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 def rewrite(base: Checkpoint, folder: Path, state: SwapState, jobs: int | None) -> None:
     """Copy each tensor that has a source from there into its weight file, and make it durable.
 
-    Running it again, after it was interrupted anywhere, does the same.
+    The sources must have been checked. Running it again, after it was interrupted anywhere, does
+    the same.
 
     Raises:
         StorageError: a file cannot be read or written, or then has other bytes than it should.
-        FormatError: a source is missing, damaged, or not what the state says.
+        FormatError: a source is missing.
     """
-    check_sources(folder, state, jobs)
     sources = sources_of(folder, state)
     for shard in base.shards:
         tensors = [tensor for tensor in shard.tensors if tensor.name in sources]
@@ -90,18 +90,12 @@ def check_current(base: Checkpoint, state: SwapState, jobs: int | None) -> None:
 def digest(tensor: Stored) -> str:
     """The SHA-256 of a tensor's bytes, as hex."""
     found = hashlib.sha256()
-    for piece in pieces(tensor):
-        found.update(piece)
-    return found.hexdigest()
-
-
-def pieces(tensor: Stored) -> Iterator[memoryview]:
-    """The bytes of a tensor, piece by piece, each valid until the next one is read."""
     buffer = memoryview(bytearray(min(tensor.nbytes, _CHUNK)))
     for begin in range(tensor.begin, tensor.end, _CHUNK):
         piece = buffer[: min(_CHUNK, tensor.end - begin)]
         tensor.file.read_into(piece, begin)
-        yield piece
+        found.update(piece)
+    return found.hexdigest()
 
 
 def digests(tensors: Mapping[str, Stored], jobs: int | None) -> dict[str, str]:

@@ -94,6 +94,8 @@ class Machine:
         token = hub.user("ann")
         if case.hosted is not None:
             hub.create_repo("ann/hosted", _contents(Path(case.hosted)))
+        if case.own is not None:
+            shutil.copytree(case.own, "out")
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -187,8 +189,8 @@ def _outputs(*streams: str) -> list[Path]:
 def line(case: Case, code: int) -> str:
     """The line of the table for a case that has run."""
     streams = [digest([stream] if stream.stat().st_size else []) for stream in map(Path, STREAMS)]
-    hosted = f"  [{case.hosted}]" if case.hosted else ""
-    return "  ".join([f"{code:3}", digest(_outputs()), *streams, f"{case.command}{hosted}"])
+    given = "".join(f"  [{path}]" for path in (case.hosted, case.own) if path)
+    return "  ".join([f"{code:3}", digest(_outputs()), *streams, f"{case.command}{given}"])
 
 
 def digest(paths: Iterable[Path]) -> str:
@@ -203,7 +205,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 def keep(case: Case, folder: Path) -> None:
     """Copy the outputs of a case into a folder named after its command."""
-    name = f"loratools {case.command} {case.hosted or ''}".strip().replace("/", "_")
+    name = f"loratools {case.command} {case.hosted or case.own or ''}".strip().replace("/", "_")
     (folder / name).mkdir(parents=True)
     for path in _outputs(*STREAMS):
         if path.is_dir():

@@ -26,6 +26,12 @@ MERGE: Final = (
     "--dtype float16 --max-shard-size 200KB", "--rounding stochastic --dtype bfloat16 --seed 8",
     "--skip *q*", "--only *q*", "--allow-unmatched --out-proj twice", "--dry-run --json",
 )  # fmt: skip
+SWAP: Final = (
+    "-v",
+    "--json -w -0.5",
+    "--rounding stochastic --seed 8 --skip *q*",
+    "--dry-run --json",
+)
 RESCALE: Final = (
     "--strength 0.5", "--strength -3 --keep-replaced --json", "--where *q*=2 --where *down*=0",
     "--alpha 5", "--fold", "--rule rslora", "--rule alpha-over-rank --alpha 1", "--balance",
@@ -98,11 +104,12 @@ class Case:
     """A command to run.
 
     `hosted` is a path whose files the repository `ann/hosted` on the Hub has; None for no such
-    repository.
+    repository. `own` is a model of which there is a copy at `out`; None for no such copy.
     """
 
     command: str
     hosted: str | None = None
+    own: str | None = None
 
 
 def all_cases(
@@ -116,6 +123,9 @@ def all_cases(
         yield from (Case(way.format(broken)) for way in BROKEN)
     for adapter in adapters:
         yield from map(Case, _of_one(adapter))
+        yield from (
+            Case(f"swap out --in {adapter} {w}", own=b) for b in bases_of(adapter) for w in SWAP
+        )
         yield from _on_the_hub(adapter)
     for pair in _pairs(adapters):
         yield from map(Case, _of_pair(*pair, methods))
