@@ -29,6 +29,7 @@ class MergeReport:
         left_out: files and folders of the base that do not belong to its weights.
         is_overlay: whether the output has only what differs from the base.
         is_stochastic: whether results are rounded stochastically.
+        is_in_place: whether the result is written into the base's own files, in their dtypes.
         beside: notes on the files that are written beside the weights.
         idle: parts of adapters that change nothing.
     """
@@ -40,6 +41,7 @@ class MergeReport:
     left_out: Sequence[str]
     is_overlay: bool = False
     is_stochastic: bool = False
+    is_in_place: bool = False
     beside: Sequence[str] = ()
     idle: Sequence[Idle] = ()
 
@@ -136,7 +138,7 @@ class MergeReport:
         if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
             return self.plan.warnings
         is_narrow = any(BITS[self.plan.tensors[name].dtype] < 32 for name in self.fidelity)
-        wider = "write --dtype float32, " if is_narrow else ""
+        wider = "write --dtype float32, " if is_narrow and not self.is_in_place else ""
         return (
             *self.plan.warnings,
             f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loratools.errors import FormatError, OutputError, UnsupportedError, path_errors
 from loratools.files.checkpoints import checkpoint_as_stored
+from loratools.files.place import layers_of
 from loratools.hub.names import is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.folder import place_here
@@ -21,12 +22,17 @@ def open_own(path: str | Path) -> Checkpoint:
     Raises:
         OutputError: a weight file is a link or has several names, may not be written, or is in a
             cache of the Hub.
-        UnsupportedError: the name is one on the Hub.
+        UnsupportedError: the name is one on the Hub, or of a base with an overlay.
         FormatError: a file is missing or malformed.
         StorageError: a file cannot be read.
     """
     if is_hub_name(path):
         raise UnsupportedError(f"{path}: a swap rewrites files in place; pull the model with -o")
+    if len(layers_of(path)) > 1:
+        raise UnsupportedError(
+            f"{path}: a base with an overlay, and a swap rewrites one model; write it as one with "
+            f"loratools merge -o"
+        )
     with path_errors(path, FormatError):
         base = checkpoint_as_stored(place_here(Path(path)))
         for shard in base.shards:

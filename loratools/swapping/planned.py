@@ -56,6 +56,7 @@ def planned(
         left_out=(),
         beside=beside.notes,
         is_stochastic=is_stochastic,
+        is_in_place=True,
     )
 
 

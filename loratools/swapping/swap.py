@@ -54,8 +54,10 @@ def swap(
             now, it is unchanged.
     """
     write = write or WriteOptions()
-    if write.max_shard_bytes is not None or write.overwrite:
-        raise OptionError("a swap keeps the model's files: neither max_shard_bytes nor overwrite")
+    if write.max_shard_bytes is not None or write.only_changed or write.overwrite:
+        raise OptionError(
+            "max_shard_bytes, only_changed, overwrite: a swap keeps the model's files"
+        )
     check_options(dialect_options or {})
     paths = [adapters] if isinstance(adapters, str | Path) else list(adapters or ())
     found = weights_for(weights, len(paths))

@@ -165,7 +165,11 @@ def test_another_dtype_or_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_of_an_output_are_refused(tmp_path: Path) -> None:
-    for write in (WriteOptions(overwrite=True), WriteOptions(max_shard_bytes=100)):
+    for write in (
+        WriteOptions(overwrite=True),
+        WriteOptions(max_shard_bytes=100),
+        WriteOptions(only_changed=True),
+    ):
         with pytest.raises(OptionError, match="keeps the model's files"):
             loratools.swap(tmp_path, SMALL, write=write)
 
@@ -189,6 +193,8 @@ def test_files_that_are_not_the_users_own_copy_are_refused(tmp_path: Path) -> No
         loratools.swap(cached, SMALL)
     with pytest.raises(UnsupportedError, match="pull the model"):
         loratools.swap("hf://ann/stories", SMALL)
+    with pytest.raises(UnsupportedError, match="a base with an overlay"):
+        loratools.swap(f"{cached}+{cached}", SMALL)
 
 
 def test_a_dry_run_changes_nothing_and_says_what_would_change(tmp_path: Path) -> None:
