@@ -1,15 +1,17 @@
 """Write an adapter's tensors to its file, checked; neighbouring tensors are handled together."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratools.errors import NonFiniteError, StorageError, shorten
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import FACTORS
+from loratools.io.dtypes import FACTORS, FLOATS, nbytes
 from loratools.io.file import InputFile
+from loratools.io.finite import is_finite_throughout, is_zero_throughout
 from loratools.io.source import Source, Stored, as_bytes
 from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
@@ -40,8 +42,10 @@ def write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool
     """
     file = OutputFile(path, layout)
     try:
-        # A list, since `any` by itself would stop at the first True and leave runs unwritten.
-        has_zeros = any(list(each(partial(_write, file), _runs(bundle))))
+        stored, others = _parted(_runs(bundle))
+        # Each thread of `each` imports torch, which stored tensors do not need. A list, since `any`
+        # by itself would stop at the first True and leave runs unwritten.
+        has_zeros = any([*map(partial(_copy, file), stored), *each(partial(_write, file), others)])
         if bundle.seal is not None:
             # Hashes of the tensors are known only now; the header has placeholders of their length.
             layout = layout_of(bundle, {**bundle.metadata, **bundle.seal(InputFile(path))})
@@ -69,6 +73,17 @@ def _runs(bundle: Bundle) -> Iterator[_Run]:
         yield run
 
 
+def _parted(runs: Iterable[_Run]) -> tuple[list[_Run], list[_Run]]:
+    """The runs that are copied from a file without torch, and the others."""
+    parts: tuple[list[_Run], list[_Run]] = ([], [])
+    for run in runs:
+        source = run[0][1]
+        # torch reads the 8-bit floats, whose bits are not checked without it.
+        is_copied = source.dtype in FLOATS or source.dtype not in FACTORS
+        parts[0 if is_copied and isinstance(source, Stored) else 1].append(run)
+    return parts
+
+
 def _follows(source: Source, before: Source) -> bool:
     """Whether a stored tensor begins where another one, of the same file and dtype, ends."""
     return (
@@ -80,20 +95,40 @@ def _follows(source: Source, before: Source) -> bool:
     )
 
 
-def _write(file: OutputFile, run: _Run) -> bool:
-    """Write a run of tensors; return whether one of them is all zeros."""
-    name, first = run[0]
-    source = _joined([source for _, source in run if isinstance(source, Stored)] or [first])
-    if source.dtype not in FACTORS and isinstance(source, Stored):
-        # Carried along as bytes: torch does not have all of these dtypes.
+def _copy(file: OutputFile, run: _Run) -> bool:
+    """Copy a run of stored tensors, without torch; return whether one of them is all zeros."""
+    name = run[0][0]
+    source = _joined([source for _, source in run])
+    assert isinstance(source, Stored), name
+    if source.dtype not in FACTORS:
+        # Carried along as bytes: nothing is known of what these dtypes mean.
         file.copy(source.file, source.begin, file.layout.tensors[name].begin, source.nbytes)
         return False
+    numbers = bytearray(source.nbytes)
+    source.file.read_into(memoryview(numbers), source.begin)
+    ends = accumulate(nbytes(stored.dtype, stored.shape) for _, stored in run)
+    spans = list(pairwise((0, *ends)))
+    if not is_finite_throughout(numbers, source.dtype):
+        finite = [is_finite_throughout(numbers[b:e], source.dtype) for b, e in spans]
+        raise _not_finite(run[finite.index(False)][0], source.dtype)
+    file.write_from(name, memoryview(numbers))
+    return any(is_zero_throughout(numbers, source.dtype, *span) for span in spans)
+
+
+def _write(file: OutputFile, run: _Run) -> bool:
+    """Compute and write a run of tensors; return whether one of them is all zeros."""
+    name, first = run[0]
+    source = _joined([source for _, source in run if isinstance(source, Stored)] or [first])
     tensor = source.read().contiguous()
     if source.dtype in FACTORS and not is_finite(tensor):
         culprit = next(name for name, source in run if not is_finite(source.read()))
-        raise NonFiniteError(f"{shorten(culprit)}: holds a NaN or an infinity (in {source.dtype})")
+        raise _not_finite(culprit, source.dtype)
     file.write_from(name, as_bytes(tensor))
     return _has_zeros(widened(tensor).flatten(), [math.prod(source.shape) for _, source in run])
+
+
+def _not_finite(name: str, dtype: str) -> NonFiniteError:
+    return NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {dtype})")
 
 
 def _has_zeros(values: "Tensor", sizes: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Whether stored numbers are finite, by their exponent bits: fast, and without torch."""
+"""Whether stored numbers are finite or zero, by their bits: fast, and without torch."""
 
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
@@ -13,6 +13,28 @@ _INFINITIES = {
     "F16": ("<u2", 0x7FFF, 0x7C00),
     "BF16": ("<u2", 0x7FFF, 0x7F80),
 }
+#: The dtypes that have a negative zero, which is the sign bit alone, and the bytes of one number.
+_SIGNED_ZEROS = {
+    "F64": 8,
+    "F32": 4,
+    "C64": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+}
+
+
+def is_zero_throughout(
+    numbers: bytes | bytearray, dtype: str, begin: int = 0, end: int | None = None
+) -> bool:
+    """Whether all numbers, given by their bytes, are zero; a negative zero is zero, too."""
+    end = len(numbers) if end is None else end
+    others = end - begin - numbers.count(0, begin, end)
+    width = _SIGNED_ZEROS.get(dtype)
+    if width and others <= (end - begin) // width:  # they may be sign bits alone
+        others -= numbers[begin + width - 1 : end : width].count(0x80)
+    return others == 0
 
 
 def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
@@ -27,9 +49,14 @@ def holds_nonfinite(file: InputFile, tensor: TensorInfo) -> bool:
     for begin in range(tensor.begin, tensor.end, _BLOCK_BYTES):
         del buffer[tensor.end - begin :]
         file.read_into(memoryview(buffer), begin)
-        if _may_hold(buffer, tensor.dtype) and _holds(buffer, tensor.dtype):
+        if not is_finite_throughout(buffer, tensor.dtype):
             return True
     return False
+
+
+def is_finite_throughout(numbers: bytearray, dtype: str) -> bool:
+    """Whether no number, given by its bytes in one of `FLOATS`, is a NaN or an infinity."""
+    return not (_may_hold(numbers, dtype) and _holds(numbers, dtype))
 
 
 def _may_hold(numbers: bytearray, dtype: str) -> bool:

@@ -1,10 +1,12 @@
 """Whether the values of tensors are finite, zero or equal; no more is read than is needed."""
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from loratools.io.computed import same_numbers
 from loratools.io.dtypes import nbytes
+from loratools.io.finite import is_zero_throughout
 from loratools.io.source import Source, Stored
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def is_finite(tensor: "Tensor") -> bool:
 def is_zero(source: Source) -> bool:
     """Whether every element is zero; read in steps that grow, up to the first that is not."""
     source = same_numbers(source)
+    if isinstance(source, Stored):
+        return all(is_zero_throughout(piece, source.dtype) for piece in _pieces(source))
     if not source.shape:
         return not source.read().any()
     row_bytes = max(1, nbytes(source.dtype, source.shape) // max(1, source.shape[0]))
@@ -51,7 +55,8 @@ def same_bytes(one: Source, other: Source) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     if isinstance(one, Stored) and isinstance(other, Stored):
-        return _same_stored_bytes(one, other)
+        # Without torch, which does not have every dtype.
+        return all(a == b for a, b in zip(_pieces(one), _pieces(other), strict=True))
     if not one.shape:
         return _are_equal(one.read(), other.read())
     row_bytes = nbytes(one.dtype, one.shape) // max(1, one.shape[0])
@@ -64,16 +69,13 @@ def same_bytes(one: Source, other: Source) -> bool:
     return True
 
 
-def _same_stored_bytes(one: Stored, other: Stored) -> bool:
-    """`same_bytes` of two stored tensors, without torch, which does not have every dtype."""
-    begin, step = 0, _FIRST_BYTES
-    while begin < one.nbytes:
-        count = min(step, one.nbytes - begin)
-        found = (each.file.read(each.begin + begin, count) for each in (one, other))
-        if next(found) != next(found):
-            return False
+def _pieces(stored: Stored) -> Iterator[bytes]:
+    """The bytes of a stored tensor, without torch, in pieces that grow."""
+    begin, step = stored.begin, _FIRST_BYTES
+    while begin < stored.end:
+        count = min(step, stored.end - begin)
+        yield stored.file.read(begin, count)
         begin, step = begin + count, min(2 * step, _COMPARED_BYTES)
-    return True
 
 
 def _are_equal(one: "Tensor", other: "Tensor") -> bool:

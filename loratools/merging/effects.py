@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, final
 from loratools.deltas import keys_of
 from loratools.idle import NO_PRODUCT
 from loratools.io.dtypes import torch_name
-from loratools.io.values import same_bytes
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
+from loratools.merging.replacement import is_the_base
 
 if TYPE_CHECKING:
     from loratools.merging.fidelity import Fidelity
@@ -85,10 +85,8 @@ def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") 
 
 def _is_as_before(tensor: PlannedTensor) -> bool:
     """Whether a replaced tensor is the base's: in its bytes, or once rounded to its dtype."""
-    from loratools.io.rounding import rounds_to
-
-    if tensor.base is None or tensor.base.name != tensor.name:
+    base, origin = tensor.base, tensor.origin
+    if base is None or base.name != tensor.name:
         return False
-    if same_bytes(tensor.origin, tensor.base):
-        return True
-    return tensor.dtype == tensor.base.dtype and rounds_to(tensor.origin, tensor.base)
+    # A tensor of another dtype is not compared if the base's is converted too.
+    return base.dtype in {origin.dtype, tensor.dtype} and is_the_base(origin, base)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -55,7 +56,8 @@ def execute(
 ) -> "dict[str, Fidelity]":
     """Run the steps of all files, and make each file durable while the others are written.
 
-    Copies begin before torch is imported, which takes longer than many of them.
+    Copies begin before torch is imported, which takes longer than many of them. A merge that only
+    copies does not import it.
     """
     each_core = _WAITING if any(output.is_direct for output in outputs) else 1
     with (
@@ -67,11 +69,13 @@ def execute(
             # files are twice as fast as on one.
             pairs = list(zip(files, outputs, strict=True))
             run.submit(pool, interleaved([copy_steps(*pair) for pair in pairs]))
-            with single_threaded_torch():
-                from loratools.io.rounding import Rounding
+            with ExitStack() as computing:
+                if not all(tensor.is_copied for file in files for tensor in file.tensors):
+                    computing.enter_context(single_threaded_torch())
+                    from loratools.io.rounding import Rounding
 
-                rounding = Rounding(write.seed, write.allow_nonfinite)
-                run.submit(pool, interleaved([edit_steps(*pair, rounding) for pair in pairs]))
+                    rounding = Rounding(write.seed, write.allow_nonfinite)
+                    run.submit(pool, interleaved([edit_steps(*pair, rounding) for pair in pairs]))
                 run.collect(outputs, syncer)
         except BrokenExecutor as error:
             raise StorageError("a worker process has died, perhaps for lack of memory") from error

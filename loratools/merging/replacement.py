@@ -39,7 +39,9 @@ def check_replacement(
 
 
 def is_the_base(source: Source, base: Source) -> bool:
-    """Whether a tensor has the values of the base's, once it is rounded to the base's dtype."""
+    """Whether a tensor is the base's: in its bytes, or once it is rounded to the base's dtype."""
+    if source.dtype == base.dtype:
+        return same_bytes(source, base)
     from loratools.io.rounding import rounds_to
 
     return rounds_to(source, base)
