@@ -55,7 +55,7 @@ class Bench:
     @property
     def journal(self) -> Path:
         """The folder in which swaps keep the model's state."""
-        return self.model / ".m.safetensors.index.json.loratools-swap"
+        return self.model / ".m-00001-of-00002.safetensors.loratools-swap"
 
     def arguments(self, names: tuple[str, ...]) -> list[str]:
         """The command line that puts these adapters in, after `loratools`."""

@@ -1,9 +1,9 @@
 """The state that a swap keeps beside a model: which adapters are in it, and how it was before.
 
-The folder is beside the model's index, or beside its only weight file, and is named after that, so
-that a model has one whether it is named by its folder or by a file. `state.json` is the first file
-in it and the last to go. While it is there, each tensor that a swap has ever changed has its
-original bytes in one of the folder's safetensors files.
+The folder is beside the model's first weight file and is named after it, so that a model has one
+folder, whether it is named by its own folder, its index, a file, or links to them. `state.json` is
+the first file in it and the last to go. While it is there, each tensor that a swap has ever changed
+has its original bytes in one of the folder's safetensors files.
 """
 
 import hashlib
@@ -101,8 +101,9 @@ def swap_folder(base: Checkpoint) -> Path | None:
     """
     if base.path is None:
         return None
-    folder = base.path if base.is_folder else base.path.parent
-    return folder / f".{base.index_name or base.shards[0].name}.loratools-swap"
+    # Resolved: a model may be read by links to the files that are rewritten.
+    file = base.shards[0].file.path.resolve()
+    return file.with_name(f".{file.name}.loratools-swap")
 
 
 def read_state(folder: Path) -> SwapState | None:

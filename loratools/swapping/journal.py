@@ -52,6 +52,10 @@ class Journal:
                 be completed.
         """
         if not (self.folder / STATE).exists():
+            with storage_errors(self.folder):
+                # Who may read the model may read what it was, and nobody else.
+                mode = self.base.shards[0].file.path.stat().st_mode & 0o777
+                self.folder.chmod(mode | 0o700 | (mode & 0o444) >> 2)
             self._put(self.state)
             with storage_errors(self.folder):
                 sync_folder(self.folder.parent)
@@ -62,13 +66,12 @@ class Journal:
             self._remove_others(self.state.files)
 
     def decide(self, goal: SwapState) -> None:
-        """Make the model what `goal` says; all bytes for that must be durable in the folder.
+        """Make the model what `goal` says; all bytes for that are in the folder, durable, verified.
 
         Raises:
             StorageError: the model is unchanged; or it could not be written, which it says.
             FormatError: what is in the folder is damaged.
         """
-        check_sources(self.folder, goal, self.jobs)
         with storage_errors(self.folder):
             sync_folder(self.folder)
         check_stop()  # for the last time: from the next line on, the swap is decided

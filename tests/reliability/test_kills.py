@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_loop.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, script: str = "kill_loop.py") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, SCRIPTS / script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -24,6 +27,12 @@ def test_kills_tear_nothing(monkeypatch: pytest.MonkeyPatch, direct: str) -> Non
     found = run("--kills", "12", "--seed", "1")
     assert found.returncode == 0, found.stdout + found.stderr
     assert re.match(r"12 runs, 0 torn, \d+ with a leftover.*, 0 p", found.stdout.splitlines()[-1])
+
+
+def test_kills_leave_the_old_or_the_new_of_a_swap() -> None:
+    found = run("--kills", "8", "--megabytes", "16", "--seed", "1", script="swap_loop.py")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.splitlines()[-1] == "8 swaps, 0 promises broken"
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

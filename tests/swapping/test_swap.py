@@ -20,6 +20,8 @@ from loratools import (
     UnsupportedError,
     WriteOptions,
 )
+from loratools.files.checkpoints import open_checkpoint
+from loratools.files.swapped import swap_folder
 from loratools.io.publish import claim_folder
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, digests, unchanged
 from tests.merged import write_adapter
@@ -118,6 +120,30 @@ def test_a_model_has_one_state_however_it_is_named(tmp_path: Path, name: str) ->
     assert names_in(loratools.swap(model)) == ["combine-r4"]
     loratools.swap(model, ())
     assert digests(model) == digests(base)
+
+
+def test_a_model_of_links_has_the_state_of_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    model = own(SHARDED, tmp_path / "model")
+    linked, links = tmp_path / "linked", tmp_path / "links"
+    linked.symlink_to(model)
+    links.mkdir()
+    for file in model.iterdir():
+        (links / file.name).symlink_to(file)
+    loratools.swap(linked, SMALL)
+    assert names_in(loratools.swap(model)) == ["combine-r4"]
+    for name in (model, linked, links):
+        assert swap_folder(open_checkpoint(name)) == journals(model)[0]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_what_a_model_was_is_for_those_who_may_read_the_model(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "model.safetensors"
+    shutil.copyfile(SINGLE / "model.safetensors", file)
+    file.chmod(mode)
+    loratools.swap(file, SMALL)
+    (journal,) = journals(file)
+    assert journal.stat().st_mode & 0o444 == mode & 0o444
+    assert (journal.stat().st_mode & 0o111) << 2 == mode & 0o444
 
 
 def test_models_side_by_side_have_states_of_their_own(tmp_path: Path) -> None:
