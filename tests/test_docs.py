@@ -362,6 +362,8 @@ def fields(value: object, types: dict[str, str], path: str = "") -> Iterator[tup
 
 def is_of_type(value: object, documented: str) -> bool:
     """Whether a JSON value is of a type as the page writes it: `list of string`, `X or null`."""
+    if documented == "map to any or null":
+        return value is None or isinstance(value, dict)
     if documented.startswith("map to "):
         inner = documented.removeprefix("map to ")
         return isinstance(value, dict) and all(is_of_type(v, inner) for v in value.values())
