@@ -18,7 +18,7 @@ from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.combined import Combination, Combined, combined
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
 from loratools.reshaping.similarity import Similarity
-from loratools.running.parallel import threads
+from loratools.running.parallel import import_torch, threads
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -89,6 +89,7 @@ def combine(
     read = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
     opened, renamed = aligned(read)
     combination = combination or Combination()
+    import_torch()
     with threads(jobs) as each:
 
         def make(rule: "RankRule | None") -> Combined:

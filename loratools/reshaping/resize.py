@@ -12,7 +12,7 @@ from loratools.files.writing import Written, fitted, write_reported
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
-from loratools.running.parallel import threads
+from loratools.running.parallel import import_torch, threads
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -70,6 +70,7 @@ def resize(
     from loratools.lowrank.ranks import RankRule
 
     opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
+    import_torch()
     with threads(jobs) as each:
         make = partial(resized, opened, each=each)
         found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)

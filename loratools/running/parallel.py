@@ -1,11 +1,14 @@
 """A `map` over targets that runs on threads, each target on one."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
 from typing import Protocol, TypeVar
+
+from loratools.io.collector import collector_paused
 
 #: The most batches of calls a thread gets. Handing out a call costs as much as a tiny call does, so
 #: very many calls are handed out several at once.
@@ -49,6 +52,17 @@ def threads(jobs: int | None) -> Iterator[Map]:
         yield each
 
 
+def import_torch() -> None:
+    """Import torch with the collector of garbage paused, which saves a twelfth of the time.
+
+    The import makes some 300 000 objects that stay, and the collector would look through them again
+    and again. Verbs call this before they import a module that imports torch.
+    """
+    if "torch" not in sys.modules:
+        with collector_paused():
+            import torch  # noqa: F401
+
+
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
     """Let torch compute on one thread within the block.
@@ -57,6 +71,7 @@ def single_threaded_torch() -> Iterator[None]:
     number. Enter it in each thread and process that computes: torch keeps a number of threads for
     every thread that has computed before.
     """
+    import_torch()
     import torch
 
     threads = torch.get_num_threads()

@@ -79,6 +79,9 @@ def command(
     rule = rank_rule(settings)
     if rule is None and settings["size"] is None:
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --size, ...")
+    from loratools.running.parallel import import_torch
+
+    import_torch()
     from loratools.extracting.plan import ExtractOptions
     from loratools.extracting.svd_extract import ExtractRun, svd_extract
 
