@@ -45,6 +45,7 @@ def _differs(tick: Tick, pair: Pair) -> bool:
         is_same = Difference(pair.after, pair.before).is_zero()
     else:
         is_same = same_bytes(pair.after, pair.before)
+    pair.forget()
     tick(pair.after.nbytes if is_same else 0)
     return not is_same
 
@@ -53,7 +54,9 @@ def _norms(tick: Tick, pair: Pair) -> Norms:
     tick(pair.after.nbytes)
     if not _is_float(pair):
         return Norms(0.0, 0.0)  # the tensors are codes or indices, which have no norm
-    return Difference(pair.after, pair.before, partial(tick, 0)).norms()
+    norms = Difference(pair.after, pair.before, partial(tick, 0)).norms()
+    pair.forget()
+    return norms
 
 
 def _is_float(pair: Pair) -> bool:

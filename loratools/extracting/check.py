@@ -10,7 +10,7 @@ from loratools.adapter import Adapter
 from loratools.extracting.plan import ExtractPlan
 from loratools.io.blocks import block_rows, read_block, rows_of, spans
 from loratools.io.rounding import Rounding
-from loratools.io.source import Source
+from loratools.io.source import Source, forget_rows
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.merging.edit import edited_blocks
 from loratools.merging.plan import MergeOptions, PlannedTensor
@@ -133,6 +133,8 @@ def _distance(tick: Callable[[], None], work: tuple[str, PlannedTensor, Source, 
             tick()
             wanted = read_block(after, first, first + len(block))
             total += (block.double() - wanted).square().sum().item()
+    for source in (planned.origin, after):
+        forget_rows(source, begin, end)
     return total
 
 

@@ -72,6 +72,7 @@ class Factoring:
             memory=self._memory,
             device=self._options.device,
         )
+        pair.forget()
         return self._parts.store(what, found)
 
 

@@ -44,6 +44,11 @@ class Pair:
         """Whether one of the parameter's names matches one of the globs."""
         return any(matches(glob, self.target, *self.names) for glob in globs)
 
+    def forget(self) -> None:
+        """Say that the tensors will not be read again soon; see `InputFile.forget`."""
+        for tensor in (self.after, self.before):
+            tensor.file.forget(tensor.begin, tensor.end)
+
 
 @final
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
+from loratools.io.streaming import stream
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map, threads
@@ -89,6 +90,7 @@ def svd_extract(
         raise OptionError("the name of the base is empty; leave it out to have the path")
     options, run = options or ExtractOptions(), run or ExtractRun()
     pairing = pair_up(open_base(tuned, companions=True), open_base(base))
+    stream(list(input_files(pairing)))  # both together may be larger than memory
     pairs = comparable(pairing, options)
     rule = rule or RankRule()
     if size is not None:

@@ -37,6 +37,7 @@ from loratools.io.file import InputFile
 from loratools.io.folder import Folder, read_json
 from loratools.io.index import is_index, read_index
 from loratools.io.source import Source, stored_tensors
+from loratools.io.streaming import stream
 
 MODEL_CONFIG = "config.json"
 
@@ -105,6 +106,8 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
                 raise FormatError(f"{place.where}: {what}")
             folder = place.folder if headers else place.folder.here(overlay_files)
             found = lay_over(found, folder, headers=headers)
+    if not headers:
+        stream(found.files)
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from jaxtyping import Shaped
 from torch import Tensor
 
-from loratools.io.source import Source
+from loratools.io.source import Source, forget_rows
 
 #: Elements of a block, which is read and written at once.
 BLOCK_ELEMENTS = 2**20
@@ -42,4 +42,5 @@ def stored_norm(source: Source) -> float:
     squares = 0.0
     for begin, end in spans(0, rows_of(source.shape), block_rows(source.shape)):
         squares += read_block(source, begin, end).double().square().sum().item()
+    forget_rows(source, 0, rows_of(source.shape))
     return math.sqrt(squares)

@@ -13,7 +13,12 @@ from loratools.errors import FormatError, StorageError, path_errors, storage_err
 from loratools.io.descriptors import Descriptor
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
-from loratools.io.platform import descriptor_path, pread_into
+from loratools.io.platform import (
+    descriptor_path,
+    expect_long_reads,
+    forget_range,
+    pread_into,
+)
 
 _HASHED_BYTES = 2**20
 
@@ -40,10 +45,12 @@ class InputFile:
             raise FormatError(f"{path}: not a regular file")
         self.size = status.st_size
         self._identity = _identity(status)
+        self._is_streamed, self._is_kept = False, True
         self._descriptor = self._reopened(fd)
 
     def _reopened(self, fd: int = -1) -> Descriptor:
-        return Descriptor(partial(_open_same, self.path, self._folder, self._identity), fd)
+        how = self.path, self._folder, self._identity, self._is_streamed
+        return Descriptor(partial(_open_same, *how), fd)
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__ | {"path": self.path.absolute()}
@@ -106,6 +113,21 @@ class InputFile:
         size = header_size(start, self.size, self.where)
         return parse_header(self.read(LENGTH_BYTES, size), self.size, self.where)
 
+    def stream(self, *, keep: bool) -> None:
+        """Say that the file will be read from one end to the other, in long pieces.
+
+        Unless `keep` is set, what `forget` is told of leaves the page cache.
+        """
+        self._is_streamed, self._is_kept = True, keep
+        # It is opened again when it is next read; the old descriptor is closed now.
+        self._descriptor = self._reopened()
+
+    def forget(self, begin: int, end: int) -> None:
+        """Say that a range will not be read again soon."""
+        if not self._is_kept:
+            with self.used() as fd:
+                forget_range(fd, begin, end)
+
     def check_unchanged(self) -> None:
         """Raise a `StorageError` if somebody wrote to the file since it was opened."""
         with self.used() as fd:
@@ -131,13 +153,17 @@ def _check_same(fd: int, path: Path, identity: tuple[int, ...]) -> None:
         raise StorageError(f"{path}: changed while it was read; run again")
 
 
-def _open_same(path: Path, folder: Path | None, identity: tuple[int, ...]) -> int:
+def _open_same(
+    path: Path, folder: Path | None, identity: tuple[int, ...], is_streamed: bool
+) -> int:
     fd = _open(path, folder)
     try:
         _check_same(fd, path, identity)
     except StorageError:
         os.close(fd)
         raise
+    if is_streamed:
+        expect_long_reads(fd)
     return fd
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from loratools.errors import OutputError
@@ -20,6 +21,7 @@ from loratools.io.stopping import check_stop
 _COPY_CHUNK = 8 * 2**20
 #: The most bytes of one system call; between two calls, a run can be stopped.
 AT_ONCE = 64 * 2**20
+_PAGE_GROUP = 2 * 2**20
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
@@ -63,9 +65,8 @@ def copy_range(source: int, begin: int, target: int, offset: int, size: int) -> 
     """
     first, last = clone_range(source, begin, target, offset, size)
     before = _copy_in_kernel(source, begin, target, offset, first)
-    if before < first:
-        return before
-    return last + _copy_in_kernel(source, begin + last, target, offset + last, size - last)
+    after = _copy_in_kernel(source, begin + last, target, offset + last, size - last)
+    return before + (last - first) + after
 
 
 def rename_new(source: Path, target: Path) -> None:
@@ -151,6 +152,25 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
         function(
             fd, ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
         )
+
+
+def expect_long_reads(fd: int) -> None:
+    """Let the kernel read further ahead in a file, if the system can."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # it is a hint
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def forget_range(fd: int, begin: int, end: int) -> None:
+    """Drop a range of a file from the page cache, if the system can; what is mapped stays.
+
+    The kernel drops only pages that lie in the range as a whole, in groups of up to 2 MiB. So the
+    range is begun earlier: the group at its end is left to the range that follows.
+    """
+    if hasattr(os, "posix_fadvise"):
+        first = begin - begin % _PAGE_GROUP
+        with suppress(OSError):  # it is a hint
+            os.posix_fadvise(fd, first, end - first, os.POSIX_FADV_DONTNEED)
 
 
 def _read_once(fd: int, buffer: memoryview, offset: int) -> int:

@@ -203,6 +203,14 @@ class Transposed:
         return self.read()[begin:end]
 
 
+def forget_rows(source: Source, begin: int, end: int) -> None:
+    """Say that stored rows will not be read again soon; see `InputFile.forget`."""
+    if isinstance(source, Stored):
+        row_bytes = source.nbytes // max(1, source.shape[0] if source.shape else 1)
+        first = source.begin + begin * row_bytes
+        source.file.forget(first, first + (end - begin) * row_bytes)
+
+
 def flattened(source: Source) -> Source:
     """The source as a matrix: its first dimension by all others."""
     shape = source.shape

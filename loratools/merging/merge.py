@@ -164,6 +164,7 @@ def _write(
         # A change during the merge may have mixed old and new values: nothing is published then.
         for source in report.plan.base.files:
             source.check_unchanged()
+            source.forget(0, source.size)  # what was read ahead of the steps
         report = measured(report, fidelity)
         approved(report, write.approve)
         staging.publish()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.io.file import InputFile
-from loratools.io.source import Stored, as_bytes
+from loratools.io.source import Stored, as_bytes, forget_rows
 from loratools.io.writer import OutputFile
 from loratools.merging.arrange import PlannedFile
 from loratools.merging.plan import PlannedTensor
@@ -38,6 +38,7 @@ class CopyStep:
     def run(self) -> None:
         """Copy the bytes, in the kernel if it can."""
         self.output.copy(self.source, self.begin, self.offset, self.nbytes)
+        self.source.forget(self.begin, self.begin + self.nbytes)
 
 
 @final
@@ -81,6 +82,7 @@ class EditStep:
                 if fidelity is not None:
                     total = fidelity if total is None else total + fidelity
         self.output.start_writeback(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
+        forget_rows(self.tensor.origin, self.begin, self.end)
         return None if total is None else (self.tensor.name, total)
 
 

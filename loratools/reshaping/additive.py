@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.source import forget_rows
 from loratools.lowrank.seeds import seed_of
 from loratools.merging.plan import Change, MergeOptions, PlannedTensor
 from loratools.merging.planner import plan_merge
@@ -98,6 +99,8 @@ def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = m
     def decompose(question: "tuple[str, Wanted]") -> Decomposed:
         target, wanted = question
         found = leading(by_target[target].matrix, wanted, seed=seed_of(0, target))
+        weight = by_target[target].tensor
+        forget_rows(weight.origin, 0, weight.shape[0])
         return by_target[target].decomposed(found)
 
     shapes = {target: effect.matrix.shape for target, effect in by_target.items()}

@@ -18,6 +18,7 @@ import loratools
 from loratools.errors import StorageError
 from loratools.io.small import replace_text
 from loratools.publishing.pull import pull
+from tests.disks import cloning
 from tests.e2e.commands import run_apart, run_here, start
 from tests.hub.faulty import BLOB, CONFIG, FILES, REPO, WEIGHTS, everything, home, line_of
 from tests.hub.server import Hub, faults
@@ -294,3 +295,20 @@ def test_a_client_of_ones_own_is_used_and_checked(
     assert "another content" in line_of(result)
     assert len(own_factory) >= 2
     assert not [path for path in everything(home().parent) if "outside" in path]
+
+
+def test_a_copy_of_what_can_be_cloned_needs_no_room(
+    plain: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in the cache are as good as copied where the file system makes clones."""
+    large = {"README.md": b"#" * 3_000_000}
+    plain.create_repo("ann/large", FILES | large)
+    pull("ann/large")
+    free = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(StorageError, match="bytes are needed and 2000000 are free"):
+        pull("ann/large", output=tmp_path / "copied")
+    with cloning() as fake:
+        pull("ann/large", output=tmp_path / "cloned")
+    assert fake.nbytes > 2_900_000
+    assert (tmp_path / "cloned/README.md").read_bytes() == large["README.md"]

@@ -156,10 +156,17 @@ CASES: dict[str, tuple[Path, Path, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_clone_does_not_show(tmp_path: Path, case: tuple[Path, Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("direct", ["0", "1"])
+def test_a_clone_does_not_show(
+    tmp_path: Path,
+    case: tuple[Path, Path, dict[str, Any]],
+    direct: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     base, adapter, how = case
     made = [tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
     merge(base, adapter, output=made[0], **how)
+    monkeypatch.setenv("LORATOOLS_DIRECT", direct)
     with cloning():
         merge(base, adapter, output=made[1], **how)
     with cloning(errno.EOPNOTSUPP):
@@ -167,8 +174,12 @@ def test_a_clone_does_not_show(tmp_path: Path, case: tuple[Path, Path, dict[str,
     assert digests(made[0]) == digests(made[1]) == digests(made[2])
 
 
-def test_all_but_what_changes_is_cloned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("direct", ["0", "1"])
+def test_all_but_what_changes_is_cloned(
+    tmp_path: Path, direct: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A range of the base that no update touches is one call; what is left has its edges only."""
+    monkeypatch.setenv("LORATOOLS_DIRECT", direct)
     base, adapter = write_model(tmp_path)
     with cloning() as fake:
         merge(base, adapter, output=tmp_path / "merged")
