@@ -69,11 +69,15 @@ class Journal:
         """Make the model what `goal` says; all bytes for that are in the folder, durable, verified.
 
         Raises:
-            StorageError: the model is unchanged; or it could not be written, which it says.
+            StorageError: the model is unchanged, or somebody else has changed it; or it could not
+                be written, which the message says.
             FormatError: what is in the folder is damaged.
         """
         with storage_errors(self.folder):
             sync_folder(self.folder)
+        # A change since the model was opened would be mixed with what is written now.
+        for shard in self.base.shards:
+            shard.file.check_unchanged()
         check_stop()  # for the last time: from the next line on, the swap is decided
         self._put(goal)
         finish()

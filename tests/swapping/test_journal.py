@@ -25,12 +25,29 @@ from tests.verbs import own
 Call = Callable[..., Any]
 #: What a swap changes on disk by.
 CALLS = ("mkdir", "pwrite", "ftruncate", "copy_file_range", "fsync", "replace", "unlink", "rmdir")
+FIRST, SECOND = "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"
 #: Each with the adapters that are in before, and those that are to be in.
 SWAPS = {
     "in": ((), ("ab",)),
     "another": (("ab",), ("bc",)),
     "more": (("ab",), ("ab", "cd")),
     "out": (("ab", "cd"), ()),
+}
+
+
+#: The files with the new tensors of each swap: one for each weight file that gets some.
+NEXT = {
+    "in": ["next-1.safetensors"],
+    "another": ["next-1.safetensors", "next-2.safetensors"],
+    "more": ["next-1.safetensors", "next-2.safetensors"],
+    "out": [],
+}
+#: The weight files that each swap writes to.
+WRITTEN = {
+    "in": [FIRST],
+    "another": [FIRST, SECOND],
+    "more": [FIRST, SECOND],
+    "out": [FIRST, SECOND],
 }
 
 
@@ -153,6 +170,8 @@ def test_any_call_may_fail(place: Place, way: str, for_good: bool) -> None:
             assert "no space left" in str(error)
         names = place.healed()
         assert names in (before, after)
+        if error is not None and "may be a mixture now" not in str(error) and not for_good:
+            assert names == before, (turn, failed)
         if error is None or "may be a mixture now" in str(error):
             assert names == after
     assert not failed
@@ -405,6 +424,57 @@ def test_ctrl_c_in_a_program_completes_what_is_decided(
         place.swap(after)
     assert contents(place.model) == place.expected(after)
     assert not _state(place).is_interrupted if journals(place.model) else True
+
+
+@pytest.mark.parametrize("way", SWAPS)
+def test_each_step_is_on_the_disk_before_the_next_relies_on_it(place: Place, way: str) -> None:
+    """What a loss of power would show: files are synced before a state is that names them."""
+    before, after = SWAPS[way]
+    place.reset(before)
+    steps: list[str] = []
+    real = os.replace
+
+    def sync(fd: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+
+    def rename(source: Any, target: Any, **options: Any) -> None:
+        real(source, target, **options)
+        steps.append("interrupted" if _state(place).is_interrupted else "settled")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        patch.setattr(os, "replace", rename)
+        place.swap(after)
+    journal = f".{FIRST}.loratools-swap"
+    decided = steps.index("interrupted")
+    settled = steps.index("settled", decided)
+    assert steps[decided - 1 : decided + 2] == [f"{STATE}.new", "interrupted", journal]
+    # The new tensors, originals of those that had not changed before, and then their folder.
+    made, (last, _) = steps[: decided - 2], steps[decided - 2 : decided]
+    assert last == journal
+    assert {name for name in made if name.startswith("next")} == set(NEXT[way])
+    assert any(name.startswith("originals") for name in made) == (way in {"in", "another", "more"})
+    # The weight files, between the two states.
+    written = steps[decided + 2 : settled - 1]
+    assert set(written) == set(WRITTEN[way])
+    assert steps[settled - 1 : settled + 2] == [f"{STATE}.new", "settled", journal]
+
+
+def test_a_model_that_changes_during_a_swap_is_not_mixed(place: Place) -> None:
+    for before, after in SWAPS.values():
+        place.reset(before)
+
+        def change(report: object) -> None:
+            time.sleep(0.01)  # for a later time of change, where clocks are coarse
+            _flip(place.model / FIRST)
+
+        adapters = [place.adapters[name] for name in after]
+        with pytest.raises(StorageError, match="changed while it was read"):
+            loratools.swap(place.model, adapters, approve=change)
+        changed = digests(place.model)
+        _flip(place.model / FIRST)
+        assert contents(place.model) == place.expected(before)
+        assert changed != digests(place.model)
 
 
 def test_a_reader_that_has_begun_before_a_swap_is_refused_its_mixture(
