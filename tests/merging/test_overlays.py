@@ -1,13 +1,19 @@
 """Overlays: the changed tensors of a merge, which with the base are the whole merge."""
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
 
 import loratools
 from loratools.errors import (
@@ -153,6 +159,43 @@ def test_shards_of_an_overlay_are_no_larger_than_asked(
     loratools.merge(base, adapter, output=tmp_path / "full", write=write)
     loratools.merge(f"{base}+{changed}", [], output=tmp_path / "made", write=write)
     assert contents(tmp_path / "made") == contents(tmp_path / "full")
+
+
+@settings(max_examples=15)
+@given(
+    steps=st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=3),
+    shards=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    size=st.sampled_from([None, 1, 200]),
+)
+def test_overlays_of_any_tensors_of_any_shards_make_the_merges_one_after_the_other(
+    steps: list[set[int]], shards: list[int], size: int | None
+) -> None:
+    """A base of six matrices in up to three files; each step changes some of them."""
+    with TemporaryDirectory() as path:
+        folder = Path(path)
+        base = folder / "base"
+        base.mkdir()
+        files = {
+            f"m.{i}.weight": f"model-0000{s}-of-00003.safetensors" for i, s in enumerate(shards)
+        }
+        for number, file in enumerate(sorted(set(files.values()))):
+            held = [name for name, where in files.items() if where == file]
+            values = {name: eighths(4, 4) + number for name in held}
+            save_file(values, base / file, {"format": "pt", "of": file})
+        (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+        overlaid, whole = str(base), base
+        for number, step in enumerate(steps):
+            tensors: dict[str, Tensor] = {}
+            for module in step:
+                tensors |= pair(f"m.{module}", 4, 4, seed=number)
+            adapter = write_adapter(folder / f"adapter-{number}", tensors)
+            made = folder / f"overlay-{number}"
+            overlay(overlaid, [adapter], made, MergeOptions(), max_shard_bytes=size)
+            assert len(list(made.glob("*.safetensors"))) <= 6
+            loratools.merge(whole, adapter, output=folder / f"whole-{number}")
+            overlaid, whole = f"{overlaid}+{made}", folder / f"whole-{number}"
+        loratools.merge(overlaid, [], output=folder / "made")
+        assert contents(folder / "made") == contents(whole)
 
 
 @pytest.fixture
