@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import loratools
+from loratools import ExtractRun
 from loratools.errors import (
     FormatError,
     LoratoolsError,
@@ -150,13 +151,13 @@ def test_shards_of_an_overlay_are_no_larger_than_asked(
     size: int, fixtures: Path, tmp_path: Path
 ) -> None:
     base, adapter = fixtures / "stories260k-bf16-sharded", fixtures / "adapters/plain"
-    options = MergeOptions()
+    options = MergeOptions(dtype="float16")
     changed = overlay(base, [adapter], tmp_path / "changed", options, max_shard_bytes=size)
     for path in changed.glob("*.safetensors"):
         sizes = [tensor.nbytes for tensor in InputFile(path).read_header().tensors]
         assert len(sizes) == 1 or sum(sizes) <= size
     write = WriteOptions(max_shard_bytes=size)
-    loratools.merge(base, adapter, output=tmp_path / "full", write=write)
+    loratools.merge(base, adapter, output=tmp_path / "full", options=options, write=write)
     loratools.merge(f"{base}+{changed}", [], output=tmp_path / "made", write=write)
     assert contents(tmp_path / "made") == contents(tmp_path / "full")
 
@@ -299,10 +300,12 @@ def test_without_an_adapter_only_overlays_are_merged(
 
 def test_an_overlay_is_an_input_that_no_output_replaces(first: tuple[Path, Path]) -> None:
     base, changed = first
-    write = WriteOptions(overwrite=True)
+    write, run = WriteOptions(overwrite=True), ExtractRun(overwrite=True)
     for output in (changed, changed / "inside"):
         with pytest.raises(OutputError, match="the input"):
             loratools.merge(f"{base}+{changed}", [], output=output, write=write)
+        with pytest.raises(OutputError, match="the input"):
+            loratools.svd_extract(f"{base}+{changed}", base, output=output, run=run)
 
 
 @pytest.mark.parametrize("name", ["overlay.json", "overlay-00001-of-00002.safetensors"])
@@ -338,3 +341,13 @@ def test_every_reader_of_a_base_takes_overlays(
     assert found[0] == found[1]
     assert contents(tmp_path / "combine0") == contents(tmp_path / "combine1")
     assert contents(tmp_path / "extract0") == contents(tmp_path / "extract1")
+
+
+def test_svd_extract_takes_the_tokenizer_of_an_overlay(fixtures: Path, tmp_path: Path) -> None:
+    base, adapter = fixtures / "stories260k", fixtures / "adapters/embedding-vocab"
+    changed = overlay(base, [adapter], tmp_path / "changed", MergeOptions())
+    rule = loratools.RankRule(rank=1)
+    loratools.svd_extract(f"{base}+{changed}", base, output=tmp_path / "extracted", rule=rule)
+    brought = (tmp_path / "extracted/tokenizer.json").read_bytes()
+    assert brought == (changed / "beside/tokenizer.json").read_bytes()
+    assert brought != (base / "tokenizer.json").read_bytes()
