@@ -85,6 +85,10 @@ class Descriptor:
             _open.idle.pop(id(self), None)
             return self._fd
 
+    def reopen_by(self, open_file: Callable[[], int]) -> None:
+        """Call another function whenever the file has to be opened again."""
+        self._open_file = open_file
+
     def _leave(self) -> None:
         if not self._users and self._fd >= 0:
             _open.idle[id(self)] = weakref.ref(self)

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,8 +49,11 @@ class InputFile:
         self._descriptor = self._reopened(fd)
 
     def _reopened(self, fd: int = -1) -> Descriptor:
+        return Descriptor(self._opener(), fd)
+
+    def _opener(self) -> Callable[[], int]:
         how = self.path, self._folder, self._identity, self._is_streamed
-        return Descriptor(partial(_open_same, *how), fd)
+        return partial(_open_same, *how)
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__ | {"path": self.path.absolute()}
@@ -119,8 +122,10 @@ class InputFile:
         Unless `keep` is set, what `forget` is told of leaves the page cache.
         """
         self._is_streamed, self._is_kept = True, keep
-        # It is opened again when it is next read; the old descriptor is closed now.
-        self._descriptor = self._reopened()
+        # The file stays open: another one may have taken its name.
+        with self.used() as fd:
+            expect_long_reads(fd)
+        self._descriptor.reopen_by(self._opener())
 
     def forget(self, begin: int, end: int) -> None:
         """Say that a range will not be read again soon."""

@@ -11,6 +11,7 @@ import pytest
 
 from loratools import ExtractRun, MergeOptions, WriteOptions, inspect, merge, svd_extract
 from loratools.io import platform, streaming
+from loratools.io.descriptors import _open
 from loratools.io.file import InputFile
 from loratools.io.streaming import _memory_sizes, stream
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, digests
@@ -153,12 +154,23 @@ def test_a_system_without_hints_goes_without(
 def test_a_copy_in_another_process_drops_what_it_reads(hints: Hints, little_memory: None) -> None:
     file = InputFile(weight_files(SINGLE)[0])
     stream([file])
+    hints.clear()
     copy = pickle.loads(pickle.dumps(file))
     copy.forget(0, 100)
     assert [hint[1:] for hint in hints] == [
         (0, 0, os.POSIX_FADV_SEQUENTIAL),
         (0, 100, os.POSIX_FADV_DONTNEED),
     ]
+
+
+def test_a_file_that_is_opened_again_is_read_as_before(hints: Hints) -> None:
+    file = InputFile(weight_files(SINGLE)[0])
+    stream([file])
+    with _open.lock:
+        file._descriptor.close()
+    hints.clear()
+    file.read(0, 1)
+    assert [hint[3] for hint in hints] == [os.POSIX_FADV_SEQUENTIAL]
 
 
 def test_two_models_are_compared_with_memory_together(
@@ -224,7 +236,7 @@ def test_without_any_figure_memory_is_taken_to_suffice(
     file = InputFile(weight_files(SINGLE)[0])
     stream([file])
     file.forget(0, 1)
-    assert hints == []
+    assert [hint[3] for hint in hints] == [os.POSIX_FADV_SEQUENTIAL]
 
 
 # The page cache
