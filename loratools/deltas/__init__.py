@@ -12,6 +12,7 @@ a type, and a new kind works in it or is refused by name.
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
 
 from loratools.deltas._span import Apply as Apply
+from loratools.deltas._span import Product as Product
 from loratools.deltas._span import Span as Span
 from loratools.deltas._stored import check_stored as check_stored
 from loratools.errors import UnsupportedError

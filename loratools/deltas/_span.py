@@ -13,6 +13,24 @@ Apply = Callable[["Tensor", int], None]
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Product:
+    """An `Apply` that adds rows of `up @ down`; the first row of `up` is for row `begin`.
+
+    As a value, so that a merge can add many products in one loop.
+    """
+
+    up: "Tensor"
+    down: "Tensor"
+    begin: int
+
+    def __call__(self, block: "Tensor", begin: int) -> None:
+        """Add the product to a block whose first row is `begin`."""
+        begin -= self.begin
+        block.addmm_(self.up[begin : begin + block.shape[0]], self.down)
+
+
+@final
 @dataclass(frozen=True)
 class Span:
     """The rows `begin` to `end` (exclusive) of a weight, to be computed in `dtype`.

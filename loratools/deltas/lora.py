@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 # Not from the package, whose `Delta` is described with this kind.
-from loratools.deltas._span import Apply, Span
+from loratools.deltas._span import Product, Span
 from loratools.deltas._stored import check_stored
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.computed import multiplied
@@ -164,15 +164,9 @@ class LoRA:
         up = self.up.read_rows(begin, end).double() * self.scaling.value
         return up @ self.down.read().double()
 
-    def bind(self, span: Span, strength: float) -> Apply:
-        """Return a function that adds `strength * scaling * up @ down` to blocks of the weight."""
+    def bind(self, span: Span, strength: float) -> Product:
+        """Return what adds `strength * scaling * up @ down` to blocks of the weight."""
         up = self.up.read_rows(span.begin, span.end).to(span.dtype) * (
             self.scaling.value * strength
         )
-        down = self.down.read().to(span.dtype)
-
-        def apply(block: "Tensor", begin: int) -> None:
-            begin -= span.begin
-            block.addmm_(up[begin : begin + block.shape[0]], down)
-
-        return apply
+        return Product(up, self.down.read().to(span.dtype), span.begin)

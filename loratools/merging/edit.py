@@ -1,6 +1,7 @@
 """The inner loop of a merge: blocks of a weight are read, changed, rounded and measured."""
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from loratools.deltas import Apply, Span
+from loratools.deltas import Apply, Product, Span
 from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import PIECE_ELEMENTS, block_rows, read_block, rows_of, spans
 from loratools.io.direct import buffer_for
@@ -18,10 +19,14 @@ from loratools.io.rounding import Rounding, compute_dtype
 from loratools.io.source import Source, Stored
 from loratools.merging.fidelity import Fidelity, measure
 from loratools.merging.plan import PlannedTensor
+from loratools.merging.products import add_products
 
 #: A thread's memory for blocks is used again, since the kernel provides new pages more slowly than
 #: we compute.
 _buffers = threading.local()
+
+#: As many threads compute as there are cores; any others wait for a disk.
+_computing = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 #: A change that is not additive is computed as part of the weight. At a strength below this one, it
 #: could vanish beside the weight in float32.
@@ -51,9 +56,8 @@ def edited_blocks(
         stored = _read(tensor.origin, first, (last - first, columns))
         rounded = _output(position, to_torch(tensor.dtype), (last - first, columns))
         position += rounded.nbytes
-        fidelity = Fidelity()
-        for top, bottom in spans(0, last - first, max(1, PIECE_ELEMENTS // max(1, columns))):
-            fidelity += kernel(stored[top:bottom], rounded[top:bottom], first + top)
+        with _computing:
+            fidelity = kernel(stored, rounded, first)
         # A NaN or an infinity shows in the sums of the fidelity, so finite ones save a pass.
         if not (tensor.changes and fidelity.is_finite) and not rounding.allow_nonfinite:
             _check_finite(tensor, rounded)
@@ -71,6 +75,11 @@ class _Kernel:
         if is_faint and not self.is_additive:
             self.dtype = torch.float64
         self.changes = _bind(tensor, begin, end, self.dtype)
+        products = tuple(apply for apply in self.changes if isinstance(apply, Product))
+        is_simple = len(products) == len(self.changes) and rounding.seed is None
+        if self.dtype == torch.float64 and to_torch(tensor.dtype).itemsize == 2:
+            is_simple = False  # to be rounded twice
+        self.products = products if is_simple else ()
         self.finish = rounding.of(tensor.name)
         self.moved = False
         self._views: tuple[Tensor, Tensor] | None = None
@@ -80,6 +89,19 @@ class _Kernel:
 
         `stored` has the same rows as they are in the file.
         """
+        rows, columns = stored.shape
+        piece = max(1, PIECE_ELEMENTS // max(1, columns))
+        if self.products:
+            memory = self._memory((min(piece, rows), columns))
+            found = add_products(stored, rounded, self.products, first, memory, moved=self.moved)
+            self.moved = found.moved
+            return found
+        found = Fidelity()
+        for top, bottom in spans(0, rows, piece):
+            found += self._piece(stored[top:bottom], rounded[top:bottom], first + top)
+        return found
+
+    def _piece(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
         before, vectors = self._memory(stored.shape)
         before.copy_(stored)
         position = first * stored.shape[1]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 #: Between these, a sum of squares in float32 has lost nothing that matters to over- or underflow.
-_LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
+LEAST_SUM, MOST_SUM = 2.0**-64, 2.0**100
 
 
 @final
@@ -80,7 +80,7 @@ def measure(
     # rounded itself.
     error.copy_(rounded).sub_(before).sub_(update)
     sums = _sums(vectors, moved=moved)
-    if not _LEAST_SUM < sums.intended < _MOST_SUM or not sums.error < _MOST_SUM:
+    if not LEAST_SUM < sums.intended < MOST_SUM or not sums.error < MOST_SUM:
         # Squares of float32 may have left its range, unless all are zero.
         return _sums(vectors.double(), moved=moved) if vectors.any() else sums
     return sums

@@ -1,0 +1,82 @@
+"""The loop that torch runs without Python computes what the pieces of `edit.py` do."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratools.deltas import Apply, Span
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.io.source import Held
+from loratools.merging import edit, products
+from tests.merging.computing import DTYPES, changed_and_measured
+
+
+def held(values: torch.Tensor, dtype: str) -> Held:
+    return Held("weight", values.to(DTYPES[dtype]), dtype)
+
+
+def test_the_loop_is_compiled() -> None:
+    """Else threads wait for each other. It also fails where torch has no TorchScript any more."""
+    assert isinstance(products._add, torch.jit.ScriptFunction)
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 9),
+    piece=st.integers(1, 200),
+    stored=st.sampled_from(["BF16", "F32", "F64"]),
+    strengths=st.lists(st.sampled_from([1.0, -0.5, 2.0**-40]), min_size=1, max_size=3),
+    size=st.sampled_from([1.0, 1e-30, 0.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_products_are_added_as_by_single_operations(
+    rows: int,
+    columns: int,
+    piece: int,
+    stored: str,
+    strengths: list[float],
+    size: float,
+    seed: int,
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    weight = held(torch.randn(rows, columns, generator=random), stored)
+    up = Held("up", size * torch.randn(rows, 2, generator=random), "F32")
+    down = Held("down", torch.randn(2, columns, generator=random), "F32")
+    lora = LoRA(up, down, Scaling(2.0, 2, "rank", "config"), (rows, columns))
+    changes = [(lora, strength) for strength in strengths]
+    cuts = [rows // 2] if rows > 1 else []
+
+    def bound_as_function(delta: LoRA, span: Span, strength: float) -> Apply:
+        return bind(delta, span, strength).__call__
+
+    bind = LoRA.bind
+    found = []
+    for variant in ("compiled", "python", "pieces"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edit, "PIECE_ELEMENTS", piece)
+            if variant == "python":
+                patch.setattr(products, "_add", products._loop)
+            if variant == "pieces":
+                patch.setattr(LoRA, "bind", bound_as_function)
+            found.append(changed_and_measured(weight, *changes, cuts=cuts))
+    for result, fidelity in found[1:]:
+        assert torch.equal(result, found[0][0])
+        assert fidelity == found[0][1]
+
+
+def test_results_that_are_rounded_twice_are_left_to_the_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A float16 of a float64 goes through float32, which needs `round_to_nearest`."""
+    monkeypatch.setattr(products, "_add", None)
+    lora = LoRA(
+        Held("up", torch.ones(3, 1), "F32"),
+        Held("down", torch.ones(1, 3), "F32"),
+        Scaling(1.0, 1, "rank", "config"),
+        (3, 3),
+    )
+    result, _ = changed_and_measured(held(torch.ones(3, 3), "F16"), (lora, 1.0))
+    assert torch.equal(result, torch.full((3, 3), 2, dtype=torch.float16))
+    with pytest.raises(TypeError):
+        changed_and_measured(held(torch.ones(3, 3), "BF16"), (lora, 1.0))
