@@ -82,8 +82,9 @@ def test_each_step_drops_what_it_has_read(
         assert set(range(header.columns.begins[0], file.stat().st_size)) <= forgotten(steps, file)
 
 
+@pytest.mark.parametrize("check", [False, True])
 def test_models_that_are_compared_are_dropped_whenever_they_were_read(
-    tmp_path: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
     """Each of the two fits into memory, but not both."""
     merge(SHARDED, SMALL, output=tmp_path / "tuned")
@@ -100,7 +101,7 @@ def test_models_that_are_compared_are_dropped_whenever_they_were_read(
         *(tmp_path / "tuned", SHARDED),
         output=tmp_path / "adapter",
         run=ExtractRun(jobs=1),
-        check=True,
+        check=check,
     )
     for folder in (tmp_path / "tuned", SHARDED):
         for file in weight_files(folder):
