@@ -146,6 +146,30 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
         return glob, strength
 
 
+def selection_options(command: Command) -> Command:
+    """`--only` and `--skip`: the weights of a model that may change."""
+    skip = click.option(
+        "--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are."
+    )
+    only = click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
+    return only(skip(command))
+
+
+def rounding_options(command: Command) -> Command:
+    """`--rounding` and `--seed`: how the weights of a model are rounded."""
+    seed = click.option(
+        "--seed", type=int, default=0, show_default=True, help="For stochastic rounding."
+    )
+    rounding = click.option(
+        "--rounding",
+        type=click.Choice(["nearest", "stochastic"]),
+        default="nearest",
+        show_default=True,
+        help="How results are rounded; stochastic keeps weak updates on average.",
+    )
+    return rounding(seed(command))
+
+
 def jobs_option(command: Command) -> Command:
     """`--jobs`: the number of threads."""
     text = "The number of threads.  [default: by the number of cores]"

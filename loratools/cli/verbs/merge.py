@@ -16,6 +16,8 @@ from loratools.cli.options import (
     json_option,
     offline_option,
     pickle_option,
+    rounding_options,
+    selection_options,
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.swaps import run_swap
@@ -50,16 +52,8 @@ if TYPE_CHECKING:
 @click.option(
     "--only-changed", is_flag=True, help="Write an overlay: only the tensors that change."
 )
-@click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
-@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are.")
-@click.option(
-    "--rounding",
-    type=click.Choice(["nearest", "stochastic"]),
-    default="nearest",
-    show_default=True,
-    help="How results are rounded; stochastic keeps weak updates on average.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="For stochastic rounding.")
+@selection_options
+@rounding_options
 @jobs_option
 @click.option(
     "--in-place", is_flag=True, help="Rewrite the files of BASE, your own copy, as swap does."

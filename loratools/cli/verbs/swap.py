@@ -11,6 +11,8 @@ from loratools.cli.options import (
     json_option,
     offline_option,
     pickle_option,
+    rounding_options,
+    selection_options,
 )
 from loratools.cli.swaps import run_swap
 
@@ -34,16 +36,8 @@ from loratools.cli.swaps import run_swap
     multiple=True,
     help="The weight of each adapter, in order.  [default: 1]",
 )
-@click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
-@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are.")
-@click.option(
-    "--rounding",
-    type=click.Choice(["nearest", "stochastic"]),
-    default="nearest",
-    show_default=True,
-    help="How results are rounded; stochastic keeps weak updates on average.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="For stochastic rounding.")
+@selection_options
+@rounding_options
 @jobs_option
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
 @click.option(
