@@ -25,7 +25,7 @@ _LEAST_FILE = 64 * 2**20
 #: For a smaller part the wait for the disk costs more than the page cache.
 _LEAST_PART = 2**18
 #: Data that lies at another address is copied to a buffer of this size, piece by piece.
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 2 * 2**20
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 _SETTING = "LORATOOLS_DIRECT"
 
@@ -64,6 +64,11 @@ def direct_part(position: int, nbytes: int, least: int) -> tuple[int, int]:
     return (begin, end) if end - begin >= least else (0, 0)
 
 
+def incomplete(position: int, nbytes: int) -> int:
+    """How many of `nbytes` bytes for `position` are left over by the units that they fill."""
+    return min(nbytes, (position + nbytes) % _ALIGNMENT)
+
+
 def write_direct(fd: int, data: memoryview, position: int) -> int:
     """Write data to a file opened with `O_DIRECT`; return the bytes written, fewer if refused.
 
@@ -98,9 +103,28 @@ def buffer_for(position: int, nbytes: int) -> memoryview:
     return memoryview(memory)[lead : lead + nbytes]
 
 
+def with_lead(lead: bytes, data: memoryview) -> memoryview | None:
+    """`lead` and `data` in one piece of memory, if `data` is a `buffer_for` with room before it.
+
+    The memory before `data` is overwritten. None where `data` lies elsewhere.
+    """
+    memory: mmap.mmap | None = getattr(_memory, "pages", None)
+    if memory is None or data.readonly or not lead:
+        return None
+    view = memoryview(memory)[: len(lead) + len(data)]
+    if len(view) < len(lead) + len(data) or _address(view) + len(lead) != _address(data):
+        return None
+    view[: len(lead)] = lead
+    return view
+
+
+def _address(data: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
 def _aligned(data: memoryview) -> memoryview:
     """The data itself if it begins at an aligned address, else a copy of its first piece."""
-    if not data.readonly and ctypes.addressof(ctypes.c_char.from_buffer(data)) % _ALIGNMENT == 0:
+    if not data.readonly and _address(data) % _ALIGNMENT == 0:
         return data
     piece = buffer_for(0, min(len(data), PIECE_BYTES))
     piece[:] = data[: len(piece)]

@@ -15,7 +15,15 @@ from typing import final
 from loratools.errors import StorageError, storage_errors
 from loratools.io.clones import clone_range
 from loratools.io.descriptors import Descriptor
-from loratools.io.direct import PIECE_BYTES, buffer_for, direct_part, least_part, write_direct
+from loratools.io.direct import (
+    PIECE_BYTES,
+    buffer_for,
+    direct_part,
+    incomplete,
+    least_part,
+    with_lead,
+    write_direct,
+)
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, TensorInfo, encode_header
@@ -116,6 +124,10 @@ class OutputFile:
         assert info.begin + len(data) <= self.layout.size, name
         self._write(data, info.begin)
 
+    def writing(self, name: str, offset: int) -> "Blocks":
+        """Write a tensor from `offset` on, block by block."""
+        return Blocks(self, self.layout.tensors[name].begin + offset)
+
     def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
         """Copy `size` bytes of another file to the position `offset`, or clone them.
 
@@ -187,6 +199,37 @@ class OutputFile:
             source.read_into(data, begin + done)
             self._write(data, offset + done)
             done += count
+
+
+@final
+class Blocks:
+    """Blocks that follow each other in a file, of which all but the two ends are written directly.
+
+    What does not fill a unit of the disk is kept and written with the next block. By itself it
+    would go through the page cache, and wait for the direct writes of all other threads.
+    """
+
+    def __init__(self, output: OutputFile, position: int) -> None:
+        self._output = output
+        self._position = position
+        self._kept = b""
+
+    def write(self, data: memoryview) -> None:
+        """Write the next block; its last bytes may only be written with the one after it."""
+        whole = with_lead(self._kept, data) if self._kept else data
+        if whole is None:  # the block is not where its lead fits
+            self.end()
+            whole = data
+        position = self._position - (len(whole) - len(data))
+        kept = incomplete(position, len(whole)) if self._output.is_direct else 0
+        self._output._write(whole[: len(whole) - kept], position)
+        self._kept = bytes(whole[len(whole) - kept :])
+        self._position += len(data)
+
+    def end(self) -> None:
+        """Write what is left of the last block."""
+        self._output._write(memoryview(self._kept), self._position - len(self._kept))
+        self._kept = b""
 
 
 def _open_same(path: Path, inode: int, flags: int) -> int:

@@ -25,8 +25,8 @@ from loratools.merging.products import add_products
 #: we compute.
 _buffers = threading.local()
 
-#: As many threads compute as there are cores; any others wait for a disk.
-_computing = threading.BoundedSemaphore(os.cpu_count() or 1)
+#: At most one thread a core computes piece by piece: Python makes more of them wait for each other.
+_in_python = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 #: A change that is not additive is computed as part of the weight. At a strength below this one, it
 #: could vanish beside the weight in float32.
@@ -56,8 +56,7 @@ def edited_blocks(
         stored = _read(tensor.origin, first, (last - first, columns))
         rounded = _output(position, to_torch(tensor.dtype), (last - first, columns))
         position += rounded.nbytes
-        with _computing:
-            fidelity = kernel(stored, rounded, first)
+        fidelity = kernel(stored, rounded, first)
         # A NaN or an infinity shows in the sums of the fidelity, so finite ones save a pass.
         if not (tensor.changes and fidelity.is_finite) and not rounding.allow_nonfinite:
             _check_finite(tensor, rounded)
@@ -97,8 +96,9 @@ class _Kernel:
             self.moved = found.moved
             return found
         found = Fidelity()
-        for top, bottom in spans(0, rows, piece):
-            found += self._piece(stored[top:bottom], rounded[top:bottom], first + top)
+        with _in_python:
+            for top, bottom in spans(0, rows, piece):
+                found += self._piece(stored[top:bottom], rounded[top:bottom], first + top)
         return found
 
     def _piece(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from loratools.merging.steps import Measured
 
 
-#: Threads a core where writes wait for the disk: while one waits, another one computes.
-_WAITING = 2
+#: Threads beside one a core, where writing waits for the disk: others compute meanwhile.
+_WAITING = 4
 
 
 @final
@@ -28,7 +28,7 @@ _WAITING = 2
 class WriteOptions:
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
-    `jobs` is the number of threads: by default one a core, or two where writing waits for the disk.
+    `jobs` is the number of threads: by default one a core, and four more to wait for the disk.
     With `only_changed` the output is an overlay: it has only the tensors that differ from the base.
     With a `seed`, results are rounded stochastically; without one, to nearest.
     `progress` is called with the bytes done and the bytes in all: before the first is written,
@@ -59,9 +59,9 @@ def execute(
     Copies begin before torch is imported, which takes longer than many of them. A merge that only
     copies does not import it.
     """
-    each_core = _WAITING if any(output.is_direct for output in outputs) else 1
+    waiting = _WAITING if any(output.is_direct for output in outputs) else 0
     with (
-        workers(write.executor, write.jobs, each_core=each_core) as pool,
+        workers(write.executor, write.jobs, waiting=waiting) as pool,
         ThreadPoolExecutor(1) as syncer,
     ):
         try:

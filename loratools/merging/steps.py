@@ -74,13 +74,15 @@ class EditStep:
         from loratools.merging.edit import edited_blocks
 
         total = None
+        blocks = self.output.writing(self.tensor.name, self.begin * self._row_bytes)
         with single_threaded_torch():
-            for begin, block, fidelity in edited_blocks(
+            for _, block, fidelity in edited_blocks(
                 self.tensor, self.begin, self.end, self.rounding, self._position
             ):
-                self.output.write(self.tensor.name, begin * self._row_bytes, as_bytes(block))
+                blocks.write(as_bytes(block))
                 if fidelity is not None:
                     total = fidelity if total is None else total + fidelity
+        blocks.end()
         self.output.start_writeback(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
         forget_rows(self.tensor.origin, self.begin, self.end)
         return None if total is None else (self.tensor.name, total)

@@ -119,12 +119,13 @@ def interleaved(files: Sequence[Iterable[Step[_T]]]) -> Iterator[Step[_T]]:
 
 
 @contextmanager
-def workers(
-    executor: Executor | None, jobs: int | None, *, each_core: int = 1
-) -> Iterator[Executor]:
-    """`executor` if one is given, else a pool of `jobs` threads, by default `each_core` a core."""
+def workers(executor: Executor | None, jobs: int | None, *, waiting: int = 0) -> Iterator[Executor]:
+    """`executor` if one is given, else a pool of `jobs` threads.
+
+    By default there is one a core, beside `waiting` that are expected to wait for a disk.
+    """
     if executor is not None:
         yield executor
         return
-    with ThreadPoolExecutor(jobs or each_core * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(jobs or waiting + (os.cpu_count() or 1)) as pool:
         yield pool

@@ -118,6 +118,36 @@ def test_what_is_written_is_in_the_file(
     assert inside == {n for first, size in disk.direct for n in range(first, first + size, BLOCK)}
 
 
+@given(CUTS, st.lists(st.sampled_from([placed, readable, writable]), min_size=1), st.integers(0, 9))
+def test_blocks_that_follow_each_other_have_two_ends(
+    tmp_path_factory: pytest.TempPathFactory,
+    cuts: list[int],
+    memories: list[Callable[[bytes, int], memoryview]],
+    offset: int,
+) -> None:
+    """Whichever way each of them takes, and wherever it lies in memory."""
+    path = tmp_path_factory.mktemp("direct") / "file"
+    cuts = sorted({offset, *(cut for cut in cuts if cut > offset)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORATOOLS_DIRECT", "1")
+        disk = Disk(patch)
+        output = OutputFile(path, LAYOUT)
+        output.write("a", 0, memoryview(CONTENT[:offset]))
+        blocks = output.writing("a", offset)
+        for number, (begin, end) in enumerate(pairwise(cuts)):
+            memory = memories[number % len(memories)]
+            blocks.write(memory(CONTENT[begin:end], BEGIN + begin))
+        blocks.end()
+        output.sync()
+        output.close()
+    assert written(path) == CONTENT
+    if set(memories) == {placed}:
+        # Blocks of a unit or less may have to wait for more than one other.
+        units = {n for first, size in disk.direct for n in range(first, first + size, BLOCK)}
+        if all(end - begin >= 2 * BLOCK for begin, end in pairwise(cuts)):
+            assert units == set(range(BLOCK, 5 * BLOCK, BLOCK))
+
+
 @pytest.mark.parametrize("begin", [0, 1, BLOCK - BEGIN])
 def test_what_is_copied_is_in_the_file(tmp_path: Path, disk: Disk, begin: int) -> None:
     (tmp_path / "source").write_bytes(b"." * begin + CONTENT)
