@@ -259,16 +259,16 @@ def test_bases_of_reports_on_the_hub_are_named_first(reports: dict[str, dict[str
     assert facts("adapters/plain", [named], base_models=[]).base_models == ()
 
 
-@pytest.mark.parametrize("overlay", ["/home/me/secret/update", "hf://ann/update"])
+@pytest.mark.parametrize("overlay", ["/models/secret/update", "hf://ann/update"])
 def test_a_base_with_overlays_is_named_without_folders(
     overlay: str, reports: dict[str, dict[str, Any]]
 ) -> None:
     commit = f"hf://ann/stories@{'a' * 40}"
-    for base, shown in ((commit, commit), ("/home/me/base", "base")):
+    for base, shown in ((commit, commit), ("/models/base", "base")):
         named = reports["merge"] | {"base": f"{base}+{overlay}"}
         found = facts_of(REPO, open_checkpoint(SINGLE), [named])
         assert found.base_models == (("ann/stories",) if base == commit else ())
-        assert found.sources[0].name == f"{shown}+{overlay.removeprefix('/home/me/secret/')}"
+        assert found.sources[0].name == f"{shown}+{overlay.removeprefix('/models/secret/')}"
 
 
 def test_values_that_are_not_finite_are_said_to_be_so() -> None:
