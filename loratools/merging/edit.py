@@ -53,8 +53,8 @@ def edited_blocks(
     columns = math.prod(tensor.shape[1:])
     kernel = _Kernel(tensor, begin, end, rounding)
     for first, last in blocks:
-        stored = _read(tensor.origin, first, (last - first, columns))
         rounded = _output(position, to_torch(tensor.dtype), (last - first, columns))
+        stored = _read(tensor.origin, first, rounded)
         position += rounded.nbytes
         fidelity = kernel(stored, rounded, first)
         # A NaN or an infinity shows in the sums of the fidelity, so finite ones save a pass.
@@ -165,10 +165,17 @@ def _blocks_before(
         yield first, block
 
 
-def _read(source: Source, begin: int, shape: tuple[int, int]) -> Tensor:
+def _read(source: Source, begin: int, rounded: Tensor) -> Tensor:
+    """The rows of a source from `begin` on, as many as `rounded` has.
+
+    Stored values of its dtype are read into its own memory: a piece of them is not needed any more
+    when the piece is rounded.
+    """
     if not isinstance(source, Stored):
-        return read_block(source, begin, begin + shape[0])
-    block = _buffer("stored", to_torch(source.dtype), shape)
+        return read_block(source, begin, begin + len(rounded))
+    dtype = to_torch(source.dtype)
+    is_same = dtype == rounded.dtype
+    block = rounded if is_same else _buffer("stored", dtype, tuple(rounded.shape))
     source.read_rows_into(block, begin)
     return block
 
