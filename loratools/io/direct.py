@@ -83,9 +83,7 @@ def write_direct(fd: int, data: memoryview, position: int) -> int:
             if error.errno not in _REFUSED:
                 raise
             break
-        done += count
-        if count % _ALIGNMENT:
-            break
+        done += count  # after a part of a unit, the next write is refused
     return done
 
 

@@ -229,7 +229,6 @@ class Blocks:
     def end(self) -> None:
         """Write what is left of the last block."""
         self._output._write(memoryview(self._kept), self._position - len(self._kept))
-        self._kept = b""
 
 
 def _open_same(path: Path, inode: int, flags: int) -> int:

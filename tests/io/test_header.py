@@ -198,6 +198,12 @@ def test_a_header_as_it_is_usually_written_is_read_the_fast_way(
         '{"__metadata__":{}"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
         '{"__metadata__":{},,"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
         '{"__metadata__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+        '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        '"b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}x,'
+        '"c":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+        '{"a":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]},'
+        '"b":{"dtype":"U8","shape":[4611686018427387904],'
+        '"data_offsets":[4611686018427387904,9223372036854775808]}}',
         '{"a":{"dtype":"U8","shape":[1],"data_offsets":[9223372036854775808,9223372036854775809]}}',
     ],
 )

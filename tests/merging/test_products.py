@@ -1,14 +1,20 @@
 """The loop that torch runs without Python computes what the pieces of `edit.py` do."""
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from loratools import MergeOptions, merge, open_adapter
 from loratools.deltas import Apply, Span
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.io.source import Held
 from loratools.merging import edit, products
+from tests.hostile.checkpoints import lora, write_adapter
 from tests.merging.computing import DTYPES, changed_and_measured
 
 
@@ -80,3 +86,22 @@ def test_results_that_are_rounded_twice_are_left_to_the_pieces(
     assert torch.equal(result, torch.full((3, 3), 2, dtype=torch.float16))
     with pytest.raises(TypeError):
         changed_and_measured(held(torch.ones(3, 3), "BF16"), (lora, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_values_are_read_in_the_dtype_that_they_are_stored_in(
+    tmp_path: Path, stored: torch.dtype, dtype: Literal["bfloat16", "float32"] | None
+) -> None:
+    """Also where the output has another dtype of the same size."""
+    weight = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).to(stored)
+    (tmp_path / "base").mkdir()
+    save_file({"q.weight": weight}, tmp_path / "base/model.safetensors", {"format": "pt"})
+    adapter = write_adapter(tmp_path / "adapter", lora("q", (16, 8)), target_modules=["q"])
+    merge(tmp_path / "base", adapter, output=tmp_path / "merged", options=MergeOptions(dtype=dtype))
+    lora_in = open_adapter(adapter).updates["q.weight"].delta.additive
+    assert lora_in is not None
+    wanted = (weight.double() + lora_in.dense_rows(0, 16)).float()
+    found = load_file(tmp_path / "merged/model.safetensors")["q.weight"]
+    assert found.dtype == (stored if dtype is None else getattr(torch, dtype))
+    assert torch.allclose(found.float(), wanted, rtol=2.0**-8, atol=1e-6)

@@ -238,6 +238,8 @@ def test_weight_that_is_called_almost_as_a_part_is_a_weight(name: str) -> None:
 def test_two_keys_for_one_part_are_refused() -> None:
     with pytest.raises(FormatError, match=r"lora_A.default.weight: says the same as .*lora_A"):
         decoded({**PAIR, f"{PREFIX}layer.q.lora_A.default.weight": (2, 3)})
+    with pytest.raises(FormatError, match=r"q.lora_A: says the same as .*lora_A"):
+        decoded({**PAIR, f"{PREFIX}layer.q.lora_A": (2, 3)})
 
 
 def test_several_adapters_in_one_file_are_refused() -> None:
