@@ -198,6 +198,8 @@ class OutputFile:
             data = buffer_for(offset + done, count)
             source.read_into(data, begin + done)
             self._write(data, offset + done)
+            # Now and not at the end: several threads copy, and memory may be small.
+            source.forget(begin + done, begin + done + count)
             done += count
 
 

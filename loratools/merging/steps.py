@@ -76,10 +76,11 @@ class EditStep:
         total = None
         blocks = self.output.writing(self.tensor.name, self.begin * self._row_bytes)
         with single_threaded_torch():
-            for _, block, fidelity in edited_blocks(
+            for begin, block, fidelity in edited_blocks(
                 self.tensor, self.begin, self.end, self.rounding, self._position
             ):
                 blocks.write(as_bytes(block))
+                forget_rows(self.tensor.origin, begin, begin + len(block))
                 if fidelity is not None:
                     total = fidelity if total is None else total + fidelity
         blocks.end()

@@ -82,6 +82,29 @@ def test_each_step_drops_what_it_has_read(
         assert set(range(header.columns.begins[0], file.stat().st_size)) <= forgotten(steps, file)
 
 
+def test_no_more_than_a_block_piles_up_within_a_step(
+    tmp_path: Path, hints: Hints, little_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several threads have a step each: together they would fill a small memory."""
+    piece = 16_384
+    monkeypatch.setenv("LORATOOLS_DIRECT", "1")
+    monkeypatch.setattr("loratools.io.writer.PIECE_BYTES", piece)
+    monkeypatch.setattr("loratools.io.blocks.BLOCK_ELEMENTS", piece // 2)
+    read_into, most = InputFile.read_into, dict.fromkeys(weight_files(SHARDED), 0)
+    first = {file: InputFile(file).read_header().columns.begins[0] for file in most}
+
+    def read(file: InputFile, buffer: memoryview, offset: int) -> None:
+        hints.append((file.path.stat().st_ino, offset, len(buffer), -1))
+        read_into(file, buffer, offset)
+        if file.path in most:
+            held = sum(byte >= first[file.path] for byte in kept(hints, file.path))
+            most[file.path] = max(most[file.path], held)
+
+    monkeypatch.setattr(InputFile, "read_into", read)
+    merge(SHARDED, PLAIN, output=tmp_path / "output", write=WriteOptions(jobs=1))
+    assert all(0 < held <= 2 * piece for held in most.values())
+
+
 @pytest.mark.parametrize("check", [False, True])
 def test_models_that_are_compared_are_dropped_whenever_they_were_read(
     tmp_path: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch, check: bool
