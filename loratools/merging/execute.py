@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 #: Threads beside one a core, where writing waits for the disk: others compute meanwhile.
-_WAITING = 4
+_WAITING = 3
 
 
 @final
@@ -28,7 +28,7 @@ _WAITING = 4
 class WriteOptions:
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
-    `jobs` is the number of threads: by default one a core, and four more to wait for the disk.
+    `jobs` is the number of threads: by default one a core, and three more to wait for the disk.
     With `only_changed` the output is an overlay: it has only the tensors that differ from the base.
     With a `seed`, results are rounded stochastically; without one, to nearest.
     `progress` is called with the bytes done and the bytes in all: before the first is written,
