@@ -68,6 +68,7 @@ class _Kernel:
     """Computes the rows of a tensor from `begin` to `end`, piece by piece, and measures them."""
 
     def __init__(self, tensor: PlannedTensor, begin: int, end: int, rounding: Rounding) -> None:
+        self.origin = tensor.origin
         self.is_additive = all(change.delta.additive is not None for change in tensor.changes)
         self.dtype = compute_dtype(tensor.origin.dtype, tensor.dtype)
         is_faint = any(0 < abs(change.strength) < _FAINT for change in tensor.changes)
@@ -92,9 +93,11 @@ class _Kernel:
         piece = max(1, PIECE_ELEMENTS // max(1, columns))
         if self.products:
             memory = self._memory((min(piece, rows), columns))
-            found = add_products(stored, rounded, self.products, first, memory, moved=self.moved)
-            self.moved = found.moved
-            return found
+            sums = add_products(stored, rounded, self.products, first, memory, moved=self.moved)
+            if sums is not None:
+                self.moved = sums.moved
+                return sums
+            stored = _read(self.origin, first, rounded)  # the result may have overwritten it
         found = Fidelity()
         with _in_python:
             for top, bottom in spans(0, rows, piece):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 #: Between these, a sum of squares in float32 has lost nothing that matters to over- or underflow.
-LEAST_SUM, MOST_SUM = 2.0**-64, 2.0**100
+_LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
 
 @final
@@ -40,6 +40,11 @@ class Fidelity:
     def is_finite(self) -> bool:
         """Whether all numbers that were measured are finite."""
         return math.isfinite(self.error)
+
+    @property
+    def is_in_range(self) -> bool:
+        """Whether sums that were computed in float32 have lost nothing to over- or underflow."""
+        return _LEAST_SUM < self.intended < _MOST_SUM and self.error < _MOST_SUM
 
     @property
     def relative_error(self) -> float:
@@ -80,9 +85,8 @@ def measure(
     # rounded itself.
     error.copy_(rounded).sub_(before).sub_(update)
     sums = _sums(vectors, moved=moved)
-    if not LEAST_SUM < sums.intended < MOST_SUM or not sums.error < MOST_SUM:
-        # Squares of float32 may have left its range, unless all are zero.
-        return _sums(vectors.double(), moved=moved) if vectors.any() else sums
+    if not sums.is_in_range and vectors.any():
+        return _sums(vectors.double(), moved=moved)
     return sums
 
 

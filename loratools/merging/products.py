@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loratools.deltas import Product
-from loratools.merging.fidelity import LEAST_SUM, MOST_SUM, Fidelity
+from loratools.merging.fidelity import Fidelity
 
 
 def add_products(
@@ -24,15 +24,18 @@ def add_products(
     memory: tuple[Tensor, Tensor],
     *,
     moved: bool,
-) -> Fidelity:
+) -> Fidelity | None:
     """Add products to the rows from `first` on, round to nearest, and measure the result.
 
     `stored` and `rounded` are (rows, columns), before and after, each in its own dtype. `memory` is
     for a piece, in the dtype of the computation: (rows, columns), and two of them in one tensor.
     That dtype must not have to be rounded twice: see `round_to_nearest`.
+
+    Returns None where the numbers are too large or too small to be measured in this dtype: the
+    result is right, and has to be measured by other means.
     """
     total = Fidelity(moved=moved)
-    downs, limits = [product.down for product in products], (LEAST_SUM, MOST_SUM)
+    downs = [product.down for product in products]
     rows, whole = len(stored), len(stored) // len(memory[0]) * len(memory[0])
     for begin, end in ((0, whole), (whole, rows)):  # whole pieces, then what is left
         if begin == end:
@@ -40,9 +43,11 @@ def add_products(
         count = min(end - begin, len(memory[0]))
         ups = [p.up[first - p.begin + begin : first - p.begin + end] for p in products]
         parts = memory[0][:count], memory[1][:, :count].contiguous()
-        total += Fidelity(
-            *_add(stored[begin:end], rounded[begin:end], ups, downs, *parts, limits, total.moved)
-        )
+        sums, has_moved = _add(stored[begin:end], rounded[begin:end], ups, downs, *parts, moved)
+        found = Fidelity(sums[3], sums[0], sums[0] + sums[1], has_moved)
+        if not found.is_in_range and any(map(torch.any, ups)):
+            return None
+        total += found
     return total
 
 
@@ -53,36 +58,32 @@ def _loop(
     downs: list[Tensor],
     before: Tensor,
     vectors: Tensor,
-    limits: tuple[float, float],
     moved: bool,
-) -> tuple[float, float, float, bool]:
-    """The sums of a `Fidelity`, after each piece of `rounded` was computed as in `edit.py`."""
-    error, intended, product = 0.0, 0.0, 0.0
+) -> tuple[list[float], bool]:
+    """The products of update and error (see `fidelity.py`), and whether a number has moved.
+
+    They are summed in a tensor: reading one number of it takes as long as an operation.
+    """
     update, value, flat = vectors[0], vectors[1], vectors.flatten(1)
+    gram = torch.zeros((2, 2), dtype=before.dtype)
     for top in range(0, stored.size(0), before.size(0)):
         bottom = top + before.size(0)
         result = rounded[top:bottom]
         before.copy_(stored[top:bottom])
-        update.zero_()
-        for up, down in zip(ups, downs):  # noqa: B905 (TorchScript has no `strict`)
+        torch.mm(ups[0][top:bottom], downs[0], out=update)
+        for up, down in zip(ups[1:], downs[1:]):  # noqa: B905 (TorchScript has no `strict`)
             update.addmm_(up[top:bottom], down)
         torch.add(before, update, out=value)
         result.copy_(value)
         if not moved:
             moved = not torch.equal(before.to(result.dtype), result)
         value.copy_(result).sub_(before).sub_(update)
-        sums: list[float] = torch.mm(flat, flat.t()).double().flatten().tolist()
-        is_safe = limits[0] < sums[0] and sums[0] < limits[1] and sums[3] < limits[1]
-        if not is_safe and bool(vectors.any()):
-            exact: list[float] = torch.mm(flat.double(), flat.double().t()).flatten().tolist()
-            sums = exact
-        intended += sums[0]
-        product += sums[0] + sums[1]
-        error += sums[3]
-    return error, intended, product, moved
+        gram.addmm_(flat, flat.t())
+    sums: list[float] = gram.double().flatten().tolist()
+    return sums, moved
 
 
-def _compiled() -> "Callable[..., tuple[float, float, float, bool]] | None":
+def _compiled() -> "Callable[..., tuple[list[float], bool]] | None":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

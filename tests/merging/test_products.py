@@ -14,12 +14,18 @@ from loratools.deltas import Apply, Span
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.io.source import Held
 from loratools.merging import edit, products
+from loratools.merging.fidelity import Fidelity
 from tests.hostile.checkpoints import lora, write_adapter
 from tests.merging.computing import DTYPES, changed_and_measured
 
 
 def held(values: torch.Tensor, dtype: str) -> Held:
     return Held("weight", values.to(DTYPES[dtype]), dtype)
+
+
+def sums(fidelity: Fidelity) -> tuple[float, float, float]:
+    """Summed over pieces in their own dtype by the loop, and in float64 by single operations."""
+    return fidelity.error, fidelity.intended, fidelity.product
 
 
 def test_the_loop_is_compiled() -> None:
@@ -33,7 +39,7 @@ def test_the_loop_is_compiled() -> None:
     piece=st.integers(1, 200),
     stored=st.sampled_from(["BF16", "F32", "F64"]),
     strengths=st.lists(st.sampled_from([1.0, -0.5, 2.0**-40]), min_size=1, max_size=3),
-    size=st.sampled_from([1.0, 1e-30, 0.0]),
+    size=st.sampled_from([1.0, 2.0**60, 1e-30, 0.0]),
     seed=st.integers(0, 2**31),
 )
 def test_products_are_added_as_by_single_operations(
@@ -68,7 +74,9 @@ def test_products_are_added_as_by_single_operations(
             found.append(changed_and_measured(weight, *changes, cuts=cuts))
     for result, fidelity in found[1:]:
         assert torch.equal(result, found[0][0])
-        assert fidelity == found[0][1]
+        tolerance = 1e-5 * fidelity.intended
+        assert sums(fidelity) == pytest.approx(sums(found[0][1]), rel=1e-5, abs=tolerance)
+        assert fidelity.moved == found[0][1].moved
 
 
 def test_results_that_are_rounded_twice_are_left_to_the_pieces(
@@ -105,3 +113,18 @@ def test_values_are_read_in_the_dtype_that_they_are_stored_in(
     found = load_file(tmp_path / "merged/model.safetensors")["q.weight"]
     assert found.dtype == (stored if dtype is None else getattr(torch, dtype))
     assert torch.allclose(found.float(), wanted, rtol=2.0**-8, atol=1e-6)
+
+
+def test_a_block_that_is_measured_again_is_computed_from_the_stored_values(tmp_path: Path) -> None:
+    """Its result is in the memory that the stored values were read into."""
+    weight = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    (tmp_path / "base").mkdir()
+    save_file({"q.weight": weight}, tmp_path / "base/model.safetensors", {"format": "pt"})
+    adapter = write_adapter(tmp_path / "adapter", lora("q", (16, 8)), target_modules=["q"])
+    report = merge(tmp_path / "base", adapter, output=tmp_path / "merged", weights=[2.0**60])
+    update = open_adapter(adapter).updates["q.weight"].delta.additive
+    assert update is not None
+    wanted = (weight.double() + 2.0**60 * update.dense_rows(0, 16)).bfloat16()
+    assert torch.equal(load_file(tmp_path / "merged/model.safetensors")["q.weight"], wanted)
+    assert report.total is not None
+    assert report.total.kept == 1.0
