@@ -154,6 +154,16 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
         )
 
 
+def reserve_range(fd: int, offset: int, size: int) -> None:
+    """Let the file system find room for a range that is written next, if it can.
+
+    Threads that write past the page cache to a range without room wait for each other.
+    """
+    function = _libc_function("fallocate")
+    if function is not None:  # a full disk is noticed when it is written to
+        function(fd, ctypes.c_int(0), ctypes.c_int64(offset), ctypes.c_int64(size))
+
+
 def expect_long_reads(fd: int) -> None:
     """Let the kernel read further ahead in a file, if the system can."""
     if hasattr(os, "posix_fadvise"):

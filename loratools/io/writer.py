@@ -27,7 +27,7 @@ from loratools.io.direct import (
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, TensorInfo, encode_header
-from loratools.io.platform import copy_range, pwrite_all, start_writeback
+from loratools.io.platform import copy_range, pwrite_all, reserve_range, start_writeback
 
 
 @final
@@ -124,9 +124,11 @@ class OutputFile:
         assert info.begin + len(data) <= self.layout.size, name
         self._write(data, info.begin)
 
-    def writing(self, name: str, offset: int) -> "Blocks":
-        """Write a tensor from `offset` on, block by block."""
-        return Blocks(self, self.layout.tensors[name].begin + offset)
+    def writing(self, name: str, offset: int, size: int) -> "Blocks":
+        """Write `size` bytes of a tensor from `offset` on, block by block."""
+        position = self.layout.tensors[name].begin + offset
+        self._reserve(position, size)
+        return Blocks(self, position)
 
     def copy(self, source: InputFile, begin: int, offset: int, size: int) -> None:
         """Copy `size` bytes of another file to the position `offset`, or clone them.
@@ -143,6 +145,11 @@ class OutputFile:
             first, last = clone_range(original, begin, fd, offset, size)
         self._copy_direct(source, begin, offset, first)
         self._copy_direct(source, begin + last, offset + last, size - last)
+
+    def _reserve(self, position: int, size: int) -> None:
+        if self.is_direct:
+            with self._descriptor.used() as fd:
+                reserve_range(fd, position, size)
 
     def start_writeback(self, name: str, offset: int, size: int) -> None:
         """Ask the kernel to begin storing bytes of a tensor that are in the page cache."""
@@ -192,6 +199,7 @@ class OutputFile:
 
     def _copy_direct(self, source: InputFile, begin: int, offset: int, size: int) -> None:
         """Copy a range piece by piece, each but the first from an aligned position on."""
+        self._reserve(offset, size)
         done = 0
         while done < size:
             count = min(PIECE_BYTES - (offset + done) % PIECE_BYTES, size - done)

@@ -74,7 +74,7 @@ class EditStep:
         from loratools.merging.edit import edited_blocks
 
         total = None
-        blocks = self.output.writing(self.tensor.name, self.begin * self._row_bytes)
+        blocks = self.output.writing(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
         with single_threaded_torch():
             for begin, block, fidelity in edited_blocks(
                 self.tensor, self.begin, self.end, self.rounding, self._position

@@ -15,6 +15,7 @@ from loratools import merge
 from loratools.errors import OptionError, StorageError
 from loratools.io import direct
 from loratools.io.file import InputFile
+from loratools.io.platform import reserve_range
 from loratools.io.writer import OutputFile, lay_out
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, digests
 
@@ -133,7 +134,7 @@ def test_blocks_that_follow_each_other_have_two_ends(
         disk = Disk(patch)
         output = OutputFile(path, LAYOUT)
         output.write("a", 0, memoryview(CONTENT[:offset]))
-        blocks = output.writing("a", offset)
+        blocks = output.writing("a", offset, SIZE - offset)
         for number, (begin, end) in enumerate(pairwise(cuts)):
             memory = memories[number % len(memories)]
             blocks.write(memory(CONTENT[begin:end], BEGIN + begin))
@@ -155,6 +156,27 @@ def test_what_is_copied_is_in_the_file(tmp_path: Path, disk: Disk, begin: int) -
     output.copy(InputFile(tmp_path / "source"), begin, BEGIN, SIZE)
     assert written(tmp_path / "file") == CONTENT
     assert disk.direct == [(BLOCK, 4 * BLOCK)]
+
+
+def test_what_is_written_directly_has_room_before(tmp_path: Path, disk: Disk) -> None:
+    """Else threads that write to one file wait for each other."""
+    output = OutputFile(tmp_path / "file", LAYOUT)
+    if not room(tmp_path / "file") < SIZE or not reserved(tmp_path / "other"):
+        pytest.skip("this file system has no files with holes, or finds no room beforehand")
+    output.writing("a", 0, SIZE)
+    assert room(tmp_path / "file") >= SIZE
+
+
+def reserved(path: Path) -> bool:
+    """Whether the file system finds room for a range of a new file."""
+    with path.open("wb") as file:
+        os.ftruncate(file.fileno(), SIZE)
+        reserve_range(file.fileno(), 0, SIZE)
+    return room(path) >= SIZE
+
+
+def room(path: Path) -> int:
+    return 512 * path.stat().st_blocks
 
 
 ANSWERS: dict[str, list[int | OSError]] = {

@@ -57,8 +57,8 @@ class Calls:
                 return -1
             return present(real)(*arguments)
 
-        # It is a hint, and may fail without a word.
-        return real if name == "sync_file_range" else call
+        # These are hints, and may fail without a word.
+        return real if name in {"sync_file_range", "fallocate"} else call
 
 
 @pytest.fixture(scope="module")
