@@ -39,7 +39,7 @@ from loratools.cli import cli, failures
 from loratools.cli.signals import STOPPING
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.svd_extract import svd_extract
-from loratools.formats.kohya import kinds as kohya_kinds
+from loratools.formats._modules import kinds as module_kinds
 from loratools.formats.peft import kinds as peft_kinds
 from loratools.formats.peft import refusals as peft_refusals
 from loratools.formats.peft.kinds import Codec
@@ -234,10 +234,10 @@ def test_tensors_and_fields_of_each_codec_of_peft_are_on_its_page(name: str) -> 
     assert f"`{codec.peft_type.name}`" in read(PEFT)
 
 
-@pytest.mark.parametrize("name", registry.names(kohya_kinds))
+@pytest.mark.parametrize("name", registry.names(module_kinds))
 def test_tensors_of_each_codec_of_kohya_are_on_its_page(name: str) -> None:
     page = read("docs/formats/kohya.md")
-    parts = {part for form in registry.load(kohya_kinds, name).CODEC.forms for part in form}
+    parts = {part for form in registry.load(module_kinds, name).CODEC.forms for part in form}
     assert [part for part in parts if f'"{part}"' not in page] == []
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.formats._modules.codecs import Codecs
+from loratools.formats._modules.spelling import spelled_alike
 from loratools.formats._part_names import lycoris_kind
-from loratools.formats.kohya.codecs import Codecs
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
@@ -42,15 +43,16 @@ def sort_keys(bundle: Bundle, codecs: Codecs) -> Mapping[str, Mapping[str, Sourc
     """
     for key in bundle.tensors:
         _refuse_other_kind(bundle.where, key, codecs)
+    spelling = spelled_alike(codecs.parts)
     modules: dict[str, dict[str, Source]] = {}
     for key, source in bundle.tensors.items():
-        module, _, part = key.partition(".")
-        if part not in codecs.parts or not module:
+        split = spelling.split(key)
+        if split is None or "." in split.module:
             raise FormatError(
                 f"{bundle.where}: {shorten(key)}: an unknown key; expected "
                 f"{', '.join(codecs.parts)} after the name of a module, which has no dots"
             )
-        modules.setdefault(module, {})[part] = source
+        modules.setdefault(split.module, {})[split.part] = source
     return modules
 
 

@@ -6,9 +6,9 @@ from loratools.adapter import Adapter, Filed, Note, Update
 from loratools.deltas import Delta
 from loratools.errors import listing
 from loratools.formats import Sureness
-from loratools.formats.kohya.codecs import Codecs, all_codecs
+from loratools.formats._modules.codecs import Codecs, all_codecs
+from loratools.formats._modules.kinds import StoredModule
 from loratools.formats.kohya.keys import has_kohyas, other_kind, sort_keys
-from loratools.formats.kohya.kinds import StoredModule
 from loratools.formats.kohya.metadata import Size, disagreements, has_kernel, provenance, settings
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source

@@ -7,10 +7,10 @@ from typing import final
 from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
 from loratools.errors import UnsupportedError, shorten
-from loratools.formats.kohya.alphas import ALPHA, alpha_at, stored_alpha
-from loratools.formats.kohya.codecs import Codecs, all_codecs
+from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
+from loratools.formats._modules.codecs import Codecs, all_codecs
+from loratools.formats._modules.kinds import Codec
 from loratools.formats.kohya.hashes import placeholders, seal
-from loratools.formats.kohya.kinds import Codec
 from loratools.formats.kohya.metadata import Size, corrected, has_kernel
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import BITS, nbytes

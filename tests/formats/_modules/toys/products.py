@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import final
 
 from loratools.deltas import Delta
-from loratools.formats.kohya.kinds import Codec, StoredModule
+from loratools.formats._modules.kinds import Codec, StoredModule
 from loratools.io.source import Source
 from tests.deltas.toys import Products
 

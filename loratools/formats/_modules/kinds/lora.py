@@ -1,4 +1,4 @@
-"""LoRA and LoCon in kohya's files: `lora_down.weight` and `lora_up.weight`."""
+"""LoRA and LoCon as a pair of factors: `lora_down.weight` and `lora_up.weight`."""
 
 from collections.abc import Iterator
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import FormatError, ShapeMismatchError
-from loratools.formats.kohya.kinds import Codec, StoredModule
+from loratools.formats._modules.kinds import Codec, StoredModule
 from loratools.io.source import Source, flattened, reshaped
 
 _DOWN, _UP = "lora_down.weight", "lora_up.weight"

@@ -1,4 +1,4 @@
-"""The alpha of a module in kohya's files, which is a tensor of one number."""
+"""The alpha of a module as a tensor of one number."""
 
 import math
 

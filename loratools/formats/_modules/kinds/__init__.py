@@ -1,8 +1,8 @@
-"""How kohya's files store each kind of update: a module with a codec for each kind.
+"""How each kind of update is stored among a module's tensors: a codec for each kind.
 
 The codec is the object `CODEC` of the module. It lists the parts that form one update, decodes
 their tensors to an update, and encodes an update to tensors. Names, alphas and metadata are the
-same for all kinds, and the dialect reads and writes them.
+same for all kinds, and dialects read and write them.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, final
 
 from loratools.deltas import Delta
 from loratools.deltas.lora import Scaling
-from loratools.formats.kohya.alphas import ALPHA, read_scaling
+from loratools.formats._modules.alphas import ALPHA, read_scaling
 from loratools.io.source import Source
 
 
@@ -21,7 +21,7 @@ class StoredModule(NamedTuple):
 
     Attributes:
         name: the file and the module, for error messages.
-        parts: the tensors, by what follows the module's name in their keys: `lora_up.weight`.
+        parts: the tensors by the names of their parts, which are kohya's: `lora_up.weight`.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Codec(ABC):
     #: The sets of parts that can form such an update, without the alpha. A module has all parts of
     #: one set.
     forms: ClassVar[tuple[tuple[str, ...], ...]]
-    #: The names of parts that occur in kohya's files only, whatever the module is called.
+    #: The names of parts that only kohya's files have, whatever the module is called.
     marks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

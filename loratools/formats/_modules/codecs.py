@@ -1,4 +1,4 @@
-"""The codecs of kohya's files, and the choice of the codec for a module's tensors."""
+"""The codecs of updates of modules, and the choice of the codec for a module's tensors."""
 
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -7,15 +7,15 @@ from typing import final
 from loratools import registry
 from loratools.deltas import Delta
 from loratools.errors import FormatError, listing
-from loratools.formats.kohya import kinds
-from loratools.formats.kohya.alphas import ALPHA
-from loratools.formats.kohya.kinds import Codec
+from loratools.formats._modules import kinds
+from loratools.formats._modules.alphas import ALPHA
+from loratools.formats._modules.kinds import Codec
 from loratools.io.source import Source
 
 
 @final
 class Codecs:
-    """The codecs of all kinds of update that can be stored in kohya's files."""
+    """The codecs of all kinds of update that can be stored module by module."""
 
     def __init__(self, codecs: tuple[Codec, ...]) -> None:
         self.kinds = codecs
@@ -28,7 +28,7 @@ class Codecs:
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """The names of parts that occur in kohya's files only, whatever the module is called."""
+        """The names of parts that only kohya's files have, whatever the module is called."""
         return tuple(part for codec in self.kinds for part in codec.marks)
 
     def kind_of(self, where: str, parts: Mapping[str, Source]) -> Codec:
@@ -55,7 +55,7 @@ class Codecs:
         return {frozenset(form): codec for codec in self.kinds for form in codec.forms}
 
     def taking(self, delta: Delta) -> Codec | None:
-        """The codec that can store an update; None where kohya's files have no place for it."""
+        """The codec that can store an update; None where there is none."""
         return next((codec for codec in self.kinds if codec.takes(delta)), None)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from loratools.errors import FormatError
 from loratools.formats import decode, encode
-from loratools.formats.kohya import kinds
+from loratools.formats._modules import kinds
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from tests.formats.kohya.modules import TRAINED, UNET, bundle, module
 from tests.narrowing import present
