@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rule = Literal["rank", "sqrt_rank", "direct"]
-Origin = Literal["config", "alpha_pattern", "tensor", "assumed"]
+#: `tensor` is the module's own, `metadata` the file's, and `assumed` the rank, without an alpha.
+Origin = Literal["tensor", "metadata", "config", "alpha_pattern", "option", "assumed"]
 
 
 @final
