@@ -1,0 +1,227 @@
+"""One small file for each trainer and each way in which it spells a LoRA, with what it does.
+
+The numbers are small integers, and the scalings are powers of two, so that updates are exact in
+float64. What an update does is computed here from the tensors by the formula of its kind, without
+the package.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RANK = 4
+ROWS, COLUMNS = 6, 5
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A file as a trainer writes it, and what it means.
+
+    Attributes:
+        trainer: the writer, and what it trains or how it spells it.
+        dialect: the dialect that reads the file.
+        tensors: the tensors in file order.
+        weights: the name of each weight that is changed, with its value before and after.
+        origin: where the scaling of all updates is found.
+        metadata: the metadata of the safetensors file.
+        config: the config beside it.
+        kinds: the kinds of update, in order of appearance.
+        replaced: whole tensors that take the place of others, by the name of a parameter.
+        inert: the keys of tensors that have no effect on the model.
+    """
+
+    trainer: str
+    dialect: str
+    tensors: Mapping[str, Tensor]
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+    origin: str = "tensor"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    kinds: tuple[str, ...] = ("LoRA",)
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    inert: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The ends of the keys of a module: of its factors, and of its alpha if one is stored."""
+
+    down: str
+    up: str
+    alpha: str | None = None
+
+
+KOHYA = Ends(".lora_down.weight", ".lora_up.weight", ".alpha")
+KOHYA_WITHOUT_ALPHA = Ends(".lora_down.weight", ".lora_up.weight")
+PEFT = Ends(".lora_A.weight", ".lora_B.weight")
+
+
+class Numbers:
+    """A source of small integers that are the same in each run."""
+
+    def __init__(self, seed: int) -> None:
+        """Begin at a seed."""
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, *shape: int) -> Tensor:
+        """Integers from -3 to 3 in float32."""
+        return torch.randint(-3, 4, shape, generator=self._generator).float()
+
+
+def product(up: Tensor, down: Tensor, scaling: float) -> Tensor:
+    """`scaling * up @ down` in float64, each factor seen as a matrix."""
+    return scaling * (up.flatten(1).double() @ down.flatten(1).double())
+
+
+def linears(
+    trainer: str,
+    dialect: str,
+    ends: Ends,
+    *stems: str,
+    wrapper: str = "",
+    alpha: float = 2.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> Spelled:
+    """A LoRA on a linear layer for each stem; the name of its weight lacks the `wrapper`.
+
+    The `scaling` is that of a stored alpha, and 1 without one, unless something else states it.
+    """
+    numbers = Numbers(len(trainer))
+    if scaling is None:
+        scaling = alpha / RANK if ends.alpha is not None else 1.0
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, stem in enumerate(stems):
+        rows = ROWS + number
+        down, up = numbers.draw(RANK, COLUMNS), numbers.draw(rows, RANK)
+        tensors |= {f"{stem}{ends.down}": down, f"{stem}{ends.up}": up}
+        if ends.alpha is not None:
+            tensors[f"{stem}{ends.alpha}"] = torch.tensor(alpha)
+        before = numbers.draw(rows, COLUMNS).double()
+        name = f"{stem.removeprefix(wrapper)}.weight"
+        weights[name] = before, before + product(up, down, scaling)
+    others.setdefault("origin", "tensor" if ends.alpha is not None else "assumed")
+    return Spelled(trainer, dialect, tensors, weights, **others)
+
+
+def _kohya() -> Iterator[Spelled]:
+    yield linears(
+        "sd-scripts, SD 1 and 2",
+        "kohya",
+        KOHYA,
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+    )
+    yield linears(
+        "sd-scripts, SDXL",
+        "kohya",
+        KOHYA,
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+    )
+    yield linears(
+        "SDXL with the names of diffusers",
+        "kohya",
+        KOHYA,
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q",
+    )
+    yield linears(
+        "sd-scripts, SD3",
+        "kohya",
+        KOHYA,
+        "lora_unet_joint_blocks_0_x_block_attn_qkv",
+        "lora_unet_joint_blocks_0_context_block_adaLN_modulation_1",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+    )
+    yield linears(
+        "sd-scripts, Flux.1 and Chroma",
+        "kohya",
+        KOHYA,
+        "lora_unet_double_blocks_0_img_attn_qkv",
+        "lora_unet_single_blocks_0_linear1",
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj",
+    )
+    yield linears("sd-scripts, Lumina 2", "kohya", KOHYA, "lora_unet_layers_0_attention_qkv")
+    yield linears(
+        "sd-scripts, HunyuanImage",
+        "kohya",
+        KOHYA,
+        "lora_unet_double_blocks_0_img_mlp_fc1",
+        "lora_unet_double_blocks_0_img_mod_linear",
+    )
+    yield linears(
+        "sd-scripts, Anima",
+        "kohya",
+        KOHYA,
+        "lora_unet_blocks_0_cross_attn_k_proj",
+        "lora_te_layers_0_self_attn_q_proj",
+    )
+    yield linears(
+        "musubi-tuner, Wan",
+        "kohya",
+        KOHYA,
+        "lora_unet_blocks_0_self_attn_q",
+        "lora_unet_blocks_0_cross_attn_k_img",
+        "lora_unet_blocks_0_ffn_0",
+    )
+    yield linears(
+        "musubi-tuner, Qwen-Image",
+        "kohya",
+        KOHYA,
+        "lora_unet_transformer_blocks_0_attn_to_q",
+        "lora_unet_transformer_blocks_0_img_mod_1",
+    )
+    yield linears("LyCORIS, as a wrapper", "kohya", KOHYA, "lycoris_blocks_0_self_attn_q")
+    yield linears("Wan-Fun", "kohya", KOHYA, "lora_unet__blocks_0_cross_attn_k")
+    yield linears(
+        "Stable Cascade",
+        "kohya",
+        KOHYA,
+        "lora_prior_unet_down_blocks_0_1_attention_attn_in_proj",
+        "lora_prior_te_text_model_encoder_layers_0_mlp_fc1",
+    )
+    yield linears(
+        "kohya without any alpha",
+        "kohya",
+        KOHYA_WITHOUT_ALPHA,
+        "lora_unet_mid_block_attentions_0_proj_in",
+    )
+    yield _convolutions()
+
+
+def _convolutions() -> Spelled:
+    numbers = Numbers(1)
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, kernel in enumerate([(3, 3), (1, 1), (3,), (1, 3, 3)]):
+        stem = f"lora_unet_down_blocks_{number}_resnets_0_conv1"
+        ones = (1,) * len(kernel)
+        down, up = numbers.draw(RANK, COLUMNS, *kernel), numbers.draw(ROWS, RANK, *ones)
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        tensors[f"{stem}.alpha"] = torch.tensor(1.0)
+        before = numbers.draw(ROWS, COLUMNS, *kernel).flatten(1).double()
+        weights[f"{stem}.weight"] = before, before + product(up, down, 1 / RANK)
+    return Spelled("LyCORIS, LoCon", "kohya", tensors, weights)
+
+
+def _peft() -> Iterator[Spelled]:
+    yield linears(
+        "PEFT",
+        "peft",
+        PEFT,
+        "base_model.model.model.layers.0.self_attn.q_proj",
+        "base_model.model.model.layers.0.mlp.up_proj",
+        wrapper="base_model.model.",
+        scaling=0.5,
+        origin="config",
+        config={"peft_type": "LORA", "r": RANK, "lora_alpha": 2, "target_modules": "all-linear"},
+    )
+
+
+SPELLED: tuple[Spelled, ...] = (*_kohya(), *_peft())
