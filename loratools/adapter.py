@@ -137,6 +137,8 @@ class Filed:
         metadata: the metadata of the safetensors file.
         settings: entries of the config or the metadata for people to see: rank, target modules, …
         order: the keys of the tensors in file order, where the dialect keeps that order.
+        passengers: tensors of the file that are no part of the adapter, as embeddings of textual
+            inversion are, by key. The adapter lists them among those without effect.
     """
 
     dialect: str
@@ -144,6 +146,7 @@ class Filed:
     metadata: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     order: tuple[str, ...] = ()
+    passengers: Mapping[str, Source] = field(default_factory=dict)
 
 
 @final

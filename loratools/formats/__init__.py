@@ -80,13 +80,15 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
         UnsupportedError: no dialect claims the files, two dialects are equally sure, or the dialect
             cannot read this kind of update.
     """
+    from loratools.formats._passengers import Passengers
     from loratools.formats._unwrapped import unwrapped_names
 
     check_options(options or {})
-    names = unwrapped_names(bundle, [dialect.prefix for dialect in dialects()])
+    passengers = Passengers(bundle)
+    names = unwrapped_names(passengers.rest, [dialect.prefix for dialect in dialects()])
     dialect = _surest(names.bundle)
     bundle, renamed = names.with_config(dialect.module_fields)
-    adapter = _decoded(dialect, bundle, options or {})
+    adapter = passengers.beside(_decoded(dialect, bundle, options or {}), bundle)
     notes = (*renamed, *adapter.notes)
     return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
 
@@ -120,11 +122,13 @@ def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
     Raises:
         UnsupportedError: the dialect cannot store something in the adapter, or does not exist.
     """
+    from loratools.formats._passengers import with_passengers
+
     name = dialect_of(adapter, dialect).name
     if adapter.filed is not None and adapter.filed.dialect != name:
         adapter = replace(adapter, filed=None)
     writer: Writer = importlib.import_module(f"{__name__}.{name}.write")
-    return writer.encode(adapter)
+    return with_passengers(writer.encode(adapter), adapter)
 
 
 def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:

@@ -22,10 +22,14 @@ Policy = Literal["refuse", "first", "average"]
 @final
 @dataclass(frozen=True)
 class Agreement:
-    """The whole tensors and rows of the combined adapter, and notes about them."""
+    """The whole tensors and rows of the combined adapter, and notes about them.
+
+    `passengers` are the tensors beside the adapters that are written again, by key.
+    """
 
     replaced: Mapping[str, Replacement]
     rows: Mapping[str, ReplacedRows]
+    passengers: Mapping[str, Source]
     notes: tuple[str, ...]
 
 
@@ -51,6 +55,7 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
         rows[target] = _rows(
             target, [adapter.rows.get(target) for adapter in adapters], policy, notes
         )
+    passengers = _passengers(adapters, policy, notes)
     for adapter in adapters:
         for copy in adapter.copies:
             if not same_bytes(copy.source, copy.of):
@@ -58,10 +63,29 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
                     f"{adapter.where}: {copy.source.keys[0]} and {copy.of.keys[0]} should be the "
                     f"same and are not"
                 )
-        left_out = [*adapter.inert, *(copy.source.keys[0] for copy in adapter.copies)]
+        unused = (key for key in adapter.inert if key not in passengers)
+        left_out = [*unused, *(copy.source.keys[0] for copy in adapter.copies)]
         if left_out:
             notes.append(f"{adapter.where}: left out, without effect: {listing(left_out)}")
-    return Agreement(replaced, rows, tuple(notes))
+    return Agreement(replaced, rows, passengers, tuple(notes))
+
+
+def _passengers(
+    adapters: Sequence[Adapter], policy: Policy, notes: list[str]
+) -> Mapping[str, Source]:
+    """The tensors beside the adapters; of two with the same name the first, if the policy is so."""
+    taken: dict[str, Source] = {}
+    for adapter in adapters:
+        for key, source in (adapter.filed.passengers if adapter.filed else {}).items():
+            if same_bytes(taken.setdefault(key, source), source):
+                continue
+            if policy != "first":
+                raise UnsupportedError(
+                    f"{shorten(key)}: is carried along beside the updates and differs between the "
+                    f"adapters; --replaced first takes the first"
+                )
+            notes.append(f"{key}: the first is taken")
+    return taken
 
 
 def _refuse_overlap(adapters: Sequence[Adapter]) -> None:

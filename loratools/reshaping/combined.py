@@ -116,13 +116,17 @@ def combined(
     agreement = agree(adapters, combination.replaced)
     said = (*different_bases(adapters), *renamed, *strangers(adapters))
     notes = (*said, *_unweighted(agreement, weights), *agreement.notes)
+    filed = adapters[0].filed
     adapter = replace(
         adapters[0],
         updates=updates,
         replaced=agreement.replaced,
         rows=agreement.rows,
         copies=(),
-        inert={},
+        inert={
+            key: a.inert[key] for a in adapters for key in agreement.passengers if key in a.inert
+        },
+        filed=filed and replace(filed, passengers=agreement.passengers),
     )
     similarity = measure_similarity(adapters, adapter, each)
     if similarity.total is not None and similarity.total.is_nothing_left:

@@ -1,6 +1,6 @@
 """Describe an adapter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,10 +105,16 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
         "token rows",
         ", ".join(f"{target} {list(rows.indices)}" for target, rows in adapter.rows.items()),
     )
-    yield "no effect", ", ".join(adapter.inert)
+    yield "no effect", "; ".join(_inert(adapter.inert))
     yield "tokenizer", ", ".join(path.name for path in adapter.companions)
     if adapter.filed is not None:
         yield "metadata", _metadata(adapter.filed)
+
+
+def _inert(reasons: Mapping[str, str]) -> Iterator[str]:
+    """The tensors without effect, those with the same reason together."""
+    for reason in dict.fromkeys(reasons.values()):
+        yield f"{', '.join(key for key in reasons if reasons[key] == reason)} ({reason})"
 
 
 def _metadata(filed: "Filed") -> str:

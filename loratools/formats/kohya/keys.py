@@ -9,7 +9,6 @@ from loratools.formats._part_names import lycoris_kind
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
-_EMBEDDING = "bundle_emb."
 _PREFIXES = ("lora_", "lycoris_", "oft_")
 
 
@@ -57,11 +56,6 @@ def sort_keys(bundle: Bundle, codecs: Codecs) -> Mapping[str, Mapping[str, Sourc
 
 
 def _refuse_other_kind(where: str, key: str, codecs: Codecs) -> None:
-    if key.startswith(_EMBEDDING):
-        raise UnsupportedError(
-            f"{where}: {shorten(key)}: an embedding of textual inversion, bundled with a LoRA, "
-            f"which cannot be read yet"
-        )
     kind = other_kind(key, codecs)
     if kind is not None:
         raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which cannot be read yet")

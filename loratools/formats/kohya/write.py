@@ -1,19 +1,20 @@
 """Writes adapters in the format of kohya's sd-scripts, with metadata that agrees with them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
 from loratools.errors import UnsupportedError, shorten
+from loratools.formats._file_order import in_file_order
 from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
 from loratools.formats._modules.codecs import Codecs, all_codecs
 from loratools.formats._modules.kinds import Codec
 from loratools.formats.kohya.hashes import placeholders, seal
 from loratools.formats.kohya.metadata import Size, corrected, has_kernel
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import BITS, nbytes
+from loratools.io.dtypes import nbytes
 from loratools.io.source import Source
 
 
@@ -48,7 +49,7 @@ def encode(adapter: Adapter) -> Bundle:
         for target, update in adapter.updates.items()
     ]
     filed = adapter.filed or Filed("kohya")
-    tensors = _in_order(filed.order, dict(_tensors(modules)))
+    tensors = in_file_order(filed.order, dict(_tensors(modules)))
     metadata = corrected(filed.metadata, [*_sizes(modules)])
     hashes = placeholders(metadata)
     return Bundle(
@@ -101,21 +102,6 @@ def _tensors(modules: Sequence[_Module]) -> Iterator[tuple[str, Source]]:
             yield f"{module.name}.{ALPHA}", module.stored_alpha
         for part, source in module.codec.encode(module.delta):
             yield f"{module.name}.{part}", source
-
-
-def _in_order(order: Sequence[str], tensors: Mapping[str, Source]) -> dict[str, Source]:
-    """The tensors sorted by dtype, the widest first, and then in the order in which they were read.
-
-    A new tensor follows the tensor before it. The safetensors library sorts by dtype as well, which
-    keeps every tensor aligned.
-    """
-    filed = {key: position for position, key in enumerate(order)}
-    positions = {}
-    position = -1
-    for key in tensors:
-        position = positions[key] = filed.get(key, position)
-    keys = sorted(tensors, key=lambda key: (-BITS[tensors[key].dtype], positions[key]))
-    return {key: tensors[key] for key in keys}
 
 
 def _sizes(modules: Sequence[_Module]) -> Iterator[Size]:

@@ -281,12 +281,6 @@ def test_other_kind_is_refused_by_name(part: str, kind: str) -> None:
         decoded(module() | {f"{UNET}.weight": torch.zeros(2), key: torch.zeros(2, 2)})
 
 
-def test_bundled_embedding_is_refused_by_name() -> None:
-    key = "bundle_emb.style.string_to_param.*"
-    with pytest.raises(UnsupportedError, match="textual inversion"):
-        decoded(module() | {key: torch.zeros(2, 2)})
-
-
 @pytest.mark.parametrize(
     "key", [f"{UNET}.lora_down.bias", f"{UNET}.weight", "blocks.0.q.lora_up.weight", "x", ".alpha"]
 )
