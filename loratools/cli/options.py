@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
-from loratools.formats import adapter_configs, dialects
+from loratools.formats import Option, adapter_configs, options
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,25 @@ class Size(click.ParamType[int]):
         return size
 
 
+class ValueOrNumber(click.ParamType[str]):
+    """A value of a dialect's option that may also be a number: `auto`, `16`."""
+
+    name = "value or number"
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The values and the name of the number, as `--help` shows them."""
+        return f"[{'|'.join((*self._option.values, str(self._option.number)))}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself, if the option can have this value."""
+        if not self._option.takes(value):
+            self.fail(f"{value!r} is not one of {self._option.choices}", param, ctx)
+        return str(value)
+
+
 def config_option(command: Command) -> Command:
     """`--config`: where an adapter's config is, if not beside it."""
     return click.option(
@@ -63,16 +82,16 @@ def pickle_option(command: Command) -> Command:
 
 def dialect_options(command: Command) -> Command:
     """The options that dialects declare; the command gets their values as `dialect_options`."""
-    options = [option for dialect in dialects() for option in dialect.options]
+    declared = options()
 
     @wraps(command)
     def gathered(**settings: Any) -> Any:
-        values = {option.name: settings.pop(option.name) for option in options}
+        values = {option.name: settings.pop(option.name) for option in declared}
         return command(**settings, dialect_options=values)
 
-    for option in reversed(options):
+    for option in reversed(declared):
         flag = f"--{option.name.replace('_', '-')}"
-        values = click.Choice(option.values)
+        values = click.Choice(option.values) if option.number is None else ValueOrNumber(option)
         gathered = click.option(
             flag,
             option.name,

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from loratools import registry
 from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
-from loratools.formats._dialect import Dialect, Option, Reader, Sureness, Writer
+from loratools.formats._dialect import ALPHA, Dialect, Option, Reader, Sureness, Writer
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
     from loratools.io.bundle import Bundle
 
 __all__ = [
-    "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs", "adapter_weights",
-    "check_options", "decode", "dialect_named", "dialect_of", "dialects", "encode",
-    "is_adapter_file",
+    "ALPHA", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
+    "adapter_weights", "check_options", "decode", "dialect_named", "dialect_of", "dialects",
+    "encode", "is_adapter_file", "options",
 ]  # fmt: skip
 
 
@@ -41,6 +41,11 @@ def dialect_named(name: str) -> Dialect:
     """
     dialect: Dialect = registry.load(sys.modules[__name__], name).DIALECT
     return dialect
+
+
+def options() -> tuple[Option, ...]:
+    """The options of all dialects, in the order of the dialects; one that several share is once."""
+    return tuple(dict.fromkeys(option for dialect in dialects() for option in dialect.options))
 
 
 def adapter_configs() -> tuple[str, ...]:
@@ -93,23 +98,23 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
     return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
 
 
-def check_options(options: Mapping[str, str]) -> None:
+def check_options(given: Mapping[str, str]) -> None:
     """Check that every option exists in some dialect, and can have its value.
 
     Raises:
         OptionError: no dialect has such an option, or the option does not have this value.
     """
-    known = {option.name: (dialect, option) for dialect in dialects() for option in dialect.options}
-    for name, value in options.items():
+    owners = {option: dialect for dialect in dialects() for option in dialect.options}
+    known = {option.name: (dialect, option) for option, dialect in owners.items()}
+    for name, value in given.items():
         if name not in known:
             raise OptionError(
                 f"{name!r:.60} is an option of no format; there is {listing(known) or 'none'}"
             )
         dialect, option = known[name]
-        if value not in option.values:
+        if not option.takes(value):
             raise OptionError(
-                f"{name} of the format {dialect.name} is one of {', '.join(option.values)}, "
-                f"not {value!r:.60}"
+                f"{name} of the format {dialect.name} is one of {option.choices}, not {value!r:.60}"
             )
 
 

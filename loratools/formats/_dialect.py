@@ -1,5 +1,6 @@
 """The contract of a dialect: its description, its reader, its writer, and how sure it can be."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,14 +34,43 @@ class Sureness(IntEnum):
 class Option:
     """An option for reading: it answers a question that the files of an adapter leave open.
 
-    It has one of `values`, by default the first. Commands that read an adapter take it as an option
+    It has one of `values`, by default the first. Where `number` is set, it may also be a finite
+    number, which `--help` calls by that name. Commands that read an adapter take it as an option
     (`--out-proj` for the name `out_proj`) and show `help` in their `--help`; in Python it is an
-    entry of `dialect_options`.
+    entry of `dialect_options`. Dialects that need the same answer share one option.
     """
 
     name: str
     values: tuple[str, ...]
     help: str
+    number: str | None = None
+
+    def takes(self, value: object) -> bool:
+        """Whether the option can have this value."""
+        return value in self.values or (self.number is not None and _is_number(value))
+
+    @property
+    def choices(self) -> str:
+        """The values that the option can have, for messages."""
+        return ", ".join((*self.values, *(["a number"] if self.number else [])))
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+#: The alpha of an adapter whose files do not say it, for all dialects that have such files.
+ALPHA = Option(
+    "alpha",
+    ("auto",),
+    "The alpha of an adapter whose files do not say it; auto: its rank, and a note says so.",
+    number="A",
+)
 
 
 def _no_class(adapter: "Adapter") -> None:

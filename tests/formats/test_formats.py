@@ -117,6 +117,9 @@ def test_option_reaches_its_dialect_alone_with_its_default(toy: Toy) -> None:
         ({"out_proj": "thrice"}, "out_proj of the format peft is one of auto, once, twice, not 't"),
         ({"out_proj": 2}, "out_proj of the format peft is one of auto, once, twice, not 2"),
         ({"out_proj": ["once"]}, r"out_proj .*, not \['once'\]"),
+        ({"alpha": "much"}, "alpha of the format .* is one of auto, a number, not 'much'"),
+        ({"alpha": "inf"}, "alpha of the format .* not 'inf'"),
+        ({"alpha": 16}, "alpha of the format .* not 16"),
     ],
 )
 def test_what_is_no_option_is_an_error_in_every_format(options: Any, message: str) -> None:
@@ -151,6 +154,14 @@ def test_commands_have_the_options_that_dialects_declare(toy: Toy) -> None:
     assert run(command, ["--row-order", "none"]).exit_code == 2
     text = " ".join(run(command, ["--help"]).output.split())
     assert "--row-order [up|down] Which comes first. [default: up]" in text
+
+
+def test_option_that_several_dialects_declare_is_one_option(toy: Toy) -> None:
+    shared = Option("alpha", ("auto",), "The alpha.", number="A")
+    assert shared.takes("-1e3")
+    toy("one", options=(shared,))
+    toy("two", options=(shared,))
+    assert formats.options().count(shared) == 1
 
 
 # What a dialect states

@@ -1,6 +1,6 @@
 """PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
-from loratools.formats import Dialect, Option
+from loratools.formats import ALPHA, Dialect, Option
 from loratools.formats.peft.card import USAGE, base_class
 
 DIALECT = Dialect(
@@ -26,5 +26,6 @@ DIALECT = Dialect(
             "How often a MultiheadAttention's out_proj update counts; auto: as the PEFT that "
             "wrote it applied it.",
         ),
+        ALPHA,
     ),
 )  # fmt: skip

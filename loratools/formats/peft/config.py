@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
-from loratools.deltas.lora import Rule, Scaling
+from loratools.deltas.lora import Origin, Rule, Scaling
 from loratools.formats.peft.fields import (
     check_layers,
     check_names,
@@ -40,10 +40,31 @@ _LAYER_DIGITS = 20
 
 @final
 @dataclass(frozen=True)
+class Unstated:
+    """What stands in for the numbers of a config that is missing.
+
+    `ranks` are those of the tensors, by module. `alpha` is the one that the user gives; None if
+    there is none, so that each module's rank is taken for it.
+    """
+
+    ranks: Mapping[str, int]
+    alpha: float | None
+
+    def scaling(self, module: str) -> Scaling:
+        """The scaling of `module`."""
+        rank = self.ranks[module]
+        alpha = rank if self.alpha is None else self.alpha
+        origin: Origin = "assumed" if self.alpha is None else "option"
+        return Scaling(alpha, rank, "rank", origin)
+
+
+@final
+@dataclass(frozen=True)
 class PeftConfig:
     """A parsed config; `fields` has all fields as they were read.
 
     Rank and alpha are 1 where the type has none, so that stored tensors are applied unscaled.
+    Where there is no config, `unstated` has the numbers in its place, and `fields` has none.
     Patterns are matched with all `modules` at once, because that may need a process of its own.
     Questions about other modules are answered too, but each starts the matching again.
     """
@@ -56,6 +77,7 @@ class PeftConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     modules: tuple[str, ...] = ()
+    unstated: Unstated | None = None
 
     def about(self, modules: Sequence[str]) -> "PeftConfig":
         """The same config, with its patterns matched against these modules.
@@ -94,6 +116,8 @@ class PeftConfig:
 
     def expected_rank(self, module: str) -> int:
         """The rank that the config gives to `module`: that of the first pattern that matches."""
+        if self.unstated is not None:
+            return self.unstated.ranks[module]
         if not self.rank_pattern:
             return self.rank
         keys = self._matching("rank_pattern", module)
@@ -102,6 +126,8 @@ class PeftConfig:
 
     def scaling(self, module: str) -> Scaling:
         """The scaling of `module`; like PEFT, matches rank and alpha patterns independently."""
+        if self.unstated is not None:
+            return self.unstated.scaling(module)
         if not (self.rank_pattern or self.alpha_pattern):
             return self._common_scaling
         keys = self._matching("alpha_pattern", module)

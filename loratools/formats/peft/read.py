@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loratools.adapter import Adapter, Filed, Provenance, Replacement
-from loratools.errors import FormatError, UnsupportedError, listing
+from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
 from loratools.formats.peft.announced import announced_of, announced_parts, other_ranks, silenced
 from loratools.formats.peft.codecs import codecs_of, is_known, is_part
@@ -12,12 +12,13 @@ from loratools.formats.peft.keys import PREFIX, Parts, sort_keys
 from loratools.formats.peft.notes import disagreements
 from loratools.formats.peft.refusals import refused_settings
 from loratools.formats.peft.tokens import replaced_rows
+from loratools.formats.peft.unstated import alpha_notes, unstated_codecs, unstated_config
 from loratools.formats.peft.updates import Decoder, path_of
 from loratools.io.bundle import Bundle
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """How sure PEFT's dialect is: only the config and the keys together are enough to decode."""
+    """How sure PEFT's dialect is: only with a config do keys say for certain what they mean."""
     peft_type = (bundle.config or {}).get("peft_type")
     has_keys = any(key.startswith(PREFIX) or is_part(key) for key in bundle.tensors)
     if is_known(peft_type) and has_keys:
@@ -30,18 +31,19 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     """The adapter in PEFT's files.
 
     Raises:
-        FormatError: the config is missing or malformed, or a part of an update is missing.
+        FormatError: the config is malformed, or missing where it is needed, or a part of an
+            update is missing.
         ShapeMismatchError: the factors of a target do not fit each other.
         UnsupportedError: the `peft_type` has no codecs, or there is no tensor of an adapter.
     """
     if bundle.config is None:
-        raise FormatError(
-            f"{bundle.where}: no adapter_config.json beside it, and the scaling is only there; "
-            f"pass it with --config"
-        )
-    codecs = codecs_of(bundle.config.get("peft_type"), bundle.where)
-    config = parse_config(bundle.config, bundle.where, codecs.type)
-    parts = sort_keys(bundle, codecs)
+        codecs = unstated_codecs(bundle.where)
+        parts = sort_keys(bundle, codecs)
+        config = unstated_config(bundle, codecs, parts, options["alpha"])
+    else:
+        codecs = codecs_of(bundle.config.get("peft_type"), bundle.where)
+        config = parse_config(bundle.config, bundle.where, codecs.type)
+        parts = sort_keys(bundle, codecs)
     config = config.about([path_of(module) for module in parts.modules])
     decoder = Decoder(codecs, config, parts, options["out_proj"])
     updates = decoder.all_updates()
@@ -66,6 +68,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ),
         notes=(
             *refused_settings(config),
+            *alpha_notes(config, options["alpha"]),
             *parts.notes,
             *decoder.notes,
             *other_ranks(decoder.other_ranks),
@@ -78,7 +81,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         announced=announced_of(config, decoder.modules, replaced, parts.tokens),
         filed=Filed(
             dialect="peft",
-            config=config.fields,
+            config=bundle.config,
             metadata=bundle.metadata,
             settings={n: config.fields[n] for n in codecs.type.settings if config.fields.get(n)},
         ),

@@ -6,9 +6,8 @@ import pytest
 
 from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
-from loratools.formats import decode
 from tests.adapters import lora_of
-from tests.formats.bundles import PREFIX, Shapes, bundle, decoded, lora, notes
+from tests.formats.bundles import PREFIX, Shapes, decoded, lora, notes
 from tests.formats.peft.parts import parts
 from tests.narrowing import present
 
@@ -145,11 +144,6 @@ def test_two_updates_of_one_weight_are_refused() -> None:
 def test_nested_wrappers_are_refused(module: str) -> None:
     with pytest.raises(UnsupportedError, match="nested wrappers"):
         decoded(lora(module))
-
-
-def test_adapter_without_config_is_refused_because_the_scaling_is_only_there() -> None:
-    with pytest.raises(FormatError, match=r"here: no adapter_config.json .*--config"):
-        decode(bundle(PAIR, None))
 
 
 @pytest.mark.parametrize("shapes", [{}, {f"{PREFIX}layer.q.alpha": ()}], ids=str)

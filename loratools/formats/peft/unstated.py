@@ -1,0 +1,66 @@
+"""What stands in for the config of a PEFT adapter that has none: its tensors, and `--alpha`.
+
+Such files are state dicts that were saved without `save_pretrained`. Their tensors say the rank,
+the modules and the kind of update, but not the alpha.
+"""
+
+from collections.abc import Iterator
+
+from loratools.adapter import Note
+from loratools.errors import FormatError
+from loratools.formats.peft.codecs import Codecs, codecs_of
+from loratools.formats.peft.config import PeftConfig, Unstated
+from loratools.formats.peft.keys import Parts
+from loratools.formats.peft.updates import path_of
+from loratools.io.bundle import Bundle
+
+#: The type that is taken: of all types, most adapters have it, and no other has its parts.
+_TYPE = "LORA"
+
+
+def unstated_codecs(where: str) -> Codecs:
+    """The codecs of the type that an adapter without a config is taken to have."""
+    return codecs_of(_TYPE, where)
+
+
+def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) -> PeftConfig:
+    """The config of an adapter that has none, with the ranks of its tensors.
+
+    `alpha` is the value of the option: a number, or `auto` to take each module's rank.
+
+    Raises:
+        FormatError: there are no updates, for which alone a config is not needed.
+    """
+    if not parts.modules:
+        raise FormatError(
+            f"{bundle.where}: no adapter_config.json beside it, and no factors of a LoRA in it, "
+            f"which alone can be read without; pass it with --config"
+        )
+    ranks = {
+        path_of(module): source.shape[0]
+        for module, roles in parts.modules.items()
+        for role, source in roles.items()
+        if role in ("lora_A", "lora_embedding_A") and source.shape
+    }
+    unstated = Unstated(ranks, None if alpha == "auto" else float(alpha))
+    return PeftConfig(bundle.where, codecs.type, {}, 1, 1.0, {}, {}, unstated=unstated)
+
+
+def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
+    """Notes on where the alpha comes from, if that is not the config, or not the config alone."""
+    if config.unstated is None:
+        if alpha != "auto":
+            yield Note("info", f"its config says its alpha, so --alpha {alpha} is not used")
+    elif config.unstated.alpha is None:
+        yield Note(
+            "problem",
+            "no adapter_config.json beside it, and nothing else says its alpha: taken as the rank, "
+            "a scaling of 1, which is a guess (PEFT's default alpha is 8 at any rank); pass its "
+            "config with --config, or its alpha with --alpha",
+        )
+    else:
+        yield Note(
+            "info",
+            f"no adapter_config.json beside it: alpha is {alpha}, as given, over the rank (not its "
+            f"root, as with rsLoRA)",
+        )
