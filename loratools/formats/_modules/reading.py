@@ -1,0 +1,128 @@
+"""Makes an adapter of a single file whose keys are the name of a module and the name of a part."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from loratools.adapter import Adapter, Filed, Note, Update
+from loratools.deltas import Delta
+from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.formats._modules.codecs import Codecs, all_codecs
+from loratools.formats._modules.kinds import StoredModule
+from loratools.formats._modules.metadata import (
+    Size,
+    disagreements,
+    has_kernel,
+    provenance,
+    settings,
+)
+from loratools.formats._modules.spelling import Spelling
+from loratools.formats._part_names import lycoris_kind
+from loratools.io.bundle import Bundle
+from loratools.io.source import Source
+
+Modules = Mapping[str, Mapping[str, Source]]
+
+
+def stored_modules(
+    bundle: Bundle, spelling: Spelling, is_name: Callable[[str], bool], names: str
+) -> Modules:
+    """The tensors of each module by the names of their parts, in file order.
+
+    `is_name` is whether the dialect has such names of modules, and `names` describes them.
+
+    Raises:
+        UnsupportedError: a tensor belongs to a kind of update that cannot be read.
+        FormatError: a key is not that of any known part, or two keys are the same part.
+    """
+    modules: dict[str, dict[str, Source]] = {}
+    unknown = []
+    for key, source in bundle.tensors.items():
+        split = spelling.split(key)
+        if split is None or not is_name(split.module):
+            unknown.append(key)
+        elif (parts := modules.setdefault(split.module, {})).setdefault(
+            split.part, source
+        ) is not source:
+            raise FormatError(
+                f"{bundle.where}: {shorten(key)}: means the same tensor as "
+                f"{shorten(parts[split.part].keys[0])}; remove one of them"
+            )
+    _refuse(bundle.where, unknown, spelling, names)
+    return modules
+
+
+def _refuse(where: str, keys: Iterable[str], spelling: Spelling, names: str) -> None:
+    for key in keys:
+        if (kind := other_kind(key, spelling)) is not None:
+            raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which cannot be read yet")
+    for key in keys:
+        parts = ", ".join(dict.fromkeys(spelling.parts.values()))
+        raise FormatError(
+            f"{where}: {shorten(key)}: an unknown key; expected {parts} after {names}"
+        )
+
+
+def other_kind(key: str, spelling: Spelling) -> str | None:
+    """The kind of update that a key belongs to, if it is one without a codec; else None."""
+    return None if spelling.split(key) else lycoris_kind(key)
+
+
+def adapter_of(bundle: Bundle, dialect: str, modules: Modules) -> Adapter:
+    """The adapter that a file's modules form; a target is a module's name with `.weight`.
+
+    Raises:
+        FormatError: a factor is missing, or a tensor cannot be a factor.
+        ShapeMismatchError: the factors of a module do not fit each other.
+        UnsupportedError: there are factors that are not floats.
+    """
+    codecs = all_codecs()
+    deltas = {
+        name: _delta(f"{bundle.where}: {name}", parts, codecs) for name, parts in modules.items()
+    }
+    return Adapter(
+        where=bundle.where,
+        updates={f"{name}.weight": Update(delta) for name, delta in deltas.items()},
+        replaced={},
+        rows={},
+        copies=(),
+        inert={},
+        provenance=provenance(bundle.metadata),
+        notes=tuple(_notes(bundle, deltas, codecs)),
+        companions=(),
+        nbytes=bundle.nbytes,
+        filed=Filed(
+            dialect=dialect,
+            metadata=bundle.metadata,
+            settings=settings(bundle.metadata),
+            order=tuple(bundle.tensors),
+        ),
+    )
+
+
+def _delta(where: str, parts: Mapping[str, Source], codecs: Codecs) -> Delta:
+    return codecs.kind_of(where, parts).decode(StoredModule(where, parts))
+
+
+def _notes(bundle: Bundle, deltas: Mapping[str, Delta], codecs: Codecs) -> Iterator[Note]:
+    if bundle.config is not None:
+        yield Note("info", "a config does not belong to this format, and is not used")
+    scalings = {name: scaling for name, delta in deltas.items() if (scaling := delta.scaling)}
+    assumed = [name for name, scaling in scalings.items() if scaling.origin == "assumed"]
+    if assumed:
+        yield Note("info", f"no alpha, so the scaling is taken as 1: {listing(assumed, 3)}")
+    zero = [name for name, scaling in scalings.items() if scaling.alpha == 0]
+    if zero:
+        yield Note(
+            "problem",
+            f"an alpha of 0, which switches the update off in some programs and means a scaling "
+            f"of 1 in others; taken as 0 here: {listing(zero, 3)}",
+        )
+    yield from disagreements(bundle.metadata, [*_sizes(deltas.values(), codecs)])
+
+
+def _sizes(deltas: Iterable[Delta], codecs: Codecs) -> Iterator[Size]:
+    """The rank and the alpha of each module, to be compared with the metadata."""
+    for delta in deltas:
+        codec, scaling = codecs.taking(delta), delta.scaling
+        if codec is not None and scaling is not None:
+            dtype = scaling.source.dtype if scaling.source else "F64"
+            yield Size(codec.rank(delta), scaling.alpha, dtype, has_kernel(delta.shape))

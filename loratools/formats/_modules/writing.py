@@ -1,0 +1,135 @@
+"""Writes an adapter as a single file whose keys are the name of a module and the name of a part."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from loratools.adapter import Adapter, Filed, Update
+from loratools.deltas import Delta
+from loratools.errors import UnsupportedError, shorten
+from loratools.formats._file_order import in_file_order
+from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
+from loratools.formats._modules.codecs import Codecs, all_codecs
+from loratools.formats._modules.hashes import placeholders, seal
+from loratools.formats._modules.kinds import Codec
+from loratools.formats._modules.metadata import Size, corrected, has_kernel
+from loratools.io.bundle import Bundle
+from loratools.io.dtypes import nbytes
+from loratools.io.source import Source
+
+#: The key of a part of a module.
+KeyOf = Callable[[str, str], str]
+
+
+@final
+@dataclass(frozen=True)
+class _Module:
+    """A module that is written.
+
+    `alpha` is None where the kind of update has no scaling. `stored_alpha` is None there, and where
+    readers get the right alpha without a tensor.
+    """
+
+    name: str
+    delta: Delta
+    codec: Codec
+    alpha: float | None
+    stored_alpha: Source | None
+
+
+@final
+@dataclass(frozen=True)
+class SingleFile:
+    """How a dialect stores an adapter in a single file.
+
+    Attributes:
+        file: what errors call such a file: «a kohya file».
+        is_name: whether the dialect has such names of modules.
+        names: a description of these names, for errors.
+        key: the key of a part of a module.
+    """
+
+    file: str
+    is_name: Callable[[str], bool]
+    names: str
+    key: KeyOf
+
+    def of(self, adapter: Adapter) -> Bundle:
+        """The file of an adapter; its tensors have the order of the file that was read, if any.
+
+        Raises:
+            UnsupportedError: the format cannot store something in the adapter.
+        """
+        self._refuse_others(adapter)
+        codecs = all_codecs()
+        scalings = [s for update in adapter.updates.values() if (s := update.delta.scaling)]
+        dtypes = [scaling.source.dtype for scaling in scalings if scaling.source is not None]
+        modules = [
+            self._module(adapter, target, update, codecs, dtypes[0] if dtypes else None)
+            for target, update in adapter.updates.items()
+        ]
+        filed = adapter.filed or Filed("")
+        tensors = in_file_order(filed.order, dict(self._tensors(modules)))
+        metadata = corrected(filed.metadata, [*_sizes(modules)])
+        hashes = placeholders(metadata)
+        return Bundle(
+            where=adapter.where,
+            tensors=tensors,
+            metadata=metadata | hashes,
+            config=None,
+            companions=(),
+            nbytes=sum(nbytes(source.dtype, source.shape) for source in tensors.values()),
+            seal=seal if hashes else None,
+        )
+
+    def _refuse_others(self, adapter: Adapter) -> None:
+        groups = ((adapter.replaced, "a tensor stored whole"), (adapter.rows, "single rows"))
+        for group, what in groups:
+            for target in group:
+                raise UnsupportedError(
+                    f"{adapter.where}: {shorten(target)}: {self.file} has no place for {what}"
+                )
+
+    def _module(
+        self,
+        adapter: Adapter,
+        target: str,
+        update: Update,
+        codecs: Codecs,
+        alpha_dtype: str | None,
+    ) -> _Module:
+        where, delta = f"{adapter.where}: {shorten(target)}", update.delta
+        codec = codecs.taking(delta)
+        if codec is None:
+            raise UnsupportedError(f"{where}: {self.file} has no place for a {delta.kind}")
+        name = target.removesuffix(".weight")
+        if name == target or not self.is_name(name):
+            raise UnsupportedError(f"{where}: not {self.names} with `.weight`")
+        if update.is_embedding or update.fan_in_fan_out:
+            raise UnsupportedError(
+                f"{where}: {self.file} has no place for an embedding, or for a weight stored as "
+                f"(in, out)"
+            )
+        scaling = delta.scaling
+        if scaling is None:
+            return _Module(name, delta, codec, None, None)
+        rank = codec.rank(delta)
+        alpha = alpha_at(scaling, rank)
+        dtype = alpha_dtype or delta.sources[0].dtype
+        stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, rank, dtype)
+        return _Module(name, delta, codec, alpha, stored)
+
+    def _tensors(self, modules: Sequence[_Module]) -> Iterator[tuple[str, Source]]:
+        for module in modules:
+            if module.stored_alpha is not None:
+                yield self.key(module.name, ALPHA), module.stored_alpha
+            for part, source in module.codec.encode(module.delta):
+                yield self.key(module.name, part), source
+
+
+def _sizes(modules: Sequence[_Module]) -> Iterator[Size]:
+    for module in modules:
+        if module.alpha is not None:
+            dtype = module.stored_alpha.dtype if module.stored_alpha else "F64"
+            rank, shape = module.codec.rank(module.delta), module.delta.shape
+            yield Size(rank, module.alpha, dtype, has_kernel(shape))
