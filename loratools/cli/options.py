@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -58,7 +58,7 @@ class ValueOrNumber(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text itself, if the option can have this value."""
         if not self._option.takes(value):
-            self.fail(f"{value!r} is not one of {self._option.choices}", param, ctx)
+            self.fail(f"{value!r} is not {self._option.choices}", param, ctx)
         return str(value)
 
 
@@ -80,27 +80,36 @@ def pickle_option(command: Command) -> Command:
     )(command)
 
 
-def dialect_options(command: Command) -> Command:
-    """The options that dialects declare; the command gets their values as `dialect_options`."""
-    declared = options()
+def dialect_options(command: Command, *, without: Collection[str] = ()) -> Command:
+    """The options that dialects declare; the command gets their values as `dialect_options`.
+
+    The command has no option for those `without`, which answer what one of its own does.
+    """
+    declared = [option for option in options() if option.name not in without]
 
     @wraps(command)
     def gathered(**settings: Any) -> Any:
-        values = {option.name: settings.pop(option.name) for option in declared}
-        return command(**settings, dialect_options=values)
+        given = {option.name: settings.pop(option.name) for option in declared}
+        values = {n: "\n".join(v) if isinstance(v, tuple) else v for n, v in given.items()}
+        return command(**settings, dialect_options={n: v for n, v in values.items() if v})
 
     for option in reversed(declared):
-        flag = f"--{option.name.replace('_', '-')}"
-        values = click.Choice(option.values) if option.number is None else ValueOrNumber(option)
-        gathered = click.option(
-            flag,
-            option.name,
-            type=values,
-            default=option.values[0],
-            show_default=True,
-            help=option.help,
-        )(gathered)
+        gathered = _dialect_option(option)(gathered)
     return cast("Command", gathered)
+
+
+def _dialect_option(option: Option) -> Callable[[Any], Any]:
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.text is not None:
+        return click.option(flag, option.name, metavar=option.text, multiple=True, help=option.help)
+    return click.option(
+        flag,
+        option.name,
+        type=click.Choice(option.values) if option.number is None else ValueOrNumber(option),
+        default=option.default,
+        show_default=True,
+        help=option.help,
+    )
 
 
 def json_option(command: Command) -> Command:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from loratools import registry
 from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
-from loratools.formats._dialect import ALPHA, Dialect, Option, Reader, Sureness, Writer
+from loratools.formats._dialect import (
+    ALPHA,
+    Dialect,
+    Option,
+    Reader,
+    Sureness,
+    ToldReader,
+    Writer,
+)
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
@@ -91,7 +99,7 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
     check_options(options or {})
     passengers = Passengers(bundle)
     names = unwrapped_names(passengers.rest, [dialect.prefix for dialect in dialects()])
-    dialect = _surest(names.bundle)
+    dialect = _told(names.bundle, options or {}) or _surest(names.bundle)
     bundle, renamed = names.with_config(dialect.module_fields)
     adapter = passengers.beside(_decoded(dialect, bundle, options or {}), bundle)
     notes = (*renamed, *adapter.notes)
@@ -114,7 +122,7 @@ def check_options(given: Mapping[str, str]) -> None:
         dialect, option = known[name]
         if not option.takes(value):
             raise OptionError(
-                f"{name} of the format {dialect.name} is one of {option.choices}, not {value!r:.60}"
+                f"{name} of the format {dialect.name} is {option.choices}, not {value!r:.60}"
             )
 
 
@@ -155,13 +163,31 @@ def _reader(dialect: Dialect) -> Reader:
     return reader
 
 
+def _told(bundle: "Bundle", options: Mapping[str, str]) -> Dialect | None:
+    """The dialect that an option says the files are in; None where no option says so.
+
+    An option is for all adapters of a command, so it says nothing of files that have no key that
+    it speaks of and that another dialect claims.
+    """
+    for dialect in dialects():
+        if any(option.decides and option.name in options for option in dialect.options):
+            reader: ToldReader = importlib.import_module(f"{__name__}.{dialect.name}.read")
+            if reader.fits(bundle, options) or not any(_claims(bundle).values()):
+                return dialect
+    return None
+
+
+def _claims(bundle: "Bundle") -> dict[Dialect, Sureness]:
+    return {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
+
+
 def _surest(bundle: "Bundle") -> Dialect:
     """The dialect that is surest that the files of a bundle are its own.
 
     Raises:
         UnsupportedError: no dialect claims them, or two are equally sure.
     """
-    claims = {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
+    claims = _claims(bundle)
     surest = max(claims.values(), default=Sureness.NO)
     found = [dialect.name for dialect, claim in claims.items() if claim == surest]
     if surest is Sureness.NO:
@@ -178,9 +204,10 @@ def _surest(bundle: "Bundle") -> Dialect:
 
 def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
     """The adapter in `bundle`; any error names the file, and options have their defaults."""
-    values = {option.name: options.get(option.name, option.values[0]) for option in dialect.options}
+    values = {option.name: options.get(option.name, option.default) for option in dialect.options}
+    given = {name: value for name, value in values.items() if value is not None}
     try:
-        return _reader(dialect).decode(bundle, values)
+        return _reader(dialect).decode(bundle, given)
     except LoratoolsError as error:
         if bundle.where in str(error):
             raise

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -29,30 +29,63 @@ class Sureness(IntEnum):
     CONFIG = 3
 
 
+def _any_text(text: str) -> object:
+    return text
+
+
 @final
 @dataclass(frozen=True)
 class Option:
     """An option for reading: it answers a question that the files of an adapter leave open.
 
-    It has one of `values`, by default the first. Where `number` is set, it may also be a finite
-    number, which `--help` calls by that name. Commands that read an adapter take it as an option
-    (`--out-proj` for the name `out_proj`) and show `help` in their `--help`; in Python it is an
-    entry of `dialect_options`. Dialects that need the same answer share one option.
+    Commands that read an adapter take it as an option (`--out-proj` for the name `out_proj`) and
+    show `help` in their `--help`; in Python it is an entry of `dialect_options`. Dialects that need
+    the same answer share one option.
+
+    Attributes:
+        name: its name in Python.
+        values: the values that it can have, the default first; empty for an option whose value is
+            a text, which has no default.
+        help: what `--help` says of it.
+        number: what `--help` calls a finite number, where the value may also be one.
+        text: what `--help` calls the text, where the value is one. Commands take such an option
+            several times, and join the texts by newlines.
+        check: raises an `OptionError` for a text that the dialect cannot use. It is called before
+            anything is read.
+        decides: whether giving the option says that the adapter is in this dialect.
     """
 
     name: str
     values: tuple[str, ...]
     help: str
     number: str | None = None
+    text: str | None = None
+    check: Callable[[str], object] = field(default=_any_text, repr=False)
+    decides: bool = False
+
+    @property
+    def default(self) -> str | None:
+        """The value where none is given; None for a text."""
+        return self.values[0] if self.values else None
 
     def takes(self, value: object) -> bool:
-        """Whether the option can have this value."""
+        """Whether the option can have this value.
+
+        Raises:
+            OptionError: it is a text that the dialect cannot use.
+        """
+        if self.text is not None and isinstance(value, str):
+            self.check(value)
+            return True
         return value in self.values or (self.number is not None and _is_number(value))
 
     @property
     def choices(self) -> str:
         """The values that the option can have, for messages."""
-        return ", ".join((*self.values, *(["a number"] if self.number else [])))
+        if self.text is not None:
+            return "a text"
+        number = ["a number"] if self.number else []
+        return f"one of {', '.join((*self.values, *number))}"
 
 
 def _is_number(value: object) -> bool:
@@ -126,7 +159,18 @@ class Reader(Protocol):
         ...
 
     def decode(self, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
-        """The adapter in the files; `options` has a value for each option of the dialect."""
+        """The adapter in the files.
+
+        `options` has a value for each option of the dialect, but for texts that were not given.
+        """
+        ...
+
+
+class ToldReader(Reader, Protocol):
+    """The module `read` of a dialect with an option that decides that files are in it."""
+
+    def fits(self, bundle: "Bundle", options: Mapping[str, str]) -> bool:
+        """Whether there is anything in the files of which the options speak."""
         ...
 
 

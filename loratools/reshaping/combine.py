@@ -1,6 +1,6 @@
 """`combine` as a function: reads adapters, combines them into one, and writes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -70,6 +70,7 @@ def combine(
     jobs: int | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[CombineReport], object] | None = None,
 ) -> CombineReport:
     """Write one adapter that has the effect of all adapters together, with weights of 1 by default.
@@ -86,7 +87,12 @@ def combine(
     if not adapters:
         raise OptionError("no adapter to combine")
     weights = weights_for(weights, len(adapters))
-    read = [open_adapter(path, config=config, allow_pickle=allow_pickle) for path in adapters]
+    read = [
+        open_adapter(
+            path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+        )
+        for path in adapters
+    ]
     opened, renamed = aligned(read)
     combination = combination or Combination()
     import_torch()

@@ -67,6 +67,7 @@ def rescale(
     overwrite: bool = False,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[RescaleReport], object] | None = None,
 ) -> RescaleReport:
     """Write the adapter with other strengths, or with the same strengths stored in another way.
@@ -80,7 +81,9 @@ def rescale(
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
-    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
+    opened = open_adapter(
+        adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+    )
     with threads(None) as each:
 
         def make(rule: "RankRule | None") -> Rescaled:

@@ -1,6 +1,6 @@
 """`resize` as a function: reads an adapter, changes its ranks, and writes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,7 @@ def resize(
     jobs: int | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[ResizeReport], object] | None = None,
 ) -> ResizeReport:
     """Write the adapter with other ranks: the best approximation of each update, at its strength.
@@ -69,7 +70,9 @@ def resize(
     """
     from loratools.lowrank.ranks import RankRule
 
-    opened = open_adapter(adapter, config=config, allow_pickle=allow_pickle)
+    opened = open_adapter(
+        adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+    )
     import_torch()
     with threads(jobs) as each:
         make = partial(resized, opened, each=each)

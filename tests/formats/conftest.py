@@ -26,6 +26,10 @@ def claim(bundle):
     return Sureness.{claim}
 
 
+def fits(bundle, options):
+    return "x" in bundle.tensors
+
+
 def decode(bundle, options):
     said = [f"{{name}}={{value}}" for name, value in options.items()]
     said += sorted(map(str, (bundle.config or {{}}).items()))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,43 @@ def test_option_that_several_dialects_declare_is_one_option(toy: Toy) -> None:
     toy("one", options=(shared,))
     toy("two", options=(shared,))
     assert formats.options().count(shared) == 1
+
+
+def test_option_without_values_is_a_text_and_has_no_default(toy: Toy) -> None:
+    toy("toy", claim="CONFIG", options=(Option("order", (), "Which comes first.", text="T"),))
+    files = bundle({"x": (2,)}, None)
+    assert not decode(files).notes
+    assert [note.message for note in decode(files, {"order": "up, down"}).notes] == [
+        "order=up, down"
+    ]
+    text: Any = ["up"]
+    with pytest.raises(OptionError, match=r"order of the format toy is a text, not \['up'\]"):
+        decode(files, {"order": text})
+
+
+def test_option_that_decides_is_stronger_than_keys_but_not_where_it_fits_nothing(toy: Toy) -> None:
+    toy("toy", options=(Option("order", (), "Which comes first.", text="T", decides=True),))
+    named = bundle(lora("q") | {"x": (2,)}, config())
+    assert dialect_of(decode(named, {"order": "up"})) == "toy"
+    other = bundle(lora("q"), config())
+    assert dialect_of(decode(other, {"order": "up"})) == "peft"
+    # Nobody else claims these, so the dialect says what is wrong with them.
+    assert dialect_of(decode(bundle({"y": (2,)}, None), {"order": "up"})) == "toy"
+
+
+def test_commands_join_texts_that_are_given_several_times(toy: Toy) -> None:
+    toy("toy", options=(Option("row_order", (), "Which comes first.", text="NAME"),))
+
+    @click.command()
+    @partial(dialect_options, without=["alpha"])
+    def command(dialect_options: Mapping[str, str]) -> None:
+        click.echo(json.dumps(dialect_options))
+
+    run = CliRunner().invoke
+    assert json.loads(run(command).output) == {"out_proj": "auto"}
+    given = json.loads(run(command, ["--row-order", "up", "--row-order", "down"]).output)
+    assert given == {"row_order": "up\ndown", "out_proj": "auto"}
+    assert "--row-order NAME" in run(command, ["--help"]).output
 
 
 # What a dialect states

@@ -17,6 +17,7 @@ from loratools.cli.options import (
     chosen_device,
     config_option,
     device_option,
+    dialect_options,
     jobs_option,
     json_option,
     modules_option,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 @offline_option
 @pickle_option
 @config_option
+@dialect_options
 def command(
     adapters: tuple[str, ...],
     output: str | None,
@@ -114,6 +116,7 @@ def command(
         jobs=settings["jobs"],
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        dialect_options=settings["dialect_options"],
         approve=answer.approve,
     )
     answer.print()

@@ -1,6 +1,7 @@
 """Make an adapter stronger or weaker."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,7 @@ from loratools.cli.options import (
     base_option,
     checked_output,
     config_option,
+    dialect_options,
     json_option,
     offline_option,
     output_options,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 @offline_option
 @pickle_option
 @config_option
+@partial(dialect_options, without=["alpha"])  # its own --alpha says it too
 def command(
     adapter: str, output: str | None, overwrite: bool, dry_run: bool, as_json: bool, **settings: Any
 ) -> None:
@@ -79,6 +82,7 @@ def command(
         overwrite=overwrite,
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        dialect_options=settings["dialect_options"],
         approve=answer.approve,
     )
     answer.print()

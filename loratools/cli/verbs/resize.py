@@ -9,6 +9,7 @@ import click
 from loratools.cli.options import (
     checked_output,
     config_option,
+    dialect_options,
     jobs_option,
     json_option,
     modules_option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @offline_option
 @pickle_option
 @config_option
+@dialect_options
 def command(
     adapter: str,
     output: str | None,
@@ -64,6 +66,7 @@ def command(
         jobs=settings["jobs"],
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
+        dialect_options=settings["dialect_options"],
         approve=answer.approve,
     )
     answer.print()
