@@ -5,7 +5,7 @@ float64. What an update does is computed here from the tensors by the formula of
 the package.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,12 +81,12 @@ def linears(
     dialect: str,
     ends: Ends,
     *stems: str,
-    wrapper: str = "",
+    names: Sequence[str] = (),
     alpha: float = 2.0,
     scaling: float | None = None,
     **others: Any,
 ) -> Spelled:
-    """A LoRA on a linear layer for each stem; the name of its weight lacks the `wrapper`.
+    """A LoRA on a linear layer for each stem, whose weight is `stem.weight` or one of the `names`.
 
     The `scaling` is that of a stored alpha, and 1 without one, unless something else states it.
     """
@@ -102,7 +102,7 @@ def linears(
         if ends.alpha is not None:
             tensors[f"{stem}{ends.alpha}"] = torch.tensor(alpha)
         before = numbers.draw(rows, COLUMNS).double()
-        name = f"{stem.removeprefix(wrapper)}.weight"
+        name = names[number] if names else f"{stem}.weight"
         weights[name] = before, before + product(up, down, scaling)
     others.setdefault("origin", "tensor" if ends.alpha is not None else "assumed")
     return Spelled(trainer, dialect, tensors, weights, **others)
@@ -217,7 +217,7 @@ def _peft() -> Iterator[Spelled]:
         PEFT,
         "base_model.model.model.layers.0.self_attn.q_proj",
         "base_model.model.model.layers.0.mlp.up_proj",
-        wrapper="base_model.model.",
+        names=("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"),
         scaling=0.5,
         origin="config",
         config={"peft_type": "LORA", "r": RANK, "lora_alpha": 2, "target_modules": "all-linear"},

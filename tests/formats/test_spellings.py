@@ -1,17 +1,22 @@
 """Each spelling of a LoRA is recognised, and does what its formula says: no key is left over."""
 
+import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from loratools import registry
 from loratools.adapter import Adapter
 from loratools.deltas import keys_of
 from loratools.files.opening import open_adapter
 from loratools.formats import dialect_named, dialects
+from tests.cli.test_imports import codes_without_torch
 from tests.deltas.computing import applied
+from tests.formats.bundles import bundle
 from tests.formats.spellings import SPELLED, Spelled
 from tests.narrowing import present
 
@@ -55,5 +60,33 @@ def test_spelling_is_read_as_its_formula_says(spelled: Spelled, tmp_path: Path) 
         assert torch.equal(adapter.replaced[name].source.read(), tensor), name
 
 
-def test_every_dialect_has_a_spelling() -> None:
-    assert {spelled.dialect for spelled in SPELLED} == {dialect.name for dialect in dialects()}
+def test_spelling_is_recognised_without_torch(tmp_path: Path) -> None:
+    paths = []
+    for number, spelled in enumerate(SPELLED):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        paths.append(saved(spelled, folder).relative_to(tmp_path))
+    codes = codes_without_torch([f"inspect {path} --json" for path in paths], tmp_path)
+    assert set(codes.values()) == {0}, codes
+
+
+def test_dialect_asks_for_its_codecs_once_and_not_for_each_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To list a folder takes longer than anything else that is done with a key."""
+    calls = 0
+
+    def counted(package: ModuleType) -> tuple[str, ...]:
+        nonlocal calls
+        calls += 1
+        return names(package)
+
+    names = registry.names
+    monkeypatch.setattr(registry, "names", counted)
+    for dialect in dialects():
+        reader = importlib.import_module(f"loratools.formats.{dialect.name}.read")
+        for end in ("lora_down.weight", "lora_A.weight", "other"):
+            keys = {f"lora_unet_{number}.{end}": (2, 2) for number in range(500)}
+            calls = 0
+            reader.claim(bundle(keys, None))
+            assert calls < 20, (dialect.name, end)

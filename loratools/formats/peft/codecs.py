@@ -126,9 +126,10 @@ def is_known(peft_type: object) -> bool:
     return isinstance(peft_type, str) and peft_type in _all_codecs()
 
 
-def is_part(key: str) -> bool:
+def has_part(keys: Iterable[str]) -> bool:
     """Whether a key has the name of a part of a module, in any type."""
-    return _part_of(registry.names(kinds)).search(key) is not None
+    part = _part_of(registry.names(kinds))
+    return any(part.search(key) for key in keys)
 
 
 def codecs_for(adapter: Adapter) -> Codecs:

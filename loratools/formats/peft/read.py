@@ -6,7 +6,7 @@ from loratools.adapter import Adapter, Filed, Provenance, Replacement
 from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
 from loratools.formats.peft.announced import announced_of, announced_parts, other_ranks, silenced
-from loratools.formats.peft.codecs import codecs_of, is_known, is_part
+from loratools.formats.peft.codecs import codecs_of, has_part, is_known
 from loratools.formats.peft.config import parse_config
 from loratools.formats.peft.keys import PREFIX, Parts, sort_keys
 from loratools.formats.peft.notes import disagreements
@@ -20,7 +20,8 @@ from loratools.io.bundle import Bundle
 def claim(bundle: Bundle) -> Sureness:
     """How sure PEFT's dialect is: only with a config do keys say for certain what they mean."""
     peft_type = (bundle.config or {}).get("peft_type")
-    has_keys = any(key.startswith(PREFIX) or is_part(key) for key in bundle.tensors)
+    keys = bundle.tensors
+    has_keys = any(key.startswith(PREFIX) for key in keys) or has_part(keys)
     if is_known(peft_type) and has_keys:
         return Sureness.CONFIG
     is_named = bundle.config is not None and "peft_type" in bundle.config
