@@ -40,10 +40,10 @@ from loratools.cli.signals import STOPPING
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.svd_extract import svd_extract
 from loratools.formats._modules import kinds as module_kinds
-from loratools.formats.peft import kinds as peft_kinds
-from loratools.formats.peft import refusals as peft_refusals
-from loratools.formats.peft.kinds import Codec
-from loratools.formats.peft.kinds._lora import LORA
+from loratools.formats._peft import kinds as peft_kinds
+from loratools.formats._peft import refusals as peft_refusals
+from loratools.formats._peft.kinds import Codec
+from loratools.formats._peft.kinds._lora import LORA
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -19,7 +19,7 @@ from loratools.deltas import Delta, keys_of, parameters_of
 from loratools.deltas.lora import LoRA
 from loratools.deltas.rows import Rows
 from loratools.formats._modules import kinds as module_kinds
-from loratools.formats.peft import kinds as peft_kinds
+from loratools.formats._peft import kinds as peft_kinds
 from loratools.io import dtypes
 from loratools.io.source import Held
 from loratools.methods import MethodOptions
@@ -29,7 +29,7 @@ TESTS = Path(__file__).parent
 KINDS = registry.names(deltas)
 FORMATS = registry.names(formats)
 METHODS = registry.names(methods)
-CODECS = {"formats/_modules/kinds": module_kinds, "formats/peft/kinds": peft_kinds}
+CODECS = {"formats/_modules/kinds": module_kinds, "formats/_peft/kinds": peft_kinds}
 PACKAGES = {"deltas": deltas, "formats": formats, "methods": methods, **CODECS}
 PLUG_INS = [(package, name) for package in PACKAGES for name in registry.names(PACKAGES[package])]
 

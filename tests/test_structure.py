@@ -14,7 +14,7 @@ import pytest
 import loratools
 from loratools import formats, methods, registry
 from loratools.cli import verbs
-from loratools.formats.peft import kinds
+from loratools.formats._peft import kinds
 
 PACKAGE = Path(loratools.__file__).parent
 FILES = {

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from loratools.adapter import Note, Severity
 from loratools.errors import listing
-from loratools.formats.peft.announced import has_other_head
-from loratools.formats.peft.config import PeftConfig, head_modules
-from loratools.formats.peft.keys import HEADS
+from loratools.formats._peft.announced import has_other_head
+from loratools.formats._peft.config import PeftConfig, head_modules
+from loratools.formats._peft.keys import HEADS
 from loratools.names.saved import SavedNames
 
 _HEADS = {"classifier", "score"}

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from loratools.adapter import Adapter, Filed, Provenance, Replacement
 from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
-from loratools.formats.peft.announced import announced_of, announced_parts, other_ranks, silenced
-from loratools.formats.peft.codecs import codecs_of, has_part, is_known
-from loratools.formats.peft.config import parse_config
-from loratools.formats.peft.keys import PREFIX, Parts, sort_keys
+from loratools.formats._peft.announced import announced_of, announced_parts, other_ranks, silenced
+from loratools.formats._peft.codecs import codecs_of, has_part, is_known
+from loratools.formats._peft.config import parse_config
+from loratools.formats._peft.keys import PREFIX, Parts, sort_keys
+from loratools.formats._peft.refusals import refused_settings
+from loratools.formats._peft.updates import Decoder, path_of
 from loratools.formats.peft.notes import disagreements
-from loratools.formats.peft.refusals import refused_settings
 from loratools.formats.peft.tokens import replaced_rows
 from loratools.formats.peft.unstated import alpha_notes, unstated_codecs, unstated_config
-from loratools.formats.peft.updates import Decoder, path_of
 from loratools.io.bundle import Bundle
 
 

@@ -2,7 +2,7 @@
 
 from loratools.adapter import ReplacedRows
 from loratools.errors import FormatError
-from loratools.formats.peft.config import PeftConfig
+from loratools.formats._peft.config import PeftConfig
 from loratools.io.source import Source
 
 

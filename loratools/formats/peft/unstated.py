@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from loratools.adapter import Note
 from loratools.errors import FormatError
-from loratools.formats.peft.codecs import Codecs, codecs_of
-from loratools.formats.peft.config import PeftConfig, Unstated
-from loratools.formats.peft.keys import Parts
-from loratools.formats.peft.updates import path_of
+from loratools.formats._peft.codecs import Codecs, codecs_of
+from loratools.formats._peft.config import PeftConfig, Unstated
+from loratools.formats._peft.keys import Parts
+from loratools.formats._peft.updates import path_of
 from loratools.io.bundle import Bundle
 
 #: The type that is taken: of all types, most adapters have it, and no other has its parts.

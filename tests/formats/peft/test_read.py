@@ -7,8 +7,8 @@ import pytest
 from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, LoratoolsError, ShapeMismatchError, UnsupportedError
 from tests.adapters import lora_of
+from tests.formats._peft.parts import parts
 from tests.formats.bundles import PREFIX, Shapes, decoded, lora, notes
-from tests.formats.peft.parts import parts
 from tests.narrowing import present
 
 PAIR = lora("layer.q")

@@ -20,8 +20,8 @@ from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
 from loratools.testing import adapters
 from tests.adapters import assert_same, effects, lora_of
+from tests.formats._peft.parts import held, update
 from tests.formats.bundles import PREFIX, decoded, lora
-from tests.formats.peft.parts import held, update
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
