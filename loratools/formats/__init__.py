@@ -5,6 +5,7 @@ so it must not import anything large. `read.py` is a `Reader`, and `write.py` a 
 """
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALPHA", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
-    "adapter_weights", "check_options", "decode", "dialect_named", "dialect_of", "dialects",
-    "encode", "is_adapter_file", "options",
+    "adapter_weights", "can_write", "check_options", "decode", "dialect_named", "dialect_of",
+    "dialects", "encode", "is_adapter_file", "options",
 ]  # fmt: skip
 
 
@@ -149,13 +150,24 @@ def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:
 
     Raises:
         UnsupportedError: no dialect has this name, or none is named and the adapter was not read
-            from files.
+            from files; or the dialect is only read.
     """
     if name is None:
         if adapter.filed is None:
             raise UnsupportedError(f"{adapter.where}: was read in no format; say which to write")
         name = adapter.filed.dialect
-    return dialect_named(name)
+    dialect = dialect_named(name)
+    if not can_write(dialect):
+        written = listing(other.name for other in dialects() if can_write(other))
+        raise UnsupportedError(
+            f"{adapter.where}: the format {name} is read and not written; written are {written}"
+        )
+    return dialect
+
+
+def can_write(dialect: Dialect) -> bool:
+    """Whether a dialect is written too, and not only read."""
+    return importlib.util.find_spec(f"{__name__}.{dialect.name}.write") is not None
 
 
 def _reader(dialect: Dialect) -> Reader:

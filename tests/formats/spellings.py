@@ -6,7 +6,7 @@ the package.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -224,4 +224,60 @@ def _peft() -> Iterator[Spelled]:
     )
 
 
-SPELLED: tuple[Spelled, ...] = (*_kohya(), *_peft())
+def _comfyui() -> Iterator[Spelled]:
+    unet = "diffusion_model.double_blocks.0.img_attn.qkv"
+    text = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
+    for ends in (
+        KOHYA,
+        KOHYA_WITHOUT_ALPHA,
+        PEFT,
+        Ends(".lora_A.default.weight", ".lora_B.default.weight", ".alpha"),
+        Ends(".lora_A", ".lora_B"),
+        Ends(".lora.down.weight", ".lora.up.weight", ".alpha"),
+        Ends("_lora.down.weight", "_lora.up.weight"),
+        Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    ):
+        yield linears(f"ComfyUI, {ends}", "comfyui", ends, unet, text)
+
+
+def _flux() -> Iterator[Spelled]:
+    """FLUX.1 under its original names: XLabs' trainer, and Black Forest Labs' control LoRAs."""
+    yield linears(
+        "XLabs",
+        "xlabs",
+        Ends(".down.weight", ".up.weight"),
+        "double_blocks.0.processor.qkv_lora1",
+        "double_blocks.0.processor.proj_lora2",
+        names=("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.txt_attn.proj.weight"),
+    )
+    module, norm = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.norm.key_norm.scale"
+    control = linears("Black Forest Labs, control", "bfl", PEFT, module)
+    bias, before = Numbers(2).draw(ROWS), Numbers(3).draw(ROWS, 1).double()
+    yield replace(
+        control,
+        tensors={**control.tensors, f"{module}.lora_B.bias": bias, norm: torch.ones(3)},
+        weights={**control.weights, f"{module}.bias": (before, before + bias[:, None].double())},
+        kinds=("LoRA", "diff"),
+        replaced={norm: torch.ones(3)},
+    )
+
+
+def _control_lora() -> Spelled:
+    mark, whole = "lora_controlnet", {"zero_convs.0.0.bias": torch.ones(3)}
+    spelled = linears(
+        "Stability AI, Control-LoRA",
+        "control_lora",
+        Ends(".down", ".up"),
+        "input_blocks.4.1.proj_in",
+    )
+    tensors = {**spelled.tensors, **whole, mark: torch.zeros(0)}
+    return replace(spelled, tensors=tensors, replaced=whole, inert=(mark,))
+
+
+SPELLED: tuple[Spelled, ...] = (
+    *_kohya(),
+    *_peft(),
+    *_comfyui(),
+    *_flux(),
+    _control_lora(),
+)

@@ -47,12 +47,14 @@ class SingleFile:
         is_name: whether the dialect has such names of modules.
         names: a description of these names, for errors.
         key: the key of a part of a module.
+        needs_alpha: whether a new file says the alpha of a scaling of 1 too.
     """
 
     file: str
     is_name: Callable[[str], bool]
     names: str
     key: KeyOf
+    needs_alpha: bool = True
 
     def of(self, adapter: Adapter) -> Bundle:
         """The file of an adapter; its tensors have the order of the file that was read, if any.
@@ -116,6 +118,8 @@ class SingleFile:
         rank = codec.rank(delta)
         alpha = alpha_at(scaling, rank)
         dtype = alpha_dtype or delta.sources[0].dtype
+        if not self.needs_alpha and alpha == rank and scaling.source is None:
+            return _Module(name, delta, codec, alpha, None)
         stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, rank, dtype)
         return _Module(name, delta, codec, alpha, stored)
 

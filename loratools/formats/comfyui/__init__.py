@@ -1,0 +1,5 @@
+"""LoRA and DoRA under ComfyUI's own names of modules: one file, where alphas are tensors."""
+
+from loratools.formats import Dialect
+
+DIALECT = Dialect(name="comfyui")

@@ -1,0 +1,186 @@
+"""Files under ComfyUI's names of modules: every spelling of parts, written again as read."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from loratools.errors import FormatError, UnsupportedError
+from loratools.formats import decode, encode
+from loratools.formats._dialect import Sureness
+from loratools.formats.comfyui.read import claim
+from loratools.io.bundle import Bundle
+from loratools.reshaping.combined import Combination, combined
+from loratools.reshaping.rescaled import Rescaling, rescaled
+from tests.adapters import effects
+from tests.formats.kohya.modules import bundle
+from tests.narrowing import present
+
+UNET = "diffusion_model.double_blocks.0.img_attn.qkv"
+TEXT = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
+#: The pairs of ends that ComfyUI tries for each module, down before up.
+PAIRS = [
+    (".lora_down.weight", ".lora_up.weight"),
+    ("_lora.down.weight", "_lora.up.weight"),
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora.down.weight", ".lora.up.weight"),
+    (".lora_A", ".lora_B"),
+    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    (".lora_A.default.weight", ".lora_B.default.weight"),
+]
+each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0])
+AI_TOOLKIT = PAIRS[2]
+
+
+def module(
+    name: str = UNET,
+    pair: tuple[str, str] = AI_TOOLKIT,
+    alpha: float | None = None,
+    shape: tuple[int, ...] = (4, 3),
+    rank: int = 2,
+) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(sum(map(ord, name)))
+    ones = (1,) * (len(shape) - 2)
+    down = torch.randn(rank, *shape[1:], generator=random)
+    up = torch.randn(shape[0], rank, *ones, generator=random)
+    alphas = {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
+    return {f"{name}{pair[0]}": down, f"{name}{pair[1]}": up, **alphas}
+
+
+def product(tensors: Mapping[str, Tensor], scaling: float) -> Tensor:
+    down, up, *_ = tensors.values()
+    return scaling * (up.flatten(1).double() @ down.flatten(1).double())
+
+
+def assert_written_as(files: Bundle, written: Bundle) -> None:
+    assert list(written.tensors) == list(files.tensors)
+    for key, source in files.tensors.items():
+        assert torch.equal(written.tensors[key].read(), source.read()), key
+    assert written.metadata == files.metadata
+
+
+@each_pair
+@pytest.mark.parametrize("name", [UNET, TEXT])
+@pytest.mark.parametrize("alpha", [None, 0.5, 3.0])
+def test_each_spelling_is_read_by_the_same_formula_and_written_again(
+    name: str, pair: tuple[str, str], alpha: float | None
+) -> None:
+    tensors = module(name, pair, alpha)
+    adapter = decode(bundle(tensors))
+    assert present(adapter.filed).dialect == "comfyui"
+    scaling = present(adapter.updates[f"{name}.weight"].delta.scaling)
+    assert scaling.value == (1 if alpha is None else alpha / 2)
+    assert scaling.origin == ("assumed" if alpha is None else "tensor")
+    expected = product(tensors, scaling.value)
+    torch.testing.assert_close(effects(adapter)[f"{name}.weight"], expected, rtol=0, atol=0)
+    assert_written_as(bundle(tensors), encode(adapter))
+
+
+def test_spellings_may_differ_from_module_to_module() -> None:
+    tensors: dict[str, Tensor] = {}
+    for number, pair in enumerate(PAIRS):
+        tensors |= module(
+            f"diffusion_model.blocks.{number}.q", pair, alpha=1.0 if number % 2 else None
+        )
+    adapter = decode(bundle(tensors))
+    assert len(adapter.updates) == len(PAIRS)
+    assert_written_as(bundle(tensors), encode(adapter))
+
+
+def test_convolution_is_read_and_written_with_its_kernel() -> None:
+    tensors = module("diffusion_model.input_blocks.0.0", PAIRS[0], 1.0, (4, 3, 3, 3))
+    adapter = decode(bundle(tensors))
+    assert adapter.updates["diffusion_model.input_blocks.0.0.weight"].delta.shape == (4, 3, 3, 3)
+    assert_written_as(bundle(tensors), encode(adapter))
+
+
+def test_another_strength_is_an_alpha_beside_factors_that_keep_their_names() -> None:
+    """ComfyUI ignores metadata, so a file without alphas gets one."""
+    tensors = module()
+    written = encode(rescaled(decode(bundle(tensors)), Rescaling(strength=0.25)).adapter)
+    assert set(written.tensors) == {*tensors, f"{UNET}.alpha"}
+    assert written.tensors[f"{UNET}.alpha"].read() == 0.5
+    again = effects(decode(written))[f"{UNET}.weight"]
+    torch.testing.assert_close(again, product(tensors, 0.25), rtol=0, atol=0)
+
+
+def test_module_of_another_adapter_gets_the_names_of_kohya() -> None:
+    one, other = decode(bundle(module())), decode(bundle(module(TEXT, PAIRS[1])))
+    both = encode(combined([one, other], [1, 1], None, Combination()).adapter)
+    assert set(module()) < set(both.tensors)
+    assert {f"{TEXT}.lora_down.weight", f"{TEXT}.lora_up.weight"} < set(both.tensors)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 1.0])
+def test_file_that_is_made_anew_has_alphas_only_where_they_are_needed(alpha: float) -> None:
+    tensors = module(pair=PAIRS[0])
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": alpha}
+    peft = {
+        f"base_model.model.{key}".replace("_down", "_A").replace("_up", "_B"): tensor
+        for key, tensor in tensors.items()
+    }
+    written = encode(decode(bundle(peft, config=config)), "comfyui")
+    assert set(written.tensors) == {*tensors, *([f"{UNET}.alpha"] if alpha != 2 else [])}
+    again = effects(decode(written))[f"{UNET}.weight"]
+    torch.testing.assert_close(again, product(tensors, alpha / 2), rtol=0, atol=0)
+    assert written.metadata == {}
+
+
+def test_metadata_of_a_training_is_kept_true() -> None:
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "2",
+        "ss_network_alpha": "1",
+    }
+    tensors = module(alpha=1.0)
+    written = encode(rescaled(decode(bundle(tensors, metadata)), Rescaling(strength=3)).adapter)
+    assert written.metadata["ss_network_alpha"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sureness"),
+    [
+        (module(), Sureness.KEYS),
+        ({f"{UNET}.lokr_w1": torch.ones(2, 2)}, Sureness.POSSIBLE),
+        ({f"{UNET}.weight": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(2)}, Sureness.NO),
+        (module() | {f"{TEXT}.lokr_w1": torch.ones(2, 2)}, Sureness.KEYS),
+        (module("transformer.blocks.0.q"), Sureness.NO),
+        (module("diffusion_modeling.q"), Sureness.NO),
+    ],
+)
+def test_names_of_a_checkpoint_with_a_part_are_this_formats(
+    tensors: dict[str, Tensor], sureness: Sureness
+) -> None:
+    assert claim(bundle(tensors)) is sureness
+
+
+def test_keys_count_more_than_a_config_of_another_kind() -> None:
+    adapter = decode(bundle(module(), config={"lora_parameters": {}}))
+    assert present(adapter.filed).dialect == "comfyui"
+    assert any("a config does not belong" in note.message for note in adapter.notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({f"{UNET}.lokr_w1": (2, 2)}, UnsupportedError, "lokr_w1: LoKr .* cannot be read yet"),
+        ({f"{UNET}.lora_down.weight": (2, 3)}, FormatError, "means the same tensor as .*lora_A"),
+        ({f"{UNET}.bias": (4,)}, FormatError, r"qkv\.bias: an unknown key"),
+        ({"transformer.q.lora_A.weight": (2, 3)}, FormatError, "transformer.q.* an unknown key"),
+        ({f"{TEXT}.lora_A.weight": (2, 3)}, FormatError, "fc1 has .* no lora_up.weight: half an"),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    more: dict[str, tuple[int, ...]], error: type[Exception], message: str
+) -> None:
+    tensors = module() | {key: torch.ones(shape) for key, shape in more.items()}
+    with pytest.raises(error, match=message):
+        decode(bundle(tensors))
+
+
+def test_other_names_are_refused_when_written() -> None:
+    adapter = decode(bundle(module("lora_unet_q", PAIRS[0])))
+    with pytest.raises(UnsupportedError, match=r"lora_unet_q\.weight: not the name of a module"):
+        encode(replace(adapter, filed=None), "comfyui")
