@@ -146,7 +146,7 @@ def test_format_states_options_that_are_choices_and_documents_them(name: str) ->
     for option in formats.dialect_named(name).options:
         assert option.name.isidentifier()
         assert len(set(option.values)) == len(option.values)
-        assert len(option.values) > 1 or option.number
+        assert len(option.values) > 1 or option.number or option.text
         assert option.help.endswith(".")
         assert f"--{option.name.replace('_', '-')}" in page
         assert all(f"`{value}`" in page for value in option.values)

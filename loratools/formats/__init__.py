@@ -17,6 +17,7 @@ from loratools.errors import LoratoolsError, OptionError, UnsupportedError, list
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
 from loratools.formats._dialect import (
     ALPHA,
+    BaseNames,
     Dialect,
     Option,
     Reader,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALPHA", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
-    "adapter_weights", "can_write", "check_options", "decode", "dialect_named", "dialect_of",
-    "dialects", "encode", "is_adapter_file", "options",
+    "adapter_weights", "base_names", "can_write", "check_options", "decode", "dialect_named",
+    "dialect_of", "dialects", "encode", "is_adapter_file", "options",
 ]  # fmt: skip
 
 
@@ -127,6 +128,15 @@ def check_options(given: Mapping[str, str]) -> None:
             )
 
 
+def base_names(options: Mapping[str, str]) -> BaseNames | None:
+    """The function from the keys of a file to the names of the model in it, which options describe.
+
+    It leaves out the keys of the adapter. None where no option says that the file holds a model.
+    """
+    reader = next((_told_reader(d) for d in dialects() if _is_told(d, options)), None)
+    return None if reader is None else reader.base_names(options)
+
+
 def encode(adapter: "Adapter", dialect: str | None = None) -> "Bundle":
     """The files of `adapter` in a dialect, by default the one that it was read from.
 
@@ -182,11 +192,20 @@ def _told(bundle: "Bundle", options: Mapping[str, str]) -> Dialect | None:
     it speaks of and that another dialect claims.
     """
     for dialect in dialects():
-        if any(option.decides and option.name in options for option in dialect.options):
-            reader: ToldReader = importlib.import_module(f"{__name__}.{dialect.name}.read")
-            if reader.fits(bundle, options) or not any(_claims(bundle).values()):
-                return dialect
+        if _is_told(dialect, options) and (
+            _told_reader(dialect).fits(bundle, options) or not any(_claims(bundle).values())
+        ):
+            return dialect
     return None
+
+
+def _is_told(dialect: Dialect, options: Mapping[str, str]) -> bool:
+    return any(option.decides and option.name in options for option in dialect.options)
+
+
+def _told_reader(dialect: Dialect) -> ToldReader:
+    reader: ToldReader = importlib.import_module(f"{__name__}.{dialect.name}.read")
+    return reader
 
 
 def _claims(bundle: "Bundle") -> dict[Dialect, Sureness]:

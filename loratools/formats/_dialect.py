@@ -1,7 +1,7 @@
 """The contract of a dialect: its description, its reader, its writer, and how sure it can be."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol, final
@@ -166,11 +166,19 @@ class Reader(Protocol):
         ...
 
 
+#: From the keys of a file to the names of the tensors of a model in it; other keys are left out.
+BaseNames = Callable[[Collection[str]], Mapping[str, str]]
+
+
 class ToldReader(Reader, Protocol):
     """The module `read` of a dialect with an option that decides that files are in it."""
 
     def fits(self, bundle: "Bundle", options: Mapping[str, str]) -> bool:
         """Whether there is anything in the files of which the options speak."""
+        ...
+
+    def base_names(self, options: Mapping[str, str]) -> BaseNames | None:
+        """The names of a model in the adapter's own file; None if the options say of none."""
         ...
 
 

@@ -55,7 +55,8 @@ class Passengers:
             return adapter
         keys = iter(own.tensors)
         order = tuple(k if k in self.tensors else next(keys) for k in self._all.tensors)
-        filed = replace(adapter.filed, passengers=self.tensors, order=order)
+        carried = {**adapter.filed.passengers, **self.tensors}
+        filed = replace(adapter.filed, passengers=carried, order=order)
         reasons = {key: _reason(key) for key in self.tensors}
         return replace(adapter, inert={**adapter.inert, **reasons}, filed=filed)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loratools.errors import OptionError, OutputError, StorageError, UnsupportedError
 from loratools.files.companions import Companions, changed_companions, companions
 from loratools.files.opening import open_adapter, open_base
+from loratools.files.own_base import adapter_in, holds_base, without_adapter
 from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
 from loratools.formats import check_options
@@ -56,7 +57,8 @@ def merge(
     """Write `base + Σ weight · adapter` to `output`; if that is None, only plan it.
 
     With `write.only_changed` the output is an overlay, a folder of what differs from the base; and
-    `BASE+OVERLAY` is a base, of which a merge without adapters makes a whole model.
+    `BASE+OVERLAY` is a base, of which a merge without adapters makes a whole model. So does it of a
+    state dict with home-made layers, which holds its own base (`keys` among `dialect_options`).
     All adapters are added before the one rounding to the base's dtype. The base is read in blocks
     of rows, so memory does not depend on its size. `output` appears complete or not at all.
 
@@ -67,9 +69,12 @@ def merge(
     write = write or WriteOptions()
     options = options or MergeOptions()
     weights = weights_for(weights, len(paths))
-    _check_adapters(base, paths, write)
     check_options(dialect_options or {})
+    _check_adapters(base, paths, write, dialect_options or {})
     checkpoint = open_base(base, companions=True)
+    if not paths and holds_base(dialect_options or {}):
+        paths, weights = [adapter_in(base, checkpoint)], (1.0,)
+        checkpoint = without_adapter(checkpoint, dialect_options or {})
     opened = [
         open_adapter(
             path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
@@ -102,12 +107,20 @@ def merge(
     return _write(report, files, beside, Path(output), inputs, write)
 
 
-def _check_adapters(base: str | Path, adapters: Sequence[str | Path], write: WriteOptions) -> None:
-    """Refuse a merge without adapters, but for one that makes a model of overlays."""
+def _check_adapters(
+    base: str | Path,
+    adapters: Sequence[str | Path],
+    write: WriteOptions,
+    dialect_options: Mapping[str, str],
+) -> None:
+    """Refuse a merge without adapters, but for one of overlays, or of an adapter in the base."""
     if adapters:
         return
-    if len(layers_of(base)) == 1:
-        raise OptionError(f"{base}: no adapter to merge; without one, only BASE+OVERLAY is written")
+    if len(layers_of(base)) == 1 and not holds_base(dialect_options):
+        raise OptionError(
+            f"{base}: no adapter to merge; without one, only BASE+OVERLAY is written, or a file "
+            f"that holds adapter and base, as --keys base=PATTERN says"
+        )
     if write.only_changed:
         raise OptionError("only_changed: nothing changes without an adapter")
 

@@ -86,11 +86,13 @@ def command(
     BASE and each ADAPTER are a folder, a safetensors file or an hf://owner/name on the Hub. All
     adapters are added before the one rounding to BASE's dtype. The output appears complete, or not
     at all. BASE+OVERLAY is a base with what --only-changed has written; without an ADAPTER it is
-    written as one model.
+    written as one model; so is a state dict of home-made layers, with --keys base=PATTERN.
     """
+    from loratools.files.own_base import holds_base
     from loratools.files.place import layers_of
 
-    if not adapters and (settings["only_changed"] or in_place or len(layers_of(base)) == 1):
+    is_whole = len(layers_of(base)) > 1 or holds_base(settings["dialect_options"])
+    if not adapters and (settings["only_changed"] or in_place or not is_whole):
         raise click.UsageError("Missing argument 'ADAPTER...'.")
     if in_place:
         _check_in_place(output, settings)

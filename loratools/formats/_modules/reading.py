@@ -66,8 +66,19 @@ def other_kind(key: str, spelling: Spelling) -> str | None:
     return None if spelling.split(key) else lycoris_kind(key)
 
 
-def adapter_of(bundle: Bundle, dialect: str, modules: Modules) -> Adapter:
+def _as_decoded(delta: Delta) -> Delta:
+    return delta
+
+
+def adapter_of(
+    bundle: Bundle,
+    dialect: str,
+    modules: Modules,
+    scaled: Callable[[Delta], Delta] = _as_decoded,
+) -> Adapter:
     """The adapter that a file's modules form; a target is a module's name with `.weight`.
+
+    `scaled` gives an update the scaling that something else than its module says.
 
     Raises:
         FormatError: a factor is missing, or a tensor cannot be a factor.
@@ -76,7 +87,8 @@ def adapter_of(bundle: Bundle, dialect: str, modules: Modules) -> Adapter:
     """
     codecs = all_codecs()
     deltas = {
-        name: _delta(f"{bundle.where}: {name}", parts, codecs) for name, parts in modules.items()
+        name: scaled(_delta(f"{bundle.where}: {name}", parts, codecs))
+        for name, parts in modules.items()
     }
     return Adapter(
         where=bundle.where,

@@ -1,0 +1,28 @@
+"""A dialect that the user describes: LoRA in home-made layers, by patterns for their keys."""
+
+from loratools.formats import ALPHA, Dialect, Option
+
+
+def _check(text: str) -> object:
+    from loratools.formats.described.description import parse
+
+    return parse(text)
+
+
+KEYS = Option(
+    "keys",
+    (),
+    "How home-made keys are spelled: up={target}.B, down={target}.A, alpha=, mid=, magnitude=, "
+    "base=; or a YAML file that says so. Several times, one for each part.",
+    text="PART=PATTERN",
+    check=_check,
+    decides=True,
+)
+SCALE = Option(
+    "scale",
+    ("auto",),
+    "With --keys: the factor of every update; auto: by its alpha, or else 1, and a note says so.",
+    number="S",
+)
+
+DIALECT = Dialect(name="described", options=(KEYS, SCALE, ALPHA))
