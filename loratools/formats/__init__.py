@@ -1,7 +1,8 @@
 """The dialects in which adapters are stored: a folder each, found by its name.
 
 `formats/NAME/__init__.py` has the `DIALECT`, the description of the dialect. `--help` reads it too,
-so it must not import anything large. `read.py` is a `Reader`, and `write.py` a `Writer`.
+so it must not import anything large. `read.py` is a `Reader`, and `write.py` a `Writer`; it is
+absent where a dialect is only read.
 """
 
 import importlib
