@@ -192,7 +192,23 @@ def _kohya() -> Iterator[Spelled]:
         KOHYA_WITHOUT_ALPHA,
         "lora_unet_mid_block_attentions_0_proj_in",
     )
+    yield linears(
+        "OneTrainer, Flux.1",
+        "kohya",
+        KOHYA,
+        "lora_transformer_transformer_blocks_0_attn_to_q",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te2_encoder_block_0_layer_0_SelfAttention_q",
+    )
+    yield _bundled()
     yield _convolutions()
+
+
+def _bundled() -> Spelled:
+    lora = linears("OneTrainer, with an embedding", "kohya", KOHYA, "lora_unet_mid_block_proj")
+    key = "bundle_emb.mine.string_to_param.*"
+    tensors = {**lora.tensors, key: Numbers(5).draw(2, 8)}
+    return replace(lora, tensors=tensors, inert=(key,))
 
 
 def _convolutions() -> Spelled:
@@ -225,59 +241,82 @@ def _peft() -> Iterator[Spelled]:
 
 
 def _comfyui() -> Iterator[Spelled]:
-    unet = "diffusion_model.double_blocks.0.img_attn.qkv"
-    text = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
-    for ends in (
-        KOHYA,
-        KOHYA_WITHOUT_ALPHA,
-        PEFT,
-        Ends(".lora_A.default.weight", ".lora_B.default.weight", ".alpha"),
-        Ends(".lora_A", ".lora_B"),
-        Ends(".lora.down.weight", ".lora.up.weight", ".alpha"),
-        Ends("_lora.down.weight", "_lora.up.weight"),
-        Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-    ):
-        yield linears(f"ComfyUI, {ends}", "comfyui", ends, unet, text)
-
-
-def _flux() -> Iterator[Spelled]:
-    """FLUX.1 under its original names: XLabs' trainer, and Black Forest Labs' control LoRAs."""
     yield linears(
+        "ComfyUI, LoraSave",
+        "comfyui",
+        KOHYA_WITHOUT_ALPHA,
+        "diffusion_model.double_blocks.0.img_attn.qkv",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj",
+    )
+    yield linears("ComfyUI, with alpha", "comfyui", KOHYA, "diffusion_model.blocks.0.self_attn.q")
+    yield linears("ai-toolkit, Wan", "comfyui", PEFT, "diffusion_model.blocks.0.self_attn.q")
+    yield linears(
+        "ComfyUI, PEFT's names with alpha",
+        "comfyui",
+        Ends(".lora_A.weight", ".lora_B.weight", ".alpha"),
+        "diffusion_model.layers.0.attention.qkv",
+    )
+
+
+def _xlabs() -> Iterator[Spelled]:
+    ends = Ends(".down.weight", ".up.weight")
+    block = "double_blocks.0.processor"
+    both = linears(
         "XLabs",
         "xlabs",
-        Ends(".down.weight", ".up.weight"),
-        "double_blocks.0.processor.qkv_lora1",
-        "double_blocks.0.processor.proj_lora2",
+        ends,
+        f"{block}.qkv_lora1",
+        f"{block}.proj_lora2",
         names=("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.txt_attn.proj.weight"),
     )
-    module, norm = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.norm.key_norm.scale"
-    control = linears("Black Forest Labs, control", "bfl", PEFT, module)
-    bias, before = Numbers(2).draw(ROWS), Numbers(3).draw(ROWS, 1).double()
+    # Queries, keys and values are three of the seven parts of what `linear1` computes.
+    stem = "single_blocks.0.processor.qkv_lora"
+    one = linears("", "xlabs", ends, stem)
+    before, after = one.weights[f"{stem}.weight"]
+    before = torch.cat([before, torch.ones(ROWS // 3 * 4, COLUMNS)])
+    weight = before, torch.cat([after, before[ROWS:]])
     yield replace(
-        control,
-        tensors={**control.tensors, f"{module}.lora_B.bias": bias, norm: torch.ones(3)},
-        weights={**control.weights, f"{module}.bias": (before, before + bias[:, None].double())},
-        kinds=("LoRA", "diff"),
-        replaced={norm: torch.ones(3)},
+        both,
+        tensors={**both.tensors, **one.tensors},
+        weights={**both.weights, "single_blocks.0.linear1.weight": weight},
     )
 
 
-def _control_lora() -> Spelled:
-    mark, whole = "lora_controlnet", {"zero_convs.0.0.bias": torch.ones(3)}
-    spelled = linears(
+def _bfl() -> Iterator[Spelled]:
+    stem, norm = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.norm.query_norm.scale"
+    plain = linears("Black Forest Labs, LoRA", "bfl", PEFT, stem)
+    yield plain
+    numbers = Numbers(6)
+    bias, before, scale = numbers.draw(ROWS), numbers.draw(ROWS).double(), numbers.draw(COLUMNS)
+    yield replace(
+        plain,
+        trainer="Black Forest Labs, control LoRA",
+        tensors={**plain.tensors, f"{stem}.lora_B.bias": bias, norm: scale},
+        weights={**plain.weights, f"{stem}.bias": (before[:, None], (before + bias)[:, None])},
+        kinds=("LoRA", "diff"),
+        replaced={norm: scale},
+    )
+
+
+def _control_lora() -> Iterator[Spelled]:
+    plain = linears(
         "Stability AI, Control-LoRA",
         "control_lora",
         Ends(".down", ".up"),
-        "input_blocks.4.1.proj_in",
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_q",
     )
-    tensors = {**spelled.tensors, **whole, mark: torch.zeros(0)}
-    return replace(spelled, tensors=tensors, replaced=whole, inert=(mark,))
+    whole = {"input_hint_block.0.bias": Numbers(7).draw(ROWS)}
+    mark = {"lora_controlnet": torch.zeros(0)}
+    yield replace(
+        plain, tensors={**plain.tensors, **whole, **mark}, replaced=whole, inert=tuple(mark)
+    )
 
 
 SPELLED: tuple[Spelled, ...] = (
     *_kohya(),
     *_peft(),
     *_comfyui(),
-    *_flux(),
-    _control_lora(),
+    *_xlabs(),
+    *_bfl(),
+    *_control_lora(),
 )
