@@ -19,10 +19,14 @@ Severity = Literal["info", "problem", "refusal"]
 @final
 @dataclass(frozen=True)
 class Note:
-    """Something a person should know about an adapter."""
+    """Something a person should know about an adapter.
+
+    `trap` is the name of the trap in `loratools.traps` that the note is about, if it is about one.
+    """
 
     severity: Severity
     message: str
+    trap: str | None = None
 
 
 @final
@@ -195,7 +199,7 @@ class Adapter:
         if not self.beside:
             return ()
         text = f"other weights are in its folder, and are not applied: {listing(self.beside)}"
-        return (Note("problem", text),)
+        return (Note("problem", text, trap="stray-weights"),)
 
     @property
     def remarks(self) -> tuple[Note, ...]:

@@ -286,6 +286,11 @@ def test_command_line_reference_is_what_help_says() -> None:
     assert read(make_cli.PAGE) == make_cli.page(), "run scripts/docs"
 
 
+def test_page_on_traps_is_what_they_say() -> None:
+    make_traps = load_script(DOCS / "make_traps.py")
+    assert read(make_traps.PAGE) == make_traps.page(), "run scripts/docs"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_line_reference_is_what_the_terminal_shows(name: str) -> None:
     done = subprocess.run(
@@ -454,6 +459,10 @@ def test_fields_of_rescale_json_are_the_documented_ones(fixtures: Path, tmp_path
         loratools.rescale(adapter, output=output, rescaling=rescaling)
         for output in (None, tmp_path / "written")
     ]
+    stabilised = fixtures / "adapters" / "rslora-patterns"
+    reports.append(
+        loratools.rescale(stabilised, output=None, rescaling=Rescaling(), repair=["rslora"])
+    )
     assert_documented([report.to_json() for report in reports], "rescale --json")
 
 

@@ -55,8 +55,16 @@ class Scaling:
     @cached_property
     def value(self) -> float:
         """The factor before `up @ down`, as a number."""
-        divisor = {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
-        return self.times * self.alpha / divisor
+        return self.times * self.alpha / self.divisor
+
+    @property
+    def divisor(self) -> float:
+        """The number that alpha is divided by."""
+        return {"rank": self.rank, "sqrt_rank": math.sqrt(self.rank), "direct": 1.0}[self.rule]
+
+    def giving(self, value: float) -> "Scaling":
+        """The scaling with the alpha that gives this factor."""
+        return replace(self, alpha=value * self.divisor / self.times)
 
     def at(self, alpha: float) -> "tuple[Scaling, float]":
         """The scaling with another alpha, and the factor that a tensor has to be multiplied with.

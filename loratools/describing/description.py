@@ -72,7 +72,8 @@ class Inspection:
     """The description of an adapter; `spectra` and `coverage` are None unless they were asked for.
 
     `nonfinite` are the stored tensors with a NaN or an infinity. `idle` are the updates that change
-    nothing, whatever the base, with the reason.
+    nothing, whatever the base, with the reason. `warnings` are notes on what other programs do with
+    the adapter.
     """
 
     adapter: Adapter
@@ -81,6 +82,7 @@ class Inspection:
     nonfinite: tuple[str, ...] = ()
     idle: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
+    warnings: tuple[Note, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -105,7 +107,7 @@ class Inspection:
         """All notes on the adapter: on its files, its values, and the base."""
         adapter = self.adapter
         found = (*adapter.notes, *adapter.notes_beside)
-        return (*found, *self._value_notes(), *self._base_notes())
+        return (*found, *self.warnings, *self._value_notes(), *self._base_notes())
 
     @property
     def is_sound(self) -> bool:

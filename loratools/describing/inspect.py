@@ -8,6 +8,7 @@ from loratools.describing.description import Inspection, find_nonfinite, inspect
 from loratools.files.opening import open_adapter, open_base
 from loratools.idle import idle_updates
 from loratools.io.collector import collector_paused
+from loratools.traps import warnings
 
 
 @collector_paused()
@@ -36,12 +37,16 @@ def inspect(
         dialect_options=dialect_options,
         headers=not spectrum,
     )
-    coverage = plan = None
+    coverage = plan = opened_base = None
     if base:
         from loratools.describing.coverage import cover
 
-        coverage, plan = cover(opened, open_base(base, headers=not spectrum))
-    described = inspect_adapter(opened)
+        opened_base = open_base(base, headers=not spectrum)
+        coverage, plan = cover(opened, opened_base)
+    described = replace(
+        inspect_adapter(opened),
+        warnings=tuple(warnings(opened, opened_base, reads_values=spectrum)),
+    )
     if spectrum:
         from loratools.describing.spectrum import measure_spectra
         from loratools.running.parallel import threads

@@ -38,6 +38,7 @@ from loratools.io.folder import Folder, read_json
 from loratools.io.index import is_index, read_index
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
+from loratools.traps import doubts
 
 MODEL_CONFIG = "config.json"
 
@@ -78,7 +79,8 @@ def open_adapter(
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = _read_bundle(folder, file, place.where, config)
-        return replace(decode(bundle, dialect_options), beside=beside)
+        adapter = replace(decode(bundle, dialect_options), beside=beside)
+        return replace(adapter, notes=(*adapter.notes, *doubts(adapter)))
 
 
 def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:

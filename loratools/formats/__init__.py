@@ -8,7 +8,8 @@ absent where a dialect is only read.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -102,9 +103,10 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
     check_options(options or {})
     passengers = Passengers(bundle)
     names = unwrapped_names(passengers.rest, [dialect.prefix for dialect in dialects()])
-    dialect = _told(names.bundle, options or {}) or _surest(names.bundle)
-    bundle, renamed = names.with_config(dialect.module_fields)
-    adapter = passengers.beside(_decoded(dialect, bundle, options or {}), bundle)
+    with _explained(names.bundle):
+        dialect = _told(names.bundle, options or {}) or _surest(names.bundle)
+        bundle, renamed = names.with_config(dialect.module_fields)
+        adapter = passengers.beside(_decoded(dialect, bundle, options or {}), bundle)
     notes = (*renamed, *adapter.notes)
     return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
 
@@ -245,6 +247,20 @@ def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> 
             raise
         # Errors of updates name the keys of tensors: an update does not know its file.
         raise type(error)(f"{bundle.where}: {error}") from error
+
+
+@contextmanager
+def _explained(bundle: "Bundle") -> Iterator[None]:
+    """Add to the error of a bundle that cannot be decoded that it was not saved whole, if so."""
+    try:
+        yield
+    except LoratoolsError as error:
+        from loratools.formats._gathered import ungathered
+
+        reason = ungathered(bundle)
+        if reason is None:
+            raise
+        raise type(error)(f"{error}; {reason}") from error
 
 
 def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import loratools
 from tests.adapters import effects
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, Result, run_here, unchanged
+from tests.narrowing import present
 
 WEIGHTS = "adapter_model.safetensors"
 PATTERNS = FIXTURES / "adapters/rslora-patterns"
@@ -131,6 +133,7 @@ def test_json_is_one_object_of_this_form(run: Callable[..., Result], output: Pat
         bytes=int,
         strengths=lambda strengths: {type(value) for value in strengths.values()} == {float},
         rounding=(float, None),
+        repairs=lambda repairs: repairs == [],
         notes=[str],
     )
     assert found["adapter"] == str(SMALL)
@@ -152,6 +155,72 @@ def test_json_has_null_for_a_strength_that_is_no_number(
     assert "× inf" in run(*command).out
 
 
+# Repairs
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """An adapter with rank stabilisation, and with an alpha of 0 for some modules."""
+    folder = shutil.copytree(SMALL, tmp_path / "broken")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"use_rslora": True, "alpha_pattern": {"q_proj": 0}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("trap", [(), ("rslora",), ("zero-alpha",), ("all",)])
+def test_repair_is_of_all_traps_or_of_those_that_are_named(
+    run: Callable[..., Result], broken: Path, output: Path, before: bool, trap: tuple[str, ...]
+) -> None:
+    options = ["--repair", *trap]
+    arguments = [*options, broken] if before else [broken, *options]
+    with unchanged(broken):
+        found = json.loads(run(*arguments, "-o", output, "--json").out)
+    repaired = {repair["trap"] for repair in found["repairs"]}
+    assert repaired == ({"rslora", "zero-alpha"} if trap in ((), ("all",)) else {*trap})
+    left = {note.trap for note in loratools.inspect(output).notes}
+    assert left == {"rslora", "zero-alpha"} - repaired - ({None} if repaired else set())
+    assert (output / WEIGHTS).read_bytes() == (broken / WEIGHTS).read_bytes()
+    problems = [note for note in found["notes"] if "alpha of 0" in note]
+    assert bool(problems) == ("zero-alpha" not in repaired)
+
+
+def test_repair_may_name_several_traps_and_comes_before_the_strength(
+    run: Callable[..., Result], broken: Path, output: Path
+) -> None:
+    command = ["--repair", "zero-alpha", "--repair", "rslora", "--strength", "3"]
+    found = json.loads(run(broken, *command, "-o", output, "--json").out)
+    alphas = {repair["after"] for repair in found["repairs"] if repair["trap"] == "zero-alpha"}
+    assert len(alphas) == 1
+    made = loratools.open_adapter(output)
+    for target, strength in found["strengths"].items():
+        assert (strength is None) == ("q_proj" in target)
+        scaling = present(made.updates[target].delta.scaling)
+        assert scaling.rule == "rank"
+        assert ("q_proj" not in target) or scaling.value == 3
+
+
+def test_report_of_a_repair_has_a_row_for_each_change(
+    run: Callable[..., Result], broken: Path
+) -> None:
+    lines = run(broken, "--repair", "zero-alpha", "--dry-run").out.splitlines()
+    assert re.split(r"  +", lines[1].strip()) == ["repaired", "n", "before", "after"]
+    assert lines[2].startswith("zero-alpha  ")
+
+
+@pytest.mark.parametrize("options", [["--repair"], ["--repair", "zero-alpha"]])
+def test_nothing_to_repair_is_refused(
+    run: Callable[..., Result], output: Path, options: list[str]
+) -> None:
+    assert refused(run(SMALL, *options, "-o", output), 1, "could be repaired was found")
+    assert not output.exists()
+
+
+def test_report_without_a_repair_does_not_speak_of_it(run: Callable[..., Result]) -> None:
+    assert "repaired" not in run(SMALL, "--strength", "2", "--dry-run").out
+
+
 USAGE = {
     "nothing to do": ([], "Nothing to do: give --strength"),
     "keeping alone": (["--keep-replaced"], "Nothing to do"),
@@ -160,6 +229,7 @@ USAGE = {
     "no factor": (["--where", "*.mlp.*"], "is not a pattern and a number"),
     "an odd factor": (["--where", "*=much"], "is not a pattern and a number"),
     "no rule": (["--rule", "sqrt"], "'sqrt' is not one of"),
+    "no trap": (["--repair=zero-alhpa"], "'zero-alhpa' is not one of"),
     "jobs": (["--strength", "2", "--jobs", "2"], "No such option"),
 }
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The most entries of the file's metadata that are shown.
 _METADATA_SHOWN = 12
+#: A shorter name for where an alpha was found, so that rows fit into a line.
+_FROM = {"alpha_pattern": "regex"}
 
 
 @click.command("inspect", short_help=__doc__)
@@ -76,7 +78,8 @@ def _text(found: "Inspection", *, show_spectrum: bool, show_modules: bool) -> It
         yield from field_lines(_coverage_fields(found))
     for note in found.notes:
         label = {"info": "Note", "problem": "Problem", "refusal": "Refused"}[note.severity]
-        yield f"{label}: {printable(note.message)}"
+        trap = f" [{note.trap}]" if note.trap else ""
+        yield f"{label}: {printable(note.message)}{trap}"
 
 
 def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
@@ -140,12 +143,15 @@ def _parameters(found: "Inspection") -> str:
 
 def _target_columns(found: "Inspection") -> Sequence[Column]:
     groups = found.groups
+    origins = [group.alpha_from or "" for group in groups]
+    differ = len({origin for origin in origins if origin}) > 1
     return (
         Column("targets", [_short(group.pattern) for group in groups]),
         Column("n", [str(group.count) for group in groups], is_number=True),
         Column("shape", ["×".join(map(str, group.shape)) for group in groups], is_number=True),
         Column("rank", [_maybe(group.rank) for group in groups], is_number=True),
         Column("alpha", [_maybe(group.alpha) for group in groups], is_number=True),
+        *([Column("from", [_FROM.get(origin, origin) for origin in origins])] if differ else []),
         Column("scaling", [_maybe(group.scaling) for group in groups], is_number=True),
         Column("kind", [group.kind for group in groups]),
     )

@@ -1,11 +1,13 @@
 """Make an adapter stronger or weaker."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.failures import printable
 from loratools.cli.options import (
     base_option,
     checked_output,
@@ -22,12 +24,28 @@ from loratools.cli.options import (
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
+from loratools.traps import ALL, names
 
 if TYPE_CHECKING:
     from loratools.reshaping.rescale import RescaleReport
+    from loratools.traps._trap import Change
 
 
-@click.command("rescale", short_help=__doc__)
+class _Command(click.Command):
+    """The command, whose `--repair` may stand alone, also before the name of the adapter."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give `--repair` the value `all` where no trap is named after it."""
+        traps = (ALL, *names())
+        followers = [*args, ""][1:]
+        given = [
+            f"--repair={ALL}" if argument == "--repair" and follower not in traps else argument
+            for argument, follower in zip(args, followers, strict=True)
+        ]
+        return super().parse_args(ctx, given)
+
+
+@click.command("rescale", short_help=__doc__, cls=_Command)
 @click.argument("adapter", type=click.Path())
 @output_options
 @click.option("--strength", type=float, metavar="F", help="Multiply every update by F.")
@@ -41,6 +59,13 @@ if TYPE_CHECKING:
 )
 @click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
 @click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
+@click.option(
+    "--repair",
+    type=click.Choice((ALL, *names())),
+    multiple=True,
+    metavar="[TRAP]",
+    help="Repair all traps that inspect --check finds, or this one only.",
+)
 @base_option
 @rank_options
 @json_option
@@ -54,10 +79,10 @@ def command(
     """Write ADAPTER with other strengths, or with the same strengths stored in another way.
 
     Strengths go into alpha, where they are exact. --fold, --rule and --balance leave every update
-    as it is.
+    as it is. --repair changes what it says in its report.
     """
     output = checked_output(output, dry_run=dry_run)
-    rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance")
+    rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance", "repair")
     # By identity, because a strength or an alpha of 0 is something to do, and equal to False.
     if all(settings[name] in ((), None) or settings[name] is False for name in rescaling_names):
         raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")
@@ -70,7 +95,7 @@ def command(
     from loratools.reshaping.rescaled import Rescaling
 
     strength = settings["strength"]
-    chosen = {name: settings[name] for name in (*rescaling_names[1:], "keep_replaced")}
+    chosen = {name: settings[name] for name in (*rescaling_names[1:-1], "keep_replaced")}
     answer = Answer(_text, as_json=as_json)
     rescale(
         adapter,
@@ -83,12 +108,15 @@ def command(
         config=settings["config"],
         allow_pickle=settings["allow_pickle"],
         dialect_options=settings["dialect_options"],
+        repair=settings["repair"],
         approve=answer.approve,
     )
     answer.print()
 
 
 def _text(report: "RescaleReport") -> Iterator[str]:
+    if report.repairs:
+        yield from table_lines(_repair_columns(report.repairs))
     groups = report.groups()
     yield from table_lines(
         [
@@ -98,6 +126,17 @@ def _text(report: "RescaleReport") -> Iterator[str]:
         ]
     )
     yield from written_lines(report.written, report.notes)
+
+
+def _repair_columns(repairs: "Sequence[Change]") -> list[Column]:
+    """A row for each change, and one for all of those that differ in the target alone."""
+    rows = Counter((change.trap, change.before, change.after) for change in repairs)
+    return [
+        Column("repaired", [trap for trap, _, _ in rows]),
+        Column("n", [str(count) for count in rows.values()], is_number=True),
+        Column("before", [printable(before) for _, before, _ in rows]),
+        Column("after", [printable(after) for _, _, after in rows]),
+    ]
 
 
 def _times(strengths: tuple[float, ...]) -> str:

@@ -76,7 +76,22 @@ def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterato
             continue
         where = f"ss_{name}" if name.startswith("network") else f"{name} in {_ARGUMENTS}"
         found = listing(dict.fromkeys(_plain(value) for value, _ in wanted))
-        yield Note("info", f"{where} says {text}, the tensors have {found}, which counts")
+        message = f"{where} says {text}, the tensors have {found}, which counts"
+        yield Note("info", message, trap="stale-metadata")
+
+
+def stated_alphas(metadata: Mapping[str, str]) -> list[float]:
+    """The alphas that the metadata states as numbers: of all modules, and of convolutions."""
+    texts = [metadata.get("ss_network_alpha"), _arguments(metadata).get("conv_alpha")]
+    return [number for text in texts if (number := _number(text)) is not None]
+
+
+def stated_size(metadata: Mapping[str, str]) -> tuple[int, float] | None:
+    """The rank and the alpha that the metadata states for the whole file, if both are numbers."""
+    rank, alpha = (_number(metadata.get(f"ss_network_{name}")) for name in ("dim", "alpha"))
+    if rank is None or alpha is None or not rank.is_integer() or rank < 1:
+        return None
+    return int(rank), alpha
 
 
 def corrected(metadata: Mapping[str, str], sizes: Sequence[Size]) -> dict[str, str]:

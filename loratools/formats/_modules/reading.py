@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from loratools.adapter import Adapter, Filed, Note, Update
 from loratools.deltas import Delta
-from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats._modules.codecs import Codecs, all_codecs
 from loratools.formats._modules.kinds import StoredModule
 from loratools.formats._modules.metadata import (
@@ -117,17 +117,6 @@ def _delta(where: str, parts: Mapping[str, Source], codecs: Codecs) -> Delta:
 def _notes(bundle: Bundle, deltas: Mapping[str, Delta], codecs: Codecs) -> Iterator[Note]:
     if bundle.config is not None:
         yield Note("info", "a config does not belong to this format, and is not used")
-    scalings = {name: scaling for name, delta in deltas.items() if (scaling := delta.scaling)}
-    assumed = [name for name, scaling in scalings.items() if scaling.origin == "assumed"]
-    if assumed:
-        yield Note("info", f"no alpha, so the scaling is taken as 1: {listing(assumed, 3)}")
-    zero = [name for name, scaling in scalings.items() if scaling.alpha == 0]
-    if zero:
-        yield Note(
-            "problem",
-            f"an alpha of 0, which switches the update off in some programs and means a scaling "
-            f"of 1 in others; taken as 0 here: {listing(zero, 3)}",
-        )
     yield from disagreements(bundle.metadata, [*_sizes(deltas.values(), codecs)])
 
 

@@ -6,7 +6,7 @@ values with which training starts in its place.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loratools.adapter import Announced, Note, Update
+from loratools.adapter import Announced, Note
 from loratools.errors import listing, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig, head_modules
@@ -71,20 +71,6 @@ def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterabl
     models = {module.partition(".")[0] for module in modules}
     beside = [key for key in replaced if key.partition(".")[0] not in models]
     return bool(beside) and not any(map(SavedNames(names).hold, beside))
-
-
-def silenced(updates: Mapping[str, Update]) -> Iterator[Note]:
-    """A note on the updates that an alpha of 0 switches off."""
-    off = [
-        target
-        for target, update in updates.items()
-        # The update of a bias has the scaling of its weight's, so it would be listed twice.
-        if (scaling := update.delta.scaling) and scaling.value == 0 and not target.endswith("bias")
-    ]
-    if off:
-        yield Note(
-            "problem", f"an alpha of 0, so that the update changes nothing: {listing(off, 3)}"
-        )
 
 
 def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note]:

@@ -16,6 +16,8 @@ from loratools.io.source import Source
 #: training and in merging. All versions do since 0.15, the first with such updates. Files without a
 #: version were written before 0.18.
 _OUT_PROJ_TWICE_UNTIL = (0, 21, 2)
+#: The trap that notes on such an update are about.
+_TRAP = "out-proj"
 _NESTED = re.compile(r"\.base_layer(\.|$)")
 
 
@@ -124,7 +126,7 @@ class Decoder:
     def _out_proj_times(self, module: str) -> int:
         if self.out_proj != "auto":
             times = {"once": 1, "twice": OUT_PROJ_TIMES}[self.out_proj]
-            self.notes.append(Note("info", f"{module}: counts {self.out_proj}, as asked"))
+            self.notes.append(Note("info", f"{module}: counts {self.out_proj}, as asked", _TRAP))
             return times
         version = self.config.text("peft_version")
         if self.config.version <= _OUT_PROJ_TWICE_UNTIL:
@@ -133,6 +135,7 @@ class Decoder:
                     "info",
                     f"{module}: the update counts twice, as PEFT {version or 'before 0.18'} "
                     f"applied it in training and in merging (--out-proj once to change that)",
+                    _TRAP,
                 )
             )
             return OUT_PROJ_TIMES
@@ -141,6 +144,7 @@ class Decoder:
                 "refusal",
                 f"{module}: PEFT up to 0.21.2 applies this update twice; whether {version} does "
                 f"is not known here; say it with --out-proj once or twice",
+                _TRAP,
             )
         )
         return 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from loratools.adapter import Adapter, Filed, Provenance, Replacement
 from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
-from loratools.formats._peft.announced import announced_of, announced_parts, other_ranks, silenced
+from loratools.formats._peft.announced import announced_of, announced_parts, other_ranks
 from loratools.formats._peft.codecs import codecs_of, has_part, is_known
 from loratools.formats._peft.config import parse_config
 from loratools.formats._peft.keys import PREFIX, Parts, sort_keys
@@ -73,7 +73,6 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
             *parts.notes,
             *decoder.notes,
             *other_ranks(decoder.other_ranks),
-            *silenced(updates),
             *announced_parts(config, codecs, parts.modules, parts.tokens),
             *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
         ),

@@ -57,6 +57,7 @@ def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
             "no adapter_config.json beside it, and nothing else says its alpha: taken as the rank, "
             "a scaling of 1, which is a guess (PEFT's default alpha is 8 at any rank); pass its "
             "config with --config, or its alpha with --alpha",
+            trap="missing-alpha",
         )
     else:
         yield Note(

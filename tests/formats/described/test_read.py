@@ -40,14 +40,13 @@ def test_update_is_the_scale_times_the_product_of_the_described_factors() -> Non
         torch.testing.assert_close(effects(adapter)["fc1.weight"], expected)
 
 
-def test_source_of_the_scale_is_known_and_an_assumed_one_is_noted() -> None:
+def test_source_of_the_scale_is_known() -> None:
     files = bundle(SHAPES, None)
 
     def origin(adapter: Adapter) -> str:
         return present(adapter.updates["fc1.weight"].delta.scaling).origin
 
     assert origin(read(files)) == "assumed"
-    assert "no alpha, so the scaling is taken as 1" in notes(read(files), "info")[0]
     for options in ({"scale": "2"}, {"alpha": "2"}):
         assert origin(read(files, **options)) == "option"
         assert not read(files, **options).notes

@@ -13,7 +13,7 @@ from loratools.formats import decode, encode
 from loratools.io.source import Held
 from tests.adapters import assert_same, effects
 from tests.formats._peft.parts import held, update
-from tests.formats.bundles import PREFIX, decoded, lora, notes
+from tests.formats.bundles import PREFIX, decoded, lora
 
 PAIR = lora("layer.q")
 
@@ -73,10 +73,3 @@ def test_bias_beside_the_factors_of_an_embedding_is_refused() -> None:
     pair = {"lora_embedding_A": (2, 7), "lora_embedding_B": (3, 2), "lora_B.bias": (7,)}
     with pytest.raises(UnsupportedError, match=r"tok: lora_B\.bias beside lora_embedding_A"):
         decoded({f"{PREFIX}tok.{part}": shape for part, shape in pair.items()})
-
-
-def test_update_that_an_alpha_of_zero_switches_off_is_named_once_with_its_bias() -> None:
-    shapes = {**PAIR, f"{PREFIX}layer.q.lora_B.bias": (4,)}
-    adapter = decoded(shapes, lora_alpha=0, lora_bias=True)
-    (problem,) = notes(adapter, "problem")
-    assert problem.endswith("the update changes nothing: layer.q.weight")

@@ -1,0 +1,51 @@
+"""The name that an adapter had in PEFT's memory is still in the keys."""
+
+import re
+from collections.abc import Iterator
+
+from loratools.adapter import Adapter, Note
+from loratools.deltas import keys_of
+from loratools.errors import shorten
+from loratools.traps._trap import Change, Seen, Trap
+
+_NAME = re.compile(
+    r"\.(?:lora_[A-Za-z_]+|modules_to_save)\.(?!weight$|bias$)([^.]+)(?=\.(?:weight|bias)$|$)"
+)
+
+
+class _AdapterName(Trap):
+    what = "Keys contain the name that the adapter had in memory, as in `lora_A.default.weight`."
+    readers = (
+        "vLLM refuses them. PEFT loads them only under that very name, and under any other drops "
+        "them without a word; ComfyUI knows `default` only"
+    )
+    cure = "writes the keys without it, as every verb does that writes an adapter"
+
+    def find(self, seen: Seen) -> Iterator[Note]:
+        named = _named(seen.adapter)
+        if named:
+            key, name = next(iter(named.items()))
+            yield Note(
+                "problem",
+                f"the name {name!r} of an adapter in memory is in {len(named)} keys, and PEFT "
+                f"loads them under no other name: {shorten(key)}",
+            )
+
+    def repair(self, adapter: Adapter) -> tuple[Adapter, tuple[Change, ...]]:
+        return adapter, tuple(
+            Change(None, key, _NAME.sub(_without_name, key)) for key in _named(adapter)
+        )
+
+
+def _named(adapter: Adapter) -> dict[str, str]:
+    """The keys of stored tensors that contain an adapter's name, with that name."""
+    updates = (key for update in adapter.updates.values() for key in keys_of(update.delta))
+    wholes = (key for whole in adapter.replaced.values() for key in whole.source.keys)
+    return {key: match[1] for key in (*updates, *wholes) if (match := _NAME.search(key))}
+
+
+def _without_name(match: re.Match[str]) -> str:
+    return match[0].rpartition(".")[0]
+
+
+TRAP = _AdapterName()

@@ -1,0 +1,47 @@
+"""Alpha is a tensor in a file with diffusers' names, where diffusers drops it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from loratools.adapter import Adapter, Note
+from loratools.deltas.lora import Scaling
+from loratools.traps._trap import Seen, Trap, listed, scalings
+
+
+class _DroppedAlpha(Trap):
+    what = "A file with diffusers' names (`transformer.….lora_A.weight`) has alphas as tensors."
+    readers = (
+        "diffusers drops them without a word, outside of its converters: for SD3, HunyuanVideo, "
+        "AuraFlow, Sana, LTX and others the update is applied with a scaling of 1"
+    )
+    cure = "writes alpha into the metadata, which diffusers reads"
+
+    def find(self, seen: Seen) -> Iterator[Note]:
+        dropped = _dropped(seen.adapter)
+        if dropped:
+            values = ", ".join(f"{value:.4g}" for value in _values(dropped)[:3])
+            yield Note(
+                "problem",
+                f"alpha is a tensor, which diffusers drops: it applies a scaling of 1 and not of "
+                f"{values} (`rescale --repair` writes alpha into the metadata): {listed(dropped)}",
+            )
+
+    def cured(self, adapter: Adapter) -> Mapping[str, Scaling]:
+        return {
+            target: replace(scaling, origin="metadata", source=None)
+            for target, scaling in _dropped(adapter).items()
+        }
+
+
+def _values(found: Mapping[str, Scaling]) -> list[float]:
+    return [*dict.fromkeys(scaling.value for scaling in found.values())]
+
+
+def _dropped(adapter: Adapter) -> dict[str, Scaling]:
+    """The scalings with an alpha as a tensor that diffusers drops and that matters."""
+    if adapter.filed is None or adapter.filed.dialect != "diffusers":
+        return {}
+    return {t: s for t, s in scalings(adapter) if s.origin == "tensor" and s.value != 1}
+
+
+TRAP = _DroppedAlpha()

@@ -1,0 +1,32 @@
+"""The scaling is only in diffusers' metadata, where some programs do not look."""
+
+from collections.abc import Iterator
+
+from loratools.adapter import Note
+from loratools.traps._trap import Seen, Trap, listed, scalings
+
+
+class _MetadataAlpha(Trap):
+    what = "Only the metadata of the file (`lora_adapter_metadata`) says alpha."
+    readers = (
+        "ComfyUI, Forge and sd-scripts do not read it, and apply the update with a scaling of 1"
+    )
+    cure = "`rescale --fold` puts the scaling into the factors, which are rounded once"
+
+    def find(self, seen: Seen) -> Iterator[Note]:
+        found = {
+            target: scaling.value
+            for target, scaling in scalings(seen.adapter)
+            if scaling.origin == "metadata" and scaling.value not in (0, 1)
+        }
+        for value in dict.fromkeys(found.values()):
+            targets = [target for target, other in found.items() if other == value]
+            yield Note(
+                "info",
+                f"only the metadata says that the scaling is {value:.4g}: ComfyUI applies the "
+                f"update with 1 (`rescale --fold` puts the scaling into the factors): "
+                f"{listed(targets)}",
+            )
+
+
+TRAP = _MetadataAlpha()
