@@ -19,6 +19,7 @@ from loratools.errors import LoratoolsError, OptionError, UnsupportedError, list
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
 from loratools.formats._dialect import (
     ALPHA,
+    SCALE,
     BaseNames,
     Dialect,
     Option,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from loratools.io.bundle import Bundle
 
 __all__ = [
-    "ALPHA", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
+    "ALPHA", "SCALE", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
     "adapter_weights", "base_names", "can_write", "check_options", "decode", "dialect_named",
     "dialect_of", "dialects", "encode", "is_adapter_file", "options",
 ]  # fmt: skip

@@ -104,6 +104,13 @@ ALPHA = Option(
     "The alpha of an adapter whose files do not say it; auto: its rank, and a note says so.",
     number="A",
 )
+#: The factor of all updates of an adapter, for dialects whose files do not always settle it.
+SCALE = Option(
+    "scale",
+    ("auto",),
+    "The factor of every update (--keys, MLX); auto: as the files say, and a note if they do not.",
+    number="S",
+)
 
 
 def _no_class(adapter: "Adapter") -> None:

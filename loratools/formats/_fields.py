@@ -1,4 +1,4 @@
-"""Checks of the types of fields in a PEFT config.
+"""Checks of the types of fields in the config of an adapter.
 
 All of them raise a `FormatError` that names the field, and its value where there is one to show.
 """

@@ -312,9 +312,39 @@ def _control_lora() -> Iterator[Spelled]:
     )
 
 
+def _mlx() -> Iterator[Spelled]:
+    numbers = Numbers(2)
+    a, b = numbers.draw(COLUMNS, RANK), numbers.draw(RANK, ROWS)
+    before = numbers.draw(ROWS, COLUMNS).double()
+    tokens, width = numbers.draw(9, RANK), numbers.draw(RANK, COLUMNS)
+    rows = numbers.draw(9, COLUMNS).double()
+    stem = "model.layers.3.self_attn.q_proj"
+    yield Spelled(
+        "mlx-lm",
+        "mlx",
+        {
+            "model.embed_tokens.lora_a": tokens,
+            "model.embed_tokens.lora_b": width,
+            f"{stem}.lora_a": a,
+            f"{stem}.lora_b": b,
+        },
+        {
+            "model.embed_tokens.weight": (rows, rows + product(tokens, width, 4.0)),
+            f"{stem}.weight": (before, before + product(a, b, 4.0).T),
+        },
+        origin="config",
+        config={
+            "fine_tune_type": "lora",
+            "num_layers": 1,
+            "lora_parameters": {"rank": RANK, "scale": 4.0, "dropout": 0.0},
+        },
+    )
+
+
 SPELLED: tuple[Spelled, ...] = (
     *_kohya(),
     *_peft(),
+    *_mlx(),
     *_comfyui(),
     *_xlabs(),
     *_bfl(),

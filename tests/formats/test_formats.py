@@ -344,7 +344,6 @@ BY_SIGHT = [
     ("lycoris", "blocks.mid.hada_w1_b", "a LyCORIS adapter"),
     ("diffusers", "unet.down_blocks.0.attn1.to_q.lora.down.weight", "a diffusers LoRA"),
     ("diffusers", "unet.attn1.processor.to_q_lora.up.weight", "a diffusers LoRA"),
-    ("mlx", "layers.0.self_attn.q_proj.lora_a", "an MLX LoRA"),
     ("cloneofsimo", "unet:0:up", "a cloneofsimo LoRA"),
     ("sam", "w_a_000", "a SAM LoRA (Sam_LoRA)"),
     ("dotted", "blocks.0.attn.lora_down.weight", "a LoRA in a dialect of its own"),

@@ -1,6 +1,6 @@
 """A dialect that the user describes: LoRA in home-made layers, by patterns for their keys."""
 
-from loratools.formats import ALPHA, Dialect, Option
+from loratools.formats import ALPHA, SCALE, Dialect, Option
 
 
 def _check(text: str) -> object:
@@ -17,12 +17,6 @@ KEYS = Option(
     text="PART=PATTERN",
     check=_check,
     decides=True,
-)
-SCALE = Option(
-    "scale",
-    ("auto",),
-    "With --keys: the factor of every update; auto: by its alpha, or else 1, and a note says so.",
-    number="S",
 )
 
 DIALECT = Dialect(name="described", options=(KEYS, SCALE, ALPHA))

@@ -1,0 +1,351 @@
+"""MLX's adapters: orientation, the one scale, and what mlx-lm's strict loader wants of a file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from loratools.adapter import Adapter
+from loratools.deltas.dora import DoRA
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
+from loratools.formats import decode, encode
+from loratools.io.bundle import Bundle
+from loratools.io.source import Held
+from tests.adapters import assert_same, effects
+from tests.formats.bundles import Shapes, bundle, notes
+from tests.formats.bundles import config as peft_config
+from tests.formats.bundles import lora as peft_lora
+from tests.narrowing import present
+
+Q, V = "model.layers.2.self_attn.q_proj", "model.layers.3.self_attn.v_proj"
+
+
+def lora(module: str, rank: int = 2, rows: int = 4, columns: int = 3) -> Shapes:
+    """The keys and shapes of a linear layer's two factors."""
+    return {f"{module}.lora_a": (columns, rank), f"{module}.lora_b": (rank, rows)}
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    parameters = {"rank": 2, "scale": 20.0, "dropout": 0.0}
+    return {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters, **changes}
+
+
+def parameters(**changes: Any) -> dict[str, Any]:
+    return fields(lora_parameters={"rank": 2, "scale": 20.0, "dropout": 0.0, **changes})
+
+
+def tensors(files: Bundle) -> Mapping[str, Tensor]:
+    return {key: source.read() for key, source in files.tensors.items()}
+
+
+PAIRS = {**lora(Q), **lora(V)}
+
+
+# Reading
+
+
+def test_update_is_the_scale_times_both_factors_transposed() -> None:
+    files = bundle(lora(Q), fields())
+    a, b = (files.tensors[f"{Q}.{part}"].read().double() for part in ("lora_a", "lora_b"))
+    adapter = decode(files)
+    assert present(adapter.filed).dialect == "mlx"
+    (update,) = adapter.updates.values()
+    assert (update.delta.shape, update.fan_in_fan_out) == ((4, 3), False)
+    torch.testing.assert_close(effects(adapter)[f"{Q}.weight"], 20 * (a @ b).T, rtol=0, atol=0)
+    scaling = present(update.delta.scaling)
+    assert (scaling.value, scaling.rule, scaling.origin) == (20, "direct", "config")
+
+
+def test_update_of_an_embedding_is_not_transposed() -> None:
+    key = "model.embed_tokens"
+    files = bundle({f"{key}.lora_a": (7, 2), f"{key}.lora_b": (2, 3)}, fields())
+    a, b = (source.read().double() for source in files.tensors.values())
+    adapter = decode(files)
+    (update,) = adapter.updates.values()
+    assert (update.delta.shape, update.is_embedding) == ((7, 3), True)
+    torch.testing.assert_close(effects(adapter)[f"{key}.weight"], 20 * a @ b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "shape"),
+    [
+        ({**lora("a.q"), "a.q.m": (4,)}, (4, 3)),
+        ({"wte.lora_a": (7, 2), "wte.lora_b": (2, 3), "wte.m": (7,)}, (7, 3)),
+    ],
+    ids=["linear", "embedding"],
+)
+def test_magnitudes_are_those_of_rows(shapes: Shapes, shape: tuple[int, ...]) -> None:
+    (update,) = decode(bundle(shapes, fields(fine_tune_type="dora"))).updates.values()
+    assert isinstance(update.delta, DoRA)
+    assert (update.delta.axis, update.delta.shape) == ("row", shape)
+
+
+def test_full_training_is_whole_tensors() -> None:
+    config = {"fine_tune_type": "full", "num_layers": 2, "lora_parameters": None}
+    adapter = decode(bundle({"model.norm.weight": (3,), f"{Q}.weight": (4, 3)}, config))
+    assert list(adapter.replaced) == ["model.norm.weight", f"{Q}.weight"]
+    assert all(replacement.is_trained for replacement in adapter.replaced.values())
+    assert notes(adapter, "problem") == []
+    assert_same(adapter, decode(encode(adapter)))
+
+
+def test_tensors_inside_of_a_wrapper_are_the_bases_own() -> None:
+    adapter = decode(bundle({**lora(Q), f"{Q}.linear.weight": (4, 3), "norm.weight": (3,)}, None))
+    trained = {target: r.is_trained for target, r in adapter.replaced.items()}
+    assert trained == {f"{Q}.weight": False, "norm.weight": True}
+    (problem,) = notes(adapter, "problem")
+    assert "mlx-lm loads no whole tensors" in problem
+
+
+@pytest.mark.parametrize(
+    ("shapes", "error", "message"),
+    [
+        ({f"{Q}.lora_a": (3, 2)}, FormatError, "has lora_a and no lora_b: half an update"),
+        ({f"{Q}.lora_b": (2, 4)}, FormatError, "has lora_b and no lora_a: half an update"),
+        ({f"{Q}.lora_a": (2, 3), f"{Q}.lora_b": (4, 2)}, ShapeMismatchError, r"\(in, rank\)"),
+        ({**lora(Q), "x.lora_A.weight": (2, 3)}, UnsupportedError, "MLX does not have"),
+        ({**lora(Q), f"{Q}.alpha": ()}, UnsupportedError, "MLX does not have"),
+    ],
+)
+def test_what_is_no_whole_update_is_refused(
+    shapes: Shapes, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"here: .*{message}"):
+        decode(bundle(shapes, fields()))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (fields(fine_tune_type="ia3"), "fine_tune_type is 'ia3'; only lora, dora and full"),
+        (fields(lora_parameters=[8]), "lora_parameters must be an object"),
+        (parameters(scale="20"), "scale must be a finite number"),
+        (parameters(keys="q_proj"), "keys must be a list of names"),
+    ],
+)
+def test_config_that_is_not_mlxs_is_refused(config: Any, message: str) -> None:
+    with pytest.raises((FormatError, UnsupportedError), match=f"here: .*{message}"):
+        decode(bundle(lora(Q), config))
+
+
+@pytest.mark.parametrize(
+    ("config", "shapes", "severity", "message"),
+    [
+        (None, lora(Q), "refusal", "nothing says its scale.*--scale"),
+        (parameters(rank=3), lora(Q), "problem", "a rank of 3, and tensors have 2"),
+        (parameters(keys=["v_proj"]), PAIRS, "problem", "not in keys"),
+        (fields(fine_tune_type="dora"), lora(Q), "refusal", "no magnitudes are stored"),
+        (fields(), {**lora(Q), f"{Q}.m": (4,)}, "problem", "so this is a DoRA"),
+        (parameters(alpha=16), lora(Q), "info", "an alpha of 16, which mlx-lm ignores"),
+    ],
+)
+def test_what_mlx_would_do_otherwise_is_said(
+    config: Any, shapes: Shapes, severity: str, message: str
+) -> None:
+    adapter = decode(bundle(shapes, config))
+    (found,) = notes(adapter, severity)
+    assert re.search(message, found)
+
+
+def older(alpha: float) -> dict[str, Any]:
+    return {"lora_layers": 4, "lora_parameters": {"rank": 8, "alpha": alpha, "scale": 10.0}}
+
+
+def test_scale_and_alpha_of_older_versions_are_not_guessed() -> None:
+    shapes = lora(Q, rank=8)
+    adapter = decode(bundle(shapes, older(16)))
+    (refusal,) = notes(adapter, "refusal")
+    assert "--scale 20 or --scale 10" in refusal
+    with pytest.raises(UnsupportedError, match="--scale 20"):
+        adapter.check_usable()
+    assert notes(decode(bundle(shapes, older(8))), "refusal") == []
+
+
+@pytest.mark.parametrize("config", [None, older(16), fields()])
+def test_given_scale_counts_more_than_what_the_files_say(config: Any) -> None:
+    adapter = decode(bundle(lora(Q, rank=8), config), {"scale": "0.5"})
+    (update,) = adapter.updates.values()
+    scaling = present(update.delta.scaling)
+    assert (scaling.value, scaling.origin) == (0.5, "option")
+    adapter.check_usable()
+
+
+# Writing
+
+
+def loadable(files: Bundle) -> dict[str, Any]:
+    """Check what mlx-lm's loader requires of a file and its config; return `lora_parameters`."""
+    config = present(files.config)
+    found: dict[str, Any] = config["lora_parameters"]
+    assert {"rank", "scale", "dropout"} <= found.keys()
+    assert "alpha" not in found
+    assert isinstance(config["num_layers"], int)
+    for key, source in files.tensors.items():
+        module, _, part = key.rpartition(".")
+        assert part in ("lora_a", "lora_b", *(["m"] if config["fine_tune_type"] == "dora" else []))
+        rank = {"lora_a": source.shape[-1], "lora_b": source.shape[0]}.get(part, found["rank"])
+        assert rank == found["rank"]
+        keys = found.get("keys")
+        inside = module.partition("layers.")[2].partition(".")[2]
+        assert keys is None or module in keys or (inside and inside in keys)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config"),
+    [
+        (PAIRS, fields()),
+        (PAIRS, parameters(keys=["self_attn.q_proj", "self_attn.v_proj"], scale=10)),
+        ({**lora(Q), f"{Q}.m": (4,)}, fields(fine_tune_type="dora", model="ann/base")),
+        ({**lora("model.embed_tokens", columns=9)}, parameters(keys=["model.embed_tokens"])),
+    ],
+)
+def test_what_has_not_changed_is_written_as_it_was(shapes: Shapes, config: Any) -> None:
+    files = bundle(shapes, config)
+    written = encode(decode(files))
+    assert written.config == config
+    assert list(written.tensors) == list(files.tensors)
+    for key, tensor in tensors(files).items():
+        assert torch.equal(written.tensors[key].read(), tensor)
+
+
+def test_config_of_an_older_version_becomes_one_that_loads() -> None:
+    adapter = decode(bundle(lora(Q, rank=8), older(16)), {"scale": "20"})
+    config = present(encode(adapter).config)
+    assert config["num_layers"] == 4
+    assert "lora_layers" not in config
+    assert config["lora_parameters"] == {"rank": 8, "scale": 20.0, "dropout": 0.0}
+
+
+Numbers = st.floats(-8, 8, width=16).filter(lambda number: number != 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), Numbers), min_size=1, max_size=4))
+def test_updates_of_any_ranks_and_scales_become_one_rank_and_one_scale(
+    modules: list[tuple[int, float]],
+) -> None:
+    """One scale is kept; several are folded into `lora_b`, each number rounded once."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, (rank, _) in enumerate(modules):
+        shapes |= peft_lora(f"model.layers.{number}.q", rank=rank)
+    alphas = {f"layers.{n}.q": alpha * rank for n, (rank, alpha) in enumerate(modules)}
+    ranks = {f"layers.{n}.q": rank for n, (rank, _) in enumerate(modules)}
+    config = peft_config(rank_pattern=ranks, alpha_pattern=alphas)
+    adapter = decode(bundle(shapes, config))
+    files = encode(adapter, "mlx")
+    found = loadable(files)
+    values = {alpha for _, alpha in modules}
+    assert found["rank"] == max(rank for rank, _ in modules)
+    assert found["scale"] == (values.pop() if len(values) == 1 else 1)
+    again = decode(files)
+    for (target, update), (rank, alpha) in zip(adapter.updates.items(), modules, strict=True):
+        lora = present(update.delta.low_rank)
+        twin = present(again.updates[target].delta.low_rank)
+        factor = 1 if len(values) == 0 else alpha
+        folded = (lora.up.read().double() * factor).float()
+        assert torch.equal(twin.up.read()[:, :rank], folded)
+        assert torch.equal(twin.down.read()[:rank], lora.down.read())
+        assert not twin.up.read()[:, rank:].any()
+        assert not twin.down.read()[rank:].any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "layers"), [({}, 2), ({"model.layers.1.x": 2}, -1), ({"model.layers.9.x": 2}, 2)]
+)
+def test_number_of_layers_is_kept_while_it_is_certain_to_hold_all(
+    changed: dict[str, int], layers: int
+) -> None:
+    adapter = decode(bundle(PAIRS, fields()))
+    more = decode(bundle({k: s for m in changed for k, s in lora(m).items()} or PAIRS, fields()))
+    grown = replace(adapter, updates={**adapter.updates, **more.updates})
+    assert present(encode(grown).config)["num_layers"] == layers
+
+
+@pytest.mark.parametrize(
+    ("keys", "module", "expected"),
+    [
+        (None, "lm_head", ["self_attn.q_proj", "self_attn.v_proj", "lm_head"]),
+        (["x"], "b.0.q", ["self_attn.q_proj", "self_attn.v_proj", "b.0.q"]),
+    ],
+)
+def test_keys_name_what_is_outside_of_the_blocks_in_full(
+    keys: Any, module: str, expected: list[str]
+) -> None:
+    config = parameters() if keys is None else parameters(keys=keys)
+    files = encode(decode(bundle({**PAIRS, **lora(module)}, config)))
+    assert loadable(files)["keys"] == expected
+
+
+def peft(shapes: Shapes, **changes: Any) -> Adapter:
+    return decode(bundle(shapes, peft_config(**changes)))
+
+
+P = "base_model.model."
+
+
+@pytest.mark.parametrize(
+    ("adapter", "target", "message"),
+    [
+        (peft({**peft_lora("q"), f"{P}head.weight": (2, 2)}), "head.weight", "a whole tensor"),
+        (
+            peft({**peft_lora("q"), f"{P}q.lora_B.bias": (4,)}, lora_bias=True),
+            "q.bias",
+            "not a module's weight",
+        ),
+        (
+            peft({f"{P}c.lora_A.weight": (2, 3, 3, 3), f"{P}c.lora_B.weight": (4, 2, 1, 1)}),
+            "c.weight",
+            "no place for a LoRA",
+        ),
+        (
+            peft({f"{P}x.lora_embedding_A": (2, 9), f"{P}x.lora_embedding_B": (4, 2)}),
+            "x.weight",
+            "is an embedding, which nobody would know by its name",
+        ),
+        (
+            peft(
+                {
+                    f"{P}wte.lora_embedding_A": (2, 9),
+                    f"{P}wte.lora_embedding_B": (4, 2),
+                    f"{P}wte.lora_magnitude_vector": (4,),
+                },
+                use_dora=True,
+            ),
+            "wte.weight",
+            "one for each column",
+        ),
+    ],
+    ids=["whole", "bias", "convolution", "embedding", "magnitudes-of-columns"],
+)
+def test_what_mlx_has_no_place_for_is_refused_by_name(
+    adapter: Adapter, target: str, message: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"^here: {target}: .*{message}"):
+        encode(adapter, "mlx")
+
+
+def test_adapter_of_two_kinds_is_refused() -> None:
+    shapes = {**PAIRS, f"{Q}.m": (4,)}
+    with pytest.raises(UnsupportedError, match=f"here: {V}.weight: a LoRA beside a DoRA"):
+        encode(decode(bundle(shapes, fields(fine_tune_type="dora"))))
+
+
+def test_peft_to_mlx_and_back_keeps_every_update() -> None:
+    shapes = {**peft_lora(Q), **peft_lora(V, rank=3)}
+    adapter = peft(shapes, rank_pattern={"v_proj": 3}, alpha_pattern={"v_proj": 6})
+    back = decode(encode(decode(encode(adapter, "mlx")), "peft"))
+    for target, effect in effects(adapter).items():
+        torch.testing.assert_close(effects(back)[target], effect, rtol=0, atol=0)
+
+
+def test_file_in_float16_stays_float16() -> None:
+    files = bundle(lora(Q), fields())
+    halves = {k: Held(k, s.read().half(), "F16") for k, s in files.tensors.items()}
+    written = encode(decode(replace(files, tensors=halves)))
+    assert {source.dtype for source in written.tensors.values()} == {"F16"}
