@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from loratools.errors import FormatError, UnsupportedError
+import loratools
+from loratools.errors import FormatError, MatchError, UnsupportedError
 from loratools.formats import decode, encode
 from loratools.formats._dialect import Sureness
 from loratools.formats.comfyui.read import claim
@@ -128,6 +131,30 @@ def test_file_that_is_made_anew_has_alphas_only_where_they_are_needed(alpha: flo
     assert written.metadata == {}
 
 
+@pytest.mark.parametrize("name", ["transformer.blocks.0.q", "unet.a.q", "text_encoder_2.a.q"])
+def test_names_of_diffusers_with_parts_of_kohya_are_kept(name: str) -> None:
+    tensors = module(name, PAIRS[0], 1.0)
+    adapter = decode(bundle(tensors))
+    assert present(adapter.filed).dialect == "comfyui"
+    assert_written_as(bundle(tensors), encode(adapter))
+    with pytest.raises(UnsupportedError, match=f"{name}.weight: not the name of a module that"):
+        encode(replace(adapter, filed=None), "comfyui")
+
+
+def test_slices_of_a_fused_weight_are_read_and_not_merged_into_another(tmp_path: Path) -> None:
+    stem = "transformer.double_blocks.0.img_attn.qkv"
+    tensors = module(f"{stem}.0", PAIRS[0], 1.0) | module(f"{stem}.2", PAIRS[0], 1.0)
+    save_file(tensors, tmp_path / "slices.safetensors")
+    base = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(12, 3)}
+    save_file(base, tmp_path / "base.safetensors")
+    with pytest.raises(MatchError, match=r"qkv\.0\.weight \[4, 3\]: no such tensor in the base"):
+        loratools.merge(
+            tmp_path / "base.safetensors",
+            tmp_path / "slices.safetensors",
+            output=tmp_path / "out.safetensors",
+        )
+
+
 def test_metadata_of_a_training_is_kept_true() -> None:
     metadata = {
         "ss_network_module": "networks.lora",
@@ -147,6 +174,9 @@ def test_metadata_of_a_training_is_kept_true() -> None:
         ({f"{UNET}.weight": torch.ones(2, 2), f"{UNET}.alpha": torch.ones(2)}, Sureness.NO),
         (module() | {f"{TEXT}.lokr_w1": torch.ones(2, 2)}, Sureness.KEYS),
         (module("transformer.blocks.0.q"), Sureness.NO),
+        (module("transformer.blocks.0.q", PAIRS[0]), Sureness.KEYS),
+        (module("transformer.a", PAIRS[0]) | module("transformer.b", PAIRS[3]), Sureness.NO),
+        (module("lora_te1_q", PAIRS[0]), Sureness.NO),
         (module("diffusion_modeling.q"), Sureness.NO),
     ],
 )
@@ -168,7 +198,7 @@ def test_keys_count_more_than_a_config_of_another_kind() -> None:
         ({f"{UNET}.lokr_w1": (2, 2)}, UnsupportedError, "lokr_w1: LoKr .* cannot be read yet"),
         ({f"{UNET}.lora_down.weight": (2, 3)}, FormatError, "means the same tensor as .*lora_A"),
         ({f"{UNET}.bias": (4,)}, FormatError, r"qkv\.bias: an unknown key"),
-        ({"transformer.q.lora_A.weight": (2, 3)}, FormatError, "transformer.q.* an unknown key"),
+        ({"blocks.q.lora_A.weight": (2, 3)}, FormatError, "blocks.q.* an unknown key"),
         ({f"{TEXT}.lora_A.weight": (2, 3)}, FormatError, "fc1 has .* no lora_up.weight: half an"),
     ],
 )

@@ -3,18 +3,27 @@
 A module is called as in the checkpoint, so its name begins with `diffusion_model.`, or with
 `text_encoders.` and the name of the encoder. Its parts may have the name that any program gives
 them: ComfyUI tries one after the other, module by module.
+
+ComfyUI also knows modules by flattened names, and those of some models by the names that they have
+in diffusers. Files with such names alone belong to the formats that they are from, except for one
+sort: names of diffusers with kohya's names of parts.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
+from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import Codecs
 from loratools.formats._modules.spelling import OLD_DIFFUSERS, PEFT, Spelling, Split, spelled_alike
+from loratools.names.flattened import flattened_prefix
 
 _BEGINNINGS = ("diffusion_model.", "text_encoders.")
+_COMPONENT = re.compile(r"(transformer|unet|text_encoder)(_\d)?\.")
+_PROCESSOR = ".processor."
 #: ai-toolkit's name of a magnitude, which has one number for each output.
 _AI_TOOLKIT = Spelling({".magnitude": "dora_scale"})
 #: A description of the names of modules, for errors.
-NAMES = f"the name of a module, which begins with {' or '.join(_BEGINNINGS)}"
+NAMES = f"the name of a module that begins with {' or '.join(_BEGINNINGS)}"
 
 
 def spelling(codecs: Codecs) -> Spelling:
@@ -23,13 +32,21 @@ def spelling(codecs: Codecs) -> Spelling:
 
 
 def is_name(module: str) -> bool:
-    """Whether a module's name is one in a checkpoint of ComfyUI, and no attention's processor."""
-    return module.startswith(_BEGINNINGS) and ".processor." not in module
+    """Whether a module has the name of one in a checkpoint of ComfyUI."""
+    return module.startswith(_BEGINNINGS) and _PROCESSOR not in module
 
 
-def own_keys(keys: Iterable[str]) -> list[str]:
-    """The keys that begin with a part of the checkpoint."""
-    return list(filter(is_name, keys))
+def is_known(module: str) -> bool:
+    """Whether ComfyUI may know a module by this name, in some model."""
+    return is_name(module) or bool(_COMPONENT.match(module) or flattened_prefix(module))
+
+
+def has_names_of_diffusers(keys: Iterable[str], codecs: Codecs) -> bool:
+    """Whether names are those of diffusers, and all parts kohya's; diffusers has its own names."""
+    own, kohyas = spelling(codecs), spelled_alike(codecs.parts)
+    likely = [key for key in keys if _COMPONENT.match(key) and _PROCESSOR not in key]
+    splits = [kohyas.split(key) for key in likely if own.split(key)]
+    return all(splits) and any(split and split.part != ALPHA for split in splits)
 
 
 def spelled(keys: Iterable[str], codecs: Codecs) -> Mapping[Split, str]:

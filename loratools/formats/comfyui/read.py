@@ -7,7 +7,13 @@ from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats.comfyui.keys import NAMES, is_name, own_keys, spelling
+from loratools.formats.comfyui.keys import (
+    NAMES,
+    has_names_of_diffusers,
+    is_known,
+    is_name,
+    spelling,
+)
 from loratools.io.bundle import Bundle
 
 
@@ -16,12 +22,15 @@ def claim(bundle: Bundle) -> Sureness:
 
     Files with parts of kinds that have no codec alone are only `POSSIBLE`.
     """
-    own = own_keys(bundle.tensors)
-    spelled = spelling(all_codecs())
+    codecs = all_codecs()
+    spelled = spelling(codecs)
+    own = list(filter(is_name, bundle.tensors))
     if any((split := spelled.split(key)) and split.part != ALPHA for key in own):
         return Sureness.KEYS
-    has_others = any(other_kind(key, spelled) for key in own)
-    return Sureness.POSSIBLE if has_others else Sureness.NO
+    if any(other_kind(key, spelled) for key in own):
+        return Sureness.POSSIBLE
+    is_mixed = has_names_of_diffusers(bundle.tensors, codecs)
+    return Sureness.KEYS if is_mixed else Sureness.NO
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
@@ -33,5 +42,5 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ShapeMismatchError: the factors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    modules = stored_modules(bundle, spelling(all_codecs()), is_name, NAMES)
+    modules = stored_modules(bundle, spelling(all_codecs()), is_known, NAMES)
     return adapter_of(bundle, "comfyui", modules)

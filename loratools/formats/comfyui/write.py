@@ -7,7 +7,7 @@ from loratools.adapter import Adapter
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.spelling import Split
 from loratools.formats._modules.writing import SingleFile
-from loratools.formats.comfyui.keys import NAMES, is_name, spelled
+from loratools.formats.comfyui.keys import NAMES, is_known, is_name, spelled
 from loratools.io.bundle import Bundle
 
 
@@ -19,9 +19,12 @@ def encode(adapter: Adapter) -> Bundle:
     Raises:
         UnsupportedError: the format cannot store something in the adapter.
     """
-    read = spelled(adapter.filed.order if adapter.filed is not None else (), all_codecs())
+    filed = adapter.filed
+    read = spelled(filed.order if filed is not None else (), all_codecs())
 
     def key(module: str, part: str) -> str:
         return read.get(Split(module, part), f"{module}.{part}")
 
-    return SingleFile("a ComfyUI file", is_name, NAMES, key, needs_alpha=False).of(adapter)
+    # Other names than those of checkpoints mean something for some models only, and are only kept.
+    may_name = is_name if filed is None else is_known
+    return SingleFile("a ComfyUI file", may_name, NAMES, key, needs_alpha=False).of(adapter)
