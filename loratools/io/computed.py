@@ -84,6 +84,30 @@ def multiplied(source: Source, factor: float) -> Source:
     return Computed((source,), computed(source.dtype), source.shape, _Product(factor))
 
 
+@final
+@dataclass(frozen=True)
+class _Cast:
+    """The `compute` of `cast`."""
+
+    dtype: str
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        import torch
+
+        from loratools.io.rounding import round_to_nearest
+
+        rounded = torch.empty(tensors[0].shape, dtype=to_torch(self.dtype))
+        round_to_nearest(tensors[0], rounded)
+        return rounded
+
+
+def cast(source: Source, dtype: str) -> Source:
+    """The same numbers rounded once to another dtype; the source itself if it has that dtype."""
+    if source.dtype == dtype:
+        return source
+    return Computed((source,), dtype, source.shape, _Cast(dtype))
+
+
 def same_numbers(source: Source) -> Source:
     """The innermost source with the same elements, before any that moves them or adds zeros."""
     if isinstance(source, Reshaped | Transposed):

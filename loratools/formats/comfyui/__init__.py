@@ -2,4 +2,4 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="comfyui")
+DIALECT = Dialect(name="comfyui", style="comfyui", reads=("LoRA",), writes=("LoRA",))
