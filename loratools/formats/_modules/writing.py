@@ -13,6 +13,7 @@ from loratools.formats._modules.codecs import Codecs, all_codecs
 from loratools.formats._modules.hashes import placeholders, seal
 from loratools.formats._modules.kinds import Codec
 from loratools.formats._modules.metadata import Size, corrected, has_kernel
+from loratools.formats._modules.stored import as_stored
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Source
@@ -71,7 +72,10 @@ class SingleFile:
             for target, update in adapter.updates.items()
         ]
         filed = adapter.filed or Filed("")
-        tensors = in_file_order(filed.order, dict(self._tensors(modules)))
+        written = dict(self._tensors(modules))
+        if adapter.filed is not None:
+            written = {key: as_stored(key, source) for key, source in written.items()}
+        tensors = in_file_order(filed.order, written)
         metadata = corrected(filed.metadata, [*_sizes(modules)])
         hashes = placeholders(metadata)
         return Bundle(

@@ -6,32 +6,31 @@ from loratools.adapter import Adapter
 from loratools.formats import Sureness
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats._modules.spelling import spelled_alike
-from loratools.formats.kohya.keys import has_kohyas, is_name
+from loratools.formats.kohya.keys import has_kohyas, is_name, spelling
 from loratools.io.bundle import Bundle
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """How sure kohya's dialect is: its keys are flattened names with a known part.
+    """How sure kohya's dialect is: its keys are names, as a rule flattened, with a known part.
 
     Files with parts of a kind that has no codec are only `POSSIBLE`: decoding refuses them by name.
     """
     codecs = all_codecs()
     if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
-    spelling = spelled_alike(codecs.parts)
-    has_others = any(other_kind(key, spelling) for key in bundle.tensors)
+    spelled = spelling(codecs)
+    has_others = any(other_kind(key, spelled) for key in bundle.tensors)
     return Sureness.POSSIBLE if has_others else Sureness.KEYS
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
-    """The adapter in a kohya file; a target is a module's flattened name with `.weight`.
+    """The adapter in a kohya file; a target is a module's name with `.weight`.
 
     Raises:
         FormatError: a factor is missing, a key is unknown, or a tensor cannot be a factor.
         ShapeMismatchError: the factors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    spelling = spelled_alike(all_codecs().parts)
-    names = "the name of a module, which has no dots"
-    return adapter_of(bundle, "kohya", stored_modules(bundle, spelling, is_name, names))
+    spelled = spelling(all_codecs())
+    modules = stored_modules(bundle, spelled, is_name, "the name of a module")
+    return adapter_of(bundle, "kohya", modules)
