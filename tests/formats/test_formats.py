@@ -346,7 +346,7 @@ BY_SIGHT = [
     ("diffusers", "unet.attn1.processor.to_q_lora.up.weight", "a diffusers LoRA"),
     ("cloneofsimo", "unet:0:up", "a cloneofsimo LoRA"),
     ("sam", "w_a_000", "a SAM LoRA (Sam_LoRA)"),
-    ("dotted", "diffusion_model.attn.lora_down.weight", "a LoRA in a dialect of its own"),
+    ("dotted", "transformer.attn.lora_down.weight", "a LoRA in a dialect of its own"),
 ]
 UNREADABLE = {sight.dialect for sight in KNOWN_BY_SIGHT} - set(registry.names(formats))
 

@@ -85,14 +85,8 @@ def adapter_of(
         UnsupportedError: there are factors that are not floats.
     """
     codecs = all_codecs()
-<<<<<<< HEAD
-    deltas = {
-        name: scaled(_delta(f"{bundle.where}: {name}", parts, codecs))
-        for name, parts in modules.items()
-    }
-=======
-    deltas, notes = codecs.decoded(bundle.where, modules)
->>>>>>> bf146cc (LoCon with a Tucker core and DoRA on either axis are read and written in kohya's format)
+    decoded = codecs.decoded(bundle.where, modules)
+    deltas = {name: scaled(delta) for name, delta in decoded.deltas.items()}
     return Adapter(
         where=bundle.where,
         updates={f"{name}.weight": Update(delta) for name, delta in deltas.items()},
@@ -101,7 +95,7 @@ def adapter_of(
         copies=(),
         inert={},
         provenance=provenance(bundle.metadata),
-        notes=(*notes, *_notes(bundle, deltas, codecs)),
+        notes=(*decoded.notes, *_notes(bundle, deltas, codecs)),
         companions=(),
         nbytes=bundle.nbytes,
         filed=Filed(

@@ -1,6 +1,6 @@
 """Writes an adapter as a single file whose keys are the name of a module and the name of a part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -72,10 +72,7 @@ class SingleFile:
             for target, update in adapter.updates.items()
         ]
         filed = adapter.filed or Filed("")
-        written = dict(self._tensors(modules))
-        if adapter.filed is not None:
-            written = {key: as_stored(key, source) for key, source in written.items()}
-        tensors = in_file_order(filed.order, written)
+        tensors = in_file_order(filed.order, dict(self._tensors(modules, {*filed.order})))
         metadata = corrected(filed.metadata, [*_sizes(modules)])
         hashes = placeholders(metadata)
         return Bundle(
@@ -127,12 +124,14 @@ class SingleFile:
         stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, rank, dtype)
         return _Module(name, delta, codec, alpha, stored)
 
-    def _tensors(self, modules: Sequence[_Module]) -> Iterator[tuple[str, Source]]:
+    def _tensors(
+        self, modules: Sequence[_Module], filed: Collection[str]
+    ) -> Iterator[tuple[str, Source]]:
         for module in modules:
             if module.stored_alpha is not None:
                 yield self.key(module.name, ALPHA), module.stored_alpha
             for part, source in module.codec.encode(module.delta):
-                yield self.key(module.name, part), source
+                yield as_stored(module.name, self.key(module.name, part), source, filed)
 
 
 def _sizes(modules: Sequence[_Module]) -> Iterator[Size]:

@@ -3,17 +3,12 @@
 from collections.abc import Iterable
 
 from loratools.formats._modules.codecs import Codecs
-from loratools.formats._modules.spelling import PEFT_MAGNITUDE, Spelling, spelled_alike
+from loratools.formats._modules.spelling import Spelling, spelled_alike
 from loratools.formats._part_names import lycoris_kind
 
 _PREFIXES = ("lora_", "lycoris_", "oft_")
 #: The beginnings of dotted names in other formats, which spell some parts in the same way.
-_OTHERS = ("diffusion_model.", "transformer.", "unet.", "text_encoder", "base_model.", "model.")
-
-
-def spelling(codecs: Codecs) -> Spelling:
-    """The names of parts in kohya's files."""
-    return spelled_alike(part for part in codecs.parts if part != PEFT_MAGNITUDE)
+_OTHERS = ("diffusion_model.", "transformer.", "unet.", "text_encoder")
 
 
 def has_kohyas(keys: Iterable[str], codecs: Codecs) -> bool:
@@ -21,7 +16,7 @@ def has_kohyas(keys: Iterable[str], codecs: Codecs) -> bool:
     marks = tuple(f".{mark}" for mark in codecs.marks)
     # Nearly all keys of other formats are neither, and need no more than this.
     likely = [key for key in keys if key.startswith(_PREFIXES) or key.endswith(marks)]
-    spelled = spelling(codecs)
+    spelled = spelled_alike(codecs.parts)
     return any(_is_kohyas(key, spelled, codecs) for key in likely)
 
 
@@ -35,7 +30,10 @@ def _is_kohyas(key: str, spelled: Spelling, codecs: Codecs) -> bool:
 
 
 def is_name(module: str) -> bool:
-    """Whether a module has no name of another format: a flattened one, or one with dots."""
+    """Whether a module has no name of another format: a flattened one, or one with dots.
+
+    The same is true of the keys of its tensors.
+    """
     return not module.startswith(_OTHERS)
 
 

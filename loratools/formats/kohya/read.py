@@ -6,20 +6,22 @@ from loratools.adapter import Adapter
 from loratools.formats import Sureness
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats.kohya.keys import has_kohyas, is_name, spelling
+from loratools.formats._modules.spelling import spelled_alike
+from loratools.formats.kohya.keys import has_kohyas, is_name
 from loratools.io.bundle import Bundle
 
 
 def claim(bundle: Bundle) -> Sureness:
     """How sure kohya's dialect is: its keys are names, as a rule flattened, with a known part.
 
-    Files with parts of a kind that has no codec are only `POSSIBLE`: decoding refuses them by name.
+    Files with parts of a kind that has no codec, or with another format's names beside, are only
+    `POSSIBLE`: decoding refuses them by name.
     """
     codecs = all_codecs()
     if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
-    spelled = spelling(codecs)
-    has_others = any(other_kind(key, spelled) for key in bundle.tensors)
+    spelled = spelled_alike(codecs.parts)
+    has_others = any(not is_name(key) or other_kind(key, spelled) for key in bundle.tensors)
     return Sureness.POSSIBLE if has_others else Sureness.KEYS
 
 
@@ -31,6 +33,6 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ShapeMismatchError: the factors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    spelled = spelling(all_codecs())
+    spelled = spelled_alike(all_codecs().parts)
     modules = stored_modules(bundle, spelled, is_name, "the name of a module")
     return adapter_of(bundle, "kohya", modules)

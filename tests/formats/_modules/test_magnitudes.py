@@ -114,6 +114,17 @@ def test_magnitude_of_another_shape_is_refused(stored: tuple[int, ...]) -> None:
 SHAPES = [(4,), (4, 1), (4, 1, 1, 1), (1, 4, 1, 1), (3,), (1, 3), (1, 3, 1, 1)]
 
 
+def test_magnitude_under_peft_s_name_is_written_under_it() -> None:
+    """diffusers leaves this name where it renames all others to kohya's."""
+    named = {f"{UNET}.lora_magnitude_vector": torch.ones(1, 4, 1, 1).half()}
+    files = bundle(module(shape=(4, 4, 3, 3)) | named)
+    adapter = decode(files)
+    again = encode(adapter).tensors
+    assert adapter.notes == ()
+    assert list(again) == list(files.tensors)
+    assert all(torch.equal(again[k].read(), source.read()) for k, source in files.tensors.items())
+
+
 @pytest.mark.parametrize("stored", SHAPES, ids=str)
 @pytest.mark.parametrize("has_core", [False, True])
 def test_magnitude_is_written_in_the_shape_it_was_read(

@@ -27,7 +27,8 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.writing import write_adapter
-from loratools.formats import decode, encode
+from loratools.formats import Sureness, decode, encode
+from loratools.formats.kohya.read import claim
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
 from tests.formats.kohya.modules import (
@@ -287,9 +288,6 @@ def test_other_kind_is_refused_by_name(part: str, kind: str) -> None:
     [
         f"{UNET}.lora_down.bias",
         f"{UNET}.weight",
-        f"{UNET}.lora_magnitude_vector",
-        "unet.q.lora_up.weight",
-        "diffusion_model.q.lora_up.weight",
         "x",
         ".alpha",
     ],
@@ -297,6 +295,24 @@ def test_other_kind_is_refused_by_name(part: str, kind: str) -> None:
 def test_unknown_key_is_named(key: str) -> None:
     with pytest.raises(FormatError, match=f"here: {key}: an unknown key"):
         decoded(module() | {key: torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("name", ["blocks.0.self_attn.q", "model.layers.0.mlp.fc", "v2.3_q"])
+def test_names_with_dots_are_read_and_written_with_them(name: str) -> None:
+    files = bundle(module(name))
+    adapter = decode(files)
+    assert list(adapter.updates) == [f"{name}.weight"]
+    assert list(encode(adapter).tensors) == list(files.tensors)
+    with pytest.raises(UnsupportedError, match="not the flattened name"):
+        encode(replace(adapter, filed=None), "kohya")
+
+
+@pytest.mark.parametrize(
+    "name", ["unet.q", "transformer.q", "text_encoder_2.q", "diffusion_model.q"]
+)
+def test_names_of_other_formats_are_left_to_them(name: str) -> None:
+    assert claim(bundle(module(name))) is Sureness.NO
+    assert claim(bundle(module() | module(name))) is Sureness.POSSIBLE
 
 
 @pytest.mark.parametrize(
