@@ -119,10 +119,12 @@ def test_json_is_one_object_of_this_form(
         return value is None or is_object(value, relative_error=float, cosine=float, kept=float)
 
     def is_adapter(value: dict[str, Any]) -> bool:
-        return is_object(value, path=str, weight=float, kinds=[str], notes=[is_note])
+        return is_object(
+            value, path=str, weight=float, kinds=[str], alpha_from=[str], notes=[is_note]
+        )
 
     def is_note(value: dict[str, Any]) -> bool:
-        return is_object(value, severity=str, message=str)
+        return is_object(value, severity=str, message=str, trap=(str, None))
 
     def is_accounting(value: dict[str, Any]) -> bool:
         return is_object(
@@ -181,6 +183,7 @@ def test_json_is_one_object_of_this_form(
         "path": str(SMALL),
         "weight": 0.5,
         "kinds": ["LoRA"],
+        "alpha_from": ["config"],
         "notes": [],
     }
     accounting = found["accounting"]
