@@ -32,8 +32,6 @@ KNOWN_BY_SIGHT = (
         "a diffusers LoRA",
         "pytorch_lora_weights.safetensors",
     ),
-    Sight("cloneofsimo", r"^(unet|text_encoder):\d+:(up|down)$", "a cloneofsimo LoRA"),
-    Sight("sam", r"^w_[ab]_\d+$", "a SAM LoRA (Sam_LoRA)"),
     Sight("dotted", r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
 )
 

@@ -24,8 +24,8 @@ class Computed:
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether its elements are those of one source in other places, with zeros around them."""
-        return isinstance(self.compute, _Rearranging)
+        """Whether its elements are those of its sources in other places, with zeros around them."""
+        return isinstance(self.compute, _Rearranging | _Joining)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -58,6 +58,27 @@ def rearranged(
 ) -> Computed:
     """The elements of a tensor in other places, as in a block-diagonal matrix; all others are 0."""
     return Computed((source,), source.dtype, shape, _Rearranging(move))
+
+
+@final
+@dataclass(frozen=True)
+class _Joining:
+    """The `compute` of `joined`: a class, so that such tensors can be recognised."""
+
+    move: "Callable[..., Tensor]"
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        return self.move(*tensors)
+
+
+def joined(
+    sources: Sequence[Source], shape: tuple[int, ...], move: "Callable[..., Tensor]"
+) -> Computed:
+    """The elements of several tensors in one, each once, with zeros around them.
+
+    It has the dtype of the first, so all have to have the same one.
+    """
+    return Computed(tuple(sources), sources[0].dtype, shape, _Joining(move))
 
 
 @final
@@ -112,7 +133,7 @@ def same_numbers(source: Source) -> Source:
     """The innermost source with the same elements, before any that moves them or adds zeros."""
     if isinstance(source, Reshaped | Transposed):
         return same_numbers(source.source)
-    if isinstance(source, Computed) and source.is_rearranged:
+    if isinstance(source, Computed) and isinstance(source.compute, _Rearranging):
         return same_numbers(source.sources[0])
     return source
 
@@ -121,4 +142,7 @@ def stored_elements(source: Source) -> int:
     """The number of elements in the file; a rearranged tensor may have more, which are zeros."""
     if type(source) is Stored:  # as nearly all are
         return math.prod(source.shape)
-    return math.prod(same_numbers(source).shape)
+    inner = same_numbers(source)
+    if isinstance(inner, Computed) and inner.is_rearranged:
+        return sum(map(stored_elements, inner.sources))
+    return math.prod(inner.shape)

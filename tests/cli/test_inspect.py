@@ -73,8 +73,6 @@ def test_a_pickle_is_read_only_when_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("slug", "reason"),
     [
-        ("sam-vitb-lora-r2", "looks like a SAM LoRA"),
-        ("sd15-cloneofsimo-disney-r1", "looks like a cloneofsimo LoRA"),
         ("not-an-adapter-smolvla-bin", "not an adapter of a known kind"),
     ],
 )

@@ -419,7 +419,7 @@ REFUSED = {
     "another model's adapter": ([FIXTURES / "tiny-gpt2", PLAIN], "tiny-gpt2: "),
     "another model's shapes": ([SINGLE, FIXTURES / "adapters/gpt2-conv1d"], "stories260k: "),
     "a pickle": ([SINGLE, FIXTURES / "real/bloom560m-mergedlinear-bin"], "--allow-pickle"),
-    "another dialect": ([SINGLE, FIXTURES / "real/sam-vitb-lora-r2"], "cannot be read yet"),
+    "another architecture": ([SINGLE, FIXTURES / "real/sam-vitb-lora-r2"], "no such tensor in"),
     "a broken file": (["broken", PLAIN], r"broken/model\.safetensors: not a safetensors file"),
     "a hostile name": (["hostile", PLAIN], r"\\x1b\[2J\\u202e"),
     "an endless name": (["endless", PLAIN], "n{60}…n{60}: an entry must have"),
