@@ -219,7 +219,12 @@ def _told_reader(dialect: Dialect) -> ToldReader:
 
 
 def _claims(bundle: "Bundle") -> dict[Dialect, Sureness]:
-    return {dialect: _reader(dialect).claim(bundle) for dialect in dialects()}
+    """How sure the dialects are; those without a config are not asked where a config decides."""
+    with_config = [dialect for dialect in dialects() if dialect.config is not None]
+    claims = {dialect: _reader(dialect).claim(bundle) for dialect in with_config}
+    if Sureness.CONFIG in claims.values():
+        return claims
+    return {d: claims[d] if d in claims else _reader(d).claim(bundle) for d in dialects()}
 
 
 def _surest(bundle: "Bundle") -> Dialect:

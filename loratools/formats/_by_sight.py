@@ -32,7 +32,6 @@ KNOWN_BY_SIGHT = (
         "a diffusers LoRA",
         "pytorch_lora_weights.safetensors",
     ),
-    Sight("dotted", r"\.lora_(down|up)\.weight$", "a LoRA in a dialect of its own"),
 )
 
 

@@ -26,7 +26,7 @@ class Sureness(IntEnum):
     POSSIBLE = 1
     #: Only this dialect writes such keys.
     KEYS = 2
-    #: The config names the dialect, and the keys agree.
+    #: The config names the dialect, and the keys agree. Only a dialect with a config answers this.
     CONFIG = 3
 
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from loratools.adapter import Adapter, Note
-from loratools.deltas import keys_of
 from loratools.errors import shorten
 from loratools.traps._trap import Change, Seen, Trap
 
+#: Ends of keys that nearly all tensors have, and in which there is no such name.
+_USUAL = tuple(f".lora_{part}.weight" for part in ("A", "B", "down", "up"))
 _NAME = re.compile(
     r"\.(?:lora_[A-Za-z_]+|modules_to_save)\.(?!weight$|bias$)([^.]+)(?=\.(?:weight|bias)$|$)"
 )
@@ -39,9 +41,11 @@ class _AdapterName(Trap):
 
 def _named(adapter: Adapter) -> dict[str, str]:
     """The keys of stored tensors that contain an adapter's name, with that name."""
-    updates = (key for update in adapter.updates.values() for key in keys_of(update.delta))
-    wholes = (key for whole in adapter.replaced.values() for key in whole.source.keys)
-    return {key: match[1] for key in (*updates, *wholes) if (match := _NAME.search(key))}
+    updates = (source for update in adapter.updates.values() for source in update.delta.sources)
+    wholes = (whole.source for whole in adapter.replaced.values())
+    keys = (key for source in chain(updates, wholes) for key in source.keys)
+    unusual = [key for key in keys if not key.endswith(_USUAL)]
+    return {key: match[1] for key in unusual if (match := _NAME.search(key))}
 
 
 def _without_name(match: re.Match[str]) -> str:

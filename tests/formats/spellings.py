@@ -193,6 +193,13 @@ def _kohya() -> Iterator[Spelled]:
         "lora_unet_mid_block_attentions_0_proj_in",
     )
     yield linears(
+        "kohya's parts after names with dots",
+        "kohya",
+        KOHYA,
+        "transformer_blocks.0.attn.to_k",
+        "transformer_blocks.0.attn.to_out.0",
+    )
+    yield linears(
         "OneTrainer, Flux.1",
         "kohya",
         KOHYA,
@@ -202,6 +209,9 @@ def _kohya() -> Iterator[Spelled]:
     )
     yield _bundled()
     yield _convolutions()
+    yield _tucker()
+    yield _doras("LyCORIS, DoRA", axis=0)
+    yield _doras("OneTrainer, DoRA", axis=1)
 
 
 def _bundled() -> Spelled:
@@ -224,6 +234,50 @@ def _convolutions() -> Spelled:
         before = numbers.draw(ROWS, COLUMNS, *kernel).flatten(1).double()
         weights[f"{stem}.weight"] = before, before + product(up, down, 1 / RANK)
     return Spelled("LyCORIS, LoCon", "kohya", tensors, weights)
+
+
+def _tucker() -> Spelled:
+    numbers = Numbers(3)
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, kernel in enumerate([(3, 3), (3,)]):
+        stem, ones = f"lora_unet_down_blocks_{number}_resnets_0_conv1", (1,) * len(kernel)
+        down, mid = numbers.draw(RANK, COLUMNS, *ones), numbers.draw(RANK, RANK, *kernel)
+        up = numbers.draw(ROWS, RANK, *ones)
+        parts = {"alpha": torch.tensor(2.0), "lora_down.weight": down}
+        parts |= {"lora_mid.weight": mid, "lora_up.weight": up}
+        tensors |= {f"{stem}.{part}": tensor for part, tensor in parts.items()}
+        before = numbers.draw(ROWS, COLUMNS, *kernel).flatten(1).double()
+        change = torch.einsum(
+            "mnk,om,ni->oik", mid.flatten(2).double(), up.flatten(1).double(),
+            down.flatten(1).double(),
+        )  # fmt: skip
+        weights[f"{stem}.weight"] = before, before + 2 / RANK * change.flatten(1)
+    return Spelled(
+        "LyCORIS, LoCon with a Tucker core", "kohya", tensors, weights, kinds=("Tucker LoCon",)
+    )
+
+
+def _doras(trainer: str, axis: int) -> Spelled:
+    """A DoRA of a linear layer and of a convolution, whose magnitudes are along an axis."""
+    numbers = Numbers(4)
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for stem, kernel in (("lora_unet_mid_block_attn", ()), ("lora_unet_mid_block_conv", (3, 3))):
+        ones = (1,) * len(kernel)
+        down, up = numbers.draw(RANK, COLUMNS, *kernel), numbers.draw(ROWS, RANK, *ones)
+        shape = (ROWS, 1, *ones) if axis == 0 else (1, COLUMNS, *ones)
+        magnitude = numbers.draw(*shape).abs() + 1
+        parts = {"alpha": torch.tensor(2.0), "dora_scale": magnitude}
+        parts |= {"lora_down.weight": down, "lora_up.weight": up}
+        tensors |= {f"{stem}.{part}": tensor for part, tensor in parts.items()}
+        before = numbers.draw(ROWS, COLUMNS, *kernel).double()
+        moved = before + product(up, down, 2 / RANK).reshape(before.shape)
+        others = [dimension for dimension in range(moved.dim()) if dimension != axis]
+        norms = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
+        after = magnitude.double() * moved / norms
+        weights[f"{stem}.weight"] = before.flatten(1), after.flatten(1)
+    return Spelled(trainer, "kohya", tensors, weights, kinds=("DoRA",))
 
 
 def _peft() -> Iterator[Spelled]:
@@ -255,6 +309,25 @@ def _comfyui() -> Iterator[Spelled]:
         "comfyui",
         Ends(".lora_A.weight", ".lora_B.weight", ".alpha"),
         "diffusion_model.layers.0.attention.qkv",
+    )
+
+
+def _mlx() -> Iterator[Spelled]:
+    numbers = Numbers(2)
+    stem = "model.layers.0.self_attn.q_proj"
+    before = numbers.draw(ROWS, COLUMNS).double()
+    below, above = numbers.draw(COLUMNS, RANK), numbers.draw(RANK, ROWS)
+    yield Spelled(
+        "mlx-lm",
+        "mlx",
+        {f"{stem}.lora_a": below, f"{stem}.lora_b": above},
+        {f"{stem}.weight": (before, before + product(above.T, below.T, 2.0))},
+        origin="config",
+        config={
+            "fine_tune_type": "lora",
+            "num_layers": 1,
+            "lora_parameters": {"rank": RANK, "scale": 2.0, "dropout": 0.0},
+        },
     )
 
 
@@ -312,40 +385,11 @@ def _control_lora() -> Iterator[Spelled]:
     )
 
 
-def _mlx() -> Iterator[Spelled]:
-    numbers = Numbers(2)
-    a, b = numbers.draw(COLUMNS, RANK), numbers.draw(RANK, ROWS)
-    before = numbers.draw(ROWS, COLUMNS).double()
-    tokens, width = numbers.draw(9, RANK), numbers.draw(RANK, COLUMNS)
-    rows = numbers.draw(9, COLUMNS).double()
-    stem = "model.layers.3.self_attn.q_proj"
-    yield Spelled(
-        "mlx-lm",
-        "mlx",
-        {
-            "model.embed_tokens.lora_a": tokens,
-            "model.embed_tokens.lora_b": width,
-            f"{stem}.lora_a": a,
-            f"{stem}.lora_b": b,
-        },
-        {
-            "model.embed_tokens.weight": (rows, rows + product(tokens, width, 4.0)),
-            f"{stem}.weight": (before, before + product(a, b, 4.0).T),
-        },
-        origin="config",
-        config={
-            "fine_tune_type": "lora",
-            "num_layers": 1,
-            "lora_parameters": {"rank": RANK, "scale": 4.0, "dropout": 0.0},
-        },
-    )
-
-
 SPELLED: tuple[Spelled, ...] = (
     *_kohya(),
     *_peft(),
-    *_mlx(),
     *_comfyui(),
+    *_mlx(),
     *_xlabs(),
     *_bfl(),
     *_control_lora(),
