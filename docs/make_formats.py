@@ -18,7 +18,7 @@ def page() -> str:
 
 def table() -> str:
     """The table of formats in Markdown."""
-    head = ("format", "reads and merges", "writes", "an adapter is a")
+    head = ("format", "reads", "writes", "merges", "an adapter is a")
     rows = [head, ("---",) * len(head), *map(_cells, all_formats().rows)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -28,7 +28,8 @@ def _cells(row: Format) -> tuple[str, ...]:
     name = f"[`{row.name}`]({page})" if (ROOT / page).exists() else f"`{row.name}`"
     reads, writes = ", ".join(row.reads), ", ".join(row.writes)
     same = "the same" if reads and reads == writes else writes
-    return name, reads or "–, only recognised", same or "–", row.stored or "–"
+    merges = "yes" if row.merges else "–"
+    return name, reads or "–, only recognised", same or "–", merges, row.stored or "–"
 
 
 def main() -> None:

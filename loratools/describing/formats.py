@@ -17,20 +17,17 @@ class Format:
 
     Attributes:
         name: its name, which `convert --to` takes if it is written.
-        reads: the kinds of update that are read, and merged into a base.
+        reads: the kinds of update that are read.
         writes: the kinds that are written.
         stored: what an adapter is on disk; None where none is read.
+        merges: whether an adapter in the format can be merged into a base.
     """
 
     name: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     stored: Stored | None
-
-    @property
-    def merges(self) -> bool:
-        """Whether an adapter in the format can be merged: every kind that is read can."""
-        return bool(self.reads)
+    merges: bool
 
 
 @final
@@ -58,11 +55,16 @@ class Formats:
 
 def all_formats() -> Formats:
     """The formats in `loratools/formats`, and those that are recognised by sight."""
-    readable = tuple(Format(d.name, d.reads, d.writes, _stored(d)) for d in formats.dialects())
+    readable = tuple(_described(d) for d in formats.dialects())
     known = {row.name for row in readable}
     others = dict.fromkeys(sight.dialect for sight in KNOWN_BY_SIGHT)
-    seen = (Format(name, (), (), None) for name in others if name not in known)
+    seen = (Format(name, (), (), None, merges=False) for name in others if name not in known)
     return Formats((*readable, *seen))
+
+
+def _described(dialect: Dialect) -> Format:
+    stored = _stored(dialect)
+    return Format(dialect.name, dialect.reads, dialect.writes, stored, merges=dialect.merges)
 
 
 def _stored(dialect: Dialect) -> Stored:

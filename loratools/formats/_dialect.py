@@ -147,6 +147,8 @@ class Dialect:
         reads: the names of the kinds of update that it reads.
         writes: the names of those that it writes; none where it is only read, or only written
             again as it was read.
+        merges: whether an adapter in the dialect is an update of a base, which it can be merged
+            into; a ControlNet is not.
     """
 
     name: str
@@ -165,6 +167,7 @@ class Dialect:
     style: "Style" = "modules"
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    merges: bool = True
 
     @property
     def is_folder(self) -> bool | None:

@@ -108,4 +108,5 @@ def test_formats_are_listed_as_they_say_of_themselves(capsys: pytest.CaptureFixt
         assert row.reads, "a dialect says which kinds it reads"
         assert row.writes == () or formats.can_write(dialect)
         assert set(row.writes) <= set(row.reads)
+        assert row.merges is (dialect.name != "control_lora"), "a ControlNet has no base"
         assert f"\n{dialect.name} " in text

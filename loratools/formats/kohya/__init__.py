@@ -22,6 +22,6 @@ DIALECT = Dialect(
     library="diffusers",
     usage=_USAGE,
     style="flattened",
-    reads=("LoRA",),
-    writes=("LoRA",),
+    reads=("LoRA", "DoRA", "Tucker LoCon"),
+    writes=("LoRA", "DoRA", "Tucker LoCon"),
 )
