@@ -24,8 +24,7 @@ PROMPT = 1.5
 HEAVY = {"torch", "numpy", "huggingface_hub", "safetensors"}
 
 
-#: The verbs that are functions; `formats` is a package, in which Python finds what the verb lists.
-VERBS = tuple(name for name in registry.names(verbs) if name != "formats")
+VERBS = registry.names(verbs)
 PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
 
 

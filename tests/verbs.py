@@ -142,14 +142,6 @@ VERBS = {
             one, output=output, rescaling=Rescaling(strength=0.5, keep_replaced=True)
         ),
     ),
-    "convert": Verb(
-        lambda hub, folder: [SMALL, "--to", "peft", "-o", folder / "out"],
-        lambda hub, adapter, base: [
-            [adapter, "-o", "out", "--to", "peft", *way]
-            for way in ([], ["--dtype", "float16"], ["--dtype", "float64"], ["--drop", "m.a"])
-        ],
-        lambda base, one, other, output: loratools.convert(one, output=output, to="peft"),
-    ),
     "combine": Verb(
         lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"],
         _combined,
@@ -183,12 +175,6 @@ VERBS = {
         ),
         "os.preadv",
     ),
-    "formats": Verb(
-        lambda hub, folder: [],
-        lambda hub, adapter, base: [[]],
-        None,
-        "loratools.formats.written",
-    ),
     "pull": Verb(_pull, _fetched, None),
     "push": Verb(
         lambda hub, folder: [_pushed(folder), REPO, "--create", "--base", "ann/base"],
@@ -202,6 +188,5 @@ VERBS = {
 RESHAPING = {
     name: present(verb.in_python)
     for name, verb in VERBS.items()
-    if verb.computes
-    and getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
+    if getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
 }

@@ -2,6 +2,4 @@
 
 from loratools.formats import Dialect
 
-_KINDS = ("LoRA", "DoRA", "Tucker LoCon")
-
-DIALECT = Dialect(name="comfyui", style="comfyui", reads=_KINDS, writes=_KINDS)
+DIALECT = Dialect(name="comfyui")

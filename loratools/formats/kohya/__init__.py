@@ -17,11 +17,4 @@ loratools inspect hf://{{ repo }}
 ```
 """
 
-DIALECT = Dialect(
-    name="kohya",
-    library="diffusers",
-    usage=_USAGE,
-    style="flattened",
-    reads=("LoRA", "DoRA", "Tucker LoCon"),
-    writes=("LoRA", "DoRA", "Tucker LoCon"),
-)
+DIALECT = Dialect(name="kohya", library="diffusers", usage=_USAGE)

@@ -23,7 +23,4 @@ DIALECT = Dialect(
     library="mlx",
     tags=("mlx",),
     usage=_USAGE,
-    style="language",
-    reads=("LoRA", "DoRA"),
-    writes=("LoRA", "DoRA"),
 )

@@ -100,13 +100,7 @@ def _scale(
         return (
             _DEFAULT_SCALE,
             "assumed",
-            (
-                Note(
-                    "refusal",
-                    f"nothing says its scale: {what}; say it with --scale",
-                    "missing-alpha",
-                ),
-            ),
+            (Note("refusal", f"nothing says its scale: {what}; say it with --scale"),),
         )
     return float(stated), "config", tuple(_alpha_notes(fields, parameters, place, float(stated)))
 

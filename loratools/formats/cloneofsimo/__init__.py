@@ -1,5 +1,0 @@
-"""LoRA of cloneofsimo's trainer, the first for Stable Diffusion; it is only read."""
-
-from loratools.formats import Dialect
-
-DIALECT = Dialect(name="cloneofsimo")
