@@ -45,6 +45,7 @@ _PUBLIC = {
     "loratools.publishing.push": ("PushOptions", "PushReport", "push"),
     "loratools.reshaping.combine": ("CombineReport", "combine"),
     "loratools.reshaping.combined": ("Combination",),
+    "loratools.reshaping.convert": ("ConvertReport", "convert"),
     "loratools.reshaping.rescale": ("RescaleReport", "rescale"),
     "loratools.reshaping.rescaled": ("Rescaling",),
     "loratools.reshaping.resize": ("ResizeReport", "resize"),

@@ -36,6 +36,8 @@ from loratools.publishing.push import push as push
 from loratools.reshaping.combine import CombineReport as CombineReport
 from loratools.reshaping.combine import combine as combine
 from loratools.reshaping.combined import Combination as Combination
+from loratools.reshaping.convert import ConvertReport as ConvertReport
+from loratools.reshaping.convert import convert as convert
 from loratools.reshaping.rescale import RescaleReport as RescaleReport
 from loratools.reshaping.rescale import rescale as rescale
 from loratools.reshaping.rescaled import Rescaling as Rescaling
@@ -51,6 +53,7 @@ __all__ = [
     "Combination",
     "CombineReport",
     "ConflictError",
+    "ConvertReport",
     "ExtractOptions",
     "ExtractReport",
     "ExtractRun",
@@ -80,6 +83,7 @@ __all__ = [
     "UnsupportedError",
     "WriteOptions",
     "combine",
+    "convert",
     "inspect",
     "merge",
     "open_adapter",

@@ -221,6 +221,12 @@ class Adapter:
                 raise UnsupportedError(f"{self.where}: {note.message}")
 
     @property
+    def alpha_from(self) -> tuple[str, ...]:
+        """Where the alphas of its updates were found, in order of appearance."""
+        scalings = (update.delta.scaling for update in self.updates.values())
+        return tuple(dict.fromkeys(scaling.origin for scaling in scalings if scaling is not None))
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The names of the kinds of update that occur, in order of appearance."""
         return tuple(dict.fromkeys(update.delta.kind for update in self.updates.values()))

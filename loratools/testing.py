@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loratools.deltas.kasa import KaSA
     from loratools.deltas.lora import LoRA, Scaling
     from loratools.deltas.rows import Rows
+    from loratools.deltas.tucker import Tucker
     from loratools.io.source import Held
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "rows",
     "scalings",
     "shapes",
+    "tuckers",
 ]
 
 Shape = tuple[int, ...]
@@ -128,25 +130,41 @@ def loras(
 def doras(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[DoRA]":
-    """DoRAs for a weight of this shape: a magnitude for each row, or each column of a matrix."""
+    """DoRAs of LoRAs for a weight of this shape: a magnitude for each output, or each input."""
     from hypothesis import strategies as st
 
     from loratools.deltas.dora import DoRA
 
-    rows, columns = _as_matrix(shape)
-    by_row = st.builds(
-        DoRA,
-        lora=loras(shape, tensors=tensors, scaling=scaling),
-        magnitude=tensors("magnitude", (rows,)),
-        axis=st.just("row"),
+    by_row, by_column = (
+        st.builds(
+            DoRA,
+            change=loras(shape, tensors=tensors, scaling=scaling),
+            magnitude=tensors("magnitude", (shape[number],)),
+            axis=st.just(axis),
+        )
+        for number, axis in enumerate(("row", "column"))
     )
-    by_column = st.builds(
-        DoRA,
-        lora=loras(shape, tensors=tensors, scaling=scaling),
-        magnitude=tensors("magnitude", (columns,)),
-        axis=st.just("column"),
-    )
-    return by_row | by_column if len(shape) == 2 else by_row
+    return by_row | by_column
+
+
+def tuckers(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[Tucker]":
+    """LoCons with a Tucker core for a weight of this shape, with one or two different ranks."""
+    from hypothesis import strategies as st
+
+    from loratools.deltas.tucker import Tucker
+
+    def of_ranks(ranks: tuple[int, int]) -> "SearchStrategy[Tucker]":
+        return st.builds(
+            Tucker,
+            up=tensors("up", (shape[0], ranks[0])),
+            core=tensors("core", (*ranks, *shape[2:])),
+            down=tensors("down", (ranks[1], shape[1])),
+            scaling=scaling(ranks[1]),
+        )
+
+    return st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(of_ranks)
 
 
 def kasas(
@@ -198,6 +216,7 @@ def deltas(
     kinds: list[SearchStrategy[Delta]] = [
         loras(shape, tensors=tensors, scaling=scaling),
         doras(shape, tensors=tensors, scaling=scaling),
+        tuckers(shape, tensors=tensors, scaling=scaling),
         diffs(shape, tensors=tensors, scaling=scaling),
     ]
     if len(shape) == 2:

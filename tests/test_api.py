@@ -24,7 +24,8 @@ PROMPT = 1.5
 HEAVY = {"torch", "numpy", "huggingface_hub", "safetensors"}
 
 
-VERBS = registry.names(verbs)
+#: The verbs that are functions; `formats` is a package, in which Python finds what the verb lists.
+VERBS = tuple(name for name in registry.names(verbs) if name != "formats")
 PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
 
 

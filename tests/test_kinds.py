@@ -253,12 +253,13 @@ def broken(delta: Delta, number: int) -> Delta:
     def with_nans(value: Any) -> Any:
         if getattr(value, "keys", None) == wanted:
             return nans
-        if isinstance(value, LoRA):
-            return replace(value, up=with_nans(value.up), down=with_nans(value.down))
+        if hasattr(value, "bind"):
+            parts = {name: with_nans(part) for name, part in vars(value).items()}
+            return replace(value, **parts)
         return tuple(map(with_nans, value)) if isinstance(value, tuple) else value
 
-    fields = {name: with_nans(value) for name, value in vars(delta).items()}
-    return replace(delta, **fields)  # type: ignore[type-var]
+    broken: Delta = with_nans(delta)
+    return broken
 
 
 @each_kind

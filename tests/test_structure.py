@@ -14,6 +14,7 @@ import pytest
 import loratools
 from loratools import formats, methods, registry
 from loratools.cli import verbs
+from loratools.formats._modules import kinds as module_kinds
 from loratools.formats._peft import kinds
 
 PACKAGE = Path(loratools.__file__).parent
@@ -84,7 +85,7 @@ def test_no_module_needs_the_whole_package() -> None:
     assert needing == []
 
 
-PACKAGES = [formats, kinds, methods, verbs]
+PACKAGES = [formats, kinds, module_kinds, methods, verbs]
 PLUG_INS = [f"{p.__name__}.{name}" for p in PACKAGES for name in registry.names(p)]
 
 

@@ -142,6 +142,14 @@ VERBS = {
             one, output=output, rescaling=Rescaling(strength=0.5, keep_replaced=True)
         ),
     ),
+    "convert": Verb(
+        lambda hub, folder: [SMALL, "--to", "peft", "-o", folder / "out"],
+        lambda hub, adapter, base: [
+            [adapter, "-o", "out", "--to", "peft", *way]
+            for way in ([], ["--dtype", "float16"], ["--dtype", "float64"], ["--drop", "m.a"])
+        ],
+        lambda base, one, other, output: loratools.convert(one, output=output, to="peft"),
+    ),
     "combine": Verb(
         lambda hub, folder: [SMALL, SMALL, "-o", folder / "out"],
         _combined,
@@ -175,6 +183,12 @@ VERBS = {
         ),
         "os.preadv",
     ),
+    "formats": Verb(
+        lambda hub, folder: [],
+        lambda hub, adapter, base: [[]],
+        None,
+        "loratools.formats.written",
+    ),
     "pull": Verb(_pull, _fetched, None),
     "push": Verb(
         lambda hub, folder: [_pushed(folder), REPO, "--create", "--base", "ann/base"],
@@ -188,5 +202,6 @@ VERBS = {
 RESHAPING = {
     name: present(verb.in_python)
     for name, verb in VERBS.items()
-    if getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
+    if verb.computes
+    and getattr(loratools, name.replace("-", "_")).__module__.startswith("loratools.reshaping.")
 }

@@ -2,13 +2,15 @@
 
 The norm is taken over a weight's inputs, one magnitude for each output: for the usual (out, in)
 weight that is each row, for a weight stored as (in, out) each column. An embedding has one
-magnitude for each *column* of (vocabulary, width) in PEFT.
+magnitude for each *column* of (vocabulary, width) in PEFT. Trainers of image models may have one
+for each input: of a convolution (out, in, kernel...), each input channel, whatever its kernel.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Apply, Span, check_stored, only_whole
+from loratools.deltas import Additive, Apply, Span, check_stored, no_low_rank, only_whole
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError
 from loratools.io.source import Source
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class DoRA:
-    """A LoRA whose sum with the weight is rescaled to stored norms of its rows or columns.
+    """A change whose sum with the weight is rescaled to stored norms of its rows or columns.
+
+    The change is a LoRA, or a kind that takes the place of one. The axis "row" has one magnitude
+    for each index of the weight's first dimension, and "column" one for each of the second.
 
     A `strength` other than 1 interpolates linearly between the weight and the result, so that 0 is
     the weight itself. (Scaling the update inside the norm, as PEFT does at run time, would still
@@ -29,16 +34,14 @@ class DoRA:
 
     caveat: ClassVar[str | None] = "before the norms are set"
 
-    lora: LoRA
+    change: Additive
     magnitude: Source
     axis: Literal["row", "column"]
 
     def __post_init__(self) -> None:
         """Check that there is a magnitude for every row or column."""
         check_stored(self.magnitude)
-        rows = self.lora.up.shape[0]
-        columns = self.lora.down.shape[1]
-        expected = rows if self.axis == "row" else columns
+        expected = self.shape[0 if self.axis == "row" else 1]
         if self.magnitude.shape != (expected,):
             raise ShapeMismatchError(
                 f"{self.magnitude.keys[0]}: has the shape {list(self.magnitude.shape)}; "
@@ -52,13 +55,13 @@ class DoRA:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The factors of the LoRA, and the magnitudes."""
-        return (*self.lora.sources, self.magnitude)
+        """The tensors of the change, and the magnitudes."""
+        return (*self.change.sources, self.magnitude)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the weight that is changed."""
-        return self.lora.shape
+        return self.change.shape
 
     @property
     def by_rows(self) -> bool:
@@ -71,23 +74,23 @@ class DoRA:
         return None
 
     @property
-    def scaling(self) -> Scaling:
-        """The scaling of the LoRA, which is added before the norms are set."""
-        return self.lora.scaling
+    def scaling(self) -> Scaling | None:
+        """The scaling of the change, which is added before the norms are set."""
+        return self.change.scaling
 
     @property
-    def low_rank(self) -> LoRA:
-        """The LoRA that is added before the norms are set."""
-        return self.lora
+    def low_rank(self) -> LoRA | None:
+        """The LoRA that is added before the norms are set; None if another kind is."""
+        return self.change.low_rank
 
     def nothing(self) -> None:
-        """None, as even a LoRA of zeros leaves the weight with other norms."""
+        """None, as even a change of zeros leaves the weight with other norms."""
 
     def transposed(self) -> "DoRA":
         """The same change to the transposed weight, whose columns are the former rows."""
         return replace(
             self,
-            lora=self.lora.transposed(),
+            change=self.change.transposed(),
             axis="column" if self.axis == "row" else "row",
         )
 
@@ -100,20 +103,26 @@ class DoRA:
         return only_whole(self, strength)
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "DoRA":
-        """Replace the scaling of the LoRA, and multiply its `up` with `factor`."""
-        return replace(self, lora=self.lora.with_scaling(scaling, factor))
+        """Replace the scaling of the change, and multiply one of its tensors with `factor`."""
+        return replace(self, change=self.change.with_scaling(scaling, factor))
 
     def with_low_rank(self, lora: LoRA) -> "DoRA":
-        """Replace the LoRA, and keep the magnitudes."""
-        return replace(self, lora=lora)
+        """Replace the LoRA, and keep the magnitudes.
+
+        Raises:
+            UnsupportedError: what is added before the norms are set is no LoRA.
+        """
+        if self.low_rank is None:
+            raise no_low_rank(self)
+        return replace(self, change=lora)
 
     def bind(self, span: Span, strength: float) -> Apply:
-        """Return a function that adds the LoRA and rescales rows or columns to the magnitudes."""
+        """Return a function that adds the change and rescales rows or columns to the magnitudes."""
         import torch
 
         magnitude = self.magnitude.read().double()
         if self.axis == "row":
-            add = self.lora.bind(span, 1.0)
+            add = self.change.bind(span, 1.0)
 
             def rescale(block: "Tensor", begin: int) -> None:
                 add(block, begin)
@@ -125,6 +134,7 @@ class DoRA:
         else:
             # Norms of columns need all rows: a first pass adds them up, block by block.
             factors = _safe_ratio(magnitude, self._column_norms(span))
+            factors = factors.repeat_interleave(self._kernel)
 
             def rescale(block: "Tensor", begin: int) -> None:
                 self._add(block, begin, span)
@@ -141,19 +151,24 @@ class DoRA:
         return apply
 
     def _add(self, block: "Tensor", begin: int, span: Span) -> None:
-        """Add the LoRA to one block, reading only the rows of `up` that the block needs."""
+        """Add the change to one block, reading only the rows that the block needs."""
         rows = Span(begin, begin + block.shape[0], span.dtype, span.blocks)
-        self.lora.bind(rows, 1.0)(block, begin)
+        self.change.bind(rows, 1.0)(block, begin)
 
     def _column_norms(self, span: Span) -> "Tensor":
         """The norms of the columns of `W + dW`, computed from one block at a time."""
         import torch
 
-        squares = torch.zeros(self.lora.down.shape[1], dtype=torch.float64)
+        squares = torch.zeros(self.shape[1] * self._kernel, dtype=torch.float64)
         for begin, block in span.blocks():
             self._add(block, begin, span)
             squares += block.double().square().sum(dim=0)
-        return squares.sqrt()
+        return squares.reshape(self.shape[1], self._kernel).sum(dim=1).sqrt()
+
+    @property
+    def _kernel(self) -> int:
+        """The number of the matrix's columns that have one magnitude: the size of a kernel."""
+        return math.prod(self.shape[2:])
 
 
 def _safe_ratio(magnitude: "Tensor", norm: "Tensor") -> "Tensor":

@@ -240,12 +240,14 @@ def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
 def _rank_and_scaling(delta: Delta) -> tuple[int | None, Scaling | None]:
     """The rank of a change's factors, and its scaling; None for a change that is stored whole.
 
-    The rank of a product of products is the config's, and not that of its exact factors.
+    The rank of a product of several factors is the one that alpha is divided by, and not that of
+    its exact factors, if it has any.
     """
     lora, scaling = delta.low_rank, delta.scaling
     if lora is not None:
         return lora.rank, lora.scaling
-    if scaling is None or factors_of(delta) is None:
+    is_whole = delta.additive is not None and factors_of(delta) is None
+    if scaling is None or is_whole:
         return None, None
     return scaling.rank, scaling
 

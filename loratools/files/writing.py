@@ -1,9 +1,9 @@
-"""Write an adapter in its own dialect: a folder or a file, complete or not at all."""
+"""Write an adapter in a dialect: a folder or a file, complete or not at all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import factors_of
@@ -38,6 +38,13 @@ class Written:
     path: str
     nbytes: int
     idle: tuple[str, ...] = ()
+
+
+class Files(NamedTuple):
+    """The content of an adapter's files, and the dialect that they are in."""
+
+    bundle: Bundle
+    dialect: Dialect
 
 
 class Printable(Protocol):
@@ -75,10 +82,14 @@ def write_reported(
     overwrite: bool,
     each: Map,
     approve: Callable[[_Report], object] | None,
+    files: Files | None = None,
+    verified: Callable[[_Report, Path], _Report] = lambda report, path: report,
 ) -> _Report:
     """Write `adapter`, and return the report with what was written; write nothing with no output.
 
-    The report is complete, encoded as JSON and passed to `approve` before the output has its name.
+    `files` are its files in another dialect than its own. `verified` is given the path of the
+    written files, and completes the report or raises. The report is then encoded as JSON and passed
+    to `approve`, before the output has its name.
 
     Raises:
         NonFiniteError: a number in the report is not finite.
@@ -88,13 +99,22 @@ def write_reported(
         approved(report, approve)
         return report
 
-    def ready(written: Written) -> None:
+    def ready(written: Written, path: Path) -> None:
         nonlocal report
         notes = tuple(dict.fromkeys((*report.notes, *written.idle)))
         report = replace(report, written=written, notes=notes)  # type: ignore[type-var]
+        report = verified(report, path)
         approved(report, approve)
 
-    write_adapter(adapter, Path(output), inputs=inputs, overwrite=overwrite, each=each, ready=ready)
+    write_adapter(
+        adapter,
+        Path(output),
+        inputs=inputs,
+        overwrite=overwrite,
+        each=each,
+        files=files,
+        ready=ready,
+    )
     return report
 
 
@@ -116,14 +136,14 @@ def write_adapter(
     inputs: Sequence[Path],
     overwrite: bool = False,
     each: Map = map,
-    ready: Callable[[Written], object] = lambda written: None,
+    files: Files | None = None,
+    ready: Callable[[Written, Path], object] = lambda written, path: None,
 ) -> Written:
-    """Write `adapter`: as a folder if its dialect has a name for the file of tensors, else a file.
+    """Write `adapter`, or its `files` in another dialect: as a folder or as one file.
 
-    Where the dialect has both, the suffix of the output's name decides.
-
-    Tensors are computed and written one at a time, or one at a time in each thread of `each`.
-    `ready` is called before the output has its name.
+    Where a dialect has both, a name that ends with `.safetensors` is that of a file. Tensors are
+    computed and written one at a time, or one at a time in each thread of `each`. `ready` is called
+    with the path of what was written before the output has its name.
 
     Raises:
         NonFiniteError: a tensor is not finite in the dtype it is stored in.
@@ -132,16 +152,14 @@ def write_adapter(
         StorageError: the output cannot be written.
     """
     with collector_paused():
-        dialect = dialect_of(adapter)
-        bundle = encode(adapter)
+        bundle, dialect = files or Files(encode(adapter), dialect_of(adapter))
         is_folder = _is_folder(output, dialect)
-        _check_name(output, is_folder=is_folder)
         layout = layout_of(bundle)
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         written = put_files(bundle, dialect, layout, staging, each)
-        ready(written)
+        ready(written, staging.made)
         staging.publish()
     return written
 
@@ -150,13 +168,12 @@ def put_files(
     bundle: Bundle, dialect: Dialect, layout: Layout, staging: Staging, each: Map = map
 ) -> Written:
     """Write the files of an adapter into a staging folder, under the names its dialect states."""
-    is_folder = _is_folder(staging.output, dialect)
-    name = dialect.weights if is_folder else None
+    name = dialect.weights if staging.is_folder else None
     path = staging.folder / (name or staging.output.name)
     has_zeros = write_tensors(bundle, path, layout, each)
     if dialect.config is not None and bundle.config is not None:
         staging.write_file(dialect.config, encode_json(bundle.config, sort_keys=True))
-    for companion in bundle.companions if is_folder else ():
+    for companion in bundle.companions if staging.is_folder else ():
         staging.copy_file(companion.name, companion.open())
     return Written(str(staging.output), layout.size, _idle(bundle, path) if has_zeros else ())
 
@@ -237,14 +254,16 @@ def _width(factors: Sequence[Source]) -> int:
 
 
 def _is_folder(output: Path, dialect: Dialect) -> bool:
-    """Whether an adapter is written as a folder: by its dialect, or by the output's suffix."""
-    is_file = dialect.may_be_file and output.suffix == ".safetensors"
-    return dialect.weights is not None and not is_file
+    """Whether an output of this name is a folder.
 
-
-def _check_name(output: Path, *, is_folder: bool) -> None:
+    Raises:
+        OutputError: the dialect has no adapters that are what the name says.
+    """
     looks_like_a_file = output.suffix == ".safetensors"
-    if is_folder and looks_like_a_file:
+    if dialect.is_folder is None:
+        return not looks_like_a_file
+    if dialect.is_folder and looks_like_a_file:
         raise OutputError(f"{output}: this adapter is a folder, with a config; name a folder")
-    if not is_folder and not looks_like_a_file:
+    if not dialect.is_folder and not looks_like_a_file:
         raise OutputError(f"{output}: this adapter is one file; name it with .safetensors")
+    return dialect.is_folder

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from loratools.io.bundle import Bundle
 
 __all__ = [
-    "ALPHA", "SCALE", "Dialect", "Option", "Reader", "Sureness", "Writer", "adapter_configs",
-    "adapter_weights", "base_names", "can_write", "check_options", "decode", "dialect_named",
-    "dialect_of", "dialects", "encode", "is_adapter_file", "options",
+    "ALPHA", "KNOWN_BY_SIGHT", "SCALE", "Dialect", "Option", "Reader", "Sureness", "Writer",
+    "adapter_configs", "adapter_weights", "base_names", "can_write", "check_options", "decode",
+    "dialect_named", "dialect_of", "dialects", "encode", "is_adapter_file", "options", "written",
 ]  # fmt: skip
 
 
@@ -54,6 +54,11 @@ def dialect_named(name: str) -> Dialect:
     """
     dialect: Dialect = registry.load(sys.modules[__name__], name).DIALECT
     return dialect
+
+
+def written() -> tuple[Dialect, ...]:
+    """The dialects in which any adapter can be written that they can hold, sorted by name."""
+    return tuple(dialect for dialect in dialects() if dialect.writes)
 
 
 def options() -> tuple[Option, ...]:
@@ -172,9 +177,10 @@ def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:
         name = adapter.filed.dialect
     dialect = dialect_named(name)
     if not can_write(dialect):
-        written = listing(other.name for other in dialects() if can_write(other))
+        others = listing(other.name for other in written())
         raise UnsupportedError(
-            f"{adapter.where}: the format {name} is read and not written; written are {written}"
+            f"{adapter.where}: the format {name} is read and not written; written are {others}; "
+            f"see convert"
         )
     return dialect
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, final
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
     from loratools.io.bundle import Bundle
+    from loratools.names.components import Style
 
 
 class Sureness(IntEnum):
@@ -125,8 +126,8 @@ class Dialect:
     Attributes:
         name: the name of the dialect and of its folder.
         weights: the name of the weights file in an adapter's folder, `adapter_model.safetensors`;
-            None where an adapter is a single file of any name.
-        may_be_file: whether an adapter may also be a single file of any name, instead of a folder.
+            None where an adapter is a single file of any name. With this name and without a config,
+            an adapter is a folder or a file.
         indexes: other names that the index of an adapter in several files may have, besides
             `adapter_model.safetensors.index.json`.
         config: the name of the JSON file beside the tensors; None for a dialect without one.
@@ -142,11 +143,16 @@ class Dialect:
             template with the variables that every card has, and `base`, the base's name or a
             placeholder for it.
         base_class: returns the class of transformers that loads an adapter's base, for `usage`.
+        style: how the dialect spells the names of targets, so that they can be spelled otherwise.
+        reads: the names of the kinds of update that it reads.
+        writes: the names of those that it writes; none where it is only read, or only written
+            again as it was read.
+        merges: whether an adapter in the dialect is an update of a base, which it can be merged
+            into; a ControlNet is not.
     """
 
     name: str
     weights: str | None = None
-    may_be_file: bool = False
     indexes: tuple[str, ...] = ()
     config: str | None = None
     base_field: str | None = None
@@ -158,6 +164,17 @@ class Dialect:
     tags: tuple[str, ...] = ()
     usage: str | None = None
     base_class: "Callable[[Adapter], str | None]" = _no_class
+    style: "Style" = "modules"
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    merges: bool = True
+
+    @property
+    def is_folder(self) -> bool | None:
+        """Whether an adapter is a folder, because it has a config, or one file; None for either."""
+        if self.config is not None:
+            return True
+        return False if self.weights is None else None
 
 
 class Reader(Protocol):

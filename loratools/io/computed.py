@@ -24,8 +24,8 @@ class Computed:
 
     @property
     def is_rearranged(self) -> bool:
-        """Whether its elements are those of one source in other places, with zeros around them."""
-        return isinstance(self.compute, _Rearranging)
+        """Whether its elements are those of its sources in other places, with zeros around them."""
+        return isinstance(self.compute, _Rearranging | _Joining)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -62,6 +62,27 @@ def rearranged(
 
 @final
 @dataclass(frozen=True)
+class _Joining:
+    """The `compute` of `joined`: a class, so that such tensors can be recognised."""
+
+    move: "Callable[..., Tensor]"
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        return self.move(*tensors)
+
+
+def joined(
+    sources: Sequence[Source], shape: tuple[int, ...], move: "Callable[..., Tensor]"
+) -> Computed:
+    """The elements of several tensors in one, each once, with zeros around them.
+
+    It has the dtype of the first, so all have to have the same one.
+    """
+    return Computed(tuple(sources), sources[0].dtype, shape, _Joining(move))
+
+
+@final
+@dataclass(frozen=True)
 class _Product:
     """The `compute` of `multiplied`: a class, so that a product of a product can be recognised."""
 
@@ -84,11 +105,35 @@ def multiplied(source: Source, factor: float) -> Source:
     return Computed((source,), computed(source.dtype), source.shape, _Product(factor))
 
 
+@final
+@dataclass(frozen=True)
+class _Cast:
+    """The `compute` of `cast`."""
+
+    dtype: str
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        import torch
+
+        from loratools.io.rounding import round_to_nearest
+
+        rounded = torch.empty(tensors[0].shape, dtype=to_torch(self.dtype))
+        round_to_nearest(tensors[0], rounded)
+        return rounded
+
+
+def cast(source: Source, dtype: str) -> Source:
+    """The same numbers rounded once to another dtype; the source itself if it has that dtype."""
+    if source.dtype == dtype:
+        return source
+    return Computed((source,), dtype, source.shape, _Cast(dtype))
+
+
 def same_numbers(source: Source) -> Source:
     """The innermost source with the same elements, before any that moves them or adds zeros."""
     if isinstance(source, Reshaped | Transposed):
         return same_numbers(source.source)
-    if isinstance(source, Computed) and source.is_rearranged:
+    if isinstance(source, Computed) and isinstance(source.compute, _Rearranging):
         return same_numbers(source.sources[0])
     return source
 
@@ -97,4 +142,7 @@ def stored_elements(source: Source) -> int:
     """The number of elements in the file; a rearranged tensor may have more, which are zeros."""
     if type(source) is Stored:  # as nearly all are
         return math.prod(source.shape)
-    return math.prod(same_numbers(source).shape)
+    inner = same_numbers(source)
+    if isinstance(inner, Computed) and inner.is_rearranged:
+        return sum(map(stored_elements, inner.sources))
+    return math.prod(inner.shape)

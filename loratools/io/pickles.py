@@ -15,10 +15,10 @@ _OLDEST_SAFE_TORCH = (2, 10)
 
 
 def read_pickle(path: Path) -> dict[str, Source]:
-    """The tensors of a pickled state dict, in its order.
+    """The tensors of a pickled state dict, in its order; those of a list by their positions.
 
     Raises:
-        FormatError: the file is not a pickle, or holds something other than named tensors.
+        FormatError: the file is not a pickle, or holds something other than tensors.
         UnsupportedError: this torch is too old to read a pickle safely.
         StorageError: the file may not be read.
     """
@@ -38,6 +38,8 @@ def read_pickle(path: Path) -> dict[str, Source]:
     except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         raise FormatError(f"{path}: cannot be read as a pickled state dict: {reason}") from error
+    if isinstance(loaded, list):
+        loaded = {str(position): value for position, value in enumerate(loaded)}
     if not isinstance(loaded, dict):
         raise FormatError(
             f"{path}: holds a {type(loaded).__name__}, a dict of named tensors was expected"

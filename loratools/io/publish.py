@@ -34,12 +34,17 @@ class Staging:
     ) -> None:
         self.output = output
         self.folder = partial_path(output)
-        self._is_folder = is_folder
+        self.is_folder = is_folder
         self._overwrite = overwrite
         self._resume = resume
         self._is_published = False
         self._held: list[OpenFolder] = []
         self._spare: list[int] = []
+
+    @property
+    def made(self) -> Path:
+        """The path at which the output is made: the folder, or the file in it."""
+        return self.folder if self.is_folder else self.folder / self.output.name
 
     def claim(self) -> None:
         """Make and lock the folder; remove what a killed run left there, or resume it."""
@@ -93,7 +98,7 @@ class Staging:
             OutputError: something of that name has appeared meanwhile.
             StorageError: the file system failed; the old content, if any, is in place.
         """
-        made = self.folder if self._is_folder else self.folder / self.output.name
+        made = self.made
         with storage_errors(self.output):
             # Before the rename: otherwise it could become durable earlier than the entries here.
             for folder, _, _ in os.walk(self.folder, topdown=False):
@@ -109,8 +114,8 @@ class Staging:
         finish()
 
     def _replace(self, made: Path) -> None:
-        _check_replaceable(self.output, is_folder=self._is_folder)
-        if self._is_folder:
+        _check_replaceable(self.output, is_folder=self.is_folder)
+        if self.is_folder:
             # After the exchange it is at `folder`, where `remove` removes only what this run holds.
             self._held.append(OpenFolder(self.output))
         exchange(made, self.output)

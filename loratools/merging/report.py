@@ -162,6 +162,7 @@ class MergeReport:
                     "path": adapter.where,
                     "weight": weight,
                     "kinds": list(adapter.kinds),
+                    "alpha_from": list(adapter.alpha_from),
                     "notes": [asdict(n) for n in (*adapter.notes, *adapter.notes_beside)],
                 }
                 for adapter, weight in zip(plan.adapters, plan.weights, strict=True)

@@ -37,6 +37,10 @@ RESCALE: Final = (
     "--alpha 5", "--fold", "--rule rslora", "--rule alpha-over-rank --alpha 1", "--balance",
     "--fold --balance --strength 0.3 --allow-pickle", "--strength 1e-320",
 )  # fmt: skip
+#: The formats whose adapters are folders, and those whose adapters are files.
+FOLDERS: Final = ("mlx", "peft")
+FILES: Final = ("comfyui", "kohya")
+CONVERT: Final = ("--json", "--dtype bfloat16 --allow-pickle", "--drop *q*", "--dry-run")
 RESIZE: Final = (
     "--rank 1 --allow-pickle", "--rank 9 --json", "--energy 0.9 --uniform", "--error 0.4 --modules",
     "--size 20KB", "--parameters 600", "--energy 0.99 --max-rank 3 --min-rank 2 --multiple-of 2",
@@ -118,6 +122,7 @@ def all_cases(
     """All cases; `tuned` has pairs of a merged model and its base, for svd-extract."""
     adapters = paths_in("fixtures/adapters", "fixtures/kohya", "fixtures/real", "made/adapters")
     yield from map(Case, MISUSE)
+    yield Case("formats")
     yield from (Case(f"{verb} --help") for verb in verbs)
     for broken in paths_in("made/broken"):
         yield from (Case(way.format(broken)) for way in BROKEN)
@@ -149,6 +154,8 @@ def _of_one(adapter: str) -> Iterator[str]:
         yield f"combine {adapter} {adapter} -o {out} --base {base} --rank 3"
     yield from (f"rescale {adapter} -o {out} {way}" for way in RESCALE)
     yield from (f"resize {adapter} -o {out} {way}" for way in RESIZE)
+    yield from (f"convert {adapter} -o out --to {to} {way}" for to in FOLDERS for way in CONVERT)
+    yield from (f"convert {adapter} -o out.safetensors --to {to} --json" for to in FILES)
 
 
 def _pairs(adapters: Sequence[str]) -> Iterator[tuple[str, str]]:

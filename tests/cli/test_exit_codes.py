@@ -32,6 +32,8 @@ OPTIONS = [
     (["rescale", SMALL], "--alpha", NUMBERS),
     (["rescale", SMALL, "--fold"], "--alpha", ["1"]),
     (["rescale", SMALL], "--where", ["*=nan", "*=1e400", "*=", "=1", "*"]),
+    (["convert", SMALL], "--to", ["x", ""]),
+    (["convert", SMALL, "--to", "peft"], "--dtype", ["float8", "int8"]),
     (["resize", SMALL], "--rank", COUNTS),
     (["resize", SMALL], "--parameters", ["nan", "-1", "0"]),
     (["resize", SMALL], "--max-rank", ["nan", "-1", "0"]),
@@ -148,7 +150,7 @@ def test_a_typo_in_the_path_of_any_input_is_1(
 ) -> None:
     command = [verb, *VERBS[verb].arguments(hub, work)]
     inputs = [at for at, word in enumerate(command) if isinstance(word, Path) and word.exists()]
-    assert inputs or verb == "pull", "which reads no path"
+    assert inputs or verb in ("pull", "formats"), "which read no path"
     for at in inputs:
         for path in GONE:
             typo = [*command[:at], path, *command[at + 1 :]]

@@ -73,8 +73,6 @@ def test_a_pickle_is_read_only_when_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("slug", "reason"),
     [
-        ("sam-vitb-lora-r2", "looks like a SAM LoRA"),
-        ("sd15-cloneofsimo-disney-r1", "looks like a cloneofsimo LoRA"),
         ("not-an-adapter-smolvla-bin", "not an adapter of a known kind"),
     ],
 )
@@ -101,3 +99,12 @@ def test_metadata_is_shown_in_part_and_settings_first(tmp_path: Path) -> None:
     assert "metadata    ss_network_dim=2" in shown
     assert "and 19 more" in shown
     assert len(shown) < 3000
+
+
+def test_tensors_stored_whole_whose_names_differ_in_numbers_are_one_entry(tmp_path: Path) -> None:
+    tensors = {f"double_blocks.{n}.img_attn.norm.key_norm.scale": torch.ones(3) for n in range(40)}
+    tensors |= {"final_layer.norm.key_norm.scale": torch.ones(2)}
+    tensors |= {"img_in.lora_A.weight": torch.ones(1, 64), "img_in.lora_B.weight": torch.ones(2, 1)}
+    save_file(tensors, tmp_path / "many.safetensors")
+    words = " ".join(run(tmp_path / "many.safetensors").output.split())
+    assert "40 double_blocks.*.img_attn.norm.key_norm.scale [3], final_layer.norm" in words

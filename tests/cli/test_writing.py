@@ -201,7 +201,10 @@ def test_a_wrong_call_exits_2(
 REFUSED = {
     "no such adapter": (["gone"], "gone.*: no such file"),
     "a base": ([SINGLE], "stories260k: not an adapter"),
-    "another dialect": ([FIXTURES / "real/sam-vitb-lora-r2"], "cannot be read yet"),
+    "a format that is only read": (
+        [FIXTURES / "real/sam-vitb-lora-r2"],
+        "the format sam is read and not written",
+    ),
     "a broken file": (["broken"], r"broken/adapter_model\.safetensors: not a safetensors file"),
     "a hostile name": (["hostile"], r"\\x1b\[2J\\u202e"),
     "a broken config": ([SMALL, "--config", "broken.json"], r"broken\.json: not valid JSON"),

@@ -3,7 +3,9 @@
 The numbers are small integers and halves, so that their sums and products are exact in float64.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.deltas.rows import Rows
+from loratools.deltas.tucker import Tucker
 from tests.deltas.computing import held
 
 WEIGHT = torch.tensor([[3, 1, 0, -2], [1, 4, 2, 0], [0, -1, 5, 1], [2, 0, 1, 6]]).double()
@@ -23,12 +26,25 @@ FACTORS = LoRA(
     scaling=Scaling(alpha=1, rank=2, rule="rank", origin="config"),
     shape=(4, 4),
 )
+#: A convolution of two channels with a kernel of two numbers.
+CORED = Tucker(
+    up=held([[1, 0, 2], [2, -1, 0], [0, 3, 1], [-2, 1, 1]], "up"),
+    core=held([[[1, 0], [2, -1]], [[0, 3], [1, 1]], [[0, 1], [-1, 0]]], "core"),
+    down=held([[1, 2], [3, -1]], "down"),
+    scaling=FACTORS.scaling,
+)
 #: By the name of the kind's file. A kind that may see rows or columns has one of both.
 EXAMPLES: dict[str, tuple[Delta, ...]] = {
     "lora": (FACTORS,),
     "dora": (
         DoRA(FACTORS, held([1, 2, 3, 4], "magnitude"), "row"),
         DoRA(FACTORS, held([1, 2, 3, 4], "magnitude"), "column"),
+        DoRA(replace(FACTORS, shape=(4, 2, 2)), held([3, 2], "magnitude"), "column"),
+        DoRA(CORED, held([1, 2, 3, 4], "magnitude"), "row"),
+    ),
+    "tucker": (
+        CORED,
+        replace(CORED, core=held([[1, 2], [0, 1], [-1, 0]], "core"), down=FACTORS.down),
     ),
     "kasa": (KaSA(FACTORS, held([1, -2], "diagonal")),),
     "diff": (
@@ -46,7 +62,7 @@ WANTED = (
 
 def weight_for(delta: Delta) -> Tensor:
     """A weight of the shape that an update needs, as a matrix; for a vector it has one column."""
-    return WEIGHT if len(delta.shape) == 2 else WEIGHT[:, :1]
+    return WEIGHT[:, : math.prod(delta.shape[1:])]
 
 
 def applied(

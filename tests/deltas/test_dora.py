@@ -1,11 +1,14 @@
 """W' = magnitude * (W + dW) / norm(W + dW), by hand."""
 
+import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 
 from loratools.deltas import Span, keys_of
+from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.errors import ShapeMismatchError
 from tests.deltas.computing import applied, held, lora, once
@@ -116,3 +119,34 @@ def test_norm_of_many_large_values_is_finite() -> None:
     delta = DoRA(lora([[0.0]], [[0.0] * 10_000]), held([100.0]), "row")
     delta.bind(Span(0, 1, torch.float32, lambda: iter([(0, weight)])), 1.0)(weight, 0)
     assert weight.unique().tolist() == pytest.approx([1.0], rel=4 * 2.0**-24)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 2), (2, 3, 3, 1), (2, 2, 1, 2, 3)])
+@pytest.mark.parametrize("axis", ["row", "column"])
+def test_magnitude_is_the_norm_over_all_other_axes_and_the_kernel(
+    shape: tuple[int, ...], axis: Axis
+) -> None:
+    random = torch.Generator().manual_seed(len(shape))
+    weight = torch.randn(shape, generator=random).double()
+    lengths = torch.rand(shape[0 if axis == "row" else 1], generator=random) + 0.5
+    low_rank = lora(
+        torch.randn(shape[0], 2, generator=random).tolist(),
+        torch.randn(2, math.prod(shape[1:]), generator=random).tolist(),
+    )
+    delta = DoRA(replace(low_rank, shape=shape), held(lengths.tolist()), axis)
+    result = applied(delta, weight, block=1).reshape(shape)
+    moved = weight + delta.change.dense_rows(0, shape[0]).reshape(shape)
+    other = "o" if axis == "row" else "i"
+    norms = torch.einsum(f"oi...,oi...->{other}...", moved, moved)
+    norms = norms.reshape(len(lengths), -1).sum(1).sqrt()
+    expected = torch.einsum(f"oi...,{other}->oi...", moved, lengths.double() / norms)
+    # Sums of at most 36 squares in two orders, in float64.
+    assert (result - expected).abs().max() <= 64 * torch.finfo(torch.float64).eps * lengths.max()
+
+
+def test_change_of_any_additive_kind_gets_the_norms() -> None:
+    """Of a diff [[1, 0], [2, 0]], as in the first case."""
+    diff = Diff(held([[1.0, 0.0], [2.0, 0.0]], "diff"), once())
+    delta = DoRA(diff, held([10.0, 15.0], "magnitude"), "row")
+    assert applied(delta, WEIGHT).tolist() == [[6, 8], [15, 0]]
+    assert delta.low_rank is None

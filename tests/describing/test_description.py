@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import loratools
 from loratools.errors import FormatError
 from loratools.io.header import encode_header
+from tests.formats.kohya.modules import magnitude, tucker
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -208,3 +209,12 @@ def test_spectra_of_an_adapter_stored_in_half_precision(tmp_path: Path) -> None:
     found = loratools.inspect(copy_of("plain", tmp_path / "bf16", halve), spectrum=True)
     assert found.dtypes == ("bfloat16",)
     assert all(present(row.spectrum).frobenius > 0 for row in present(found.spectra))
+
+
+def test_scaling_is_shown_of_every_kind_that_has_a_rank(tmp_path: Path) -> None:
+    """A DoRA of a LoCon with a core holds no LoRA, and has a rank and an alpha all the same."""
+    tensors = tucker(ranks=(2, 4), alpha=1) | magnitude(1, 3, 1, 1)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    (group,) = loratools.inspect(tmp_path / "lora.safetensors").groups
+    assert (group.kind, group.rank, group.alpha, group.scaling) == ("DoRA", 4, 1, 0.25)
+    assert group.parameters == sum(t.numel() for t in tensors.values()) - 1

@@ -17,11 +17,11 @@ ADAPTERS = sorted(
     path for kind in ("adapters", "kohya", "real") for path in (FIXTURES / kind).iterdir()
 )
 DORA = "DoRA depends on the weight"
-#: What no verb can read.
+#: What no verb can read, or write.
 UNREADABLE = {
     "not-an-adapter-smolvla-bin": "not an adapter of a known kind",
-    "sam-vitb-lora-r2": "looks like a SAM LoRA",
-    "sd15-cloneofsimo-disney-r1": "looks like a cloneofsimo LoRA",
+    "sam-vitb-lora-r2": "the format sam is read and not written",
+    "sd15-cloneofsimo-disney-r1": "the format cloneofsimo is read and not",
 }
 #: What else some verbs refuse.
 REFUSED: Mapping[str, Mapping[str, str]] = {

@@ -18,6 +18,7 @@ from loratools.io.bundle import Bundle
 from loratools.reshaping.combined import Combination, combined
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from tests.adapters import effects
+from tests.deltas.computing import applied
 from tests.formats.kohya.modules import bundle
 from tests.narrowing import present
 
@@ -78,6 +79,83 @@ def test_each_spelling_is_read_by_the_same_formula_and_written_again(
     assert scaling.origin == ("assumed" if alpha is None else "tensor")
     expected = product(tensors, scaling.value)
     torch.testing.assert_close(effects(adapter)[f"{name}.weight"], expected, rtol=0, atol=0)
+    assert_written_as(bundle(tensors), encode(adapter))
+
+
+@each_pair
+@pytest.mark.parametrize(
+    ("end", "shape", "axis"),
+    [
+        (".dora_scale", (4, 1), "row"),
+        (".dora_scale", (1, 3), "column"),
+        (".magnitude", (4,), "row"),
+        (".lora_magnitude_vector", (4,), "row"),
+        (".lora_magnitude_vector.weight", (4,), "row"),
+    ],
+)
+def test_magnitudes_of_each_spelling_are_read_and_written_again(
+    pair: tuple[str, str], end: str, shape: tuple[int, ...], axis: str
+) -> None:
+    tensors = module(pair=pair, alpha=1.0) | {f"{UNET}{end}": torch.rand(shape) + 1}
+    adapter = decode(bundle(tensors))
+    assert adapter.kinds == ("DoRA",)
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    changed = weight + product(tensors, 0.5)
+    norms = torch.linalg.vector_norm(changed, dim=1 if axis == "row" else 0, keepdim=True)
+    magnitude = tensors[f"{UNET}{end}"].double()
+    expected = (magnitude[:, None] if len(shape) == 1 else magnitude) * changed / norms
+    after = applied(adapter.updates[f"{UNET}.weight"].delta, weight)
+    # A norm is that of at most four numbers, with a rounding error of at most one for each.
+    allowed = len(weight) * torch.finfo(torch.float64).eps
+    torch.testing.assert_close(after, expected, rtol=allowed, atol=0)
+    assert_written_as(bundle(tensors), encode(adapter))
+    assert_written_as(bundle(tensors), encode(rescaled(adapter, Rescaling()).adapter))
+
+
+def test_magnitudes_of_a_square_weight_are_those_of_outputs_if_their_name_says_so() -> None:
+    """ai-toolkit and PEFT store one for each output; other programs store either in one row."""
+    for end in (".magnitude", ".lora_magnitude_vector"):
+        adapter = decode(bundle(module(shape=(3, 3)) | {f"{UNET}{end}": torch.rand(3) + 1}))
+        assert adapter.updates[f"{UNET}.weight"].delta.by_rows
+        assert not any("does not tell" in note.message for note in adapter.notes)
+
+
+def test_tucker_core_is_read_and_written_again() -> None:
+    name = "diffusion_model.input_blocks.0.0"
+    tensors = {
+        f"{name}.alpha": torch.tensor(1.0),
+        f"{name}.lora_down.weight": torch.randn(2, 3, 1, 1),
+        f"{name}.lora_mid.weight": torch.randn(2, 2, 3, 3),
+        f"{name}.lora_up.weight": torch.randn(4, 2, 1, 1),
+    }
+    adapter = decode(bundle(tensors))
+    assert adapter.kinds == ("Tucker LoCon",)
+    assert adapter.updates[f"{name}.weight"].delta.shape == (4, 3, 3, 3)
+    assert_written_as(bundle(tensors), encode(adapter))
+
+
+def test_dora_of_another_format_is_written_with_magnitudes_that_comfyui_reads() -> None:
+    prefix = f"base_model.model.{UNET}"
+    peft = {
+        f"{prefix}.lora_A.weight": torch.randn(2, 3),
+        f"{prefix}.lora_B.weight": torch.randn(4, 2),
+        f"{prefix}.lora_magnitude_vector": torch.rand(4) + 1,
+    }
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}
+    written = encode(decode(bundle(peft, config=config)), "comfyui")
+    assert set(written.tensors) == {
+        f"{UNET}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale")
+    }
+    scale = written.tensors[f"{UNET}.dora_scale"].read()
+    assert torch.equal(scale, peft[f"{prefix}.lora_magnitude_vector"][:, None])
+    assert written.tensors[f"{UNET}.alpha"].read() == 4
+
+
+def test_flattened_names_beside_those_of_a_checkpoint_are_read_and_kept() -> None:
+    tensors = module() | module("lora_te1_text_model_encoder_layers_0_mlp_fc1", PAIRS[0], 1.0)
+    adapter = decode(bundle(tensors))
+    assert present(adapter.filed).dialect == "comfyui"
+    assert len(adapter.updates) == 2
     assert_written_as(bundle(tensors), encode(adapter))
 
 

@@ -342,6 +342,8 @@ BY_SIGHT = [
     ("lycoris", "blocks.mid.lokr_w1", "a LyCORIS adapter"),
     ("lycoris", "blocks.mid.lokr_w2_a", "a LyCORIS adapter"),
     ("lycoris", "blocks.mid.hada_w1_b", "a LyCORIS adapter"),
+    ("diffusers", "unet.down_blocks.0.attn1.to_q.lora.down.weight", "a diffusers LoRA"),
+    ("diffusers", "unet.attn1.processor.to_q_lora.up.weight", "a diffusers LoRA"),
 ]
 UNREADABLE = {sight.dialect for sight in KNOWN_BY_SIGHT} - set(registry.names(formats))
 
@@ -389,6 +391,8 @@ def test_file_without_tensors_says_so() -> None:
         ("distilgpt2-cattn-niket", 6, []),
         ("bloom560m-mergedlinear-bin", 24, []),
         ("privacyfilter-moe-tokcls-r16", 32, ["score.bias", "score.weight"]),
+        ("sam-vitb-lora-r2", 12, []),
+        ("sd15-cloneofsimo-disney-r1", 192, []),
     ],
 )
 def test_published_adapter_is_read_whole(
@@ -400,18 +404,6 @@ def test_published_adapter_is_read_whole(
     assert not [note for note in adapter.notes if note.severity != "info"]
 
 
-REAL = [
-    (None, "not-an-adapter-smolvla-bin", "not an adapter of a known kind"),
-    ("sam", "sam-vitb-lora-r2", "looks like a SAM LoRA"),
-    ("cloneofsimo", "sd15-cloneofsimo-disney-r1", "looks like a cloneofsimo LoRA"),
-]
-
-
-@pytest.mark.parametrize(
-    ("folder", "message"), [case[1:] for case in REAL if case[0] in {None, *UNREADABLE}]
-)
-def test_published_file_in_no_dialect_of_ours_is_refused(
-    fixtures: Path, folder: str, message: str
-) -> None:
-    with pytest.raises(UnsupportedError, match=message):
-        loratools.open_adapter(fixtures / "real" / folder, allow_pickle=True)
+def test_published_file_in_no_dialect_of_ours_is_refused(fixtures: Path) -> None:
+    with pytest.raises(UnsupportedError, match="not an adapter of a known kind"):
+        loratools.open_adapter(fixtures / "real/not-an-adapter-smolvla-bin", allow_pickle=True)

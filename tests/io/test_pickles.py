@@ -36,6 +36,14 @@ def test_tensors_come_in_the_order_of_the_file(path: Path) -> None:
     assert (found["b"].dtype, found["a"].dtype) == ("BF16", "I64")
 
 
+def test_tensors_of_a_list_are_named_by_their_positions(path: Path) -> None:
+    values = [torch.ones(2), torch.zeros(3, 4)]
+    torch.save(values, path)
+    found = read_pickle(path)
+    assert list(found) == ["0", "1"]
+    assert all(torch.equal(found[str(n)].read(), value) for n, value in enumerate(values))
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_what_a_pickle_would_run_is_not_run(path: Path, protocol: int) -> None:
     path.write_bytes(pickle.dumps({"a": _Bomb(path.parent / "ran")}, protocol))
@@ -55,7 +63,8 @@ def test_what_a_torch_file_would_run_is_not_run(path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([torch.ones(1)], "holds a list, a dict of named tensors was expected"),
+        ([torch.ones(1), 1], "1 is a int, not a tensor"),
+        ((torch.ones(1),), "holds a tuple, a dict of named tensors was expected"),
         (torch.ones(1), "holds a Tensor, a dict of named tensors was expected"),
         ({"a": 1}, "a is a int, not a tensor"),
         ({1: torch.ones(1)}, "has 1 for the name of a tensor"),

@@ -1,6 +1,5 @@
 """Weights changed in memory by the kernel of a merge."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +61,3 @@ def computed_with(weight: Held, dtype: str | None = None) -> float:
     """The largest relative error of one operation of the kernel."""
     narrow = (dtype or weight.dtype) == "BF16" and weight.dtype in {"BF16", "F16"}
     return 2.0**-24 if narrow else 2.0**-53
-
-
-def columns(shape: tuple[int, ...]) -> int:
-    return math.prod(shape[1:])

@@ -1,5 +1,6 @@
 """Laws of merging, for weights and updates of every kind, dtype and shape from 1 by 1 up."""
 
+import math
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from loratools.testing import (
     normals,
     shapes,
 )
-from tests.merging.computing import DTYPES, changed, changed_and_measured, columns, computed_with
+from tests.merging.computing import DTYPES, changed, changed_and_measured, computed_with
+from tests.narrowing import present
 from tests.reference import rounded, smallest, spacing, unit
 
 Shape = tuple[int, ...]
@@ -151,16 +153,21 @@ def test_dora_gives_rows_or_columns_their_magnitudes_as_norms_whatever_came_befo
     """
     base = data.draw(normals("weight", shape))
     before, delta = data.draw(loras(shape)), data.draw(doras(shape))
-    dtype = DTYPES[base.dtype]
-    result = changed(base, (before, 1.0), (delta, 1.0)).double().reshape(shape[0], -1)
-    axis = 1 if delta.axis == "row" else 0
+    dtype, lora = DTYPES[base.dtype], present(delta.low_rank)
+
+    def norms(weight: Tensor) -> Tensor:
+        rows = weight.reshape(*shape[:2], -1).transpose(0, 1 if delta.axis == "column" else 0)
+        return rows.flatten(1).square().sum(dim=1).sqrt()
+
     magnitude = delta.magnitude.read().double().abs()
-    summed = (matrix(base).abs() + terms(before) + terms(delta.lora)).norm(dim=axis)
-    cancelled = summed / (matrix(base) + dense(before) + dense(delta.lora)).norm(dim=axis)
-    roundings = before.rank + delta.lora.rank + max(shape[0], columns(shape)) + 6
+    summed = norms(matrix(base).abs() + terms(before) + terms(lora))
+    cancelled = summed / norms(matrix(base) + dense(before) + dense(lora))
+    squares = math.prod(shape) // len(magnitude)
+    roundings = before.rank + lora.rank + squares + 6
     error = unit(dtype) + roundings * computed_with(base) * cancelled
-    allowed = magnitude * error * 1.01 + max(shape[0], columns(shape)) * smallest(dtype)
-    assert ((result.norm(dim=axis) - magnitude).abs() <= allowed).all()
+    allowed = magnitude * error * 1.01 + squares * smallest(dtype)
+    result = changed(base, (before, 1.0), (delta, 1.0)).double()
+    assert ((norms(result) - magnitude).abs() <= allowed).all()
 
 
 @given(data=st.data(), shape=shapes().filter(lambda shape: len(shape) == 2))

@@ -229,6 +229,9 @@ def test_rescale_gives_strengths_by_pattern(reports: dict[str, dict[str, Any]]) 
         CardFigure("rescale", "strength", "× 0.5 to 2", "l.*.x"),
         CardFigure("rescale", "strength", "no longer 0", "l.*.y"),
     )
+    cured = [{"trap": "rslora"}, {"trap": "zero-alpha"}, {"trap": "rslora"}]
+    repaired = CardFigure("rescale", "repaired", "rslora, zero-alpha")
+    assert repaired in facts("adapters/plain", [same | {"repairs": cured}]).figures
 
 
 def test_no_folder_of_this_machine_is_in_a_card(

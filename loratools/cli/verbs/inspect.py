@@ -19,7 +19,7 @@ from loratools.cli.text import print_lines
 from loratools.errors import listing, shorten
 
 if TYPE_CHECKING:
-    from loratools.adapter import Filed
+    from loratools.adapter import Filed, Replacement
     from loratools.describing.description import Inspection
     from loratools.describing.spectrum import TargetSpectrum
 
@@ -97,13 +97,7 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     yield "scaling", _scaling(found)
     yield "parameters", _parameters(found)
     yield "stored", f"{human_size(adapter.nbytes)}, {', '.join(found.dtypes)}"
-    yield (
-        "replaced",
-        ", ".join(
-            f"{target} {list(replacement.source.shape)}"
-            for target, replacement in adapter.replaced.items()
-        ),
-    )
+    yield "replaced", ", ".join(_replaced(adapter.replaced))
     yield (
         "token rows",
         ", ".join(f"{target} {list(rows.indices)}" for target, rows in adapter.rows.items()),
@@ -112,6 +106,18 @@ def _fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     yield "tokenizer", ", ".join(path.name for path in adapter.companions)
     if adapter.filed is not None:
         yield "metadata", _metadata(adapter.filed)
+
+
+def _replaced(replaced: "Mapping[str, Replacement]") -> Iterator[str]:
+    """The tensors stored whole with their shapes; names that differ only in numbers together."""
+    from loratools.names.grouping import pattern_of
+
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for target, replacement in replaced.items():
+        groups.setdefault((pattern_of(target), replacement.source.shape), []).append(target)
+    for (pattern, shape), targets in groups.items():
+        name = targets[0] if len(targets) == 1 else f"{len(targets)} {pattern}"
+        yield f"{name} {list(shape)}"
 
 
 def _inert(reasons: Mapping[str, str]) -> Iterator[str]:

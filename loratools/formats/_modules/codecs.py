@@ -2,15 +2,25 @@
 
 from collections.abc import Mapping
 from functools import cache, cached_property
-from typing import final
+from typing import NamedTuple, final
 
 from loratools import registry
+from loratools.adapter import Note
 from loratools.deltas import Delta
 from loratools.errors import FormatError, listing
 from loratools.formats._modules import kinds
 from loratools.formats._modules.alphas import ALPHA
-from loratools.formats._modules.kinds import Codec
+from loratools.formats._modules.kinds import Codec, StoredModule
+from loratools.formats._modules.magnitudes import DoRACodec, settled
 from loratools.io.source import Source
+
+
+@final
+class Decoded(NamedTuple):
+    """The updates of a file's modules in file order, and notes on what their tensors leave open."""
+
+    deltas: Mapping[str, Delta]
+    notes: tuple[Note, ...]
 
 
 @final
@@ -30,6 +40,21 @@ class Codecs:
     def marks(self) -> tuple[str, ...]:
         """The names of parts that only kohya's files have, whatever the module is called."""
         return tuple(part for codec in self.kinds for part in codec.marks)
+
+    def decoded(self, where: str, modules: Mapping[str, Mapping[str, Source]]) -> Decoded:
+        """The updates of modules, from their tensors by the names of the parts.
+
+        Raises:
+            FormatError: a module's tensors form no update.
+            ShapeMismatchError: they do not fit each other.
+        """
+        stored = {name: StoredModule(f"{where}: {name}", parts) for name, parts in modules.items()}
+        deltas = {
+            name: self.kind_of(module.name, module.parts).decode(module)
+            for name, module in stored.items()
+        }
+        axes = settled(stored, deltas)
+        return Decoded({**deltas, **axes.changed}, axes.notes)
 
     def kind_of(self, where: str, parts: Mapping[str, Source]) -> Codec:
         """The codec of the kind of update that a module's tensors form.
@@ -60,10 +85,11 @@ class Codecs:
 
 
 def all_codecs() -> Codecs:
-    """The codecs of all modules in the folder `kinds`."""
+    """The codecs of all modules in the folder `kinds`, and those of DoRAs around them."""
     return _loaded(registry.names(kinds))
 
 
 @cache
 def _loaded(names: tuple[str, ...]) -> Codecs:
-    return Codecs(tuple(registry.load(kinds, name).CODEC for name in names))
+    codecs: tuple[Codec, ...] = tuple(registry.load(kinds, name).CODEC for name in names)
+    return Codecs((*codecs, *(DoRACodec(codec) for codec in codecs if codec.has_dora)))

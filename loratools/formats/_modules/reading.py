@@ -6,7 +6,6 @@ from loratools.adapter import Adapter, Filed, Note, Update
 from loratools.deltas import Delta
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats._modules.codecs import Codecs, all_codecs
-from loratools.formats._modules.kinds import StoredModule
 from loratools.formats._modules.metadata import (
     Size,
     disagreements,
@@ -86,10 +85,8 @@ def adapter_of(
         UnsupportedError: there are factors that are not floats.
     """
     codecs = all_codecs()
-    deltas = {
-        name: scaled(_delta(f"{bundle.where}: {name}", parts, codecs))
-        for name, parts in modules.items()
-    }
+    decoded = codecs.decoded(bundle.where, modules)
+    deltas = {name: scaled(delta) for name, delta in decoded.deltas.items()}
     return Adapter(
         where=bundle.where,
         updates={f"{name}.weight": Update(delta) for name, delta in deltas.items()},
@@ -98,7 +95,7 @@ def adapter_of(
         copies=(),
         inert={},
         provenance=provenance(bundle.metadata),
-        notes=tuple(_notes(bundle, deltas, codecs)),
+        notes=(*decoded.notes, *_notes(bundle, deltas, codecs)),
         companions=(),
         nbytes=bundle.nbytes,
         filed=Filed(
@@ -108,10 +105,6 @@ def adapter_of(
             order=tuple(bundle.tensors),
         ),
     )
-
-
-def _delta(where: str, parts: Mapping[str, Source], codecs: Codecs) -> Delta:
-    return codecs.kind_of(where, parts).decode(StoredModule(where, parts))
 
 
 def _notes(bundle: Bundle, deltas: Mapping[str, Delta], codecs: Codecs) -> Iterator[Note]:

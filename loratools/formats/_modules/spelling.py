@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, final
 
-_DOWN, _UP, _MAGNITUDE = "lora_down.weight", "lora_up.weight", "dora_scale"
+_DOWN, _UP = "lora_down.weight", "lora_up.weight"
+#: A part of its own, since PEFT's magnitude is that of the outputs whatever its shape.
+PEFT_MAGNITUDE = "lora_magnitude_vector"
 
 
 @final
@@ -59,7 +61,7 @@ PEFT = Spelling(
         for name in ("", ".default")
         for end in ("", ".weight")
     }
-    | {f".lora_magnitude_vector{end}": _MAGNITUDE for end in ("", ".weight", ".default.weight")}
+    | {f".lora_magnitude_vector{end}": PEFT_MAGNITUDE for end in ("", ".weight", ".default.weight")}
 )
 #: Names of diffusers before it used PEFT: in attention processors, and in text encoders.
 OLD_DIFFUSERS = Spelling(

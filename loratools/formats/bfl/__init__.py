@@ -2,4 +2,4 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="bfl")
+DIALECT = Dialect(name="bfl", reads=("LoRA", "DoRA", "diff"))

@@ -12,9 +12,8 @@ from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, ShapeMismatchError, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
-from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats._modules.spelling import PEFT, Spelling, spelled_alike
+from loratools.formats._modules.spelling import PEFT, Spelling
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
@@ -24,6 +23,7 @@ _ROOTS = (
     "guidance_in.", "final_layer.",
 )  # fmt: skip
 _NAMES = "the name of a module of FLUX.1, such as double_blocks.0.img_attn.qkv"
+_SPELLING = PEFT | Spelling({f".{ALPHA}": ALPHA})
 _BIAS = ".lora_B.bias"
 _NORMS = (".query_norm.scale", ".key_norm.scale")
 #: The layer that reads the image, whose channels a control LoRA doubles, and their number.
@@ -36,10 +36,9 @@ def claim(bundle: Bundle) -> Sureness:
     Files with parts of kinds that have no codec alone are only `POSSIBLE`.
     """
     own = [key for key in bundle.tensors if key.startswith(_ROOTS)]
-    spelled = _spelling()
-    if any((split := spelled.split(key)) and split.part != ALPHA for key in own):
+    if any((split := _SPELLING.split(key)) and split.part != ALPHA for key in own):
         return Sureness.KEYS
-    has_others = any(other_kind(key, spelled) for key in own)
+    has_others = any(other_kind(key, _SPELLING) for key in own)
     return Sureness.POSSIBLE if has_others else Sureness.NO
 
 
@@ -54,7 +53,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     biases = {key: s for key, s in bundle.tensors.items() if key.endswith(_BIAS)}
     scales = {key: s for key, s in bundle.tensors.items() if key.endswith(_NORMS)}
     rest = {k: s for k, s in bundle.tensors.items() if k not in biases and k not in scales}
-    modules = stored_modules(replace(bundle, tensors=rest), _spelling(), _is_name, _NAMES)
+    modules = stored_modules(replace(bundle, tensors=rest), _SPELLING, _is_name, _NAMES)
     adapter = adapter_of(bundle, "bfl", modules)
     updates = dict(adapter.updates)
     for key, source in biases.items():
@@ -65,10 +64,6 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         replaced={key: Replacement(source, is_trained=True) for key, source in scales.items()},
         notes=(*adapter.notes, *_notes(updates, scales)),
     )
-
-
-def _spelling() -> Spelling:
-    return spelled_alike(all_codecs().parts) | PEFT
 
 
 def _is_name(module: str) -> bool:

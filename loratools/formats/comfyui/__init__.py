@@ -2,4 +2,6 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="comfyui")
+_KINDS = ("LoRA", "DoRA", "Tucker LoCon")
+
+DIALECT = Dialect(name="comfyui", style="comfyui", reads=_KINDS, writes=_KINDS)

@@ -14,14 +14,21 @@ from collections.abc import Iterable, Mapping
 
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import Codecs
-from loratools.formats._modules.spelling import OLD_DIFFUSERS, PEFT, Spelling, Split, spelled_alike
+from loratools.formats._modules.spelling import (
+    OLD_DIFFUSERS,
+    PEFT,
+    PEFT_MAGNITUDE,
+    Spelling,
+    Split,
+    spelled_alike,
+)
 from loratools.names.flattened import flattened_prefix
 
 _BEGINNINGS = ("diffusion_model.", "text_encoders.")
 _COMPONENT = re.compile(r"(transformer|unet|text_encoder)(_\d)?\.")
 _PROCESSOR = ".processor."
 #: ai-toolkit's name of a magnitude, which has one number for each output.
-_AI_TOOLKIT = Spelling({".magnitude": "dora_scale"})
+_AI_TOOLKIT = Spelling({".magnitude": PEFT_MAGNITUDE})
 #: A description of the names of modules, for errors.
 NAMES = f"the name of a module that begins with {' or '.join(_BEGINNINGS)}"
 

@@ -2,4 +2,4 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="control_lora")
+DIALECT = Dialect(name="control_lora", style="apart", reads=("LoRA",), merges=False)

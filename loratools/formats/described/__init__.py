@@ -19,4 +19,4 @@ KEYS = Option(
     decides=True,
 )
 
-DIALECT = Dialect(name="described", options=(KEYS, SCALE, ALPHA))
+DIALECT = Dialect(name="described", options=(KEYS, SCALE, ALPHA), reads=("LoRA",))

@@ -17,4 +17,11 @@ loratools inspect hf://{{ repo }}
 ```
 """
 
-DIALECT = Dialect(name="kohya", library="diffusers", usage=_USAGE)
+DIALECT = Dialect(
+    name="kohya",
+    library="diffusers",
+    usage=_USAGE,
+    style="flattened",
+    reads=("LoRA", "DoRA", "Tucker LoCon"),
+    writes=("LoRA", "DoRA", "Tucker LoCon"),
+)

@@ -12,26 +12,27 @@ from loratools.io.bundle import Bundle
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """How sure kohya's dialect is: its keys are flattened names with a known part.
+    """How sure kohya's dialect is: its keys are names, as a rule flattened, with a known part.
 
-    Files with parts of a kind that has no codec are only `POSSIBLE`: decoding refuses them by name.
+    Files with parts of a kind that has no codec, or with another format's names beside, are only
+    `POSSIBLE`: decoding refuses them by name.
     """
     codecs = all_codecs()
     if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
-    spelling = spelled_alike(codecs.parts)
-    has_others = any(other_kind(key, spelling) for key in bundle.tensors)
+    spelled = spelled_alike(codecs.parts)
+    has_others = any(not is_name(key) or other_kind(key, spelled) for key in bundle.tensors)
     return Sureness.POSSIBLE if has_others else Sureness.KEYS
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
-    """The adapter in a kohya file; a target is a module's flattened name with `.weight`.
+    """The adapter in a kohya file; a target is a module's name with `.weight`.
 
     Raises:
         FormatError: a factor is missing, a key is unknown, or a tensor cannot be a factor.
         ShapeMismatchError: the factors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    spelling = spelled_alike(all_codecs().parts)
-    names = "the name of a module, which has no dots"
-    return adapter_of(bundle, "kohya", stored_modules(bundle, spelling, is_name, names))
+    spelled = spelled_alike(all_codecs().parts)
+    modules = stored_modules(bundle, spelled, is_name, "the name of a module")
+    return adapter_of(bundle, "kohya", modules)

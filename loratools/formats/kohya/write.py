@@ -2,10 +2,13 @@
 
 from loratools.adapter import Adapter
 from loratools.formats._modules.writing import SingleFile
-from loratools.formats.kohya.keys import is_name
+from loratools.formats.kohya.keys import is_flat, is_name
 from loratools.io.bundle import Bundle
 
-_FILE = SingleFile("a kohya file", is_name, "the flattened name of a module", "{}.{}".format)
+_NAMES, _KEY = "the flattened name of a module", "{}.{}".format
+_FILE = SingleFile("a kohya file", is_flat, _NAMES, _KEY)
+#: A file whose names have dots is written again with them.
+_AS_READ = SingleFile("a kohya file", is_name, _NAMES, _KEY)
 
 
 def encode(adapter: Adapter) -> Bundle:
@@ -14,4 +17,4 @@ def encode(adapter: Adapter) -> Bundle:
     Raises:
         UnsupportedError: the format cannot store something in the adapter.
     """
-    return _FILE.of(adapter)
+    return (_FILE if adapter.filed is None else _AS_READ).of(adapter)

@@ -23,4 +23,7 @@ DIALECT = Dialect(
     library="mlx",
     tags=("mlx",),
     usage=_USAGE,
+    style="language",
+    reads=("LoRA", "DoRA"),
+    writes=("LoRA", "DoRA"),
 )

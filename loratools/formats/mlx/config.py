@@ -100,7 +100,13 @@ def _scale(
         return (
             _DEFAULT_SCALE,
             "assumed",
-            (Note("refusal", f"nothing says its scale: {what}; say it with --scale"),),
+            (
+                Note(
+                    "refusal",
+                    f"nothing says its scale: {what}; say it with --scale",
+                    "missing-alpha",
+                ),
+            ),
         )
     return float(stated), "config", tuple(_alpha_notes(fields, parameters, place, float(stated)))
 

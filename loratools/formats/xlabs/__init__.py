@@ -2,4 +2,4 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="xlabs")
+DIALECT = Dialect(name="xlabs", reads=("LoRA",))

@@ -206,6 +206,9 @@ def _rescale(report: _Fields) -> Step:
         groups = {"*": next(iter(groups.values()))}
     figures = [CardFigure("rescale", "strength", _range(v), t) for t, v in groups.items()]
     figures += _errors("rescale", "relative error by rounding factors", report.number("rounding"))
+    repairs = report.items("repairs") if "repairs" in report.values else ()
+    if traps := dict.fromkeys(repair.need("trap", str) for repair in repairs):
+        figures.append(CardFigure("rescale", "repaired", ", ".join(traps)))
     return Step((source,), tuple(figures))
 
 

@@ -1,5 +1,6 @@
 """The tensors of modules in kohya's files, made in memory."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,3 +53,29 @@ def lora_of(adapter: Adapter, name: str = UNET) -> LoRA:
     lora = adapter.updates[f"{name}.weight"].delta
     assert isinstance(lora, LoRA)
     return lora
+
+
+def tucker(
+    name: str = UNET,
+    shape: tuple[int, ...] = (4, 3, 3, 3),
+    ranks: tuple[int, int] = (2, 2),
+    alpha: float | None = 1,
+    dtype: torch.dtype = torch.float16,
+) -> dict[str, Tensor]:
+    """The tensors of a module with a LoCon that has a Tucker core, sorted by key."""
+    random = torch.Generator().manual_seed(sum(shape) + sum(ranks))
+    kernel = (1,) * (len(shape) - 2)
+    shapes = {"down": (ranks[1], shape[1], *kernel), "mid": (*ranks, *shape[2:]),
+              "up": (shape[0], ranks[0], *kernel)}  # fmt: skip
+    tensors = {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha, dtype=dtype)}
+    return tensors | {
+        f"{name}.lora_{part}.weight": torch.randn(shapes[part], generator=random).to(dtype)
+        for part in shapes
+    }
+
+
+def magnitude(
+    *shape: int, name: str = UNET, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
+    """A DoRA's magnitudes 1, 2, 3 … for the module, in this shape."""
+    return {f"{name}.dora_scale": 1 + torch.arange(math.prod(shape)).reshape(shape).to(dtype)}

@@ -27,10 +27,20 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.writing import write_adapter
-from loratools.formats import decode, encode
+from loratools.formats import Sureness, decode, encode
+from loratools.formats.kohya.read import claim
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
-from tests.formats.kohya.modules import TEXT, TRAINED, UNET, bundle, decoded, lora_of, module
+from tests.formats.kohya.modules import (
+    TEXT,
+    TRAINED,
+    UNET,
+    bundle,
+    decoded,
+    lora_of,
+    module,
+    tucker,
+)
 from tests.narrowing import present
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "kohya"
@@ -251,8 +261,7 @@ def test_file_is_merged_into_the_base_that_has_its_names(tmp_path: Path) -> None
         ("lokr_w1", "LoKr"),
         ("lokr_w2_b", "LoKr"),
         ("lokr_t2", "LoKr"),
-        ("dora_scale", "DoRA"),
-        ("lora_mid.weight", "a LoCon with a Tucker core"),
+        ("magnitude", "DoRA"),
         ("diff", "a difference stored whole"),
         ("diff_b", "a difference stored whole"),
         ("w_norm", "a trained norm"),
@@ -275,11 +284,35 @@ def test_other_kind_is_refused_by_name(part: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [f"{UNET}.lora_down.bias", f"{UNET}.weight", "blocks.0.q.lora_up.weight", "x", ".alpha"]
+    "key",
+    [
+        f"{UNET}.lora_down.bias",
+        f"{UNET}.weight",
+        "x",
+        ".alpha",
+    ],
 )
 def test_unknown_key_is_named(key: str) -> None:
     with pytest.raises(FormatError, match=f"here: {key}: an unknown key"):
         decoded(module() | {key: torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("name", ["blocks.0.self_attn.q", "model.layers.0.mlp.fc", "v2.3_q"])
+def test_names_with_dots_are_read_and_written_with_them(name: str) -> None:
+    files = bundle(module(name))
+    adapter = decode(files)
+    assert list(adapter.updates) == [f"{name}.weight"]
+    assert list(encode(adapter).tensors) == list(files.tensors)
+    with pytest.raises(UnsupportedError, match="not the flattened name"):
+        encode(replace(adapter, filed=None), "kohya")
+
+
+@pytest.mark.parametrize(
+    "name", ["unet.q", "transformer.q", "text_encoder_2.q", "diffusion_model.q"]
+)
+def test_names_of_other_formats_are_left_to_them(name: str) -> None:
+    assert claim(bundle(module(name))) is Sureness.NO
+    assert claim(bundle(module() | module(name))) is Sureness.POSSIBLE
 
 
 @pytest.mark.parametrize(
@@ -385,7 +418,7 @@ def test_any_file_is_read_whole_or_refused(shapes: dict[str, tuple[int, ...]], w
 
 @st.composite
 def files(draw: st.DrawFn) -> dict[str, Tensor]:
-    """Files of any layers, ranks, dtypes and alphas."""
+    """Files of any kinds, layers, ranks, dtypes and alphas."""
     tensors: dict[str, Tensor] = {}
     for number in range(draw(st.integers(1, 4))):
         sizes = st.integers(1, 5)
@@ -393,7 +426,15 @@ def files(draw: st.DrawFn) -> dict[str, Tensor]:
         shape = (draw(sizes), draw(sizes), *kernel)
         dtype = to_torch(draw(st.sampled_from(FLOATS)))
         name = f"lora_unet_blocks_{number}_{draw(st.sampled_from('qkv'))}"
-        tensors |= module(name, shape, draw(st.integers(1, 4)), alpha=None, dtype=dtype)
+        rank = draw(st.integers(1, 4))
+        if draw(st.booleans()):
+            tensors |= module(name, shape, rank, alpha=None, dtype=dtype)
+        else:
+            tensors |= tucker(name, shape, (rank, rank), alpha=None, dtype=dtype)
+        if draw(st.booleans()):
+            form = draw(st.sampled_from([(-1, 1), (-1,), (1, -1), (-1, 1, 1), (1, -1, 1)]))
+            lengths = torch.ones(shape[1 if form[0] == 1 else 0]).reshape(form).to(dtype)
+            tensors[f"{name}.dora_scale"] = lengths
         alpha_dtype = draw(st.none() | st.sampled_from(FLOATS))
         if alpha_dtype is not None:
             alpha = torch.tensor(draw(st.floats(-100, 100)), dtype=to_torch(alpha_dtype))
@@ -414,8 +455,8 @@ def test_what_is_read_is_written_again(
     assert data[0] == data[1]
     before, after = present(adapter.filed), present(again.filed)
     assert (after.order, after.metadata) == (before.order, before.metadata)
-    assert [u.delta.low_rank.scaling for u in again.updates.values() if u.delta.low_rank] == [
-        u.delta.low_rank.scaling for u in adapter.updates.values() if u.delta.low_rank
+    assert [(u.delta.kind, u.delta.scaling) for u in again.updates.values()] == [
+        (u.delta.kind, u.delta.scaling) for u in adapter.updates.values()
     ]
 
 
@@ -515,14 +556,14 @@ def test_what_the_format_has_no_place_for_is_named(change: dict[str, Any], messa
 def test_update_that_the_format_cannot_store_is_named() -> None:
     adapter = decoded(module())
     lora = lora_of(adapter)
-    vector = Held("m", torch.ones(4), "F32")
+    vector, matrix = Held("m", torch.ones(4), "F32"), Held("d", torch.ones(4, 3), "F32")
     target = f"{UNET}.weight"
     for name, update, message in (
-        (target, Update(DoRA(lora, vector, "row")), "DoRA"),
         (target, Update(Diff(vector, lora.scaling)), "diff"),
         (target, Update(lora, is_embedding=True), "embedding"),
         (target, Update(lora, fan_in_fan_out=True), "embedding"),
         (f"{UNET}.bias", Update(lora), "not the flattened name"),
+        (target, Update(DoRA(Diff(matrix, lora.scaling), vector, "row")), "DoRA"),
         ("unet.proj_in.weight", Update(lora), "not the flattened name"),
     ):
         with pytest.raises(UnsupportedError, match=f"here: {name}: .*{message}"):

@@ -41,9 +41,11 @@ class Codec(ABC):
 
     #: The sets of parts that can form such an update, without the alpha. A module has all parts of
     #: one set.
-    forms: ClassVar[tuple[tuple[str, ...], ...]]
+    forms: tuple[tuple[str, ...], ...]
     #: The names of parts that only kohya's files have, whatever the module is called.
     marks: ClassVar[tuple[str, ...]] = ()
+    #: Whether a DoRA may be around such an update: a magnitude beside its parts.
+    has_dora: ClassVar[bool] = False
 
     @abstractmethod
     def takes(self, delta: Delta) -> bool:

@@ -20,6 +20,7 @@ class _LoRACodec(Codec):
 
     forms = ((_DOWN, _UP),)
     marks = (_DOWN, _UP)
+    has_dora = True
 
     def takes(self, delta: Delta) -> bool:
         """Whether an update is a plain LoRA."""

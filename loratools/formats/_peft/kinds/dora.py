@@ -21,8 +21,8 @@ class _DoRACodec(AroundLoRA):
     announced = Announcement("use_dora", role, instead="the norms of the base")
 
     def takes(self, delta: Delta) -> bool:
-        """Whether an update is a DoRA."""
-        return isinstance(delta, DoRA)
+        """Whether an update is a DoRA of a LoRA."""
+        return isinstance(delta, DoRA) and delta.low_rank is not None
 
     def around(self, lora: LoRA, tensor: Source, *, is_embedding: bool) -> DoRA:
         """The DoRA of the factors and the magnitudes."""

@@ -1,0 +1,5 @@
+"""LoRA of cloneofsimo's trainer, the first for Stable Diffusion; it is only read."""
+
+from loratools.formats import Dialect
+
+DIALECT = Dialect(name="cloneofsimo")

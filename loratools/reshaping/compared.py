@@ -1,0 +1,245 @@
+"""Compares an adapter with what was written of it, update by update, without forming a matrix."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from loratools.adapter import Adapter, Update
+from loratools.deltas import Additive, Delta
+from loratools.deltas.lora import LoRA
+from loratools.errors import UnsupportedError, shorten
+from loratools.io.dtypes import to_torch
+from loratools.io.source import Reshaped, Source, Stored
+from loratools.io.values import same_bytes
+from loratools.running.parallel import Map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loratools.lowrank.factored import Factored
+
+#: The rows of a matrix that are compared at a time, where a kind has no factors.
+_ROWS = 256
+#: The last bit of float64: scalings are computed in it, from alpha and back.
+_EPS = 2.0**-52
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """The relative errors of updates, whole tensors and rows that were written, by target.
+
+    An error is the Frobenius norm of the difference over that of the original; it is 0 where both
+    are the same numbers.
+
+    Attributes:
+        errors: the relative errors by target.
+        folded: the targets with another scaling than before, the rest of which is in the factors.
+        padded: the targets with factors that were padded with zeros to a higher rank.
+    """
+
+    errors: Mapping[str, float]
+    folded: tuple[str, ...]
+    padded: tuple[str, ...]
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The target with the largest error, and this error; None if there are no errors."""
+        target = max(self.errors, key=self.errors.__getitem__, default=None)
+        return (target, self.errors[target]) if target and self.errors[target] else None
+
+
+class _Difference(NamedTuple):
+    """The norms of a difference and of the original, and the most that rounding explains."""
+
+    norm: float
+    total: float
+    allowed: float
+
+
+def compare(adapter: Adapter, written: Adapter, each: Map = map) -> Comparison:
+    """Compare what an adapter does with what files do that were written of it.
+
+    Raises:
+        UnsupportedError: they do something else, by more than rounding to their dtypes explains.
+    """
+    for name in ("updates", "replaced", "rows"):
+        one, other = getattr(adapter, name).keys(), getattr(written, name).keys()
+        for target in one ^ other:
+            raise _changed(adapter, target, "lost" if target in one else "added")
+    found = dict(
+        zip(adapter.updates, each(partial(_of, adapter, written), adapter.updates), strict=True)
+    )
+    for target, replacement in adapter.replaced.items():
+        found[target] = _of_tensors(replacement.source, written.replaced[target].source)
+    for target, rows in adapter.rows.items():
+        if rows.indices != written.rows[target].indices:
+            raise _changed(adapter, target, "given other rows")
+        found[target] = _of_tensors(rows.rows, written.rows[target].rows)
+    errors = {target: _error(adapter, target, difference) for target, difference in found.items()}
+    pairs = {
+        target: (one, other)
+        for target, update in adapter.updates.items()
+        if (one := update.delta.low_rank) and (other := written.updates[target].delta.low_rank)
+    }
+    return Comparison(
+        errors,
+        folded=tuple(t for t, (a, b) in pairs.items() if a.scaling.value != b.scaling.value),
+        padded=tuple(t for t, (a, b) in pairs.items() if a.rank != b.rank),
+    )
+
+
+def _error(adapter: Adapter, target: str, difference: _Difference) -> float:
+    """The relative error of a target."""
+    if not difference.norm:
+        return 0.0
+    error = difference.norm / difference.total if difference.total else math.inf
+    if not difference.norm <= difference.allowed:  # true for NaN as well
+        raise _changed(adapter, target, f"changed by {error:.2g} of its norm")
+    return error
+
+
+def _changed(adapter: Adapter, target: str, what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{adapter.where}: {shorten(target)} would be {what}: what was written of it does not mean "
+        f"the same; --drop leaves it out"
+    )
+
+
+def _of(adapter: Adapter, written: Adapter, target: str) -> _Difference:
+    """How an update differs from what was written of it."""
+    one, other = adapter.updates[target], written.updates[target]
+    if _kind(one) != _kind(other):
+        raise _changed(adapter, target, "an update of another kind")
+    before, after = one.delta, other.delta
+    loras = before.low_rank, after.low_rank
+    differences = []
+    if loras[0] is not None and loras[1] is not None:
+        differences.append(_of_loras(loras[0], loras[1]))
+    elif before.additive is not None and after.additive is not None:
+        return _of_matrices(before.additive, after.additive)
+    rest = zip(_others(before, loras[0]), _others(after, loras[1]), strict=True)
+    differences += [_of_tensors(a, b) for a, b in rest]
+    return _Difference(*(math.hypot(*numbers) for numbers in zip(*differences, strict=True)))
+
+
+def _kind(update: Update) -> tuple[object, ...]:
+    """What an update is, apart from its numbers."""
+    delta = update.delta
+    kind = "additive" if delta.additive is not None else delta.kind
+    is_transposed = bool(update.fan_in_fan_out)
+    return kind, delta.shape, delta.by_rows, update.is_embedding, is_transposed
+
+
+def _others(delta: Delta, lora: LoRA | None) -> list[Source]:
+    """The tensors of a change beside its factors."""
+    factors = () if lora is None else lora.sources
+    return [source for source in delta.sources if not any(source is f for f in factors)]
+
+
+def _of_loras(one: LoRA, other: LoRA) -> _Difference:
+    """How `scaling * up @ down` differs, by the factors: O((m + n) R²) for an m × n matrix."""
+    scalings = one.scaling.value, other.scaling.value
+    has_equal = all(_is_same(a, b) for a, b in zip(one.sources, other.sources, strict=True))
+    if has_equal and scalings[0] == scalings[1]:
+        return _Difference(0.0, 0.0, 0.0)
+    from loratools.lowrank.factored import Factored, product_norm
+
+    rank = max(one.rank, other.rank)
+    (up, down), (up_other, down_other) = _scaled(one, rank), _scaled(other, rank)
+    total = product_norm(Factored(up, down))
+    lost = _product_error(Factored(up, down), Factored(up_other, down_other))
+    # Each entry of a factor is off by at most a half of its last bit, and so is the product by as
+    # many halves of the norms of its factors, however much these cancel each other out.
+    norms = up.norm().item() * down.norm().item()
+    step = sum(_half_bit(source) for source in other.sources) + 4 * _EPS
+    allowed = step * norms + _smallest(other.up) * math.sqrt(up.numel()) * down.norm().item()
+    allowed += _smallest(other.down) * math.sqrt(down.numel()) * up.norm().item()
+    return _Difference(lost, total, allowed)
+
+
+def _scaled(lora: LoRA, rank: int) -> "tuple[Tensor, Tensor]":
+    """The factors in float64, `up` with the scaling, padded with zeros to this rank."""
+    import torch
+
+    from loratools.lowrank.factored import wide
+
+    up, down = wide(lora.up.read()) * lora.scaling.value, wide(lora.down.read())
+    missing = rank - lora.rank
+    pad = torch.nn.functional.pad
+    return pad(up, (0, missing)), pad(down, (0, 0, 0, missing))
+
+
+def _product_error(one: "Factored", other: "Factored") -> float:
+    """The norm of `one - other`, exactly 0 where their factors are the same numbers.
+
+    With U + E and D + F in place of U and D, the difference is E (D + F) + U F.
+    """
+    import torch
+
+    from loratools.lowrank.factored import Factored, product_norm
+
+    error_up, error_down = other.up - one.up, other.down - one.down
+    terms = [(error_up, other.down), (one.up, error_down)]
+    kept = [term for term in terms if term[0].any() and term[1].any()]
+    if not kept:
+        return 0.0
+    ups, downs = zip(*kept, strict=True)
+    return product_norm(Factored(torch.cat(ups, dim=1), torch.cat(downs)))
+
+
+def _of_matrices(one: Additive, other: Additive) -> _Difference:
+    """How changes without factors differ, by some rows at a time."""
+    lost = total = 0.0
+    for begin in range(0, one.shape[0], _ROWS):
+        end = min(one.shape[0], begin + _ROWS)
+        rows, others = one.dense_rows(begin, end), other.dense_rows(begin, end)
+        lost += (rows - others).square().sum().item()
+        total += rows.square().sum().item()
+    step = max(_half_bit(source) for source in other.sources) + 4 * _EPS
+    return _Difference(math.sqrt(lost), math.sqrt(total), step * math.sqrt(total))
+
+
+def _of_tensors(one: Source, other: Source) -> _Difference:
+    """How a tensor differs from what was written of it."""
+    if _is_same(one, other):
+        return _Difference(0.0, 0.0, 0.0)
+    from loratools.lowrank.factored import wide
+
+    before, after = wide(one.read()).flatten(), wide(other.read()).flatten()
+    total = before.norm().item()
+    allowed = _half_bit(other) * total + _smallest(other) * math.sqrt(len(before))
+    return _Difference((before - after).norm().item(), total, allowed)
+
+
+def _is_same(one: Source, other: Source) -> bool:
+    """Whether two tensors have the same bytes in the same order, in whatever shape."""
+    one, other = _unshaped(one), _unshaped(other)
+    if isinstance(one, Stored) and isinstance(other, Stored):
+        if math.prod(one.shape) != math.prod(other.shape):
+            return False
+        one, other = one._replace(shape=()), other._replace(shape=())
+    return same_bytes(one, other)
+
+
+def _unshaped(source: Source) -> Source:
+    return _unshaped(source.source) if isinstance(source, Reshaped) else source
+
+
+def _half_bit(source: Source) -> float:
+    """The largest relative error of rounding to the dtype of a tensor, twice at most."""
+    import torch
+
+    # Results in 16 bits are rounded by way of float32, which adds 2⁻²⁴.
+    eps: float = torch.finfo(to_torch(source.dtype)).eps
+    return eps / 2 + 2.0**-24 if eps > _EPS else eps
+
+
+def _smallest(source: Source) -> float:
+    """The largest error of rounding a number that is nearly zero in the dtype of a tensor."""
+    import torch
+
+    info = torch.finfo(to_torch(source.dtype))
+    return info.smallest_normal * info.eps

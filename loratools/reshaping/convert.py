@@ -1,0 +1,170 @@
+"""`convert` as a function: reads an adapter, and writes it in another format."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+from loratools.adapter import Adapter
+from loratools.errors import OptionError, UnsupportedError
+from loratools.files.companions import note_left_behind
+from loratools.files.opening import open_adapter, open_base
+from loratools.files.place import local_paths
+from loratools.files.writing import Files, Written, write_reported
+from loratools.formats import Dialect, decode, written
+from loratools.io.collector import collector_paused
+from loratools.io.dtypes import FLOATS, from_torch_name, torch_name
+from loratools.reshaping.compared import Comparison, compare
+from loratools.reshaping.converted import Converted, converted, encoded
+from loratools.running.parallel import Map, threads
+
+#: The dtypes that an adapter can be converted to, by their names in torch.
+DTYPES = tuple(map(torch_name, FLOATS))
+
+
+@final
+@dataclass(frozen=True)
+class ConvertReport:
+    """The report of a conversion; `written` is None after a dry run.
+
+    Attributes:
+        adapter: the adapter that was read.
+        source: the name of its format.
+        target: the name of the format that was written.
+        names: the new names of targets by their old ones.
+        dropped: the targets and tensors that `drop` left out.
+        comparison: how what was written compares with what was read, by new names.
+        notes: remarks for the user.
+        written: what was written.
+    """
+
+    adapter: str
+    source: str
+    target: str
+    names: Mapping[str, str]
+    dropped: tuple[str, ...]
+    comparison: Comparison
+    notes: tuple[str, ...]
+    written: Written | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as the documented object that `convert --json` prints."""
+        worst = self.comparison.worst
+        return {
+            "adapter": self.adapter,
+            "from": self.source,
+            "to": self.target,
+            "output": self.written.path if self.written else None,
+            "bytes": self.written.nbytes if self.written else None,
+            "names": dict(self.names),
+            "dropped": list(self.dropped),
+            "error": worst[1] if worst else 0.0,
+            "worst": worst[0] if worst else None,
+            "errors": dict(self.comparison.errors),
+            "folded": list(self.comparison.folded),
+            "padded": list(self.comparison.padded),
+            "notes": list(self.notes),
+        }
+
+
+@collector_paused()
+def convert(
+    adapter: str | Path,
+    *,
+    output: str | Path | None,
+    to: str,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+    drop: Sequence[str] = (),
+    overwrite: bool = False,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
+    approve: Callable[[ConvertReport], object] | None = None,
+) -> ConvertReport:
+    """Write the adapter in the format `to`, one of those that `loratools formats` says it writes.
+
+    What is written is read back before the output gets its name, and every update is compared with
+    the one that was read. The names of a `base` settle what names of targets leave open. `dtype` is
+    that of the new tensors, by its name in torch: `bfloat16`. `drop` are globs of targets that are
+    left out. `dialect_options` are options of the format that is read. Without an `output` nothing
+    is written, and what would be is compared.
+    `approve` is called with the report before the output gets its name, or at the end of a dry run.
+    If it raises, no output is left.
+
+    Raises:
+        LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
+    """
+    dialect, stored = _dialect(to), _dtype(dtype)
+    opened = open_adapter(
+        adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+    )
+    names = () if base is None else tuple(open_base(base, headers=True).tensors)
+    found = converted(opened, dialect, names, drop)
+    files = encoded(found.adapter, dialect, opened, stored)
+    with threads(None) as each:
+        if output is None:
+            comparison = _compared(found.adapter, dialect, _in_memory(files), each)
+        else:
+            comparison = Comparison({}, (), ())
+        return write_reported(
+            ConvertReport(
+                adapter=opened.where,
+                source=opened.filed.dialect if opened.filed else "",
+                target=dialect.name,
+                names=found.names,
+                dropped=found.dropped,
+                comparison=comparison,
+                notes=_notes(opened, found, dialect),
+                written=None,
+            ),
+            found.adapter,
+            output,
+            inputs=local_paths(adapter, config, base),
+            overwrite=overwrite,
+            each=each,
+            approve=approve,
+            files=files,
+            verified=lambda report, path: replace(
+                report, comparison=_compared(found.adapter, dialect, open_adapter(path), each)
+            ),
+        )
+
+
+def _dialect(name: str) -> Dialect:
+    known = {dialect.name: dialect for dialect in written()}
+    if name not in known:
+        raise OptionError(f"{name!r:.60} is no format that is written: {', '.join(known)}")
+    return known[name]
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise OptionError(f"{name!r:.60} is no dtype of an adapter: {', '.join(DTYPES)}")
+    return None if name is None else from_torch_name(name)
+
+
+def _in_memory(files: Files) -> Adapter:
+    """The adapter in files that are not written, whose tensors are computed when they are read."""
+    return decode(files.bundle)
+
+
+def _compared(adapter: Adapter, dialect: Dialect, read: Adapter, each: Map) -> Comparison:
+    """Compare an adapter with what was read of its new files.
+
+    Raises:
+        UnsupportedError: they are read in another format, or differ by more than rounding explains.
+    """
+    found = read.filed.dialect if read.filed is not None else None
+    if found != dialect.name:
+        raise UnsupportedError(
+            f"{adapter.where}: would be read in the {found} format, and not in {dialect.name}"
+        )
+    return compare(adapter, read, each)
+
+
+def _notes(opened: Adapter, found: Converted, dialect: Dialect) -> tuple[str, ...]:
+    notes = [*(note.message for note in opened.remarks), *found.notes]
+    if dialect.is_folder is False:
+        notes += note_left_behind([opened])
+    return tuple(notes)

@@ -1,0 +1,238 @@
+"""Spells an adapter for another format: what is left out, the new names, and what it cannot say."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar, final
+
+from loratools.adapter import Adapter, Filed
+from loratools.errors import UnsupportedError, listing, shorten
+from loratools.files.writing import Files
+from loratools.formats import Dialect, dialect_named, encode
+from loratools.io.bundle import Bundle
+from loratools.io.computed import cast
+from loratools.io.dtypes import FACTORS, nbytes
+from loratools.io.json import json_text
+from loratools.io.source import Source
+from loratools.names.globs import matches, no_match
+from loratools.names.translated import translated
+from loratools.version import __version__
+
+#: The entry of a file's metadata that says where a converted adapter came from.
+ORIGIN = "loratools"
+#: The beginnings of entries of metadata that are about the training, and stay true.
+_OF_TRAINING = ("ss_", "modelspec.")
+_Value = TypeVar("_Value")
+
+
+@final
+@dataclass(frozen=True)
+class Converted:
+    """An adapter with the names of another format.
+
+    Attributes:
+        adapter: the adapter, with nothing of the files that it was read from but their metadata.
+        names: the new names of targets by their old ones.
+        dropped: the targets and tensors that were left out.
+        notes: remarks for the user.
+    """
+
+    adapter: Adapter
+    names: Mapping[str, str]
+    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def converted(
+    adapter: Adapter, dialect: Dialect, base: Collection[str], drop: Sequence[str]
+) -> Converted:
+    """Give an adapter the names that a dialect has for its targets.
+
+    `base` are the names of a base's parameters, if there is one; `drop` are globs of targets and of
+    tensors without effect that are left out.
+
+    Raises:
+        MatchError: a glob matches nothing.
+        UnsupportedError: the dialect has no name for a target, or the adapter cannot be merged
+            exactly.
+    """
+    adapter.check_usable()
+    adapter, dropped = _without(adapter, drop)
+    source = dialect_named(adapter.filed.dialect) if adapter.filed is not None else None
+    if source is None or source.name == dialect.name:
+        names = {target: target for target in _targets(adapter)}
+        note = f"the adapter is in the {dialect.name} format already, and is written anew"
+        return Converted(adapter, names, dropped, (note,) if source else ())
+    found = translated(_targets(adapter), source.style, dialect.style, base)
+    refuse(adapter.where, dialect, found.refused, len(found.names) + len(found.refused))
+    twice = _twice(found.names)
+    refuse(adapter.where, dialect, twice, len(found.names))
+    carried, notes = _carried(adapter, dialect)
+    made = replace(
+        adapter,
+        updates=_renamed(adapter.updates, found.names),
+        replaced=_renamed(adapter.replaced, found.names),
+        rows=_renamed(adapter.rows, found.names),
+        filed=carried,
+    )
+    return Converted(made, found.names, dropped, notes)
+
+
+def encoded(adapter: Adapter, dialect: Dialect, origin: Adapter, dtype: str | None) -> Files:
+    """The files of an adapter in a dialect, with a word on its origin, and in another dtype.
+
+    Raises:
+        UnsupportedError: the dialect cannot store something in the adapter.
+    """
+    if dtype is not None:
+        adapter = _widened(adapter, dtype)
+    try:
+        bundle = encode(adapter, dialect.name)
+    except UnsupportedError:
+        refuse(adapter.where, dialect, dict(_refused(adapter, dialect)), len(_targets(adapter)))
+        raise
+    if dtype is not None:
+        bundle = _in_dtype(bundle, dtype)
+    before = origin.filed.dialect if origin.filed is not None else dialect.name
+    if before != dialect.name:
+        told = {"converted_from": before, "version": __version__}
+        bundle = replace(bundle, metadata={**bundle.metadata, ORIGIN: json_text(told)})
+    return Files(bundle, dialect)
+
+
+def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int) -> None:
+    """Raise one error for all targets that have a reason; `count` is the number of all targets."""
+    if not reasons:
+        return
+    groups: dict[str, list[str]] = {}
+    for target, reason in reasons.items():
+        groups.setdefault(reason, []).append(target)
+    told = "; ".join(f"{listing(names, 3)}: {reason}" for reason, names in groups.items())
+    what = f"any of the {count} targets"
+    if len(reasons) < count:
+        what = f"{len(reasons)} of {count} targets, which --drop leaves out"
+    raise UnsupportedError(f"{where}: the {dialect.name} format cannot hold {what}: {told}")
+
+
+def _targets(adapter: Adapter) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*adapter.updates, *adapter.replaced, *adapter.rows)))
+
+
+def _without(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, tuple[str, ...]]:
+    """The adapter without what globs match, and the names of that."""
+    names = (*_targets(adapter), *adapter.inert)
+    for glob in drop:
+        if not any(matches(glob, name) for name in names):
+            raise no_match(glob, names, option="--drop")
+    dropped = tuple(name for name in names if any(matches(glob, name) for glob in drop))
+    if not dropped:
+        return adapter, ()
+
+    def kept(some: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {name: value for name, value in some.items() if name not in gone}
+
+    gone = frozenset(dropped)
+    filed = adapter.filed
+    if filed is not None:
+        filed = replace(filed, passengers=kept(filed.passengers))
+    left = replace(
+        adapter,
+        updates=kept(adapter.updates),
+        replaced=kept(adapter.replaced),
+        rows=kept(adapter.rows),
+        inert=kept(adapter.inert),
+        filed=filed,
+    )
+    if not _targets(left):
+        raise UnsupportedError(f"{adapter.where}: --drop leaves nothing to convert")
+    return left, dropped
+
+
+def _twice(names: Mapping[str, str]) -> dict[str, str]:
+    """The targets that get the name of another target, each with the reason to refuse it."""
+    owners: dict[str, str] = {}
+    return {
+        old: f"would be {shorten(new)}, as {shorten(owner)} is"
+        for old, new in names.items()
+        if (owner := owners.setdefault(new, old)) != old
+    }
+
+
+def _renamed(some: Mapping[str, _Value], names: Mapping[str, str]) -> dict[str, _Value]:
+    return {names[target]: value for target, value in some.items()}
+
+
+def _carried(adapter: Adapter, dialect: Dialect) -> tuple[Filed | None, tuple[str, ...]]:
+    """What of the files that were read belongs into those of another dialect, and what is lost."""
+    filed = adapter.filed
+    assert filed is not None
+    training = {k: v for k, v in filed.metadata.items() if k.startswith(_OF_TRAINING)}
+    notes = []
+    if dialect.is_folder is False:
+        without_effect = [key for key in adapter.inert if key not in filed.passengers]
+        metadata, passengers = training, filed.passengers
+    else:
+        without_effect, metadata, passengers = [*adapter.inert], {}, {}
+        if filed.passengers:
+            refuse(
+                adapter.where,
+                dialect,
+                {key: adapter.inert[key] for key in filed.passengers},
+                len(_targets(adapter)) + len(filed.passengers),
+            )
+        if training:
+            notes.append(f"left out, as it belongs to other formats: {listing(training)}")
+    if without_effect:
+        notes.append(f"left out, without effect: {listing(without_effect)}")
+    carried = Filed(dialect.name, metadata=metadata, passengers=passengers)
+    return (carried if metadata or passengers else None), tuple(notes)
+
+
+def _refused(adapter: Adapter, dialect: Dialect) -> Iterator[tuple[str, str]]:
+    """Targets that a dialect cannot store, found by writing each module alone, and the reasons."""
+    modules: dict[str, list[str]] = {}
+    for target in _targets(adapter):
+        modules.setdefault(target.rpartition(".")[0], []).append(target)
+    for targets in modules.values():
+        alone = replace(
+            adapter,
+            updates=_only(adapter.updates, targets),
+            replaced=_only(adapter.replaced, targets),
+            rows=_only(adapter.rows, targets),
+        )
+        try:
+            encode(alone, dialect.name)
+        except UnsupportedError as error:
+            about = [target for target in targets if shorten(target) in str(error)] or targets
+            reason = str(error).removeprefix(f"{adapter.where}: ")
+            yield about[0], reason.removeprefix(f"{shorten(about[0])}: ")
+
+
+def _only(some: Mapping[str, _Value], names: Collection[str]) -> dict[str, _Value]:
+    return {name: some[name] for name in names if name in some}
+
+
+def _widened(adapter: Adapter, dtype: str) -> Adapter:
+    """The adapter with its factors in at least 32 bits, so that folding rounds them only once."""
+    updates = dict(adapter.updates)
+    for target, update in adapter.updates.items():
+        lora = update.delta.low_rank
+        if lora is not None and any(source.dtype != dtype for source in lora.sources):
+            wide = replace(lora, up=_wide(lora.up), down=_wide(lora.down))
+            updates[target] = replace(update, delta=update.delta.with_low_rank(wide))
+    return replace(adapter, updates=updates)
+
+
+def _wide(source: Source) -> Source:
+    return source if source.dtype == "F64" else cast(source, "F32")
+
+
+def _in_dtype(bundle: Bundle, dtype: str) -> Bundle:
+    """The files with all floats but alphas, which are single numbers, in another dtype."""
+    tensors = {
+        key: cast(source, dtype)
+        if source.dtype in FACTORS and source.shape not in ((), (1,))
+        else source
+        for key, source in bundle.tensors.items()
+    }
+    size = sum(nbytes(source.dtype, source.shape) for source in tensors.values())
+    return replace(bundle, tensors=tensors, nbytes=size)
