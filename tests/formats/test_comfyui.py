@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
@@ -185,6 +185,14 @@ def test_another_strength_is_an_alpha_beside_factors_that_keep_their_names() -> 
     assert written.tensors[f"{UNET}.alpha"].read() == 0.5
     again = effects(decode(written))[f"{UNET}.weight"]
     torch.testing.assert_close(again, product(tensors, 0.25), rtol=0, atol=0)
+
+
+def test_alpha_that_is_missing_beside_others_is_written_when_it_is_repaired(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    save_file(module() | module(TEXT, alpha=1.0), path)
+    repaired = tmp_path / "repaired.safetensors"
+    loratools.rescale(path, output=repaired, rescaling=Rescaling(), repair=["missing-alpha"])
+    assert load_file(repaired)[f"{UNET}.alpha"] == 2
 
 
 def test_module_of_another_adapter_gets_the_names_of_kohya() -> None:

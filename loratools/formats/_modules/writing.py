@@ -119,7 +119,7 @@ class SingleFile:
         rank = codec.rank(delta)
         alpha = alpha_at(scaling, rank)
         dtype = alpha_dtype or delta.sources[0].dtype
-        if not self.needs_alpha and alpha == rank and scaling.source is None:
+        if not self.needs_alpha and alpha == rank and scaling.origin != "tensor":
             return _Module(name, delta, codec, alpha, None)
         stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, rank, dtype)
         return _Module(name, delta, codec, alpha, stored)
