@@ -76,3 +76,12 @@ def test_kind_tells_rank_stabilised_from_plain() -> None:
 
 def test_keys_are_those_of_both_factors() -> None:
     assert keys_of(lora(UP, DOWN)) == ("down", "up")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("rule", ["rank", "sqrt_rank", "direct"])
+def test_scaling_gives_the_factor_that_is_asked_for_by_its_rule(rule: Rule, times: int) -> None:
+    """All of these numbers are powers of two, so that nothing is rounded."""
+    scaling = Scaling(1, 16, rule, "config", times).giving(0.5)
+    assert scaling.value == 0.5
+    assert (scaling.rule, scaling.rank, scaling.times) == (rule, 16, times)
