@@ -11,7 +11,8 @@ from loratools.traps._trap import Change, Seen, Trap
 #: Ends of keys that nearly all tensors have, and in which there is no such name.
 _USUAL = tuple(f".lora_{part}.weight" for part in ("A", "B", "down", "up"))
 _NAME = re.compile(
-    r"\.(?:lora_[A-Za-z_]+|modules_to_save)\.(?!weight$|bias$)([^.]+)(?=\.(?:weight|bias)$|$)"
+    r"\.(?:lora_(?:embedding_)?[A-Z]|lora_magnitude_vector|lora_diag|modules_to_save)"
+    r"\.(?!weight$|bias$)([^.]+)(?=\.(?:weight|bias)$|$)"
 )
 
 

@@ -12,7 +12,8 @@ class _DroppedAlpha(Trap):
     what = "A file with diffusers' names (`transformer.….lora_A.weight`) has alphas as tensors."
     readers = (
         "diffusers drops them without a word, outside of its converters: for SD3, HunyuanVideo, "
-        "AuraFlow, Sana, LTX and others the update is applied with a scaling of 1"
+        "AuraFlow, Sana, LTX and others the update is applied with a scaling of 1. PEFT drops "
+        "them too; here an adapter of PEFT's that has them is refused"
     )
     cure = "writes alpha into the metadata, which diffusers reads"
 

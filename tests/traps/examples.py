@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loratools.adapter import Adapter
-from loratools.deltas.lora import Scaling
+from loratools.deltas.lora import LoRA, Scaling
 from loratools.files.opening import open_base
 from loratools.formats import decode
 from loratools.io.bundle import Bundle
@@ -58,14 +58,15 @@ def peft(*modules: Mapping[str, tuple[int, ...]], **config: Any) -> Callable[[],
     return lambda: bundles.decoded(shapes, **config)
 
 
-def in_memory(*scalings: Scaling, format: str = "diffusers") -> Callable[[], Adapter]:
-    """An adapter in a format, with these scalings for its updates."""
-    updates = {
-        f"transformer.blocks.{number}.to_q.weight": replace(
-            lora(number, (4, 3), rank=scaling.rank), scaling=scaling
-        )
-        for number, scaling in enumerate(scalings)
-    }
+def in_memory(
+    *scalings: Scaling, format: str = "diffusers", keys: tuple[str, str] = ("down", "up")
+) -> Callable[[], Adapter]:
+    """An adapter in a format, with these scalings for its updates, and these names of factors."""
+    updates = {}
+    for number, scaling in enumerate(scalings):
+        made = lora(number, (4, 3), rank=scaling.rank)
+        down, up = (Held(key, s.read(), "F32") for key, s in zip(keys, made.sources, strict=True))
+        updates[f"transformer.blocks.{number}.to_q.weight"] = LoRA(up, down, scaling, made.shape)
     return lambda: adapter(updates, format=format)
 
 
@@ -111,7 +112,10 @@ OTHER = module(TEXT, alpha=1)
 HALF = Scaling(1, 2, "rank", "metadata")
 
 EXAMPLES: Mapping[str, Example] = {
-    "adapter-name": Example(named(".default"), [named("")]),
+    "adapter-name": Example(
+        named(".default"),
+        [named(""), in_memory(HALF, keys=("q.lora_linear_layer.down.weight", "q_lora.up.weight"))],
+    ),
     "dropped-alpha": Example(
         in_memory(Scaling(1, 2, "rank", "tensor")),
         [
