@@ -26,6 +26,13 @@ _ONLY_SDXL = re.compile(
 )
 #: What may stand before the names of a base's modules.
 _ROOT = re.compile(r"^(model\.diffusion_model|diffusion_model|transformer|unet)\.")
+#: Modules that mlx-lm calls as transformers does. It has other names for experts, and for blocks
+#: of models such as GPT-2.
+_LANGUAGE = re.compile(r"(model\.layers|language_model\.model\.layers|backbone\.layers)\.\d+\.")
+_LANGUAGE_OUTSIDE = re.compile(
+    r"((language_model\.)?(model\.embed_tokens|lm_head)|backbone\.embeddings)"
+)
+_EXPERT = re.compile(r"\.(experts|switch_\w+)\.")
 _LAYOUT = {
     "original": "the original names",
     "comfyui": "ComfyUI's names",
@@ -37,7 +44,7 @@ _FORMATS = {
     "diffusers": "diffusers",
     "comfyui": "ComfyUI",
     "modules": "PEFT's format",
-    "language": "this format",
+    "language": "MLX",
 }
 
 
@@ -98,7 +105,9 @@ class _Model:
 
     def _without_prefix(self, name: Named) -> str:
         if self.target == "language" and (name.part != "model" or self._families):
-            raise _RefusedError("a module of an image model, and this format has language models")
+            raise _RefusedError("a module of an image model, and MLX has language models")
+        if "language" in (self.source, self.target) and not _is_called_alike(name.path):
+            raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
         parts = {other.part for other in self.names}
         if len(parts) > 1:
             raise _RefusedError(f"one of {len(parts)} models, and a PEFT adapter belongs to one")
@@ -251,6 +260,13 @@ class _Model:
         for module in dict.fromkeys(_ROOT.sub("", n).rpartition(".")[0] for n in self.base):
             found.setdefault(module.replace(".", "_"), []).append(module)
         return found
+
+
+def _is_called_alike(path: str) -> bool:
+    """Whether mlx-lm and transformers have the same name for a module of a language model."""
+    if _LANGUAGE.match(path):
+        return _EXPERT.search(path) is None
+    return _LANGUAGE_OUTSIDE.fullmatch(path) is not None
 
 
 def _namings(style: Style) -> tuple[Naming, ...] | None:

@@ -27,6 +27,7 @@ def weights(*names: str) -> tuple[str, ...]:
 #: An adapter's names in two styles, which are each other's translation.
 BOTH_WAYS: list[tuple[Style, tuple[str, ...], Style, tuple[str, ...]]] = [
     ("modules", ("model.layers.0.mlp.up_proj",), "language", ("model.layers.0.mlp.up_proj",)),
+    ("modules", ("lm_head", "model.embed_tokens"), "language", ("lm_head", "model.embed_tokens")),
     ("diffusers", (f"unet.{SD1}",), "flattened", (f"lora_unet_{flat(SD1)}",)),
     (
         "diffusers",
@@ -109,6 +110,11 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
     ("modules", ("model.layers.0.mlp.up_proj",), "flattened", "no image model"),
     ("modules", (CLIP,), "diffusers", "nothing says in which"),
     ("modules", (SD1,), "language", "has language models"),
+    ("modules", ("transformer.h.0.attn.c_attn",), "language", "not known that MLX and PEFT"),
+    ("modules", ("model.layers.0.mlp.experts.3.up_proj",), "language", "not known that MLX and"),
+    ("language", ("model.h.0.attn.c_attn",), "modules", "not known that MLX and PEFT"),
+    ("language", ("model.layers.0.mlp.switch_mlp.up_proj",), "modules", "not known that MLX and"),
+    ("apart", (SGM,), "comfyui", "in no part of a pipeline"),
     ("diffusers", (f"unet.{SD1}",), "language", "has language models"),
     ("diffusers", (f"unet.{SD1}", f"text_encoder.{CLIP}"), "modules", "one of 2 models"),
     (
