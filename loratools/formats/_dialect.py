@@ -144,7 +144,7 @@ class Dialect:
             placeholder for it.
         base_class: returns the class of transformers that loads an adapter's base, for `usage`.
         style: how the dialect spells the names of targets, so that they can be spelled otherwise.
-        reads: the names of the kinds of update that it reads.
+        reads: the names of the kinds of update that it reads; rsLoRA is a LoRA.
         writes: the names of those that it writes; none where it is only read, or only written
             again as it was read.
         merges: whether an adapter in the dialect is an update of a base, which it can be merged

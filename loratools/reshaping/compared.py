@@ -52,11 +52,14 @@ class Comparison:
 
 
 class _Difference(NamedTuple):
-    """The norms of a difference and of the original, and the most that rounding explains."""
+    """The norms of a difference and of the original, and whether rounding explains it."""
 
     norm: float
     total: float
-    allowed: float
+    is_rounding: bool
+
+
+_NONE = _Difference(0.0, 0.0, is_rounding=True)
 
 
 def compare(adapter: Adapter, written: Adapter, each: Map = map) -> Comparison:
@@ -96,7 +99,7 @@ def _error(adapter: Adapter, target: str, difference: _Difference) -> float:
     if not difference.norm:
         return 0.0
     error = difference.norm / difference.total if difference.total else math.inf
-    if not difference.norm <= difference.allowed:  # true for NaN as well
+    if not difference.is_rounding:
         raise _changed(adapter, target, f"changed by {error:.2g} of its norm")
     return error
 
@@ -115,14 +118,21 @@ def _of(adapter: Adapter, written: Adapter, target: str) -> _Difference:
         raise _changed(adapter, target, "an update of another kind")
     before, after = one.delta, other.delta
     loras = before.low_rank, after.low_rank
-    differences = []
     if loras[0] is not None and loras[1] is not None:
-        differences.append(_of_loras(loras[0], loras[1]))
+        parts = [_of_loras(loras[0], loras[1])]
+    elif len(before.sources) == len(after.sources) and _have_equal_scalings(before, after):
+        parts = []
     elif before.additive is not None and after.additive is not None:
         return _of_matrices(before.additive, after.additive)
-    rest = zip(_others(before, loras[0]), _others(after, loras[1]), strict=True)
-    differences += [_of_tensors(a, b) for a, b in rest]
-    return _Difference(*(math.hypot(*numbers) for numbers in zip(*differences, strict=True)))
+    else:
+        raise _changed(adapter, target, "an update with another scaling")
+    others = zip(_others(before, loras[0]), _others(after, loras[1]), strict=True)
+    parts += [_of_tensors(a, b) for a, b in others]
+    return _Difference(
+        math.hypot(*(part.norm for part in parts)),
+        math.hypot(*(part.total for part in parts)),
+        all(part.is_rounding for part in parts),
+    )
 
 
 def _kind(update: Update) -> tuple[object, ...]:
@@ -139,37 +149,38 @@ def _others(delta: Delta, lora: LoRA | None) -> list[Source]:
     return [source for source in delta.sources if not any(source is f for f in factors)]
 
 
+def _have_equal_scalings(one: Delta, other: Delta) -> bool:
+    values = [delta.scaling.value if delta.scaling else 1.0 for delta in (one, other)]
+    return math.isclose(*values, rel_tol=4 * _EPS)
+
+
 def _of_loras(one: LoRA, other: LoRA) -> _Difference:
     """How `scaling * up @ down` differs, by the factors: O((m + n) R²) for an m × n matrix."""
-    scalings = one.scaling.value, other.scaling.value
-    has_equal = all(_is_same(a, b) for a, b in zip(one.sources, other.sources, strict=True))
-    if has_equal and scalings[0] == scalings[1]:
-        return _Difference(0.0, 0.0, 0.0)
-    from loratools.lowrank.factored import Factored, product_norm
+    is_same = [_is_same(a, b) for a, b in zip(one.sources, other.sources, strict=True)]
+    if all(is_same) and one.scaling.value == other.scaling.value:
+        return _NONE
+    from loratools.lowrank.factored import product_norm
 
     rank = max(one.rank, other.rank)
-    (up, down), (up_other, down_other) = _scaled(one, rank), _scaled(other, rank)
-    total = product_norm(Factored(up, down))
-    lost = _product_error(Factored(up, down), Factored(up_other, down_other))
-    # Each entry of a factor is off by at most a half of its last bit, and so is the product by as
-    # many halves of the norms of its factors, however much these cancel each other out.
-    norms = up.norm().item() * down.norm().item()
-    step = sum(_half_bit(source) for source in other.sources) + 4 * _EPS
-    allowed = step * norms + _smallest(other.up) * math.sqrt(up.numel()) * down.norm().item()
-    allowed += _smallest(other.down) * math.sqrt(down.numel()) * up.norm().item()
-    return _Difference(lost, total, allowed)
+    before, after = _scaled(one, rank), _scaled(other, rank)
+    return _Difference(
+        _product_error(before, after),
+        product_norm(before),
+        _is_rounding(before.down, after.down, None if is_same[0] else other.down)
+        and _is_rounding(before.up, after.up, None if is_same[1] else other.up),
+    )
 
 
-def _scaled(lora: LoRA, rank: int) -> "tuple[Tensor, Tensor]":
+def _scaled(lora: LoRA, rank: int) -> "Factored":
     """The factors in float64, `up` with the scaling, padded with zeros to this rank."""
     import torch
 
-    from loratools.lowrank.factored import wide
+    from loratools.lowrank.factored import Factored, wide
 
     up, down = wide(lora.up.read()) * lora.scaling.value, wide(lora.down.read())
     missing = rank - lora.rank
     pad = torch.nn.functional.pad
-    return pad(up, (0, missing)), pad(down, (0, 0, 0, missing))
+    return Factored(pad(up, (0, missing)), pad(down, (0, 0, 0, missing)))
 
 
 def _product_error(one: "Factored", other: "Factored") -> float:
@@ -191,27 +202,46 @@ def _product_error(one: "Factored", other: "Factored") -> float:
 
 
 def _of_matrices(one: Additive, other: Additive) -> _Difference:
-    """How changes without factors differ, by some rows at a time."""
+    """How changes without common factors differ, by some rows at a time."""
     lost = total = 0.0
+    is_rounding = True
     for begin in range(0, one.shape[0], _ROWS):
         end = min(one.shape[0], begin + _ROWS)
         rows, others = one.dense_rows(begin, end), other.dense_rows(begin, end)
+        is_rounding = is_rounding and _is_rounding(rows, others, other.sources[0])
         lost += (rows - others).square().sum().item()
         total += rows.square().sum().item()
-    step = max(_half_bit(source) for source in other.sources) + 4 * _EPS
-    return _Difference(math.sqrt(lost), math.sqrt(total), step * math.sqrt(total))
+    return _Difference(math.sqrt(lost), math.sqrt(total), is_rounding)
 
 
 def _of_tensors(one: Source, other: Source) -> _Difference:
     """How a tensor differs from what was written of it."""
     if _is_same(one, other):
-        return _Difference(0.0, 0.0, 0.0)
+        return _NONE
     from loratools.lowrank.factored import wide
 
     before, after = wide(one.read()).flatten(), wide(other.read()).flatten()
-    total = before.norm().item()
-    allowed = _half_bit(other) * total + _smallest(other) * math.sqrt(len(before))
-    return _Difference((before - after).norm().item(), total, allowed)
+    return _Difference(
+        (before - after).norm().item(),
+        before.norm().item(),
+        _is_rounding(before, after, other),
+    )
+
+
+def _is_rounding(before: "Tensor", after: "Tensor", stored: Source | None) -> bool:
+    """Whether each number is off by no more than rounding to the dtype of `stored` explains.
+
+    Without `stored`, the numbers are those that were read, times a scaling that was computed.
+    """
+    import torch
+
+    step, smallest = 4 * _EPS, 0.0
+    if stored is not None:
+        info = torch.finfo(to_torch(stored.dtype))
+        # A half of the last bit; results in 16 bits may be rounded by way of float32.
+        step += info.eps / 2 + 2.0**-24 * (info.eps > 2.0**-23)
+        smallest = info.smallest_normal * info.eps
+    return bool(((before - after).abs() <= before.abs() * step + smallest).all())
 
 
 def _is_same(one: Source, other: Source) -> bool:
@@ -226,20 +256,3 @@ def _is_same(one: Source, other: Source) -> bool:
 
 def _unshaped(source: Source) -> Source:
     return _unshaped(source.source) if isinstance(source, Reshaped) else source
-
-
-def _half_bit(source: Source) -> float:
-    """The largest relative error of rounding to the dtype of a tensor, twice at most."""
-    import torch
-
-    # Results in 16 bits are rounded by way of float32, which adds 2⁻²⁴.
-    eps: float = torch.finfo(to_torch(source.dtype)).eps
-    return eps / 2 + 2.0**-24 if eps > _EPS else eps
-
-
-def _smallest(source: Source) -> float:
-    """The largest error of rounding a number that is nearly zero in the dtype of a tensor."""
-    import torch
-
-    info = torch.finfo(to_torch(source.dtype))
-    return info.smallest_normal * info.eps

@@ -19,4 +19,6 @@ KEYS = Option(
     decides=True,
 )
 
-DIALECT = Dialect(name="described", options=(KEYS, SCALE, ALPHA), reads=("LoRA",))
+DIALECT = Dialect(
+    name="described", options=(KEYS, SCALE, ALPHA), reads=("LoRA", "DoRA", "Tucker LoCon")
+)

@@ -15,8 +15,8 @@ DIALECT = Dialect(
     library="peft",
     usage=USAGE,
     base_class=base_class,
-    reads=("LoRA", "rsLoRA", "DoRA", "KaSA", "diff"),
-    writes=("LoRA", "rsLoRA", "DoRA", "KaSA", "diff"),
+    reads=("LoRA", "DoRA", "KaSA", "diff"),
+    writes=("LoRA", "DoRA", "KaSA", "diff"),
     module_fields=(
         "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern",
         "alpha_pattern", "target_parameters", "trainable_token_indices", "feedforward_modules",

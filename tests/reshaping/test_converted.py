@@ -1,0 +1,189 @@
+"""Laws of conversion over all formats that are written, and all spellings that trainers have."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratools.adapter import Adapter, Update
+from loratools.deltas import Delta
+from loratools.errors import UnsupportedError
+from loratools.formats import Dialect, can_write, decode, dialect_named, encode, written
+from loratools.io.bundle import Bundle
+from loratools.io.dtypes import from_torch_name
+from loratools.io.source import Held
+from loratools.reshaping.compared import compare
+from loratools.reshaping.converted import converted, encoded
+from loratools.testing import loras
+from tests.adapters import assert_same
+from tests.deltas.computing import applied
+from tests.deltas.examples import EXAMPLES
+from tests.formats.bundles import decoded, lora
+from tests.formats.spellings import SPELLED, Spelled
+from tests.narrowing import present
+
+#: A target that each style of names has, of a model that the format is for.
+TARGETS = {
+    "modules": "model.layers.0.self_attn.q_proj.weight",
+    "language": "model.layers.0.self_attn.q_proj.weight",
+    "flattened": "lora_unet_mid_block_resnets_0_conv1.weight",
+    "diffusers": "unet.mid_block.resnets.0.conv1.weight",
+    "comfyui": "diffusion_model.middle_block.0.in_layers.2.weight",
+}
+each_written = pytest.mark.parametrize("dialect", written(), ids=lambda dialect: dialect.name)
+
+
+class Conversion(NamedTuple):
+    """A file that a trainer wrote, the format that it was converted to, and the result."""
+
+    spelled: Spelled
+    adapter: Adapter
+    dialect: Dialect
+    result: Adapter
+    names: dict[str, str]
+
+
+def read(spelled: Spelled) -> Adapter:
+    tensors = {
+        key: Held(key, tensor, from_torch_name(str(tensor.dtype).removeprefix("torch.")))
+        for key, tensor in spelled.tensors.items()
+    }
+    return decode(Bundle("here", tensors, spelled.metadata, spelled.config, (), 0))
+
+
+def convert(adapter: Adapter, dialect: Dialect) -> tuple[Adapter, dict[str, str]]:
+    """The adapter that is read of what is written in a format, and the new names by the old."""
+    found = converted(adapter, dialect, (), ())
+    result = decode(encoded(found.adapter, dialect, adapter, None).bundle)
+    assert present(result.filed).dialect == dialect.name
+    assert compare(found.adapter, result).worst is None
+    return result, dict(found.names)
+
+
+def conversions() -> Iterator[Conversion]:
+    """All that are possible."""
+    for spelled in SPELLED:
+        adapter = read(spelled)
+        for dialect in written():
+            try:
+                result, names = convert(adapter, dialect)
+            except UnsupportedError:
+                continue
+            yield Conversion(spelled, adapter, dialect, result, names)
+
+
+CONVERSIONS = tuple(conversions())
+each_conversion = pytest.mark.parametrize(
+    "conversion",
+    CONVERSIONS,
+    ids=[f"{found.spelled.trainer} to {found.dialect.name}" for found in CONVERSIONS],
+)
+
+
+@each_conversion
+def test_a_converted_adapter_does_what_the_formula_of_the_trainers_file_says(
+    conversion: Conversion,
+) -> None:
+    spelled, result = conversion.spelled, conversion.result
+    assert set(result.updates) == {conversion.names[name] for name in spelled.weights}
+    for name, (before, after) in spelled.weights.items():
+        delta = result.updates[conversion.names[name]].delta
+        allowed = before.shape[1] * torch.finfo(torch.float64).eps if delta.additive is None else 0
+        torch.testing.assert_close(applied(delta, before), after, rtol=allowed, atol=0)
+    for name, tensor in spelled.replaced.items():
+        assert torch.equal(result.replaced[conversion.names[name]].source.read(), tensor)
+
+
+@each_conversion
+def test_a_conversion_there_and_back_keeps_every_update(conversion: Conversion) -> None:
+    own = present(conversion.adapter.filed).dialect
+    dialect = dialect_named(own)
+    if dialect not in written():
+        return
+    back, names = convert(conversion.result, dialect)
+    renamed = {names[conversion.names[name]]: name for name in conversion.spelled.weights}
+    assert set(back.updates) == set(renamed)
+    for new, old in renamed.items():
+        before, after = conversion.spelled.weights[old]
+        delta, original = back.updates[new].delta, conversion.adapter.updates[old].delta
+        assert delta.kind == original.kind
+        assert present(delta.scaling).value == present(original.scaling).value
+        for source, twin in zip(delta.sources, original.sources, strict=True):
+            assert torch.equal(source.read(), twin.read())
+        if delta.additive is not None:
+            assert torch.equal(applied(delta, before), after)
+
+
+def test_every_format_that_is_written_takes_adapters_of_another_one_and_gives_them_back() -> None:
+    pairs = {(present(c.adapter.filed).dialect, c.dialect.name) for c in CONVERSIONS}
+    for dialect in written():
+        assert (dialect.name, dialect.name) in pairs
+        assert [one for one, other in pairs if other == dialect.name != one], dialect.name
+        assert [other for one, other in pairs if one == dialect.name != other], dialect.name
+
+
+@pytest.mark.parametrize("spelled", SPELLED, ids=lambda spelled: spelled.trainer)
+def test_what_is_written_in_the_same_format_is_read_back_bit_for_bit(spelled: Spelled) -> None:
+    adapter = read(spelled)
+    if not can_write(dialect_named(spelled.dialect)):
+        return
+    bundle = encode(adapter)
+    assert_same(adapter, decode(bundle))
+    for key, source in spelled.tensors.items():
+        assert torch.equal(bundle.tensors[key].read(), source), key
+
+
+def one(dialect: Dialect, delta: Delta) -> Adapter:
+    """An adapter with one update, of a target that the format has a name for."""
+    target = TARGETS[dialect.style]
+    return replace(decoded(lora("q")), updates={target: Update(delta)}, filed=None)
+
+
+@pytest.mark.parametrize("spelled", SPELLED, ids=lambda spelled: spelled.trainer)
+def test_a_format_says_which_kinds_it_reads(spelled: Spelled) -> None:
+    assert {*read(spelled).kinds} - {"rsLoRA"} <= {*dialect_named(spelled.dialect).reads}
+
+
+@each_written
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_a_format_writes_the_kinds_that_it_says(dialect: Dialect, kind: str) -> None:
+    """An example of each kind is written, and read as the same, if and only if it is stated."""
+    for delta in EXAMPLES[kind]:
+        adapter = one(dialect, delta)
+        try:
+            twin = decode(encode(adapter, dialect.name))
+        except UnsupportedError:
+            continue
+        assert delta.kind in dialect.writes
+        assert compare(adapter, twin).worst is None
+
+
+@each_written
+def test_the_kinds_that_a_format_says_it_writes_are_written(dialect: Dialect) -> None:
+    found = set()
+    for delta in (delta for examples in EXAMPLES.values() for delta in examples):
+        try:
+            encode(one(dialect, delta), dialect.name)
+        except UnsupportedError:
+            continue
+        found.add(delta.kind)
+    # What stands beside an update is written with it, and not alone.
+    assert set(dialect.writes) - found <= {"diff"}
+    assert set(dialect.writes) <= set(dialect.reads)
+
+
+@each_written
+@given(data=st.data())
+def test_any_lora_is_read_back_as_it_was_or_as_rounding_explains(
+    dialect: Dialect, data: st.DataObject
+) -> None:
+    """With any alpha, rule, rank and dtypes; `compare` raises if it is anything else."""
+    shape = (5, 3)
+    first, second = (TARGETS[dialect.style].replace("0", number) for number in "03")
+    updates = {name: Update(data.draw(loras(shape))) for name in (first, second)}
+    adapter = replace(decoded(lora("q")), updates=updates, filed=None)
+    compare(adapter, decode(encode(adapter, dialect.name)))
