@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
+from loratools.errors import listing
 from loratools.names.components import Named, Part, Style, named, spelled
 from loratools.names.layouts import Naming, Reading, namings, readings
 
@@ -205,19 +206,18 @@ class _Model:
         others: dict[str, list[Reading]] = {}
         for family in self._families:
             own = [r for r in readings(name.path) if r.family == family]
-            wanted = {r.path for r in own if r.naming in self._wanted(family)}
-            found |= wanted
-            if not wanted:
+            same = {r.path for r in own if r.naming in self._wanted(family)}
+            found |= same
+            if not same:
                 others[family] = own
         if not others:
             return found
-        family, own = next(iter(others.items()))
-        theirs = " and ".join(dict.fromkeys(_LAYOUT[r.naming] for r in own))
-        wanted_names = " or ".join(_LAYOUT[naming] for naming in self._wanted(family))
-        settle = ", unless --base shows that it is another model" if found else ""
+        theirs = dict.fromkeys(_LAYOUT[r.naming] for own in others.values() for r in own)
+        wanted = dict.fromkeys(_LAYOUT[n] for family in others for n in self._wanted(family))
+        settle = "; --base may show that it is another model" if found else ""
         raise _RefusedError(
-            f"{theirs} of {family}, for which {_FORMATS[self.target]} has {wanted_names}; one "
-            f"cannot be translated to the other yet{settle}"
+            f"{' and '.join(theirs)} of {listing(others, 2)}, for which {_FORMATS[self.target]} "
+            f"has {' or '.join(wanted)}, and the map between these is not there yet{settle}"
         )
 
     def _wanted(self, family: str) -> tuple[Naming, ...]:

@@ -102,8 +102,9 @@ def test_a_converted_adapter_does_what_the_formula_of_the_trainers_file_says(
 def test_a_conversion_there_and_back_keeps_every_update(conversion: Conversion) -> None:
     own = present(conversion.adapter.filed).dialect
     dialect = dialect_named(own)
-    if dialect not in written():
-        return
+    is_dotted = any("." in name.removesuffix(".weight") for name in conversion.adapter.updates)
+    if dialect not in written() or (own == "kohya" and is_dotted):
+        return  # kohya's files have names with dots only where they were read so
     back, names = convert(conversion.result, dialect)
     renamed = {names[conversion.names[name]]: name for name in conversion.spelled.weights}
     assert set(back.updates) == set(renamed)

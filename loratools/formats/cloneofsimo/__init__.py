@@ -2,4 +2,4 @@
 
 from loratools.formats import Dialect
 
-DIALECT = Dialect(name="cloneofsimo")
+DIALECT = Dialect(name="cloneofsimo", style="diffusers", reads=("LoRA",))
