@@ -28,7 +28,7 @@ from loratools.files.manifest import (
 )
 from loratools.files.overlays import lay_over
 from loratools.files.place import layers_of, place_of
-from loratools.formats import adapter_configs, check_options, decode
+from loratools.formats import adapter_configs, check_options, decode, no_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
@@ -211,7 +211,7 @@ def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping
         from loratools.io.pickles import read_pickle
 
         file = folder.path / name
-        return read_pickle(file), {}, file.stat().st_size
+        return read_pickle(file, no_adapter), {}, file.stat().st_size
     opened = folder.open(name)
     header = opened.read_header()
     refuse_part_of_overlay(header.metadata, opened.where)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from loratools import registry
 from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
-from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
+from loratools.formats._by_sight import KNOWN_BY_SIGHT, no_adapter, seen
 from loratools.formats._dialect import (
     ALPHA,
     SCALE,
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ALPHA", "KNOWN_BY_SIGHT", "SCALE", "Dialect", "Option", "Reader", "Sureness", "Writer",
     "adapter_configs", "adapter_weights", "base_names", "can_write", "check_options", "decode",
-    "dialect_named", "dialect_of", "dialects", "encode", "is_adapter_file", "options", "written",
+    "dialect_named", "dialect_of", "dialects", "encode", "is_adapter_file", "no_adapter",
+    "options", "written",
 ]  # fmt: skip
 
 
@@ -236,6 +237,8 @@ def _surest(bundle: "Bundle") -> Dialect:
     claims = _claims(bundle)
     surest = max(claims.values(), default=Sureness.NO)
     found = [dialect.name for dialect, claim in claims.items() if claim == surest]
+    if surest is Sureness.NO and (what := no_adapter(bundle.tensors)):
+        raise UnsupportedError(f"{bundle.where}: {what}")
     if surest is Sureness.NO:
         raise UnsupportedError(
             f"{bundle.where}: {_appearance(bundle, found)}; loratools reads {', '.join(found)}"
@@ -281,7 +284,10 @@ def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:
         return "holds no tensors"
     if name := seen(bundle.tensors, readable):
         return f"looks like {name}, which cannot be read yet"
-    return f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)})"
+    return (
+        f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)}); --keys describes "
+        f"the keys of home-made LoRA layers"
+    )
 
 
 def _stem(name: str) -> str:

@@ -4,6 +4,7 @@ Only on request (`--allow-pickle`), with torch's restricted unpickler and on the
 unpickler was broken twice (CVE-2025-32434, CVE-2026-24747), so an old torch is refused.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError
@@ -14,12 +15,16 @@ from loratools.io.source import Held, Source
 _OLDEST_SAFE_TORCH = (2, 10)
 
 
-def read_pickle(path: Path) -> dict[str, Source]:
+def read_pickle(
+    path: Path, sight: Callable[[Iterable[str]], str | None] = lambda keys: None
+) -> dict[str, Source]:
     """The tensors of a pickled state dict, in its order; those of a list by their positions.
+
+    `sight` says what a file with such keys is, if it holds more than tensors.
 
     Raises:
         FormatError: the file is not a pickle, or holds something other than tensors.
-        UnsupportedError: this torch is too old to read a pickle safely.
+        UnsupportedError: this torch is too old to read a pickle safely, or `sight` knows the file.
         StorageError: the file may not be read.
     """
     import torch
@@ -44,7 +49,20 @@ def read_pickle(path: Path) -> dict[str, Source]:
         raise FormatError(
             f"{path}: holds a {type(loaded).__name__}, a dict of named tensors was expected"
         )
-    return {name: _held(path, name, value) for name, value in loaded.items()}
+    try:
+        return {name: _held(path, name, value) for name, value in loaded.items()}
+    except FormatError:
+        if what := sight([*_keys(loaded)]):
+            raise UnsupportedError(f"{path}: {what}") from None
+        raise
+
+
+def _keys(loaded: Mapping[object, object]) -> Iterator[str]:
+    """The keys of a dict, and those of the dicts in it after theirs and a dot."""
+    for key, value in loaded.items():
+        yield str(key)
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in value)
 
 
 def _held(path: Path, name: object, value: object) -> Held:

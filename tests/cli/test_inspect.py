@@ -73,7 +73,7 @@ def test_a_pickle_is_read_only_when_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("slug", "reason"),
     [
-        ("not-an-adapter-smolvla-bin", "not an adapter of a known kind"),
+        ("not-an-adapter-smolvla-bin", "not an adapter but the settings of LoRA layers"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(slug: str, reason: str) -> None:

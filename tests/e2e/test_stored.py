@@ -19,7 +19,7 @@ ADAPTERS = sorted(
 DORA = "DoRA depends on the weight"
 #: What no verb can read, or write.
 UNREADABLE = {
-    "not-an-adapter-smolvla-bin": "not an adapter of a known kind",
+    "not-an-adapter-smolvla-bin": "not an adapter but the settings",
     "sam-vitb-lora-r2": "the format sam is read and not written",
     "sd15-cloneofsimo-disney-r1": "the format cloneofsimo is read and not",
 }

@@ -402,8 +402,3 @@ def test_published_adapter_is_read_whole(
     assert len(adapter.updates) == updates
     assert list(adapter.replaced) == replaced
     assert not [note for note in adapter.notes if note.severity != "info"]
-
-
-def test_published_file_in_no_dialect_of_ours_is_refused(fixtures: Path) -> None:
-    with pytest.raises(UnsupportedError, match="not an adapter of a known kind"):
-        loratools.open_adapter(fixtures / "real/not-an-adapter-smolvla-bin", allow_pickle=True)
