@@ -38,17 +38,15 @@ def alpha_at(scaling: Scaling, rank: int) -> float:
     return scaling.value * rank
 
 
-def stored_alpha(key: str, scaling: Scaling, alpha: float, rank: int, dtype: str) -> Source | None:
+def stored_alpha(key: str, scaling: Scaling, alpha: float, dtype: str) -> Source:
     """The tensor in which an alpha is stored: the one that was read, or a new one if it changed.
 
     A new tensor has the dtype of the one that was read, or else `dtype`, if that represents the
-    alpha exactly. None where the file had no alpha and needs none: readers take the rank for it.
+    alpha exactly.
     """
     filed = scaling.source
     if filed is not None and read_scalar(filed) == alpha:
         return filed
-    if scaling.origin == "assumed" and alpha == rank:
-        return None
     if filed is not None:
         return _number(key, alpha, filed.dtype, filed.shape)
     return _number(key, alpha, dtype, ())

@@ -6,6 +6,7 @@ from typing import final
 
 from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
+from loratools.deltas.lora import Scaling
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._file_order import in_file_order
 from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
@@ -48,7 +49,8 @@ class SingleFile:
         is_name: whether the dialect has such names of modules.
         names: a description of these names, for errors.
         key: the key of a part of a module.
-        needs_alpha: whether a new file says the alpha of a scaling of 1 too.
+        needs_alpha: whether a new file says the alpha of a scaling of 1 too. A file that was read
+            without an alpha goes on without it while the scaling is 1.
     """
 
     file: str
@@ -119,10 +121,17 @@ class SingleFile:
         rank = codec.rank(delta)
         alpha = alpha_at(scaling, rank)
         dtype = alpha_dtype or delta.sources[0].dtype
-        if not self.needs_alpha and alpha == rank and scaling.origin != "tensor":
+        if alpha == rank and self._may_lack_alpha(adapter, scaling):
             return _Module(name, delta, codec, alpha, None)
-        stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, rank, dtype)
+        stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, dtype)
         return _Module(name, delta, codec, alpha, stored)
+
+    def _may_lack_alpha(self, adapter: Adapter, scaling: Scaling) -> bool:
+        """Whether a module with a scaling of 1, which readers assume, may have no alpha."""
+        if not self.needs_alpha:
+            return scaling.origin != "tensor"
+        is_read = adapter.filed is not None and adapter.filed.order != ()
+        return is_read and scaling.origin == "assumed"
 
     def _tensors(
         self, modules: Sequence[_Module], filed: Collection[str]

@@ -1,4 +1,4 @@
-"""LoRA and LoCon in the format of kohya's sd-scripts: one file, with an alpha for each module."""
+"""LoRA, LoCon and DoRA in the format of kohya's sd-scripts: one file, an alpha for each module."""
 
 from loratools.formats import Dialect
 

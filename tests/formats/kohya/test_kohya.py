@@ -20,7 +20,7 @@ from torch import Tensor
 
 import loratools
 from loratools import MergeOptions
-from loratools.adapter import Adapter, Provenance, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter, Filed, Provenance, ReplacedRows, Replacement, Update
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -29,6 +29,7 @@ from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.writing import write_adapter
 from loratools.formats import Sureness, decode, encode
 from loratools.formats.kohya.read import claim
+from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
 from tests.formats.kohya.modules import (
@@ -616,6 +617,48 @@ def test_file_without_training_metadata_gets_none() -> None:
         encoded = encode(decoded(module(), metadata))
         assert encoded.metadata == metadata
         assert encoded.seal is None
+
+
+def made_anew(tensors: Mapping[str, Tensor], **fields: Any) -> Bundle:
+    """The kohya file of an adapter that was not read from one."""
+    return encode(replace(decoded(tensors), filed=None, **fields), "kohya")
+
+
+def test_new_file_says_its_ranks_and_alphas_and_nothing_of_a_training() -> None:
+    """Which program trained it and for which architecture, nobody knows; it has hashes."""
+    encoded = made_anew(module(alpha=0.5))
+    assert encoded.metadata == {
+        "ss_network_dim": "2",
+        "ss_network_alpha": "0.5",
+        "sshs_model_hash": "0" * 64,
+        "sshs_legacy_hash": "0" * 8,
+    }
+    assert decode(encoded).notes == ()
+    assert decode(encoded).provenance.trainer is None
+    assert made_anew(module() | module(TEXT, rank=3)).metadata["ss_network_dim"] == "Dynamic"
+
+
+def test_new_file_names_the_base_that_is_known() -> None:
+    base = Provenance(base="ann/diffusion", base_hash="ab12", family="sd_v1", task="X")
+    assert decode(made_anew(module(), provenance=base)).provenance == Provenance(
+        base="ann/diffusion", base_hash="ab12"
+    )
+
+
+def test_new_file_has_an_alpha_for_each_module() -> None:
+    """LyCORIS fails on a module without one, and what its scaling is, readers should not guess."""
+    tensors = made_anew(module(alpha=None) | module(TEXT, alpha=3)).tensors
+    assert tensors[f"{UNET}.alpha"].read() == 2
+    assert tensors[f"{TEXT}.alpha"].read() == 3
+
+
+def test_metadata_that_is_carried_along_counts_more() -> None:
+    """A conversion keeps the entries of a training, with the ranks of the tensors."""
+    carried = Filed("kohya", metadata={"ss_network_module": "networks.lora_flux", "other": "x"})
+    encoded = encode(replace(decoded(module()), filed=carried))
+    assert encoded.metadata["ss_network_module"] == "networks.lora_flux"
+    assert encoded.metadata["other"] == "x"
+    assert encoded.metadata["ss_network_dim"] == "2"
 
 
 def published_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
