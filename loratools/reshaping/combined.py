@@ -165,7 +165,7 @@ def _additive(adapter: Adapter, target: str) -> Additive:
             f"others without it; see --base"
         )
     if len(delta.shape) > 1 and delta.additive.factored() is None:
-        raise UnsupportedError(f"{where}: a matrix that is stored whole has no factors to combine")
+        raise UnsupportedError(f"{where}: a {delta.kind} has no factors of its own to combine")
     return delta.additive
 
 

@@ -16,6 +16,7 @@ from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.deltas.rows import Rows
+from loratools.deltas.stacked import Stacked
 from loratools.deltas.tucker import Tucker
 from tests.deltas.computing import held
 
@@ -50,6 +51,20 @@ EXAMPLES: dict[str, tuple[Delta, ...]] = {
     "diff": (
         Diff(held([1, -2, 3, 0], "diff"), FACTORS.scaling),
         Diff(held([[1, -2, 3, 0]] * 3 + [[2, 0, 0, 1]], "diff"), FACTORS.scaling),
+    ),
+    "stacked": (
+        Stacked(
+            up=held([[[1], [0]], [[2], [-1]], [[0], [3]], [[-2], [1]]], "up"),
+            down=held([[[1, 2]], [[0, -1]], [[3, 1]], [[1, 1]]], "down"),
+            scaling=FACTORS.scaling,
+            shape=(4, 2, 2),
+        ),
+        Stacked(
+            up=held([[[1], [0]], [[2], [-1]], [[0], [3]], [[-2], [1]]], "up"),
+            down=held([[[1, 2]]], "down"),
+            scaling=FACTORS.scaling,
+            shape=(4, 1, 2, 2),
+        ),
     ),
     "rows": (Rows((2, 0), held([[1, 2, 3, 4], [0, -1, 0, 1]], "rows"), (4, 4)),),
 }

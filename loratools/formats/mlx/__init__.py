@@ -24,6 +24,6 @@ DIALECT = Dialect(
     tags=("mlx",),
     usage=_USAGE,
     style="language",
-    reads=("LoRA", "DoRA"),
-    writes=("LoRA", "DoRA"),
+    reads=("LoRA", "DoRA", "stacked LoRA"),
+    writes=("LoRA", "DoRA", "stacked LoRA"),
 )

@@ -14,6 +14,7 @@ from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA
+from loratools.deltas.stacked import Stacked
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
 from loratools.formats.mlx.config import MlxConfig
 from loratools.io.computed import multiplied, rearranged
@@ -38,10 +39,12 @@ def decoded(where: str, module: str, parts: Mapping[str, Source], config: MlxCon
     if a is None or b is None:
         there, missing = (LORA_B, LORA_A) if a is None else (LORA_A, LORA_B)
         raise FormatError(f"{where} has {there} and no {missing}: half an update")
+    if len(b.shape) == 3:
+        return _of_experts(where, a, b, parts, config)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
         raise ShapeMismatchError(
             f"{where}: lora_a {list(a.shape)} and lora_b {list(b.shape)} do not fit; expected "
-            f"(in, rank) and (rank, out)"
+            f"(in, rank) and (rank, out), or (experts, rank, in) and (experts, out, rank)"
         )
     scaling = config.scaling(a.shape[1])
     is_embedding = is_lookup(f"{module}.weight", a.shape[0], None)
@@ -52,6 +55,31 @@ def decoded(where: str, module: str, parts: Mapping[str, Source], config: MlxCon
     magnitude = parts.get(MAGNITUDE)
     delta: Delta = lora if magnitude is None else DoRA(lora, magnitude, "row")
     return Update(delta, None if is_embedding else False, is_embedding=is_embedding)
+
+
+def _of_experts(
+    where: str, a: Source, b: Source, parts: Mapping[str, Source], config: MlxConfig
+) -> Update:
+    """The update of a layer of experts, whose weight is (experts, out, in)."""
+    if MAGNITUDE in parts:
+        raise UnsupportedError(f"{where}: magnitudes of experts, which mlx-lm does not have")
+    experts, out, rank = b.shape
+    columns = a.shape[-1] if a.shape else 0
+    if a.shape == (experts * rank, columns):  # as the first versions of mlx-lm stored it
+        a = rearranged(a, (experts, rank, columns), partial(_split, experts=experts))
+    return Update(Stacked(b, a, config.scaling(rank), (experts, out, columns)))
+
+
+def _split(tensor: "Tensor", experts: int) -> "Tensor":
+    return tensor.reshape(experts, -1, tensor.shape[-1])
+
+
+def rank_of(delta: Delta) -> int | None:
+    """The rank of the factors of an update; None if MLX has no place for its kind."""
+    if isinstance(delta, Stacked):
+        return delta.rank
+    is_kept = isinstance(delta, LoRA | DoRA) and len(delta.shape) == 2
+    return delta.low_rank.rank if is_kept and delta.low_rank else None
 
 
 def encoded(
@@ -65,9 +93,18 @@ def encoded(
         UnsupportedError: MLX has no place for such an update.
     """
     delta = update.delta
-    lora = delta.low_rank
-    if lora is None or not isinstance(delta, LoRA | DoRA) or len(lora.shape) != 2:
+    if rank_of(delta) is None:
         raise UnsupportedError(f"{where}: MLX has no place for a {delta.kind} {list(delta.shape)}")
+    if isinstance(delta, Stacked):
+        if len(delta.shape) != 3 or delta.down.shape[0] != delta.shape[0]:
+            raise UnsupportedError(
+                f"{where}: MLX has a {delta.kind} for experts, with a pair of factors for each"
+            )
+        yield LORA_A, padded(delta.down, 1, rank)
+        yield LORA_B, padded(multiplied(delta.up, factor), 2, rank)
+        return
+    lora = delta.low_rank
+    assert lora is not None, delta.kind
     turned = lora if update.is_embedding else lora.transposed()
     if is_lookup(target, turned.shape[0], None) != update.is_embedding:
         what = "an embedding" if update.is_embedding else "a linear layer"

@@ -9,7 +9,7 @@ from loratools.formats import Sureness
 from loratools.formats._modules.spelling import Spelling
 from loratools.formats._part_names import named_part, possible_part
 from loratools.formats.mlx.config import MlxConfig, parse_config
-from loratools.formats.mlx.modules import LORA_A, LORA_B, MAGNITUDE, decoded
+from loratools.formats.mlx.modules import LORA_A, LORA_B, MAGNITUDE, decoded, rank_of
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
@@ -135,7 +135,7 @@ def _notes(
     unnamed = [name for name in modules if not config.names(name)]
     if unnamed:
         yield Note("problem", f"not in keys, so mlx-lm does not load it: {listing(unnamed, 3)}")
-    ranks = {name: lora.rank for name, u in updates.items() if (lora := u.delta.low_rank)}
+    ranks = {name: rank_of(update.delta) for name, update in updates.items()}
     others = [name for name, rank in ranks.items() if config.rank not in (None, rank)]
     if others:
         found = listing(dict.fromkeys(str(ranks[name]) for name in others))

@@ -10,7 +10,7 @@ from loratools.deltas.dora import DoRA
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats.mlx.config import FineTuneType
 from loratools.formats.mlx.config_write import Contents, config_of
-from loratools.formats.mlx.modules import encoded
+from loratools.formats.mlx.modules import encoded, rank_of
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Source
@@ -25,8 +25,7 @@ def encode(adapter: Adapter) -> Bundle:
     _refuse_others(adapter)
     scales = [s.value for update in adapter.updates.values() if (s := update.delta.scaling)]
     is_common = len(set(scales)) == 1
-    loras = [lora for update in adapter.updates.values() if (lora := update.delta.low_rank)]
-    rank = max((lora.rank for lora in loras), default=1)
+    rank = max((rank_of(update.delta) or 1 for update in adapter.updates.values()), default=1)
     tensors: dict[str, Source] = {}
     for target, update in adapter.updates.items():
         where = f"{adapter.where}: {shorten(target)}"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratools.adapter import Adapter
+from loratools.adapter import Adapter, Update
 from loratools.deltas.dora import DoRA
+from loratools.deltas.stacked import Stacked
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
@@ -44,6 +45,13 @@ def tensors(files: Bundle) -> Mapping[str, Tensor]:
     return {key: source.read() for key, source in files.tensors.items()}
 
 
+def exact(shapes: Shapes, config: Any) -> Bundle:
+    """A bundle whose numbers are whole, so that sums of their products are exact in any order."""
+    files = bundle(shapes, config)
+    rounded = {k: Held(k, (4 * s.read()).round(), "F32") for k, s in files.tensors.items()}
+    return replace(files, tensors=rounded)
+
+
 PAIRS = {**lora(Q), **lora(V)}
 
 
@@ -51,7 +59,7 @@ PAIRS = {**lora(Q), **lora(V)}
 
 
 def test_update_is_the_scale_times_both_factors_transposed() -> None:
-    files = bundle(lora(Q), fields())
+    files = exact(lora(Q), fields())
     a, b = (files.tensors[f"{Q}.{part}"].read().double() for part in ("lora_a", "lora_b"))
     adapter = decode(files)
     assert present(adapter.filed).dialect == "mlx"
@@ -64,12 +72,12 @@ def test_update_is_the_scale_times_both_factors_transposed() -> None:
 
 def test_update_of_an_embedding_is_not_transposed() -> None:
     key = "model.embed_tokens"
-    files = bundle({f"{key}.lora_a": (7, 2), f"{key}.lora_b": (2, 3)}, fields())
+    files = exact({f"{key}.lora_a": (7, 2), f"{key}.lora_b": (2, 3)}, fields())
     a, b = (source.read().double() for source in files.tensors.values())
     adapter = decode(files)
     (update,) = adapter.updates.values()
     assert (update.delta.shape, update.is_embedding) == ((7, 3), True)
-    torch.testing.assert_close(effects(adapter)[f"{key}.weight"], 20 * a @ b, rtol=0, atol=0)
+    torch.testing.assert_close(effects(adapter)[f"{key}.weight"], 20 * (a @ b), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,55 @@ def test_magnitudes_are_those_of_rows(shapes: Shapes, shape: tuple[int, ...]) ->
     (update,) = decode(bundle(shapes, fields(fine_tune_type="dora"))).updates.values()
     assert isinstance(update.delta, DoRA)
     assert (update.delta.axis, update.delta.shape) == ("row", shape)
+
+
+E = "model.layers.3.mlp.switch_mlp.up_proj"
+
+
+@pytest.mark.parametrize("is_flat", [False, True], ids=["each", "flat"])
+def test_experts_have_a_pair_of_factors_each(is_flat: bool) -> None:
+    """As `fuse` of mlx-lm: lora_b @ lora_a for each expert, in the orientation of the weight."""
+    files = bundle(
+        {f"{E}.lora_a": (6, 5) if is_flat else (3, 2, 5), f"{E}.lora_b": (3, 4, 2)}, fields()
+    )
+    a, b = (source.read().double() for source in files.tensors.values())
+    adapter = decode(files)
+    (delta,) = (update.delta for update in adapter.updates.values())
+    assert isinstance(delta, Stacked)
+    assert delta.shape == (3, 4, 5)
+    expected = 20 * torch.einsum("eor,eri->eoi", b, a.reshape(3, 2, 5))
+    allowed = 4 * torch.finfo(torch.float64).eps * 20 * (b.abs().max() * a.abs().max()).item()
+    found = delta.dense_rows(0, 3).reshape(3, 4, 5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
+    again = encode(adapter)
+    assert again.tensors[f"{E}.lora_a"].shape == (3, 2, 5)
+    assert torch.equal(
+        again.tensors[f"{E}.lora_a"].read(), files.tensors[f"{E}.lora_a"].read().reshape(3, 2, 5)
+    )
+
+
+def test_experts_are_padded_and_scaled_like_all_others() -> None:
+    shapes = {**lora(Q, rank=3), f"{E}.lora_a": (3, 2, 5), f"{E}.lora_b": (3, 4, 2)}
+    adapter = decode(bundle(shapes, parameters(rank=3)))
+    stronger = adapter.updates[f"{E}.weight"].delta.scaled(2)
+    assert isinstance(stronger, Stacked)
+    updates = {**adapter.updates, f"{E}.weight": Update(stronger)}
+    files = encode(replace(adapter, updates=updates))
+    assert loadable(files)["scale"] == 1
+    assert files.tensors[f"{E}.lora_a"].shape == (3, 3, 5)
+    again = decode(files).updates[f"{E}.weight"].delta
+    assert isinstance(again, Stacked)
+    # Each number of `lora_b`, times 40, is rounded once to float32.
+    folded = (stronger.up.read().double() * 40).float()
+    assert torch.equal(again.up.read()[..., :2], folded)
+    assert not again.up.read()[..., 2:].any()
+    assert not again.down.read()[:, 2:].any()
+
+
+def test_magnitudes_of_experts_are_refused() -> None:
+    shapes = {f"{E}.lora_a": (3, 2, 5), f"{E}.lora_b": (3, 4, 2), f"{E}.m": (3, 4)}
+    with pytest.raises(UnsupportedError, match="magnitudes of experts, which mlx-lm does not have"):
+        decode(bundle(shapes, fields(fine_tune_type="dora")))
 
 
 def test_full_training_is_whole_tensors() -> None:
@@ -189,8 +246,8 @@ def loadable(files: Bundle) -> dict[str, Any]:
     for key, source in files.tensors.items():
         module, _, part = key.rpartition(".")
         assert part in ("lora_a", "lora_b", *(["m"] if config["fine_tune_type"] == "dora" else []))
-        rank = {"lora_a": source.shape[-1], "lora_b": source.shape[0]}.get(part, found["rank"])
-        assert rank == found["rank"]
+        axes = {"lora_a": -1, "lora_b": 0} if len(source.shape) == 2 else {"lora_a": 1, "lora_b": 2}
+        assert part == "m" or source.shape[axes[part]] == found["rank"]
         keys = found.get("keys")
         inside = module.partition("layers.")[2].partition(".")[2]
         assert keys is None or module in keys or (inside and inside in keys)
