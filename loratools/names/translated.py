@@ -109,10 +109,15 @@ class _Model:
             raise _RefusedError("a module of an image model, and MLX has language models")
         if "language" in (self.source, self.target) and not _is_called_alike(name.path):
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
-        parts = {other.part for other in self.names}
-        if len(parts) > 1:
-            raise _RefusedError(f"one of {len(parts)} models, and a PEFT adapter belongs to one")
+        if len(self._parts) > 1:
+            raise _RefusedError(
+                f"one of {len(self._parts)} models, and a PEFT adapter belongs to one"
+            )
         return ""
+
+    @cached_property
+    def _parts(self) -> frozenset[Part]:
+        return frozenset(name.part for name in self.names)
 
     def _prefix(self, name: Named) -> str:
         part = self._known_part(name)
@@ -146,7 +151,7 @@ class _Model:
             raise _RefusedError("in a text encoder, and nothing says in which")
         return "denoiser"
 
-    @property
+    @cached_property
     def _is_clip_alone(self) -> bool | None:
         """Whether the CLIP is the only text encoder, as in SD 1 and 2; None if it may be either."""
         prefixes = {name.prefix for name in self.names}
