@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import loratools
-from loratools import formats, methods, registry
+from loratools import formats, methods, registry, traps
 from loratools.cli import verbs
 from loratools.formats._modules import kinds as module_kinds
 from loratools.formats._peft import kinds
@@ -85,7 +85,7 @@ def test_no_module_needs_the_whole_package() -> None:
     assert needing == []
 
 
-PACKAGES = [formats, kinds, module_kinds, methods, verbs]
+PACKAGES = [formats, kinds, module_kinds, methods, traps, verbs]
 PLUG_INS = [f"{p.__name__}.{name}" for p in PACKAGES for name in registry.names(p)]
 
 

@@ -20,7 +20,7 @@ from loratools.traps import repaired
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
-    from loratools.traps._trap import Change
+    from loratools.traps import Change
 
 
 @final

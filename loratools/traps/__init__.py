@@ -17,7 +17,8 @@ from loratools.errors import OptionError, UnsupportedError, listing
 if TYPE_CHECKING:
     from loratools.adapter import Adapter, Note
     from loratools.io.checkpoint import Checkpoint
-    from loratools.traps._trap import Change, Seen, Trap
+    from loratools.traps._trap import Change as Change
+    from loratools.traps._trap import Seen, Trap
 
 __all__ = ["ALL", "Repaired", "doubts", "names", "repaired", "traps", "warnings"]
 

@@ -28,7 +28,7 @@ from loratools.traps import ALL, names
 
 if TYPE_CHECKING:
     from loratools.reshaping.rescale import RescaleReport
-    from loratools.traps._trap import Change
+    from loratools.traps import Change
 
 
 class _Command(click.Command):
