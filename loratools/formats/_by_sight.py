@@ -27,15 +27,7 @@ class Sight(NamedTuple):
 
 #: The first row whose pattern matches a key decides. A row is ignored once its dialect has a
 #: folder, because the dialect then claims its files itself.
-KNOWN_BY_SIGHT = (
-    Sight("lycoris", r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),
-    Sight(
-        "diffusers",
-        r"(\.|_)lora\.(down|up)\.weight$|\.processor\..*_lora\.",
-        "a diffusers LoRA",
-        "pytorch_lora_weights.safetensors",
-    ),
-)
+KNOWN_BY_SIGHT = (Sight("lycoris", r"\.(lokr_w[12]|hada_w[12])(_[ab])?$", "a LyCORIS adapter"),)
 
 
 def seen(keys: Iterable[str], readable: Iterable[str]) -> str | None:

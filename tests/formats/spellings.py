@@ -5,6 +5,7 @@ float64. What an update does is computed here from the tensors by the formula of
 the package.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,6 +58,8 @@ class Ends:
 KOHYA = Ends(".lora_down.weight", ".lora_up.weight", ".alpha")
 KOHYA_WITHOUT_ALPHA = Ends(".lora_down.weight", ".lora_up.weight")
 PEFT = Ends(".lora_A.weight", ".lora_B.weight")
+#: An attention of the U-Net of Stable Diffusion.
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
 class Numbers:
@@ -385,6 +388,60 @@ def _control_lora() -> Iterator[Spelled]:
     )
 
 
+def _diffusers() -> Iterator[Spelled]:
+    yield linears(
+        "diffusers, Stable Diffusion, without metadata",
+        "diffusers",
+        PEFT,
+        f"unet.{ATTENTION}.to_q",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+    )
+    yield linears(
+        "diffusers, Flux",
+        "diffusers",
+        PEFT,
+        "transformer.transformer_blocks.0.attn.to_q",
+        scaling=0.5,
+        origin="metadata",
+        metadata={
+            "lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})
+        },
+    )
+    yield linears(
+        "diffusers, Wan 2.2",
+        "diffusers",
+        PEFT,
+        "transformer.blocks.0.attn1.to_q",
+        "transformer_2.blocks.0.attn1.to_q",
+    )
+    yield linears(
+        "diffusers of early 2023, attention processors in a pipeline",
+        "diffusers",
+        Ends(".down.weight", ".up.weight"),
+        f"unet.{ATTENTION}.processor.to_q_lora",
+        names=[f"unet.{ATTENTION}.to_q.weight"],
+    )
+    yield linears(
+        "diffusers of early 2023, attention processors of a U-Net",
+        "diffusers",
+        Ends(".down.weight", ".up.weight"),
+        f"{ATTENTION}.processor.to_out_lora",
+        names=[f"unet.{ATTENTION}.to_out.0.weight"],
+    )
+    yield linears(
+        "diffusers of 2023",
+        "diffusers",
+        Ends(".lora.down.weight", ".lora.up.weight"),
+        f"unet.{ATTENTION}.to_out.0",
+    )
+    yield linears(
+        "diffusers of 2023, text encoder",
+        "diffusers",
+        Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+    )
+
+
 SPELLED: tuple[Spelled, ...] = (
     *_kohya(),
     *_peft(),
@@ -393,4 +450,5 @@ SPELLED: tuple[Spelled, ...] = (
     *_xlabs(),
     *_bfl(),
     *_control_lora(),
+    *_diffusers(),
 )

@@ -342,8 +342,6 @@ BY_SIGHT = [
     ("lycoris", "blocks.mid.lokr_w1", "a LyCORIS adapter"),
     ("lycoris", "blocks.mid.lokr_w2_a", "a LyCORIS adapter"),
     ("lycoris", "blocks.mid.hada_w1_b", "a LyCORIS adapter"),
-    ("diffusers", "unet.down_blocks.0.attn1.to_q.lora.down.weight", "a diffusers LoRA"),
-    ("diffusers", "unet.attn1.processor.to_q_lora.up.weight", "a diffusers LoRA"),
 ]
 UNREADABLE = {sight.dialect for sight in KNOWN_BY_SIGHT} - set(registry.names(formats))
 

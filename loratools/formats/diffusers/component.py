@@ -1,0 +1,158 @@
+"""Decodes the tensors of one component of a pipeline, which are those of a PEFT adapter."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple, final
+
+from loratools.adapter import Note, Update
+from loratools.deltas.lora import Scaling
+from loratools.errors import listing, shorten
+from loratools.formats._modules.alphas import ALPHA, read_scaling
+from loratools.formats._peft.announced import announced_parts, other_ranks
+from loratools.formats._peft.codecs import codecs_of
+from loratools.formats._peft.config import PeftConfig, Unstated, parse_config
+from loratools.formats._peft.keys import Parts
+from loratools.formats._peft.kinds import Modules
+from loratools.formats._peft.peft_type import PeftType
+from loratools.formats._peft.refusals import refused_settings
+from loratools.formats._peft.updates import Decoder
+from loratools.formats.diffusers.keys import key_of
+from loratools.formats.diffusers.metadata import Fields, as_config, of_component
+from loratools.io.source import Source
+
+
+@final
+class Component(NamedTuple):
+    """A component of a file.
+
+    Attributes:
+        name: its name, empty in a file of a single model.
+        fields: the fields that the metadata has for it; None where the file has no metadata.
+        scalings: the scaling of each module.
+        own: the scalings that the modules' own alphas give, for those that have one as a tensor.
+        decoder: has decoded the tensors, by these fields or by what diffusers takes without them.
+        decoded: the updates by their targets within the component, with other scalings.
+    """
+
+    name: str
+    fields: Fields | None
+    scalings: Mapping[str, Scaling]
+    own: Mapping[str, Scaling]
+    decoder: Decoder
+    decoded: Mapping[str, Update]
+
+    @property
+    def config(self) -> PeftConfig:
+        """The config that the tensors were decoded by."""
+        return self.decoder.config
+
+    def updates(self) -> Iterator[tuple[str, Update]]:
+        """The updates by their full targets."""
+        for target, update in self.decoded.items():
+            scaling = self.scalings[target.rpartition(".")[0]]
+            # No update says that the weight may be transposed: in all models of a pipeline it is
+            # stored as (out, in).
+            yield key_of(self.name, target), Update(update.delta.with_scaling(scaling))
+
+    def inert(self) -> Iterator[tuple[str, str]]:
+        """The keys of alphas that do not count, each with the reason."""
+        for scaling in self.own.values() if self.fields else ():
+            assert scaling.source is not None
+            yield scaling.source.keys[0], "the metadata says the alpha"
+
+    def settings(self) -> Iterator[tuple[str, object]]:
+        """The fields of the metadata that people should see."""
+        fields = self.fields or {}
+        for name in self.config.type.settings:
+            if fields.get(name):
+                yield key_of(self.name, name), fields[name]
+
+    def notes(self) -> Iterator[Note]:
+        """Notes on this component alone."""
+        prefix = f"{self.name}: " if self.name else ""
+        for note in self._notes():
+            yield Note(note.severity, f"{prefix}{note.message}")
+
+    def _notes(self) -> Iterator[Note]:
+        yield from self.decoder.notes
+        yield from announced_parts(self.config, self.decoder.codecs, self._modules, {})
+        yield from self._on_alphas()
+        if self.fields:
+            yield from refused_settings(self.config)
+            yield from other_ranks(self.decoder.other_ranks)
+            return
+        if self.fields is not None:
+            yield Note(
+                "problem",
+                "the metadata has no field of it; diffusers takes rank 8 and alpha 8, and does not "
+                "load tensors of another rank",
+            )
+
+    @property
+    def _modules(self) -> Modules:
+        return self.decoder.parts.modules
+
+    def _on_alphas(self) -> Iterator[Note]:
+        """A note on alphas as tensors that are not those of the metadata."""
+        own = self.own if self.fields else {}
+        differing = [m for m, scaling in own.items() if scaling.value != self.scalings[m].value]
+        if differing:
+            yield Note(
+                "problem",
+                f"alpha is a tensor as well, of another value than in the metadata, which counts: "
+                f"{listing(differing, 3)}",
+            )
+
+
+def decode_component(
+    name: str,
+    modules: dict[str, dict[str, Source]],
+    alphas: Mapping[str, Source],
+    fields: Fields | None,
+    where: str,
+    alpha: float | None,
+) -> Component:
+    """The component of this name.
+
+    `modules` are its tensors by module and by part, and `alphas` those of its modules. `fields` are
+    all fields in the metadata, None where there is none. `alpha` is for modules of which neither
+    says an alpha; None to take their ranks.
+
+    Raises:
+        FormatError: a part of an update is missing, or a field cannot be read.
+        ShapeMismatchError: the factors of a module do not fit each other.
+        UnsupportedError: an update has no counterpart in the shape of a weight.
+    """
+    where = f"{where}: {name}" if name else where
+    codecs = codecs_of("LORA", where)
+    own_fields = None if fields is None else of_component(fields, name)
+    if own_fields:
+        config = parse_config(as_config(own_fields), where, codecs.type)
+    else:
+        config = _inferred(modules, where, codecs.type, alpha)
+    decoder = Decoder(codecs, config.about([*modules]), Parts(modules=modules), "auto")
+    decoded = decoder.all_updates()
+    own = {
+        module: read_scaling(
+            f"{where}: {shorten(module)}.{ALPHA}", source, rank=modules[module]["lora_A"].shape[0]
+        )
+        for module, source in alphas.items()
+    }
+    stated = {module: _by_metadata(decoder.config.scaling(module)) for module in modules}
+    scalings = stated if own_fields else stated | own
+    return Component(name, own_fields, scalings, own, decoder, decoded)
+
+
+def _by_metadata(scaling: Scaling) -> Scaling:
+    return replace(scaling, origin="metadata") if scaling.origin == "config" else scaling
+
+
+def _inferred(modules: Modules, where: str, type: PeftType, alpha: float | None) -> PeftConfig:
+    """The config that diffusers makes of the tensors of a file without metadata."""
+    fields = {
+        "use_dora": any("lora_magnitude_vector" in parts for parts in modules.values()),
+        "lora_bias": any("lora_B.bias" in parts for parts in modules.values()),
+    }
+    downs = {m: parts["lora_A"] for m, parts in modules.items() if "lora_A" in parts}
+    ranks = {m: down.shape[0] for m, down in downs.items() if down.shape}
+    return PeftConfig(where, type, fields, 1, 1.0, {}, {}, unstated=Unstated(ranks, alpha))

@@ -1,0 +1,356 @@
+"""What diffusers' files mean, what is refused by name, and that they are written as they were."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from loratools.adapter import Adapter
+from loratools.deltas import keys_of
+from loratools.deltas.dora import DoRA
+from loratools.deltas.lora import LoRA
+from loratools.errors import LoratoolsError, UnsupportedError
+from loratools.files.writing import write_adapter
+from loratools.formats import Sureness, decode, encode
+from loratools.formats.diffusers.read import claim
+from loratools.io.bundle import Bundle
+from loratools.io.source import Held
+from tests.adapters import effects
+from tests.narrowing import present
+
+UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+CONV = "unet.down_blocks.0.resnets.0.conv1"
+TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+LAYER = "text_encoder.text_model.encoder.layers.0.self_attn"
+A, B = "lora_A.weight", "lora_B.weight"
+
+#: The fields that a file is given which has none.
+WHOLE = {
+    "unet.r": 2, "unet.lora_alpha": 2, "unet.rank_pattern": {}, "unet.alpha_pattern": {},
+    "unet.target_modules": [UNET.removeprefix("unet.")], "unet.use_dora": False,
+    "unet.lora_bias": False, "unet.use_rslora": False,
+}  # fmt: skip
+
+
+def module(
+    name: str = UNET,
+    shape: tuple[int, ...] = (4, 3),
+    rank: int = 2,
+    ends: tuple[str, str] = (f".{A}", f".{B}"),
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """The factors of a module."""
+    random = torch.Generator().manual_seed(sum(shape) + rank)
+    kernel = (1,) * (len(shape) - 2)
+    down = torch.randn(rank, *shape[1:], generator=random).to(dtype)
+    up = torch.randn(shape[0], rank, *kernel, generator=random).to(dtype)
+    return {f"{name}{ends[0]}": down, f"{name}{ends[1]}": up}
+
+
+def bundle(
+    tensors: Mapping[str, Tensor],
+    fields: object = None,
+    config: Mapping[str, Any] | None = None,
+) -> Bundle:
+    held = {key: Held(key, tensor, NAMES[tensor.dtype]) for key, tensor in tensors.items()}
+    return Bundle("here", held, metadata_of(fields), config, (), 0)
+
+
+def metadata_of(fields: object) -> dict[str, str]:
+    """The metadata of a file, in the text that diffusers writes; without fields where None."""
+    text = {} if fields is None else {"lora_adapter_metadata": as_text(fields)}
+    return {"format": "pt", **text}
+
+
+def as_text(fields: object) -> str:
+    return fields if isinstance(fields, str) else json.dumps(fields, indent=2, sort_keys=True)
+
+
+def decoded(tensors: Mapping[str, Tensor], fields: object = None) -> Adapter:
+    return decode(bundle(tensors, fields))
+
+
+def lora_of(adapter: Adapter, name: str = UNET) -> LoRA:
+    return present(adapter.updates[f"{name}.weight"].delta.low_rank)
+
+
+def scalings(adapter: Adapter) -> list[float]:
+    return [present(update.delta.scaling).value for update in adapter.updates.values()]
+
+
+def notes(adapter: Adapter, severity: str) -> list[str]:
+    return [note.message for note in adapter.notes if note.severity == severity]
+
+
+def written(adapter: Adapter, path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of the file that an adapter is written to, and the fields in its metadata."""
+    write_adapter(adapter, path, inputs=[])
+    file = path if path.is_file() else path / "pytorch_lora_weights.safetensors"
+    with safe_open(file, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        text = (opened.metadata() or {}).get("lora_adapter_metadata")
+    return tensors, None if text is None else json.loads(text)
+
+
+# What a file means
+
+
+def test_target_begins_with_its_component_and_update_is_the_product_of_the_factors() -> None:
+    tensors = module() | module(TEXT, shape=(5, 5), rank=3)
+    adapter = decoded(tensors)
+    assert list(adapter.updates) == [f"{UNET}.weight", f"{TEXT}.weight"]
+    for name in (UNET, TEXT):
+        expected = tensors[f"{name}.{B}"].double() @ tensors[f"{name}.{A}"].double()
+        torch.testing.assert_close(effects(adapter)[f"{name}.weight"], expected, rtol=0, atol=0)
+        scaling = lora_of(adapter, name).scaling
+        assert (scaling.value, scaling.origin) == (1, "assumed")
+
+
+@pytest.mark.parametrize(
+    "component",
+    ["unet", "prior", "transformer", "transformer_2", "text_encoder", "text_encoder_2",
+     "text_encoder_3"],
+)  # fmt: skip
+def test_every_component_of_a_pipeline_is_one(component: str) -> None:
+    name = f"{component}.blocks.0.attn1.to_q"
+    assert claim(bundle(module(name))) is Sureness.KEYS
+    assert list(decoded(module(name)).updates) == [f"{name}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "ends", "target"),
+    [
+        (UNET, (".lora_A.default.weight", ".lora_B.default.weight"), UNET),
+        (UNET, (".lora_A", ".lora_B"), UNET),
+        (UNET.replace("unet.", "unet.base_model.model."), (f".{A}", f".{B}"), UNET),
+        (UNET, (".lora.down.weight", ".lora.up.weight"), UNET),
+        (f"unet.{BLOCK}.to_out.0", (".lora.down.weight", ".lora.up.weight"),
+         f"unet.{BLOCK}.to_out.0"),
+        (f"unet.{BLOCK}.processor.to_q", ("_lora.down.weight", "_lora.up.weight"), UNET),
+        (f"unet.{BLOCK}.processor.to_out", ("_lora.down.weight", "_lora.up.weight"),
+         f"unet.{BLOCK}.to_out.0"),
+        (f"{BLOCK}.processor.to_q", ("_lora.down.weight", "_lora.up.weight"), UNET),
+        (f"{BLOCK}.processor.to_out", ("_lora.down.weight", "_lora.up.weight"),
+         f"unet.{BLOCK}.to_out.0"),
+        (TEXT, (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"), TEXT),
+        (f"{LAYER}.to_q", ("_lora.down.weight", "_lora.up.weight"), TEXT),
+        (f"{LAYER}.to_out", ("_lora.down.weight", "_lora.up.weight"), f"{LAYER}.out_proj"),
+    ],
+)  # fmt: skip
+def test_spellings_of_all_times_mean_the_same_and_are_written_as_today(
+    stored: str, ends: tuple[str, str], target: str, tmp_path: Path
+) -> None:
+    tensors = module(stored, ends=ends)
+    assert claim(bundle(tensors)) is Sureness.KEYS
+    adapter = decoded(tensors)
+    assert list(adapter.updates) == [f"{target}.weight"]
+    again, fields = written(adapter, tmp_path / "out")
+    assert list(again) == [f"{target}.{A}", f"{target}.{B}"]
+    assert all(map(torch.equal, again.values(), tensors.values()))
+    assert fields is None
+    (note,) = [text for text in notes(adapter, "info") if "today's diffusers" in text]
+    assert note.endswith(f"{stored}{ends[0]} as {target}.{A}")
+
+
+def test_file_of_one_model_has_no_component_in_its_keys_or_its_metadata(tmp_path: Path) -> None:
+    tensors, fields = module("blocks.0.to_q"), {"r": 2, "lora_alpha": 6}
+    adapter = decoded(tensors, fields)
+    assert list(adapter.updates) == ["blocks.0.to_q.weight"]
+    assert scalings(adapter) == [3]
+    again, after = written(adapter, tmp_path / "out")
+    assert list(again) == list(tensors)
+    assert present(after)["lora_alpha"] == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.q_proj", "transformer.h.0.attn.c_attn", "diffusion_model.blocks.0.q"]
+)
+def test_factors_in_no_component_are_not_claimed(name: str) -> None:
+    assert claim(bundle(module(name))) is Sureness.NO
+
+
+def test_part_of_another_kind_is_refused_by_name() -> None:
+    tensors = {**module(), "unet.mid_block.to_q.lokr_w1": torch.ones(2, 2)}
+    with pytest.raises(UnsupportedError, match=r"unet\.mid_block\.to_q\.lokr_w1: LoKr"):
+        decoded(tensors)
+
+
+# Scaling
+
+
+def test_metadata_gives_each_component_its_scaling() -> None:
+    tensors = module(rank=2) | module(TEXT, rank=4) | module("text_encoder_2.fc1", rank=4)
+    fields = {
+        "unet.r": 2, "unet.lora_alpha": 4, "text_encoder.r": 4, "text_encoder.lora_alpha": 8,
+        "text_encoder.use_rslora": True, "text_encoder_2.r": 4, "text_encoder_2.lora_alpha": 1,
+    }  # fmt: skip
+    adapter = decoded(tensors, fields)
+    assert scalings(adapter) == [2, 8 / 2, 1 / 4]
+    assert {present(u.delta.scaling).origin for u in adapter.updates.values()} == {"metadata"}
+    assert adapter.kinds == ("LoRA", "rsLoRA")
+
+
+def test_patterns_are_those_of_peft_within_the_component() -> None:
+    names = ["unet.mid.proj", "unet.proj", "unet.mid.other", "text_encoder.proj"]
+    tensors = {key: t for rank, n in zip((4, 2, 2, 2), names, strict=True)
+               for key, t in module(n, rank=rank).items()}  # fmt: skip
+    fields = {
+        "unet.r": 2, "unet.lora_alpha": 2, "unet.rank_pattern": {"mid.proj": 4},
+        "unet.alpha_pattern": {"^proj": 6}, "text_encoder.r": 2, "text_encoder.lora_alpha": 10,
+    }  # fmt: skip
+    adapter = decoded(tensors, fields)
+    assert scalings(adapter) == [2 / 4, 6 / 2, 1, 5]
+    origins = [present(u.delta.scaling).origin for u in adapter.updates.values()]
+    assert origins == ["metadata", "alpha_pattern", "metadata", "metadata"]
+
+
+def test_missing_field_has_pefts_default() -> None:
+    assert scalings(decoded(module(rank=4), {"unet.r": 4})) == [8 / 4]
+    assert scalings(decoded(module(rank=8), {"unet.lora_alpha": 4})) == [4 / 8]
+
+
+def test_mixed_ranks_without_metadata_all_have_a_scaling_of_one() -> None:
+    adapter = decoded(module(rank=2) | module(TEXT, rank=4) | module("unet.conv_in", rank=3))
+    assert scalings(adapter) == [1, 1, 1]
+
+
+def test_alpha_that_is_a_tensor_counts_and_is_written_to_the_metadata(tmp_path: Path) -> None:
+    alpha = torch.tensor(0.1, dtype=torch.float16)
+    tensors = module() | {f"{UNET}.alpha": alpha} | module("unet.conv_in")
+    adapter = decoded(tensors)
+    scaling = lora_of(adapter).scaling
+    assert (scaling.alpha, scaling.origin) == (0.0999755859375, "tensor")
+    used = [key for update in adapter.updates.values() for key in keys_of(update.delta)]
+    assert sorted(used) == sorted(tensors)
+    again, fields = written(adapter, tmp_path / "out")
+    assert f"{UNET}.alpha" not in again
+    after = decoded(again, fields)
+    for each in (adapter, after):
+        assert lora_of(each).scaling.value == 0.0999755859375 / 2
+        assert lora_of(each, "unet.conv_in").scaling.value == 1
+
+
+def test_alpha_beside_metadata_does_not_count(tmp_path: Path) -> None:
+    for alpha, count in ((4.0, 0), (3.0, 1)):
+        tensors = module() | {f"{UNET}.alpha": torch.tensor(alpha)}
+        adapter = decoded(tensors, {"unet.r": 2, "unet.lora_alpha": 4})
+        assert scalings(adapter) == [2]
+        assert adapter.inert == {f"{UNET}.alpha": "the metadata says the alpha"}
+        assert len(notes(adapter, "problem")) == count
+
+
+# Kinds
+
+
+def test_convolution_has_the_shape_of_its_weight(tmp_path: Path) -> None:
+    tensors = module(CONV, shape=(4, 3, 3, 3))
+    adapter = decoded(tensors)
+    lora = lora_of(adapter, CONV)
+    assert lora.shape == (4, 3, 3, 3)
+    expected = tensors[f"{CONV}.{B}"].flatten(1).double() @ (
+        tensors[f"{CONV}.{A}"].flatten(1).double()
+    )
+    assert torch.equal(lora.dense_rows(0, 4), expected)
+    again, _ = written(adapter, tmp_path / "out")
+    assert {key: t.shape for key, t in again.items()} == {k: t.shape for k, t in tensors.items()}
+
+
+@pytest.mark.parametrize("fields", [None, {"unet.r": 2, "unet.lora_alpha": 4, "unet.use_dora": 1}])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 3, 3)])
+def test_dora_is_announced_by_the_metadata_or_by_its_magnitudes(
+    fields: Any, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    size = (4,) if len(shape) == 2 else (1, 4, 1, 1)
+    magnitude = torch.rand(size)
+    tensors = module(shape=shape) | {f"{UNET}.lora_magnitude_vector": magnitude}
+    adapter = decoded(tensors, fields)
+    dora = adapter.updates[f"{UNET}.weight"].delta
+    assert isinstance(dora, DoRA)
+    assert torch.equal(dora.magnitude.read(), magnitude.flatten())
+    assert not notes(adapter, "problem")
+    again, after = written(adapter, tmp_path / "out")
+    assert {key: tensor.tolist() for key, tensor in again.items()} == {
+        key: tensor.tolist() for key, tensor in tensors.items()
+    }
+    assert after == fields
+
+
+def test_bias_of_a_factor_changes_the_bias_of_its_module(tmp_path: Path) -> None:
+    tensors = module() | {f"{UNET}.lora_B.bias": torch.randn(4)}
+    adapter = decoded(tensors, {"unet.r": 2, "unet.lora_alpha": 4, "unet.lora_bias": True})
+    assert list(adapter.updates) == [f"{UNET}.weight", f"{UNET}.bias"]
+    assert scalings(adapter) == [2, 2]
+    again, fields = written(adapter, tmp_path / "out")
+    assert sorted(again) == sorted(tensors)
+    assert present(fields)["unet.lora_bias"] is True
+
+
+def test_part_that_the_metadata_does_not_announce_is_a_problem() -> None:
+    tensors = module() | {f"{UNET}.lora_magnitude_vector": torch.ones(4)}
+    (problem,) = notes(decoded(tensors, {"unet.r": 2, "unet.use_dora": False}), "problem")
+    assert problem.startswith("unet: use_dora is not set, and lora_magnitude_vector is stored")
+
+
+# What is refused, and what is said
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        ({f"{UNET}.{A}": torch.ones(2, 3)}, None, "has lora_A and no lora_B: half an update"),
+        (module() | {"unet.conv_in.weight": torch.ones(3)}, None,
+         "unet.conv_in.weight: an unknown key"),
+        (module() | {"unet.conv_in.alpha": torch.ones(())}, None,
+         "unet.conv_in.alpha: an alpha of a module without factors"),
+        (module() | module("conv_in"), None, "does not say which component"),
+        (module() | module(ends=(".lora.down.weight", ".lora.up.weight")), None,
+         "says the same as"),
+        (module(), "{", "lora_adapter_metadata: not valid JSON"),
+        (module(), "[1]", "lora_adapter_metadata: must be a JSON object"),
+        (module(), {"unet.r": "two"}, "unet: r must be a finite number"),
+        (module(), {"unet.r": 2, "unet.rank_pattern": {"(": 2}}, "rank_pattern"),
+        ({f"{UNET}.{A}": torch.ones(2, 3), f"{UNET}.{B}": torch.ones(4, 5)}, None,
+         "do not have the same rank"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_is_named(
+    tensors: Mapping[str, Tensor], fields: object, message: str
+) -> None:
+    with pytest.raises(LoratoolsError) as caught:
+        decoded(tensors, fields)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("here: ")
+
+
+def test_metadata_with_another_rank_than_the_tensors_is_refused_until_it_is_corrected() -> None:
+    fields = {"unet.r": 4, "unet.lora_alpha": 4}
+    adapter = decoded(module(rank=2), fields)
+    with pytest.raises(UnsupportedError, match=r"here: unet: the config says rank 4"):
+        adapter.check_usable()
+    corrected = decode(bundle(module(rank=2), fields, {**fields, "unet.r": 2}))
+    corrected.check_usable()
+    assert scalings(corrected) == [2]
+    assert "here" not in json.loads(encode(corrected).metadata["lora_adapter_metadata"])
+
+
+def test_component_without_tensors_or_without_metadata_is_a_problem(tmp_path: Path) -> None:
+    tensors, fields = module() | module(TEXT), {"unet.r": 2, "unet.lora_alpha": 2}
+    (problem,) = notes(decoded(tensors, fields), "problem")
+    assert problem.startswith("text_encoder: the metadata has no field of it")
+    adapter = decoded(module(), {**fields, "text_encoder.r": 2})
+    (problem,) = notes(adapter, "problem")
+    assert problem.startswith("the metadata has fields of text_encoder, of which no tensor")
+    assert written(adapter, tmp_path / "out")[1] == fields
+
+
+def test_config_of_something_else_is_not_used() -> None:
+    adapter = decode(bundle(module(), None, {"r": 7}))
+    assert scalings(adapter) == [1]
+    assert "a config does not belong to this format, and is not used" in notes(adapter, "info")
