@@ -203,6 +203,12 @@ def _kohya() -> Iterator[Spelled]:
         "transformer_blocks.0.attn.to_out.0",
     )
     yield linears(
+        "PEFT's parts after flattened names",
+        "kohya",
+        Ends(".lora_A.weight", ".lora_B.weight", ".alpha"),
+        "lora_unet_mid_block_attentions_0_proj_in",
+    )
+    yield linears(
         "OneTrainer, Flux.1",
         "kohya",
         KOHYA,

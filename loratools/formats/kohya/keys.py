@@ -1,9 +1,9 @@
 """The keys of kohya's files: a module's path, mostly with `_` for its dots, and a part's name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from loratools.formats._modules.codecs import Codecs
-from loratools.formats._modules.spelling import Spelling, spelled_alike
+from loratools.formats._modules.spelling import PEFT, Spelling, Split, spelled_alike
 from loratools.formats._part_names import lycoris_kind
 
 _PREFIXES = ("lora_", "lycoris_", "oft_")
@@ -11,22 +11,29 @@ _PREFIXES = ("lora_", "lycoris_", "oft_")
 _OTHERS = ("diffusion_model.", "transformer.", "unet.", "text_encoder")
 
 
+def spelling(codecs: Codecs) -> Spelling:
+    """The names of parts in kohya's files: its own, and PEFT's, which follow flattened names."""
+    return spelled_alike(codecs.parts) | PEFT
+
+
+def spelled(keys: Iterable[str], codecs: Codecs) -> Mapping[Split, str]:
+    """The keys of a file, by the modules and parts that they mean."""
+    own = spelling(codecs)
+    return {split: key for key in keys if (split := own.split(key)) is not None}
+
+
 def has_kohyas(keys: Iterable[str], codecs: Codecs) -> bool:
     """Whether a key is one that only kohya's files, or LyCORIS files named alike, have."""
     marks = tuple(f".{mark}" for mark in codecs.marks)
     # Nearly all keys of other formats are neither, and need no more than this.
     likely = [key for key in keys if key.startswith(_PREFIXES) or key.endswith(marks)]
-    spelled = spelled_alike(codecs.parts)
-    return any(_is_kohyas(key, spelled, codecs) for key in likely)
-
-
-def _is_kohyas(key: str, spelled: Spelling, codecs: Codecs) -> bool:
-    split = spelled.split(key)
-    if split is None:
-        return key.startswith(_PREFIXES) and lycoris_kind(key) is not None
-    if not is_name(split.module):
-        return False
-    return split.part in codecs.marks or split.module.startswith(_PREFIXES)
+    own = spelling(codecs)
+    return any(
+        own.split(key) is not None or lycoris_kind(key) is not None
+        if key.startswith(_PREFIXES)
+        else is_name(key)
+        for key in likely
+    )
 
 
 def is_name(module: str) -> bool:

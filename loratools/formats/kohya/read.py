@@ -6,8 +6,7 @@ from loratools.adapter import Adapter
 from loratools.formats import Sureness
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats._modules.spelling import spelled_alike
-from loratools.formats.kohya.keys import has_kohyas, is_name
+from loratools.formats.kohya.keys import has_kohyas, is_name, spelling
 from loratools.io.bundle import Bundle
 
 
@@ -20,8 +19,8 @@ def claim(bundle: Bundle) -> Sureness:
     codecs = all_codecs()
     if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
-    spelled = spelled_alike(codecs.parts)
-    has_others = any(not is_name(key) or other_kind(key, spelled) for key in bundle.tensors)
+    own = spelling(codecs)
+    has_others = any(not is_name(key) or other_kind(key, own) for key in bundle.tensors)
     return Sureness.POSSIBLE if has_others else Sureness.KEYS
 
 
@@ -33,6 +32,5 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ShapeMismatchError: the factors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    spelled = spelled_alike(all_codecs().parts)
-    modules = stored_modules(bundle, spelled, is_name, "the name of a module")
+    modules = stored_modules(bundle, spelling(all_codecs()), is_name, "the name of a module")
     return adapter_of(bundle, "kohya", modules)

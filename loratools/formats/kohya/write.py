@@ -4,29 +4,34 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loratools.adapter import Adapter, Filed, Provenance
+from loratools.formats._modules.codecs import all_codecs
+from loratools.formats._modules.spelling import Split
 from loratools.formats._modules.writing import SingleFile
-from loratools.formats.kohya.keys import is_flat, is_name
+from loratools.formats.kohya.keys import is_flat, is_name, spelled
 from loratools.io.bundle import Bundle
 
-_NAMES, _KEY = "the flattened name of a module", "{}.{}".format
-_FILE = SingleFile("a kohya file", is_flat, _NAMES, _KEY)
-#: A file whose names have dots is written again with them.
-_AS_READ = SingleFile("a kohya file", is_name, _NAMES, _KEY)
+_NAMES = "the flattened name of a module"
 #: Entries of which `corrected` makes the rank and the alpha of the tensors.
 _SIZES = {"ss_network_dim": "", "ss_network_alpha": ""}
 
 
 def encode(adapter: Adapter) -> Bundle:
-    """The file of an adapter; its tensors have the order of the file that was read, if any.
+    """The file of an adapter; its tensors have the names and the order that they were read with.
 
     Raises:
         UnsupportedError: the format cannot store something in the adapter.
     """
     filed = adapter.filed or Filed("kohya")
-    if filed.order:
-        return _AS_READ.of(adapter)
+    read = spelled(filed.order, all_codecs())
+
+    def key(module: str, part: str) -> str:
+        return read.get(Split(module, part), f"{module}.{part}")
+
+    if read:  # a file whose names have dots is written again with them
+        return SingleFile("a kohya file", is_name, _NAMES, key).of(adapter)
     metadata = {**_SIZES, **dict(_base(adapter.provenance)), **filed.metadata}
-    return _FILE.of(replace(adapter, filed=replace(filed, metadata=metadata)))
+    adapter = replace(adapter, filed=replace(filed, metadata=metadata))
+    return SingleFile("a kohya file", is_flat, _NAMES, key).of(adapter)
 
 
 def _base(provenance: Provenance) -> Iterator[tuple[str, str]]:
