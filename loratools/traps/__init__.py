@@ -77,11 +77,14 @@ def repaired(adapter: "Adapter", chosen: Sequence[str]) -> Repaired:
 
     Raises:
         OptionError: there is no such trap.
-        UnsupportedError: the adapter has none of these traps, or none that can be repaired.
+        UnsupportedError: one of these cannot be repaired, or the adapter has none of them.
     """
     if unknown := [name for name in chosen if name not in (*names(), ALL)]:
         known = ", ".join(names())
         raise OptionError(f"no trap is called {listing(map(repr, unknown))}; there are {known}")
+    for name in chosen:
+        if name != ALL and not (trap := traps()[name]).is_repaired:
+            raise UnsupportedError(f"{adapter.where}: {name} is not repaired here: {trap.cure}")
     changes: list[Change] = []
     for name, trap in traps().items():
         if name in chosen or ALL in chosen:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from loratools.adapter import Note
+from loratools.adapter import Adapter, Note
+from loratools.deltas.lora import Origin
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 
@@ -17,7 +18,7 @@ class _MetadataAlpha(Trap):
         found = {
             target: scaling.value
             for target, scaling in scalings(seen.adapter)
-            if scaling.origin == "metadata" and scaling.value not in (0, 1)
+            if scaling.origin in _origins(seen.adapter) and scaling.value not in (0, 1)
         }
         for value in dict.fromkeys(found.values()):
             targets = [target for target, other in found.items() if other == value]
@@ -27,6 +28,12 @@ class _MetadataAlpha(Trap):
                 f"update with 1 (`rescale --fold` puts the scaling into the factors): "
                 f"{listed(targets)}",
             )
+
+
+def _origins(adapter: Adapter) -> tuple[Origin, ...]:
+    """Where the metadata is the origin of an alpha: a pattern is its own, if there is no config."""
+    has_config = adapter.filed is None or adapter.filed.config is not None
+    return ("metadata",) if has_config else ("metadata", "alpha_pattern")
 
 
 TRAP = _MetadataAlpha()

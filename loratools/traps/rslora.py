@@ -35,6 +35,9 @@ class _RSLoRA(Trap):
 
 
 def _stabilised(adapter: Adapter) -> dict[str, Scaling]:
+    """The scalings that a config says are stabilised; the metadata is another trap's."""
+    if adapter.filed is None or adapter.filed.config is None:
+        return {}
     return {t: scaling for t, scaling in scalings(adapter) if scaling.rule == "sqrt_rank"}
 
 

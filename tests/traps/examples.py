@@ -126,7 +126,12 @@ EXAMPLES: Mapping[str, Example] = {
         {"transformer.blocks.0.to_q.weight": 0.5},
     ),
     "metadata-alpha": Example(
-        in_memory(HALF), [in_memory(replace(HALF, alpha=2)), in_memory(replace(HALF, alpha=0))]
+        in_memory(HALF),
+        [
+            in_memory(replace(HALF, alpha=2)),
+            in_memory(replace(HALF, alpha=0)),
+            peft(bundles.lora("q"), alpha_pattern={"q": 1}),
+        ],
     ),
     "missing-alpha": Example(
         kohya(module(alpha=None), OTHER),
@@ -164,7 +169,11 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "rslora": Example(
         peft(bundles.lora("q", rank=4), r=4, use_rslora=True),
-        [peft(bundles.lora("q", rank=4), r=4), peft(bundles.lora("q"), use_rslora=False)],
+        [
+            peft(bundles.lora("q", rank=4), r=4),
+            peft(bundles.lora("q"), use_rslora=False),
+            in_memory(replace(HALF, rule="sqrt_rank")),
+        ],
         {"q.weight": 2.0},
     ),
     "small-matrices": Example(

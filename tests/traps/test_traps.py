@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,7 @@ import loratools
 from loratools import traps
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
+from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import FormatError, LoratoolsError, OptionError, UnsupportedError
 from loratools.files.opening import open_adapter, open_base
 from loratools.formats import decode, encode
@@ -38,12 +40,7 @@ from tests.traps.examples import (
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 each_trap = pytest.mark.parametrize("name", sorted(EXAMPLES))
-REPAIRED = sorted(
-    name
-    for name, trap in traps.traps().items()
-    if type(trap).repair is not traps._trap.Trap.repair
-    or type(trap).cured is not traps._trap.Trap.cured
-)
+REPAIRED = [name for name, trap in traps.traps().items() if trap.is_repaired]
 
 
 def found(adapter: Adapter, base: Checkpoint | None = None) -> set[str]:
@@ -127,12 +124,13 @@ def test_repaired_adapter_has_the_trap_no_more_and_the_report_says_what_changed(
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - set(REPAIRED)))
-def test_trap_that_cannot_be_repaired_is_refused(name: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"no {name} that could be repaired"):
+def test_trap_that_cannot_be_repaired_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
         repaired(EXAMPLES[name].trapped(), [name])
+    assert str(caught.value).endswith(f"{name} is not repaired here: {traps.traps()[name].cure}")
 
 
-@each_trap
+@pytest.mark.parametrize("name", REPAIRED)
 def test_sound_adapter_is_refused_by_the_repair(name: str) -> None:
     for sound in EXAMPLES[name].sound:
         with pytest.raises(UnsupportedError, match="could be repaired"):
@@ -233,6 +231,11 @@ def test_rank_stabilisation_is_exact_in_the_new_alpha() -> None:
     assert all(bundle.tensors[key] is source for key, source in encode(adapter).tensors.items())
 
 
+def test_pattern_in_the_metadata_is_as_little_read_as_the_alpha_there() -> None:
+    pattern = Scaling(1, 2, "sqrt_rank", "alpha_pattern")
+    assert found(in_memory(pattern)()) == {"metadata-alpha"}
+
+
 def test_one_alpha_that_the_user_gives_for_several_ranks_is_a_problem() -> None:
     shapes = bundles.lora("q") | bundles.lora("k", rank=4)
     adapter = decode(replace(bundles.bundle(shapes, None)), {"alpha": "8"})
@@ -241,11 +244,10 @@ def test_one_alpha_that_the_user_gives_for_several_ranks_is_a_problem() -> None:
 
 
 def test_alpha_of_the_metadata_and_of_the_option_are_told_apart_in_a_description() -> None:
-    from loratools.deltas.lora import Scaling
     from loratools.describing.description import inspect_adapter
 
-    origins = ("tensor", "metadata", "config", "alpha_pattern", "option", "assumed")
-    adapter = in_memory(*(Scaling(1, 2, "rank", origin) for origin in origins))()  # type: ignore[arg-type]
+    origins = get_args(Origin)
+    adapter = in_memory(*(Scaling(1, 2, "rank", origin) for origin in origins))()
     assert {group.alpha_from for group in inspect_adapter(adapter).groups} == set(origins)
 
 
