@@ -8,7 +8,7 @@ every number.
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -33,6 +33,7 @@ class Reading(NamedTuple):
     component: str
 
 
+@lru_cache(maxsize=2**14)
 def readings(name: str) -> tuple[Reading, ...]:
     """All readings of a module's path that is dotted, or flattened with `_` for each dot.
 

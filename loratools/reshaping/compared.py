@@ -72,9 +72,12 @@ def compare(adapter: Adapter, written: Adapter, each: Map = map) -> Comparison:
         one, other = getattr(adapter, name).keys(), getattr(written, name).keys()
         for target in one ^ other:
             raise _changed(adapter, target, "lost" if target in one else "added")
-    found = dict(
-        zip(adapter.updates, each(partial(_of, adapter, written), adapter.updates), strict=True)
-    )
+    # Nearly always all bytes are the same, which is seen without torch, and so without threads.
+    changed = [
+        t for t, update in adapter.updates.items() if not _is_kept(update, written.updates[t])
+    ]
+    found = dict.fromkeys(adapter.updates, _NONE)
+    found |= zip(changed, each(partial(_of, adapter, written), changed), strict=True)
     for target, replacement in adapter.replaced.items():
         found[target] = _of_tensors(replacement.source, written.replaced[target].source)
     for target, rows in adapter.rows.items():
@@ -109,6 +112,15 @@ def _changed(adapter: Adapter, target: str, what: str) -> UnsupportedError:
         f"{adapter.where}: {shorten(target)} would be {what}: what was written of it does not mean "
         f"the same; --drop leaves it out"
     )
+
+
+def _is_kept(one: Update, other: Update) -> bool:
+    """Whether an update was written with the bytes and the scaling that it was read with."""
+    before, after = one.delta, other.delta
+    if _kind(one) != _kind(other) or len(before.sources) != len(after.sources):
+        return False
+    scalings = [delta.scaling.value if delta.scaling else None for delta in (before, after)]
+    return scalings[0] == scalings[1] and all(map(_is_same, before.sources, after.sources))
 
 
 def _of(adapter: Adapter, written: Adapter, target: str) -> _Difference:
@@ -157,8 +169,6 @@ def _have_equal_scalings(one: Delta, other: Delta) -> bool:
 def _of_loras(one: LoRA, other: LoRA) -> _Difference:
     """How `scaling * up @ down` differs, by the factors: O((m + n) R²) for an m × n matrix."""
     is_same = [_is_same(a, b) for a, b in zip(one.sources, other.sources, strict=True)]
-    if all(is_same) and one.scaling.value == other.scaling.value:
-        return _NONE
     from loratools.lowrank.factored import product_norm
 
     rank = max(one.rank, other.rank)
