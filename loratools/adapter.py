@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from loratools.deltas import Delta, check_stored
-from loratools.errors import UnsupportedError, listing
+from loratools.errors import FormatError, UnsupportedError, listing
 from loratools.io.companions import Companion
 from loratools.io.source import Source
+from loratools.io.values import same_bytes
 
 #: `info` explains; `problem` makes `inspect --check` fail; `refusal` also makes other verbs fail.
 Severity = Literal["info", "problem", "refusal"]
@@ -79,6 +80,18 @@ class Copy:
 
     source: Source
     of: Source
+
+    def check(self, where: str) -> None:
+        """Read both tensors, and check that they are the same.
+
+        Raises:
+            FormatError: they are not.
+        """
+        if not same_bytes(self.source, self.of):
+            raise FormatError(
+                f"{where}: {self.source.keys[0]} and {self.of.keys[0]} should be the same and are "
+                f"not"
+            )
 
 
 @final

@@ -10,11 +10,10 @@ from typing import final
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
 from loratools.deltas import keys_of
 from loratools.deltas.rows import Rows
-from loratools.errors import FormatError, MatchError, UnsupportedError, shorten
+from loratools.errors import MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FACTORS, FLOATS
 from loratools.io.source import Source
-from loratools.io.values import same_bytes
 from loratools.merging.announced import Planned, lost_head, missing, odd
 from loratools.merging.heads import with_head
 from loratools.merging.overlap import refuse_overlap
@@ -92,11 +91,7 @@ class Planner:
         if note := another_base(adapter, self.base):
             self.notes.append(f"{adapter.where}: {note}")
         for copy in adapter.copies:
-            if not same_bytes(copy.source, copy.of):
-                raise FormatError(
-                    f"{adapter.where}: {copy.source.keys[0]} and {copy.of.keys[0]} should be "
-                    f"the same and are not"
-                )
+            copy.check(adapter.where)
             self.accounting.inert[f"{number}: {copy.source.keys[0]}"] = f"repeats {copy.of.keys[0]}"
         self.accounting.inert.update(
             (f"{number}: {key}", reason) for key, reason in adapter.inert.items()

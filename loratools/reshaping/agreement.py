@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement
-from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.errors import UnsupportedError, listing, shorten
 from loratools.io.computed import Computed
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source
@@ -58,11 +58,7 @@ def agree(adapters: Sequence[Adapter], policy: Policy) -> Agreement:
     passengers = _passengers(adapters, policy, notes)
     for adapter in adapters:
         for copy in adapter.copies:
-            if not same_bytes(copy.source, copy.of):
-                raise FormatError(
-                    f"{adapter.where}: {copy.source.keys[0]} and {copy.of.keys[0]} should be the "
-                    f"same and are not"
-                )
+            copy.check(adapter.where)
         unused = (key for key in adapter.inert if key not in passengers)
         left_out = [*unused, *(copy.source.keys[0] for copy in adapter.copies)]
         if left_out:

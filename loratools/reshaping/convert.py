@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from loratools.adapter import Adapter
-from loratools.errors import OptionError, UnsupportedError
-from loratools.files.companions import note_left_behind
+from loratools.errors import OptionError, UnsupportedError, listing
 from loratools.files.opening import open_adapter, open_base
 from loratools.files.place import local_paths
 from loratools.files.writing import Files, Written, write_reported
@@ -115,7 +114,7 @@ def convert(
                 names=found.names,
                 dropped=found.dropped,
                 comparison=comparison,
-                notes=_notes(opened, found, dialect),
+                notes=_notes(opened, found, files),
                 written=None,
             ),
             found.adapter,
@@ -163,8 +162,10 @@ def _compared(adapter: Adapter, dialect: Dialect, read: Adapter, each: Map) -> C
     return compare(adapter, read, each)
 
 
-def _notes(opened: Adapter, found: Converted, dialect: Dialect) -> tuple[str, ...]:
+def _notes(opened: Adapter, found: Converted, files: Files) -> tuple[str, ...]:
+    kept = {companion.name for companion in files.bundle.companions}
+    left = [companion.name for companion in opened.companions if companion.name not in kept]
     notes = [*(note.message for note in opened.remarks), *found.notes]
-    if dialect.is_folder is False:
-        notes += note_left_behind([opened])
+    if left:
+        notes.append(f"not copied, as the format has no place for it: {listing(left)}")
     return tuple(notes)

@@ -107,7 +107,7 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
     for target, reason in reasons.items():
         groups.setdefault(reason, []).append(target)
     told = "; ".join(f"{listing(names, 3)}: {reason}" for reason, names in groups.items())
-    what = f"any of the {count} targets"
+    what = f"any of the {count} targets" if count > 1 else "the only target"
     if len(reasons) < count:
         what = f"{len(reasons)} of {count} targets, which --drop leaves out"
     raise UnsupportedError(f"{where}: the {dialect.name} format cannot hold {what}: {told}")
@@ -171,16 +171,20 @@ def _carried(adapter: Adapter, dialect: Dialect) -> tuple[Filed | None, tuple[st
         without_effect = [key for key in adapter.inert if key not in filed.passengers]
         metadata, passengers = training, filed.passengers
     else:
-        without_effect, metadata, passengers = [*adapter.inert], {}, {}
+        without_effect = [*adapter.inert]
+        metadata, passengers = {}, {}
         if filed.passengers:
             refuse(
                 adapter.where,
                 dialect,
-                {key: adapter.inert[key] for key in filed.passengers},
+                {k: adapter.inert[k].removesuffix(", carried along") for k in filed.passengers},
                 len(_targets(adapter)) + len(filed.passengers),
             )
         if training:
             notes.append(f"left out, as it belongs to other formats: {listing(training)}")
+    for copy in adapter.copies:
+        copy.check(adapter.where)
+        without_effect.append(copy.source.keys[0])
     if without_effect:
         notes.append(f"left out, without effect: {listing(without_effect)}")
     carried = Filed(dialect.name, metadata=metadata, passengers=passengers)

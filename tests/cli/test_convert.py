@@ -1,18 +1,25 @@
 """`loratools convert` and `loratools formats`: what they print, write and refuse."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import loratools
 from loratools import formats
 from loratools.describing.formats import all_formats
-from tests.adapters import assert_same
+from tests.adapters import assert_same, lora_of
 from tests.cli.results import refused
+from tests.cli.test_imports import codes_without_torch
 from tests.e2e.commands import FIXTURES, PLAIN, run_here
+from tests.merged import write_base
 from tests.narrowing import present
 
+ADAPTERS = FIXTURES / "adapters"
 KOHYA = FIXTURES / "kohya" / "sd15-locon" / "sd15-locon.safetensors"
 
 
@@ -83,6 +90,124 @@ def test_a_dry_run_compares_what_it_would_write(workplace: Path) -> None:
     assert dry.comparison == wet.comparison
     assert 0 < present(dry.comparison.worst)[1] < 2.0**-8
     assert (dry.written, present(wet.written).path) == (None, "x")
+
+
+def test_tensors_that_keep_their_bytes_need_no_torch(tmp_path: Path) -> None:
+    commands = [
+        f"convert {PLAIN} --to peft -o peft",
+        f"convert {KOHYA} --to kohya -o kohya.safetensors",
+        f"convert {KOHYA} --to kohya -o dropped.safetensors --drop lora_te_*",
+    ]
+    codes = codes_without_torch(commands, tmp_path)
+    assert set(codes.values()) == {0}, codes
+
+
+#: An adapter of PEFT, another format, and what of it has no place there, with a part of the reason.
+SPECIAL = [
+    ("dora", "mlx", "1 of 16 targets", "model.embed_tokens.weight: .* a whole tensor"),
+    ("lm-head", "mlx", "1 of 6 targets", "lm_head.weight: .* a whole tensor"),
+    ("trainable-tokens", "mlx", "1 of 11 targets", "model.embed_tokens.weight: .* single rows"),
+    ("gpt2-bias-all", "mlx", "any of the 15 targets", "MLX and PEFT call it so"),
+    ("gpt2-conv1d", "kohya", "any of the 8 targets", "no image model that is known"),
+]
+
+
+@pytest.mark.parametrize(("name", "to", "count", "reason"), SPECIAL)
+def test_what_only_peft_has_is_refused_by_name(
+    name: str, to: str, count: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_here(capsys, "convert", ADAPTERS / name, "-o", "x", "--to", to)
+    assert refused(result, 1, f"the {to} format cannot hold {count}.*{reason}")
+
+
+@pytest.mark.parametrize(
+    ("name", "drop"), [("dora", "model.embed_tokens"), ("trainable-tokens", "*.embed_tokens")]
+)
+def test_what_is_dropped_is_named_and_all_else_is_there(
+    name: str, drop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_here(
+        capsys, "convert", ADAPTERS / name, "-o", "x", "--to", "mlx", "--drop", drop, "--json"
+    )
+    report = json.loads(result.out)
+    before = loratools.open_adapter(ADAPTERS / name)
+    targets = {*before.updates, *before.replaced, *before.rows}
+    assert report["dropped"] == ["model.embed_tokens.weight"]
+    assert report["names"] == {target: target for target in targets - {*report["dropped"]}}
+    assert set(loratools.open_adapter("x").updates) == set(report["names"].values())
+    assert report["error"] == 0
+
+
+def test_one_rank_and_one_scale_are_made_where_a_format_has_but_one() -> None:
+    report = loratools.convert(ADAPTERS / "rslora-patterns", output="x", to="mlx")
+    comparison, found = report.comparison, loratools.open_adapter("x")
+    assert (len(comparison.folded), len(comparison.padded)) == (35, 20)
+    # Folding is rounded once, to float32.
+    assert 0 < present(comparison.worst)[1] <= 2.0**-24
+    assert len({lora_of(update).rank for update in found.updates.values()}) == 1
+    assert {lora_of(update).scaling.value for update in found.updates.values()} == {1.0}
+
+
+def test_the_names_of_a_base_settle_what_a_flattened_name_was(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factors = {"lora_down": torch.ones(1, 3), "lora_up": torch.ones(4, 1)}
+    save_file(
+        {f"lora_unet_new_block_0_to_q.{k}.weight": v for k, v in factors.items()}, "a.safetensors"
+    )
+    write_base(
+        workplace / "base", {"model.diffusion_model.new_block.0.to_q.weight": torch.ones(4, 3)}
+    )
+    convert = ["convert", "a.safetensors", "-o", "x.safetensors", "--to", "comfyui"]
+    assert refused(run_here(capsys, *convert), 1, "has this flattened name; see --base")
+    assert run_here(capsys, *convert, "--base", "base").code == 0
+    names = [*loratools.open_adapter("x.safetensors").updates]
+    assert names == ["diffusion_model.new_block.0.to_q.weight"]
+
+
+def test_the_metadata_is_true_of_the_new_file(workplace: Path) -> None:
+    """The training is told as before; ranks, alphas and hashes are those of the new tensors."""
+    name = "lora_unet_double_blocks_0_img_mod_lin"
+    factors = {"lora_down": torch.ones(2, 3), "lora_up": torch.ones(4, 2)}
+    training = {"ss_network_dim": "99", "ss_tag_frequency": "{}", "modelspec.title": "a cat"}
+    stale = {"sshs_model_hash": "0" * 64, "modelspec.hash_sha256": "0x" + "0" * 64, "format": "pt"}
+    tensors = {f"{name}.{k}.weight": v for k, v in factors.items()}
+    tensors[f"{name}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, "a.safetensors", training | stale)
+    loratools.convert("a.safetensors", output="x.safetensors", to="comfyui")
+    with safe_open("x.safetensors", "pt") as file:
+        metadata = file.metadata()
+    data = Path("x.safetensors").read_bytes()
+    digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    assert metadata["sshs_model_hash"] == digest
+    assert metadata["modelspec.hash_sha256"] == f"0x{digest}"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "1")
+    assert (metadata["ss_tag_frequency"], metadata["modelspec.title"]) == ("{}", "a cat")
+    told = json.loads(metadata["loratools"])
+    assert told == {"converted_from": "kohya", "version": loratools.__version__}
+    report = loratools.convert("x.safetensors", output="y", to="peft")
+    (note,) = (note for note in report.notes if "ss_" in note)
+    assert "modelspec.title" in note
+    config = json.loads(Path("y/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (2, 1)
+
+
+def test_embeddings_that_a_file_carries_are_carried_or_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "lora_unet_double_blocks_0_img_mod_lin"
+    tensors = {
+        f"{name}.lora_down.weight": torch.ones(2, 3),
+        f"{name}.lora_up.weight": torch.ones(4, 2),
+    }
+    save_file(tensors | {"bundle_emb.cat.t5": torch.ones(5)}, "a.safetensors")
+    loratools.convert("a.safetensors", output="x.safetensors", to="comfyui")
+    with safe_open("x.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("bundle_emb.cat.t5"), torch.ones(5))
+    to_peft = ["convert", "a.safetensors", "-o", "y", "--to", "peft"]
+    assert refused(run_here(capsys, *to_peft), 1, "bundle_emb.cat.t5: an embedding")
+    result = run_here(capsys, *to_peft, "--drop", "bundle_emb.*")
+    assert (result.code, "left out by --drop: bundle_emb.cat.t5" in result.out) == (0, True)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
