@@ -14,12 +14,13 @@ from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, 
 #: Where `pull` puts the base of an adapter, in the adapter's folder.
 BASE_FOLDER = "base"
 _PICKLES = (".bin", ".pt", ".pth")
+_ARCHIVE = ".npz"
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
 #: Files from which a training is resumed, and others that it wrote on the way; hidden files.
 _OF_TRAINING = re.compile(
     r"\.|(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state|random_states|"
     r"custom_checkpoint|pytorch_model_fsdp|eva_state_dict)[^/]*(/|$)|training_args\.bin$|"
-    r"(global_step|checkpoint-)\d+/|(wandb|runs|logs)/|\d+_adapters\.safetensors$"
+    r"(global_step|checkpoint-)\d+/|(wandb|runs|logs)/|\d+_adapters\.(safetensors|npz)$"
 )
 #: Nobody trains in these formats: such files are converted from others, for other programs.
 _CONVERTED = (".gguf", ".onnx")
@@ -28,6 +29,11 @@ _CONVERTED = (".gguf", ".onnx")
 def is_pickle(name: str) -> bool:
     """Whether a file of this name is a PyTorch pickle, or the index of some."""
     return name.removesuffix(INDEX_ENDING).endswith(_PICKLES)
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is an archive of numpy arrays."""
+    return name.endswith(_ARCHIVE)
 
 
 def own_names(folder: Folder) -> tuple[str, ...]:
@@ -65,14 +71,15 @@ def is_model(folder: Folder) -> bool:
 def find_weights(folder: Folder) -> str:
     """The name of the adapter's weight file in a folder, or of the index of its files.
 
-    Safetensors files are preferred to pickles, and names that a dialect states to others.
+    Safetensors files are preferred to archives of arrays, these to pickles, and names that a
+    dialect states to others.
 
     Raises:
         FormatError: there is no such file, several may be it, or parts have no index.
         UnsupportedError: the folder is an overlay of a base.
     """
     refuse_overlay(folder, "an adapter")
-    for suffixes in ((".safetensors",), _PICKLES):
+    for suffixes in ((".safetensors",), (_ARCHIVE,), _PICKLES):
         found = {key: files for suffix in suffixes for key, files in _by_stem(folder, suffix)}
         known = [key for stem in adapter_weights() for key in found if key[0] == stem]
         if known or len(found) == 1:

@@ -15,6 +15,7 @@ from loratools.files.finding import (
     base_files,
     config_among,
     find_weights,
+    is_archive,
     is_pickle,
     own_names,
     tensor_files,
@@ -213,6 +214,10 @@ def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping
         file = folder.path / name
         return read_pickle(file, no_adapter), {}, file.stat().st_size
     opened = folder.open(name)
+    if is_archive(name):
+        from loratools.io.npz import read_npz
+
+        return read_npz(opened), {}, opened.size
     header = opened.read_header()
     refuse_part_of_overlay(header.metadata, opened.where)
     return stored_tensors(opened, header), header.metadata, opened.size

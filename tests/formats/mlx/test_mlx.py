@@ -3,18 +3,23 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 
+import loratools
 from loratools.adapter import Adapter, Update
 from loratools.deltas.dora import DoRA
 from loratools.deltas.stacked import Stacked
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
+from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
@@ -406,3 +411,33 @@ def test_file_in_float16_stays_float16() -> None:
     halves = {k: Held(k, s.read().half(), "F16") for k, s in files.tensors.items()}
     written = encode(decode(replace(files, tensors=halves)))
     assert {source.dtype for source in written.tensors.values()} == {"F16"}
+
+
+# Files
+
+
+def test_archive_of_arrays_is_read_and_written_as_safetensors(tmp_path: Path) -> None:
+    """`adapters.npz`, as MLX's example saves it, without a config."""
+    arrays: Any = {key: source.read().numpy() for key, source in exact(PAIRS, None).tensors.items()}
+    (tmp_path / "old").mkdir()
+    np.savez(tmp_path / "old" / "adapters.npz", **arrays)
+    adapter = loratools.open_adapter(tmp_path / "old", dialect_options={"scale": "2"})
+    assert list(adapter.updates) == [f"{Q}.weight", f"{V}.weight"]
+    a, b = (arrays[f"{Q}.{part}"] for part in ("lora_a", "lora_b"))
+    assert np.array_equal(effects(adapter)[f"{Q}.weight"].numpy(), 2 * (a @ b).T)
+    write_adapter(adapter, tmp_path / "new", inputs=[])
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "adapter_config.json",
+        "adapters.safetensors",
+    ]
+    again = loratools.open_adapter(tmp_path / "new")
+    again.check_usable()
+    assert_same(adapter, again)
+
+
+def test_safetensors_are_preferred_to_an_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "adapters.npz", x=np.ones(1))
+    files = exact(PAIRS, None)
+    save_file({k: s.read() for k, s in files.tensors.items()}, tmp_path / "adapters.safetensors")
+    adapter = loratools.open_adapter(tmp_path)
+    assert (len(adapter.updates), adapter.beside) == (2, ())
