@@ -53,6 +53,13 @@ def test_every_tensor_of_a_control_lora_has_its_place() -> None:
     assert adapter.replaced[NORM].is_trained
 
 
+def test_bias_is_added_with_the_scaling_of_the_factors_beside_it() -> None:
+    tensors = control() | {f"{QKV}.alpha": torch.tensor(1.0)}
+    found = effects(decoded(tensors))
+    expected = tensors[f"{QKV}.lora_B.bias"].double() / 2
+    assert torch.equal(found[f"{QKV}.bias"].flatten(), expected)
+
+
 def test_image_with_more_channels_is_noted_and_merges_into_a_padded_base(tmp_path: Path) -> None:
     tensors = control()
     (note,) = (n.message for n in decoded(tensors).notes if n.message.startswith("img_in"))
