@@ -14,6 +14,7 @@ _LYCORIS = (
     (r"dora_scale|magnitude", "DoRA"),
     (r"lora_mid\.weight", "a LoCon with a Tucker core"),
     (r"diff(_b)?", "a difference stored whole"),
+    (r"(set|reshape)_weight", "a weight or a shape that replaces the base's (ComfyUI)"),
     (r"[wb]_norm", "a trained norm"),
     (r"on_input", "IA3"),
     (r"oft_(blocks|diag|R\.weight)|rescale", "OFT or BOFT"),

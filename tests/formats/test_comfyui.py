@@ -282,6 +282,8 @@ def test_keys_count_more_than_a_config_of_another_kind() -> None:
     ("more", "error", "message"),
     [
         ({f"{UNET}.lokr_w1": (2, 2)}, UnsupportedError, "lokr_w1: LoKr .* cannot be read yet"),
+        ({f"{UNET}.set_weight": (2, 2)}, UnsupportedError, "set_weight: a weight .* be read yet"),
+        ({f"{UNET}.diff_b": (2,)}, UnsupportedError, "diff_b: a difference .* cannot be read yet"),
         ({f"{UNET}.lora_down.weight": (2, 3)}, FormatError, "means the same tensor as .*lora_A"),
         ({f"{UNET}.bias": (4,)}, FormatError, r"qkv\.bias: an unknown key"),
         ({"blocks.q.lora_A.weight": (2, 3)}, FormatError, "blocks.q.* an unknown key"),
