@@ -58,8 +58,6 @@ class Ends:
 KOHYA = Ends(".lora_down.weight", ".lora_up.weight", ".alpha")
 KOHYA_WITHOUT_ALPHA = Ends(".lora_down.weight", ".lora_up.weight")
 PEFT = Ends(".lora_A.weight", ".lora_B.weight")
-#: An attention of the U-Net of Stable Diffusion.
-ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
 class Numbers:
@@ -303,6 +301,88 @@ def _peft() -> Iterator[Spelled]:
     )
 
 
+def _diffusers() -> Iterator[Spelled]:
+    block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    text = "text_model.encoder.layers.0.self_attn"
+    yield linears(
+        "diffusers, attention processors",
+        "diffusers",
+        Ends("_lora.down.weight", "_lora.up.weight"),
+        f"unet.{block}.processor.to_q",
+        f"unet.{block}.processor.to_out",
+        names=(f"unet.{block}.to_q.weight", f"unet.{block}.to_out.0.weight"),
+    )
+    yield linears(
+        "diffusers, attention processors without a component",
+        "diffusers",
+        Ends("_lora.down.weight", "_lora.up.weight"),
+        f"{block}.processor.to_k",
+        names=(f"unet.{block}.to_k.weight",),
+    )
+    yield linears(
+        "diffusers, layers before PEFT",
+        "diffusers",
+        Ends(".lora.down.weight", ".lora.up.weight"),
+        f"unet.{block}.to_k",
+    )
+    yield linears(
+        "diffusers, text encoders before PEFT",
+        "diffusers",
+        Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+        f"text_encoder.{text}.q_proj",
+        f"text_encoder_2.{text}.q_proj",
+    )
+    yield linears(
+        "diffusers with PEFT, several components",
+        "diffusers",
+        PEFT,
+        f"unet.{block}.to_q",
+        f"text_encoder.{text}.q_proj",
+        f"text_encoder_2.{text}.q_proj",
+    )
+    yield linears(
+        "ai-toolkit, Flux.1",
+        "diffusers",
+        PEFT,
+        "transformer.transformer_blocks.0.attn.to_q",
+        "transformer.single_transformer_blocks.0.attn.to_k",
+    )
+    yield linears(
+        "diffusers with PEFT, and metadata",
+        "diffusers",
+        PEFT,
+        "transformer.transformer_blocks.0.attn.to_q",
+        scaling=0.5,
+        origin="metadata",
+        metadata=_diffusers_metadata(r=RANK, lora_alpha=2),
+    )
+    yield linears(
+        "diffusers with PEFT, rank-stabilised by its metadata",
+        "diffusers",
+        PEFT,
+        "transformer.transformer_blocks.0.attn.to_q",
+        scaling=1.0,
+        origin="metadata",
+        kinds=("rsLoRA",),
+        metadata=_diffusers_metadata(r=RANK, lora_alpha=2, use_rslora=True),
+    )
+    for wrapper in ("transformer.base_model.model.", "unet.base_model.model."):
+        component = wrapper.partition(".")[0]
+        yield linears(
+            f"PEFT inside of a component, {component}",
+            "diffusers",
+            PEFT,
+            f"{wrapper}transformer_blocks.0.attn.to_q",
+            names=(f"{component}.transformer_blocks.0.attn.to_q.weight",),
+        )
+
+
+def _diffusers_metadata(**fields: Any) -> dict[str, str]:
+    fields = {"target_modules": ["to_q"], **fields}
+    own = {f"transformer.{name}": value for name, value in fields.items()}
+    return {"lora_adapter_metadata": json.dumps(own)}
+
+
 def _comfyui() -> Iterator[Spelled]:
     yield linears(
         "ComfyUI, LoraSave",
@@ -394,67 +474,13 @@ def _control_lora() -> Iterator[Spelled]:
     )
 
 
-def _diffusers() -> Iterator[Spelled]:
-    yield linears(
-        "diffusers, Stable Diffusion, without metadata",
-        "diffusers",
-        PEFT,
-        f"unet.{ATTENTION}.to_q",
-        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
-    )
-    yield linears(
-        "diffusers, Flux",
-        "diffusers",
-        PEFT,
-        "transformer.transformer_blocks.0.attn.to_q",
-        scaling=0.5,
-        origin="metadata",
-        metadata={
-            "lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})
-        },
-    )
-    yield linears(
-        "diffusers, Wan 2.2",
-        "diffusers",
-        PEFT,
-        "transformer.blocks.0.attn1.to_q",
-        "transformer_2.blocks.0.attn1.to_q",
-    )
-    yield linears(
-        "diffusers of early 2023, attention processors in a pipeline",
-        "diffusers",
-        Ends(".down.weight", ".up.weight"),
-        f"unet.{ATTENTION}.processor.to_q_lora",
-        names=[f"unet.{ATTENTION}.to_q.weight"],
-    )
-    yield linears(
-        "diffusers of early 2023, attention processors of a U-Net",
-        "diffusers",
-        Ends(".down.weight", ".up.weight"),
-        f"{ATTENTION}.processor.to_out_lora",
-        names=[f"unet.{ATTENTION}.to_out.0.weight"],
-    )
-    yield linears(
-        "diffusers of 2023",
-        "diffusers",
-        Ends(".lora.down.weight", ".lora.up.weight"),
-        f"unet.{ATTENTION}.to_out.0",
-    )
-    yield linears(
-        "diffusers of 2023, text encoder",
-        "diffusers",
-        Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
-    )
-
-
 SPELLED: tuple[Spelled, ...] = (
     *_kohya(),
     *_peft(),
+    *_diffusers(),
     *_comfyui(),
     *_mlx(),
     *_xlabs(),
     *_bfl(),
     *_control_lora(),
-    *_diffusers(),
 )

@@ -60,6 +60,13 @@ def test_spelling_is_read_as_its_formula_says(spelled: Spelled, tmp_path: Path) 
         assert torch.equal(adapter.replaced[name].source.read(), tensor), name
 
 
+def test_every_format_that_is_recognised_has_a_spelling() -> None:
+    spelled = {spelled.dialect for spelled in SPELLED}
+    # Formats by position have names that only their tables know, and one is what the user says.
+    apart = {"cloneofsimo", "described", "sam"}
+    assert spelled | apart == {dialect.name for dialect in dialects()}
+
+
 def test_spelling_is_recognised_without_torch(tmp_path: Path) -> None:
     paths = []
     for number, spelled in enumerate(SPELLED):
