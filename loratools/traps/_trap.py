@@ -92,12 +92,6 @@ def listed(targets: Iterable[str]) -> str:
     return listing([name for name in targets if not name.endswith("bias")] or targets, 3)
 
 
-def rewritten(adapter: Adapter, trap: str, after: str) -> tuple[Adapter, tuple[Change, ...]]:
-    """The repair of a trap that any writing cures, as the format's writer knows nothing of it."""
-    found = [note.message for note in adapter.notes if note.trap == trap]
-    return adapter, tuple(Change(None, message, after) for message in found)
-
-
 def _in_words(scaling: Scaling) -> str:
     rule = {"rank": "", "sqrt_rank": " / √rank", "direct": ""}[scaling.rule]
     return f"alpha {scaling.alpha:.7g}{rule} ({scaling.origin}), scaling {scaling.value:.6g}"

@@ -13,7 +13,7 @@ class _SmallMatrices(Trap):
     readers = (
         "vLLM copies it into a corner of the layer, and fills up the rest with zeros, silently"
     )
-    cure = "none: it was trained on another model. `merge` refuses it"
+    cure = "none, as it was trained on another model, and `merge` refuses it"
     found_by = "`inspect --base`"
 
     def find(self, seen: Seen) -> Iterator[Note]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from loratools.adapter import Adapter, Note
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.formats._modules.metadata import stated_size
+from loratools.io.values import widened
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 if TYPE_CHECKING:
@@ -59,16 +60,22 @@ def _fused(adapter: Adapter) -> dict[str, int]:
     for target, lora in loras.items():
         for rank in sorted(ranks[lora.scaling.alpha]):
             parts, rest = divmod(lora.rank, rank)
-            if parts > 1 and not rest and _is_block_diagonal(lora.up.read(), parts):
+            if parts > 1 and not rest and _is_block_diagonal(widened(lora.up.read()), parts):
                 found[target] = parts
                 break
     return found
 
 
 def _loras(adapter: Adapter) -> Iterator[tuple[str, LoRA]]:
+    """The updates whose alpha is divided by the rank of their factors, by target.
+
+    PEFT's old `MergedLinear` is fused too, but its alpha is divided by the rank of one part.
+    """
     for target, update in adapter.updates.items():
         lora = update.delta.low_rank
-        if lora is not None and lora.scaling.rule == "rank" and lora.scaling.alpha:
+        if lora is None or not lora.scaling.alpha:
+            continue
+        if (lora.scaling.rule, lora.scaling.rank) == ("rank", lora.rank):
             yield target, lora
 
 

@@ -1,7 +1,7 @@
 """The metadata's rank or alpha is not that of the tensors."""
 
 from loratools.adapter import Adapter
-from loratools.traps._trap import Change, Trap, rewritten
+from loratools.traps._trap import Change, Trap
 
 
 class _StaleMetadata(Trap):
@@ -14,7 +14,10 @@ class _StaleMetadata(Trap):
     found_by = "every verb"
 
     def repair(self, adapter: Adapter) -> tuple[Adapter, tuple[Change, ...]]:
-        return rewritten(adapter, "stale-metadata", "the metadata has what the tensors have")
+        # The adapter is left as it is: its format writes the metadata by the tensors.
+        found = [note.message for note in adapter.notes if note.trap == "stale-metadata"]
+        after = "the metadata has what the tensors have"
+        return adapter, tuple(Change(None, message, after) for message in found)
 
 
 TRAP = _StaleMetadata()

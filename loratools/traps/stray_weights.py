@@ -9,7 +9,7 @@ class _StrayWeights(Trap):
         "SGLang reads every `*.safetensors` there as a part of the adapter; PEFT and vLLM read "
         "`adapter_model.safetensors` alone, and lose what was trained with it in another file"
     )
-    cure = "none: keep them in another folder. Adapters are written to a folder without them"
+    cure = "keep them in another folder; verbs that write an adapter leave them out"
     found_by = "every verb"
 
 

@@ -6,7 +6,7 @@ from loratools.traps._trap import Trap
 class _Ungathered(Trap):
     what = "Factors are empty, flat or `flat_param`: ZeRO-3 or FSDP did not gather them for saving."
     readers = "PEFT 0.21 warns when it saves such a file; earlier ones say nothing"
-    cure = "none: what is missing is in other processes. Every verb refuses such a file by name"
+    cure = "what is missing is in other processes, and every verb refuses such a file by name"
     found_by = "every verb, with an error"
 
 

@@ -79,6 +79,20 @@ def fused(alpha: float, *heights: int, rank: int = 2, swapped: bool = False) -> 
     return tensors | {f"{QKV}.lora_up.weight": up.flip(0) if swapped else up}
 
 
+def merged_linear() -> Adapter:
+    """An update that is fused too, whose alpha is divided by the rank of one part."""
+    made = kohya(fused(1, 4, 4, 4), OTHER)()
+    update = made.updates[f"{QKV}.weight"]
+    scaling = Scaling(1, 2, "rank", "config")
+    return replace(
+        made,
+        updates={
+            **made.updates,
+            f"{QKV}.weight": replace(update, delta=update.delta.with_scaling(scaling)),
+        },
+    )
+
+
 def with_tokens(folder: Path, tokens: Mapping[str, int]) -> Adapter:
     """An adapter with these tokens in the `added_tokens.json` of a folder."""
     (folder / "added_tokens.json").write_text(json.dumps(tokens))
@@ -188,6 +202,7 @@ EXAMPLES: Mapping[str, Example] = {
             kohya(module(QKV, (12, 3), rank=6, alpha=1), OTHER),
             kohya(fused(1, 4, 4, 4, swapped=True), OTHER),
             kohya(fused(1, 4, 4, rank=3), module(TEXT, rank=2, alpha=2)),
+            merged_linear,
         ],
         {f"{QKV}.weight": 0.5, f"{TEXT}.weight": 0.5},
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 
 import loratools
 from loratools import traps
@@ -186,6 +187,12 @@ def test_fused_update_is_as_strong_as_its_parts_were(parts: int) -> None:
 def test_parts_of_unequal_heights_are_found() -> None:
     """Flux's `linear1` is q, k, v and a four times as high mlp."""
     assert found(kohya(fused(1, 2, 2, 2, 8), module(TEXT, alpha=1))()) == {"split-qkv"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_fused_update_is_found_in_every_dtype(dtype: torch.dtype) -> None:
+    tensors = {key: value.to(dtype) for key, value in fused(1, 4, 4, 4).items()}
+    assert found(kohya(tensors, module(TEXT, alpha=1))()) == {"split-qkv"}
 
 
 def test_fused_update_beside_no_other_is_compared_with_the_metadata() -> None:
