@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import loratools
 from loratools.errors import FormatError, UnsupportedError
 from loratools.formats import decode
+from loratools.formats.cloneofsimo.read import USUAL
 from loratools.formats.cloneofsimo.walk import Layer, walk_of_text_encoder, walks_of_unet
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
@@ -50,6 +51,12 @@ def test_walk_is_the_order_in_which_diffusers_registers_the_layers(text: int) ->
         assert found in walks
         older = [w for w in walks if w != found and sorted(w) == sorted(found)]
         assert len(older) == ("GEGLU" in classes and "Attention" in classes)
+
+
+def test_shapes_tell_walks_of_different_layers_apart() -> None:
+    walks = [walk for classes in USUAL for walk in walks_of_unet(classes)]
+    shapes = {tuple(layer.shape for layer in walk.layers) for walk in walks}
+    assert len(shapes) == len({walk.layers for walk in walks}) == 2 * (2 + 1 + 2)
 
 
 def test_walk_of_a_text_encoder_is_the_order_of_transformers() -> None:

@@ -32,12 +32,11 @@ _KEY = re.compile(r"(\w+):(\d+):(up|down)")
 _UNET, _TEXT = "unet", "text_encoder"
 _EMBEDDING = "<embed>"
 #: The sets of classes that the trainer has visited in a U-Net, for files that do not say it.
-_USUAL = (
+USUAL = (
     frozenset({*ATTENTION, PERCEPTRON}),
     ATTENTION,
     frozenset({*ATTENTION, PERCEPTRON, RESNET}),
 )
-_HELP = "the names of its layers are not stored, only their positions"
 
 
 @final
@@ -128,25 +127,27 @@ def _pairs(where: str, model: str, own: Mapping[int, Mapping[str, Source]]) -> I
 def _walk(
     where: str, model: str | None, pairs: Sequence[_Pair], metadata: Mapping[str, str]
 ) -> tuple[str, Walk]:
-    """The component that a model is, and the only walk through it that has these shapes."""
+    """The component that a model is, and the walk through it that has these shapes.
+
+    Walks of different layers have different shapes, as a test shows.
+    """
     classes = _classes(where, model, metadata)
     candidates = {
-        _UNET: [walk for one in classes or _USUAL for walk in walks_of_unet(one)],
+        _UNET: [walk for one in classes or USUAL for walk in walks_of_unet(one)],
         _TEXT: [walk_of_text_encoder(len(pairs), pairs[0].shape[0])],
     }
     if model is not None:
         candidates = {model: candidates[model]} if model in candidates else {}
     shapes = [pair.shape for pair in pairs]
-    fitting = {
-        tuple(layer.path for layer in walk.layers): (component, walk)
-        for component, walks in candidates.items()
-        for walk in walks
-        if [layer.shape for layer in walk.layers] == shapes
-    }
-    if len(fitting) != 1:
-        every = [walk for walks in candidates.values() for walk in walks]
-        raise UnsupportedError(f"{where}: {_HELP}, and {_difference(shapes, every)}")
-    return next(iter(fitting.values()))
+    for component, walks in candidates.items():
+        for walk in walks:
+            if [layer.shape for layer in walk.layers] == shapes:
+                return component, walk
+    every = [walk for walks in candidates.values() for walk in walks]
+    raise UnsupportedError(
+        f"{where}: the names of its layers are not stored, only their positions, and "
+        f"{_difference(shapes, every)}; only the trainer itself can merge it, into that model"
+    )
 
 
 def _classes(

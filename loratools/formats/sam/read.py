@@ -102,7 +102,8 @@ def _checked_width(where: str, pairs: _Pairs) -> int:
         known = f"of this width have {wanted} blocks" if wanted else "of this width are not known"
         raise UnsupportedError(
             f"{where}: {len(pairs)} pairs of factors for a model of width {width}; the blocks they "
-            f"belong to are not stored, only their order, and models {known}"
+            f"belong to are not stored, only their order, and models {known}; only the trainer "
+            f"itself can merge it, told the same blocks"
         )
     return width
 

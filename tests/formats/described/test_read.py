@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, OptionError, ShapeMismatchError
+from loratools.errors import FormatError, OptionError, ShapeMismatchError, UnsupportedError
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
@@ -125,6 +125,17 @@ def test_factors_that_fit_in_no_way_are_an_error() -> None:
 def test_convolution_is_read_with_its_kernel() -> None:
     files = bundle({"c.A": (2, 3, 3, 3), "c.B": (4, 2, 1, 1)}, None)
     assert read(files).updates["c.weight"].delta.shape == (4, 3, 3, 3)
+
+
+def test_each_module_is_of_the_kind_of_its_own_parts() -> None:
+    core = {"c.A": (2, 3, 1, 1), "c.B": (4, 2, 1, 1), "c.M": (2, 2, 3, 3)}
+    shapes = SHAPES | core | {"fc1.m": (6,)}
+    adapter = read(bundle(shapes, None), f"{KEYS} mid={{target}}.M magnitude={{target}}.m")
+    kinds = {target: update.delta.kind for target, update in adapter.updates.items()}
+    assert kinds == {"fc1.weight": "DoRA", "net.fc2.weight": "LoRA", "c.weight": "Tucker LoCon"}
+    assert {k: s.shape for k, s in encode(adapter).tensors.items()} == shapes
+    with pytest.raises(UnsupportedError, match=r"here: \S+: no pattern says where m\w+ goes"):
+        encode(replace(adapter, filed=read(bundle(SHAPES, None)).filed))
 
 
 @pytest.mark.parametrize(
