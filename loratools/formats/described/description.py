@@ -74,6 +74,11 @@ class Description:
         lines = named | ({} if self.base is None else {BASE: self.base})
         return "\n".join(f"{part}={pattern}" for part, pattern in lines.items())
 
+    @property
+    def listed(self) -> str:
+        """The description on one line, for messages."""
+        return str(self).replace("\n", ", ")
+
     def split(self, key: str) -> tuple[str, str] | None:
         """The target and the part in a key; None for a key that no pattern fits.
 

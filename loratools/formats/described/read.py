@@ -8,7 +8,7 @@ from loratools.adapter import Adapter, Note
 from loratools.errors import FormatError, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of
-from loratools.formats.described.base import clean_names
+from loratools.formats.described.base import clean_names, weight_of
 from loratools.formats.described.description import PARTS, Description, parse
 from loratools.formats.described.orientation import Modules, transposed_parts
 from loratools.formats.described.stated import KEYS, stated
@@ -52,7 +52,9 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     said = stated(bundle.metadata, options)
     description = said.description
     modules, others = _sorted(bundle, description)
-    way = description.transposed or transposed_parts(modules)
+    way = description.transposed or transposed_parts(
+        modules, _weights(description, modules, others)
+    )
     said = replace(said, description=description.stored(way))
     adapter = adapter_of(bundle, "described", _oriented(modules, way), said.scaled)
     assert adapter.filed is not None
@@ -79,17 +81,26 @@ def _sorted(bundle: Bundle, description: Description) -> tuple[Modules, Mapping[
             others[key] = source
         else:
             modules.setdefault(found[0], {})[found[1]] = source
-    patterns = str(description).replace("\n", ", ")
     if not modules:
         raise FormatError(
-            f"{bundle.where}: no key fits {patterns}; it has {listing(bundle.tensors)}"
+            f"{bundle.where}: no key fits {description.listed}; it has {listing(bundle.tensors)}"
         )
     if others and description.base is None:
         raise FormatError(
-            f"{bundle.where}: {shorten(next(iter(others)))}: fits none of {patterns}; "
+            f"{bundle.where}: {shorten(next(iter(others)))}: fits none of {description.listed}; "
             f"base={{target}}.layer, or how it is spelled, is for files that hold the model too"
         )
     return modules, others
+
+
+def _weights(
+    description: Description, modules: Modules, others: Mapping[str, Source]
+) -> Mapping[str, Source]:
+    """The weights that the modules change, as far as they are in the file."""
+    if description.base is None:
+        return {}
+    keys = {target: weight_of(description.base, target, others) for target in modules}
+    return {target: others[key] for target, key in keys.items() if key is not None}
 
 
 def _oriented(modules: Modules, way: frozenset[str]) -> Modules:

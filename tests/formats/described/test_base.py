@@ -64,6 +64,43 @@ def test_state_dict_that_holds_its_base_merges_to_the_clean_model(
     }
 
 
+def test_weight_that_is_named_itself_is_the_clean_weight(tmp_path: Path) -> None:
+    """As torch's parametrizations store it, beside a bias that keeps its name."""
+    torch.manual_seed(0)
+    inside = "fc1.parametrizations.weight"
+    tensors = {
+        f"{inside}.original": torch.randn(6, 5),
+        f"{inside}.0.lora_A": torch.randn(2, 5),
+        f"{inside}.0.lora_B": torch.randn(6, 2),
+        "fc1.bias": torch.randn(6),
+    }
+    save_file(tensors, tmp_path / "trained.safetensors")
+    base = "{target}.parametrizations.weight"
+    keys = f"up={base}.0.lora_B down={base}.0.lora_A base={base}.original"
+    output = tmp_path / "clean.safetensors"
+    told = {"keys": keys}
+    loratools.merge(tmp_path / "trained.safetensors", [], output=output, dialect_options=told)
+    clean = load_file(output)
+    assert sorted(clean) == ["fc1.bias", "fc1.weight"]
+    product = tensors[f"{inside}.0.lora_B"].double() @ tensors[f"{inside}.0.lora_A"].double()
+    wanted = (tensors[f"{inside}.original"].double() + product).float()
+    torch.testing.assert_close(clean["fc1.weight"], wanted, rtol=2**-23, atol=2**-23)
+
+
+def test_weight_in_the_file_says_how_factors_of_a_high_rank_are_stored(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = {"a.A": torch.randn(4, 2), "a.B": torch.randn(2, 4)}
+    weight = torch.randn(2, 2)
+    wanted = (weight.double() + plain["a.B"].double() @ plain["a.A"].double()).float()
+    for factors in (plain, {key: value.T.contiguous() for key, value in plain.items()}):
+        save_file(factors | {"a.weight": weight}, tmp_path / "trained.safetensors")
+        told = {"keys": "up={target}.B down={target}.A base={target}"}
+        output = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        loratools.merge(tmp_path / "trained.safetensors", [], output=output, dialect_options=told)
+        found = load_file(output)["a.weight"]
+        torch.testing.assert_close(found, wanted, rtol=2**-22, atol=2**-22)
+
+
 def test_folder_and_command_give_the_same_bytes_as_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "trained"
     folder.mkdir()
@@ -99,7 +136,7 @@ def test_other_verbs_write_the_model_in_the_file_unchanged(tmp_path: Path) -> No
     [
         (
             {"fc1.layer.weight": None},
-            r"fc1: has factors, and no fc1\.layer\.weight, as base=.* says",
+            "fc1: has factors, and no weight inside, as base={target}",
         ),
         ({"fc1.weight": torch.ones(2)}, r"fc1\.\S*weight and fc1\.\S*weight are both fc1\.weight"),
         (dict.fromkeys(["fc1.A", "fc1.B", "net.fc2.A", "net.fc2.B"]), "no key fits up={target}"),
