@@ -91,6 +91,8 @@ def named(target: str, style: Style) -> Named:
         path = module.removeprefix(prefix)
         return Named(prefix, _part(_FLATTENED.get(prefix), path), path, parameter)
     prefix = next((prefix for prefix in _DOTTED if module.startswith(prefix)), "")
+    if style == "flattened" and not prefix:  # some programs leave kohya's names as they were
+        return Named("", "model", module, parameter)
     path = module.removeprefix(prefix)
     return Named(prefix, _part(_DOTTED.get(prefix), path), path, parameter)
 

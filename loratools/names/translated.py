@@ -27,6 +27,8 @@ _ONLY_SDXL = re.compile(
 )
 #: What may stand before the names of a base's modules.
 _ROOT = re.compile(r"^(model\.diffusion_model|diffusion_model|transformer|unet)\.")
+#: What the names of the second text encoder of a base in a single file begin with.
+_SECOND_ENCODER = ("conditioner.embedders.1.", "text_encoders.clip_g.")
 #: Modules that mlx-lm calls as transformers does. It has other names for experts, and for blocks
 #: of models such as GPT-2.
 _LANGUAGE = re.compile(r"(model\.layers|language_model\.model\.layers|backbone\.layers)\.\d+\.")
@@ -128,7 +130,7 @@ class _Model:
             (component,) = {r.component for r in self._readings(name)} or {name.prefix[:-1]}
             return f"{component}."
         if part == "t5":
-            raise _RefusedError("T5 is text_encoder_2 of Flux and text_encoder_3 of SD 3")
+            return self._t5(name)
         alone = self._is_clip_alone
         if self.target == "flattened" and alone is not None:
             return "lora_te_" if alone else "lora_te1_"
@@ -136,8 +138,16 @@ class _Model:
             return "text_encoders.clip_l.transformer."
         raise _RefusedError(
             "the text encoder of SD 1, SD 2 or SDXL, which the names alone do not tell; "
-            f"{_FORMATS[self.target]} has different names for it"
+            f"{_FORMATS[self.target]} has different names for it; see --base"
         )
+
+    def _t5(self, name: Named) -> str:
+        """The component of diffusers that T5 is: the second or the third text encoder."""
+        if any(other.part == "clip_g" for other in self.names):
+            return "text_encoder_3."
+        if name.prefix == "lora_te2_":
+            return "text_encoder_2."
+        raise _RefusedError("T5 is text_encoder_2 of Flux and text_encoder_3 of SD 3")
 
     def _known_part(self, name: Named) -> Part:
         if name.part == "other":
@@ -146,7 +156,7 @@ class _Model:
             return name.part
         found = self._readings(name)
         if not found:
-            raise _RefusedError("a module of no image model that is known here")
+            raise _RefusedError("no matrix of an image model that is known here")
         if found[0].naming == "transformers":
             raise _RefusedError("in a text encoder, and nothing says in which")
         return "denoiser"
@@ -161,12 +171,15 @@ class _Model:
             return False
         if self._families and _UNETS not in self._families:
             return False
+        if any(name.startswith(_SECOND_ENCODER) for name in self.base):
+            return False
         return self._is_sd1
 
     @cached_property
     def _is_sd1(self) -> bool | None:
         """Whether the U-Net is that of SD 1 or 2, or else of SDXL; None if it may be either."""
         paths = [name.path for name in self.names if name.part in ("denoiser", "model")]
+        paths += [_ROOT.sub("", name) for name in self.base]
         if any(map(_ONLY_SD1.match, paths)):
             return True
         return False if any(map(_ONLY_SDXL.search, paths)) else None

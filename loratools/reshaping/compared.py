@@ -110,7 +110,7 @@ def _error(adapter: Adapter, target: str, difference: _Difference) -> float:
 def _changed(adapter: Adapter, target: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"{adapter.where}: {shorten(target)} would be {what}: what was written of it does not mean "
-        f"the same; --drop leaves it out"
+        f"the same"
     )
 
 

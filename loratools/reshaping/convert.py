@@ -100,7 +100,8 @@ def convert(
     )
     names = () if base is None else tuple(open_base(base, headers=True).tensors)
     found = converted(opened, dialect, names, drop)
-    files = encoded(found.adapter, dialect, opened, stored)
+    source = opened.filed.dialect if opened.filed is not None else dialect.name
+    files = encoded(found, dialect, source, stored)
     with threads(None) as each:
         if output is None:
             comparison = _compared(found.adapter, dialect, _in_memory(files), each)
@@ -109,7 +110,7 @@ def convert(
         return write_reported(
             ConvertReport(
                 adapter=opened.where,
-                source=opened.filed.dialect if opened.filed else "",
+                source=source,
                 target=dialect.name,
                 names=found.names,
                 dropped=found.dropped,

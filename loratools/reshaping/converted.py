@@ -77,22 +77,26 @@ def converted(
     return Converted(made, found.names, dropped, notes)
 
 
-def encoded(adapter: Adapter, dialect: Dialect, origin: Adapter, dtype: str | None) -> Files:
+def encoded(found: Converted, dialect: Dialect, before: str, dtype: str | None) -> Files:
     """The files of an adapter in a dialect, with a word on its origin, and in another dtype.
+
+    `before` is the name of the dialect that it was read in.
 
     Raises:
         UnsupportedError: the dialect cannot store something in the adapter.
     """
+    adapter = found.adapter
     if dtype is not None:
         adapter = _widened(adapter, dtype)
     try:
         bundle = encode(adapter, dialect.name)
     except UnsupportedError:
-        refuse(adapter.where, dialect, dict(_refused(adapter, dialect)), len(_targets(adapter)))
+        old = {new: name for name, new in found.names.items()}
+        reasons = {old[target]: reason for target, reason in _refused(adapter, dialect)}
+        refuse(adapter.where, dialect, reasons, len(old))
         raise
     if dtype is not None:
         bundle = _in_dtype(bundle, dtype)
-    before = origin.filed.dialect if origin.filed is not None else dialect.name
     if before != dialect.name:
         told = {"converted_from": before, "version": __version__}
         bundle = replace(bundle, metadata={**bundle.metadata, ORIGIN: json_text(told)})

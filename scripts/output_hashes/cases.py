@@ -38,7 +38,7 @@ RESCALE: Final = (
     "--fold --balance --strength 0.3 --allow-pickle", "--strength 1e-320",
 )  # fmt: skip
 #: The formats whose adapters are folders, and those whose adapters are files.
-FOLDERS: Final = ("mlx", "peft")
+FOLDERS: Final = ("diffusers", "mlx", "peft")
 FILES: Final = ("comfyui", "kohya")
 CONVERT: Final = ("--json", "--dtype bfloat16 --allow-pickle", "--drop *q*", "--dry-run")
 RESIZE: Final = (

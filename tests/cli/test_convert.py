@@ -108,7 +108,7 @@ SPECIAL = [
     ("lm-head", "mlx", "1 of 6 targets", "lm_head.weight: .* a whole tensor"),
     ("trainable-tokens", "mlx", "1 of 11 targets", "model.embed_tokens.weight: .* single rows"),
     ("gpt2-bias-all", "mlx", "any of the 15 targets", "MLX and PEFT call it so"),
-    ("gpt2-conv1d", "kohya", "any of the 8 targets", "no image model that is known"),
+    ("gpt2-conv1d", "kohya", "any of the 8 targets", "no matrix of an image model that is known"),
 ]
 
 

@@ -107,7 +107,7 @@ def test_names_that_say_the_same_are_translated_both_ways(
 
 #: Names, and a part of the reason why each has no name in another style.
 REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
-    ("modules", ("model.layers.0.mlp.up_proj",), "flattened", "no image model"),
+    ("modules", ("model.layers.0.mlp.up_proj",), "flattened", "no matrix of an image model"),
     ("modules", (CLIP,), "diffusers", "nothing says in which"),
     ("modules", (SD1,), "language", "has language models"),
     ("modules", ("transformer.h.0.attn.c_attn",), "language", "not known that MLX and PEFT"),
@@ -180,6 +180,37 @@ def test_a_base_settles_which_of_several_models_a_name_is_of() -> None:
     base = ("transformer_blocks.0.img_mod.1.weight", "transformer_blocks.0.attn.to_q.weight")
     found = translated([name], "diffusers", "flattened", base)
     assert found.names == {name: "lora_unet_transformer_blocks_0_attn_add_q_proj.weight"}
+
+
+@pytest.mark.parametrize(
+    ("base", "prefix"),
+    [
+        ("conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc.weight", "lora_te1_"),
+        ("up_blocks.0.attentions.0.proj_in.weight", "lora_te1_"),
+        ("model.diffusion_model.output_blocks.11.1.proj_in.weight", "lora_te_"),
+        ("unet.down_blocks.0.attentions.0.proj_in.weight", "lora_te_"),
+    ],
+)
+def test_a_base_settles_whether_it_has_one_text_encoder_or_two(base: str, prefix: str) -> None:
+    name = f"text_encoder.{CLIP}.weight"
+    found = translated([name], "diffusers", "flattened", (base,))
+    assert found.names == {name: f"{prefix}{flat(CLIP)}.weight"}
+
+
+def test_t5_is_the_text_encoder_that_it_is_in_its_pipeline() -> None:
+    flux = translated(weights(f"lora_te2_{flat(T5)}"), "flattened", "diffusers")
+    assert [*flux.names.values()] == [f"text_encoder_2.{T5}.weight"]
+    sd3 = weights(f"lora_te3_{flat(T5)}", f"lora_te2_{flat(CLIP)}")
+    found = translated(sd3, "flattened", "diffusers")
+    assert [*found.names.values()] == [*weights(f"text_encoder_3.{T5}", f"text_encoder_2.{CLIP}")]
+
+
+def test_names_with_dots_in_kohyas_format_are_those_of_one_model() -> None:
+    name = "transformer_blocks.0.img_mod.1.weight"
+    assert translated([name], "flattened", "diffusers").names == {name: f"transformer.{name}"}
+    with_prefix = f"transformer.{name}"
+    found = translated([with_prefix], "flattened", "comfyui")
+    assert found.names == {with_prefix: f"diffusion_model.{name}"}
 
 
 def test_other_names_of_a_file_settle_what_one_of_them_leaves_open() -> None:

