@@ -99,10 +99,9 @@ def test_it_is_only_read() -> None:
     [
         ({"double_blocks.3.processor.ip_adapter.weight": (2,)}, FormatError, "ip_ad.* unknown key"),
         ({"double_blocks.9.processor.qkv_lora1.up.weight": (6, 2)}, FormatError, "half an update"),
-        (
-            {"single_blocks.1.processor.qkv_lora.up.weight": (7, 2, 1)},
-            ShapeMismatchError,
-            "not fit",
+        *(
+            ({"single_blocks.1.processor.qkv_lora.up.weight": shape}, ShapeMismatchError, "not fit")
+            for shape in [(9, 2, 1), (3 * WIDTH + 1, RANK), (3 * WIDTH, RANK + 1)]
         ),
         (
             {"diffusion_model.double_blocks.3.processor.qkv_lora1.up.weight": (18, 2)},

@@ -38,15 +38,24 @@ def stored_modules(
         split = spelling.split(key)
         if split is None or not is_name(split.module):
             unknown.append(key)
-        elif (parts := modules.setdefault(split.module, {})).setdefault(
-            split.part, source
-        ) is not source:
-            raise FormatError(
-                f"{bundle.where}: {shorten(key)}: means the same tensor as "
-                f"{shorten(parts[split.part].keys[0])}; remove one of them"
-            )
+        else:
+            add_part(bundle.where, modules.setdefault(split.module, {}), split.part, key, source)
     _refuse(bundle.where, unknown, spelling, names)
     return modules
+
+
+def add_part(where: str, parts: dict[str, Source], part: str, key: str, source: Source) -> None:
+    """Add a tensor to the parts of its module.
+
+    Raises:
+        FormatError: the module has this part, under another key.
+    """
+    if part in parts:
+        raise FormatError(
+            f"{where}: {shorten(key)}: means the same tensor as "
+            f"{shorten(parts[part].keys[0])}; remove one of them"
+        )
+    parts[part] = source
 
 
 def _refuse(where: str, keys: Iterable[str], spelling: Spelling, names: str) -> None:

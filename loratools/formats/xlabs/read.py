@@ -17,9 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, shorten
+from loratools.errors import FormatError, ShapeMismatchError, shorten
 from loratools.formats import Sureness
-from loratools.formats._modules.reading import adapter_of
+from loratools.formats._modules.reading import adapter_of, add_part
 from loratools.io.bundle import Bundle
 from loratools.io.computed import rearranged
 from loratools.io.source import Source
@@ -34,6 +34,7 @@ _KEY = re.compile(
     r"\.(?P<end>down|up)\.weight"
 )
 _MARK = ".processor."
+_UP = "lora_up.weight"
 _STREAMS = {"1": "img_attn", "2": "txt_attn"}
 _SINGLE = {"qkv": "linear1", "proj": "linear2"}
 #: `linear1` computes the queries, keys and values, and four times their width for the perceptron.
@@ -62,14 +63,10 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
                 f"attention's processor, such as double_blocks.0.processor.qkv_lora1.down.weight"
             )
         parts = modules.setdefault(_module(found), {})
-        part = f"lora_{found['end']}.weight"
-        if part in parts:
-            raise FormatError(
-                f"{bundle.where}: {shorten(key)}: means the same tensor as "
-                f"{shorten(parts[part].keys[0])}; remove one of them"
-            )
-        is_narrow = (found["part"], found["end"]) == ("qkv", "up")
-        parts[part] = _rows_of_linear1(source) if is_narrow else source
+        add_part(bundle.where, parts, f"lora_{found['end']}.weight", key, source)
+    for name, parts in modules.items():
+        if name.endswith(".linear1") and _UP in parts:
+            parts[_UP] = _rows_of_linear1(parts[_UP])
     return adapter_of(bundle, "xlabs", modules)
 
 
@@ -80,9 +77,16 @@ def _module(key: re.Match[str]) -> str:
 
 
 def _rows_of_linear1(up: Source) -> Source:
-    """The `up` of queries, keys and values, with rows of zeros for the rest of `linear1`."""
+    """The `up` of queries, keys and values, with rows of zeros for the rest of `linear1`.
+
+    Raises:
+        ShapeMismatchError: it does not have three groups of rows.
+    """
     if len(up.shape) != 2 or up.shape[0] % 3:
-        return up
+        raise ShapeMismatchError(
+            f"{shorten(up.keys[0])}: {list(up.shape)} does not fit queries, keys and values of one "
+            f"width; expected (3 * width, rank)"
+        )
     rows = up.shape[0] // 3 * _WIDTHS_OF_LINEAR1
     return rearranged(up, (rows, up.shape[1]), partial(_padded, rows=rows))
 
