@@ -1,4 +1,4 @@
-"""Alpha is a tensor in a file with diffusers' names, where diffusers drops it."""
+"""Alpha is a tensor in a file with diffusers' names, where diffusers does not read it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,9 +11,10 @@ from loratools.traps._trap import Seen, Trap, listed, scalings
 class _DroppedAlpha(Trap):
     what = "A file with diffusers' names (`transformer.….lora_A.weight`) has alphas as tensors."
     readers = (
-        "diffusers drops them without a word, outside of its converters: for SD3, HunyuanVideo, "
-        "AuraFlow, Sana, LTX and others the update is applied with a scaling of 1. PEFT drops "
-        "them too; here an adapter of PEFT's that has them is refused"
+        "diffusers reads them for Flux.1 alone, if there is no metadata. Its other pipelines "
+        "refuse the file, and a model that loads an adapter by itself (`load_lora_adapter`) drops "
+        "them without a word, for a scaling of 1. PEFT drops them too; here an adapter of PEFT's "
+        "that has them is refused"
     )
     cure = "writes alpha into the metadata, which diffusers reads"
 
@@ -23,8 +24,9 @@ class _DroppedAlpha(Trap):
             values = ", ".join(f"{value:.4g}" for value in _values(dropped)[:3])
             yield Note(
                 "problem",
-                f"alpha is a tensor, which diffusers drops: it applies a scaling of 1 and not of "
-                f"{values} (`rescale --repair` writes alpha into the metadata): {listed(dropped)}",
+                f"alpha is a tensor, for which diffusers refuses the file, or applies a scaling of "
+                f"1 and not of {values} (`rescale --repair` writes alpha into the metadata): "
+                f"{listed(dropped)}",
             )
 
     def cured(self, adapter: Adapter) -> Mapping[str, Scaling]:
@@ -39,7 +41,7 @@ def _values(found: Mapping[str, Scaling]) -> list[float]:
 
 
 def _dropped(adapter: Adapter) -> dict[str, Scaling]:
-    """The scalings with an alpha as a tensor that diffusers drops and that matters."""
+    """The scalings with an alpha as a tensor that diffusers does not read and that matters."""
     if adapter.filed is None or adapter.filed.dialect != "diffusers":
         return {}
     return {t: s for t, s in scalings(adapter) if s.origin == "tensor" and s.value != 1}

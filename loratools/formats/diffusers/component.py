@@ -77,16 +77,15 @@ class Component(NamedTuple):
         yield from self.decoder.notes
         yield from announced_parts(self.config, self.decoder.codecs, self._modules, {})
         yield from self._on_alphas()
+        if self.fields is not None and not self.fields.get("target_modules"):
+            yield Note(
+                "problem",
+                "the metadata has no target_modules for it, without which diffusers does not load "
+                "the file",
+            )
         if self.fields:
             yield from refused_settings(self.config)
             yield from other_ranks(self.decoder.other_ranks)
-            return
-        if self.fields is not None:
-            yield Note(
-                "problem",
-                "the metadata has no field of it; diffusers takes rank 8 and alpha 8, and does not "
-                "load tensors of another rank",
-            )
 
     @property
     def _modules(self) -> Modules:

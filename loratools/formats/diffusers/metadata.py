@@ -56,8 +56,9 @@ def components_in(fields: Fields) -> tuple[str, ...]:
 
 
 def as_config(fields: Fields) -> dict[str, Any]:
-    """The fields of a component as a config of PEFT, which has defaults for those it needs."""
-    return {"peft_type": "LORA", "r": _USUAL["r"], "lora_alpha": _USUAL["lora_alpha"], **fields}
+    """The fields of a component as a config of PEFT, with the values of those that it needs."""
+    needed = {name: _USUAL[name] for name in ("r", "lora_alpha")}
+    return {"peft_type": "LORA", **needed, **fields}
 
 
 def written_fields(component: str, fields: Fields, config: Fields) -> Iterator[tuple[str, Any]]:

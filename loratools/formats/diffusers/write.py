@@ -79,7 +79,8 @@ class _Component(NamedTuple):
             notes=(),
             companions=(),
             nbytes=0,
-            filed=Filed("peft", as_config(fields)) if fields else None,
+            # No list of modules is none of those that are written, so that they are listed.
+            filed=Filed("peft", as_config({"target_modules": [], **fields})) if fields else None,
         )
 
 

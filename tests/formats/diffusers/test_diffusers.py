@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratools.adapter import Adapter
+import loratools
+from loratools.adapter import Adapter, Update
 from loratools.deltas import keys_of
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA
@@ -31,12 +34,8 @@ BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 LAYER = "text_encoder.text_model.encoder.layers.0.self_attn"
 A, B = "lora_A.weight", "lora_B.weight"
 
-#: The fields that a file is given which has none.
-WHOLE = {
-    "unet.r": 2, "unet.lora_alpha": 2, "unet.rank_pattern": {}, "unet.alpha_pattern": {},
-    "unet.target_modules": [UNET.removeprefix("unet.")], "unet.use_dora": False,
-    "unet.lora_bias": False, "unet.use_rslora": False,
-}  # fmt: skip
+#: The fewest fields with which diffusers loads a file.
+STATED = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_q"]}
 
 
 def module(
@@ -240,10 +239,52 @@ def test_alpha_that_is_a_tensor_counts_and_is_written_to_the_metadata(tmp_path: 
 def test_alpha_beside_metadata_does_not_count(tmp_path: Path) -> None:
     for alpha, count in ((4.0, 0), (3.0, 1)):
         tensors = module() | {f"{UNET}.alpha": torch.tensor(alpha)}
-        adapter = decoded(tensors, {"unet.r": 2, "unet.lora_alpha": 4})
+        adapter = decoded(tensors, {**STATED, "unet.lora_alpha": 4})
         assert scalings(adapter) == [2]
         assert adapter.inert == {f"{UNET}.alpha": "the metadata says the alpha"}
         assert len(notes(adapter, "problem")) == count
+
+
+def test_file_without_metadata_gets_only_what_diffusers_would_have_found_out(
+    tmp_path: Path,
+) -> None:
+    tensors = module() | module(TEXT, rank=3) | module("text_encoder.fc1", rank=4)
+    save_file(tensors, tmp_path / "in.safetensors")
+    loratools.rescale(
+        tmp_path / "in.safetensors",
+        output=tmp_path / "out.safetensors",
+        rescaling=loratools.Rescaling(strength=2),
+    )
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        fields = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert {n.removeprefix("unet."): v for n, v in fields.items() if n.startswith("unet.")} == {
+        "r": 2,
+        "lora_alpha": 4,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": [UNET.removeprefix("unet.")],
+        "use_dora": False,
+        "lora_bias": False,
+        "use_rslora": False,
+    }
+    ranks = {fields["text_encoder.r"], *fields["text_encoder.rank_pattern"].values()}
+    assert ranks == {3, 4}
+    assert scalings(loratools.open_adapter(tmp_path / "out.safetensors")) == [2, 2, 2]
+
+
+def test_changed_metadata_keeps_what_is_not_known_and_what_is_still_true(tmp_path: Path) -> None:
+    fields = {**STATED, "unet.tomorrow": {"b": 1, "a": 2}, "unet.lora_dropout": 0.1}
+    adapter = decoded(module(), fields)
+    update = adapter.updates[f"{UNET}.weight"]
+    louder = replace(adapter, updates={f"{UNET}.weight": Update(update.delta.scaled(3.0))})
+    assert written(louder, tmp_path / "out")[1] == {**fields, "unet.lora_alpha": 6}
+
+
+def test_alpha_that_nothing_states_may_be_given() -> None:
+    alpha = {f"{UNET}.alpha": torch.tensor(4.0)}
+    adapter = decode(bundle(module() | alpha | module(TEXT)), {"alpha": "6"})
+    assert scalings(adapter) == [2, 3]
+    assert lora_of(adapter, TEXT).scaling.origin == "option"
 
 
 # Kinds
@@ -262,7 +303,7 @@ def test_convolution_has_the_shape_of_its_weight(tmp_path: Path) -> None:
     assert {key: t.shape for key, t in again.items()} == {k: t.shape for k, t in tensors.items()}
 
 
-@pytest.mark.parametrize("fields", [None, {"unet.r": 2, "unet.lora_alpha": 4, "unet.use_dora": 1}])
+@pytest.mark.parametrize("fields", [None, {**STATED, "unet.use_dora": True}])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 3, 3)])
 def test_dora_is_announced_by_the_metadata_or_by_its_magnitudes(
     fields: Any, shape: tuple[int, ...], tmp_path: Path
@@ -294,7 +335,7 @@ def test_bias_of_a_factor_changes_the_bias_of_its_module(tmp_path: Path) -> None
 
 def test_part_that_the_metadata_does_not_announce_is_a_problem() -> None:
     tensors = module() | {f"{UNET}.lora_magnitude_vector": torch.ones(4)}
-    (problem,) = notes(decoded(tensors, {"unet.r": 2, "unet.use_dora": False}), "problem")
+    (problem,) = notes(decoded(tensors, {**STATED, "unet.use_dora": False}), "problem")
     assert problem.startswith("unet: use_dora is not set, and lora_magnitude_vector is stored")
 
 
@@ -341,16 +382,64 @@ def test_metadata_with_another_rank_than_the_tensors_is_refused_until_it_is_corr
 
 
 def test_component_without_tensors_or_without_metadata_is_a_problem(tmp_path: Path) -> None:
-    tensors, fields = module() | module(TEXT), {"unet.r": 2, "unet.lora_alpha": 2}
-    (problem,) = notes(decoded(tensors, fields), "problem")
-    assert problem.startswith("text_encoder: the metadata has no field of it")
-    adapter = decoded(module(), {**fields, "text_encoder.r": 2})
+    (problem,) = notes(decoded(module() | module(TEXT), STATED), "problem")
+    assert problem.startswith("text_encoder: the metadata has no target_modules for it")
+    adapter = decoded(module(), {**STATED, "text_encoder.r": 2})
     (problem,) = notes(adapter, "problem")
     assert problem.startswith("the metadata has fields of text_encoder, of which no tensor")
-    assert written(adapter, tmp_path / "out")[1] == fields
+    assert written(adapter, tmp_path / "out")[1] == STATED
 
 
 def test_config_of_something_else_is_not_used() -> None:
     adapter = decode(bundle(module(), None, {"r": 7}))
     assert scalings(adapter) == [1]
     assert "a config does not belong to this format, and is not used" in notes(adapter, "info")
+
+
+# In other verbs
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_component_is_merged_into_a_base_with_or_without_it_in_the_names(
+    prefix: str, tmp_path: Path
+) -> None:
+    tensors = module() | module("unet.proj_in", shape=(4, 5))
+    save_file(tensors, tmp_path / "lora.safetensors")
+    names = {UNET: (4, 3), "unet.proj_in": (4, 5)}
+    base = {
+        f"{prefix}{name.removeprefix('unet.')}.weight": torch.zeros(shape)
+        for name, shape in names.items()
+    }
+    # A module of the same name inside of another is another module.
+    base[f"{prefix}mid_block.proj_in.weight"] = torch.zeros(4, 5)
+    save_file(base, tmp_path / "base.safetensors")
+    loratools.merge(
+        tmp_path / "base.safetensors",
+        tmp_path / "lora.safetensors",
+        output=tmp_path / "out.safetensors",
+    )
+    merged = load_file(tmp_path / "out.safetensors")
+    for name in names:
+        expected = tensors[f"{name}.{B}"].double() @ tensors[f"{name}.{A}"].double()
+        assert torch.equal(merged[f"{prefix}{name.removeprefix('unet.')}.weight"], expected.float())
+    assert not merged[f"{prefix}mid_block.proj_in.weight"].any()
+
+
+def test_output_is_a_file_or_a_folder_by_its_name(tmp_path: Path) -> None:
+    adapter = decoded(module())
+    write_adapter(adapter, tmp_path / "folder", inputs=[])
+    write_adapter(adapter, tmp_path / "file.safetensors", inputs=[])
+    (inside,) = (tmp_path / "folder").iterdir()
+    assert inside.name == "pytorch_lora_weights.safetensors"
+    assert inside.read_bytes() == (tmp_path / "file.safetensors").read_bytes()
+    for path in (tmp_path / "folder", tmp_path / "file.safetensors"):
+        assert list(loratools.open_adapter(path).updates) == [f"{UNET}.weight"]
+
+
+def test_pickle_of_attention_processors_is_read_if_that_is_allowed(tmp_path: Path) -> None:
+    ends = ("_lora.down.weight", "_lora.up.weight")
+    torch.save(module(f"{BLOCK}.processor.to_q", ends=ends), tmp_path / "pytorch_lora_weights.bin")
+    with pytest.raises(UnsupportedError, match="a pickle"):
+        loratools.open_adapter(tmp_path)
+    adapter = loratools.open_adapter(tmp_path, allow_pickle=True)
+    assert list(adapter.updates) == [f"{UNET}.weight"]
