@@ -54,7 +54,8 @@ class _Pair(NamedTuple):
 
 def claim(bundle: Bundle) -> Sureness:
     """How sure the dialect is: its keys are positions, in a list or after the name of a model."""
-    is_own = _is_list(bundle) or any(map(_KEY.fullmatch, bundle.tensors))
+    likely = (key for key in bundle.tensors if key.endswith((":up", ":down")))
+    is_own = _is_list(bundle) or any(map(_KEY.fullmatch, likely))
     return Sureness.KEYS if is_own else Sureness.NO
 
 

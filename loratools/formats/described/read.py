@@ -11,7 +11,7 @@ from loratools.formats._modules.reading import adapter_of
 from loratools.formats.described.base import clean_names, weight_of
 from loratools.formats.described.description import PARTS, Description, parse
 from loratools.formats.described.orientation import Modules, transposed_parts
-from loratools.formats.described.stated import KEYS, stated
+from loratools.formats.described.stated import KEYS, stated, without_strength
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source, transposed
 
@@ -60,7 +60,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     assert adapter.filed is not None
     filed = replace(
         adapter.filed,
-        metadata={**bundle.metadata, **said.entries},
+        metadata={**without_strength(bundle.metadata), **said.entries},
         settings={"keys": str(said.description).replace("\n", " ")},
         passengers=others,
     )

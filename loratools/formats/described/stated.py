@@ -5,7 +5,7 @@ is read again without one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 from loratools.deltas import Delta
@@ -15,7 +15,8 @@ from loratools.formats.described.description import Description, parse, parsed_p
 
 #: The entry of the metadata with the description.
 KEYS = "loratools.keys"
-_STRENGTHS = ("loratools.scale", "loratools.alpha")
+#: The entries beside it, and the options, that say how strong the updates are.
+_STRENGTHS = ("scale", "alpha")
 _AUTO = "auto"
 
 
@@ -55,38 +56,34 @@ class Stated:
     def entries(self) -> Mapping[str, str]:
         """The entries of the metadata that say all this."""
         numbers = zip(_STRENGTHS, (self.scale, self.alpha), strict=True)
-        stated = {name: repr(number) for name, number in numbers if number is not None}
+        stated = {
+            f"loratools.{name}": repr(number) for name, number in numbers if number is not None
+        }
         return {KEYS: str(self.description), **stated}
 
 
 def stated(metadata: Mapping[str, str], options: Mapping[str, str]) -> Stated:
-    """What the options say, and the metadata where they say nothing.
+    """What the options say, and the metadata where they say nothing of the keys, or the strength.
 
     Raises:
         OptionError: an option says both a scale and an alpha, or one of 0.
         FormatError: the metadata says something else than loratools writes.
     """
-    given = {name: value for name, value in options.items() if value != _AUTO}
-    if "keys" in given:
-        return Stated(parse(given["keys"]), *_strength(given))
-    entries = {
-        name: metadata[entry]
-        for name, entry in zip(("keys", "scale", "alpha"), (KEYS, *_STRENGTHS), strict=True)
-        if entry in metadata
-    }
+    given = {name: text for name in _STRENGTHS if (text := options.get(name, _AUTO)) != _AUTO}
+    strength = _strength(given)
+    filed = {n: metadata[f"loratools.{n}"] for n in _STRENGTHS if f"loratools.{n}" in metadata}
     try:
-        found = Stated(parsed_pairs(entries["keys"]), *_strength(entries))
+        found = None if "keys" in options else parsed_pairs(metadata[KEYS])
+        strength = strength if given else _strength(filed)
     except (OptionError, ValueError) as error:
         raise FormatError(f"{KEYS} in the metadata: {error}") from error
-    if not given:
-        return found
-    scale, alpha = _strength(given)
-    return replace(found, scale=scale, alpha=alpha)
+    return Stated(found or parse(options["keys"]), *strength)
 
 
 def without_strength(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata without a scale or an alpha of all updates."""
-    return {name: text for name, text in metadata.items() if name not in _STRENGTHS}
+    strengths = {f"loratools.{name}" for name in _STRENGTHS}
+    return {name: text for name, text in metadata.items() if name not in strengths}
 
 
 def _strength(said: Mapping[str, str]) -> tuple[float | None, float | None]:
@@ -95,7 +92,7 @@ def _strength(said: Mapping[str, str]) -> tuple[float | None, float | None]:
     Raises:
         OptionError: both are said, or one is 0.
     """
-    scale, alpha = (float(said[name]) if name in said else None for name in ("scale", "alpha"))
+    scale, alpha = (float(said[name]) if name in said else None for name in _STRENGTHS)
     if scale is not None and alpha is not None:
         raise OptionError("scale, alpha: both say how strong the updates are; leave out one")
     if 0 in (scale, alpha):

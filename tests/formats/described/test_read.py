@@ -193,6 +193,20 @@ def test_written_file_has_the_described_keys_and_is_read_without_a_description(
     assert all(torch.equal(unchanged[key], files.tensors[key].read()) for key in unchanged)
 
 
+def test_strength_in_the_metadata_counts_until_an_option_says_another() -> None:
+    files = replace(bundle(SHAPES, None), metadata={"loratools.scale": "2.0", "by": "me"})
+
+    def value(adapter: Adapter) -> float:
+        return present(adapter.updates["fc1.weight"].delta.scaling).value
+
+    assert value(read(files)) == 2
+    assert value(read(files, scale="3")) == 3
+    adapter = read(files, alpha="3")
+    assert value(adapter) == 1.5
+    metadata = {"loratools.keys": KEYS.replace(" ", "\n"), "loratools.alpha": "3.0", "by": "me"}
+    assert present(adapter.filed).metadata == metadata
+
+
 def test_metadata_that_loratools_would_not_write_is_an_error(tmp_path: Path) -> None:
     secret = tmp_path / "keys.yaml"
     secret.write_text('up: "{target}.B"\ndown: "{target}.A"')
