@@ -251,6 +251,39 @@ def test_file_is_merged_into_the_base_that_has_its_names(tmp_path: Path) -> None
         assert torch.equal(merged[f"{name}.weight"], expected.float())
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("lora_unet_blocks_0_self_attn_q", "blocks.0.self_attn.q"),
+        ("lora_unet__blocks_0_self_attn_q", "blocks.0.self_attn.q"),
+        (
+            "lora_unet_transformer_blocks_0_img_mlp_net_0_proj",
+            "transformer_blocks.0.img_mlp.net.0.proj",
+        ),
+        ("lycoris_transformer_blocks_0_attn_to_q", "transformer_blocks.0.attn.to_q"),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1", "text_model.encoder.layers.0.mlp.fc1"),
+        (
+            "lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+            "encoder.block.0.layer.0.SelfAttention.q",
+        ),
+        ("blocks.0.self_attn.q", "blocks.0.self_attn.q"),
+    ],
+)
+@pytest.mark.parametrize("change", [module, tucker])
+def test_names_of_all_trainers_are_found_in_the_base(
+    name: str, path: str, change: Any, tmp_path: Path
+) -> None:
+    shape = (4, 3) if change is module else (4, 3, 3, 3)
+    source = saved(tmp_path, change(name, shape=shape), {})
+    base = {f"{path}.weight": torch.zeros(shape), "other.weight": torch.ones(shape)}
+    safetensors.torch.save_file(base, tmp_path / "base.safetensors")
+    output = tmp_path / "out.safetensors"
+    loratools.merge(tmp_path / "base.safetensors", source, output=output)
+    merged = load_file(output)
+    assert merged[f"{path}.weight"].any()
+    assert torch.equal(merged["other.weight"], base["other.weight"])
+
+
 # What is refused
 
 
