@@ -227,6 +227,32 @@ def test_names_of_diffusers_with_parts_of_kohya_are_kept(name: str) -> None:
         encode(replace(adapter, filed=None), "comfyui")
 
 
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        (UNET, UNET),
+        (UNET, f"model.{UNET}"),
+        (UNET, UNET.removeprefix("diffusion_model.")),
+        (TEXT, TEXT),
+        (TEXT, TEXT.removeprefix("text_encoders.clip_l.transformer.")),
+    ],
+)
+def test_modules_are_found_in_checkpoints_and_in_single_models(
+    name: str, base: str, tmp_path: Path
+) -> None:
+    weight = torch.randn(4, 3)
+    save_file({f"{base}.weight": weight}, tmp_path / "base.safetensors")
+    tensors = module(name, alpha=1.0)
+    save_file(tensors, tmp_path / "adapter.safetensors")
+    loratools.merge(
+        tmp_path / "base.safetensors",
+        tmp_path / "adapter.safetensors",
+        output=tmp_path / "out.safetensors",
+    )
+    merged = load_file(tmp_path / "out.safetensors")[f"{base}.weight"]
+    assert torch.equal(merged, (weight.double() + product(tensors, 0.5)).float())
+
+
 def test_slices_of_a_fused_weight_are_read_and_not_merged_into_another(tmp_path: Path) -> None:
     stem = "transformer.double_blocks.0.img_attn.qkv"
     tensors = module(f"{stem}.0", PAIRS[0], 1.0) | module(f"{stem}.2", PAIRS[0], 1.0)
