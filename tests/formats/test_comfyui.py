@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
+from loratools.deltas.dora import DoRA
 from loratools.errors import FormatError, MatchError, UnsupportedError
 from loratools.formats import decode, encode
 from loratools.formats._dialect import Sureness
 from loratools.formats.comfyui.read import claim
 from loratools.io.bundle import Bundle
+from loratools.io.source import Held
 from loratools.reshaping.combined import Combination, combined
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from tests.adapters import effects
@@ -142,12 +144,20 @@ def test_dora_of_another_format_is_written_with_magnitudes_that_comfyui_reads() 
         f"{prefix}.lora_magnitude_vector": torch.rand(4) + 1,
     }
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}
-    written = encode(decode(bundle(peft, config=config)), "comfyui")
+    adapter = decode(bundle(peft, config=config))
+    # One for each output is divided by the norms of other numbers than in training.
+    with pytest.raises(UnsupportedError, match="which ComfyUI does not apply as it was trained"):
+        encode(adapter, "comfyui")
+    ((target, update),) = adapter.updates.items()
+    assert isinstance(update.delta, DoRA)
+    magnitude = torch.rand(3) + 1
+    by_input = replace(update.delta, magnitude=Held("m", magnitude, "F32"), axis="column")
+    adapter = replace(adapter, updates={target: replace(update, delta=by_input)})
+    written = encode(adapter, "comfyui")
     assert set(written.tensors) == {
         f"{UNET}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale")
     }
-    scale = written.tensors[f"{UNET}.dora_scale"].read()
-    assert torch.equal(scale, peft[f"{prefix}.lora_magnitude_vector"][:, None])
+    assert torch.equal(written.tensors[f"{UNET}.dora_scale"].read(), magnitude[None])
     assert written.tensors[f"{UNET}.alpha"].read() == 4
 
 

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
+from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError
 from loratools.formats import Dialect, can_write, decode, dialect_named, encode, written
 from loratools.io.bundle import Bundle
@@ -19,6 +20,7 @@ from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Held
 from loratools.reshaping.compared import compare
 from loratools.reshaping.converted import converted, encoded
+from loratools.reshaping.factors import scaling_of
 from loratools.testing import loras
 from tests.adapters import assert_same
 from tests.deltas.computing import applied
@@ -186,6 +188,50 @@ def test_the_kinds_that_a_format_says_it_writes_are_written(dialect: Dialect) ->
     # What stands beside an update is written with it, and not alone.
     assert set(dialect.writes) - found <= {"diff"}
     assert set(dialect.writes) <= set(dialect.reads)
+
+
+def test_a_dora_that_comfyui_would_apply_otherwise_is_refused() -> None:
+    """It divides by the norms of the weight alone, if there is a magnitude for each output."""
+    doras = [delta for delta in EXAMPLES["dora"] if len(delta.shape) == 2]
+    assert {delta.by_rows for delta in doras} == {True, False}
+    comfyui = dialect_named("comfyui")
+    for delta in doras:
+        if delta.by_rows:
+            with pytest.raises(UnsupportedError, match="does not apply as it was trained"):
+                encode(one(comfyui, delta), "comfyui")
+        else:
+            encode(one(comfyui, delta), "comfyui")
+
+
+def test_a_target_is_refused_by_the_name_that_it_can_be_dropped_by() -> None:
+    tucker, linear = EXAMPLES["tucker"][0], EXAMPLES["lora"][0]
+    path = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{}.weight"
+    updates = {path.format("q"): Update(tucker), path.format("k"): Update(linear)}
+    adapter = replace(decoded(lora("q")), updates=updates, filed=Filed("kohya"))
+    diffusers = dialect_named("diffusers")
+    with pytest.raises(UnsupportedError, match=r"1 of 2 targets.*: lora_unet_\w+_to_q.weight: "):
+        encoded(converted(adapter, diffusers, (), ()), diffusers, "kohya", None)
+    found = converted(adapter, diffusers, (), ["*_to_q"])
+    assert list(found.names) == [path.format("k")]
+    encoded(found, diffusers, "kohya", None)
+
+
+def test_a_scaling_is_folded_and_rounded_once_to_the_dtype_that_is_asked_for() -> None:
+    """And not to the dtype of the factors before."""
+    generator = torch.Generator().manual_seed(0)
+    factors = [torch.randn(shape, generator=generator).half() for shape in ((4, 3), (3, 5))]
+    up, down = (Held(str(shape), t, "F16") for shape, t in zip("ud", factors, strict=True))
+    targets = [TARGETS["language"].replace("0", number) for number in "01"]
+    updates = {
+        target: Update(LoRA(up, down, scaling_of(scaling, 3, "rank"), (4, 5)))
+        for target, scaling in zip(targets, (0.1, 0.3), strict=True)
+    }
+    adapter = replace(decoded(lora("q")), updates=updates)
+    mlx = dialect_named("mlx")
+    for dtype, limit in (("F32", 2.0**-24), ("F16", 2.0**-11), (None, 2.0**-11)):
+        files = encoded(converted(adapter, mlx, (), ()), mlx, "peft", dtype)
+        error = present(compare(adapter, decode(files.bundle)).worst)[1]
+        assert limit / 16 < error <= limit
 
 
 @each_written
