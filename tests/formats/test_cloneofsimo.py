@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import loratools
-from loratools.errors import FormatError, UnsupportedError
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
 from loratools.formats import decode
 from loratools.formats.cloneofsimo.read import USUAL
 from loratools.formats.cloneofsimo.walk import Layer, walk_of_text_encoder, walks_of_unet
@@ -161,6 +161,15 @@ def test_damaged_files_are_refused_by_what_is_wrong() -> None:
             decode(files(rest))
     with pytest.raises(FormatError, match="here: x: an unknown key; expected a model, a position"):
         decode(files(whole | {"x": whole["unet:0:up"]}))
+    for again in ("unet:00:up", "unet:\u0660:up", f"unet:{'1' * 5000}:up"):
+        with pytest.raises(FormatError, match="an unknown key"):
+            decode(files(whole | {again: whole["unet:0:up"]}))
+    for shape in ((), (3,), (320, 2)):
+        odd = {"unet:0:up": Held("unet:0:up", torch.zeros(shape), "F32")}
+        with pytest.raises(
+            ShapeMismatchError, match=r"here: unet:0: up \[.*\] and down \[1, 320\]"
+        ):
+            decode(files(whole | odd))
     damaged = replace(files(whole), metadata={"unet": "GEGLU"})
     with pytest.raises(FormatError, match="here: unet in the metadata"):
         decode(damaged)

@@ -105,12 +105,14 @@ def test_blocks_that_cannot_be_known_are_refused(count: int) -> None:
         ({"w_a_003": None}, FormatError, "here: has no w_a_003"),
         ({"w_a_000": None, "w_b_000": None}, FormatError, "here: has no w_a_000, w_b_000"),
         ({"w_c_000": torch.ones(1)}, FormatError, "w_c_000: an unknown key"),
+        ({"w_a_0000": torch.ones(1)}, FormatError, "w_a_0000: an unknown key"),
+        ({f"w_a_{'1' * 5000}": torch.ones(1)}, FormatError, "an unknown key"),
         ({"w_b_004": torch.ones(WIDTH, 3)}, ShapeMismatchError, r"w_a_004 \[2, 192\] and w_b_004"),
         ({"w_a_004": torch.ones(2, 7)}, ShapeMismatchError, r"w_a_004 \[2, 7\] and w_b_004"),
         ({"w_b_000": torch.ones(())}, ShapeMismatchError, r"w_a_000 \[2, 192\] and w_b_000 \[\]"),
         ({"w_b_004": torch.ones(WIDTH, 2).half()}, FormatError, "w_b_004 are F16, F32, others F32"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_damaged_files_are_refused_by_what_is_wrong(
     changed: Any, error: type[Exception], message: str

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, UnsupportedError, listing, shorten
+from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of
 from loratools.formats.cloneofsimo.walk import (
@@ -28,7 +28,8 @@ from loratools.io.bundle import Bundle
 from loratools.io.json import parse_json
 from loratools.io.source import Source
 
-_KEY = re.compile(r"(\w+):(\d+):(up|down)")
+#: A position is spelled in one way only, so that two keys are never one tensor.
+_KEY = re.compile(r"(\w+):(0|[1-9][0-9]{0,8}):(up|down)")
 _UNET, _TEXT = "unet", "text_encoder"
 _EMBEDDING = "<embed>"
 #: The sets of classes that the trainer has visited in a U-Net, for files that do not say it.
@@ -64,6 +65,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
 
     Raises:
         FormatError: a position or a factor is missing, or a key is unknown.
+        ShapeMismatchError: the factors of a layer do not fit each other.
         UnsupportedError: the shapes are not those of the layers in a model whose order is known.
     """
     models, embeddings = ({None: _listed(bundle)}, {}) if _is_list(bundle) else _sorted(bundle)
@@ -122,7 +124,14 @@ def _pairs(where: str, model: str, own: Mapping[int, Mapping[str, Source]]) -> I
         parts = own.get(position, {})
         if missing := [part for part in ("up", "down") if part not in parts]:
             raise FormatError(f"{where}: {model}:{position}: has no {listing(missing)}")
-        yield _Pair(parts["up"], parts["down"])
+        pair = _Pair(parts["up"], parts["down"])
+        if not _fit(pair):
+            raise ShapeMismatchError(
+                f"{where}: {model}:{position}: up {list(pair.up.shape)} and down "
+                f"{list(pair.down.shape)} do not fit; expected (out, rank, 1...) and "
+                f"(rank, in, kernel...)"
+            )
+        yield pair
 
 
 def _walk(

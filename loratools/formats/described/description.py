@@ -150,7 +150,7 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, str]]:
     for part, pattern in found.items():
         if not isinstance(pattern, str):
             raise OptionError(
-                f"{path}: {part!r:.80} has no pattern but {pattern!r:.80}; "
+                f"{path}: {part!r:.80} is a {type(pattern).__name__} and no pattern; "
                 f'a pattern is quoted: up: "{{target}}.B"'
             )
         yield str(part), pattern

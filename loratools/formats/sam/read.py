@@ -23,7 +23,8 @@ from loratools.io.source import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEY = re.compile(r"w_(a|b)_(\d{3,})")
+#: A position is spelled in one way only, so that two keys are never one tensor.
+_KEY = re.compile(r"w_(a|b)_([0-9]{3}|[1-9][0-9]{3,8})")
 _HEAD = re.compile(r"fc_\d+in_\d+out")
 #: Weights of SAM that SAMed trains and stores whole.
 _WHOLE = ("prompt_encoder.", "mask_decoder.")

@@ -68,7 +68,7 @@ def test_description_that_means_nothing_is_refused_as_an_option(text: str, messa
     ("text", "message"),
     [
         ("up: {target}.B", "not YAML: "),
-        ("up: {target}", "'up' has no pattern but {'target': None}; a pattern is quoted"),
+        ("up: {target}", "'up' is a dict and no pattern; a pattern is quoted"),
         ("[up, down]", "not a list of parts with patterns"),
         ("- !!python/object:os.system x", "not YAML"),
         ("\x00", "not YAML"),
