@@ -90,6 +90,11 @@ def _sorted(bundle: Bundle, description: Description) -> tuple[Modules, Mapping[
             f"{bundle.where}: {shorten(next(iter(others)))}: fits none of {description.listed}; "
             f"base={{target}}.layer, or how it is spelled, is for files that hold the model too"
         )
+    for target, parts in modules.items():
+        needed = (description.patterns[p].key(target) for p in ("up", "down") if p not in parts)
+        if (missing := next(needed, None)) is not None:
+            stored = listing(source.keys[0] for source in parts.values())
+            raise FormatError(f"{bundle.where}: has {stored} and no {shorten(missing)}")
     return modules, others
 
 

@@ -72,7 +72,7 @@ def test_description_that_means_nothing_is_refused_as_an_option(text: str, messa
         ("[up, down]", "not a list of parts with patterns"),
         ("- !!python/object:os.system x", "not YAML"),
         ("\x00", "not YAML"),
-        ("[" * 100_000, "not YAML"),
+        ("[" * 3000, "not YAML"),
         ("#" * 1_000_001, "1000001 bytes are no description"),
     ],
     ids=range(7),

@@ -148,7 +148,8 @@ def test_each_module_is_of_the_kind_of_its_own_parts() -> None:
             r"here: no key fits up={target}\.B, down={target}\.A; it has x, y",
         ),
         (SHAPES | {"fc1.bias": (6,)}, r"here: fc1\.bias: fits none of up=.*; base={target}\.layer"),
-        ({"fc1.A": (2, 5)}, r"here: fc1 has lora_down\.weight and no lora_up\.weight"),
+        ({"fc1.A": (2, 5)}, r"here: has fc1\.A and no fc1\.B"),
+        (SHAPES | {"x.B": (2, 5)}, r"here: has x\.B and no x\.A"),
     ],
 )
 def test_files_that_do_not_fit_the_description_are_refused(
