@@ -4,6 +4,7 @@ A pattern is a key with `{target}` once, in the place of the module's name: `{ta
 whole keys. A part whose name ends in `.T` is stored transposed.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ PARTS = {
 }
 #: The module that a home-made layer is wrapped around, in a file that also holds the model.
 BASE = "base"
+#: The factor of all updates, which may be said beside the patterns.
+SCALE = "scale"
 _TARGET = "{target}"
 _TRANSPOSED = ".T"
 _MAY_BE_TRANSPOSED = ("up", "down")
@@ -58,15 +61,17 @@ class Pattern:
 class Description:
     """The patterns of parts, by the users' names for them, and which parts are stored transposed.
 
-    `base` is the pattern of the modules in the layers, where the file holds the model too.
+    `base` is the pattern of the modules in the layers, where the file holds the model too, and
+    `scale` the factor of all updates, where the user says it beside the patterns.
     """
 
     patterns: Mapping[str, Pattern]
     transposed: frozenset[str]
     base: Pattern | None
+    scale: str | None = None
 
     def __str__(self) -> str:
-        """The description as a text that is parsed to the same description."""
+        """The description, without a scale, as a text that is parsed to the same description."""
         named = {
             part + _TRANSPOSED * (part in self.transposed): pattern
             for part, pattern in self.patterns.items()
@@ -148,18 +153,23 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, str]]:
     if not isinstance(found, dict):
         raise OptionError(f'{path}: not a list of parts with patterns, as up: "{{target}}.B"')
     for part, pattern in found.items():
-        if not isinstance(pattern, str):
+        is_number = part == SCALE and isinstance(pattern, int | float)
+        if not (is_number or isinstance(pattern, str)):
             raise OptionError(
                 f"{path}: {part!r:.80} is a {type(pattern).__name__} and no pattern; "
                 f'a pattern is quoted: up: "{{target}}.B"'
             )
-        yield str(part), pattern
+        yield str(part), str(pattern)
 
 
 def _description(pairs: Iterable[tuple[str, str]]) -> Description:
     patterns: dict[str, Pattern] = {}
     transposed = set()
+    scale = None
     for name, pattern in pairs:
+        if name == SCALE:
+            scale = _number(pattern)
+            continue
         part = name.removesuffix(_TRANSPOSED)
         if part not in (*PARTS, BASE) or (part != name and part not in _MAY_BE_TRANSPOSED):
             raise OptionError(
@@ -179,7 +189,17 @@ def _description(pairs: Iterable[tuple[str, str]]) -> Description:
             transposed.add(part)
     base = patterns.pop(BASE, None)
     _check_parts(patterns)
-    return Description(patterns, frozenset(transposed), base)
+    return Description(patterns, frozenset(transposed), base, scale)
+
+
+def _number(text: str) -> str:
+    try:
+        is_number = math.isfinite(float(text))
+    except ValueError:
+        is_number = False
+    if not is_number:
+        raise OptionError(f"keys: {SCALE} is a number, not {text!r:.80}")
+    return text
 
 
 def _check_parts(patterns: Mapping[str, Pattern]) -> None:

@@ -11,12 +11,12 @@ from typing import final
 from loratools.deltas import Delta
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, OptionError
-from loratools.formats.described.description import Description, parse, parsed_pairs
+from loratools.formats.described.description import SCALE, Description, parse, parsed_pairs
 
 #: The entry of the metadata with the description.
 KEYS = "loratools.keys"
 #: The entries beside it, and the options, that say how strong the updates are.
-_STRENGTHS = ("scale", "alpha")
+_STRENGTHS = (SCALE, "alpha")
 _AUTO = "auto"
 
 
@@ -65,19 +65,23 @@ class Stated:
 def stated(metadata: Mapping[str, str], options: Mapping[str, str]) -> Stated:
     """What the options say, and the metadata where they say nothing of the keys, or the strength.
 
+    A scale beside the patterns counts where no option says the strength.
+
     Raises:
         OptionError: an option says both a scale and an alpha, or one of 0.
         FormatError: the metadata says something else than loratools writes.
     """
     given = {name: text for name in _STRENGTHS if (text := options.get(name, _AUTO)) != _AUTO}
+    description = parse(options["keys"]) if "keys" in options else None
+    if not given and description is not None and description.scale is not None:
+        given = {SCALE: description.scale}
     strength = _strength(given)
     filed = {n: metadata[f"loratools.{n}"] for n in _STRENGTHS if f"loratools.{n}" in metadata}
     try:
-        found = None if "keys" in options else parsed_pairs(metadata[KEYS])
-        strength = strength if given else _strength(filed)
+        description = description or parsed_pairs(metadata[KEYS])
+        return Stated(description, *(strength if given else _strength(filed)))
     except (OptionError, ValueError) as error:
         raise FormatError(f"{KEYS} in the metadata: {error}") from error
-    return Stated(found or parse(options["keys"]), *strength)
 
 
 def without_strength(metadata: Mapping[str, str]) -> dict[str, str]:

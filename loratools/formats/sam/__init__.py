@@ -9,4 +9,4 @@ QKV = Option(
     "blocks.N.attn.proj_q and proj_v.",
 )
 
-DIALECT = Dialect(name="sam", options=(QKV,), reads=("LoRA", "diff"))
+DIALECT = Dialect(name="sam", options=(QKV,), reads=("LoRA",))

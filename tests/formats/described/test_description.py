@@ -49,7 +49,9 @@ def test_yaml_file_says_the_same_as_the_options(tmp_path: Path) -> None:
         ("up={target}.B up={target}.C down={target}.A", "up has two patterns, {target}.B and"),
         ("up={target}.B up.T={target}.C down={target}.A", "up has two patterns"),
         ("up={target}.B down={target}.B", "up and down have the same pattern, {target}.B"),
-        (f"{PAIR} scale={{target}}.s", "'scale' is no part of an update; there are up, down, mid"),
+        (f"{PAIR} scalar={{target}}.s", "'scalar' is no part of an update; there are up, down, m"),
+        (f"{PAIR} scale={{target}}.s", "scale is a number, not '{target}.s'"),
+        (f"{PAIR} scale=inf", "scale is a number, not 'inf'"),
         (f"{PAIR} mid.T={{target}}.M", "'mid.T' is no part of an update"),
         ("up={target}.B", "no pattern for down, as down={target}"),
         ("base={target}.layer", "no pattern for up, down"),
@@ -68,6 +70,7 @@ def test_description_that_means_nothing_is_refused_as_an_option(text: str, messa
     ("text", "message"),
     [
         ("up: {target}.B", "not YAML: "),
+        ("scale: [2]", "'scale' is a list and no pattern"),
         ("up: {target}", "'up' is a dict and no pattern; a pattern is quoted"),
         ("[up, down]", "not a list of parts with patterns"),
         ("- !!python/object:os.system x", "not YAML"),
@@ -75,7 +78,7 @@ def test_description_that_means_nothing_is_refused_as_an_option(text: str, messa
         ("[" * 3000, "not YAML"),
         ("#" * 1_000_001, "1000001 bytes are no description"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_yaml_file_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "keys.yml"

@@ -194,6 +194,17 @@ def test_written_file_has_the_described_keys_and_is_read_without_a_description(
     assert all(torch.equal(unchanged[key], files.tensors[key].read()) for key in unchanged)
 
 
+def test_scale_may_be_said_beside_the_patterns(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text('up: "{target}.B"\ndown: "{target}.A"\nscale: 2\n')
+    for keys in (str(file), f"{KEYS} scale=2.0"):
+        for options, value in (({}, 2), ({"scale": "3"}, 3), ({"alpha": "3"}, 1.5)):
+            adapter = read(bundle(SHAPES, None), keys, **options)
+            scaling = present(adapter.updates["fc1.weight"].delta.scaling)
+            assert (scaling.value, scaling.origin) == (value, "option")
+            assert present(decode(encode(adapter)).updates["fc1.weight"].delta.scaling) == scaling
+
+
 def test_strength_in_the_metadata_counts_until_an_option_says_another() -> None:
     files = replace(bundle(SHAPES, None), metadata={"loratools.scale": "2.0", "by": "me"})
 
