@@ -93,8 +93,14 @@ def named(target: str, style: Style) -> Named:
     prefix = next((prefix for prefix in _DOTTED if module.startswith(prefix)), "")
     if style == "flattened" and not prefix:  # some programs leave kohya's names as they were
         return Named("", "model", module, parameter)
-    path = module.removeprefix(prefix)
+    path = _nested(prefix, module.removeprefix(prefix))
     return Named(prefix, _part(_DOTTED.get(prefix), path), path, parameter)
+
+
+def _nested(prefix: str, path: str) -> str:
+    """The path of a module in CLIP, with the module around it that transformers 5 has left out."""
+    is_clip = prefix.startswith("text_encoder") and path.startswith("encoder.layers.")
+    return f"text_model.{path}" if is_clip else path
 
 
 def _part(number: str | None, path: str) -> Part:

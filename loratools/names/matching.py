@@ -52,9 +52,17 @@ RENESTED = (
 _RENESTINGS = (
     ("model.", "language_model.model."),
     *RENESTED,
+    # transformers 5 has left out a module of CLIP, which diffusers has as a text encoder.
+    ("text_encoder.", "text_model."),
+    ("text_encoder_2.", "text_model."),
+    ("text_encoder.", "text_encoder.text_model."),
+    ("text_encoder_2.", "text_encoder_2.text_model."),
     # Classes for question answering use another prefix: LlamaForQuestionAnswering, for example.
     ("model.", "transformer."),
 )
+
+#: The same module in a flattened name.
+_LEFT_OUT = "text_model_"
 
 
 @final
@@ -153,7 +161,8 @@ class BaseNames:
         path = flattened_path(target)
         if path is None:
             return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
-        names = self._by_ending.get(path, ())
+        shorter = path.removeprefix(_LEFT_OUT)
+        names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
         renamings = {name: f"flattened: {name}" for name in names}
         whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
         return whole, renamings

@@ -45,3 +45,11 @@ def test_a_prefix_says_which_model_it_is(style: Style, prefix: str, path: str, p
     assert (found.part, found.parameter, found.is_flattened) == (part, "weight", flat)
     if part != "other":
         assert (found.prefix, found.path.replace(".", "_")) == (prefix, path.replace(".", "_"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "part"), [("text_encoder.", "clip"), ("text_encoder_2.", "clip_g")]
+)
+def test_a_clip_of_transformers_5_is_one_of_before(prefix: str, part: str) -> None:
+    target = f"{prefix}{CLIP.removeprefix('text_model.')}.weight"
+    assert named(target, "diffusers") == (prefix, part, CLIP, "weight")

@@ -57,6 +57,16 @@ def base(*names: str, **shapes: tuple[int, ...]) -> BaseNames:
             "model.vision_tower. → vision_tower.",
         ),
         (
+            "text_encoder.encoder.layers.0.q.weight",
+            "text_model.encoder.layers.0.q.weight",
+            "text_encoder. → text_model.",
+        ),
+        (
+            "text_encoder_2.encoder.layers.0.q.weight",
+            "text_encoder_2.text_model.encoder.layers.0.q.weight",
+            "text_encoder_2. → text_encoder_2.text_model.",
+        ),
+        (
             "layers.0.q.weight",
             "backbone.decoder.layers.0.q.weight",
             "the only name with the same suffix: backbone.decoder.layers.0.q.weight",
@@ -218,6 +228,7 @@ def test_a_match_does_not_depend_on_the_order_of_the_base(names: list[str], targ
             "lora_te1_text_model_layers_0_fc1.weight",
             "conditioner.embedders.0.transformer.text_model.layers.0.fc1.weight",
         ),
+        ("lora_te_text_model_encoder_layers_0_q.weight", "encoder.layers.0.q.weight"),
         ("lora_unet__blocks_0_q.weight", "blocks.0.q.weight"),
         ("lycoris_transformer_blocks_0_q.weight", "transformer_blocks.0.q.weight"),
     ],

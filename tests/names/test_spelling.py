@@ -53,6 +53,10 @@ def found(names: list[str], reference: list[str]) -> tuple[list[str], tuple[str,
         (["backbone.layers.0.q"], ["layers.0.q"], ["layers.0.q"], "backbone. removed"),
         (["layers.0.q"], ["net.backbone.layers.0.q"], ["net.backbone.layers.0.q"],
          "net.backbone. added"),
+        # A text encoder of transformers 5 and one of before
+        (["text_encoder.encoder.layers.0.q"], ["text_encoder.text_model.encoder.layers.0.q"],
+         ["text_encoder.text_model.encoder.layers.0.q"],
+         "text_encoder. → text_encoder.text_model."),
         # A U-Net beside a text encoder, and alone
         (["down_blocks.0.q"], ["unet.down_blocks.0.q", "text_encoder.layers.0.q"],
          ["unet.down_blocks.0.q"], "unet. added"),

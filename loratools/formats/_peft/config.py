@@ -65,6 +65,7 @@ class PeftConfig:
 
     Rank and alpha are 1 where the type has none, so that stored tensors are applied unscaled.
     Where there is no config, `unstated` has the numbers in its place, and `fields` has none.
+    `origin` says where the fields were found.
     Patterns are matched with all `modules` at once, because that may need a process of its own.
     Questions about other modules are answered too, but each starts the matching again.
     """
@@ -78,6 +79,7 @@ class PeftConfig:
     alpha_pattern: Mapping[str, float]
     modules: tuple[str, ...] = ()
     unstated: Unstated | None = None
+    origin: Origin = "config"
 
     def about(self, modules: Sequence[str]) -> "PeftConfig":
         """The same config, with its patterns matched against these modules.
@@ -136,7 +138,7 @@ class PeftConfig:
             self._common_scaling,
             alpha=self.alpha if alpha is None else alpha,
             rank=self.expected_rank(module),
-            origin="config" if alpha is None else "alpha_pattern",
+            origin=self.origin if alpha is None else "alpha_pattern",
         )
 
     @cached_property
@@ -144,7 +146,7 @@ class PeftConfig:
         """The scaling of the modules that no pattern matches."""
         flag = self.type.scaling and self.type.scaling.sqrt_rank
         rule: Rule = "sqrt_rank" if flag and self.flag(flag) else "rank"
-        return Scaling(self.alpha, self.rank, rule, "config")
+        return Scaling(self.alpha, self.rank, rule, self.origin)
 
     def matching_patterns(self, field: str, module: str) -> tuple[tuple[str, float], ...]:
         """The entries of `rank_pattern` or `alpha_pattern` that match a module, in file order."""

@@ -28,15 +28,13 @@ class Component(NamedTuple):
     Attributes:
         name: its name, empty in a file of a single model.
         fields: the fields that the metadata has for it; None where the file has no metadata.
-        scalings: the scaling of each module.
-        own: the scalings that the modules' own alphas give, for those that have one as a tensor.
+        own: the scalings that alphas as tensors give to their modules.
         decoder: has decoded the tensors, by these fields or by what diffusers takes without them.
-        decoded: the updates by their targets within the component, with other scalings.
+        decoded: the updates by their targets within the component, without regard to `own`.
     """
 
     name: str
     fields: Fields | None
-    scalings: Mapping[str, Scaling]
     own: Mapping[str, Scaling]
     decoder: Decoder
     decoded: Mapping[str, Update]
@@ -49,10 +47,11 @@ class Component(NamedTuple):
     def updates(self) -> Iterator[tuple[str, Update]]:
         """The updates by their full targets."""
         for target, update in self.decoded.items():
-            scaling = self.scalings[target.rpartition(".")[0]]
+            own = None if self.fields else self.own.get(target.rpartition(".")[0])
+            delta = update.delta if own is None else update.delta.with_scaling(own)
             # No update says that the weight may be transposed: in all models of a pipeline it is
             # stored as (out, in).
-            yield key_of(self.name, target), Update(update.delta.with_scaling(scaling))
+            yield key_of(self.name, target), Update(delta)
 
     def inert(self) -> Iterator[tuple[str, str]]:
         """The keys of alphas that do not count, each with the reason."""
@@ -71,7 +70,7 @@ class Component(NamedTuple):
         """Notes on this component alone."""
         prefix = f"{self.name}: " if self.name else ""
         for note in self._notes():
-            yield Note(note.severity, f"{prefix}{note.message}")
+            yield replace(note, message=f"{prefix}{note.message}")
 
     def _notes(self) -> Iterator[Note]:
         yield from self.decoder.notes
@@ -94,7 +93,8 @@ class Component(NamedTuple):
     def _on_alphas(self) -> Iterator[Note]:
         """A note on alphas as tensors that are not those of the metadata."""
         own = self.own if self.fields else {}
-        differing = [m for m, scaling in own.items() if scaling.value != self.scalings[m].value]
+        stated = {module: self.config.scaling(module).value for module in own}
+        differing = [module for module, value in stated.items() if value != own[module].value]
         if differing:
             yield Note(
                 "problem",
@@ -126,7 +126,8 @@ def decode_component(
     codecs = codecs_of("LORA", where)
     own_fields = None if fields is None else of_component(fields, name)
     if own_fields:
-        config = parse_config(as_config(own_fields), where, codecs.type)
+        parsed = parse_config(as_config(own_fields), where, codecs.type)
+        config = replace(parsed, origin="metadata")
     else:
         config = _inferred(modules, where, codecs.type, alpha)
     decoder = Decoder(codecs, config.about([*modules]), Parts(modules=modules), "auto")
@@ -137,13 +138,7 @@ def decode_component(
         )
         for module, source in alphas.items()
     }
-    stated = {module: _by_metadata(decoder.config.scaling(module)) for module in modules}
-    scalings = stated if own_fields else stated | own
-    return Component(name, own_fields, scalings, own, decoder, decoded)
-
-
-def _by_metadata(scaling: Scaling) -> Scaling:
-    return replace(scaling, origin="metadata") if scaling.origin == "config" else scaling
+    return Component(name, own_fields, own, decoder, decoded)
 
 
 def _inferred(modules: Modules, where: str, type: PeftType, alpha: float | None) -> PeftConfig:
