@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from loratools.adapter import Adapter, Note
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.formats._modules.metadata import stated_size
-from loratools.io.values import widened
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _fused(adapter: Adapter) -> dict[str, int]:
     for target, lora in loras.items():
         for rank in sorted(ranks[lora.scaling.alpha]):
             parts, rest = divmod(lora.rank, rank)
-            if parts > 1 and not rest and _is_block_diagonal(widened(lora.up.read()), parts):
+            if parts > 1 and not rest and _is_block_diagonal(lora.up.read(), parts):
                 found[target] = parts
                 break
     return found

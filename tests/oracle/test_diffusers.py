@@ -193,6 +193,7 @@ def test_update_of_a_kohya_file_is_what_diffusers_makes_of_it(name: str, tmp_pat
     changes = kohya_changes(name, [2.0], tmp_path)
     assert {target.partition(".")[0] for target in changes} == {*components(pipeline(name))}
     assert_equal(fused(name, tmp_path / "kohya.safetensors"), with_effects(name, changes))
+    assert not loratools.inspect(tmp_path / "kohya.safetensors").notes
 
 
 def test_alphas_that_differ_between_modules_are_lost_in_the_conversion_of_diffusers(
@@ -200,6 +201,8 @@ def test_alphas_that_differ_between_modules_are_lost_in_the_conversion_of_diffus
 ) -> None:
     """It gives all modules of a component the most common alpha of that component."""
     changes = kohya_changes("SDXL", [2.0, 2.0, 8.0], tmp_path)
+    (note,) = loratools.inspect(tmp_path / "kohya.safetensors").notes
+    assert note.trap == "several-alphas"
     found = weights(pipeline("SDXL"))
     theirs = fused("SDXL", tmp_path / "kohya.safetensors")
     made = {target: theirs[target].double() - found[target].double() for target in changes}

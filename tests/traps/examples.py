@@ -190,6 +190,16 @@ EXAMPLES: Mapping[str, Example] = {
         ],
         {"q.weight": 2.0},
     ),
+    "several-alphas": Example(
+        kohya(module("lora_unet_up_blocks_0_q", alpha=4), module(UNET), module(UNET + "_2")),
+        [
+            kohya(module(UNET, alpha=4), module(TEXT, alpha=1)),
+            kohya(
+                module("lora_unet_double_blocks_0_q", alpha=4), module("lora_unet_joint_blocks_q")
+            ),
+            kohya(module(UNET, rank=4), module(UNET + "_2", rank=2)),
+        ],
+    ),
     "small-matrices": Example(
         peft(bundles.lora(Q, rows=64, columns=32)),
         [peft(bundles.lora(Q, rows=64, columns=64)), peft(bundles.lora("elsewhere"))],
