@@ -40,11 +40,15 @@ class Update:
     as GPT-2's `Conv1D` does: a dialect says False for the matrix of a linear layer, or True where
     its config claims that the weight is stored as (fan_in, out). The weight's shape decides, and
     for a square weight the base's model type, or else this field.
+
+    `is_shared` is whether an update of an embedding was trained on the head too where the base ties
+    the two, as in MLX. PEFT's acts on the embedding alone.
     """
 
     delta: Delta
     fan_in_fan_out: bool | None = None
     is_embedding: bool = False
+    is_shared: bool = False
 
 
 @final

@@ -47,7 +47,8 @@ class Change:
     """One adapter's change to one weight, oriented as the base stores that weight.
 
     `adapter` is the adapter's number, from 0. `rows` is the same as `delta` if the adapter has
-    trained single rows, and None otherwise.
+    trained single rows, and None otherwise. `is_shared` is whether an embedding's change is one of
+    the head too where both are tied.
     """
 
     adapter: int
@@ -57,6 +58,7 @@ class Change:
     renaming: str | None
     is_transposed: bool
     rows: Rows | None = None
+    is_shared: bool = False
 
 
 @final

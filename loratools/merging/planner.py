@@ -166,7 +166,15 @@ class Planner:
                 is_transposed = swap_square
             if is_transposed:
                 delta = delta.transposed()
-            change = Change(number, target, delta, weight, match.renaming, is_transposed)
+            change = Change(
+                number,
+                target,
+                delta,
+                weight,
+                match.renaming,
+                is_transposed,
+                is_shared=update.is_shared,
+            )
             self._change(adapter, match.name, change)
 
     def _refuse_missing(self, number: int, adapter: Adapter) -> None:

@@ -13,7 +13,8 @@ def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
     """The plan in which embedding and head are one tensor if they are still equal, else two.
 
     This follows what was trained: a LoRA on one of them does not act on the other, an embedding
-    that grew before training grew in both, and single trained rows act in both.
+    that grew before training grew in both, and single trained rows and shared updates act in
+    both.
 
     Raises:
         UnsupportedError: they differ, and this kind of model cannot store them apart.
@@ -57,13 +58,15 @@ def _with_shared_size(
 
 
 def _head(tensors: Mapping[str, PlannedTensor], tied: TiedHead) -> PlannedTensor:
-    """The head as a tensor of its own, with single rows that were trained in the embedding."""
+    """The head as a tensor of its own, with the embedding's changes that were trained on it too.
+
+    These are shared updates, and single rows if the head has none of its own.
+    """
     embedding = tensors[tied.embedding]
     head = tensors.get(tied.head) or _untouched_head(tied, embedding)
-    rows = tuple(change for change in embedding.changes if change.rows is not None)
-    if rows and all(change.rows is None for change in head.changes):
-        return replace(head, changes=(*rows, *head.changes))
-    return head
+    has_rows = any(change.rows is not None for change in head.changes)
+    both = (c for c in embedding.changes if c.is_shared or (c.rows is not None and not has_rows))
+    return replace(head, changes=(*both, *head.changes))
 
 
 def _untouched_head(tied: TiedHead, embedding: PlannedTensor) -> PlannedTensor:

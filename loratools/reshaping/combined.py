@@ -194,7 +194,8 @@ def _check_alike(adapters: Sequence[Adapter], target: str, part: Part) -> None:
     for number in part.numbers:
         update = adapters[number].updates[target]
         is_vector = len(update.delta.shape) == 1
-        if is_vector != part.is_vector or update.is_embedding != first.is_embedding:
+        differs = (update.is_embedding, update.is_shared) != (first.is_embedding, first.is_shared)
+        if is_vector != part.is_vector or differs:
             raise UnsupportedError(
                 f"{shorten(target)}: is changed in another way in {adapters[number].where} than in "
                 f"{adapters[part.numbers[0]].where}"

@@ -76,6 +76,11 @@ def _module(
     rule: Rule,
     attention: set[str],
 ) -> WrittenModule:
+    if update.is_shared:
+        raise UnsupportedError(
+            f"{adapter.where}: {shorten(target)}: an update of the embedding and of the head that "
+            f"is tied to it; PEFT's would act on the embedding alone"
+        )
     times = 1
     if target.endswith(_IN_PROJ):
         path = key = target.removesuffix(_IN_PROJ)

@@ -54,7 +54,8 @@ def decoded(where: str, module: str, parts: Mapping[str, Source], config: MlxCon
         lora = lora.transposed()
     magnitude = parts.get(MAGNITUDE)
     delta: Delta = lora if magnitude is None else DoRA(lora, magnitude, "row")
-    return Update(delta, None if is_embedding else False, is_embedding=is_embedding)
+    orientation = None if is_embedding else False
+    return Update(delta, orientation, is_embedding=is_embedding, is_shared=is_embedding)
 
 
 def _of_experts(
@@ -110,6 +111,11 @@ def encoded(
         what = "an embedding" if update.is_embedding else "a linear layer"
         raise UnsupportedError(
             f"{where}: is {what}, which nobody would know by its name: MLX's files do not say it"
+        )
+    if update.is_embedding and not update.is_shared:
+        raise UnsupportedError(
+            f"{where}: an update of the embedding alone; MLX's would act on the head too, in a "
+            f"model that ties the two"
         )
     yield LORA_A, padded(turned.up, 1, rank)
     yield LORA_B, padded(multiplied(turned.down, factor), 0, rank)

@@ -370,26 +370,32 @@ P = "base_model.model."
             "x.weight",
             "is an embedding, which nobody would know by its name",
         ),
-        (
-            peft(
-                {
-                    f"{P}wte.lora_embedding_A": (2, 9),
-                    f"{P}wte.lora_embedding_B": (4, 2),
-                    f"{P}wte.lora_magnitude_vector": (4,),
-                },
-                use_dora=True,
-            ),
-            "wte.weight",
-            "one for each column",
-        ),
     ],
-    ids=["whole", "bias", "convolution", "embedding", "magnitudes-of-columns"],
+    ids=["whole", "bias", "convolution", "embedding"],
 )
 def test_what_mlx_has_no_place_for_is_refused_by_name(
     adapter: Adapter, target: str, message: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"^here: {target}: .*{message}"):
         encode(adapter, "mlx")
+
+
+def test_update_of_a_tied_embedding_is_none_of_the_embedding_alone() -> None:
+    """MLX applies it to the head too, PEFT does not: each refuses the other's."""
+    alone = {f"{P}wte.lora_embedding_A": (2, 9), f"{P}wte.lora_embedding_B": (4, 2)}
+    with pytest.raises(UnsupportedError, match=r"here: wte\.weight: .*the embedding alone; MLX's"):
+        encode(peft(alone), "mlx")
+    both = decode(bundle({"wte.lora_a": (9, 2), "wte.lora_b": (2, 4)}, fields()))
+    with pytest.raises(UnsupportedError, match=r"here: wte\.weight: .*tied to it; PEFT's would"):
+        encode(both, "peft")
+
+
+def test_magnitudes_of_columns_are_refused() -> None:
+    adapter = decode(bundle({**lora(Q, rows=3), f"{Q}.m": (3,)}, fields(fine_tune_type="dora")))
+    (update,) = adapter.updates.values()
+    turned = replace(update, delta=update.delta.transposed())
+    with pytest.raises(UnsupportedError, match=f"here: {Q}.weight: .*one for each column"):
+        encode(replace(adapter, updates={f"{Q}.weight": turned}))
 
 
 def test_adapter_of_two_kinds_is_refused() -> None:
