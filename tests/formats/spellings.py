@@ -401,6 +401,15 @@ def _comfyui() -> Iterator[Spelled]:
     )
 
 
+def _loralib() -> Iterator[Spelled]:
+    yield linears(
+        "microsoft/LoRA",
+        "loralib",
+        Ends(".lora_A", ".lora_B"),
+        "roberta.encoder.layer.0.attention.self.query",
+    )
+
+
 def _mlx() -> Iterator[Spelled]:
     numbers = Numbers(2)
     stem = "model.layers.0.self_attn.q_proj"
@@ -480,6 +489,7 @@ SPELLED: tuple[Spelled, ...] = (
     *_diffusers(),
     *_comfyui(),
     *_mlx(),
+    *_loralib(),
     *_xlabs(),
     *_bfl(),
     *_control_lora(),
