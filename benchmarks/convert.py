@@ -4,7 +4,8 @@
 
 A whole command is a process from its start to its end. The work is what a process does after its
 imports: from the file's path to the description, or from a path to a file on disk. The tools take
-turns; the table has medians and ranges.
+turns; the table has medians and ranges of the seconds, and medians of the processor's seconds,
+which depend less on what else the machine does.
 """
 
 import argparse
@@ -25,9 +26,9 @@ MODULE: Final = [sys.executable, "-m", "loratools"]
 INSPECT: Final = """
 import sys, time, loratools
 loratools.inspect(sys.argv[1]).to_json()
-began = time.perf_counter()
+began = time.perf_counter(), time.process_time()
 loratools.inspect(sys.argv[2]).to_json()
-print(time.perf_counter() - began)
+print(time.perf_counter() - began[0], time.process_time() - began[1])
 """
 #: The files that both can convert: neither has a name for a T5 in a pipeline of FLUX.1.
 CONVERTED: Final = ("flux", "sdxl")
@@ -60,18 +61,22 @@ def commands(data: Path, name: str, output: Path) -> Iterator[tuple[str, list[st
 
 def rows(data: Path, name: str, runs: int) -> Iterator[str]:
     """The lines of the table of one file."""
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[tuple[float, ...]]] = {}
     for _ in range(runs):
         with tempfile.TemporaryDirectory(dir=data) as scratch:
             for label, command, is_timed in commands(data, name, Path(scratch) / "out"):
                 run = measure(command, environment=environment(CHECKOUT))
-                seconds.setdefault(label, []).append(float(run.stdout) if is_timed else run.wall_s)
+                times = map(float, run.stdout.split()) if is_timed else (run.wall_s, run.cpu_s)
+                seconds.setdefault(label, []).append(tuple(times))
+    middles = {}
     for label, found in seconds.items():
-        yield f"| {label} | {statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f}) |"
-    ours, theirs = (seconds.get(f"{t}: convert, work") for t in ("loratools", "diffusers"))
-    if ours and theirs:
-        ratio = statistics.median(ours) / statistics.median(theirs)
-        yield f"| loratools / diffusers | {ratio:.2f} |"
+        walls, processors = zip(*found, strict=True)
+        middles[label] = wall, processor = statistics.median(walls), statistics.median(processors)
+        yield f"| {label} | {wall:.2f} ({min(walls):.2f}–{max(walls):.2f}) | {processor:.2f} |"
+    if name in CONVERTED:
+        ours, theirs = (middles[f"{tool}: convert, work"] for tool in ("loratools", "diffusers"))
+        ratios = [f"{our / their:.2f}" for our, their in zip(ours, theirs, strict=True)]
+        yield f"| loratools / diffusers | {' | '.join(ratios)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("flux", "flux-t5", "sdxl"):
         modules = len(IMAGE_LORAS[name].modules)
         size = made(options.data, name).stat().st_size / 1e6
-        print(f"\n| {name}: {modules} modules, {3 * modules} keys, {size:.0f} MB | s |\n|---|--:|")
+        print(f"\n| {name}: {modules} modules, {3 * modules} keys, {size:.0f} MB | s | processor |")
+        print("|---|--:|--:|")
         for row in rows(options.data, name, options.runs):
             print(row, flush=True)
 

@@ -1,4 +1,4 @@
-"""Print the seconds of one conversion to diffusers' spelling, by loratools or by diffusers.
+"""Print the seconds, and the processor's, of one conversion to diffusers' spelling.
 
     python timed_convert.py TOOL SMALL IN OUT
 
@@ -34,9 +34,9 @@ def main() -> None:
     tool, small, file, output = sys.argv[1], *map(Path, sys.argv[2:])
     convert = by_loratools if tool == "loratools" else by_diffusers
     convert(small, output.with_name(f"small-{output.name}"))
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     convert(file, output)
-    print(time.perf_counter() - began)
+    print(time.perf_counter() - began[0], time.process_time() - began[1])
 
 
 if __name__ == "__main__":
