@@ -4,7 +4,6 @@ from loratools.formats import ALPHA, Dialect, Option
 
 DIALECT = Dialect(
     name="loralib",
-    style="language",
     reads=("LoRA", "stacked LoRA"),
     options=(
         ALPHA,

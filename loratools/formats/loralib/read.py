@@ -94,6 +94,7 @@ def _notes(bundle: Bundle, alpha: str, *, holds_model: bool) -> Iterator[Note]:
             "problem",
             "nothing says its alpha: taken as the rank, a scaling of 1, which is a guess "
             "(microsoft/LoRA's default alpha is 1 at any rank); say it with --alpha",
+            trap="missing-alpha",
         )
     if holds_model:
         yield Note(

@@ -13,7 +13,7 @@ import loratools
 from loratools.adapter import Adapter
 from loratools.deltas.stacked import Stacked
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
-from loratools.formats import decode
+from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from tests.adapters import effects
@@ -63,7 +63,18 @@ def test_alpha_that_nothing_says_is_the_rank_and_a_problem() -> None:
     (update,) = adapter.updates.values()
     scaling = present(update.delta.scaling)
     assert (scaling.value, scaling.origin) == (1, "assumed")
-    assert any("say it with --alpha" in note for note in notes(adapter, "problem"))
+    assert [note.trap for note in adapter.notes if "say it with --alpha" in note.message] == [
+        "missing-alpha"
+    ]
+
+
+def test_what_is_read_is_written_in_another_format() -> None:
+    files = whole({**pair((2, 5), (6, 2), "model.layers.0.self_attn.q_proj")})
+    adapter = read(files, alpha="8")
+    for other in ("peft", "mlx"):
+        again = decode(encode(adapter, other))
+        for target, effect in effects(adapter).items():
+            assert torch.equal(effects(again)[target], effect)
 
 
 @pytest.mark.parametrize("enabled", ["110", "101", "011", "100", "010", "001", "111", "11", "10"])
