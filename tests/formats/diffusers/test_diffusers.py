@@ -1,6 +1,7 @@
 """What diffusers' files mean, what is refused by name, and that they are written as they were."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,15 +18,17 @@ from torch import Tensor
 import loratools
 from loratools.adapter import Adapter, Update
 from loratools.deltas import keys_of
+from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
-from loratools.deltas.lora import LoRA
+from loratools.deltas.kasa import KaSA
+from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.errors import LoratoolsError, UnsupportedError
 from loratools.files.writing import write_adapter
 from loratools.formats import Sureness, decode, encode
 from loratools.formats.diffusers.read import claim
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
-from tests.adapters import effects
+from tests.adapters import assert_same, effects
 from tests.narrowing import present
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -36,6 +41,11 @@ A, B = "lora_A.weight", "lora_B.weight"
 
 #: The fewest fields with which diffusers loads a file.
 STATED = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_q"]}
+
+HELD = Held("vector", torch.ones(2), "F32")
+LORA = LoRA(Held("up", torch.ones(2, 1), "F32"), Held("down", torch.ones(1, 2), "F32"),
+            Scaling(1, 1, "rank", "config"), (2, 2))  # fmt: skip
+KASA = KaSA(LORA, Held("diagonal", torch.ones(1), "F32"))
 
 
 def module(
@@ -394,6 +404,120 @@ def test_config_of_something_else_is_not_used() -> None:
     adapter = decode(bundle(module(), None, {"r": 7}))
     assert scalings(adapter) == [1]
     assert "a config does not belong to this format, and is not used" in notes(adapter, "info")
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 5), st.floats(1e-3, 1e3)), min_size=1, max_size=6),
+    rule=st.sampled_from(["rank", "sqrt_rank"]),
+)
+@settings(max_examples=40)
+def test_every_rank_and_alpha_comes_back_from_the_metadata_exactly(
+    sizes: list[tuple[int, float]], rule: Rule
+) -> None:
+    updates = {}
+    for number, (rank, alpha) in enumerate(sizes):
+        component = ("unet", "text_encoder")[number % 2]
+        name = f"{component}.blocks.{number % 3}.{'ab'[number % 2]}.proj"
+        factors = module(name, rank=rank)
+        down, up = (Held(key, tensor, "F32") for key, tensor in factors.items())
+        lora = LoRA(up, down, Scaling(alpha, rank, rule, "config"), (4, 3))
+        updates[f"{name}.weight"] = Update(lora)
+    adapter = replace(decoded(module()), updates=updates, filed=None)
+    again = decode(encode(adapter, "diffusers"))
+    assert again.updates.keys() == updates.keys()
+    for target, update in updates.items():
+        one, other = (present(u.delta.low_rank) for u in (update, again.updates[target]))
+        assert one.scaling.value == other.scaling.value
+        assert (one.scaling.alpha, one.rank) == (other.scaling.alpha, other.rank)
+        assert torch.equal(one.up.read(), other.up.read())
+        assert torch.equal(one.down.read(), other.down.read())
+
+
+def test_what_is_canonical_is_enough_to_write_it() -> None:
+    magnitude = {f"{TEXT}.lora_magnitude_vector": torch.rand(4)}
+    bias = {f"{CONV}.lora_B.bias": torch.rand(4)}
+    tensors = module(rank=3) | module(CONV, shape=(4, 3, 3, 3)) | bias | module(TEXT) | magnitude
+    fields = {
+        "unet.r": 2, "unet.lora_alpha": 4, "unet.rank_pattern": {"to_q": 3},
+        "unet.alpha_pattern": {"conv1": 1}, "unet.lora_bias": True, "unet.use_rslora": True,
+        "text_encoder.r": 2, "text_encoder.lora_alpha": 6, "text_encoder.use_dora": True,
+    }  # fmt: skip
+    tensors |= {f"{UNET}.lora_B.bias": torch.rand(4)}
+    adapter = decoded(tensors, fields)
+    assert adapter.kinds == ("rsLoRA", "diff", "DoRA")
+    again = decode(encode(replace(adapter, filed=None), "diffusers"))
+    assert_same(adapter, again)
+
+
+# What is written
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header
+
+
+def test_unchanged_file_keeps_its_order_and_the_text_of_its_metadata(tmp_path: Path) -> None:
+    tensors = dict(reversed((module() | module(TEXT)).items()))
+    of_text = {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    fields = {**STATED, **{f"text_encoder.{name}": value for name, value in of_text.items()}}
+    text = json.dumps(fields, separators=(",", " : "))
+    adapter = decoded(tensors, text)
+    write_adapter(adapter, tmp_path / "out.safetensors", inputs=[])
+    header = header_of(tmp_path / "out.safetensors")
+    assert header.pop("__metadata__") == {"format": "pt", "lora_adapter_metadata": text}
+    assert list(header) == list(tensors)
+
+
+def test_field_that_was_not_needed_is_added_where_it_is(tmp_path: Path) -> None:
+    tensors = module() | module("unet.mid.to_q")
+    adapter = decoded(tensors, STATED)
+    update = adapter.updates[f"{UNET}.weight"]
+    updates = {**adapter.updates, f"{UNET}.weight": Update(update.delta.scaled(3.0))}
+    _, fields = written(replace(adapter, updates=updates), tmp_path / "out")
+    assert {**present(fields), "unet.lora_alpha": 2, "unet.alpha_pattern": {}} == {
+        **STATED,
+        "unet.alpha_pattern": {},
+    }
+    assert scalings(loratools.open_adapter(tmp_path / "out")) == [3, 1]
+
+
+def test_metadata_without_target_modules_gets_those_that_are_stored(tmp_path: Path) -> None:
+    tensors = module() | module(TEXT)
+    fields = {"unet.r": 2, "unet.lora_alpha": 2, "text_encoder.r": 2, "text_encoder.lora_alpha": 2}
+    _, found = written(decoded(tensors, fields), tmp_path / "out")
+    assert found == {
+        **fields,
+        "unet.target_modules": [UNET.removeprefix("unet.")],
+        # Without `text_model`, which transformers 5 has left out.
+        "text_encoder.target_modules": ["encoder.layers.0.self_attn.q_proj"],
+    }
+
+
+def test_bias_without_metadata_is_announced_by_itself() -> None:
+    adapter = decoded(module() | {f"{UNET}.lora_B.bias": torch.ones(4)})
+    assert not notes(adapter, "problem")
+    assert "lora_adapter_metadata" not in encode(adapter).metadata
+
+
+@pytest.mark.parametrize(
+    ("target", "update", "message"),
+    [
+        ("model.q.weight", Update(LORA), "does not begin with a component"),
+        ("unet.q.weight", Update(KASA), "no place for a KaSA"),
+        ("unet.q.weight", Update(LORA, is_embedding=True), "no place for an embedding"),
+        ("unet.q.weight", Update(LORA, fan_in_fan_out=True), "stored as (in, out)"),
+        ("unet.q.bias", Update(Diff(HELD, Scaling(1, 1, "rank", "config"))), "no place for a diff"),
+    ],
+)
+def test_what_diffusers_has_no_place_for_is_refused_by_its_target(
+    target: str, update: Update, message: str
+) -> None:
+    adapter = replace(decoded(module()), updates={target: update}, filed=None)
+    with pytest.raises(UnsupportedError, match=re.escape(message)) as caught:
+        encode(adapter, "diffusers")
+    assert str(caught.value).startswith(f"here: {target}: ") or "unet: " in str(caught.value)
 
 
 # In other verbs
