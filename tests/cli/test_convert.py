@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from safetensors.torch import save_file
 
 import loratools
 from loratools import formats
+from loratools.adapter import Adapter
 from loratools.describing.formats import all_formats
+from loratools.formats.mlx import write as mlx_write
+from loratools.io.bundle import Bundle
 from tests.adapters import assert_same, lora_of
 from tests.cli.results import refused
 from tests.cli.test_imports import codes_without_torch
@@ -190,6 +194,38 @@ def test_the_metadata_is_true_of_the_new_file(workplace: Path) -> None:
     assert "modelspec.title" in note
     config = json.loads(Path("y/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (2, 1)
+
+
+@pytest.mark.parametrize("scale", [1.001, 2.0])
+def test_a_writer_that_changes_an_update_publishes_nothing(
+    scale: float, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even by a thousandth, which a look at the sizes of updates would not show."""
+
+    def wrong(adapter: Adapter) -> Bundle:
+        target, update = next(iter(adapter.updates.items()))
+        scaling = present(update.delta.scaling)
+        delta = update.delta.with_scaling(replace(scaling, alpha=scaling.alpha * scale))
+        updates = {**adapter.updates, target: replace(update, delta=delta)}
+        return encode(replace(adapter, updates=updates))
+
+    encode = mlx_write.encode
+    monkeypatch.setattr(mlx_write, "encode", wrong)
+    for output in ("x", None):
+        with pytest.raises(loratools.UnsupportedError, match="does not mean the same"):
+            loratools.convert(PLAIN, output=output, to="mlx")
+    assert [*workplace.iterdir()] == []
+
+
+def test_two_targets_that_would_have_one_name_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    factors = {"lora_down": torch.ones(2, 3), "lora_up": torch.ones(4, 2)}
+    names = ("lora_unet_blocks_0_cross_attn_k", "lora_unet__blocks_0_cross_attn_k")
+    tensors = {f"{n}.{k}.weight": v.clone() for n in names for k, v in factors.items()}
+    save_file(tensors, "a.safetensors")
+    result = run_here(capsys, "convert", "a.safetensors", "-o", "x.safetensors", "--to", "comfyui")
+    assert refused(result, 1, f"{names[0]}.weight: would be diffusion_model.* as {names[1]}")
 
 
 def test_embeddings_that_a_file_carries_are_carried_or_refused(
