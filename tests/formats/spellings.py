@@ -392,6 +392,13 @@ def _comfyui() -> Iterator[Spelled]:
         "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj",
     )
     yield linears("ComfyUI, with alpha", "comfyui", KOHYA, "diffusion_model.blocks.0.self_attn.q")
+    mixed = linears("diffusers' names beside kohya's", "comfyui", PEFT, "transformer.blocks.0.to_q")
+    beside = linears("", "comfyui", KOHYA_WITHOUT_ALPHA, "lora_te1_text_model_encoder_layers_0_fc1")
+    yield replace(
+        mixed,
+        tensors={**mixed.tensors, **beside.tensors},
+        weights={**mixed.weights, **beside.weights},
+    )
     yield linears("ai-toolkit, Wan", "comfyui", PEFT, "diffusion_model.blocks.0.self_attn.q")
     yield linears(
         "ComfyUI, PEFT's names with alpha",

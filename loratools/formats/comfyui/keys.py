@@ -5,12 +5,12 @@ A module is called as in the checkpoint, so its name begins with `diffusion_mode
 them: ComfyUI tries one after the other, module by module.
 
 ComfyUI also knows modules by flattened names, and those of some models by the names that they have
-in diffusers. Files with such names alone belong to the formats that they are from, except for one
-sort: names of diffusers with kohya's names of parts.
+in diffusers. Files with such names alone belong to the formats that they are from, except for two
+sorts: names of diffusers with kohya's names of parts, and names of both kinds in one file.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import Codecs
@@ -48,10 +48,15 @@ def is_known(module: str) -> bool:
     return is_name(module) or bool(_COMPONENT.match(module) or flattened_prefix(module))
 
 
-def has_names_of_diffusers(keys: Iterable[str], codecs: Codecs) -> bool:
-    """Whether names are those of diffusers, and all parts kohya's; diffusers has its own names."""
+def has_names_of_diffusers(keys: Collection[str], codecs: Codecs) -> bool:
+    """Whether names are those of diffusers in a file that diffusers does not write.
+
+    All of its parts have kohya's names, or flattened names of modules are beside them.
+    """
     own, kohyas = spelling(codecs), spelled_alike(codecs.parts)
     likely = [key for key in keys if _COMPONENT.match(key) and _PROCESSOR not in key]
+    if likely and any(map(flattened_prefix, keys)):
+        return any(map(own.split, likely))
     splits = [kohyas.split(key) for key in likely if own.split(key)]
     return all(splits) and any(split and split.part != ALPHA for split in splits)
 

@@ -21,8 +21,8 @@ _COMPONENT = re.compile(rf"({'|'.join(_COMPONENTS)})\.(.+)")
 #: Modules of language models whose own name of the model is `transformer`, as GPT-2's is.
 _LANGUAGE_MODEL = re.compile(r"transformer\.(h|layer|encoder|wte|wpe|word_embeddings)\.")
 
-#: Names of modules in ComfyUI, whose files may have names of diffusers beside them.
-_OF_COMFYUI = ("diffusion_model.", "text_encoders.")
+#: Beginnings of names that files of ComfyUI have, beside which they may have names of diffusers.
+_OF_COMFYUI = ("diffusion_model.", "text_encoders.", "lora_", "lycoris_")
 
 #: The parts as PEFT's codecs call them, by the names that spellings give them.
 _ROLES = {
