@@ -7,6 +7,7 @@ and weights can be compared bit for bit.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
+@cache
+def initial(name: str) -> Mapping[str, Tensor]:
+    """The weights of a pipeline without an adapter."""
+    return weights(pipeline(name))
+
+
 def trained(name: str, **fields: Any) -> Any:
     """A pipeline whose components each have an adapter of PEFT, with factors of small integers."""
     made = pipeline(name)
@@ -99,7 +106,7 @@ def has_adapter(model: Any) -> bool:
 
 def with_effects(name: str, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a pipeline with changes, by target, that are added in float64."""
-    found = weights(pipeline(name))
+    found = dict(initial(name))
     for target, change in changes.items():
         found[target] = (found[target].double() + change.reshape(found[target].shape)).float()
     return found
@@ -123,9 +130,11 @@ def test_update_is_what_diffusers_adds(name: str, metadata: bool, tmp_path: Path
     adapter = loratools.open_adapter(path)
     expected = fused(name, path)
     assert_equal(with_effects(name, effects(adapter)), expected)
-    changed = [n for n, t in weights(pipeline(name)).items() if not torch.equal(t, expected[n])]
+    changed = [n for n, t in initial(name).items() if not torch.equal(t, expected[n])]
     assert sorted(changed) == sorted(adapter.updates)
-    assert {target.partition(".")[0] for target in adapter.updates} == {*components(pipeline(name))}
+    assert {target.partition(".")[0] for target in adapter.updates} == {
+        key.partition(".")[0] for key in initial(name)
+    }
 
 
 @each_pipeline
@@ -162,7 +171,7 @@ def kohyas(name: str, alphas: Sequence[float]) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(3)
     tensors: dict[str, Tensor] = {}
     layers = tuple(f".{layer}.weight" for layer in (*LAYERS, "fc1"))
-    found = {t: weight for t, weight in weights(pipeline(name)).items() if t.endswith(layers)}
+    found = {t: weight for t, weight in initial(name).items() if t.endswith(layers)}
     for number, (target, weight) in enumerate(found.items()):
         module, rank = kohya_name(name, target), 2 if target.endswith("q.weight") else 4
         above, below = weight.shape
@@ -191,7 +200,9 @@ def kohya_name(name: str, target: str) -> str:
 @pytest.mark.parametrize("name", ["SD1", "SDXL"])
 def test_update_of_a_kohya_file_is_what_diffusers_makes_of_it(name: str, tmp_path: Path) -> None:
     changes = kohya_changes(name, [2.0], tmp_path)
-    assert {target.partition(".")[0] for target in changes} == {*components(pipeline(name))}
+    assert {target.partition(".")[0] for target in changes} == {
+        key.partition(".")[0] for key in initial(name)
+    }
     assert_equal(fused(name, tmp_path / "kohya.safetensors"), with_effects(name, changes))
     assert not loratools.inspect(tmp_path / "kohya.safetensors").notes
 
@@ -203,7 +214,7 @@ def test_alphas_that_differ_between_modules_are_lost_in_the_conversion_of_diffus
     changes = kohya_changes("SDXL", [2.0, 2.0, 8.0], tmp_path)
     (note,) = loratools.inspect(tmp_path / "kohya.safetensors").notes
     assert note.trap == "several-alphas"
-    found = weights(pipeline("SDXL"))
+    found = initial("SDXL")
     theirs = fused("SDXL", tmp_path / "kohya.safetensors")
     made = {target: theirs[target].double() - found[target].double() for target in changes}
     common = kohya_changes("SDXL", [2.0], tmp_path)
@@ -216,7 +227,7 @@ def kohya_changes(name: str, alphas: Sequence[float], folder: Path) -> dict[str,
     """Save a kohya file, and return what we read from it, by the targets of the pipeline."""
     save_file(kohyas(name, alphas), folder / "kohya.safetensors")
     found = effects(loratools.open_adapter(folder / "kohya.safetensors"))
-    flattened = {f"{kohya_name(name, target)}.weight": target for target in weights(pipeline(name))}
+    flattened = {f"{kohya_name(name, target)}.weight": target for target in initial(name)}
     return {flattened[target]: change for target, change in found.items()}
 
 

@@ -121,6 +121,8 @@ def place_of(key: str) -> Place | None:
     part = _ROLES[split.part]
     component = component_of(key) or ""
     module = split.module.removeprefix(f"{component}.") if component else split.module
+    if component == module:  # nothing but the component is before the part
+        component = ""
     while module.startswith(_WRAPPER):
         module = module.removeprefix(_WRAPPER)
     if key.startswith(f"{split.module}_lora.") or _PROCESSOR in module:
@@ -172,14 +174,17 @@ def _unknown(where: str, key: str) -> LoratoolsError:
 
 
 def _add(parts: Parts, place: Place, key: str, source: Source) -> None:
-    if place.part == ALPHA:
-        parts.alphas.setdefault(place.component, {})[place.module] = source
+    is_alpha = place.part == ALPHA
+    if is_alpha:
+        name, found = place.module, parts.alphas.setdefault(place.component, {})
+    else:
+        modules = parts.modules.setdefault(place.component, {})
+        name, found = place.part, modules.setdefault(place.module, {})
+    if name in found:
+        raise FormatError(f"{shorten(key)}: says the same as {shorten(found[name].keys[0])}")
+    found[name] = source
+    if is_alpha:
         return
-    found = parts.modules.setdefault(place.component, {}).setdefault(place.module, {})
-    if place.part in found:
-        other = shorten(found[place.part].keys[0])
-        raise FormatError(f"{shorten(key)}: says the same as {other}")
-    found[place.part] = source
     parts.order.append(place.key)
     if place.key != key:
         parts.renamed[key] = place.key
@@ -187,9 +192,10 @@ def _add(parts: Parts, place: Place, key: str, source: Source) -> None:
 
 def _check(parts: Parts, where: str) -> None:
     for component, alphas in parts.alphas.items():
-        for module in alphas.keys() - parts.modules.get(component, {}).keys():
-            key = shorten(alphas[module].keys[0])
-            raise FormatError(f"{where}: {key}: an alpha of a module without factors")
+        for module, alpha in alphas.items():
+            if module not in parts.modules.get(component, {}):
+                key = shorten(alpha.keys[0])
+                raise FormatError(f"{where}: {key}: an alpha of a module without factors")
     bare = parts.modules.get("")
     if bare is not None and len(parts.modules) > 1:
         key = shorten(next(iter(next(iter(bare.values())).values())).keys[0])

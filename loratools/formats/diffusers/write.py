@@ -108,10 +108,11 @@ def _refuse_others(adapter: Adapter) -> None:
     codecs = codecs_of("LORA", where)
     known = {*ENDS, *_OTHER_PARTS}
     takers = [c for c in (*codecs.kinds, *codecs.beside) if known.issuperset(c.roles)]
-    was_single = adapter.filed is not None
+    # A file of a single model has no components, and is written again as it is.
+    is_single = adapter.filed is not None and not any(map(component_of, adapter.updates))
     for target, update in adapter.updates.items():
         name = f"{where}: {shorten(target)}"
-        if component_of(target) is None and not was_single:
+        if component_of(target) is None and not is_single:
             raise UnsupportedError(
                 f"{name}: does not begin with a component of a pipeline, such as unet, transformer "
                 f"or text_encoder"

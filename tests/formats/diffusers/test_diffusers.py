@@ -363,6 +363,10 @@ def test_part_that_the_metadata_does_not_announce_is_a_problem() -> None:
         (module() | module("conv_in"), None, "does not say which component"),
         (module() | module(ends=(".lora.down.weight", ".lora.up.weight")), None,
          "says the same as"),
+        (module() | {f"{UNET}.alpha": torch.ones(()),
+                     UNET.replace("unet.", "unet.base_model.model.") + ".alpha": torch.ones(())},
+         None, "alpha: says the same as"),
+        (module() | module("unet"), None, "does not say which component"),
         (module(), "{", "lora_adapter_metadata: not valid JSON"),
         (module(), "[1]", "lora_adapter_metadata: must be a JSON object"),
         (module(), {"unet.r": "two"}, "unet: r must be a finite number"),
@@ -499,6 +503,13 @@ def test_bias_without_metadata_is_announced_by_itself() -> None:
     adapter = decoded(module() | {f"{UNET}.lora_B.bias": torch.ones(4)})
     assert not notes(adapter, "problem")
     assert "lora_adapter_metadata" not in encode(adapter).metadata
+
+
+def test_module_in_no_component_is_not_written_beside_one_that_is() -> None:
+    adapter = decoded(module("blocks.0.to_q"), {"r": 2, "lora_alpha": 2})
+    mixed = replace(adapter, updates={**adapter.updates, **decoded(module()).updates})
+    with pytest.raises(UnsupportedError, match=r"blocks\.0\.to_q\.weight: does not begin with"):
+        encode(mixed)
 
 
 @pytest.mark.parametrize(
