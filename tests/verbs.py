@@ -187,7 +187,7 @@ VERBS = {
         lambda hub, folder: [],
         lambda hub, adapter, base: [[]],
         None,
-        "loratools.formats.written",
+        "loratools.describing.formats.all_formats",
     ),
     "pull": Verb(_pull, _fetched, None),
     "push": Verb(

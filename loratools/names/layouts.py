@@ -7,7 +7,7 @@ every number.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
@@ -51,6 +51,22 @@ def namings(family: str) -> frozenset[Naming]:
     """By whose names the modules of a family are known."""
     every = (reading for some in _by_form().values() for reading in some)
     return frozenset(reading.naming for reading in every if reading.family == family)
+
+
+def common_families(
+    names: Iterable[str], allowed: Collection[Naming] | None
+) -> tuple[tuple[str, Naming], ...]:
+    """The families with namings that all of these names can be of, without unknown names."""
+    common: dict[tuple[str, Naming], None] | None = None
+    for name in names:
+        found = {
+            (r.family, r.naming): None
+            for r in readings(name)
+            if allowed is None or r.naming in allowed
+        }
+        if found:
+            common = found if common is None else {p: None for p in common if p in found}
+    return tuple(common or ())
 
 
 def _form(words: list[str]) -> str:

@@ -6,14 +6,15 @@ those of known models (`layouts.py`) to see whose it is, and, if it is flattened
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
 from loratools.errors import listing
 from loratools.names.components import Named, Part, Style, named, spelled
-from loratools.names.layouts import Naming, Reading, namings, readings
+from loratools.names.language import is_called_alike
+from loratools.names.layouts import Naming, Reading, common_families, namings, readings
 
 #: The family of all U-Nets, the only models that kohya's format names as diffusers does.
 _UNETS = "Stable Diffusion 1, 2 and XL"
@@ -29,13 +30,6 @@ _ONLY_SDXL = re.compile(
 _ROOT = re.compile(r"^(model\.diffusion_model|diffusion_model|transformer|unet)\.")
 #: What the names of the second text encoder of a base in a single file begin with.
 _SECOND_ENCODER = ("conditioner.embedders.1.", "text_encoders.clip_g.")
-#: Modules that mlx-lm calls as transformers does. It has other names for experts, and for blocks
-#: of models such as GPT-2.
-_LANGUAGE = re.compile(r"(model\.layers|language_model\.model\.layers|backbone\.layers)\.\d+\.")
-_LANGUAGE_OUTSIDE = re.compile(
-    r"((language_model\.)?(model\.embed_tokens|lm_head)|backbone\.embeddings)"
-)
-_EXPERT = re.compile(r"\.(experts|switch_\w+)\.")
 _LAYOUT = {
     "original": "the original names",
     "comfyui": "ComfyUI's names",
@@ -109,7 +103,7 @@ class _Model:
     def _without_prefix(self, name: Named) -> str:
         if self.target == "language" and (name.part != "model" or self._families):
             raise _RefusedError("a module of an image model, and MLX has language models")
-        if "language" in (self.source, self.target) and not _is_called_alike(name.path):
+        if "language" in (self.source, self.target) and not is_called_alike(name.path):
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
         if len(self._parts) > 1:
             raise _RefusedError(
@@ -127,8 +121,7 @@ class _Model:
         if fixed is not None:
             return fixed
         if part == "denoiser":
-            (component,) = {r.component for r in self._readings(name)} or {name.prefix[:-1]}
-            return f"{component}."
+            return self._component(name)
         if part == "t5":
             return self._t5(name)
         alone = self._is_clip_alone
@@ -140,6 +133,15 @@ class _Model:
             "the text encoder of SD 1, SD 2 or SDXL, which the names alone do not tell; "
             f"{_FORMATS[self.target]} has different names for it; see --base"
         )
+
+    def _component(self, name: Named) -> str:
+        """The component of diffusers that the denoiser is: a U-Net or a transformer."""
+        found = dict.fromkeys(reading.component for reading in self._readings(name))
+        if len(found) != 1:
+            raise _RefusedError(
+                f"of a model that may be {' or '.join(found) or 'any component'} of a pipeline"
+            )
+        return f"{next(iter(found))}."
 
     def _t5(self, name: Named) -> str:
         """The component of diffusers that T5 is: the second or the third text encoder."""
@@ -155,6 +157,8 @@ class _Model:
         if name.part != "model":
             return name.part
         found = self._readings(name)
+        if not found and readings(name.path):
+            raise _RefusedError("no known model has all of these names; see --base")
         if not found:
             raise _RefusedError("no matrix of an image model that is known here")
         if found[0].naming == "transformers":
@@ -208,6 +212,8 @@ class _Model:
             raise _RefusedError(f"may be {' or '.join(sorted(in_base))}, which are in the base")
         if in_base:
             return in_base[0]
+        if readings(name.path) and not self._pairs and self.target not in ("modules", "language"):
+            raise _RefusedError("no known model has all of these names; see --base")
         if name.is_flattened and self.target != "flattened":
             raise _RefusedError("no module of a known model has this flattened name; see --base")
         same_names = {self.source, self.target} == {"comfyui", "flattened"}
@@ -264,11 +270,11 @@ class _Model:
     def _pairs(self) -> tuple[tuple[str, Naming], ...]:
         """The families, each with a naming, that all known names of the denoiser can be of."""
         names = [n.path for n in self.names if n.part in ("denoiser", "model")]
-        pairs = _common(names, _namings(self.source))
+        pairs = common_families(names, _namings(self.source))
         if not self.base:
             return pairs
         modules = [_ROOT.sub("", name).rpartition(".")[0] for name in self.base]
-        families = {family for family, _ in _common(modules, None)}
+        families = {family for family, _ in common_families(modules, None)}
         return tuple(pair for pair in pairs if not families or pair[0] in families)
 
     @cached_property
@@ -280,13 +286,6 @@ class _Model:
         return found
 
 
-def _is_called_alike(path: str) -> bool:
-    """Whether mlx-lm and transformers have the same name for a module of a language model."""
-    if _LANGUAGE.match(path):
-        return _EXPERT.search(path) is None
-    return _LANGUAGE_OUTSIDE.fullmatch(path) is not None
-
-
 def _namings(style: Style) -> tuple[Naming, ...] | None:
     """Whose names a style can have; None for any."""
     if style == "diffusers":
@@ -294,19 +293,3 @@ def _namings(style: Style) -> tuple[Naming, ...] | None:
     if style == "comfyui":
         return ("original", "comfyui")
     return None
-
-
-def _common(
-    names: Iterable[str], allowed: Collection[Naming] | None
-) -> tuple[tuple[str, Naming], ...]:
-    """The families with namings that all of these names can be of, without unknown names."""
-    common: dict[tuple[str, Naming], None] | None = None
-    for name in names:
-        found = {
-            (r.family, r.naming): None
-            for r in readings(name)
-            if allowed is None or r.naming in allowed
-        }
-        if found:
-            common = found if common is None else {p: None for p in common if p in found}
-    return tuple(common or ())

@@ -32,6 +32,7 @@ OPTIONS = [
     (["rescale", SMALL], "--alpha", NUMBERS),
     (["rescale", SMALL, "--fold"], "--alpha", ["1"]),
     (["rescale", SMALL], "--where", ["*=nan", "*=1e400", "*=", "=1", "*"]),
+    (["convert", SMALL, "--to", "peft"], "--scale", NUMBERS),
     (["convert", SMALL], "--to", ["x", ""]),
     (["convert", SMALL, "--to", "peft"], "--dtype", ["float8", "int8"]),
     (["resize", SMALL], "--rank", COUNTS),
