@@ -1,7 +1,4 @@
-"""Merges compared with the weights that microsoft/LoRA's layers have in eval mode.
-
-Skipped where it is not installed (`pip install loralib`).
-"""
+"""Merges compared with the weights that microsoft/LoRA's layers have in eval mode."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loratools
+from tests.oracles import oracle
 
-lora: Any = pytest.importorskip("loralib")
+lora: Any = oracle("loralib")
 
 pytestmark = pytest.mark.oracle
 

@@ -1,6 +1,6 @@
 """Merges and written adapters compared with mlx-lm: its own fuse, and its strict loader.
 
-Skipped where mlx-lm is not installed (`pip install "mlx[cpu]" mlx-lm`, on Linux and macOS).
+mlx-lm is a test extra on Linux, where MLX computes on the CPU; elsewhere these tests are skipped.
 """
 
 import json
@@ -17,13 +17,14 @@ from torch import Tensor
 
 import loratools
 from loratools.files.writing import write_adapter
+from tests.oracles import oracle
 
-mx: Any = pytest.importorskip("mlx.core")
-pytest.importorskip("mlx_lm")
-
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
-from mlx_lm.models import llama, mixtral  # noqa: E402
-from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters  # noqa: E402
+# Some of it has types and calls what has none, so all of it is taken as untyped.
+mx: Any = oracle("mlx.core")
+mlx_utils: Any = oracle("mlx.utils")
+llama: Any = oracle("mlx_lm.models.llama")
+mixtral: Any = oracle("mlx_lm.models.mixtral")
+tuner: Any = oracle("mlx_lm.tuner.utils")
 
 pytestmark = pytest.mark.oracle
 
@@ -81,7 +82,7 @@ each_training = pytest.mark.parametrize("name", TRAININGS)
 
 
 def parameters(model: Any) -> dict[str, Any]:
-    return dict(tree_flatten(model.parameters()))
+    return dict(mlx_utils.tree_flatten(model.parameters()))
 
 
 def trained(training: Training, folder: Path) -> None:
@@ -92,11 +93,11 @@ def trained(training: Training, folder: Path) -> None:
     mx.save_safetensors(str(folder / "base.safetensors"), parameters(model))
     config = training.config
     model.freeze()
-    linear_to_lora_layers(
+    tuner.linear_to_lora_layers(
         model, config["num_layers"], config["lora_parameters"], use_dora=training.dora
     )
     # Factors begin as zeros, and magnitudes as the norms of the weights.
-    found = tree_flatten(model.trainable_parameters())
+    found = mlx_utils.tree_flatten(model.trainable_parameters())
     drawn = [(name, tensor + 0.3 * mx.random.normal(tensor.shape)) for name, tensor in found]
     mx.save_safetensors(str(folder / "adapter" / "adapters.safetensors"), dict(drawn))
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
@@ -110,10 +111,10 @@ def based(training: Training, base: Path) -> Any:
 
 def fused(training: Training, base: Path, adapter: Path) -> tuple[dict[str, Tensor], Any]:
     """The weights that mlx-lm fuses of a base and an adapter, and the output of both unfused."""
-    model = load_adapters(based(training, base), str(adapter))
+    model = tuner.load_adapters(based(training, base), str(adapter))
     output = model(mx.array(TOKENS))
     modules = [(name, m.fuse()) for name, m in model.named_modules() if hasattr(m, "fuse")]
-    model.update_modules(tree_unflatten(modules))
+    model.update_modules(mlx_utils.tree_unflatten(modules))
     return {k: torch.from_numpy(np.array(v)) for k, v in parameters(model).items()}, output
 
 
@@ -187,7 +188,7 @@ def test_peft_adapter_in_mlx_format_does_the_same(name: str, tmp_path: Path) -> 
     merged = tmp_path / "merged"
     loratools.merge(base, adapter, output=merged)
     plain, ours = (load_model(folder)[0](mx.array(TOKENS)) for folder in (base, merged))
-    theirs = load_adapters(load_model(base)[0], str(tmp_path / "mlx"))(mx.array(TOKENS))
+    theirs = tuner.load_adapters(load_model(base)[0], str(tmp_path / "mlx"))(mx.array(TOKENS))
     effect = mx.abs(theirs - plain).max().item()
     assert mx.abs(ours - theirs).max().item() < effect / 2**10
 
