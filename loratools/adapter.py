@@ -222,10 +222,11 @@ class Adapter:
     def remarks(self) -> tuple[Note, ...]:
         """The notes that a verb repeats when it makes a new adapter of this one.
 
-        These are the notes on other names, the problems, and the note on other files of weights.
+        These are the notes on other names, the problems, those on an alpha that was assumed, which
+        the new adapter may state, and the note on other files of weights.
         """
-        problems = (note for note in self.notes if note.severity == "problem")
-        return (*self.renamed, *problems, *self.notes_beside)
+        repeated = (n for n in self.notes if n.severity == "problem" or n.trap == "missing-alpha")
+        return (*self.renamed, *repeated, *self.notes_beside)
 
     def check_usable(self) -> None:
         """Check that no note refuses the adapter: that its tensors alone say what it does.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loratools.errors import NonFiniteError, StorageError, shorten
 from loratools.io.bundle import Bundle
+from loratools.io.computed import Computed
 from loratools.io.dtypes import FACTORS, FLOATS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.finite import is_finite_throughout, is_zero_throughout
@@ -121,8 +122,13 @@ def _write(file: OutputFile, run: _Run) -> bool:
     source = _joined([source for _, source in run if isinstance(source, Stored)] or [first])
     tensor = source.read().contiguous()
     if source.dtype in FACTORS and not is_finite(tensor):
-        culprit = next(name for name, source in run if not is_finite(source.read()))
-        raise _not_finite(culprit, source.dtype)
+        name, culprit = next((n, source) for n, source in run if not is_finite(source.read()))
+        if isinstance(culprit, Computed) and all(is_finite(s.read()) for s in culprit.sources):
+            raise NonFiniteError(
+                f"{shorten(name)}: has numbers that are too large for {source.dtype}; "
+                f"a wider dtype holds them, as in `loratools convert --dtype`"
+            )
+        raise _not_finite(name, source.dtype)
     file.write_from(name, as_bytes(tensor))
     return _has_zeros(widened(tensor).flatten(), [math.prod(source.shape) for _, source in run])
 

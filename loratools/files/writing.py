@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
 _SLACK_BYTES = 2**20
+#: Suffixes of files of weights, which nobody means as the name of a folder.
+_FILES_OF_WEIGHTS = {".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf"}
 
 
 @final
@@ -260,9 +262,12 @@ def _is_folder(output: Path, dialect: Dialect) -> bool:
         OutputError: the dialect has no adapters that are what the name says.
     """
     looks_like_a_file = output.suffix == ".safetensors"
+    is_no_folder = output.suffix.lower() in _FILES_OF_WEIGHTS
     if dialect.is_folder is None:
+        if is_no_folder and not looks_like_a_file:
+            raise OutputError(f"{output}: name a folder, or a file with .safetensors")
         return not looks_like_a_file
-    if dialect.is_folder and looks_like_a_file:
+    if dialect.is_folder and is_no_folder:
         raise OutputError(f"{output}: this adapter is a folder, with a config; name a folder")
     if not dialect.is_folder and not looks_like_a_file:
         raise OutputError(f"{output}: this adapter is one file; name it with .safetensors")

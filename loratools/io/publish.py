@@ -189,7 +189,10 @@ def check_output(
     """
     parent = output.parent
     if output.parts[:1] == ("hf:",):
-        raise OutputError(f"{output}: an output is a path here; loratools push sends it to the Hub")
+        name = "/".join(output.parts[1:])  # a Path has one slash where two were written
+        raise OutputError(
+            f"hf://{name}: an output is a path here; loratools push sends it to the Hub"
+        )
     if output.name in {"", ".."}:
         raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
     with path_errors(output, OutputError):

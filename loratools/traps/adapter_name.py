@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 
 from loratools.adapter import Adapter, Note
 from loratools.errors import shorten
@@ -25,28 +24,28 @@ class _AdapterName(Trap):
     cure = "writes the keys without it, as every verb does that writes an adapter"
 
     def find(self, seen: Seen) -> Iterator[Note]:
-        named = _named(seen.adapter)
+        named = [match for _, match in _named(seen.adapter)]
         if named:
-            key, name = next(iter(named.items()))
             yield Note(
                 "problem",
-                f"the name {name!r} of an adapter in memory is in {len(named)} keys, and PEFT "
-                f"loads them under no other name: {shorten(key)}",
+                f"the name {named[0][1]!r} of an adapter in memory is in {len(named)} keys, and "
+                f"PEFT loads them under no other name: {shorten(named[0].string)}",
             )
 
     def repair(self, adapter: Adapter) -> tuple[Adapter, tuple[Change, ...]]:
+        ends = ((target, match.string[match.start() + 1 :]) for target, match in _named(adapter))
         return adapter, tuple(
-            Change(None, key, _NAME.sub(_without_name, key)) for key in _named(adapter)
+            Change(target, end, _NAME.sub(_without_name, f".{end}")[1:]) for target, end in ends
         )
 
 
-def _named(adapter: Adapter) -> dict[str, str]:
-    """The keys of stored tensors that contain an adapter's name, with that name."""
-    updates = (source for update in adapter.updates.values() for source in update.delta.sources)
-    wholes = (whole.source for whole in adapter.replaced.values())
-    keys = (key for source in chain(updates, wholes) for key in source.keys)
+def _named(adapter: Adapter) -> list[tuple[str, re.Match[str]]]:
+    """The keys of stored tensors that contain an adapter's name, each with its target."""
+    parts = {target: update.delta.sources for target, update in adapter.updates.items()}
+    parts |= {target: (whole.source,) for target, whole in adapter.replaced.items()}
+    keys = {key: target for target, some in parts.items() for source in some for key in source.keys}
     unusual = [key for key in keys if not key.endswith(_USUAL)]
-    return {key: match[1] for key in unusual if (match := _NAME.search(key))}
+    return [(keys[key], match) for key in unusual if (match := _NAME.search(key))]
 
 
 def _without_name(match: re.Match[str]) -> str:

@@ -51,6 +51,11 @@ def test_an_output_is_what_the_format_has(
     result = run_here(capsys, "convert", PLAIN, "-o", "x.safetensors", "--to", "peft")
     assert refused(result, 1, "a folder, with a config; name a folder")
     assert refused(run_here(capsys, "convert", KOHYA, "-o", "x", "--to", "kohya"), 1, "one file")
+    for name in ("x.bin", "x.SAFETENSORS"):
+        result = run_here(capsys, "convert", KOHYA, "-o", name, "--to", "diffusers")
+        assert refused(result, 1, f"{name}: name a folder, or a file with .safetensors")
+    result = run_here(capsys, "convert", PLAIN, "-o", "hf://ann/x", "--to", "mlx")
+    assert refused(result, 1, "hf://ann/x: an output is a path here")
     assert [*workplace.iterdir()] == []
 
 
@@ -271,3 +276,41 @@ def test_formats_are_listed_as_they_say_of_themselves(capsys: pytest.CaptureFixt
         assert set(row.writes) <= set(row.reads)
         assert row.merges is (dialect.name != "control_lora"), "a ControlNet has no base"
         assert f"\n{dialect.name} " in text
+
+
+def test_counts_are_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    drop = ("--drop", "*.mlp.*", "--drop", "*.layers.[1-9].*", "--drop", "*.[kvo]_proj")
+    result = run_here(
+        capsys, "convert", PLAIN, "--dry-run", "--to", "mlx", "--dtype", "float16", *drop
+    )
+    assert "peft → mlx: 1 target\n" in result.out
+    assert "read back: 0 updates exact, 1 rounded" in result.out
+
+
+def test_numbers_that_a_dtype_cannot_hold_are_refused_as_such(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "transformer.transformer_blocks.0.img_mod.1.lora_"
+    save_file(
+        {f"{name}A.weight": torch.ones(2, 4) * 1e5, f"{name}B.weight": torch.ones(4, 2)},
+        "a.safetensors",
+    )
+    result = run_here(
+        capsys, "convert", "a.safetensors", "-o", "x", "--to", "diffusers", "--dtype", "float16"
+    )
+    assert refused(result, 1, f"{name}A.weight: has numbers that are too large for F16")
+    assert [path.name for path in workplace.iterdir()] == ["a.safetensors"]
+
+
+def test_an_assumed_alpha_is_noted_before_another_format_states_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "model.layers.0.self_attn.q_proj"
+    save_file({f"{name}.A": torch.ones(2, 4), f"{name}.B": torch.ones(4, 2)}, "a.safetensors")
+    keys = ("--keys", "up={target}.B", "--keys", "down={target}.A")
+    result = run_here(capsys, "convert", "a.safetensors", *keys, "--dry-run", "--to", "peft")
+    assert "no alpha, so the scaling is taken as 1" in result.err
+    said = run_here(
+        capsys, "convert", "a.safetensors", *keys, "--scale", "1", "--dry-run", "--to", "peft"
+    )
+    assert (said.code, said.err) == (0, "")

@@ -230,6 +230,10 @@ USAGE = {
     "an odd factor": (["--where", "*=much"], "is not a pattern and a number"),
     "no rule": (["--rule", "sqrt"], "'sqrt' is not one of"),
     "no trap": (["--repair=zero-alhpa"], "'zero-alhpa' is not one of"),
+    "no trap, apart": (
+        ["--repair", "zero-alhpa"],
+        r"\(zero-alhpa\); it is no trap: all, adapter-name",
+    ),
     "jobs": (["--strength", "2", "--jobs", "2"], "No such option"),
 }
 

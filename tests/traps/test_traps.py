@@ -142,6 +142,14 @@ def test_unknown_trap_is_refused_with_the_known_ones() -> None:
         repaired(EXAMPLES["zero-alpha"].trapped(), ["zero-alhpa"])
 
 
+def test_repair_of_names_in_keys_says_what_is_the_same_in_all_keys() -> None:
+    _, changes = repaired(EXAMPLES["adapter-name"].trapped(), ["adapter-name"])
+    assert {change[1:3] for change in changes} == {
+        (f"lora_{part}.default.weight", f"lora_{part}.weight") for part in "AB"
+    }
+    assert {change.target for change in changes} == {"model.layers.0.self_attn.q_proj.weight"}
+
+
 def test_all_traps_of_an_adapter_are_repaired_at_once() -> None:
     both = kohya(module(alpha=0), fused(1, 4, 4, 4), module(TEXT, alpha=1))()
     after, changes = repaired(both, [traps.ALL])

@@ -84,7 +84,7 @@ def command(
 
 def _text(report: "ConvertReport") -> Iterator[str]:
     comparison = report.comparison
-    yield f"{report.source} → {report.target}: {len(report.names)} targets"
+    yield f"{report.source} → {report.target}: {_counted(len(report.names), 'target')}"
     if report.dropped:
         yield f"left out by --drop: {printable(listing(report.dropped))}"
     for targets, what in (
@@ -92,14 +92,18 @@ def _text(report: "ConvertReport") -> Iterator[str]:
         (comparison.padded, "factors padded with zeros to one rank"),
     ):
         if targets:
-            yield f"{what}: {len(targets)} targets"
+            yield f"{what}: {_counted(len(targets), 'target')}"
     worst = comparison.worst
     if worst is None:
         yield "read back: every update is exact"
     else:
         count = sum(1 for error in comparison.errors.values() if error)
         yield (
-            f"read back: {len(comparison.errors) - count} updates exact, {count} rounded, with a "
-            f"relative error of at most {worst[1]:.2g} ({printable(worst[0])})"
+            f"read back: {_counted(len(comparison.errors) - count, 'update')} exact, {count} "
+            f"rounded, with a relative error of at most {worst[1]:.2g} ({printable(worst[0])})"
         )
     yield from written_lines(report.written, report.notes)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,7 +43,14 @@ class _Command(click.Command):
             f"--repair={ALL}" if argument == "--repair" and follower not in traps else argument
             for argument, follower in zip(args, followers, strict=True)
         ]
-        return super().parse_args(ctx, given)
+        try:
+            return super().parse_args(ctx, given)
+        except click.UsageError as error:
+            for argument, follower in pairwise(args):
+                if argument == "--repair" and f"argument ({follower})" in error.message:
+                    message = f"{error.message}; it is no trap: {', '.join(traps)}"
+                    raise click.UsageError(message, ctx) from None
+            raise
 
 
 @click.command("rescale", short_help=__doc__, cls=_Command)

@@ -12,7 +12,8 @@ from loratools.formats.mlx.config import FineTuneType
 from loratools.formats.mlx.config_write import Contents, config_of
 from loratools.formats.mlx.modules import encoded, rank_of
 from loratools.io.bundle import Bundle
-from loratools.io.dtypes import nbytes
+from loratools.io.computed import cast
+from loratools.io.dtypes import computed, nbytes
 from loratools.io.source import Source
 
 
@@ -34,6 +35,8 @@ def encode(adapter: Adapter) -> Bundle:
         for part, source in encoded(where, target, update, rank=rank, factor=factor):
             tensors[f"{target.removesuffix('.weight')}.{part}"] = source
     tensors |= {target: replacement.source for target, replacement in adapter.replaced.items()}
+    # MLX takes floats of 8 bits for integers, so they are stored in 16 bits, which hold them.
+    tensors = {key: cast(source, computed(source.dtype)) for key, source in tensors.items()}
     modules = tuple(target.removesuffix(".weight") for target in adapter.updates)
     contents = Contents(_type(adapter), modules, rank, scales[0] if is_common else 1.0)
     return Bundle(

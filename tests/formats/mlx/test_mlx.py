@@ -419,6 +419,19 @@ def test_file_in_float16_stays_float16() -> None:
     assert {source.dtype for source in written.tensors.values()} == {"F16"}
 
 
+def test_floats_of_8_bits_which_mlx_takes_for_integers_are_stored_in_16() -> None:
+    files = bundle(lora(Q), fields())
+    eighths = {
+        key: Held(key, source.read().to(torch.float8_e4m3fn), "F8_E4M3")
+        for key, source in files.tensors.items()
+    }
+    adapter = decode(replace(files, tensors=eighths))
+    written = encode(adapter)
+    assert {source.dtype for source in written.tensors.values()} == {"F16"}
+    for target, effect in effects(adapter).items():
+        torch.testing.assert_close(effects(decode(written))[target], effect, rtol=0, atol=0)
+
+
 # Files
 
 
