@@ -1,7 +1,8 @@
-"""What `rescale`, `resize` and `combine` have in common: where they write, and what they refuse."""
+"""What verbs that make adapters of adapters have in common: where they write, what they refuse."""
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,16 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 OTHER = FIXTURES / "adapters/combine-r8"
 KOHYA = FIXTURES / "kohya/sd15-locon"
+FILE = "lora.safetensors"
 #: What each verb that makes adapters from adapters needs beside them and an output.
 VERBS = {
     "rescale": ["--strength", "0.5"],
     "resize": ["--rank", "2"],
     "combine": ["-w", "0.5"],
+    "convert": ["--to", "peft"],
 }
+#: What each says of every adapter.
+NOTES = {"convert": ["the adapter is in the peft format already, and is written anew"]}
 verbs = pytest.mark.parametrize("verb", RESHAPING)
 
 
@@ -32,7 +37,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`loratools VERB …` with what it needs; whatever happens, no traceback and no surprise."""
 
     def call(verb: str, *arguments: Path | str) -> Result:
-        result = run_here(capsys, verb, *arguments, *VERBS[verb])
+        # A conversion, too, writes the format that it reads.
+        kohya = ["--to", "kohya"] * (verb == "convert" and not {KOHYA, FILE}.isdisjoint(arguments))
+        result = run_here(capsys, verb, *arguments, *VERBS[verb], *kohya)
         assert "Traceback" not in result.err
         assert result.code != 70, result.err
         return result
@@ -43,6 +50,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "made"
+
+
+def said(verb: str) -> str:
+    """What a verb prints on stderr for every adapter."""
+    return "".join(f"Note: {note}\n" for note in NOTES.get(verb, []))
 
 
 def names(folder: Path) -> list[str]:
@@ -56,7 +68,7 @@ def names(folder: Path) -> list[str]:
 def test_a_peft_adapter_is_a_folder(run: Callable[..., Result], verb: str, output: Path) -> None:
     with unchanged(SMALL):
         result = run(verb, SMALL, "-o", output)
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, said(verb))
     size = (output / WEIGHTS).stat().st_size
     assert result.out.splitlines()[-1] == f"written: {output} ({size / 1000:.4g} kB)"
     assert names(output) == [CONFIG, WEIGHTS]
@@ -99,11 +111,11 @@ def test_json_is_all_that_is_printed(
     run: Callable[..., Result], verb: str, output: Path, dry: bool
 ) -> None:
     result = run(verb, SMALL, "-o", output, "--json", *["--dry-run"] * dry)
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "")  # notes are in the object
     found = json.loads(result.out, parse_constant=pytest.fail)
     assert found["output"] == (None if dry else str(output))
     assert found["bytes"] == (None if dry else (output / WEIGHTS).stat().st_size)
-    assert found["notes"] == []
+    assert found["notes"] == NOTES.get(verb, [])
     assert output.exists() != dry
 
 
@@ -116,7 +128,7 @@ def test_json_has_the_notes_that_are_else_on_stderr(
     noted = [line.removeprefix("Note: ") for line in run(*command).err.splitlines()]
     assert json.loads(run(*command, "--json").out)["notes"] == noted
     # Strengths and weights do not reach whole tensors: said where one of them is not 1.
-    assert bool(noted) == (verb in {"rescale", "combine"})
+    assert (noted != NOTES.get(verb, [])) == (verb in {"rescale", "combine"})
 
 
 @verbs
@@ -154,7 +166,9 @@ def test_a_config_that_is_elsewhere_is_named(
     bare.mkdir()
     shutil.copy(SMALL / WEIGHTS, bare)
     command = [verb, bare, "-o", tmp_path / "made"]
-    assert refused(run(*command), 1, "bare.*--config")
+    guessed = run(*command, "--dry-run")
+    assert guessed.code == 0
+    assert re.search(r"Note: .*no adapter_config\.json beside it.*--config", guessed.err)
     assert run(*command, "--config", SMALL / CONFIG).code == 0
     run(verb, SMALL, "-o", tmp_path / "expected")
     assert digests(tmp_path / "made") == digests(tmp_path / "expected")
@@ -215,7 +229,7 @@ REFUSED = {
         "is the input",
     ),
     "its file for output": (
-        ["lora.safetensors", "-o", "lora.safetensors", "--overwrite"],
+        [FILE, "-o", FILE, "--overwrite"],
         "is the input",
     ),
     "an output that exists": ([SMALL, "-o", "there"], "there: exists already"),
@@ -259,8 +273,10 @@ def test_a_refusal_is_one_line_exits_1_and_writes_nothing(
     (tmp_path / "there").mkdir()
     (tmp_path / "there/thesis.tex").write_text("mine")
     (tmp_path / "folder.safetensors").mkdir()
-    shutil.copy(KOHYA / "sd15-locon.safetensors", tmp_path / "lora.safetensors")
+    shutil.copy(KOHYA / "sd15-locon.safetensors", tmp_path / FILE)
     before = sorted(tmp_path.rglob("*"))
+    if verb == "convert" and "read and not written" in says:
+        pytest.skip("it is written in another format")
     with unchanged(SMALL, KOHYA, tmp_path):
         assert refused(run(verb, *arguments, *([] if "-o" in arguments else ["-o", "x"])), 1, says)
     assert sorted(tmp_path.rglob("*")) == before
