@@ -6,11 +6,12 @@ A flattened name has `_` for each dot, and words of their own contain `_` too: `
 every number.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
+
+from loratools.io.json import parse_json_object
 
 #: Who has named a model's modules: its authors, ComfyUI where that differs, diffusers, or, for text
 #: encoders, transformers.
@@ -90,7 +91,8 @@ def _filled(reading: Reading, words: list[str]) -> str | None:
 @cache
 def _by_form() -> Mapping[str, tuple[Reading, ...]]:
     """The readings, with `#` for numbers, by the forms of their flattened names."""
-    layouts = json.loads((Path(__file__).parent / "layouts.json").read_bytes())
+    path = Path(__file__).parent / "layouts.json"
+    layouts = parse_json_object(path.read_bytes(), path.name)
     found: dict[str, list[Reading]] = {}
     for family, layout in layouts.items():
         component = layout.pop("component")

@@ -14,7 +14,7 @@ class _DroppedAlpha(Trap):
         "diffusers reads them for Flux.1 alone, if there is no metadata. Its other pipelines "
         "refuse the file, and a model that loads an adapter by itself (`load_lora_adapter`) drops "
         "them without a word, for a scaling of 1. PEFT drops them too; here an adapter of PEFT's "
-        "that has them is refused"
+        "that has them beside a config is refused"
     )
     cure = "writes alpha into the metadata, which diffusers reads"
 

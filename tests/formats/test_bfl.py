@@ -88,6 +88,14 @@ def test_image_with_more_channels_is_noted_and_merges_into_a_padded_base(tmp_pat
     assert len(report.plan.accounting.applied) == len(tensors)
 
 
+def test_file_that_mixes_kohyas_parts_with_peft_s_is_read_module_by_module() -> None:
+    block = "double_blocks.1.img_attn.proj"
+    kohyas = {f"{block}.lora_down.weight": (2, 4), f"{block}.lora_up.weight": (4, 2)}
+    pefts = {f"{QKV}.lora_A.weight": (2, 4), f"{QKV}.lora_B.weight": (12, 2)}
+    adapter = decoded({key: torch.ones(shape) for key, shape in (pefts | kohyas).items()})
+    assert list(adapter.updates) == [f"{QKV}.weight", f"{block}.weight"]
+
+
 def test_lora_without_controls_has_no_note_on_channels() -> None:
     tensors = {k: t for k, t in control().items() if k != NORM and not k.endswith("bias")}
     assert not any("img_in" in note.message.split(":")[0] for note in decoded(tensors).notes)

@@ -1,5 +1,6 @@
 """Files under ComfyUI's names of modules: every spelling of parts, written again as read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,8 +62,10 @@ def product(tensors: Mapping[str, Tensor], scaling: float) -> Tensor:
 
 
 def assert_written_as(files: Bundle, written: Bundle) -> None:
-    assert list(written.tensors) == list(files.tensors)
-    for key, source in files.tensors.items():
+    """The same tensors under the same keys, without the name that an adapter had in memory."""
+    plain = {re.sub(r"(lora_[AB])\.\w+\.", r"\1.", key): s for key, s in files.tensors.items()}
+    assert list(written.tensors) == list(plain)
+    for key, source in plain.items():
         assert torch.equal(written.tensors[key].read(), source.read()), key
     assert written.metadata == files.metadata
 
@@ -297,7 +300,7 @@ def test_metadata_of_a_training_is_kept_true() -> None:
         (module() | {f"{TEXT}.lokr_w1": torch.ones(2, 2)}, Sureness.KEYS),
         (module("transformer.blocks.0.q"), Sureness.NO),
         (module("transformer.blocks.0.q", PAIRS[0]), Sureness.KEYS),
-        (module("transformer.a", PAIRS[0]) | module("transformer.b", PAIRS[3]), Sureness.NO),
+        (module("transformer.a", PAIRS[0]) | module("transformer.b", PAIRS[3]), Sureness.KEYS),
         (module("lora_te1_q", PAIRS[0]), Sureness.NO),
         (module("diffusion_modeling.q"), Sureness.NO),
     ],
@@ -306,6 +309,18 @@ def test_names_of_a_checkpoint_with_a_part_are_this_formats(
     tensors: dict[str, Tensor], sureness: Sureness
 ) -> None:
     assert claim(bundle(tensors)) is sureness
+
+
+def test_names_of_diffusers_may_have_parts_of_kohya_and_of_peft_in_one_file() -> None:
+    names = ("unet.a.to_q", "unet.a.to_k")
+    tensors = module(names[0], PAIRS[0], alpha=1.0) | module(names[1], PAIRS[2])
+    adapter = decode(bundle(tensors))
+    assert present(adapter.filed).dialect == "comfyui"
+    for name, scaling in zip(names, (0.5, 1.0), strict=True):
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith(name)}
+        found = effects(adapter)[f"{name}.weight"]
+        torch.testing.assert_close(found, product(own, scaling), rtol=0, atol=0)
+    assert_written_as(bundle(tensors), encode(adapter))
 
 
 def test_keys_count_more_than_a_config_of_another_kind() -> None:

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ from safetensors.torch import save_file
 from loratools import registry
 from loratools.adapter import Adapter
 from loratools.deltas import keys_of
+from loratools.errors import FormatError
 from loratools.files.opening import open_adapter
 from loratools.formats import dialect_named, dialects
 from tests.cli.test_imports import codes_without_torch
@@ -41,9 +44,42 @@ def explained(adapter: Adapter) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("spelled", SPELLED, ids=lambda spelled: spelled.trainer)
+each_spelling = pytest.mark.parametrize("spelled", SPELLED, ids=lambda spelled: spelled.trainer)
+
+
+@each_spelling
 def test_spelling_is_read_as_its_formula_says(spelled: Spelled, tmp_path: Path) -> None:
-    adapter = open_adapter(saved(spelled, tmp_path))
+    assert_as_spelled(open_adapter(saved(spelled, tmp_path)), spelled)
+
+
+@each_spelling
+def test_name_that_an_adapter_had_in_memory_changes_nothing(
+    spelled: Spelled, tmp_path: Path
+) -> None:
+    tensors = {
+        re.sub(r"(lora_[AB])\.(weight|bias)$", r"\1.my_style.\2", key): tensor
+        for key, tensor in spelled.tensors.items()
+    }
+    if tensors.keys() != spelled.tensors.keys():
+        named = replace(spelled, tensors=tensors)
+        assert_as_spelled(open_adapter(saved(named, tmp_path)), named)
+
+
+@pytest.mark.parametrize("component", ["unet.", "diffusion_model.", "lora_unet_", ""])
+def test_two_adapters_in_one_file_are_refused(component: str, tmp_path: Path) -> None:
+    tensors = {
+        f"{component}{module}.lora_{part}.{name}.weight": torch.ones(2, 2)
+        for module, name in (("a", "one"), ("b", "two"))
+        for part in "AB"
+    }
+    save_file(tensors, tmp_path / "both.safetensors")
+    with pytest.raises(
+        FormatError, match=r"both\.safetensors: holds several adapters \(one, two\)"
+    ):
+        open_adapter(tmp_path / "both.safetensors")
+
+
+def assert_as_spelled(adapter: Adapter, spelled: Spelled) -> None:
     assert present(adapter.filed).dialect == spelled.dialect
     assert adapter.kinds == spelled.kinds
     assert sorted(explained(adapter)) == sorted(spelled.tensors)

@@ -19,7 +19,7 @@ def read_scaling(where: str, source: Source | None, *, rank: int) -> Scaling:
     """
     if source is None:
         return Scaling(alpha=rank, rank=rank, rule="rank", origin="assumed")
-    if source.shape not in ((), (1,)) or source.dtype not in SCALARS:
+    if math.prod(source.shape) != 1 or source.dtype not in SCALARS:
         raise FormatError(f"{where}: {source.dtype} {list(source.shape)} is not a single number")
     alpha = read_scalar(source)
     if not math.isfinite(alpha):

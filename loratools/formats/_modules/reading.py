@@ -13,7 +13,7 @@ from loratools.formats._modules.metadata import (
     provenance,
     settings,
 )
-from loratools.formats._modules.spelling import Spelling
+from loratools.formats._modules.spelling import Spelling, check_one_adapter, without_adapter
 from loratools.formats._part_names import lycoris_kind
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
@@ -30,8 +30,10 @@ def stored_modules(
 
     Raises:
         UnsupportedError: a tensor belongs to a kind of update that cannot be read.
-        FormatError: a key is not that of any known part, or two keys are the same part.
+        FormatError: a key is not that of any known part, two keys are the same part, or there are
+            several adapters.
     """
+    check_one_adapter(bundle.tensors, bundle.where)
     modules: dict[str, dict[str, Source]] = {}
     unknown = []
     for key, source in bundle.tensors.items():
@@ -111,7 +113,8 @@ def adapter_of(
             dialect=dialect,
             metadata=bundle.metadata,
             settings=settings(bundle.metadata),
-            order=tuple(bundle.tensors),
+            # Readers know parts without the name of an adapter, and so they are written.
+            order=tuple(map(without_adapter, bundle.tensors)),
         ),
     )
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 
+from loratools.formats._modules.spelling import without_adapter
 from loratools.io.computed import Computed
 from loratools.io.source import Reshaped, Source, Transposed
 
@@ -10,15 +11,16 @@ from loratools.io.source import Reshaped, Source, Transposed
 def as_stored(module: str, key: str, source: Source, filed: Collection[str]) -> tuple[str, Source]:
     """The key and the tensor that are written for a part of a module.
 
-    They are those that were read if the file, whose keys are `filed`, had the same numbers in this
-    module. Some parts have several names and shapes, as magnitudes do. A codec yields those that
-    most readers understand, which are right for a file that is made anew.
+    They are those that were read if the file had the same numbers in this module; `filed` are its
+    keys, without the name of an adapter. Some parts have several names and shapes, as magnitudes
+    do. A codec yields those that most readers understand, which are right for a file that is made
+    anew.
     """
     inner = _unshaped(source)
     same = math.prod(inner.shape) == math.prod(source.shape)
     if isinstance(inner, Computed | Transposed) or not same:
         return key, source
-    (stored,) = inner.keys
+    stored = without_adapter(*inner.keys)
     is_own = stored in filed and stored.startswith(f"{module}.")
     return (stored, inner) if is_own else (key, source)
 

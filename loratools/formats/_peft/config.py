@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -43,15 +43,19 @@ _LAYER_DIGITS = 20
 class Unstated:
     """What stands in for the numbers of a config that is missing.
 
-    `ranks` are those of the tensors, by module. `alpha` is the one that the user gives; None if
-    there is none, so that each module's rank is taken for it.
+    `ranks` are those of the tensors, by module, and `stored` the scalings of modules that have an
+    alpha of their own. `alpha` is the one that the user gives for the others; None if there is
+    none, so that each module's rank is taken for it.
     """
 
     ranks: Mapping[str, int]
     alpha: float | None
+    stored: Mapping[str, Scaling] = field(default_factory=dict)
 
     def scaling(self, module: str) -> Scaling:
         """The scaling of `module`."""
+        if module in self.stored:
+            return self.stored[module]
         rank = self.ranks[module]
         alpha = rank if self.alpha is None else self.alpha
         origin: Origin = "assumed" if self.alpha is None else "option"

@@ -12,8 +12,9 @@ from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, ShapeMismatchError, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
+from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
-from loratools.formats._modules.spelling import PEFT, Spelling
+from loratools.formats._modules.spelling import PEFT, Spelling, without_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
@@ -36,6 +37,8 @@ def claim(bundle: Bundle) -> Sureness:
     Files with parts of kinds that have no codec alone are only `POSSIBLE`.
     """
     own = [key for key in bundle.tensors if key.startswith(_ROOTS)]
+    if any(key.endswith(all_codecs().marks) for key in own):
+        return Sureness.NO  # a file in kohya's format, which may have such names too
     if any((split := _SPELLING.split(key)) and split.part != ALPHA for key in own):
         return Sureness.KEYS
     has_others = any(other_kind(key, _SPELLING) for key in own)
@@ -50,9 +53,11 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ShapeMismatchError: the tensors of a module do not fit each other.
         UnsupportedError: there are updates of another kind, or factors that are not floats.
     """
-    biases = {key: s for key, s in bundle.tensors.items() if key.endswith(_BIAS)}
-    scales = {key: s for key, s in bundle.tensors.items() if key.endswith(_NORMS)}
-    rest = {k: s for k, s in bundle.tensors.items() if k not in biases and k not in scales}
+    tensors = {without_adapter(key): source for key, source in bundle.tensors.items()}
+    biases = {key: s for key, s in tensors.items() if key.endswith(_BIAS)}
+    scales = {key: s for key, s in tensors.items() if key.endswith(_NORMS)}
+    ends = (_BIAS, *_NORMS)
+    rest = {k: s for k, s in bundle.tensors.items() if not without_adapter(k).endswith(ends)}
     modules = stored_modules(replace(bundle, tensors=rest), _SPELLING, _is_name, _NAMES)
     adapter = adapter_of(bundle, "bfl", modules)
     updates = dict(adapter.updates)

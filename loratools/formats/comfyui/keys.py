@@ -6,7 +6,7 @@ them: ComfyUI tries one after the other, module by module.
 
 ComfyUI also knows modules by flattened names, and those of some models by the names that they have
 in diffusers. Files with such names alone belong to the formats that they are from, except for two
-sorts: names of diffusers with kohya's names of parts, and names of both kinds in one file.
+sorts: names of diffusers, some with kohya's names of parts, and names of both kinds in one file.
 """
 
 import re
@@ -51,14 +51,13 @@ def is_known(module: str) -> bool:
 def has_names_of_diffusers(keys: Collection[str], codecs: Codecs) -> bool:
     """Whether names are those of diffusers in a file that diffusers does not write.
 
-    All of its parts have kohya's names, or flattened names of modules are beside them.
+    Some of its parts have kohya's names, or flattened names of modules are beside them.
     """
-    own, kohyas = spelling(codecs), spelled_alike(codecs.parts)
+    own, kohyas = spelling(codecs), spelled_alike({*codecs.parts} - {ALPHA, PEFT_MAGNITUDE})
     likely = [key for key in keys if _COMPONENT.match(key) and _PROCESSOR not in key]
     if likely and any(map(flattened_prefix, keys)):
         return any(map(own.split, likely))
-    splits = [kohyas.split(key) for key in likely if own.split(key)]
-    return all(splits) and any(split and split.part != ALPHA for split in splits)
+    return any(map(kohyas.split, likely))
 
 
 def spelled(keys: Iterable[str], codecs: Codecs) -> Mapping[Split, str]:

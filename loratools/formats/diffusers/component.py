@@ -148,5 +148,5 @@ def _inferred(modules: Modules, where: str, type: PeftType, alpha: float | None)
         "lora_bias": any("lora_B.bias" in parts for parts in modules.values()),
     }
     downs = {m: parts["lora_A"] for m, parts in modules.items() if "lora_A" in parts}
-    ranks = {m: down.shape[0] for m, down in downs.items() if down.shape}
+    ranks = {m: (*down.shape, 1)[0] for m, down in downs.items()}
     return PeftConfig(where, type, fields, 1, 1.0, {}, {}, unstated=Unstated(ranks, alpha))

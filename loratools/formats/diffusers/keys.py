@@ -7,7 +7,14 @@ from typing import NamedTuple, final
 
 from loratools.errors import FormatError, LoratoolsError, UnsupportedError, shorten
 from loratools.formats._modules.alphas import ALPHA
-from loratools.formats._modules.spelling import OLD_DIFFUSERS, PEFT, PEFT_MAGNITUDE, Spelling
+from loratools.formats._modules.spelling import (
+    OLD_DIFFUSERS,
+    PEFT,
+    PEFT_MAGNITUDE,
+    Spelling,
+    check_one_adapter,
+    without_adapter,
+)
 from loratools.formats._part_names import lycoris_kind
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
@@ -24,6 +31,9 @@ _LANGUAGE_MODEL = re.compile(r"transformer\.(h|layer|encoder|wte|wpe|word_embedd
 #: Beginnings of names that files of ComfyUI have, beside which they may have names of diffusers.
 _OF_COMFYUI = ("diffusion_model.", "text_encoders.", "lora_", "lycoris_")
 
+#: Kohya's names of parts, which diffusers' files do not have.
+_KOHYAS = (".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".dora_scale")
+
 #: The parts as PEFT's codecs call them, by the names that spellings give them.
 _ROLES = {
     "lora_down.weight": "lora_A",
@@ -39,8 +49,7 @@ ENDS = {
     "lora_B.bias": "lora_B.bias",
     "lora_magnitude_vector": "lora_magnitude_vector",
 }
-_NEW = PEFT | Spelling({f".lora_B{name}.bias": "lora_B.bias" for name in ("", ".default")})
-_SPELLING = _NEW | OLD_DIFFUSERS | Spelling({f".{ALPHA}": ALPHA})
+_SPELLING = PEFT | OLD_DIFFUSERS | Spelling({".lora_B.bias": "lora_B.bias", f".{ALPHA}": ALPHA})
 
 #: PEFT's own prefix, which a component may have around it when its tensors are saved.
 _WRAPPER = "base_model.model."
@@ -100,7 +109,7 @@ def key_of(component: str, name: str) -> str:
 
 def has_components(keys: Collection[str]) -> bool:
     """Whether a key is that of a factor in a component of a pipeline, in any spelling."""
-    if any(key.startswith(_OF_COMFYUI) for key in keys):
+    if any(key.startswith(_OF_COMFYUI) or key.endswith(_KOHYAS) for key in keys):
         return False
     likely = (key for key in keys if component_of(key) or _PROCESSOR in key)
     return any(
@@ -110,7 +119,8 @@ def has_components(keys: Collection[str]) -> bool:
 
 def has_factors(keys: Iterable[str]) -> bool:
     """Whether a key is that of a factor, also of a model that is no component of a pipeline."""
-    return any(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
+    ends = (".lora_A.weight", ".lora_B.weight")
+    return any(without_adapter(key).endswith(ends) for key in keys)
 
 
 def place_of(key: str) -> Place | None:
@@ -147,10 +157,11 @@ def sort_keys(bundle: Bundle) -> Parts:
     """Sort the tensors of a file by their places.
 
     Raises:
-        FormatError: a key is not one of this format, two mean the same part, an alpha has no
-            factors, or only some of the keys begin with a component.
+        FormatError: a key is not one of this format, two mean the same part, there are several
+            adapters, an alpha has no factors, or only some of the keys begin with a component.
         UnsupportedError: a tensor belongs to a kind of update that is not read in this format.
     """
+    check_one_adapter(bundle.tensors, bundle.where)
     parts = Parts()
     for key, source in bundle.tensors.items():
         place = place_of(key)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats import Sureness
+from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.spelling import Spelling
 from loratools.formats._part_names import named_part
 from loratools.formats.loralib.modules import decoded
@@ -13,19 +14,27 @@ from loratools.io.source import Source
 
 _FACTORS = Spelling({f".{part}": part for part in ("lora_A", "lora_B")})
 _ENDS = tuple(_FACTORS.parts)
-#: Names around modules in other formats, whose files may have keys that end alike.
+#: Beginnings of names in other formats, whose files may have keys that end alike.
 _OTHERS = (
     "base_model.", "diffusion_model.", "text_encoder.", "text_encoder_2.", "text_encoders.",
-    "unet.",
+    "unet.", "transformer.transformer_blocks.", "transformer.single_transformer_blocks.",
+    "transformer.blocks.", "double_blocks.", "single_blocks.", "lora_", "lycoris_",
 )  # fmt: skip
 
 
 def claim(bundle: Bundle) -> Sureness:
-    """How sure this dialect is: factors are parameters of their layer, without `.weight`."""
+    """How sure this dialect is: factors are parameters of their layer, without `.weight`.
+
+    No layer has an alpha, which is never stored.
+    """
     keys = [key for key in bundle.tensors if "lora_" in key]
     if not keys or not all(key.endswith(_ENDS) for key in keys):
         return Sureness.NO
-    return Sureness.NO if any(key.startswith(_OTHERS) for key in keys) else Sureness.KEYS
+    has_alpha = any(
+        f"{split.module}.{ALPHA}" in bundle.tensors for split in map(_FACTORS.split, keys) if split
+    )
+    is_other = any(key.startswith(_OTHERS) for key in keys)
+    return Sureness.NO if is_other or has_alpha else Sureness.KEYS
 
 
 def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:

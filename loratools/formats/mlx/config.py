@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 from loratools.adapter import Note
 from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import FormatError, UnsupportedError
-from loratools.formats._fields import check_type, number
+from loratools.formats._fields import check_type, integer, number
 
 FineTuneType = Literal["lora", "dora", "full"]
 #: The scale of mlx-lm where nothing else is set. The first version of MLX's example had 2.
@@ -58,13 +58,14 @@ def parse_config(fields: Mapping[str, Any] | None, where: str, scale: str) -> Ml
     check_type(fields, "lora_parameters", dict, where)
     parameters = fields.get("lora_parameters") or {}
     place = f"{where}: lora_parameters"
+    rank = integer(parameters, "rank", place) if "rank" in parameters else None
     value, origin, notes = _scale(fields, parameters, place, scale)
     return MlxConfig(
         type=_type(fields, where),
         scale=value,
         origin=origin,
         keys=_keys(parameters, place),
-        rank=int(number(parameters, "rank", place)) if "rank" in parameters else None,
+        rank=rank,
         notes=notes,
     )
 
@@ -118,7 +119,7 @@ def _alpha_notes(
     if parameters.get("alpha") is None or "rank" not in parameters:
         return []
     alpha = number(parameters, "alpha", place)
-    product = scale * alpha / number(parameters, "rank", place)
+    product = scale * alpha / integer(parameters, "rank", place)
     if product == scale:
         return []
     if "num_layers" in fields:

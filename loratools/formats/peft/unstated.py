@@ -1,13 +1,15 @@
 """What stands in for the config of a PEFT adapter that has none: its tensors, and `--alpha`.
 
 Such files are state dicts that were saved without `save_pretrained`. Their tensors say the rank,
-the modules and the kind of update, but not the alpha.
+the modules and the kind of update, but not the alpha, unless it is a tensor of each module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from loratools.adapter import Note
-from loratools.errors import FormatError
+from loratools.deltas.lora import Scaling
+from loratools.errors import FormatError, shorten
+from loratools.formats._modules.alphas import ALPHA, read_scaling
 from loratools.formats._peft.codecs import Codecs, codecs_of
 from loratools.formats._peft.config import PeftConfig, Unstated
 from loratools.formats._peft.keys import Parts
@@ -26,7 +28,8 @@ def unstated_codecs(where: str) -> Codecs:
 def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) -> PeftConfig:
     """The config of an adapter that has none, with the ranks of its tensors.
 
-    `alpha` is the value of the option: a number, or `auto` to take each module's rank.
+    `alpha` is the value of the option: a number, or `auto` to take each module's rank. Alphas that
+    modules have as tensors are moved from `parts` to the config.
 
     Raises:
         FormatError: there are no updates, for which alone a config is not needed.
@@ -37,13 +40,24 @@ def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) ->
             f"which alone can be read without; pass it with --config"
         )
     ranks = {
-        path_of(module): source.shape[0]
+        path_of(module): (*source.shape, 1)[0]
         for module, roles in parts.modules.items()
         for role, source in roles.items()
-        if role in ("lora_A", "lora_embedding_A") and source.shape
+        if role in ("lora_A", "lora_embedding_A")
     }
-    unstated = Unstated(ranks, None if alpha == "auto" else float(alpha))
+    stored = dict(_stored_alphas(bundle.where, parts, ranks))
+    unstated = Unstated(ranks, None if alpha == "auto" else float(alpha), stored)
     return PeftConfig(bundle.where, codecs.type, {}, 1, 1.0, {}, {}, unstated=unstated)
+
+
+def _stored_alphas(
+    where: str, parts: Parts, ranks: Mapping[str, int]
+) -> Iterator[tuple[str, Scaling]]:
+    """The scalings of modules with an alpha as a tensor, which is no whole tensor any more."""
+    for module in [module for module in ranks if f"{module}.{ALPHA}" in parts.plain]:
+        name = f"{module}.{ALPHA}"
+        source = parts.plain.pop(name)
+        yield module, read_scaling(f"{where}: {shorten(name)}", source, rank=ranks[module])
 
 
 def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
@@ -51,6 +65,8 @@ def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
     if config.unstated is None:
         if alpha != "auto":
             yield Note("info", f"its config says its alpha, so --alpha {alpha} is not used")
+    elif config.unstated.stored.keys() >= config.unstated.ranks.keys():
+        return
     elif config.unstated.alpha is None:
         yield Note(
             "problem",

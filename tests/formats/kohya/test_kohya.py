@@ -122,9 +122,9 @@ def test_every_tensor_is_counted_with_its_update_in_file_order() -> None:
     assert list(present(adapter.filed).order) == list(tensors)
 
 
-def test_alpha_is_read_from_any_dtype_and_both_shapes() -> None:
+def test_alpha_is_one_number_of_any_dtype_and_with_any_axes() -> None:
     for dtype in (*map(to_torch, FLOATS), torch.int64):
-        for shape in ((), (1,)):
+        for shape in ((), (1,), (1, 1)):
             tensors = module() | {f"{UNET}.alpha": torch.full(shape, 4, dtype=dtype)}
             assert lora_of(decoded(tensors)).scaling.value == 2
 

@@ -169,11 +169,21 @@ def test_what_is_no_layer_of_microsoft_lora_is_refused(
     [
         (["a.lora_A.weight", "a.lora_B.weight"], "peft"),
         (["diffusion_model.a.lora_A", "diffusion_model.a.lora_B"], "comfyui"),
+        (["transformer.blocks.a.lora_A", "transformer.blocks.a.lora_B"], "diffusers"),
+        (["double_blocks.0.a.lora_A", "double_blocks.0.a.lora_B"], "bfl"),
+        (["lora_unet_a.lora_A", "lora_unet_a.lora_B"], "kohya"),
     ],
 )
 def test_keys_of_other_formats_are_theirs(keys: list[str], dialect: str) -> None:
     shapes = dict(zip(keys, ((2, 5), (6, 2)), strict=True))
     assert present(decode(whole(shapes)).filed).dialect == dialect
+
+
+def test_layer_with_an_alpha_is_not_one_of_microsoft_lora() -> None:
+    """An alpha would be a whole tensor of the model, and the scaling a guess."""
+    adapter = decode(whole({**pair((2, 5), (6, 2)), f"{Q}.alpha": ()}))
+    assert present(adapter.filed).dialect == "peft"
+    assert present(adapter.updates[f"{Q}.weight"].delta.scaling).origin == "tensor"
 
 
 def test_pickle_with_its_model_merges_into_a_model_of_the_same_names(tmp_path: Path) -> None:

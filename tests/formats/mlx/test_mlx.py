@@ -189,6 +189,8 @@ def test_what_is_no_whole_update_is_refused(
         (fields(lora_parameters=[8]), "lora_parameters must be an object"),
         (parameters(scale="20"), "scale must be a finite number"),
         (parameters(keys="q_proj"), "keys must be a list of names"),
+        (parameters(rank=0, alpha=16), "rank must be a positive integer"),
+        (parameters(rank=None, alpha=16), "rank must be a finite number"),
     ],
 )
 def test_config_that_is_not_mlxs_is_refused(config: Any, message: str) -> None:

@@ -1,5 +1,6 @@
 """PEFT's keys in a file without a config: what is read, and what is said of the alpha."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 import loratools
-from loratools.errors import FormatError
+from loratools.errors import FormatError, ShapeMismatchError
 from loratools.formats import decode
+from loratools.io.source import Held
 from tests.adapters import effects
 from tests.formats.bundles import bundle, decoded, lora, notes
 from tests.narrowing import present
@@ -37,6 +39,28 @@ def test_given_alpha_is_divided_by_the_rank_of_each_module() -> None:
     assert [(s.value, s.origin) for s in scalings] == [(6, "option"), (4, "option")]
     assert notes(adapter, "problem") == []
     assert any("alpha is 12, as given" in note for note in notes(adapter, "info"))
+
+
+def test_alpha_as_a_tensor_counts_more_than_a_given_one() -> None:
+    """A file that says the alpha of a module needs no guess, and no option."""
+    shapes = {key.removeprefix("base_model.model."): shape for key, shape in MIXED.items()}
+    files = bundle(shapes, None)
+    alpha = Held("model.q.alpha", torch.tensor(4.0), "F32")
+    for options, value, origin in (({}, 1, "assumed"), ({"alpha": "12"}, 4, "option")):
+        adapter = decode(replace(files, tensors={**files.tensors, alpha.key: alpha}), options)
+        scalings = [present(update.delta.scaling) for update in adapter.updates.values()]
+        assert [(s.value, s.origin) for s in scalings] == [(2, "tensor"), (value, origin)]
+        assert adapter.replaced == {}
+    for key in ("model.v.lora_A.weight", "model.v.lora_B.weight"):
+        shapes.pop(key)
+    files = bundle(shapes, None)
+    adapter = decode(replace(files, tensors={**files.tensors, alpha.key: alpha}))
+    assert notes(adapter, "problem") == []
+
+
+def test_factor_that_is_a_number_is_refused_by_its_shape() -> None:
+    with pytest.raises(ShapeMismatchError, match=r"q.*\[\].*"):
+        decode(bundle({"q.lora_A.weight": (), "q.lora_B.weight": ()}, None))
 
 
 def test_config_counts_more_than_a_given_alpha() -> None:
