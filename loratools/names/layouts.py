@@ -91,8 +91,8 @@ def _filled(reading: Reading, words: list[str]) -> str | None:
 @cache
 def _by_form() -> Mapping[str, tuple[Reading, ...]]:
     """The readings, with `#` for numbers, by the forms of their flattened names."""
-    path = Path(__file__).parent / "layouts.json"
-    layouts = parse_json_object(path.read_bytes(), path.name)
+    file = Path(__file__).parent / "layouts.json"
+    layouts = parse_json_object(file.read_bytes(), file.name)
     found: dict[str, list[Reading]] = {}
     for family, layout in layouts.items():
         component = layout.pop("component")
