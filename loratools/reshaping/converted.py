@@ -21,6 +21,8 @@ from loratools.version import __version__
 ORIGIN = "loratools"
 #: The beginnings of entries of metadata that are about the training, and stay true.
 _OF_TRAINING = ("ss_", "modelspec.")
+#: The most reasons in one error.
+_REASONS = 4
 _Value = TypeVar("_Value")
 
 
@@ -110,7 +112,9 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
     groups: dict[str, list[str]] = {}
     for target, reason in reasons.items():
         groups.setdefault(reason, []).append(target)
-    told = "; ".join(f"{listing(names, 3)}: {reason}" for reason, names in groups.items())
+    told = "; ".join(f"{listing(names, 3)}: {why}" for why, names in [*groups.items()][:_REASONS])
+    if len(groups) > _REASONS:
+        told += f"; and {len(groups) - _REASONS} other reasons"
     what = f"any of the {count} targets" if count > 1 else "the only target"
     if len(reasons) < count:
         what = f"{len(reasons)} of {count} targets, which --drop leaves out"
@@ -211,8 +215,16 @@ def _refused(adapter: Adapter, dialect: Dialect) -> Iterator[tuple[str, str]]:
             encode(alone, dialect.name)
         except UnsupportedError as error:
             about = [target for target in targets if shorten(target) in str(error)] or targets
-            reason = str(error).removeprefix(f"{adapter.where}: ")
-            yield about[0], reason.removeprefix(f"{shorten(about[0])}: ")
+            yield about[0], _without_names(str(error), adapter.where, about[0])
+
+
+def _without_names(error: str, where: str, target: str) -> str:
+    """The reason in an error about a target, which is the same for others of its kind."""
+    for name in (target, target.partition(".")[2]):  # diffusers names the component apart
+        _, found, reason = error.partition(f"{shorten(name)}: ")
+        if found:
+            return reason
+    return error.removeprefix(f"{where}: ")
 
 
 def _only(some: Mapping[str, _Value], names: Collection[str]) -> dict[str, _Value]:

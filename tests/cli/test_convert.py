@@ -314,3 +314,37 @@ def test_an_assumed_alpha_is_noted_before_another_format_states_it(
         capsys, "convert", "a.safetensors", *keys, "--scale", "1", "--dry-run", "--to", "peft"
     )
     assert (said.code, said.err) == (0, "")
+
+
+def test_the_same_reason_is_told_once_for_all_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for block in range(1, 9):
+        name = f"lora_unet_mid_block_attentions_0_transformer_blocks_{block}_attn1_to_q"
+        tensors |= {
+            f"{name}.lora_down.weight": torch.ones(2, 4),
+            f"{name}.lora_up.weight": torch.ones(4, 2),
+            f"{name}.dora_scale": torch.ones(1, 4),
+        }
+    save_file(tensors, "a.safetensors")
+    result = run_here(capsys, "convert", "a.safetensors", "--dry-run", "--to", "diffusers")
+    assert refused(result, 1, "any of the 8 targets: .* and 5 more: PEFT has a magnitude for each")
+    assert result.err.count("a magnitude") == 1
+
+
+def test_all_whole_tensors_that_a_format_cannot_hold_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "model.layers.0.self_attn"
+    tensors = {
+        f"base_model.model.{name}.q_proj.lora_A.weight": torch.ones(2, 4),
+        f"base_model.model.{name}.q_proj.lora_B.weight": torch.ones(4, 2),
+        f"base_model.model.{name}.k_proj.weight": torch.ones(4, 4),
+        f"base_model.model.{name}.v_proj.weight": torch.ones(4, 4),
+    }
+    Path("a").mkdir()
+    save_file(tensors, "a/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    saved = {"modules_to_save": ["k_proj", "v_proj"]}
+    Path("a/adapter_config.json").write_text(json.dumps(config | saved))
+    result = run_here(capsys, "convert", "a", "--dry-run", "--to", "mlx")
+    assert refused(result, 1, "k_proj.weight, .*v_proj.weight: MLX has no place for a whole tensor")

@@ -7,7 +7,7 @@ multiplied into `lora_b`.
 
 from loratools.adapter import Adapter
 from loratools.deltas.dora import DoRA
-from loratools.errors import UnsupportedError, shorten
+from loratools.errors import UnsupportedError, listing, shorten
 from loratools.formats.mlx.config import FineTuneType
 from loratools.formats.mlx.config_write import Contents, config_of
 from loratools.formats.mlx.modules import encoded, rank_of
@@ -61,16 +61,18 @@ def _refuse_others(adapter: Adapter) -> None:
     where = adapter.where
     for target in adapter.rows:
         raise UnsupportedError(f"{where}: {shorten(target)}: MLX has no place for single rows")
-    for target in adapter.replaced if adapter.updates else ():
+    if adapter.replaced and adapter.updates:
         raise UnsupportedError(
-            f"{where}: {shorten(target)}: MLX has no place for a whole tensor beside updates"
+            f"{where}: {listing(adapter.replaced)}: MLX has no place for a whole tensor beside "
+            f"updates"
         )
-    type = _type(adapter)
-    for target, update in adapter.updates.items():
+    for target in adapter.updates:
         if not target.endswith(".weight"):
             raise UnsupportedError(f"{where}: {shorten(target)}: not a module's weight")
-        if type == "dora" and not isinstance(update.delta, DoRA):
-            raise UnsupportedError(
-                f"{where}: {shorten(target)}: a {update.delta.kind} beside a DoRA; MLX has one "
-                f"kind of update in an adapter"
-            )
+    deltas = {target: update.delta for target, update in adapter.updates.items()}
+    others = [target for target, delta in deltas.items() if not isinstance(delta, DoRA)]
+    if _type(adapter) == "dora" and others:
+        raise UnsupportedError(
+            f"{where}: {listing(others)}: a {deltas[others[0]].kind} beside a DoRA; MLX has one "
+            f"kind of update in an adapter"
+        )
