@@ -208,6 +208,12 @@ def test_alpha_that_is_missing_beside_others_is_written_when_it_is_repaired(tmp_
     assert load_file(repaired)[f"{UNET}.alpha"] == 2
 
 
+def test_no_module_is_left_without_an_alpha_beside_others_that_have_one() -> None:
+    adapter = decode(bundle(module(alpha=2.0) | module(TEXT, alpha=1.0)))
+    written = encode(rescaled(adapter, Rescaling(rule="rslora")).adapter)
+    assert {f"{UNET}.alpha", f"{TEXT}.alpha"} < set(written.tensors)
+
+
 def test_module_of_another_adapter_gets_the_names_of_kohya() -> None:
     one, other = decode(bundle(module())), decode(bundle(module(TEXT, PAIRS[1])))
     both = encode(combined([one, other], [1, 1], None, Combination()).adapter)

@@ -75,7 +75,10 @@ def test_another_dialect_has_a_place_for_all_of_it_or_refuses_it_by_name(path: P
             bundle = encode(adapter, other.name)
         except UnsupportedError as error:
             targets = (*adapter.updates, *adapter.replaced, *adapter.rows)
-            assert any(f"{adapter.where}: {t}: " in str(error) for t in targets)  # noqa: PT017
+            named = [
+                f"{adapter.where}: {target}{end}" for target in targets for end in (": ", ", ")
+            ]
+            assert any(start in str(error) for start in named)  # noqa: PT017
             continue
         again = decode(bundle)
         assert present(again.filed).dialect == other.name

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final, get_args
 
 from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
-from loratools.deltas.lora import Scaling
+from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._file_order import in_file_order
 from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
@@ -40,6 +40,14 @@ class _Module:
 
 
 @final
+class _Alphas(NamedTuple):
+    """The dtype of the alphas of a file, if one is known, and the origins of those left out."""
+
+    dtype: str | None
+    left_out: Collection[Origin]
+
+
+@final
 @dataclass(frozen=True)
 class SingleFile:
     """How a dialect stores an adapter in a single file.
@@ -49,8 +57,8 @@ class SingleFile:
         is_name: whether the dialect has such names of modules.
         names: a description of these names, for errors.
         key: the key of a part of a module.
-        needs_alpha: whether a new file says the alpha of a scaling of 1 too. A file that was read
-            without an alpha goes on without it while the scaling is 1.
+        needs_alpha: whether a new file says alpha too if all scalings are 1. A module that was read
+            without an alpha goes on without it while its scaling is 1.
     """
 
     file: str
@@ -69,8 +77,9 @@ class SingleFile:
         codecs = all_codecs()
         scalings = [s for update in adapter.updates.values() if (s := update.delta.scaling)]
         dtypes = [scaling.source.dtype for scaling in scalings if scaling.source is not None]
+        alphas = _Alphas(dtypes[0] if dtypes else None, self._left_out(adapter, scalings))
         modules = [
-            self._module(adapter, target, update, codecs, dtypes[0] if dtypes else None)
+            self._module(adapter, target, update, codecs, alphas)
             for target, update in adapter.updates.items()
         ]
         filed = adapter.filed or Filed("")
@@ -101,7 +110,7 @@ class SingleFile:
         target: str,
         update: Update,
         codecs: Codecs,
-        alpha_dtype: str | None,
+        alphas: _Alphas,
     ) -> _Module:
         where, delta = f"{adapter.where}: {shorten(target)}", update.delta
         codec = codecs.taking(delta)
@@ -120,18 +129,22 @@ class SingleFile:
             return _Module(name, delta, codec, None, None)
         rank = codec.rank(delta)
         alpha = alpha_at(scaling, rank)
-        dtype = alpha_dtype or delta.sources[0].dtype
-        if alpha == rank and self._may_lack_alpha(adapter, scaling):
+        dtype = alphas.dtype or delta.sources[0].dtype
+        if alpha == rank and scaling.origin in alphas.left_out:
             return _Module(name, delta, codec, alpha, None)
         stored = stored_alpha(self.key(name, ALPHA), scaling, alpha, dtype)
         return _Module(name, delta, codec, alpha, stored)
 
-    def _may_lack_alpha(self, adapter: Adapter, scaling: Scaling) -> bool:
-        """Whether a module with a scaling of 1, which readers assume, may have no alpha."""
-        if not self.needs_alpha:
-            return scaling.origin != "tensor"
+    def _left_out(self, adapter: Adapter, scalings: Sequence[Scaling]) -> Collection[Origin]:
+        """The origins of a scaling of 1, which readers assume, that need not be an alpha.
+
+        A module without an alpha would be in doubt beside others that have one.
+        """
+        has_alphas = any(s.value != 1 or s.origin == "tensor" for s in scalings)
+        if not self.needs_alpha and not has_alphas:
+            return get_args(Origin)
         is_read = adapter.filed is not None and adapter.filed.order != ()
-        return is_read and scaling.origin == "assumed"
+        return ["assumed"] if is_read else []
 
     def _tensors(
         self, modules: Sequence[_Module], filed: Collection[str]
