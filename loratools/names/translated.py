@@ -129,6 +129,11 @@ class _Model:
             return "lora_te_" if alone else "lora_te1_"
         if self.target == "comfyui" and alone is False:
             return "text_encoders.clip_l.transformer."
+        if alone:
+            raise _RefusedError(
+                "the text encoder of SD 1 or SD 2, for which ComfyUI has different names; which of "
+                "the two it is, names do not tell"
+            )
         raise _RefusedError(
             "the text encoder of SD 1, SD 2 or SDXL, which the names alone do not tell; "
             f"{_FORMATS[self.target]} has different names for it; see --base"

@@ -129,6 +129,7 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
     ("diffusers", (f"unet.{SD1}",), "comfyui", "for which ComfyUI has the original names"),
     ("diffusers", (f"text_encoder.{CLIP}",), "flattened", "SD 1, SD 2 or SDXL"),
     ("diffusers", (f"text_encoder.{CLIP}",), "comfyui", "SD 1, SD 2 or SDXL"),
+    ("flattened", (f"lora_te_{flat(CLIP)}",), "comfyui", "SD 1 or SD 2, .* names do not tell"),
     ("diffusers", ("transformer.unheard_of.0.to_q",), "flattened", "of no known model"),
     ("diffusers", ("prior.layers.0.to_q",), "flattened", "in no part of a pipeline"),
     ("flattened", (f"lora_unet_{flat(SGM)}",), "diffusers", "for which diffusers has diffusers'"),
