@@ -15,7 +15,7 @@ import torch
 import loratools
 from loratools import deltas, formats, registry
 from loratools.adapter import Adapter
-from loratools.deltas import Delta, factors_of, keys_of
+from loratools.deltas import Delta, keys_of
 from loratools.deltas.lora import LoRA
 from loratools.describing.description import find_nonfinite
 from loratools.describing.spectrum import measure_spectra
@@ -133,7 +133,7 @@ def test_rank_means_more_than_precision_to_kasa_alone() -> None:
 @each_kind
 @pytest.mark.parametrize("rank", [1, 2, 4, 6])
 def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta, rank: int) -> None:
-    lora = factors_of(delta)
+    lora = delta.factored()
     if len(delta.shape) == 1:
         assert found(resized(of(delta), RankRule(rank=rank)).adapter) is delta
         return
@@ -144,7 +144,7 @@ def test_resize_keeps_the_change_within_its_certificate_or_refuses(delta: Delta,
         return
     smaller = resized(of(delta), RankRule(rank=rank))
     after = found(smaller.adapter)
-    low_rank = factors_of(after)
+    low_rank = after.factored()
     assert low_rank is not None
     assert low_rank.rank == rank
     lost = smaller.truncations[TARGET].lost ** 0.5
@@ -272,7 +272,7 @@ def test_inspect_finds_what_is_wrong_in_every_part(delta: Delta) -> None:
 @each_kind
 def test_inspect_measures_what_has_factors(delta: Delta) -> None:
     rows = list(measure_spectra(of(delta)))
-    lora = factors_of(delta)
+    lora = delta.factored()
     assert len(rows) == (lora is not None)
     assert idle_updates(of(delta), ()) == {}
     for row in rows:

@@ -100,14 +100,21 @@ class Delta(Protocol):
         """
         ...
 
-    def with_low_rank(self, lora: "LoRA") -> Self:
-        """Replace the LoRA `low_rank` by another one, and keep all other parts.
+    def factored(self) -> "LoRA | None":
+        """The LoRA `low_rank`, or else exact factors of what takes its place; None without either.
+
+        Their rank can exceed that of the stored factors: the rank of a LoHa is their square.
+        """
+        ...
+
+    def with_low_rank(self, lora: "LoRA") -> "Delta":
+        """Replace the LoRA `factored()` by another one, and keep all other parts.
 
         The components of the new LoRA have to be those of the old one, in their order, or the best
         approximation of all of them at another rank.
 
         Raises:
-            UnsupportedError: the kind holds no LoRA, or cannot have one of this rank, as the rank
+            UnsupportedError: the kind has no factors, or cannot have one of this rank, as the rank
                 also decides about something else.
         """
         ...
@@ -122,13 +129,6 @@ class Delta(Protocol):
 
 class Additive(Delta, Protocol):
     """A change that adds the same matrix to every weight: such changes can be added up."""
-
-    def factored(self) -> "LoRA | None":
-        """The same change as a LoRA, exactly; None if it has no factors.
-
-        Its rank can exceed that of the stored factors: the rank of a LoHa is their square.
-        """
-        ...
 
     def dense_rows(self, begin: int, end: int) -> "Tensor":
         """The rows `begin` to `end` of the scaled matrix, in float64; a vector is one column."""
@@ -148,13 +148,6 @@ def keys_of(delta: Delta) -> tuple[str, ...]:
 def parameters_of(delta: Delta) -> int:
     """The number of elements that are stored for a change."""
     return sum(map(stored_elements, delta.sources))
-
-
-def factors_of(delta: Delta) -> "LoRA | None":
-    """The LoRA that a change holds, or else the exact factors of all of it; None without either."""
-    if delta.low_rank is not None or delta.additive is None:
-        return delta.low_rank
-    return delta.additive.factored()
 
 
 def with_alpha(delta: _Kind, alpha: float) -> _Kind:

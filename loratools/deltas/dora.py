@@ -106,13 +106,17 @@ class DoRA:
         """Replace the scaling of the change, and multiply one of its tensors with `factor`."""
         return replace(self, change=self.change.with_scaling(scaling, factor))
 
+    def factored(self) -> LoRA | None:
+        """The exact factors of what is added before the norms are set, if it has any."""
+        return self.change.factored()
+
     def with_low_rank(self, lora: LoRA) -> "DoRA":
-        """Replace the LoRA, and keep the magnitudes.
+        """Add this LoRA before the norms are set, and keep the magnitudes.
 
         Raises:
-            UnsupportedError: what is added before the norms are set is no LoRA.
+            UnsupportedError: what has been added has no factors.
         """
-        if self.low_rank is None:
+        if self.factored() is None:
             raise no_low_rank(self)
         return replace(self, change=lora)
 

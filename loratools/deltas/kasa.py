@@ -92,6 +92,10 @@ class KaSA:
         """Replace the scaling of the LoRA, and multiply its `up` with `factor`."""
         return replace(self, lora=self.lora.with_scaling(scaling, factor))
 
+    def factored(self) -> LoRA:
+        """The LoRA that is added to the truncated weight."""
+        return self.lora
+
     def with_low_rank(self, lora: LoRA) -> "KaSA":
         """Replace the LoRA by one of the same rank, and keep the diagonal.
 

@@ -101,6 +101,9 @@ class Rows:
         """Refuse a scaling, as rows are stored without one."""
         raise no_scaling(self)
 
+    def factored(self) -> None:
+        """None, as rows are replaced, not updated by factors."""
+
     def with_low_rank(self, lora: LoRA) -> NoReturn:
         """Refuse a LoRA, as rows hold none."""
         raise no_low_rank(self)

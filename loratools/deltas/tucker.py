@@ -7,9 +7,9 @@ has the axes of a convolution's kernel, and the two factors are matrices.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NoReturn, final
+from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Product, Span, check_stored, no_low_rank, scaled_by_alpha
+from loratools.deltas import Product, Span, check_stored, scaled_by_alpha
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import Computed, multiplied
@@ -105,9 +105,9 @@ class Tucker:
         """Replace the scaling, and multiply `up` with `factor`."""
         return replace(self, up=multiplied(self.up, factor), scaling=scaling)
 
-    def with_low_rank(self, lora: LoRA) -> NoReturn:
-        """Refuse a LoRA, which would leave no place for the core."""
-        raise no_low_rank(self)
+    def with_low_rank(self, lora: LoRA) -> LoRA:
+        """Return the new LoRA, which leaves no place for the core."""
+        return lora
 
     def factored(self) -> LoRA:
         """The LoRA of `up` and of `core * down`, which is a matrix (m, in * kernel)."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter, Note, Update
-from loratools.deltas import Delta, factors_of, parameters_of
+from loratools.deltas import Delta, parameters_of
 from loratools.deltas.lora import Scaling
 from loratools.errors import listing
 from loratools.idle import by_reason
@@ -246,7 +246,7 @@ def _rank_and_scaling(delta: Delta) -> tuple[int | None, Scaling | None]:
     lora, scaling = delta.low_rank, delta.scaling
     if lora is not None:
         return lora.rank, lora.scaling
-    is_whole = delta.additive is not None and factors_of(delta) is None
+    is_whole = delta.additive is not None and delta.factored() is None
     if scaling is None or is_whole:
         return None, None
     return scaling.rank, scaling

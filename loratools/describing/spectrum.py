@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
-from loratools.deltas import Delta, factors_of
+from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError
 from loratools.io.source import Source
@@ -49,7 +49,7 @@ def measure_spectra(
     With the plan of a merge, updates are also compared with the weights that they change.
     """
     norms = _base_norms(plan) if plan is not None else {}
-    deltas = {t: u.delta for t, u in adapter.updates.items() if factors_of(u.delta) is not None}
+    deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.factored() is not None}
     for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
         norm = norms.get(target)
         relative = spectrum.frobenius / norm if spectrum and norm else math.inf
@@ -78,7 +78,7 @@ def _mean(pattern: str, rows: Sequence[TargetSpectrum]) -> TargetSpectrum:
 def _spectrum(delta: Delta) -> "Spectrum | None":
     from loratools.lowrank.spectrum import spectrum_of
 
-    lora = factors_of(delta)
+    lora = delta.factored()
     if lora is None or not all(is_finite(source.read()) for source in _beside(lora, delta)):
         return None
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
-from loratools.deltas import factors_of
 from loratools.errors import OutputError
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
@@ -246,8 +245,12 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
 
 def _factors(adapter: Adapter) -> list[Source]:
     """The stored factors of all updates that a rank rule applies to."""
-    deltas = [u.delta for u in adapter.updates.values() if factors_of(u.delta) is not None]
-    return [source for delta in deltas for source in (delta.low_rank or delta).sources]
+    found: list[Source] = []
+    for delta in (update.delta for update in adapter.updates.values()):
+        lora = delta.factored()
+        keys = {key for source in lora.sources for key in source.keys} if lora else set()
+        found += [source for source in delta.sources if keys.issuperset(source.keys)]
+    return found
 
 
 def _width(factors: Sequence[Source]) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter, Update
-from loratools.deltas import Delta, factors_of
+from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, shorten
 from loratools.reshaping.approximation import Decomposed, approximate, rooms
@@ -72,7 +72,7 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
     """The factors of all updates except vectors, by target."""
     loras = {}
     for target, update in adapter.updates.items():
-        lora = factors_of(update.delta)
+        lora = update.delta.factored()
         if lora is not None:
             loras[target] = lora
         elif len(update.delta.shape) > 1:
@@ -92,8 +92,6 @@ def _sum(delta: Delta, lora: LoRA) -> Sum:
 
 
 def _resized(where: str, target: str, update: Update, lora: LoRA) -> Update:
-    if update.delta.low_rank is None:
-        return replace(update, delta=lora)
     try:
         return replace(update, delta=update.delta.with_low_rank(lora))
     except UnsupportedError as error:
@@ -104,8 +102,9 @@ def _notes(adapter: Adapter) -> tuple[str, ...]:
     """Notes on what the certificates refer to, one for each kind that is more than a LoRA."""
     said = []
     for delta in (update.delta for update in adapter.updates.values()):
-        if delta.low_rank is None and factors_of(delta) is not None:
-            said.append(f"{delta.kind}: stored as the LoRA that is nearest to it")
+        if delta.low_rank is None and delta.factored() is not None:
+            what = "it" if delta.caveat is None else f"what it adds {delta.caveat}"
+            said.append(f"{delta.kind}: stored as the LoRA that is nearest to {what}")
         elif delta.caveat is not None:
             figures = "energy and error are those of the low-rank part"
             said.append(f"{delta.kind}: {figures}, {delta.caveat}")

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
-from loratools.deltas import factors_of
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of
 from loratools.running.parallel import Map
@@ -97,7 +96,7 @@ def measure_similarity(adapters: Sequence[Adapter], result: Adapter, each: Map =
     rows of each weight.
     """
     everything = (*adapters, result)
-    targets = [target for target, update in result.updates.items() if factors_of(update.delta)]
+    targets = [target for target, update in result.updates.items() if update.delta.factored()]
     groups: dict[str, Angles] = {}
     for target, angles in zip(targets, each(partial(_compare, everything), targets), strict=True):
         pattern = pattern_of(target)
@@ -130,7 +129,7 @@ def _compare(adapters: Sequence[Adapter], target: str) -> Angles:
 
 def _factors(adapter: Adapter, target: str) -> "LoRA | None":
     update = adapter.updates.get(target)
-    return factors_of(update.delta) if update else None
+    return update.delta.factored() if update else None
 
 
 def _signs(

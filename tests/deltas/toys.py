@@ -118,8 +118,8 @@ class Products:
         first, second = self.ups
         return replace(self, ups=(multiplied(first, factor), second), scaling=scaling)
 
-    def with_low_rank(self, lora: LoRA) -> NoReturn:
-        raise no_low_rank(self)
+    def with_low_rank(self, lora: LoRA) -> LoRA:
+        return lora
 
     def factored(self) -> LoRA:
         """Factors of rank r²: every product of a column of one `up` and a column of the other."""
@@ -181,6 +181,9 @@ class Gated:
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> "Gated":
         return replace(self, lora=self.lora.with_scaling(scaling, factor))
 
+    def factored(self) -> LoRA:
+        return self.lora
+
     def with_low_rank(self, lora: LoRA) -> "Gated":
         return replace(self, lora=lora)
 
@@ -225,6 +228,9 @@ class Stretched:
 
     def with_scaling(self, scaling: Scaling, factor: float = 1.0) -> NoReturn:
         raise no_scaling(self)
+
+    def factored(self) -> None:
+        return None
 
     def with_low_rank(self, lora: LoRA) -> NoReturn:
         raise no_low_rank(self)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from loratools.adapter import Adapter, Update
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
+from loratools.deltas.lora import Scaling
+from loratools.deltas.tucker import Tucker
 from loratools.errors import NonFiniteError, UnsupportedError
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
@@ -19,6 +21,7 @@ from loratools.reshaping.resized import resized
 from loratools.running.parallel import threads
 from loratools.testing import adapters, loras, normals
 from tests.adapters import effects
+from tests.deltas.computing import applied
 from tests.formats.bundles import decoded, lora
 
 SHAPES = {"a.weight": (7, 5), "b.weight": (3, 3), "c.weight": (4, 2, 3)}
@@ -60,6 +63,30 @@ def test_error_is_the_tail_of_the_singular_values(adapter: Adapter, rank: int) -
         allowed = room(effect, adapter.updates[target].delta)
         assert float((after - effect).norm()) == pytest.approx(float(tail), abs=allowed)
         assert rank_of(found.adapter, target) == rank
+
+
+@pytest.mark.parametrize("axis", ["row", "column"])
+def test_dora_around_a_core_keeps_its_norms_around_the_nearest_lora(axis: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    up, core, down, magnitude, weight = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((6, 4), (4, 3, 3, 3), (3, 5), (6 if axis == "row" else 5,), (6, 5, 3, 3))
+    )
+    stored = [Held(str(part.shape), part, "F64") for part in (up, core, down, magnitude)]
+    tucker = Tucker(stored[0], stored[1], stored[2], Scaling(2.0, 3, "rank", "tensor"))
+    dora = DoRA(tucker, stored[3], axis)
+    adapter = replace(decoded(lora("q")), updates={"conv.weight": Update(dora)})
+    added = torch.einsum("om,mnk,ni->oik", up, core.flatten(2), down).flatten(1) * 2 / 3
+    left, values, right = torch.linalg.svd(added, full_matrices=False)
+    for rank in (2, 4):
+        nearest = (left[:, :rank] * values[:rank]) @ right[:rank]
+        moved = weight + nearest.reshape(weight.shape)
+        norms = torch.linalg.vector_norm(moved, dim=(1, 2, 3) if axis == "row" else (0, 2, 3))
+        factors = (magnitude / norms).reshape((-1, 1, 1, 1) if axis == "row" else (1, -1, 1, 1))
+        found = resized(adapter, RankRule(rank=rank))
+        after = applied(found.adapter.updates["conv.weight"].delta, weight)
+        torch.testing.assert_close(after, (factors * moved).flatten(1))
+        assert any("what it adds before the norms are set" in note for note in found.notes)
 
 
 @given(adapter=adapters(SHAPES), rank=st.integers(1, 5))
