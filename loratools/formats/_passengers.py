@@ -30,11 +30,8 @@ class Passengers:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        found = {
-            key: source
-            for key, source in bundle.tensors.items()
-            if key.startswith(tuple(_BEGINNINGS))
-        }
+        beginnings = tuple(_BEGINNINGS)
+        found = {k: source for k, source in bundle.tensors.items() if k.startswith(beginnings)}
         self.tensors: Mapping[str, Source] = {} if len(found) == len(bundle.tensors) else found
         self._all = bundle
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from loratools.adapter import Adapter, Note
 from loratools.errors import shorten
@@ -41,11 +42,14 @@ class _AdapterName(Trap):
 
 def _named(adapter: Adapter) -> list[tuple[str, re.Match[str]]]:
     """The keys of stored tensors that contain an adapter's name, each with its target."""
-    parts = {target: update.delta.sources for target, update in adapter.updates.items()}
-    parts |= {target: (whole.source,) for target, whole in adapter.replaced.items()}
-    keys = {key: target for target, some in parts.items() for source in some for key in source.keys}
-    unusual = [key for key in keys if not key.endswith(_USUAL)]
-    return [(keys[key], match) for key in unusual if (match := _NAME.search(key))]
+    stored = chain(
+        ((t, source) for t, update in adapter.updates.items() for source in update.delta.sources),
+        ((target, whole.source) for target, whole in adapter.replaced.items()),
+    )
+    unusual = {
+        key: target for target, source in stored for key in source.keys if not key.endswith(_USUAL)
+    }
+    return [(unusual[key], match) for key in unusual if (match := _NAME.search(key))]
 
 
 def _without_name(match: re.Match[str]) -> str:
