@@ -1,4 +1,7 @@
-"""Compares an adapter with what was written of it, update by update, without forming a matrix."""
+"""Compares an adapter with what was written of it, update by update.
+
+The factors of a LoRA are compared, without forming its matrix.
+"""
 
 import math
 from collections.abc import Mapping
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
     from loratools.lowrank.factored import Factored
 
-#: The rows of a matrix that are compared at a time, where a kind has no factors.
-_ROWS = 256
+#: About how many elements are compared at a time, where a kind has no two factors.
+_ELEMENTS = 2**22
 #: The last bit of float64: scalings are computed in it, from alpha and back.
 _EPS = 2.0**-52
 
@@ -140,11 +143,14 @@ def _of(adapter: Adapter, written: Adapter, target: str) -> _Difference:
         raise _changed(adapter, target, "an update with another scaling")
     others = zip(_others(before, loras[0]), _others(after, loras[1]), strict=True)
     parts += [_of_tensors(a, b) for a, b in others]
-    return _Difference(
-        math.hypot(*(part.norm for part in parts)),
-        math.hypot(*(part.total for part in parts)),
-        all(part.is_rounding for part in parts),
-    )
+    norm = math.hypot(*(part.norm for part in parts))
+    is_rounding = all(part.is_rounding for part in parts)
+    if norm and loras == (None, None):
+        one_sum, other_sum = before.additive, after.additive
+        if one_sum is not None and other_sum is not None:
+            # The errors of several factors do not say that of their product.
+            return _of_matrices(one_sum, other_sum)._replace(is_rounding=is_rounding)
+    return _Difference(norm, math.hypot(*(part.total for part in parts)), is_rounding)
 
 
 def _kind(update: Update) -> tuple[object, ...]:
@@ -215,8 +221,9 @@ def _of_matrices(one: Additive, other: Additive) -> _Difference:
     """How changes without common factors differ, by some rows at a time."""
     lost = total = 0.0
     is_rounding = True
-    for begin in range(0, one.shape[0], _ROWS):
-        end = min(one.shape[0], begin + _ROWS)
+    step = max(1, _ELEMENTS // max(1, math.prod(one.shape[1:])))
+    for begin in range(0, one.shape[0], step):
+        end = min(one.shape[0], begin + step)
         rows, others = one.dense_rows(begin, end), other.dense_rows(begin, end)
         is_rounding = is_rounding and _is_rounding(rows, others, other.sources[0])
         lost += (rows - others).square().sum().item()

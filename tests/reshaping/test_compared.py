@@ -1,5 +1,6 @@
 """The error that is reported of a conversion is that of the matrices, and 0 only if it is exact."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA
+from loratools.deltas.stacked import Stacked
+from loratools.deltas.tucker import Tucker
 from loratools.errors import UnsupportedError
 from loratools.io.computed import cast
 from loratools.io.source import Held, Source
@@ -24,7 +28,7 @@ from tests.narrowing import present
 SHAPE = (6, 5)
 
 
-def adapter(delta: LoRA | DoRA, **others: object) -> Adapter:
+def adapter(delta: Delta, **others: object) -> Adapter:
     """An adapter with one update."""
     empty = replace(decoded(lora("q")), updates={"q.weight": Update(delta)})
     return replace(empty, **others)  # type: ignore[arg-type]
@@ -66,6 +70,31 @@ def test_the_error_of_rounding_is_that_of_the_matrices(delta: LoRA, dtype: str) 
     expected = relative(product(delta), product(rounded))
     # The difference of two matrices has itself an error, of some last bits of float64.
     assert found == pytest.approx(expected, rel=1e-6, abs=64 * 2.0**-52)
+
+
+def tucker(dtype: str) -> Delta:
+    up, core, down = (cast(one, dtype) for one in held((6, 2), (2, 2, 3, 3), (2, 5)))
+    return Tucker(up, core, down, scaling_of(0.5, 2, "rank"))
+
+
+def stacked(dtype: str) -> Delta:
+    up, down = (cast(one, dtype) for one in held((3, 6, 2), (3, 2, 5)))
+    return Stacked(up, down, scaling_of(0.5, 2, "rank"), (3, 6, 5))
+
+
+def held(*shapes: tuple[int, ...]) -> list[Held]:
+    random = torch.Generator().manual_seed(0)
+    return [Held(str(shape), torch.rand(shape, generator=random), "F32") for shape in shapes]
+
+
+@pytest.mark.parametrize("made", [tucker, stacked])
+def test_the_error_of_several_factors_is_that_of_their_product(
+    made: Callable[[str], Delta],
+) -> None:
+    delta, rounded = made("F32"), made("F16")
+    found = compare(adapter(delta), adapter(rounded)).errors["q.weight"]
+    rows = [present(d.additive).dense_rows(0, delta.shape[0]) for d in (delta, rounded)]
+    assert found == pytest.approx(relative(*rows), rel=1e-9)
 
 
 @given(delta=loras(SHAPE), factor=st.sampled_from([2.0**-10, 0.5, -1.0, 0.0, 1.01]))
