@@ -72,6 +72,10 @@ def _held(path: Path, name: object, value: object) -> Held:
         raise FormatError(f"{path}: has {name!r:.120} for the name of a tensor")
     if not isinstance(value, torch.Tensor):
         raise FormatError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+    if value.layout != torch.strided or value.is_nested or value.is_meta:
+        raise FormatError(
+            f"{path}: {name} is sparse, nested or without numbers; an array of numbers was expected"
+        )
     dtype = str(value.dtype).removeprefix("torch.")
     try:
         return Held(name, value.detach().contiguous(), from_torch_name(dtype))

@@ -70,6 +70,8 @@ def test_what_a_torch_file_would_run_is_not_run(path: Path) -> None:
         ({1: torch.ones(1)}, "has 1 for the name of a tensor"),
         ({"a": {"b": torch.ones(1)}}, "a is a dict, not a tensor"),
         ({"a": torch.ones(1, dtype=torch.complex128)}, "a has the dtype complex128"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "a is sparse, nested or without numbers"),
+        ({"a": torch.ones(2, 2, device="meta")}, "a is sparse, nested or without numbers"),
     ],
 )
 def test_only_named_tensors_are_taken(path: Path, value: object, says: str) -> None:
