@@ -177,10 +177,14 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position; ValueError if that is before the file."""
+        """Move to a position, which is not before the file.
+
+        zipfile looks for what may be at the end, and takes an OSError for the answer that it is not
+        there: a file is too short for it.
+        """
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}
         if (position := origin[whence] + offset) < 0:
-            raise ValueError(f"negative position {position}")
+            raise (OSError if whence == io.SEEK_END else ValueError)(f"position {position}")
         self._position = position
         return position
 

@@ -120,6 +120,14 @@ def test_pickle_in_an_archive_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archive_without_arrays_is_empty_and_a_shorter_file_is_none(tmp_path: Path) -> None:
+    assert read_npz(saved(tmp_path, {})) == {}
+    for data in (b"", b"PK\3\4"):
+        (tmp_path / "a.npz").write_bytes(data)
+        with pytest.raises(FormatError, match="not an archive of arrays: File is not a zip file"):
+            read_npz(InputFile(tmp_path / "a.npz"))
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as file:
