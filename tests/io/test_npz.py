@@ -119,7 +119,6 @@ def test_pickle_in_an_archive_is_not_run(tmp_path: Path) -> None:
         read_npz(saved(tmp_path, {"a": np.array([{}], dtype=object)}))
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archive_without_arrays_is_empty_and_a_shorter_file_is_none(tmp_path: Path) -> None:
     assert read_npz(saved(tmp_path, {})) == {}
     for data in (b"", b"PK\3\4"):
@@ -128,6 +127,7 @@ def test_archive_without_arrays_is_empty_and_a_shorter_file_is_none(tmp_path: Pa
             read_npz(InputFile(tmp_path / "a.npz"))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as file:
