@@ -185,7 +185,7 @@ def test_number_too_large_for_its_dtype_is_an_error_and_leaves_nothing(
     from loratools.reshaping.rescaled import rescaled
 
     folded = rescaled(narrow, Rescaling(strength=2, fold=True)).adapter
-    with pytest.raises(NonFiniteError, match=r"q\.lora_B\.weight: holds a NaN or .* \(in F16\)"):
+    with pytest.raises(NonFiniteError, match=r"q\.lora_B\.weight: has .* too large for F16"):
         write_adapter(folded, tmp_path / "made", inputs=())
     assert list(tmp_path.iterdir()) == []
     write_adapter(rescaled(narrow, Rescaling(strength=2)).adapter, tmp_path / "made", inputs=())
