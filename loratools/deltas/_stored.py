@@ -1,8 +1,9 @@
-"""Checks the stored tensors that a change is made of."""
+"""Checks the stored tensors that a change is made of, and finds those that are all zeros."""
 
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
+from loratools.io.values import is_zero
 
 
 def check_stored(*sources: Source) -> None:
@@ -21,3 +22,11 @@ def check_stored(*sources: Source) -> None:
             )
         if 0 in source.shape:
             raise FormatError(f"{source.keys[0]}: {list(source.shape)} has no elements")
+
+
+def zero_factor(up: Source, *others: tuple[str, Source]) -> str | None:
+    """The reason why a product of factors, the others with their names, is zero; else None."""
+    if is_zero(up):
+        return "up is zero throughout, as before training"
+    zero = next((name for name, source in others if is_zero(source)), None)
+    return None if zero is None else f"{zero} is zero throughout"

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 # Not from the package, whose `Delta` is described with this kind.
 from loratools.deltas._span import Product, Span
-from loratools.deltas._stored import check_stored
+from loratools.deltas._stored import check_stored, zero_factor
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.computed import multiplied
 from loratools.io.source import Source, transposed
-from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,9 +139,7 @@ class LoRA:
         """The reason if the scaling or one of the factors is zero; else None."""
         if self.scaling.value == 0:
             return self.scaling.silence
-        if is_zero(self.up):
-            return "up is zero throughout, as before training"
-        return "down is zero throughout" if is_zero(self.down) else None
+        return zero_factor(self.up, ("down", self.down))
 
     def transposed(self) -> "LoRA":
         """The same update of the transposed weight."""

@@ -8,12 +8,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha
+from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha, zero_factor
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import multiplied
 from loratools.io.source import Source
-from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +85,7 @@ class Stacked:
         """The reason if the scaling or one of the factors is zero; else None."""
         if self.scaling.value == 0:
             return self.scaling.silence
-        if is_zero(self.up):
-            return "up is zero throughout, as before training"
-        return "down is zero throughout" if is_zero(self.down) else None
+        return zero_factor(self.up, ("down", self.down))
 
     def transposed(self) -> NoReturn:
         """Refuse, as a stack of matrices has only one orientation.

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Product, Span, check_stored, scaled_by_alpha
+from loratools.deltas import Product, Span, check_stored, scaled_by_alpha, zero_factor
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import Computed, multiplied
 from loratools.io.source import Source, transposed
-from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,11 +79,7 @@ class Tucker:
         """The reason if the scaling, a factor or the core is zero; else None."""
         if self.scaling.value == 0:
             return self.scaling.silence
-        if is_zero(self.up):
-            return "up is zero throughout, as before training"
-        if is_zero(self.core):
-            return "the core is zero throughout"
-        return "down is zero throughout" if is_zero(self.down) else None
+        return zero_factor(self.up, ("the core", self.core), ("down", self.down))
 
     def transposed(self) -> "Tucker":
         """The same update of the transposed weight, if it has no kernel.

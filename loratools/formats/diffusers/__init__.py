@@ -1,21 +1,7 @@
 """LoRA and DoRA as diffusers stores them: one file for all components of a pipeline."""
 
 from loratools.formats import ALPHA, Dialect
-
-_USAGE = """
-```python
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("{{ base }}")
-pipeline.load_lora_weights("{{ repo }}")
-```
-
-What is in it:
-
-```sh
-loratools inspect hf://{{ repo }}
-```
-"""
+from loratools.formats._usage import PIPELINE_USAGE
 
 _KINDS = ("LoRA", "DoRA", "diff")
 
@@ -23,7 +9,7 @@ DIALECT = Dialect(
     name="diffusers",
     weights="pytorch_lora_weights.safetensors",
     library="diffusers",
-    usage=_USAGE,
+    usage=PIPELINE_USAGE,
     options=(ALPHA,),
     style="diffusers",
     reads=_KINDS,
