@@ -5,7 +5,7 @@ know them: a kind that is new is never skipped in silence, nor reduced to the Lo
 """
 
 import ast
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +247,14 @@ def test_base_makes_every_kind_additive(delta: Delta, tmp_path: Path) -> None:
 def broken(delta: Delta, number: int) -> Delta:
     """The change with a NaN in one of its tensors."""
     wanted = tuple(delta.sources[number].keys)
-    values = torch.full(delta.sources[number].shape, torch.nan)
-    nans = held(values.tolist(), wanted[0])
 
     def with_nans(value: Any) -> Any:
         if getattr(value, "keys", None) == wanted:
-            return nans
+            return held(torch.full(value.shape, torch.nan).tolist(), wanted[0])
         if hasattr(value, "bind"):
-            parts = {name: with_nans(part) for name, part in vars(value).items()}
+            parts = {field.name: with_nans(getattr(value, field.name)) for field in fields(value)}
             return replace(value, **parts)
-        return tuple(map(with_nans, value)) if isinstance(value, tuple) else value
+        return tuple(map(with_nans, value)) if type(value) is tuple else value
 
     broken: Delta = with_nans(delta)
     return broken

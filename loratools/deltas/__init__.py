@@ -9,11 +9,13 @@ before it.
 a type, and a new kind works in it or is refused by name.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from loratools.deltas._span import Apart as Apart
 from loratools.deltas._span import Apply as Apply
 from loratools.deltas._span import Product as Product
 from loratools.deltas._span import Span as Span
+from loratools.deltas._span import is_whole as is_whole
 from loratools.deltas._stored import check_stored as check_stored
 from loratools.deltas._stored import zero_factor as zero_factor
 from loratools.errors import UnsupportedError
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
 class Delta(Protocol):
     """The protocol of all kinds of changes to one weight."""
 
-    #: The part of the change that figures of the low-rank part leave out, in words for notes: for
-    #: example `before the norms are set`. None if there is no other part, or no low-rank part.
-    caveat: ClassVar[str | None]
+    @property
+    def caveat(self) -> str | None:
+        """The part of the change that figures of the low-rank part leave out, in words for notes.
+
+        For example `before the norms are set`. None if there is no other part, or no low-rank part.
+        """
+        ...
 
     @property
     def kind(self) -> str:
@@ -75,8 +81,20 @@ class Delta(Protocol):
         """
         ...
 
-    def transposed(self) -> Self:
+    def transposed(self) -> "Delta":
         """The same change to a weight that is stored transposed, as (fan_in, out)."""
+        ...
+
+    def rows(self, begin: int, end: int) -> "Delta":
+        """The change of the rows `begin` to `end`, as one of a weight that has only these rows.
+
+        It is exact, and reads only what it needs. For all rows, the change itself is returned.
+
+        Raises:
+            UnsupportedError: the change of a row depends on other rows, or the kind cannot store
+                one of these rows alone.
+            ShapeMismatchError: the weight has no such rows.
+        """
         ...
 
     def scaled(self, strength: float) -> Self:
@@ -130,6 +148,10 @@ class Delta(Protocol):
 
 class Additive(Delta, Protocol):
     """A change that adds the same matrix to every weight: such changes can be added up."""
+
+    def transposed(self) -> "Additive":
+        """The same matrix, transposed."""
+        ...
 
     def dense_rows(self, begin: int, end: int) -> "Tensor":
         """The rows `begin` to `end` of the scaled matrix, in float64; a vector is one column."""

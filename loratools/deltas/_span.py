@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from loratools.errors import ShapeMismatchError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -17,7 +19,8 @@ Apply = Callable[["Tensor", int], None]
 class Product:
     """An `Apply` that adds rows of `up @ down`; the first row of `up` is for row `begin`.
 
-    As a value, so that a merge can add many products in one loop.
+    Rows before the first and after the last one of `up` stay as they are. It is a value, so that a
+    merge can add many products in one loop.
     """
 
     up: "Tensor"
@@ -26,8 +29,32 @@ class Product:
 
     def __call__(self, block: "Tensor", begin: int) -> None:
         """Add the product to a block whose first row is `begin`."""
-        begin -= self.begin
-        block.addmm_(self.up[begin : begin + block.shape[0]], self.down)
+        first, last = max(begin, self.begin), min(begin + len(block), self.end)
+        if first < last:
+            rows = self.up[first - self.begin : last - self.begin]
+            block[first - begin : last - begin].addmm_(rows, self.down)
+
+    @property
+    def end(self) -> int:
+        """The row after the last one that the product is added to."""
+        return self.begin + len(self.up)
+
+    def covers(self, row: int) -> bool:
+        """Whether the product is added to a row."""
+        return self.begin <= row < self.end
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """An `Apply` of several, each of which changes rows that no other one changes."""
+
+    parts: tuple[Apply, ...]
+
+    def __call__(self, block: "Tensor", begin: int) -> None:
+        """Let each part change its own rows of a block whose first row is `begin`."""
+        for part in self.parts:
+            part(block, begin)
 
 
 @final
@@ -36,10 +63,25 @@ class Span:
     """The rows `begin` to `end` (exclusive) of a weight, to be computed in `dtype`.
 
     `blocks` iterates over the *whole* weight as it is before the change, for kinds that need to see
-    all of it. It yields pairs of a block's first row and the block, which the caller may overwrite.
+    all of it. It yields pairs of a block's first row and the block, which the caller may overwrite:
+    each row once, and the blocks in any order.
     """
 
     begin: int
     end: int
     dtype: "torch.dtype"
     blocks: Callable[[], Iterator[tuple[int, "Tensor"]]]
+
+
+def is_whole(begin: int, end: int, shape: tuple[int, ...]) -> bool:
+    """Whether the rows `begin` to `end` are all that a weight of this shape has.
+
+    Raises:
+        ShapeMismatchError: they are none, or not rows of the weight.
+    """
+    if not 0 <= begin < end <= shape[0]:
+        raise ShapeMismatchError(
+            f"rows {begin} to {end} are not some of the {shape[0]} of a weight of shape "
+            f"{list(shape)}"
+        )
+    return (begin, end) == (0, shape[0])

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha
+from loratools.deltas import Apply, Span, check_stored, is_whole, no_low_rank, scaled_by_alpha
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import multiplied
-from loratools.io.source import Source, flattened, transposed
+from loratools.io.source import Source, flattened, sliced, transposed
 from loratools.io.values import is_zero
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Diff:
         if dimensions > 2:
             raise UnsupportedError(f"{self.kind}: {list(self.shape)} has no other orientation")
         return self if dimensions == 1 else replace(self, values=transposed(self.values))
+
+    def rows(self, begin: int, end: int) -> "Diff":
+        """The update of some rows: the same rows of the values."""
+        if is_whole(begin, end, self.shape):
+            return self
+        return replace(self, values=sliced(self.values, begin, end))
 
     def scaled(self, strength: float) -> "Diff":
         """The same values with another alpha; for a strength of 0, zeros with the same alpha."""

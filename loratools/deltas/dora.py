@@ -10,10 +10,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from loratools.deltas import Additive, Apply, Span, check_stored, no_low_rank, only_whole
+from loratools.deltas import (
+    Additive,
+    Apply,
+    Span,
+    check_stored,
+    is_whole,
+    no_low_rank,
+    only_whole,
+)
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import ShapeMismatchError
-from loratools.io.source import Source
+from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.io.source import Source, sliced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +101,23 @@ class DoRA:
             change=self.change.transposed(),
             axis="column" if self.axis == "row" else "row",
         )
+
+    def rows(self, begin: int, end: int) -> "DoRA":
+        """The same rows of the change and of the magnitudes.
+
+        Raises:
+            UnsupportedError: the magnitudes are those of columns, whose norms are over all rows.
+        """
+        if is_whole(begin, end, self.shape):
+            return self
+        if self.axis == "column":
+            raise UnsupportedError(
+                f"{self.kind} with a magnitude for each input sets norms over all rows of the "
+                f"weight, so some rows have no change of their own"
+            )
+        change = self.change.rows(begin, end).additive
+        assert change is not None, self.change.kind
+        return DoRA(change, sliced(self.magnitude, begin, end), self.axis)
 
     def scaled(self, strength: float) -> "DoRA":
         """Return this change for a strength of 1; any other would depend on the weight.

@@ -6,7 +6,7 @@ W' = (W - its `rank` smallest singular components) + scaling * up @ diag(diagona
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Apply, Span, check_stored, only_whole
+from loratools.deltas import Apply, Span, check_stored, is_whole, only_whole
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.source import Source
@@ -80,6 +80,19 @@ class KaSA:
         """The same change to the transposed weight."""
         return replace(self, lora=self.lora.transposed())
 
+    def rows(self, begin: int, end: int) -> "KaSA":
+        """Refuse some of the rows, as singular components are of the whole weight.
+
+        Raises:
+            UnsupportedError: these are not all rows.
+        """
+        if is_whole(begin, end, self.shape):
+            return self
+        raise UnsupportedError(
+            f"{self.kind} takes singular components out of the whole weight, so some rows have no "
+            f"change of their own"
+        )
+
     def scaled(self, strength: float) -> "KaSA":
         """Return this change for a strength of 1; any other would depend on the weight.
 
@@ -113,7 +126,9 @@ class KaSA:
         """Return a function that adds `strength` times the difference of result and weight."""
         import torch
 
-        weight = torch.cat([block for _, block in span.blocks()]).double()
+        weight = torch.empty(self.lora.up.shape[0], self.lora.down.shape[1], dtype=torch.float64)
+        for begin, block in span.blocks():
+            weight[begin : begin + len(block)] = block
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
         kept = max(0, len(s) - self.lora.rank)
         smallest = (u[:, kept:] * s[kept:]) @ vh[kept:]

@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 # Not from the package, whose `Delta` is described with this kind.
-from loratools.deltas._span import Product, Span
+from loratools.deltas._span import Product, Span, is_whole
 from loratools.deltas._stored import check_stored, zero_factor
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.computed import multiplied
-from loratools.io.source import Source, transposed
+from loratools.io.source import Source, sliced, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,6 +146,13 @@ class LoRA:
         return replace(
             self, up=transposed(self.down), down=transposed(self.up), shape=self.shape[::-1]
         )
+
+    def rows(self, begin: int, end: int) -> "LoRA":
+        """The update of some rows: the same rows of `up`, and all of `down`."""
+        if is_whole(begin, end, self.shape):
+            return self
+        shape = (end - begin, *self.shape[1:])
+        return replace(self, up=sliced(self.up, begin, end), shape=shape)
 
     def scaled(self, strength: float) -> "LoRA":
         """The same factors with another alpha; for a strength of 0, an `up` of zeros instead."""

@@ -6,9 +6,18 @@ PEFT calls the stored rows `trainable_tokens_delta`, but they are the new rows, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored, no_low_rank, no_scaling, only_whole
+from loratools.deltas import (
+    Apply,
+    Span,
+    check_stored,
+    is_whole,
+    no_low_rank,
+    no_scaling,
+    only_whole,
+)
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import ShapeMismatchError
+from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.io.computed import taken
 from loratools.io.source import Source
 
 if TYPE_CHECKING:
@@ -88,6 +97,20 @@ class Rows:
     def transposed(self) -> NoReturn:
         """Not implemented, as an embedding has only one orientation."""
         raise NotImplementedError
+
+    def rows(self, begin: int, end: int) -> "Rows":
+        """The new rows among some rows of the weight.
+
+        Raises:
+            UnsupportedError: none of these rows is replaced.
+        """
+        if is_whole(begin, end, self.shape):
+            return self
+        found = [(at, row) for at, row in enumerate(self.indices) if begin <= row < end]
+        if not found:
+            raise UnsupportedError(f"{self.kind}: none of the rows {begin} to {end} is replaced")
+        values = taken(self.values, tuple(at for at, _ in found))
+        return Rows(tuple(row - begin for _, row in found), values, (end - begin, *self.shape[1:]))
 
     def scaled(self, strength: float) -> "Rows":
         """Return this change for a strength of 1; any other would depend on the weight.

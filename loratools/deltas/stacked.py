@@ -8,11 +8,19 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn, final
 
-from loratools.deltas import Apply, Span, check_stored, no_low_rank, scaled_by_alpha, zero_factor
+from loratools.deltas import (
+    Apply,
+    Span,
+    check_stored,
+    is_whole,
+    no_low_rank,
+    scaled_by_alpha,
+    zero_factor,
+)
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import multiplied
-from loratools.io.source import Source
+from loratools.io.source import Source, sliced
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +102,18 @@ class Stacked:
             UnsupportedError: always.
         """
         raise UnsupportedError(f"{self.kind}: {list(self.shape)} has no other orientation")
+
+    def rows(self, begin: int, end: int) -> "Stacked":
+        """The update of some of the matrices, such as single experts, each of which is a row."""
+        if is_whole(begin, end, self.shape):
+            return self
+        is_shared = self.down.shape[0] == 1
+        return replace(
+            self,
+            up=sliced(self.up, begin, end),
+            down=self.down if is_shared else sliced(self.down, begin, end),
+            shape=(end - begin, *self.shape[1:]),
+        )
 
     def scaled(self, strength: float) -> "Stacked":
         """The same factors with another alpha; for a strength of 0, an `up` of zeros instead."""

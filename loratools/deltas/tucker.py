@@ -9,11 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from loratools.deltas import Product, Span, check_stored, scaled_by_alpha, zero_factor
+from loratools.deltas import (
+    Product,
+    Span,
+    check_stored,
+    is_whole,
+    scaled_by_alpha,
+    zero_factor,
+)
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.io.computed import Computed, multiplied
-from loratools.io.source import Source, transposed
+from loratools.io.source import Source, sliced, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +98,12 @@ class Tucker:
             raise UnsupportedError(f"{self.kind}: {list(self.shape)} has no other orientation")
         up, core, down = (transposed(part) for part in (self.down, self.core, self.up))
         return replace(self, up=up, core=core, down=down)
+
+    def rows(self, begin: int, end: int) -> "Tucker":
+        """The update of some rows: the same rows of `up`, and all of `core` and `down`."""
+        if is_whole(begin, end, self.shape):
+            return self
+        return replace(self, up=sliced(self.up, begin, end))
 
     def scaled(self, strength: float) -> "Tucker":
         """The same tensors with another alpha; for a strength of 0, an `up` of zeros instead."""

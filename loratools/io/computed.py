@@ -83,6 +83,22 @@ def joined(
 
 @final
 @dataclass(frozen=True)
+class _Taking:
+    """The `compute` of `taken`."""
+
+    rows: tuple[int, ...]
+
+    def __call__(self, tensors: "Sequence[Tensor]") -> "Tensor":
+        return tensors[0][list(self.rows)]
+
+
+def taken(source: Source, rows: tuple[int, ...]) -> Computed:
+    """Chosen rows of a tensor, in this order."""
+    return Computed((source,), source.dtype, (len(rows), *source.shape[1:]), _Taking(rows))
+
+
+@final
+@dataclass(frozen=True)
 class _Product:
     """The `compute` of `multiplied`: a class, so that a product of a product can be recognised."""
 

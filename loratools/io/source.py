@@ -203,6 +203,39 @@ class Transposed:
         return self.read()[begin:end]
 
 
+@final
+@dataclass(frozen=True)
+class Sliced:
+    """The rows `begin` to `end` of a tensor: entries of its first dimension."""
+
+    source: Source
+    begin: int
+    end: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the source that the rows are of."""
+        return self.source.keys
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the source that the rows are of."""
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of the rows, and the shape of one."""
+        return (self.end - self.begin, *self.source.shape[1:])
+
+    def read(self) -> "Tensor":
+        """All rows from `begin` to `end`, and no others."""
+        return self.source.read_rows(self.begin, self.end)
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Rows `begin` to `end`, counted from the first one of the slice."""
+        return self.source.read_rows(self.begin + begin, self.begin + end)
+
+
 def forget_rows(source: Source, begin: int, end: int) -> None:
     """Say that stored rows will not be read again soon; see `InputFile.forget`."""
     if isinstance(source, Stored):
@@ -227,6 +260,15 @@ def reshaped(source: Source, shape: tuple[int, ...]) -> Source:
 def transposed(source: Source) -> Source:
     """A matrix with its axes swapped."""
     return source.source if isinstance(source, Transposed) else Transposed(source)
+
+
+def sliced(source: Source, begin: int, end: int) -> Source:
+    """The rows `begin` to `end` of a source; the source itself if these are all it has."""
+    if (begin, end) == (0, source.shape[0]):
+        return source
+    if isinstance(source, Sliced):
+        return Sliced(source.source, source.begin + begin, source.begin + end)
+    return Sliced(source, begin, end)
 
 
 def as_bytes(tensor: "Tensor") -> memoryview:

@@ -15,6 +15,7 @@ from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas.placed import Run, placed
 from loratools.deltas.rows import Rows
 from loratools.deltas.stacked import Stacked
 from loratools.deltas.tucker import Tucker
@@ -34,6 +35,8 @@ CORED = Tucker(
     down=held([[1, 2], [3, -1]], "down"),
     scaling=FACTORS.scaling,
 )
+#: An update of two rows, as a weight has that is fused with others.
+PART = replace(FACTORS, up=held([[2, 1], [0, -1]], "up"), shape=(2, 4))
 #: By the name of the kind's file. A kind that may see rows or columns has one of both.
 EXAMPLES: dict[str, tuple[Delta, ...]] = {
     "lora": (FACTORS,),
@@ -67,6 +70,15 @@ EXAMPLES: dict[str, tuple[Delta, ...]] = {
         ),
     ),
     "rows": (Rows((2, 0), held([[1, 2, 3, 4], [0, -1, 0, 1]], "rows"), (4, 4)),),
+    "placed": (
+        placed(FACTORS, (Run(0, 2, 2), Run(2, 0, 2)), (4, 4)),
+        placed(PART, (Run(0, 3, 1), Run(1, 1, 1)), (4, 4)),
+        placed(DoRA(PART, held([3, 2, 1, 4], "magnitude"), "column"), (Run(0, 1, 2),), (4, 4)),
+        placed(DoRA(PART, held([3, 2], "magnitude"), "row"), (Run(0, 2, 2),), (4, 4)),
+        placed(
+            Diff(held([1, -2, 3, 0], "diff"), FACTORS.scaling), (Run(0, 2, 2), Run(2, 0, 2)), (4,)
+        ),
+    ),
 }
 #: What a kind without an example is told.
 WANTED = (

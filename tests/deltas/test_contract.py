@@ -7,9 +7,10 @@ import torch
 
 from loratools.deltas import Delta, keys_of, with_alpha
 from loratools.deltas.lora import Scaling
-from loratools.errors import UnsupportedError
+from loratools.deltas.placed import Placed
+from loratools.errors import ShapeMismatchError, UnsupportedError
 from tests.deltas.computing import held
-from tests.deltas.examples import FACTORS, change
+from tests.deltas.examples import FACTORS, change, weight_for
 from tests.deltas.toys import assert_does, each_kind, parts_beside
 
 
@@ -86,6 +87,33 @@ def test_additive_change_is_its_rows_and_its_factors(delta: Delta) -> None:
     factored = delta.additive.factored()
     if factored is not None:
         assert_does(factored, delta, near=0)
+
+
+@each_kind
+def test_rows_alone_are_changed_as_in_the_whole_or_refused(delta: Delta) -> None:
+    assert delta.rows(0, 4) is delta
+    wanted, weight = change(delta), weight_for(delta)
+    for begin in range(4):
+        for end in range(begin + 1, 5):
+            try:
+                part = delta.rows(begin, end)
+            except UnsupportedError as error:
+                assert delta.kind in str(error)  # noqa: PT017
+                # Refused only if it needs other rows, leaves these as they are, or has parts of
+                # them in two places.
+                has_runs = isinstance(delta, Placed) and len(delta.runs) > 1
+                assert not delta.by_rows or not wanted[begin:end].any() or has_runs
+                continue
+            assert part.shape == (end - begin, *delta.shape[1:])
+            assert set(keys_of(part)) <= set(keys_of(delta))
+            assert torch.equal(change(part, weight=weight[begin:end]), wanted[begin:end])
+
+
+@each_kind
+@pytest.mark.parametrize("rows", [(0, 0), (2, 1), (0, 5), (-1, 2)], ids=str)
+def test_rows_that_the_weight_has_not_are_refused(delta: Delta, rows: tuple[int, int]) -> None:
+    with pytest.raises(ShapeMismatchError, match="are not some of the 4 of a weight of shape"):
+        delta.rows(*rows)
 
 
 @each_kind

@@ -12,14 +12,16 @@ from loratools.deltas import (
     Apply,
     Delta,
     Span,
+    is_whole,
     no_low_rank,
     no_scaling,
     only_whole,
     scaled_by_alpha,
 )
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.io.computed import Computed, multiplied
-from loratools.io.source import Source, transposed
+from loratools.errors import UnsupportedError
+from loratools.io.computed import Computed, multiplied, taken
+from loratools.io.source import Source, sliced, transposed
 from tests.deltas.computing import held
 from tests.deltas.examples import EXAMPLES, FACTORS, change, weight_for
 
@@ -60,6 +62,16 @@ class Spots:
 
     def transposed(self) -> "Spots":
         return replace(self, at=tuple((c, r) for r, c in self.at), shape=self.shape[::-1])
+
+    def rows(self, begin: int, end: int) -> "Spots":
+        if is_whole(begin, end, self.shape):
+            return self
+        found = [n for n, (row, _) in enumerate(self.at) if begin <= row < end]
+        if not found:
+            raise UnsupportedError("spots: none in these rows")
+        at = tuple((self.at[n][0] - begin, self.at[n][1]) for n in found)
+        values = taken(self.values, tuple(found))
+        return Spots(at, values, (end - begin, *self.shape[1:]))
 
     def scaled(self, strength: float) -> "Spots":
         return self if strength == 1 else replace(self, values=multiplied(self.values, strength))
@@ -110,6 +122,12 @@ class Products:
     def transposed(self) -> "Products":
         ups, downs = (tuple(map(transposed, pair)) for pair in (self.downs, self.ups))
         return Products(ups, downs, self.scaling, self.shape[::-1])  # type: ignore[arg-type]
+
+    def rows(self, begin: int, end: int) -> "Products":
+        if is_whole(begin, end, self.shape):
+            return self
+        one, other = (sliced(up, begin, end) for up in self.ups)
+        return replace(self, ups=(one, other), shape=(end - begin, *self.shape[1:]))
 
     def scaled(self, strength: float) -> "Products":
         return scaled_by_alpha(self, strength)
@@ -175,6 +193,11 @@ class Gated:
     def transposed(self) -> NoReturn:
         raise NotImplementedError
 
+    def rows(self, begin: int, end: int) -> "Gated":
+        if is_whole(begin, end, self.shape):
+            return self
+        return Gated(self.lora.rows(begin, end), sliced(self.gate, begin, end))
+
     def scaled(self, strength: float) -> "Gated":
         return only_whole(self, strength)
 
@@ -222,6 +245,11 @@ class Stretched:
 
     def transposed(self) -> NoReturn:
         raise NotImplementedError
+
+    def rows(self, begin: int, end: int) -> "Stretched":
+        if is_whole(begin, end, self.shape):
+            return self
+        return replace(self, shape=(end - begin, *self.shape[1:]))
 
     def scaled(self, strength: float) -> "Stretched":
         return only_whole(self, strength)
