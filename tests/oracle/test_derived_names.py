@@ -1,5 +1,8 @@
 """The rules of names agree with diffusers' own converters of checkpoints, and with its classes."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from loratools.names.rules import parse_rules
@@ -85,3 +88,9 @@ def test_a_class_that_has_another_shape_is_noticed(monkeypatch: pytest.MonkeyPat
     assert found("flux1", key_list("flux1").rules_text()) == [
         Difference("shape", name, "(3072, 3073), of (9216, 3072)")
     ]
+
+
+@pytest.mark.parametrize("model", ["sd1", "openclip_h", "sd3", "mochi", "lumina2", "krea2"])
+def test_the_rules_that_are_proposed_agree(model: str) -> None:
+    derive = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "derive-names"))
+    assert found(model, "\n".join(derive["proposed"](model))) == []
