@@ -204,6 +204,12 @@ def jobs_option(command: Command) -> Command:
     return click.option("--jobs", type=click.IntRange(min=1), help=text)(command)
 
 
+def variant_option(command: Command) -> Command:
+    """`--variant`: which of several copies of a model's weights is read."""
+    text = "The variant of a model's weights, as in model.NAME.safetensors; none: those without."
+    return click.option("--variant", metavar="NAME", help=text)(command)
+
+
 def modules_option(command: Command) -> Command:
     """`--modules`: a row of the table for each target, not only for groups."""
     return click.option("--modules", is_flag=True, help="Show every target, not only groups.")(

@@ -20,12 +20,13 @@ def inspect(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    variant: str | None = None,
 ) -> Inspection:
     """Describe an adapter by its headers; with `spectrum`, by its values too.
 
     With a `base`, the description says which of its weights the adapter changes, and whether the
     two can be merged. With both, it has the size of each update relative to its weight, for which
-    those weights are read.
+    those weights are read. `variant` is that of the base's weights, where its folder has several.
 
     Raises:
         LoratoolsError: a file is malformed, or of a kind that is not supported.
@@ -41,7 +42,7 @@ def inspect(
     if base:
         from loratools.describing.coverage import cover
 
-        opened_base = open_base(base, headers=not spectrum)
+        opened_base = open_base(base, headers=not spectrum, variant=variant)
         coverage, plan = cover(opened, opened_base)
     described = replace(
         inspect_adapter(opened),

@@ -75,13 +75,15 @@ def svd_extract(
     base_name: str | None = None,
     check: bool = False,
     run: ExtractRun | None = None,
+    variant: str | None = None,
 ) -> ExtractReport:
     """Write an adapter that turns `base` into `tuned`, as nearly as the rank rule allows.
 
     `size` is a budget for the file in bytes. Without it and without a rule, all singular values
     that are not zero are kept. Differences are read in blocks of rows, and factors are stored as
     they are found, so memory does not depend on the size of the models. Without an `output`, the
-    tensors are only compared.
+    tensors are only compared. `variant` is that of the weights, where the models' folders have
+    several.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
@@ -89,7 +91,9 @@ def svd_extract(
     if base_name is not None and not base_name.strip():
         raise OptionError("the name of the base is empty; leave it out to have the path")
     options, run = options or ExtractOptions(), run or ExtractRun()
-    pairing = pair_up(open_base(tuned, companions=True), open_base(base))
+    pairing = pair_up(
+        open_base(tuned, companions=True, variant=variant), open_base(base, variant=variant)
+    )
     stream(list(input_files(pairing)))  # both together may be larger than memory
     pairs = comparable(pairing, options)
     rule = rule or RankRule()

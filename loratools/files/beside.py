@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from loratools.formats import adapter_configs
 from loratools.io.companions import is_tokenizers
+from loratools.io.index import is_index
 
 #: The suffixes of files with a model's weights, those for other programs included.
 WEIGHT_SUFFIXES = (
@@ -62,6 +63,7 @@ def _is_left_out(path: str, configs: Collection[str]) -> bool:
     return (
         name.startswith(".")
         or name in configs
-        or name.endswith((*WEIGHT_SUFFIXES, ".pkl", ".pickle", ".index.json"))
+        or name.endswith((*WEIGHT_SUFFIXES, ".pkl", ".pickle"))
+        or is_index(name)
         or _OF_TRAINING.fullmatch(name) is not None
     )

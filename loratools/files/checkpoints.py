@@ -1,16 +1,19 @@
 """Open a base model: find its weight files, and read their headers, its index and its config."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
+from loratools.files.pipelines import find_pipeline, is_pipeline
 from loratools.files.swapped import refuse_half_swapped
+from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.formats import is_adapter_file
-from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Shard
+from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, place_here, read_json
-from loratools.io.index import read_index, refuse_part
+from loratools.io.index import is_index, read_index, refuse_part
 from loratools.io.source import stored_tensors
 
 _GGUF = (
@@ -24,76 +27,131 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return checkpoint_at(place_here(path))
 
 
-def checkpoint_at(place: Place) -> Checkpoint:
+def checkpoint_at(place: Place, variant: str | None = None) -> Checkpoint:
     """The checkpoint in a folder; or the one in the file, or of the index, that the place names.
 
+    Of a folder with several variants of its weights, `variant` is the one to open.
+
     Raises:
-        FormatError: a file is malformed, a shard is missing, index and shards disagree, or a swap
-            was interrupted and has left a mixture of weights.
+        FormatError: a file is malformed, a shard is missing, index and shards disagree, several
+            files may be meant, or a swap was interrupted and has left a mixture of weights.
         UnsupportedError: the weights are in a format that cannot be merged into.
         StorageError: a file cannot be read.
     """
-    found = checkpoint_as_stored(place)
+    found = checkpoint_as_stored(place, variant)
     refuse_half_swapped(found)
     return found
 
 
-def checkpoint_as_stored(place: Place) -> Checkpoint:
+def checkpoint_as_stored(place: Place, variant: str | None = None) -> Checkpoint:
     """As `checkpoint_at`; but a model that is half swapped is opened as well."""
     folder, file = place.folder, place.file
     with path_errors(place.where, FormatError):
         if file is None:
-            return _open_folder(folder, _find_index(folder))
+            return _open_folder(folder, variant)
         if folder.path is not None and not (folder.path / file).exists():
             raise FormatError(f"{place.where}: no such file or folder")
-        if file.endswith(INDEX_SUFFIX):
-            return _open_folder(folder, file)
+        if variant is not None:
+            raise FormatError(
+                f"{place.where}: a file, and --variant chooses among those of a folder"
+            )
+        if is_index(file) and ".safetensors." in file:
+            component = _open_component(folder, file)
+            return Checkpoint(folder.where, folder.path, True, (component,))
         if file == MANIFEST:
             refuse_overlay(folder, "a base model")
         refuse_part(folder, file)
         return _open_file(folder.open(file), place.where)
 
 
-def _open_folder(folder: Folder, index: str | None) -> Checkpoint:
+def _open_folder(folder: Folder, variant: str | None) -> Checkpoint:
+    if not is_pipeline(folder):
+        component = _open_component(folder, _find(folder, variant))
+        return Checkpoint(folder.where, folder.path, True, (component,))
+    refuse_overlay(folder, "a base model")
+    found = find_pipeline(folder, variant)
+    components = [
+        _open_component(folder.subfolder(name), file, name) for name, file in found.weights.items()
+    ]
+    return Checkpoint(
+        folder.where,
+        folder.path,
+        True,
+        tuple(components),
+        lacking=found.lacking,
+        unread=found.unread,
+        notes=found.notes,
+    )
+
+
+def _open_component(folder: Folder, file: str, name: str = "") -> Component:
+    """The model in a folder, in one file or those of an index; `name` is its own in a pipeline."""
     names = folder.names()
+    index = file if is_index(file) else None
     if index is not None:
         listed = read_index(folder, index)
         _refuse_adapter(folder, listed.shards)
-        index_metadata = listed.metadata
-        shards = tuple(_open_shard(folder.open(name)) for name in listed.shards)
-        for shard in shards:
-            listed.check(shard.name, (tensor.name for tensor in shard.tensors))
-        listed.check_whole(name for name in names if name.endswith(".safetensors"))
+        opened = {n: _open_shard(folder.open(n), name) for n in listed.shards}
+        for shard_name, shard in opened.items():
+            held = (tensor.name.removeprefix(shard.prefix) for tensor in shard.tensors)
+            listed.check(shard_name, held)
+        listed.check_whole(n for n in names if n.endswith(".safetensors"))
+        shards, metadata = tuple(opened.values()), listed.metadata
     else:
-        index_metadata = {}
-        shards = (_open_shard(folder.open(_find_single(folder))),)
+        shards, metadata = (_open_shard(folder.open(file), name),), {}
     config = read_json(folder.open("config.json")) if "config.json" in names else None
-    return Checkpoint(folder.where, folder.path, True, shards, index, index_metadata, config)
+    return Component(shards, index and inside(name, index), metadata, config)
 
 
 def _open_file(file: InputFile, where: str) -> Checkpoint:
     if file.size >= 4 and file.read(0, 4) == b"GGUF":
         raise UnsupportedError(f"{where}: {_GGUF}")
     _refuse_pickle(file.path.name, where)
-    return Checkpoint(where, file.path, False, (_open_shard(file),), None, {}, None)
+    return Checkpoint(where, file.path, False, (Component((_open_shard(file),)),))
 
 
-def _open_shard(file: InputFile) -> Shard:
+def _open_shard(file: InputFile, component: str = "") -> Shard:
     header = file.read_header()
     refuse_part_of_overlay(header.metadata, file.where)
-    return Shard(file, tuple(stored_tensors(file, header).values()), header.metadata)
+    shard = Shard(file, tuple(stored_tensors(file, header).values()), header.metadata, component)
+    if not component:
+        return shard
+    names = (f"{shard.prefix}{tensor.name}" for tensor in shard.tensors)
+    tensors = (t._replace(name=name) for t, name in zip(shard.tensors, names, strict=True))
+    return replace(shard, tensors=tuple(tensors))
 
 
-def weight_files(folder: Folder) -> tuple[str, ...]:
-    """The names of a base's weight files and of their index; errors as for `checkpoint_at`."""
-    index = _find_index(folder)
-    if index is None:
-        return (_find_single(folder),)
-    return (index, *read_index(folder, index).shards)
+def weight_files(folder: Folder, variant: str | None = None) -> tuple[str, ...]:
+    """The paths of a base's weight files and of their indexes; errors as for `checkpoint_at`."""
+    if not is_pipeline(folder):
+        return _files_of(folder, _find(folder, variant))
+    refuse_overlay(folder, "a base model")
+    return tuple(
+        inside(name, file)
+        for name, found in find_pipeline(folder, variant).weights.items()
+        for file in _files_of(folder.subfolder(name), found)
+    )
+
+
+def _files_of(folder: Folder, file: str) -> tuple[str, ...]:
+    """A weight file alone, or an index and the files in it."""
+    return (file, *read_index(folder, file).shards) if is_index(file) else (file,)
+
+
+def _find(folder: Folder, variant: str | None) -> str:
+    """The name of the weight file in the folder of one model, or of the index of its files."""
+    refuse_overlay(folder, "a base model")
+    found = variants(folder.names())
+    # Of a model of transformers the files without a variant's name are meant, if there are any.
+    is_diffusers = any(name.startswith("diffusion_") for group in found.values() for name in group)
+    if variant is not None or is_diffusers or (found and PLAIN not in found):
+        if not found:
+            raise FormatError(f"{folder.where}: no weights of the variant {variant!r:.60}")
+        return only_file(folder, found[choose(found, variant, folder.where)])
+    return _find_index(folder) or _find_single(folder)
 
 
 def _find_index(folder: Folder) -> str | None:
-    refuse_overlay(folder, "a base model")
     names = folder.names()
     found = [n for n in names if n.endswith(INDEX_SUFFIX) and not is_adapter_file(n)]
     if len(found) > 1:

@@ -134,9 +134,10 @@ def laid_over(found: Mapping[str, Companion], base: Checkpoint) -> dict[str, Com
 
 def _of_base(base: Checkpoint, folder: Path) -> tuple[dict[str, Companion], list[str]]:
     """The companions of a base and its overlays, and the names of files that are left out."""
-    written = {*(shard.name for shard in base.shards), base.index_name}
+    written = {*(shard.name for shard in base.shards), *(c.index_name for c in base.components)}
     names = LocalFolder(folder, base.where).all_names()
-    taken, left_out = of_model(name for name in names if name not in written)
+    taken, left_out = of_model(n for n in names if n not in written and n not in base.unread)
+    taken += base.unread
     found = {name: Companion(folder, name) for name in taken}
     # The base's model card describes the base, and not the result.
     if found.pop(_CARD, None) is not None:

@@ -7,7 +7,9 @@ from loratools.errors import FormatError, listing
 from loratools.files.beside import WEIGHT_SUFFIXES, folders_of_adapters, of_adapter, of_model
 from loratools.files.checkpoints import weight_files
 from loratools.files.manifest import refuse_overlay
+from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.formats import adapter_configs, adapter_weights, dialects, is_adapter_file
+from loratools.io.checkpoint import inside
 from loratools.io.folder import Folder
 from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, shard_parts
 
@@ -65,7 +67,7 @@ def is_model(folder: Folder) -> bool:
     has_adapter = config_among(names) is not None and not (
         any(name in names for name in _MODELS) and not any(map(is_adapter_file, names))
     )
-    return "config.json" in names and not has_adapter
+    return ("config.json" in names or is_pipeline(folder)) and not has_adapter
 
 
 def find_weights(folder: Folder) -> str:
@@ -120,8 +122,10 @@ def adapter_files(folder: Folder, file: str | None = None) -> list[str]:
     return sorted({*wanted.intersection(names), *of_adapter(names)})
 
 
-def base_files(folder: Folder, file: str | None, *, companions: bool) -> list[str]:
-    """The names of the files of a base: weights, config and, with `companions`, its other files.
+def base_files(
+    folder: Folder, file: str | None, *, companions: bool, variant: str | None = None
+) -> list[str]:
+    """The names of the files of a base: weights, configs and, with `companions`, its other files.
 
     Raises:
         FormatError: there are no weights, or it is not clear which they are.
@@ -129,9 +133,16 @@ def base_files(folder: Folder, file: str | None, *, companions: bool) -> list[st
     """
     if file is not None and file.endswith(".safetensors"):
         return [file]
-    weights = weight_files(folder)
+    weights = weight_files(folder, variant)
     names = [name for name in folder.all_names() if name not in weights]
-    beside = of_model(names)[0] if companions else {"config.json"}.intersection(names)
+    if companions:
+        beside = of_model(names)[0]
+        beside += find_pipeline(folder, variant).unread if is_pipeline(folder) else ()
+    else:
+        folders = {name.rpartition("/")[0] for name in weights}
+        beside = [
+            n for n in (MODEL_INDEX, *(inside(f, "config.json") for f in folders)) if n in names
+        ]
     return [*weights, *beside]
 
 

@@ -1,7 +1,7 @@
 """The file that makes a folder an overlay: what it holds, and the base that it was made for."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -161,24 +161,20 @@ def _parse(fields: Mapping[str, Any], where: str) -> Manifest:
             name=_text(base["name"]),
             is_folder=_boolean(base["is_folder"]),
             config=None if base["config"] is None else _sha256(base["config"]),
-            shards=_fingerprints(base["shards"], where),
+            # Named for people only: in a pipeline by their paths.
+            shards=tuple(_fingerprint(e, _text(e["name"])) for e in base["shards"]),
         ),
-        shards=_fingerprints(fields["shards"], where),
+        shards=tuple(
+            _fingerprint(e, plain_name(where, e["name"], ".safetensors")) for e in fields["shards"]
+        ),
         tensors={name: _entry(entry) for name, entry in fields["tensors"].items()},
         renamed={name: _text(old) for name, old in fields["renamed"].items()},
         beside={name: _sha256(digest) for name, digest in fields["beside"].items()},
     )
 
 
-def _fingerprints(entries: Iterable[Mapping[str, Any]], where: str) -> tuple[Fingerprint, ...]:
-    return tuple(
-        Fingerprint(
-            plain_name(where, entry["name"], ".safetensors"),
-            _sha256(entry["header"]),
-            _sha256(entry["samples"]),
-        )
-        for entry in entries
-    )
+def _fingerprint(entry: Mapping[str, Any], name: str) -> Fingerprint:
+    return Fingerprint(name, _sha256(entry["header"]), _sha256(entry["samples"]))
 
 
 def _entry(fields: Mapping[str, Any]) -> Entry:

@@ -84,14 +84,21 @@ def open_adapter(
         return replace(adapter, notes=(*adapter.notes, *doubts(adapter)))
 
 
-def open_base(path: str | Path, *, companions: bool = False, headers: bool = False) -> Checkpoint:
+def open_base(
+    path: str | Path,
+    *,
+    companions: bool = False,
+    headers: bool = False,
+    variant: str | None = None,
+) -> Checkpoint:
     """The base model in a folder or file, or by a name on the Hub; `BASE+DIR` has an overlay on it.
 
     From the Hub its weights are downloaded and, with `companions`, the files that belong to them;
-    with `headers` neither is, and tensors that are needed are read from there.
+    with `headers` neither is, and tensors that are needed are read from there. `variant` is the one
+    to open where a folder has several variants of its weights.
 
     Raises:
-        FormatError: a file is missing or malformed.
+        FormatError: a file is missing or malformed, or several may be meant.
         MatchError: an overlay was made for another base.
         UnsupportedError: the weights are in a format that cannot be merged into; or, with
             `headers`, a file on the Hub is named and not its folder.
@@ -99,7 +106,7 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
         StorageError: a file cannot be read.
     """
     name, *overlays = layers_of(path)
-    found = _open_alone(name, companions=companions, headers=headers)
+    found = _open_alone(name, companions=companions, headers=headers, variant=variant)
     for overlay in overlays:
         with path_errors(overlay, FormatError):
             place = place_of(overlay)
@@ -114,16 +121,18 @@ def open_base(path: str | Path, *, companions: bool = False, headers: bool = Fal
     return found
 
 
-def _open_alone(path: str | Path, *, companions: bool, headers: bool) -> Checkpoint:
+def _open_alone(
+    path: str | Path, *, companions: bool, headers: bool, variant: str | None
+) -> Checkpoint:
     """The base model of one name, without any overlay."""
     with path_errors(path, FormatError):
         place = place_of(path)
         if not headers:
-            wanted = partial(base_files, file=place.file, companions=companions)
+            wanted = partial(base_files, file=place.file, companions=companions, variant=variant)
             place = replace(place, folder=place.folder.here(wanted))
         elif place.file is not None and place.folder.path is None:
             raise UnsupportedError(f"{place.where}: name the folder of a base on the Hub")
-        return checkpoint_at(place)
+        return checkpoint_at(place, variant)
 
 
 def companions_in(folder: Folder) -> tuple[Companion, ...]:

@@ -8,12 +8,13 @@ replaces. New tensors follow the last one, as a merge writes them.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from loratools.errors import FormatError, MatchError, listing, shorten
 from loratools.files.beside import of_model
 from loratools.files.fingerprint import Fingerprint, fingerprint
 from loratools.files.manifest import BESIDE, MANIFEST, BaseIdentity, Manifest, read_manifest
-from loratools.io.checkpoint import Checkpoint, Overlay, Shard
+from loratools.io.checkpoint import Checkpoint, Component, Overlay, Shard
 from loratools.io.companions import Companion
 from loratools.io.folder import Folder, read_json
 from loratools.io.json import encode_json
@@ -48,11 +49,11 @@ def lay_over(base: Checkpoint, folder: Folder, *, headers: bool) -> Checkpoint:
     overlay = Overlay(
         folder.where, folder.path, (manifest_file, *(shard.file for shard in found)), companions
     )
+    config = read_json(folder.open(f"{BESIDE}/{_CONFIG}")) if has_config else base.config
     return replace(
         base,
         where=f"{base.where}+{folder.where}",
-        shards=_laid_over(base, manifest, found),
-        config=read_json(folder.open(f"{BESIDE}/{_CONFIG}")) if has_config else base.config,
+        components=_laid_over(base, manifest, found, config),
         overlays=(*base.overlays, overlay),
     )
 
@@ -131,26 +132,38 @@ def _check_tensors(manifest: Manifest, shards: list[Shard]) -> None:
         raise FormatError(f"{manifest.where}: {listing(wrong)}: not as in the overlay's files")
 
 
-def _laid_over(base: Checkpoint, manifest: Manifest, found: list[Shard]) -> tuple[Shard, ...]:
+def _laid_over(
+    base: Checkpoint, manifest: Manifest, found: list[Shard], config: Mapping[str, Any] | None
+) -> tuple[Component, ...]:
     """The base's shards with the overlay's tensors in the places of those that they replace."""
     changed = {tensor.name: tensor for shard in found for tensor in shard.tensors}
     renamed = {old: new for new, old in manifest.renamed.items()}
     names = {name: renamed.get(name, name) for name in base.tensors}
     _check_places(base, manifest, {new: old for old, new in names.items()})
-    new = tuple(tensor for name, tensor in changed.items() if not manifest.tensors[name].replaces)
-    last = base.shards[-1]
-    return tuple(
-        Shard(
-            shard.file,
-            (
-                *(_placed(tensor, names[tensor.name], changed) for tensor in shard.tensors),
-                *(new if shard is last else ()),
-            ),
-            # As in the files of a merge, which all have the metadata of the base's first one.
-            base.shards[0].metadata,
+    new: dict[str, list[Stored]] = {}
+    for name, tensor in changed.items():
+        if not manifest.tensors[name].replaces:
+            new.setdefault(base.component_of(name).folder, []).append(tensor)
+
+    def laid_over(component: Component) -> Component:
+        """The component with the overlay's tensors, and the new ones in its last shard."""
+        *shards, last = (
+            replace(
+                shard,
+                tensors=tuple(_placed(t, names[t.name], changed) for t in shard.tensors),
+                # As in the files of a merge, which all have the metadata of the first one.
+                metadata=component.shards[0].metadata,
+            )
+            for shard in component.shards
         )
-        for shard in base.shards
-    )
+        last = replace(last, tensors=(*last.tensors, *new.get(component.folder, ())))
+        return replace(
+            component,
+            shards=(*shards, last),
+            config=component.config if component.folder else config,
+        )
+
+    return tuple(map(laid_over, base.components))
 
 
 def _placed(tensor: Stored, name: str, changed: Mapping[str, Stored]) -> Stored:

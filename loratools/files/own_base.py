@@ -26,13 +26,16 @@ def without_adapter(found: Checkpoint, options: Mapping[str, str]) -> Checkpoint
         names = names_of(found.tensors)
     except FormatError as error:
         raise FormatError(f"{found.where}: {error}") from error
-    shards = tuple(_renamed(shard, names) for shard in found.shards)
-    return replace(found, shards=shards)
+    return found.with_shards(lambda shard: _renamed(shard, names))
 
 
 def adapter_in(path: str | Path, found: Checkpoint) -> str | Path:
     """The path of the adapter in such a file, of which `path` may be the folder."""
-    return Path(path) / (found.index_name or found.shards[0].name) if found.is_folder else path
+    return (
+        Path(path) / (found.components[0].index_name or found.shards[0].name)
+        if found.is_folder
+        else path
+    )
 
 
 def _renamed(shard: Shard, names: Mapping[str, str]) -> Shard:

@@ -50,6 +50,10 @@ class HubFolder:
         parts = (path.split("/") for path in self.all_names())
         return tuple(path[0] for path in parts if path[1:] == [name])
 
+    def subfolder(self, name: str) -> "HubFolder":
+        """The direct subfolder of this name, which must be there."""
+        return HubFolder(self.repository, f"{self.inside}{name}/")
+
     def listed(self, name: str) -> HubFile:
         """The file `name` as the Hub lists it: path, size and hash."""
         return self.repository.files[self.inside + name]

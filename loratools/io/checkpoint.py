@@ -1,10 +1,10 @@
-"""A base model on disk: a file, or a folder with one file or with shards and their index.
+"""A base model on disk: a file, a folder with one file or with shards and their index, a pipeline.
 
 Opening reads only names, shapes, dtypes and byte ranges; tensors, or rows of them, are read later.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -21,17 +21,50 @@ INDEX_SUFFIX = ".safetensors.index.json"
 class Shard:
     """One safetensors file of a checkpoint: its tensors in the order of their bytes.
 
-    With an overlay on the checkpoint, some of the tensors are in files of the overlay.
+    `folder` is the name of the component's folder, for a file of a pipeline: its tensors' names
+    begin with `prefix`, which their names in the file lack. With an overlay on the checkpoint, some
+    of the tensors are in files of the overlay.
     """
 
     file: InputFile
     tensors: tuple[Stored, ...]
     metadata: Mapping[str, str]
+    folder: str = ""
 
     @property
     def name(self) -> str:
-        """The name of the shard's file."""
-        return self.file.path.name
+        """The path of the shard's file in the checkpoint's folder."""
+        return inside(self.folder, self.file.path.name)
+
+    @property
+    def prefix(self) -> str:
+        """What precedes the names in the file: the component's name and a dot; empty for none."""
+        return f"{self.folder}." if self.folder else ""
+
+
+@final
+@dataclass(frozen=True)
+class Component:
+    """The weight files of one model: of a component of a pipeline, or of a whole checkpoint.
+
+    `index_name` is the path of their index in the checkpoint's folder, None without one. `config`
+    is the content of the `config.json` beside them.
+    """
+
+    shards: tuple[Shard, ...]
+    index_name: str | None = None
+    index_metadata: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the pipeline; empty for a model that is not in one."""
+        return self.shards[0].folder
+
+    @property
+    def prefix(self) -> str:
+        """What precedes its tensors' names in the files; see `Shard`."""
+        return self.shards[0].prefix
 
 
 @final
@@ -51,21 +84,27 @@ class Overlay:
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a model by name, in file order, and its `config.json` if it has one.
+    """The tensors of a model by name, in file order, in one component or in those of a pipeline.
 
-    `where` names the model in messages and reports; `path` is its path on this disk, None for a
-    model that is elsewhere. `is_folder` tells whether it was named by its folder, where it may
-    have companions, or by a single file. `overlays` have been laid over it, in this order.
+    Attributes:
+        where: the model's name in messages and reports.
+        path: its path on this disk; None for a model that is elsewhere.
+        is_folder: whether it was named by its folder, where it may have companions, or by a file.
+        components: those of a pipeline that have weights; of any other model, itself alone.
+        overlays: what has been laid over it, in this order.
+        lacking: the components of a pipeline whose weights cannot be read, with the reasons.
+        unread: the paths of weight files that are copied as they are, since they cannot be read.
+        notes: remarks for the user on which of its files were taken.
     """
 
     where: str
     path: Path | None
     is_folder: bool
-    shards: tuple[Shard, ...]
-    index_name: str | None
-    index_metadata: Mapping[str, Any]
-    config: Mapping[str, Any] | None
+    components: tuple[Component, ...]
     overlays: tuple[Overlay, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a tensor's name that occurs in two files."""
@@ -88,6 +127,41 @@ class Checkpoint:
         return tensors
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All files of weights, component by component."""
+        return tuple(shard for component in self.components for shard in component.shards)
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The `config.json` of a model; None without one, and for a pipeline, which has several."""
+        first = self.components[0]
+        return None if first.folder else first.config
+
+    @property
+    def lacks(self) -> str:
+        """The end of a message that a tensor was not found: the components that cannot be read."""
+        found = (f"{name} ({reason})" for name, reason in self.lacking.items())
+        return f"; not read: {', '.join(found)}" if self.lacking else ""
+
+    def component_of(self, name: str) -> Component:
+        """The component that a new tensor of this name belongs to.
+
+        Raises:
+            FormatError: the name begins with that of no component of the pipeline.
+        """
+        for component in self.components:
+            if name.startswith(component.prefix):
+                return component
+        raise FormatError(
+            f"{self.where}: {shorten(name)} would be new, and is in no component of the pipeline"
+        )
+
+    def with_shards(self, change: Callable[[Shard], Shard]) -> "Checkpoint":
+        """The same model with each shard replaced by what `change` makes of it."""
+        components = (replace(c, shards=tuple(map(change, c.shards))) for c in self.components)
+        return replace(self, components=tuple(components))
+
+    @property
     def files(self) -> tuple[InputFile, ...]:
         """All files that the tensors are read from, and those that say which they are."""
         overlaid = (file for overlay in self.overlays for file in overlay.files)
@@ -98,3 +172,8 @@ class Checkpoint:
         """The paths on this disk that an output must not overwrite."""
         folders = (self.path, *(overlay.path for overlay in self.overlays))
         return (*filter(None, folders), *(file.path for file in self.files))
+
+
+def inside(folder: str, name: str) -> str:
+    """The path of a file in a component's folder; its name, if `folder` is empty."""
+    return f"{folder}/{name}" if folder else name

@@ -45,6 +45,10 @@ class Folder(Protocol):
         """The names of the direct subfolders that have a file of this name, sorted."""
         ...
 
+    def subfolder(self, name: str) -> "Folder":
+        """The direct subfolder of this name, which must be there."""
+        ...
+
     def open(self, name: str) -> InputFile:
         """Open a file in the folder.
 
@@ -94,6 +98,10 @@ class LocalFolder:
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the direct subfolders that have a file of this name, sorted."""
         return tuple(sorted(p.name for p in self.path.iterdir() if (p / name).exists()))
+
+    def subfolder(self, name: str) -> "LocalFolder":
+        """The direct subfolder of this name, which must be there."""
+        return LocalFolder(self.path / name, f"{self.where}/{name}")
 
     def open(self, name: str) -> InputFile:
         """Open a file in the folder; a link is followed."""

@@ -10,8 +10,11 @@ from loratools.errors import FormatError, listing
 from loratools.io.folder import Folder, read_json
 
 INDEX_ENDING = ".index.json"
-#: The form of the names that all writers give to one file of several.
-_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<total>\d+)\.\w+")
+#: The form of the names that all writers give to one file of several. Earlier versions of diffusers
+#: put the name of a variant after the number, as in `model-00001-of-00002.fp16.safetensors`.
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<total>\d+)(?P<variant>\.[^.]+)?\.\w+")
+#: diffusers and transformers put that of the index in here: `model.safetensors.index.fp16.json`.
+_INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
 
 
 @final
@@ -55,7 +58,7 @@ class Index:
 
 def is_index(name: str) -> bool:
     """Whether a file of this name is an index."""
-    return name.endswith(INDEX_ENDING)
+    return _INDEX.fullmatch(name) is not None
 
 
 def shard_parts(name: str) -> tuple[str, int] | None:
@@ -65,7 +68,7 @@ def shard_parts(name: str) -> tuple[str, int] | None:
     ('model', 2)
     """
     found = _SHARD.fullmatch(name)
-    return found and (found["stem"], int(found["total"]))
+    return found and (f"{found['stem']}{found['variant'] or ''}", int(found["total"]))
 
 
 def refuse_part(folder: Folder, name: str) -> None:
@@ -90,7 +93,9 @@ def read_index(folder: Folder, name: str) -> Index:
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{where}: has no weight_map")
+    of_safetensors = ".safetensors." in name  # the name of a variant may come after it
     suffix = PureWindowsPath(name.removesuffix(INDEX_ENDING)).suffix
+    suffix = ".safetensors" if of_safetensors else suffix
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(plain_name(where, shard, suffix), []).append(tensor)

@@ -72,9 +72,18 @@ class Staging:
             held.close()
         self._held.clear()
 
+    def path(self, name: str) -> Path:
+        """The path at which a file of the output is made; the folders on the way are there."""
+        self._check_held()
+        path = self.folder / name
+        if not path.parent.is_dir():
+            with storage_errors(path.parent):
+                path.parent.mkdir(parents=True)
+        return path
+
     def write_file(self, name: str, data: bytes) -> None:
         """Write a small file, and make it durable."""
-        path = self._parent(name) / Path(name).name
+        path = self.path(name)
         with storage_errors(path), path.open("xb") as file:
             file.write(data)
             file.flush()
@@ -82,7 +91,7 @@ class Staging:
 
     def copy_file(self, name: str, original: InputFile) -> None:
         """Copy a file, and make the copy durable; its permissions are those of a new file."""
-        path = self._parent(name) / Path(name).name
+        path = self.path(name)
         with storage_errors(path), path.open("xb") as file:
             with original.used() as fd:
                 copied = copy_range(fd, 0, file.fileno(), 0, original.size)
@@ -136,14 +145,6 @@ class Staging:
     def _check_held(self) -> None:
         if not self._is_held():
             raise StorageError(f"{self.folder}: another run has begun to write this output")
-
-    def _parent(self, name: str) -> Path:
-        self._check_held()
-        parent = self.folder / Path(name).parent
-        if not parent.is_dir():
-            with storage_errors(parent):
-                parent.mkdir(parents=True)
-        return parent
 
 
 @contextmanager
@@ -244,8 +245,9 @@ def _check_replaceable(output: Path, *, is_folder: bool) -> None:
         raise OutputError(f"{output}: not a {kind}, and the output is one; name another output")
     if not is_folder:
         return
-    entries = list(output.iterdir())
-    if entries and not any(entry.suffix == ".safetensors" for entry in entries):
+    # The components of a pipeline have folders of their own.
+    names = entries(output, 1)
+    if any(output.iterdir()) and not any(name.endswith(".safetensors") for name in names):
         raise OutputError(f"{output}: a folder without safetensors files is not replaced")
 
 

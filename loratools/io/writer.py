@@ -7,7 +7,7 @@ processes, each to its own bytes.
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -33,7 +33,10 @@ from loratools.io.platform import copy_range, pwrite_all, reserve_range, start_w
 @final
 @dataclass(frozen=True)
 class Layout:
-    """The bytes of a file: its encoded header, and where each tensor will lie."""
+    """The bytes of a file: its encoded header, and where each tensor will lie.
+
+    The keys of `tensors` may have a prefix that the names in the file lack; see `prefixed`.
+    """
 
     header: bytes
     tensors: Mapping[str, TensorInfo]
@@ -47,6 +50,10 @@ class Layout:
             for name, info in self.tensors.items()
         }
         return Layout(len(text).to_bytes(LENGTH_BYTES, "little") + text, tensors, self.size + count)
+
+    def prefixed(self, prefix: str) -> "Layout":
+        """The same file, whose tensors are asked for by names with this prefix."""
+        return replace(self, tensors={f"{prefix}{n}": info for n, info in self.tensors.items()})
 
 
 def lay_out(

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 from loratools.files.manifest import MARK
-from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint
+from loratools.files.variants import index_of, stem_of, variant_of
+from loratools.io.checkpoint import Checkpoint, Component, inside
 from loratools.io.clones import BLOCK_BYTES
 from loratools.io.dtypes import nbytes
 from loratools.io.header import TensorInfo
@@ -24,7 +24,7 @@ from loratools.merging.plan import MergePlan, PlannedTensor
 @final
 @dataclass(frozen=True)
 class PlannedFile:
-    """One weight file of the output."""
+    """One weight file of the output; `name` is its path in there."""
 
     name: str
     tensors: tuple[PlannedTensor, ...]
@@ -36,12 +36,18 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
 
     A tensor larger than the limit has a file of its own. New tensors come last.
     """
-    groups = _as_in_base(plan) if max_shard_bytes is None else _resharded(plan, max_shard_bytes)
-    metadata = plan.base.shards[0].metadata
-    return tuple(
-        PlannedFile(name, tuple(tensors), _layout(tensors, metadata, plan.base))
-        for name, tensors in groups
-    )
+    files: list[PlannedFile] = []
+    for component in plan.base.components:
+        if max_shard_bytes is None:
+            groups = _as_in_base(plan, component)
+        else:
+            groups = _resharded(plan, component, max_shard_bytes)
+        metadata = component.shards[0].metadata
+        files += (
+            PlannedFile(name, tuple(group), _layout(group, metadata, plan.base, component.prefix))
+            for name, group in groups
+        )
+    return tuple(files)
 
 
 def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, ...]:
@@ -51,7 +57,8 @@ def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[Plann
     """
     changed = [tensor for tensor in plan.tensors.values() if not tensor.is_unchanged]
     if max_shard_bytes is None:
-        kept = ([t for t in tensors if not t.is_unchanged] for _, tensors in _as_in_base(plan))
+        every = (group for c in plan.base.components for _, group in _as_in_base(plan, c))
+        kept = ([t for t in tensors if not t.is_unchanged] for tensors in every)
         groups = [tensors for tensors in kept if tensors]
     else:
         groups = _grouped(changed, max_shard_bytes)
@@ -62,32 +69,68 @@ def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[Plann
     )
 
 
-def index_file(plan: MergePlan, files: Sequence[PlannedFile]) -> tuple[str, bytes] | None:
-    """The name and content of the index; None for an output of one file that needs none."""
-    if len(files) == 1 and plan.base.index_name is None:
-        return None
-    if len(files) == 1 and files[0].name != plan.base.shards[0].name:
-        return None
+def index_files(plan: MergePlan, files: Sequence[PlannedFile]) -> dict[str, bytes]:
+    """The contents of the indexes, by their paths: one for each component that needs one."""
+    found: dict[str, bytes] = {}
+    for component in plan.base.components:
+        own = [file for file in files if file.name.rpartition("/")[0] == component.folder]
+        if len(own) > 1 or (component.index_name and _is_as_in_base(component, own)):
+            found[_index_name(component, own)] = _index(component, own)
+    return found
+
+
+def _is_as_in_base(component: Component, files: Sequence[PlannedFile]) -> bool:
+    """Whether a component has the same files in the output as in the base, by their names."""
+    return [file.name for file in files] == [shard.name for shard in component.shards]
+
+
+def _index_name(component: Component, files: Sequence[PlannedFile]) -> str:
+    stem = stem_of(component.shards[0].file.path.name)
+    # That of a variant in parts with other names may be one that goes with the old names only.
+    is_kept = _is_as_in_base(component, files) or variant_of(f"{stem}.safetensors") is None
+    if component.index_name is not None and is_kept:
+        return component.index_name
+    return inside(component.folder, index_of(stem))
+
+
+def _index(component: Component, files: Sequence[PlannedFile]) -> bytes:
     tensors = [tensor for file in files for tensor in file.tensors]
-    metadata = dict(plan.base.index_metadata)
+    metadata = dict(component.index_metadata)
     metadata["total_size"] = sum(nbytes(t.dtype, t.shape) for t in tensors)
     if "total_parameters" in metadata:
         metadata["total_parameters"] = sum(math.prod(tensor.shape) for tensor in tensors)
-    weight_map = {tensor.name: file.name for file in files for tensor in file.tensors}
-    name = plan.base.index_name or f"{_stem(plan)}{INDEX_SUFFIX}"
-    return name, encode_json({"metadata": metadata, "weight_map": weight_map})
+    weight_map = {
+        tensor.name.removeprefix(component.prefix): file.name.rpartition("/")[2]
+        for file in files
+        for tensor in file.tensors
+    }
+    return encode_json({"metadata": metadata, "weight_map": weight_map})
 
 
-def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
-    """`config.json` with what the merge changed; None if it changed nothing.
+def corrected_configs(plan: MergePlan, dtype: str | None) -> dict[str, bytes]:
+    """Each `config.json` that the merge changed something in, by its path.
 
-    A merge may change whether weights are tied, the vocabulary's size, the head, and the dtype.
+    Besides the dtype, a merge may change in that of a language model whether weights are tied, the
+    vocabulary's size, and the head. In those of a pipeline only a dtype that they name changes.
     """
-    if plan.base.config is None:
-        return None
-    config = copy.deepcopy(dict(plan.base.config))
+    found: dict[str, bytes] = {}
+    for component in plan.base.components:
+        if component.config is None:
+            continue
+        config = copy.deepcopy(dict(component.config))
+        if component.folder:
+            if dtype is not None:
+                _set_dtype(config, dtype, is_top=False)
+        else:
+            _correct(config, plan, dtype)
+        if config != component.config:
+            found[inside(component.folder, "config.json")] = encode_json(config)
+    return found
+
+
+def _correct(config: dict[str, Any], plan: MergePlan, dtype: str | None) -> None:
     if plan.head is not None:
-        config = config_with_head(config, plan.head)
+        config |= config_with_head(config, plan.head)
     nested = [config, *(v for v in (config.get("text_config"),) if isinstance(v, dict))]
     if plan.untied is not None:
         config["tie_word_embeddings"] = False
@@ -95,22 +138,35 @@ def corrected_config(plan: MergePlan, dtype: str | None) -> bytes | None:
     if plan.vocabulary is not None:
         _set_where_present(nested, "vocab_size", value=plan.vocabulary[1])
     if dtype is not None:
+        # diffusers' own models have no field for it.
+        is_added = "_class_name" not in config
         for fields in nested:
-            _set_dtype(fields, dtype, is_top=fields is config)
-    return None if config == plan.base.config else encode_json(config)
+            _set_dtype(fields, dtype, is_top=is_added and fields is config)
 
 
-def _as_in_base(plan: MergePlan) -> Iterator[tuple[str, list[PlannedTensor]]]:
-    new = [tensor for tensor in plan.tensors.values() if not tensor.is_own]
+def _as_in_base(plan: MergePlan, component: Component) -> list[tuple[str, list[PlannedTensor]]]:
+    """The tensors of each of a component's files, by its name; new ones are in the last."""
+    new = [
+        tensor
+        for tensor in plan.tensors.values()
+        if not tensor.is_own and plan.base.component_of(tensor.name) is component
+    ]
     of_base = plan.of_base
-    for number, shard in enumerate(plan.base.shards):
-        tensors = [of_base[stored.name] for stored in shard.tensors]
-        is_last = number == len(plan.base.shards) - 1
-        yield shard.name, tensors + (new if is_last else [])
+    files = [(s.name, [of_base[stored.name] for stored in s.tensors]) for s in component.shards]
+    files[-1][1].extend(new)
+    return files
 
 
-def _resharded(plan: MergePlan, limit: int) -> Iterator[tuple[str, list[PlannedTensor]]]:
-    return _numbered(_stem(plan), _grouped(plan.tensors.values(), limit))
+def _resharded(
+    plan: MergePlan, component: Component, limit: int
+) -> list[tuple[str, list[PlannedTensor]]]:
+    of_component = plan.base.component_of
+    own = (t for t in plan.tensors.values() if of_component(t.name) is component)
+    stem = stem_of(component.shards[0].file.path.name)
+    return [
+        (inside(component.folder, name), tensors)
+        for name, tensors in _numbered(stem, _grouped(own, limit))
+    ]
 
 
 def _grouped(tensors: Iterable[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
@@ -152,7 +208,10 @@ def clonable_bytes(files: Sequence[PlannedFile]) -> dict[Path, int]:
 
 
 def _layout(
-    tensors: Sequence[PlannedTensor], metadata: Mapping[str, str], base: Checkpoint
+    tensors: Sequence[PlannedTensor],
+    metadata: Mapping[str, str],
+    base: Checkpoint,
+    prefix: str = "",
 ) -> Layout:
     """The layout of a file, with a header that lets the file system clone what is unchanged.
 
@@ -162,7 +221,8 @@ def _layout(
     the output is written, so that its bytes are the same on every file system. What an adapter
     or an overlay brings has no say: the output does not tell which of them a tensor came from.
     """
-    layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], metadata)
+    stored = [(t.name.removeprefix(prefix), t.dtype, t.shape) for t in tensors]
+    layout = lay_out(stored, metadata).prefixed(prefix)
     of_base = {shard.file for shard in base.shards}
     gains: Counter[int] = Counter()
     for tensor in tensors:
@@ -177,11 +237,6 @@ def _layout(
 def _shift(source: Stored, place: TensorInfo) -> int:
     """How many bytes `place` is before the position that `source` has within a block."""
     return (source.begin - place.begin) % BLOCK_BYTES
-
-
-def _stem(plan: MergePlan) -> str:
-    name = plan.base.shards[0].name.removesuffix(".safetensors")
-    return re.sub(r"-\d+-of-\d+$", "", name)
 
 
 def _set_where_present(places: Sequence[dict[str, Any]], key: str, *, value: object) -> None:

@@ -22,8 +22,8 @@ from loratools.merging.arrange import (
     arrange,
     arrange_changed,
     clonable_bytes,
-    corrected_config,
-    index_file,
+    corrected_configs,
+    index_files,
 )
 from loratools.merging.effects import idle_parts
 from loratools.merging.execute import WriteOptions, execute
@@ -53,6 +53,7 @@ def merge(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    variant: str | None = None,
 ) -> MergeReport:
     """Write `base + Σ weight · adapter` to `output`; if that is None, only plan it.
 
@@ -61,6 +62,8 @@ def merge(
     state dict with home-made layers, which holds its own base (`keys` among `dialect_options`).
     All adapters are added before the one rounding to the base's dtype. The base is read in blocks
     of rows, so memory does not depend on its size. `output` appears complete or not at all.
+    `variant` is that of the base's weights, where its folder has several; `"none"` are the files
+    without a variant's name.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
@@ -71,7 +74,7 @@ def merge(
     weights = weights_for(weights, len(paths))
     check_options(dialect_options or {})
     _check_adapters(base, paths, write, dialect_options or {})
-    checkpoint = open_base(base, companions=True)
+    checkpoint = open_base(base, companions=True, variant=variant)
     if not paths and holds_base(dialect_options or {}):
         paths, weights = [adapter_in(base, checkpoint)], (1.0,)
         checkpoint = without_adapter(checkpoint, dialect_options or {})
@@ -166,7 +169,7 @@ def _write(
     data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)
     run: Run[Measured | None] = Run(data_bytes, write.progress)
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
-        outputs = [OutputFile(staging.folder / file.name, file.layout) for file in files]
+        outputs = [OutputFile(staging.path(file.name), file.layout) for file in files]
         fidelity = execute(run, files, outputs, write)
         for file in files:
             _verify(staging.folder / file.name, file)
@@ -197,16 +200,14 @@ def measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeRepor
 
 def _verify(path: Path, file: PlannedFile) -> None:
     """Read a finished file's header back, and compare it with the planned layout."""
-    written = {t.name: t for t in InputFile(path).read_header().tensors}
-    if written != dict(file.layout.tensors):
+    planned = {tensor.name: tensor for tensor in file.layout.tensors.values()}
+    if {tensor.name: tensor for tensor in InputFile(path).read_header().tensors} != planned:
         raise StorageError(f"{path}: was not written as planned; check the disk")
 
 
 def _made(
     plan: MergePlan, files: Sequence[PlannedFile], options: MergeOptions, write: WriteOptions
 ) -> dict[str, bytes]:
-    """The generated files: the index, if the output has one, and the config, if it changes."""
-    made = {} if write.only_changed else dict(filter(None, [index_file(plan, files)]))
-    if (config := corrected_config(plan, options.dtype)) is not None:
-        made["config.json"] = config
-    return made
+    """The generated files: the indexes that the output has, and the configs that change."""
+    indexes = {} if write.only_changed else index_files(plan, files)
+    return indexes | corrected_configs(plan, options.dtype)

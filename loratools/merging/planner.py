@@ -113,7 +113,7 @@ class Planner:
         if self._complaints and not self.options.allow_unmatched:
             more = len(self._complaints) - 1
             rest = f" (and {more} more without a match)" if more else ""
-            raise MatchError(f"{self.base.where}: {self._complaints[0]}{rest}")
+            raise MatchError(f"{self.base.where}: {self._complaints[0]}{rest}{self.base.lacks}")
         self.notes.extend(f"left out: {complaint}" for complaint in self._complaints)
         if not self.accounting.applied:
             raise MatchError(f"{self.base.where}: no adapter tensor is left to apply")

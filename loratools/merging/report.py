@@ -54,7 +54,7 @@ class MergeReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on what was odd about tensors or other files, and how it was decided."""
-        return (*self.plan.notes, *self.beside)
+        return (*self.plan.base.notes, *self.plan.notes, *self.beside)
 
     @property
     def equals_base(self) -> bool:

@@ -10,7 +10,7 @@ from loratools.files.companions import Companions, companions
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.source import Stored
-from loratools.merging.arrange import corrected_config
+from loratools.merging.arrange import corrected_configs
 from loratools.merging.padding import with_pad_token
 from loratools.merging.plan import MergeOptions, MergePlan, PlannedTensor
 from loratools.merging.planner import plan_merge
@@ -19,11 +19,9 @@ from loratools.merging.report import MergeReport
 
 def on_originals(base: Checkpoint, originals: Mapping[str, Stored]) -> Checkpoint:
     """The model as it was before any swap: these tensors in place of those in its files."""
-    shards = tuple(
-        replace(shard, tensors=tuple(originals.get(t.name, t) for t in shard.tensors))
-        for shard in base.shards
+    return base.with_shards(
+        lambda shard: replace(shard, tensors=tuple(originals.get(t.name, t) for t in shard.tensors))
     )
-    return replace(base, shards=shards)
 
 
 def planned(
@@ -85,8 +83,8 @@ def _fits(tensor: PlannedTensor) -> bool:
 
 def _other_files(plan: MergePlan, beside: Companions, options: MergeOptions) -> Iterator[str]:
     """Why the files beside the merged weights would not be the base's."""
-    if corrected_config(plan, options.dtype) is not None:
-        yield "config.json would change"
+    if configs := corrected_configs(plan, options.dtype):
+        yield f"{listing(configs)} would change"
     folder = plan.base.path
     assert folder is not None, plan.base.where
     new = {name: file for name, file in beside.copied.items() if file.path != folder / name}

@@ -44,7 +44,7 @@ def test_shards_are_read_by_their_index(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert list(checkpoint.tensors) == ["a", "b", "c"]
     assert [shard.name for shard in checkpoint.shards] == [ONE, OTHER]
-    assert checkpoint.index_metadata == {"total_size": 192}
+    assert checkpoint.components[0].index_metadata == {"total_size": 192}
     assert list(open_checkpoint(folder / "model.safetensors.index.json").tensors) == ["a", "b", "c"]
 
 
@@ -110,13 +110,13 @@ def test_a_tensor_is_in_one_file_only(folder: Path) -> None:
 
 
 def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder: Path) -> None:
-    from loratools.io.checkpoint import Checkpoint
+    from loratools.io.checkpoint import Checkpoint, Component
 
     found = open_checkpoint(folder)
     with pytest.raises(
         FormatError, match=r"a is in model-00001.* and in .*; a tensor may be in one"
     ):
-        Checkpoint(str(folder), folder, True, (found.shards[0], found.shards[0]), None, {}, None)
+        Checkpoint(str(folder), folder, True, (Component((found.shards[0], found.shards[0])),))
 
 
 def test_index_and_single_file_are_one_too_many(folder: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import loratools
 from loratools.files.checkpoints import open_checkpoint
-from loratools.merging.arrange import arrange, corrected_config
+from loratools.merging.arrange import arrange, corrected_configs
 from loratools.merging.plan import MergeOptions
 from loratools.merging.planner import plan_merge
 from tests.merged import config_of, eighths, pair, write_adapter, write_base
@@ -120,7 +120,7 @@ def test_config_says_the_dtype_where_it_said_one(
 ) -> None:
     write_base(tmp_path / "base", WEIGHTS, config)
     write_adapter(tmp_path / "adapter", Q)
-    corrected = corrected_config(planned(tmp_path), dtype)
+    corrected = corrected_configs(planned(tmp_path), dtype).get("config.json")
     assert (None if corrected is None else json.loads(corrected)) == expected
 
 

@@ -13,6 +13,7 @@ from loratools.cli.options import (
     offline_option,
     pickle_option,
     print_json,
+    variant_option,
 )
 from loratools.cli.tables import Column, field_lines, human_size, table_lines
 from loratools.cli.text import print_lines
@@ -32,6 +33,7 @@ _FROM = {"alpha_pattern": "regex"}
 @click.command("inspect", short_help=__doc__)
 @click.argument("adapter", type=click.Path())
 @click.option("--base", type=click.Path(), help="Compare with this base model.")
+@variant_option
 @click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")
 @click.option("--modules", is_flag=True, help="Show every update, not only groups.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")

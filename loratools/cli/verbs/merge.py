@@ -18,6 +18,7 @@ from loratools.cli.options import (
     pickle_option,
     rounding_options,
     selection_options,
+    variant_option,
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.swaps import run_swap
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     "--only-changed", is_flag=True, help="Write an overlay: only the tensors that change."
 )
 @selection_options
+@variant_option
 @rounding_options
 @jobs_option
 @click.option(
@@ -134,6 +136,7 @@ def command(
             config=settings["config"],
             allow_pickle=settings["allow_pickle"],
             dialect_options=settings["dialect_options"],
+            variant=settings["variant"],
         )
     answer.print()
 
@@ -146,6 +149,7 @@ def _check_in_place(output: str | None, settings: dict[str, Any]) -> None:
         "--max-shard-size": settings["max_shard_size"] is not None,
         "--only-changed": settings["only_changed"],
         "--overwrite": settings["overwrite"],
+        "--variant": settings["variant"] is not None,
     }
     if given := [option for option, is_given in others.items() if is_given]:
         raise click.UsageError(f"--in-place keeps the files of BASE, so it takes no {given[0]}.")

@@ -18,6 +18,7 @@ from loratools.cli.options import (
     output_options,
     rank_options,
     rank_rule,
+    variant_option,
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import Column, human_size, table_lines
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="GLOB", help="Look only at these tensors.")
 @click.option("--skip", multiple=True, metavar="GLOB", help="Leave these tensors out.")
 @click.option("--full", multiple=True, metavar="GLOB", help="Store these modules whole.")
+@variant_option
 @click.option(
     "--residual",
     type=click.Choice(["keep", "drop"]),
@@ -112,6 +114,7 @@ def command(
                 progress=progress,
                 approve=answer.approve,
             ),
+            variant=settings["variant"],
         )
     answer.print()
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED

@@ -1,0 +1,105 @@
+"""A pipeline of diffusers: a folder whose `model_index.json` names its components.
+
+Each component has a folder of its own, some of them with weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from loratools.errors import FormatError, listing, shorten
+from loratools.files.beside import WEIGHT_SUFFIXES
+from loratools.files.variants import PLAIN, choose, only_file, variants
+from loratools.io.folder import Folder, read_json
+
+MODEL_INDEX = "model_index.json"
+
+
+@final
+@dataclass(frozen=True)
+class Pipeline:
+    """The weight files of a pipeline, of one variant.
+
+    Attributes:
+        weights: the name of the weight file, or of the index, in the folder of each component.
+        lacking: the components whose weights cannot be read, with the reasons.
+        unread: the paths of the weight files of those, which can only be copied.
+        notes: which variant was taken, and what cannot be read.
+    """
+
+    weights: Mapping[str, str]
+    lacking: Mapping[str, str]
+    unread: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def is_pipeline(folder: Folder) -> bool:
+    """Whether a folder is a pipeline."""
+    return MODEL_INDEX in folder.names()
+
+
+def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
+    """Find the weight files of a pipeline: of the variant, where a component has it.
+
+    Raises:
+        FormatError: `model_index.json` is malformed, a component has several variants and none is
+            chosen, or it is not clear which of its files are the weights.
+        StorageError: a folder cannot be read.
+    """
+    weights: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    lacking: dict[str, str] = {}
+    unread: list[str] = []
+    every = folder.all_names(depth=1)
+    for component in _components(folder):
+        if component in every:
+            raise FormatError(f"{folder.where}/{component}: a link or a file, and no folder")
+        names = [n.removeprefix(f"{component}/") for n in every if n.startswith(f"{component}/")]
+        found = variants(names)
+        if found:
+            place = folder.subfolder(component)
+            taken[component] = choose(found, variant, place.where)
+            weights[component] = only_file(place, found[taken[component]])
+        elif others := [name for name in names if name.endswith(WEIGHT_SUFFIXES)]:
+            lacking[component] = f"no safetensors that diffusers loads, but {listing(others)}"
+            unread += [f"{component}/{name}" for name in others]
+        elif not names:
+            lacking[component] = f"{MODEL_INDEX} names it, and there is no such folder"
+    if not weights:
+        raise FormatError(f"{folder.where}: a pipeline without safetensors files{_why(lacking)}")
+    if variant is not None and variant not in {PLAIN, *taken.values()}:
+        raise FormatError(
+            f"{folder.where}: no component has weights of the variant {shorten(variant)!r}"
+        )
+    return Pipeline(weights, lacking, tuple(unread), tuple(_notes(taken, variant, lacking)))
+
+
+def _components(folder: Folder) -> Iterator[str]:
+    """The names of a pipeline's components; those that are null in it are left out."""
+    where = f"{folder.where}/{MODEL_INDEX}"
+    for name, entry in read_json(folder.open(MODEL_INDEX)).items():
+        # An entry is the library and the name of a class; other fields are settings.
+        is_class = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
+        if is_class and not name.startswith("_"):
+            if not name.isidentifier():
+                raise FormatError(f"{where}: {shorten(name)!r} is not the name of a component")
+            yield name
+
+
+def _notes(
+    taken: Mapping[str, str], variant: str | None, lacking: Mapping[str, str]
+) -> Iterator[str]:
+    """Which variants were taken, if any has a name, and which weights are not read."""
+    groups: dict[str, list[str]] = {}
+    for component, name in taken.items():
+        groups.setdefault(name, []).append(component)
+    if set(groups) != {PLAIN}:
+        for name, components in groups.items():
+            what = "without a variant" if name == PLAIN else f"of the variant {name}"
+            yield f"files {what}: {listing(components)}"
+    for component, reason in lacking.items():
+        yield f"{component}: not read: {reason}"
+
+
+def _why(lacking: Mapping[str, str]) -> str:
+    return "".join(f"; {component}: {reason}" for component, reason in lacking.items())
