@@ -44,6 +44,8 @@ from loratools.formats._peft import kinds as peft_kinds
 from loratools.formats._peft import refusals as peft_refusals
 from loratools.formats._peft.kinds import Codec
 from loratools.formats._peft.kinds._lora import LORA
+from tests.merged import pair, write_adapter
+from tests.packed import COLUMNS, FORMATS, PLAIN, ROWS, write_packed
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -448,6 +450,11 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
             base, [adapters / "embedding-vocab", adapters / "plain"], output=tmp_path / "two"
         ),
         loratools.merge(fixtures / "tiny-gpt2", adapters / "gpt2-conv1d", output=None),
+        loratools.merge(
+            write_packed(tmp_path / "packed", FORMATS["GPTQ"]),
+            write_adapter(tmp_path / "adapter", pair(PLAIN, ROWS, COLUMNS)),
+            output=None,
+        ),
     ]
     assert_documented([report.to_json() for report in reports], "merge --json")
 

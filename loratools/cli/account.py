@@ -23,6 +23,8 @@ def account(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
     if verbose:
         yield from _row_lines(report)
     yield report.accounting
+    if report.packed_line is not None:
+        yield report.packed_line
     if report.fidelity_line is not None:
         yield report.fidelity_line
     for warning in report.warnings:

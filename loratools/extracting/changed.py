@@ -5,7 +5,6 @@ from functools import partial
 
 from loratools.extracting.difference import Difference, Norms
 from loratools.extracting.pairing import Pair
-from loratools.io.dtypes import FLOATS
 from loratools.io.values import same_bytes
 from loratools.running.parallel import Map
 
@@ -41,7 +40,7 @@ def _own(pairs: Sequence[Pair]) -> dict[str, Pair]:
 
 
 def _differs(tick: Tick, pair: Pair) -> bool:
-    if _is_float(pair):
+    if pair.is_float:
         is_same = Difference(pair.after, pair.before).is_zero()
     else:
         is_same = same_bytes(pair.after, pair.before)
@@ -52,12 +51,8 @@ def _differs(tick: Tick, pair: Pair) -> bool:
 
 def _norms(tick: Tick, pair: Pair) -> Norms:
     tick(pair.after.nbytes)
-    if not _is_float(pair):
+    if not pair.is_float:
         return Norms(0.0, 0.0)  # the tensors are codes or indices, which have no norm
     norms = Difference(pair.after, pair.before, partial(tick, 0)).norms()
     pair.forget()
     return norms
-
-
-def _is_float(pair: Pair) -> bool:
-    return {pair.after.dtype, pair.before.dtype} <= set(FLOATS)

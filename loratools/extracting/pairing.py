@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from loratools.errors import MatchError, UnsupportedError, shorten
+from loratools.errors import MatchError, shorten
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import FLOATS
 from loratools.io.source import Stored
 from loratools.io.values import same_bytes
 from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
-from loratools.names.quantised import quantisation
+from loratools.names.packed import Packed, packed_in
 from loratools.names.tied import find_tied_head, has_head, is_classifier
 from loratools.names.wrappers import plain_names, renaming
 
@@ -32,6 +33,7 @@ class Pair:
         after: the tuned model's tensor.
         before: the base's tensor.
         twin: another target that is the same tensor in both models: the embedding for a tied head.
+        packed: how it is stored, if it is part of a packed weight in one of the models.
     """
 
     target: str
@@ -39,6 +41,13 @@ class Pair:
     after: Stored
     before: Stored
     twin: str | None = None
+    packed: str | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the numbers of both can be computed with."""
+        are_floats = {self.after.dtype, self.before.dtype} <= set(FLOATS)
+        return are_floats and self.packed is None
 
     def matches(self, globs: Sequence[str]) -> bool:
         """Whether one of the parameter's names matches one of the globs."""
@@ -62,6 +71,7 @@ class Pairing:
         config: the config of the base, or else of the tuned model.
         entangled: an embedding that is tied to more than a head; None if there is none.
         renamed: a note for each model whose names have wrappers.
+        packed: the packed weights of the tuned model and of the base.
     """
 
     tuned: Checkpoint
@@ -72,6 +82,7 @@ class Pairing:
     config: Mapping[str, Any] | None
     entangled: str | None
     renamed: tuple[str, ...]
+    packed: tuple[Packed, Packed]
 
 
 def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
@@ -79,13 +90,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
 
     Raises:
         MatchError: a tensor fits several tensors of the other model, or two fit the same one.
-        UnsupportedError: one of the models is quantised.
     """
-    for model, what in ((tuned, "the tuned model"), (base, "the base")):
-        dtypes = {name: stored.dtype for name, stored in model.tensors.items()}
-        remedy = "extract from the original float weights"
-        if reason := quantisation(dtypes, model.config, what=what, remedy=remedy):
-            raise UnsupportedError(f"{model.path}: {reason}")
     config = base.config or tuned.config
     after = _all_tensors(tuned, tuned.config or config)
     before = _all_tensors(base, config)
@@ -95,7 +100,11 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     # Targets have the names of the model's class: one with a head has the base model inside, so
     # that its names have a prefix.
     is_nested = has_head(config) or is_classifier(tuned.config)
-    pairs = _pairs(found, plain, after, before, is_nested=is_nested)
+    packed = packed_in(tuned), packed_in(base)
+    pairs = {
+        target: replace(pair, packed=_packed(pair, packed))
+        for target, pair in _pairs(found, plain, after, before, is_nested=is_nested).items()
+    }
     taken = set(found.values())
     return Pairing(
         tuned=tuned,
@@ -112,6 +121,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
             for model, names in zip((tuned, base), plain, strict=True)
             if (said := renaming(names))
         ),
+        packed=packed,
     )
 
 
@@ -204,6 +214,12 @@ def _pairs(
         for target, p in pairs.items()
         for first in (firsts[id(p.after), id(p.before)],)
     }
+
+
+def _packed(pair: Pair, packed: tuple[Packed, Packed]) -> str | None:
+    """How a parameter is stored in the first of the models that has it packed."""
+    stored = zip(packed, (pair.after.name, pair.before.name), strict=True)
+    return next((model.described(name) for model, name in stored if model.holds(name)), None)
 
 
 def _target(name: str, of: str, *, is_nested: bool) -> str:

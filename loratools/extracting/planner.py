@@ -77,6 +77,8 @@ class _Planner:
             self.left_out[target] = LeftOut("not selected", norms)
         elif has_grown or norms is None:
             self._grow(target, pair)
+        elif pair.packed is not None:
+            self._refuse(target, norms, f"stored {pair.packed}")
         elif pair.after.dtype not in FLOATS:
             self._refuse(target, norms, f"stored as {pair.after.dtype}, codes or indices")
         elif rounding := self.options.as_rounding(norms):

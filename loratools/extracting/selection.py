@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from loratools.errors import MatchError, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.extracting.plan import ExtractOptions, Target
-from loratools.io.dtypes import FLOATS
 from loratools.names.conv1d import conv1d_weights
 from loratools.names.globs import matches, no_match
+from loratools.names.packed import Packed
 from loratools.names.tied import is_embedding, is_lookup
 
 
@@ -19,13 +19,22 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
             glob matches no tensor of either model.
     """
     _check_globs(pairing, options)
+    tuned, base = pairing.packed
     alone = [
-        (f"{name}: the base has no such tensor", "--skip it, or store it whole with --full", name)
+        (
+            f"{name}: {_packed(name, base, tuned) or 'the base has no such tensor'}",
+            "--skip it, or store it whole with --full",
+            name,
+        )
         for name, stored in pairing.new.items()
         if not Pair(name, (name, name), stored, stored).matches((*options.skip, *options.full))
     ]
     alone += [
-        (f"{name}: the tuned model has no such tensor", "--skip it", name)
+        (
+            f"{name}: {_packed(name, tuned, base) or 'the tuned model has no such tensor'}",
+            "--skip it",
+            name,
+        )
         for name in pairing.missing
         if not matches_any(name, options.skip)
     ]
@@ -34,6 +43,17 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
             raise MatchError(f"{pairing.tuned.where}: {shorten(complaint)}; {remedy}{more}")
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
+
+
+def _packed(name: str, other: Packed, own: Packed) -> str | None:
+    """How a tensor that one model has alone is stored in the other, or else in its own, if packed.
+
+    Its counterpart may have other names: a weight `q.weight` is packed as `q.qweight`, for example.
+    """
+    if own.holds(name):
+        return f"it is stored {own.described(name)}, and not so in the other model"
+    found = other.or_packed(name, None)
+    return f"it is stored {other.described(found.name)} in the other model" if found else None
 
 
 def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:
@@ -72,7 +92,7 @@ def matrices(
         )
         for pair in differing
         if options.selects(pair)
-        and {pair.after.dtype, pair.before.dtype} <= set(FLOATS)
+        and pair.is_float
         and pair.target != pairing.entangled
         and _is_matrix(pair.target, pair.after.shape)
         and pair.target not in full

@@ -41,8 +41,12 @@ _FLOATS_OF_8_BITS = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 #: The dtypes that an update's tensors may be stored in.
 FACTORS = (*FLOATS, *_FLOATS_OF_8_BITS)
 
-#: The dtypes of quantised weights: codes that mean nothing without their scales.
+#: The dtypes of weights in 8 bits and fewer, which mean nothing without their scales if they have
+#: some.
 PACKED_FLOATS = tuple(name for name in BITS if name.startswith(("F4", "F6_", "F8")))
+
+#: The dtypes of tensors that are no codes of quantised weights: numbers, indices, masks.
+NOT_CODES = frozenset((*FLOATS, "I64", "BOOL", "C64"))
 
 _TORCH_NAMES = {
     "BOOL": "bool",

@@ -14,6 +14,7 @@ from loratools.deltas.rows import Rows
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
+from loratools.names.packed import NOTHING_PACKED, Packed
 from loratools.names.tied import TiedHead
 
 
@@ -169,6 +170,7 @@ class MergePlan:
         untied: the tied head that becomes a tensor of its own; None if none does.
         vocabulary: the rows of the embedding before and after, if they differ.
         head: the classifier's head that an adapter brings, for a config that describes it.
+        packed: the packed weights of the base, which stay as they are.
     """
 
     base: Checkpoint
@@ -181,6 +183,7 @@ class MergePlan:
     untied: TiedHead | None = None
     vocabulary: tuple[int, int] | None = None
     head: NewHead | None = None
+    packed: Packed = NOTHING_PACKED
 
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:

@@ -25,7 +25,8 @@ from loratools.names.bases import another_base
 from loratools.names.conv1d import square_is_transposed
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match
-from loratools.names.quantised import quantisation
+from loratools.names.packed import packed_in
+from loratools.names.quantised import declared_notes
 from loratools.names.tied import find_used_head
 
 
@@ -40,10 +41,9 @@ def plan_merge(
     Raises:
         MatchError: an update has no counterpart in the base, or one of another shape; or a glob
             matches nothing.
-        UnsupportedError: the base is quantised, or an adapter cannot be merged exactly.
+        UnsupportedError: an update is of a packed weight, or an adapter cannot be merged exactly.
         FormatError: two adapters replace one tensor by different ones.
     """
-    _refuse_quantised(base)
     planner = Planner(base, options)
     for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
         planner.add(number, adapter, weight)
@@ -56,6 +56,7 @@ def plan_merge(
         tensors=planner.tensors,
         accounting=planner.accounting,
         notes=tuple(planner.notes),
+        packed=planner.packed,
     )
     if planner.tied is not None:
         plan = with_tied_ends(plan, planner.tied)
@@ -69,12 +70,14 @@ class Planner:
     def __init__(self, base: Checkpoint, options: MergeOptions) -> None:
         self.base = base
         self.options = options
+        self.packed = packed_in(base)
         self.tensors = {
-            name: PlannedTensor(name, self._output_dtype(stored.dtype), stored, stored)
+            name: PlannedTensor(name, self._output_dtype(stored.dtype, name), stored, stored)
             for name, stored in base.tensors.items()
         }
         self.accounting = Accounting()
-        self.notes: list[str] = []
+        is_converted = options.stored_dtype is not None
+        self.notes = [*declared_notes(base, self.packed, is_converted=is_converted)]
         self._complaints: list[str] = []
         self._selection = Selection(options.only, options.skip)
         self.tied = find_used_head(base.tensors, base.config)
@@ -83,7 +86,10 @@ class Planner:
         self._shapes = {name: stored.shape for name, stored in base.tensors.items()}
         if self.tied is not None:
             self._shapes.setdefault(self.tied.head, self._shapes[self.tied.embedding])
+            self.packed = self.packed.with_tied(self.tied.embedding, self.tied.head)
+        self._shapes |= self.packed.shapes
         self._names = BaseNames(self._shapes)
+        self._touched: list[str] = []
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
         """Add one adapter: replaced tensors, which may change shapes; updates; then single rows."""
@@ -101,6 +107,7 @@ class Planner:
         self._add_updates(number, adapter, weight)
         for target, rows in adapter.rows.items():
             self._set_rows(number, adapter, target, rows, weight)
+        self.packed.refuse(self._touched, self.base.where)
         self._refuse_missing(number, adapter)
 
     def check_complete(self) -> None:
@@ -122,13 +129,16 @@ class Planner:
         self, number: int, adapter: Adapter, target: str, replacement: Replacement, weight: float
     ) -> None:
         source = replacement.source
-        match = self._names.match_name(target)
+        match = self.packed.or_packed(target, self._names.match_name(target))
         name = match.name if match else target
         if not self._selection.takes(target, name):
             self._count(self.accounting.skipped, number, source.keys)
             return
         if match is None and not replacement.is_trained:
             self._complain(number, source.keys, f"{target}: no such tensor in the base")
+            return
+        if self.packed.holds(name):
+            self._touched.append(name)
             return
         if replacement.is_trained and weight != 1:
             raise UnsupportedError(
@@ -161,6 +171,9 @@ class Planner:
             if not self._selection.takes(target, match.name):
                 self._count(self.accounting.skipped, number, keys_of(update.delta))
                 continue
+            if self.packed.holds(match.name):
+                self._touched.append(match.name)
+                continue
             delta, is_transposed = update.delta, match.is_transposed
             if update.fan_in_fan_out is not None and delta.shape[0] == delta.shape[1]:
                 is_transposed = swap_square
@@ -186,27 +199,32 @@ class Planner:
 
     def _match(self, number: int, target: str, update: Update) -> Match | None:
         """The base tensor of an update; without one None, and a complaint if it was selected."""
+        complaint = ""
         try:
-            return self._names.match(
+            match = self._names.match(
                 target,
                 update.delta.shape,
                 may_transpose=update.fan_in_fan_out is not None,
             )
         except MatchError as error:
-            if self._selection.takes(target):
-                self._complain(number, keys_of(update.delta), str(error))
-            else:
-                self._count(self.accounting.skipped, number, keys_of(update.delta))
-            return None
+            match, complaint = None, str(error)
+        match = self.packed.or_packed(target, match)
+        if match is None and self._selection.takes(target):
+            self._complain(number, keys_of(update.delta), complaint)
+        elif match is None:
+            self._count(self.accounting.skipped, number, keys_of(update.delta))
+        return match
 
     def _set_rows(
         self, number: int, adapter: Adapter, target: str, rows: ReplacedRows, weight: float
     ) -> None:
-        match = self._names.match_name(target)
+        match = self.packed.or_packed(target, self._names.match_name(target))
         if not self._selection.takes(target, match.name if match else target):
             self._count(self.accounting.skipped, number, rows.rows.keys)
         elif match is None:
             self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
+        elif self.packed.holds(match.name):
+            self._touched.append(match.name)
         else:
             delta = Rows(rows.indices, rows.rows, self._shapes[match.name])
             change = Change(
@@ -246,7 +264,7 @@ class Planner:
             return PlannedTensor(name, embedding.dtype, embedding.base, embedding.base)
         assert source is not None, name
         dtype = self._main_dtype() if source.dtype in FACTORS else source.dtype
-        return PlannedTensor(name, self._output_dtype(dtype), None, source)
+        return PlannedTensor(name, self._output_dtype(dtype, name), None, source)
 
     def _count(self, group: list[str], number: int, keys: Iterable[str]) -> None:
         group.extend(f"{number}: {key}" for key in keys)
@@ -255,25 +273,18 @@ class Planner:
         self._count(self.accounting.unmatched, number, keys)
         self._complaints.append(complaint)
 
-    def _output_dtype(self, dtype: str) -> str:
+    def _output_dtype(self, dtype: str, name: str) -> str:
         wanted = self.options.stored_dtype
-        return wanted if wanted and dtype in FLOATS else dtype
+        is_converted = wanted and dtype in FLOATS and not self.packed.keeps(name)
+        return wanted if wanted and is_converted else dtype
 
     def _main_dtype(self) -> str:
         """The float dtype that most of the base's bytes have, to which new tensors are rounded."""
         sizes: dict[str, int] = {}
-        for stored in self.base.tensors.values():
-            if stored.dtype in FLOATS:
+        for name, stored in self.base.tensors.items():
+            if stored.dtype in FLOATS and not self.packed.keeps(name):
                 sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
         return max(sizes, key=lambda dtype: sizes[dtype], default="F32")
-
-
-def _refuse_quantised(base: Checkpoint) -> None:
-    """Refuse a base whose stored numbers are codes."""
-    dtypes = {name: stored.dtype for name, stored in base.tensors.items()}
-    reason = quantisation(dtypes, base.config)
-    if reason is not None:
-        raise UnsupportedError(f"{base.where}: {reason}")
 
 
 def _tells_orientation(update: Update) -> bool:

@@ -101,6 +101,16 @@ class MergeReport:
         return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
 
     @property
+    def packed_line(self) -> str | None:
+        """What was left packed, in words; None for a base without packed weights."""
+        parts = [
+            f"{weights} {'weight' if weights == 1 else 'weights'} in {format_} "
+            f"({tensors} {'tensor' if tensors == 1 else 'tensors'})"
+            for format_, (weights, tensors) in self.plan.packed.counts.items()
+        ]
+        return f"left packed: {', '.join(parts)}" if parts else None
+
+    @property
     def _overlaid(self) -> int:
         """The number of the base's tensors that are in files of its overlays."""
         base = self.plan.base
@@ -181,6 +191,10 @@ class MergeReport:
                 ),
             },
             "tensors": [self._row(tensor) for tensor in plan.changed],
+            "packed": [
+                {"format": format_, "weights": weights, "tensors": tensors}
+                for format_, (weights, tensors) in plan.packed.counts.items()
+            ],
             "fidelity": _fidelity(total),
             "equals_base": self.equals_base,
             "overlay": self.is_overlay,

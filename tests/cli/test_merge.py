@@ -169,6 +169,7 @@ def test_json_is_one_object_of_this_form(
         adapters=[is_adapter],
         accounting=is_accounting,
         tensors=[is_tensor],
+        packed=lambda counts: counts == [],
         fidelity=is_fidelity,
         equals_base=bool,
         overlay=bool,

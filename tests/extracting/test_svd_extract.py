@@ -618,17 +618,16 @@ def test_what_cannot_be_extracted_is_named(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
-def test_quantised_and_integer_weights_are_refused(tmp_path: Path) -> None:
+def test_packed_and_integer_weights_that_changed_are_refused(tmp_path: Path) -> None:
     codes = torch.arange(20, dtype=torch.int8).reshape(4, 5)
     base = write_base(tmp_path / "base", {LINEAR: codes})
     tuned = write_base(tmp_path / "tuned", {LINEAR: codes + 1})
+    with pytest.raises(UnsupportedError, match=r"has changed and is stored packed \(I8\)"):
+        svd_extract(tuned, base, output=None, rule=RankRule(rank=1))
+    base = write_base(tmp_path / "indices", {"model.ids": codes})
+    tuned = write_base(tmp_path / "others", {"model.ids": codes + 1})
     with pytest.raises(UnsupportedError, match="stored as I8, codes or indices"):
         svd_extract(tuned, base, output=None, rule=RankRule(rank=1))
-    quantised = write_base(
-        tmp_path / "quantised", {LINEAR: codes}, {"quantization_config": {"quant_method": "x"}}
-    )
-    with pytest.raises(UnsupportedError, match=r"the base is quantised .*: extract from"):
-        svd_extract(tuned, quantised, output=None, rule=RankRule(rank=1))
 
 
 def test_a_new_head_can_be_stored_whole(tmp_path: Path) -> None:

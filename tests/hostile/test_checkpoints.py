@@ -11,8 +11,6 @@ from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.checkpoints import open_checkpoint
 from loratools.merging.merge import merge
 from tests.hostile.checkpoints import (
-    lora,
-    write_adapter,
     write_index,
     write_json,
     write_safetensors,
@@ -214,72 +212,6 @@ def linear(
     target: str = "q", dtype: str = "BF16", shape: tuple[int, int] = (8, 8), **others: Any
 ) -> dict[str, tuple[str, tuple[int, int]]]:
     return {f"{target}.weight": (dtype, shape)} | others
-
-
-GPTQ = {
-    "q.qweight": ("I32", (1, 8)),
-    "q.qzeros": ("I32", (1, 1)),
-    "q.scales": ("F16", (1, 8)),
-    "q.g_idx": ("I32", (8,)),
-}
-QUANTISED = {
-    "bitsandbytes int8": (linear(dtype="I8") | {"q.SCB": ("F32", (8,))}, "bitsandbytes"),
-    "bitsandbytes nf4": (
-        {
-            "q.weight": ("U8", (32, 1)),
-            "q.weight.absmax": ("U8", (1,)),
-            "q.weight.quant_map": ("F32", (16,)),
-            "q.weight.quant_state.bitsandbytes__nf4": ("U8", (9,)),
-        },
-        "bitsandbytes",
-    ),
-    "GPTQ": (GPTQ, "GPTQ or AWQ"),
-    "AWQ": ({name: GPTQ[name] for name in list(GPTQ)[:3]}, "GPTQ or AWQ"),
-    "fp8 with block scales": (
-        linear(dtype="F8_E4M3") | {"q.weight_scale_inv": ("F32", (1, 1))},
-        "F8_E4M3",
-    ),
-    "int8 with scales": (linear(dtype="I8") | {"q.weight_scale": ("BF16", (8, 1))}, "scales"),
-    "packed integers": ({"q.weight_packed": ("I32", (8, 1))}, "packed"),
-    "MXFP4": (
-        {
-            "mlp.experts.gate_up_proj_blocks": ("U8", (2, 8, 1, 16)),
-            "mlp.experts.gate_up_proj_scales": ("U8", (2, 8, 1)),
-        },
-        "MXFP4",
-    ),
-    "FP4": (linear(dtype="F4"), "F4"),
-}
-
-
-@pytest.mark.parametrize(("tensors", "says"), QUANTISED.values(), ids=QUANTISED)
-@pytest.mark.parametrize("declared", [False, True])
-def test_a_quantised_base_is_refused_before_anything_is_written(
-    tmp_path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], says: str, declared: bool
-) -> None:
-    """By its tensors, whether or not its config declares it."""
-    base, output = tmp_path / "base", tmp_path / "merged"
-    write_safetensors(base / "model.safetensors", tensors | linear("other"))
-    if declared:
-        write_json(base / "config.json", {"quantization_config": {"quant_method": "some"}})
-    adapter = write_adapter(tmp_path / "adapter", lora("q", (8, 8)))
-    with pytest.raises(UnsupportedError, match="the base is quantised") as caught:
-        merge(base, adapter, output=output)
-    assert ("some" if declared else says) in str(caught.value)
-    assert "merge into the original float weights" in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
-
-
-@pytest.mark.parametrize(
-    "fields", [{"quant_method": "bitsandbytes"}, {"quant_algo": "FP8"}, {"bits": 4}]
-)
-def test_a_declared_quantisation_is_enough(tmp_path: Path, fields: dict[str, Any]) -> None:
-    base = tmp_path / "base"
-    write_safetensors(base / "model.safetensors", linear())
-    write_json(base / "config.json", {"quantization_config": fields})
-    adapter = write_adapter(tmp_path / "adapter", lora("q", (8, 8)))
-    with pytest.raises(UnsupportedError, match="the base is quantised"):
-        merge(base, adapter, output=None)
 
 
 @pytest.mark.parametrize("text", ["[]", "", "{", "\xff", '{"a": 1, "a": 1}', '{"a": NaN}'])

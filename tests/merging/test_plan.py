@@ -360,12 +360,6 @@ class TestSelection:
         with pytest.raises(ShapeMismatchError, match="up to index 4 do not fit"):
             merged(base, adapter)
 
-    def test_quantised_base_is_refused(self, tmp_path: Path) -> None:
-        codes = {"model.layers.0.q.weight.absmax": eighths(4)}
-        base = write_base(tmp_path / "base", WEIGHTS | codes)
-        with pytest.raises(UnsupportedError, match="base: the base is quantised"):
-            merged(base, write_adapter(tmp_path / "adapter", Q))
-
     def test_numbers_do_not_replace_codes(self, base: Path) -> None:
         stored = {"norm.steps": eighths(1)}
         base = write_base(base.parent / "other", WEIGHTS | {"norm.steps": torch.tensor([7])})

@@ -1,42 +1,27 @@
-"""A base whose stored numbers are codes is known by its config, its dtypes and its names."""
+"""A config declares a method of quantisation, which decides only what stored tensors leave open."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loratools.io.dtypes import FLOATS
-from loratools.names.quantised import quantisation
+import loratools
+from loratools.errors import UnsupportedError
+from loratools.merging.plan import MergeOptions
+from loratools.names.quantised import declared_method
+from tests.merged import config_of, pair, write_adapter
+from tests.packed import COLUMNS, FORMATS, PLAIN, ROWS, Format, write_packed
+
+NOTHING = Format("nothing", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "mark"),
-    [
-        ("model.q.weight.absmax", "bitsandbytes"),
-        ("model.q.weight.quant_map", "bitsandbytes"),
-        ("model.q.weight.nested_absmax", "bitsandbytes"),
-        ("model.q.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
-        ("model.q.SCB", "bitsandbytes"),
-        ("model.q.qweight", "GPTQ or AWQ"),
-        ("model.q.qzeros", "GPTQ or AWQ"),
-        ("model.q.g_idx", "GPTQ or AWQ"),
-        ("model.experts.gate_up_proj_blocks", "MXFP4"),
-        ("model.q.weight_scale_inv", "fp8 or packed with scales"),
-        ("model.q.weight_scale", "fp8 or packed with scales"),
-        ("model.q.weight_packed", "fp8 or packed with scales"),
-    ],
-)
-def test_mark_of_a_method_is_recognised_and_shown(name: str, mark: str) -> None:
-    assert quantisation({"model.norm.weight": "BF16", name: "U8"}, {}) == (
-        f"the base is quantised ({mark}: it has {name}): merge into the original float weights, "
-        f"then quantise the result"
-    )
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "adapter", pair(PLAIN, ROWS, COLUMNS))
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F4", "F6_E2M3", "F8_E8M0"])
-def test_packed_floats_are_codes(dtype: str) -> None:
-    reason = quantisation({"q.weight": dtype}, None)
-    assert reason is not None
-    assert f"(q.weight is {dtype})" in reason
+def declaring(method: str = "some", **fields: Any) -> dict[str, Any]:
+    return {"quantization_config": {"quant_method": method, **fields}}
 
 
 @pytest.mark.parametrize(
@@ -46,22 +31,53 @@ def test_packed_floats_are_codes(dtype: str) -> None:
         ({"quant_algo": "FP8"}, "FP8"),
         ({"bits": 4}, "quantization_config"),
         ({}, "quantization_config"),
+        (None, None),
     ],
 )
-def test_config_declares_it(declared: dict[str, Any], method: str) -> None:
-    reason = quantisation({"q.weight": "BF16"}, {"quantization_config": declared})
-    assert reason is not None
-    assert f"({method}, says its config.json)" in reason
+def test_a_config_declares_its_method(declared: dict[str, Any] | None, method: str | None) -> None:
+    assert declared_method({"quantization_config": declared}) == method
+    assert declared_method({}) is declared_method(None) is None
 
 
-@pytest.mark.parametrize("config", [None, {}, {"quantization_config": None}], ids=str)
-@pytest.mark.parametrize(
-    "name", ["model.q.weight", "attn.masked_bias", "position_ids", "model.blocks.0.scale"]
-)
-def test_plain_weights_and_buffers_are_none_of_it(name: str, config: Any) -> None:
-    assert quantisation({name: "BF16", "index": "I64", "mask": "BOOL"}, config) is None
+@pytest.mark.parametrize("fields", [{"quant_method": "bitsandbytes"}, {"bits": 4}], ids=str)
+def test_weights_that_are_stored_plain_are_merged_whatever_is_declared(
+    tmp_path: Path, adapter: Path, fields: dict[str, Any]
+) -> None:
+    config = {"quantization_config": fields}
+    base = write_packed(tmp_path / "base", NOTHING, config)
+    report = loratools.merge(base, adapter, output=tmp_path / "merged")
+    assert report.to_json()["packed"] == []
+    assert "no weight is stored packed" in report.notes[0]
+    assert config_of(tmp_path / "merged") == config
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_plain_floats_of_every_width_are_not_codes(dtype: str) -> None:
-    assert quantisation({"a.weight": dtype}, None) is None
+def test_the_output_of_a_merge_declares_what_the_base_does(tmp_path: Path, adapter: Path) -> None:
+    config = declaring("gptq", bits=4)
+    base = write_packed(tmp_path / "base", FORMATS["GPTQ"], config)
+    report = loratools.merge(base, adapter, output=tmp_path / "merged")
+    assert config_of(tmp_path / "merged") == config
+    assert report.notes == ()
+
+
+def test_plain_weights_beside_awq_get_a_note(tmp_path: Path, adapter: Path) -> None:
+    base = write_packed(tmp_path / "base", FORMATS["AWQ"], declaring("awq"))
+    report = loratools.merge(base, adapter, output=None)
+    assert "AWQ scales some plain weights together with the packed ones" in report.notes[0]
+
+
+def test_weights_that_may_be_rotated_are_refused(tmp_path: Path, adapter: Path) -> None:
+    config = declaring("compressed-tensors", transform_config={"config_groups": {"R1": {}}})
+    base = write_packed(tmp_path / "base", FORMATS["int4 of compressed-tensors"], config)
+    with pytest.raises(UnsupportedError, match="weights in plain floats may be rotated"):
+        loratools.merge(base, adapter, output=tmp_path / "merged")
+
+
+def test_floats_beside_codes_that_are_not_known_keep_their_dtype(
+    tmp_path: Path, adapter: Path
+) -> None:
+    unknown = Format("unknown", {".self_attn.q_proj.words": ("I16", (4, 4))})
+    base = write_packed(tmp_path / "base", unknown, declaring())
+    options = MergeOptions(dtype="float32")
+    with pytest.raises(UnsupportedError, match=r"q_proj\.words is stored as I16.*with --dtype"):
+        loratools.merge(base, adapter, output=None, options=options)
+    loratools.merge(base, adapter, output=None)

@@ -1,0 +1,208 @@
+"""Finds the weights of a base that are stored packed: as codes, with the scales that decode them.
+
+The stored tensors decide, weight by weight. What a config declares does not: see `quantised.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import final
+
+from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.dtypes import BITS, FLOATS
+from loratools.io.json import parse_json_object
+from loratools.io.source import Stored
+from loratools.names.matching import BaseNames, Match
+from loratools.names.packed_signs import Sign, signs
+
+#: ComfyUI's notes in a header on the modules that are packed.
+_NOTES = "_quantization_metadata"
+#: Scales of what modules compute, which belong to no weight. In a model that is not packed a
+#: parameter may have such a name, too.
+_OF_ACTIVATIONS = (".q_scale", ".k_scale", ".v_scale", ".k_cache_scale", ".v_cache_scale")
+
+
+@final
+@dataclass(frozen=True)
+class PackedWeight:
+    """A packed weight: its format, and the names of the stored tensors that it consists of."""
+
+    format: str
+    tensors: list[str] = field(default_factory=list)
+
+
+@final
+@dataclass(frozen=True)
+class Packed:
+    """The packed weights of a base.
+
+    Attributes:
+        weights: by the names that they would have as plain weights.
+        shapes: the shapes that they would have, as far as headers tell.
+        scales: the names of tensors that are scales, and belong to none of these weights.
+    """
+
+    weights: Mapping[str, PackedWeight]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scales: frozenset[str] = frozenset()
+
+    @cached_property
+    def _owners(self) -> Mapping[str, str]:
+        """The packed weight of each name: its own, and those of the tensors it consists of."""
+        names = {name: owner for owner, weight in self.weights.items() for name in weight.tensors}
+        return names | {name: name for name in self.weights}
+
+    @cached_property
+    def _of_unknown_shape(self) -> BaseNames:
+        return BaseNames({name: () for name in self.weights if name not in self.shapes})
+
+    @property
+    def counts(self) -> Mapping[str, tuple[int, int]]:
+        """The numbers of packed weights and of their stored tensors, by format."""
+        counts: dict[str, tuple[int, int]] = {}
+        for weight in {id(weight): weight for weight in self.weights.values()}.values():
+            weights, tensors = counts.get(weight.format, (0, 0))
+            counts[weight.format] = weights + 1, tensors + len(weight.tensors)
+        return counts
+
+    def or_packed(self, target: str, match: Match | None) -> Match | None:
+        """The tensor that was found for a target, or a packed weight that the target means rather.
+
+        Where the shape of a packed weight is not known, it is found by its name alone, and comes
+        before another tensor with a similar name.
+
+        Raises:
+            MatchError: the target may mean several packed weights.
+        """
+        if not self.weights or (match is not None and match.renaming is None):
+            return match
+        return self._of_unknown_shape.match_name(target) or match
+
+    def holds(self, name: str) -> bool:
+        """Whether a name is that of a packed weight, or of a stored tensor of one."""
+        return name in self._owners
+
+    def keeps(self, name: str) -> bool:
+        """Whether a stored tensor stays as it is, whatever dtype is wanted."""
+        return name in self._owners or name in self.scales
+
+    def described(self, name: str) -> str:
+        """How the weight of this name, or the one that a tensor of this name belongs to, is stored.
+
+        >>> find_packed({"q.qweight": "I32", "q.g_idx": "I32"}).described("q.weight")
+        'packed (GPTQ: q.qweight)'
+        """
+        weight = self.weights[self._owners[name]]
+        others = [tensor for tensor in weight.tensors if tensor != name]
+        return f"packed ({weight.format}{f': {shorten(others[0])}' if others else ''})"
+
+    def refuse(self, names: Sequence[str], where: str) -> None:
+        """Refuse to change packed weights.
+
+        Raises:
+            UnsupportedError: there are names.
+        """
+        if not names:
+            return
+        first = shorten(names[0])
+        more = f", like {len(names) - 1} more that the adapter changes" if names[1:] else ""
+        raise UnsupportedError(
+            f"{where}: {first} is stored {self.described(names[0])}{more}, and nothing can be "
+            f"added to codes: merge into the original float weights, then quantise the result; "
+            f"--skip {first!r} leaves it out"
+        )
+
+    def with_tied(self, *names: str) -> "Packed":
+        """The same, where the weights of these names are one tensor: if one is packed, all are."""
+        found = [self.weights[name] for name in names if name in self.weights]
+        if not found:
+            return self
+        return replace(self, weights={**dict.fromkeys(names, found[0]), **self.weights})
+
+
+#: What a base without packed weights has.
+NOTHING_PACKED = Packed({})
+
+
+def packed_in(base: Checkpoint) -> Packed:
+    """The packed weights of a base.
+
+    Raises:
+        FormatError: ComfyUI's notes in a header cannot be read.
+    """
+    notes: dict[str, str] = {}
+    for shard in base.shards:
+        if _NOTES in shard.metadata:
+            notes |= _formats(shard.metadata[_NOTES], f"{base.where}: {shard.name}")
+    packed = find_packed({name: stored.dtype for name, stored in base.tensors.items()}, notes)
+    shapes = {
+        name: shape
+        for name, weight in packed.weights.items()
+        if (stored := base.tensors.get(name)) and (shape := _shape(stored, weight.format))
+    }
+    return replace(packed, shapes=shapes)
+
+
+def find_packed(dtypes: Mapping[str, str], notes: Mapping[str, str] | None = None) -> Packed:
+    """The packed weights among tensors, given by their names and dtypes.
+
+    `notes` has the formats of modules that a header lists as packed.
+    """
+    found: dict[str, Sign] = {}
+    for name in dtypes:
+        for weight, sign in signs(name, dtypes, notes or {}):
+            found[weight] = min(found.get(weight, sign), sign)
+    if not found:
+        return NOTHING_PACKED
+    owners = {weight.removesuffix(".weight"): weight for weight in found}
+    weights: dict[str, PackedWeight] = {}
+    for name, dtype in dtypes.items():
+        owner = _owner(name, owners, is_float=dtype in FLOATS)
+        if owner is not None:
+            format_ = found[owner].format
+            weights.setdefault(owner, PackedWeight(format_)).tensors.append(name)
+    scales = (name for name in dtypes if name.endswith(_OF_ACTIVATIONS))
+    return Packed(weights, scales=frozenset(scales))
+
+
+def _shape(stored: Stored, format_: str) -> tuple[int, ...] | None:
+    """The shape of a packed weight whose codes have its name; None if that depends on the format.
+
+    NVFP4 has two codes in each byte.
+    """
+    if stored.dtype == "U8" and format_.casefold().endswith("nvfp4"):
+        return (*stored.shape[:-1], stored.shape[-1] * 2)
+    return stored.shape if BITS[stored.dtype] == 8 and stored.dtype not in ("U8", "I8") else None
+
+
+def _owner(name: str, owners: Mapping[str, str], *, is_float: bool) -> str | None:
+    """The packed weight that a stored tensor belongs to, by what its name begins with.
+
+    `owners` has the packed weights by their modules, or by their own names if these are not those
+    of a module's weight. The outermost counts: its parts may look packed by themselves.
+    """
+    module, dot, leaf = name.rpartition(".")
+    end = name.find(".")
+    while end >= 0:
+        path = name[:end]
+        if path in owners and not (is_float and path == module and leaf == "bias"):
+            return owners[path]
+        end = name.find(".", end + 1)
+    if name in owners:
+        return owners[name]
+    start = leaf.removeprefix("_")
+    while "_" in start and not (is_float and leaf.endswith("_bias")):
+        start = start.rpartition("_")[0]
+        parameter = f"{module}{dot}{start}"
+        if owners.get(parameter) == parameter:
+            return parameter
+    return None
+
+
+def _formats(notes: str, where: str) -> dict[str, str]:
+    """The formats of modules in ComfyUI's notes, which are JSON: `{"layers": {MODULE: {…}}}`."""
+    layers = parse_json_object(notes.encode(), f"{where}: {_NOTES}").get("layers")
+    if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
+        raise FormatError(f"{where}: {_NOTES}: no object `layers` of objects")
+    return {module: str(fields.get("format")) for module, fields in layers.items()}

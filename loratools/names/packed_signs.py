@@ -1,0 +1,129 @@
+"""The signs by which packed weights are known: names, dtypes, and ComfyUI's notes in headers.
+
+Formats differ in how they name codes and scales, and agree in where they put them: beside or inside
+the weight. So one telling name shows that a weight is packed, and everything else that its module
+has belongs to it, but for a bias in floats.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from loratools.io.dtypes import NOT_CODES, PACKED_FLOATS
+
+#: Names that only the module of a packed weight has, with the format. Where a module has several,
+#: the first of this table names the format. An empty format is that of the codes' dtype.
+_IN_MODULE = {
+    "comfy_quant": "ComfyUI",
+    "scale_weight": "ComfyUI",
+    "wscales": "SVDQuant",
+    "wtscale": "SVDQuant",
+    "weight_scale_2": "NVFP4",
+    "weight_global_scale": "NVFP4",
+    "weight_packed": "compressed-tensors",
+    "weight_shape": "compressed-tensors",
+    "bitmask": "compressed-tensors",
+    "_weight_qdata": "torchao",
+    "weight_scales": "EETQ",
+    "SCB": "bitsandbytes",
+    "g_idx": "GPTQ",
+    "qweight": "GPTQ or AWQ",
+    "qzeros": "GPTQ or AWQ",
+    "W_q": "HQQ",
+    "tables2": "HIGGS",
+    "Qidxs": "QuIP#",
+    "q_weight": "EXL2",
+    "trellis": "EXL3",
+    "dense_weights": "SpQR",
+    "weight_scale_inv": "",
+    "weight_scale": "",
+    "weight_zero_point": "",
+    "qscale_weight": "",
+    "embedding_scale": "",
+}
+#: Names that are telling only beside another one.
+_TOGETHER = {"codebooks": ("codes", "AQLM"), "indices": ("centroids.weight", "VPTQ")}
+#: Names inside a weight: `q_proj.weight.absmax`.
+_IN_WEIGHT = {
+    "absmax": "bitsandbytes",
+    "quant_map": "bitsandbytes",
+    "nested_absmax": "bitsandbytes",
+    "nested_quant_map": "bitsandbytes",
+    "_data": "quanto",
+    "_scale": "quanto",
+    "bitmask": "compressed-tensors",
+}
+_STATE = ".quant_state"
+#: What is added to the name of any parameter, such as one of all experts, for its codes.
+_CODES = {"_blocks": "MXFP4", "_packed": "compressed-tensors", "_qdata": "torchao"}
+#: What is added to it for its scales, the longest first.
+_SCALES = ("_weight_scale", "_scale_inv", "_scale")
+_ENDINGS = (*_CODES, *_SCALES)
+#: ComfyUI's older mark of a whole file, of 8-bit floats, which is no weight.
+_MARK = "scaled_fp8"
+#: A root of names that ComfyUI's notes may leave out.
+_ROOT = "model.diffusion_model."
+_FORMATS = (*_IN_MODULE.values(), "quanto", "AQLM", "VPTQ", "MXFP4")
+
+
+@final
+@dataclass(frozen=True, order=True)
+class Sign:
+    """A sign that a weight is packed. If there are several, the one of the least rank counts."""
+
+    rank: int
+    format: str
+
+
+def signs(
+    name: str, dtypes: Mapping[str, str], noted: Mapping[str, str]
+) -> Iterator[tuple[str, Sign]]:
+    """Yield the weights that the tensor with this name shows to be packed.
+
+    `noted` has the formats of modules that a header lists as packed.
+    """
+    module, dot, leaf = name.rpartition(".")
+    dtype = dtypes[name]
+    if leaf == "weight":
+        if noted and (found := noted.get(module) or noted.get(module.removeprefix(_ROOT))):
+            yield name, Sign(0, f"ComfyUI {found}")
+        if dtype not in NOT_CODES:
+            yield name, _unnamed(dtype)
+        return
+    weight = f"{module}{dot}weight"
+    if leaf in _IN_MODULE:
+        yield weight, _named(_IN_MODULE[leaf], dtypes.get(weight))
+    elif leaf in _TOGETHER and f"{module}{dot}{_TOGETHER[leaf][0]}" in dtypes:
+        yield weight, _named(_TOGETHER[leaf][1])
+    elif leaf in _IN_WEIGHT and module.endswith("weight"):
+        yield module, _named(_IN_WEIGHT[leaf])
+    elif module.endswith(_STATE):
+        yield module.removesuffix(_STATE), _named("bitsandbytes")
+    elif leaf.endswith(_ENDINGS) and (part := _part(module + dot, leaf, dtypes)):
+        yield part
+    elif dtype in PACKED_FLOATS and leaf != _MARK:
+        yield name, _unnamed(dtype)
+
+
+def _part(path: str, leaf: str, dtypes: Mapping[str, str]) -> tuple[str, Sign] | None:
+    """The packed parameter that a tensor is the codes or the scales of, by both of their names."""
+    for ending, format_ in _CODES.items():
+        if leaf.endswith(ending) and dtypes[path + leaf] not in NOT_CODES:
+            return path + leaf.removesuffix(ending).removeprefix("_"), _named(format_)
+    for ending in _SCALES:
+        parameter = path + leaf.removesuffix(ending)
+        if leaf.endswith(ending) and dtypes.get(parameter, "F32") not in NOT_CODES:
+            return parameter, _named("", dtypes[parameter])
+    return None
+
+
+def _named(format_: str, dtype: str | None = None) -> Sign:
+    """The sign of a format, or where it has no name, of codes with a dtype and scales."""
+    if format_:
+        return Sign(1 + _FORMATS.index(format_), format_)
+    return Sign(len(_FORMATS) + 1, f"{dtype} with scales" if dtype else "with scales")
+
+
+def _unnamed(dtype: str) -> Sign:
+    """The sign of a dtype that is no plain float's."""
+    return Sign(len(_FORMATS) + 2, dtype)
