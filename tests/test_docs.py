@@ -293,6 +293,11 @@ def test_page_on_traps_is_what_they_say() -> None:
     assert read(make_traps.PAGE) == make_traps.page(), "run scripts/docs"
 
 
+def test_page_on_names_is_what_the_rules_say() -> None:
+    make_names = load_script(DOCS / "make_names.py")
+    assert read(make_names.PAGE) == make_names.page(), "run scripts/docs"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_line_reference_is_what_the_terminal_shows(name: str) -> None:
     done = subprocess.run(

@@ -2,9 +2,8 @@
 
 `MODEL.txt` has a line `NAMES SHAPE` for tensors of one shape. `{0..3}` stands for each of these
 numbers, and `{a,b}` for each of these words. If blocks are alike, only the first two are listed.
-A line `also NAMES SHAPE` has names that other programs use for some of these tensors, and a line
-`rules: FILE` says which of `loratools/names/aliases/` maps them; without one, the names are the
-same in both layouts.
+A line `also NAMES SHAPE` has names that other programs use for some of these tensors. The first
+line, `rules: FILE`, says which file of `loratools/names/aliases/` maps them.
 
 These are facts about published files. Our rules are verified against them, and not made of them.
 """
@@ -31,23 +30,19 @@ class KeyList(NamedTuple):
     `rules` is the name of the file of rules that maps them.
     """
 
-    rules: str | None
+    rules: str
     tensors: dict[str, tuple[int, ...]]
     others: dict[str, tuple[int, ...]]
 
     def rules_text(self) -> str:
-        """The text of the file of rules; without a file, rules for equal names."""
-        if self.rules is not None:
-            return (ALIASES / f"{self.rules}.txt").read_text(encoding="utf-8")
-        words = dict.fromkeys(name.partition(".")[0] for name in self.tensors)
-        return "".join(f"{word} = {word}\n" for word in words)
+        """The text of the file of rules."""
+        return (ALIASES / f"{self.rules}.txt").read_text(encoding="utf-8")
 
 
 def key_list(model: str) -> KeyList:
     """The key list of a model, one of `MODELS`."""
-    lines = (_FOLDER / f"{model}.txt").read_text(encoding="utf-8").splitlines()
-    rules = lines.pop(0).removeprefix("rules: ") if lines[0].startswith("rules: ") else None
-    found = KeyList(rules, {}, {})
+    first, *lines = (_FOLDER / f"{model}.txt").read_text(encoding="utf-8").splitlines()
+    found = KeyList(first.removeprefix("rules: "), {}, {})
     for line in lines:
         *also, names, shape = line.split()
         dimensions = () if shape == "scalar" else tuple(map(int, shape.split("x")))
