@@ -69,6 +69,20 @@ def _open_clip(cls: str, prefix: str, unused: Mapping[str, str], **config: Any) 
     return Model(cls, config, convert, prefix, unused, level)
 
 
+def _vae(**config: Any) -> Model:
+    def convert(model: Any, tensors: Tensors) -> Tensors:
+        converted: Tensors = single_file_utils.convert_ldm_vae_checkpoint(tensors, model.config)
+        return converted
+
+    levels: dict[str, Any] = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+    }
+    return Model("AutoencoderKL", {**levels, **config}, convert, "first_stage_model.")
+
+
 def _by(name: str) -> Converter:
     """A function of diffusers that is given the tensors alone."""
     function: Callable[[Tensors], Tensors] = getattr(single_file_utils, name)
@@ -274,4 +288,6 @@ MODELS: dict[str, Model] = {
         patch_size=1,
         text_in_dim=3072,
     ),
+    "vae_sd": _vae(latent_channels=4),
+    "vae_flux1": _vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False),
 }
