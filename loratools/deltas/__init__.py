@@ -16,6 +16,7 @@ from loratools.deltas._span import Apply as Apply
 from loratools.deltas._span import Product as Product
 from loratools.deltas._span import Span as Span
 from loratools.deltas._span import is_whole as is_whole
+from loratools.deltas._span import parts_of as parts_of
 from loratools.deltas._stored import check_stored as check_stored
 from loratools.deltas._stored import zero_factor as zero_factor
 from loratools.errors import UnsupportedError

@@ -57,6 +57,11 @@ class Apart:
             part(block, begin)
 
 
+def parts_of(apply: Apply) -> tuple[Apply, ...]:
+    """The parts of an `Apart`, or else the function itself as the only one."""
+    return apply.parts if isinstance(apply, Apart) else (apply,)
+
+
 @final
 @dataclass(frozen=True)
 class Span:

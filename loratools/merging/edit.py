@@ -3,14 +3,15 @@
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import final
 
 import torch
 from torch import Tensor
 
-from loratools.deltas import Apply, Product, Span
+from loratools.deltas import Apply, Product, Span, parts_of
 from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import PIECE_ELEMENTS, block_rows, read_block, rows_of, spans
 from loratools.io.direct import buffer_for
@@ -20,6 +21,7 @@ from loratools.io.source import Source, Stored
 from loratools.merging.fidelity import Fidelity, measure
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.products import add_products
+from loratools.merging.touched import changing, edges
 
 #: A thread's memory for blocks is used again, since the kernel provides new pages more slowly than
 #: we compute.
@@ -39,13 +41,13 @@ def edited_blocks(
     """The rows `begin` to `end` of an output tensor, in blocks valid until the next one is made.
 
     `position` is the place of the first of these rows in the output file. Each block comes with the
-    index of its first row and, if an adapter changes the tensor, with how much of the update
+    index of its first row and, if an adapter may change its rows, with how much of the update
     survived the rounding.
 
     Raises:
         NonFiniteError: a result is not finite, unless `rounding` allows that.
     """
-    blocks = spans(begin, end, block_rows(tensor.shape))
+    blocks = _blocks(tensor, begin, end)
     if tensor.dtype == tensor.origin.dtype and not tensor.changes:
         for first, last in blocks:
             yield first, read_block(tensor.origin, first, last), None
@@ -58,9 +60,17 @@ def edited_blocks(
         position += rounded.nbytes
         fidelity = kernel(stored, rounded, first)
         # A NaN or an infinity shows in the sums of the fidelity, so finite ones save a pass.
-        if not (tensor.changes and fidelity.is_finite) and not rounding.allow_nonfinite:
+        is_known_finite = fidelity is not None and fidelity.is_finite
+        if not (is_known_finite or rounding.allow_nonfinite):
             _check_finite(tensor, rounded)
-        yield first, rounded, fidelity if tensor.changes else None
+        yield first, rounded, fidelity
+
+
+def _blocks(tensor: PlannedTensor, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Blocks of rows, cut where a change begins or ends: it has all rows of a block or none."""
+    cuts = edges(tensor)
+    for first, last in spans(begin, end, block_rows(tensor.shape)):
+        yield from pairwise([first, *(row for row in cuts if first < row < last), last])
 
 
 @final
@@ -68,62 +78,103 @@ class _Kernel:
     """Computes the rows of a tensor from `begin` to `end`, piece by piece, and measures them."""
 
     def __init__(self, tensor: PlannedTensor, begin: int, end: int, rounding: Rounding) -> None:
-        self.origin = tensor.origin
-        self.is_additive = all(change.delta.additive is not None for change in tensor.changes)
+        self.tensor = tensor
         self.dtype = compute_dtype(tensor.origin.dtype, tensor.dtype)
         is_faint = any(0 < abs(change.strength) < _FAINT for change in tensor.changes)
-        if is_faint and not self.is_additive:
+        if is_faint and not self._is_additive(range(len(tensor.changes))):
             self.dtype = torch.float64
         self.changes = _bind(tensor, begin, end, self.dtype)
-        products = tuple(apply for apply in self.changes if isinstance(apply, Product))
-        is_simple = len(products) == len(self.changes) and rounding.seed is None
-        if self.dtype == torch.float64 and to_torch(tensor.dtype).itemsize == 2:
-            is_simple = False  # to be rounded twice
-        self.products = products if is_simple else ()
+        is_rounded_twice = self.dtype == torch.float64 and to_torch(tensor.dtype).itemsize == 2
+        self.is_simple = rounding.seed is None and not is_rounded_twice
         self.finish = rounding.of(tensor.name)
-        self.moved = False
+        self.moved: set[tuple[int, ...]] = set()
         self._views: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
+    def __call__(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity | None:
         """Compute the rows from `first` on into `rounded`, and measure what is left of the update.
 
-        `stored` has the same rows as they are in the file.
+        `stored` has the same rows as they are in the file. All of them are changed by the same
+        changes; without any there is nothing to measure, and None is returned.
         """
-        rows, columns = stored.shape
-        piece = max(1, PIECE_ELEMENTS // max(1, columns))
-        if self.products:
-            memory = self._memory((min(piece, rows), columns))
-            sums = add_products(stored, rounded, self.products, first, memory, moved=self.moved)
-            if sums is not None:
-                self.moved = sums.moved
-                return sums
-            stored = _read(self.origin, first, rounded)  # the result may have overwritten it
-        found = Fidelity()
-        with _in_python:
-            for top, bottom in spans(0, rows, piece):
-                found += self._piece(stored[top:bottom], rounded[top:bottom], first + top)
+        numbers = changing(self.tensor, first)
+        if not numbers:
+            self._convert(stored, rounded, first)
+            return None
+        found = None
+        if products := self._products(first, numbers):
+            _, rows = next(self._pieces(stored))
+            memory = self._memory((rows, stored.shape[1]))
+            moved = numbers in self.moved
+            found = add_products(stored, rounded, products, first, memory, moved=moved)
+            if found is None:
+                stored = _read(self.tensor.origin, first, rounded)  # may have been overwritten
+        if found is None:
+            found = self._computed(stored, rounded, first, numbers)
+        if found.moved:
+            self.moved.add(numbers)
         return found
 
-    def _piece(self, stored: Tensor, rounded: Tensor, first: int) -> Fidelity:
+    def _is_additive(self, numbers: Iterable[int]) -> bool:
+        return all(self.tensor.changes[n].delta.additive is not None for n in numbers)
+
+    def _pieces(self, block: Tensor) -> Iterator[tuple[int, int]]:
+        return spans(0, len(block), max(1, PIECE_ELEMENTS // max(1, block.shape[1])))
+
+    def _convert(self, stored: Tensor, rounded: Tensor, first: int) -> None:
+        """Round rows that nothing changes."""
+        if stored.dtype == rounded.dtype:
+            rounded.copy_(stored)
+            return
+        with _in_python:
+            for top, bottom in self._pieces(stored):
+                before, _ = self._memory(stored[top:bottom].shape)
+                before.copy_(stored[top:bottom])
+                self.finish(before, rounded[top:bottom], (first + top) * stored.shape[1])
+
+    def _products(self, first: int, numbers: tuple[int, ...]) -> list[Product]:
+        """The changes of the rows from `first` on, if they are products and no other functions."""
+        changes = [part for n in numbers for part in parts_of(self.changes[n])]
+        products = [part for part in changes if isinstance(part, Product)]
+        if not self.is_simple or len(products) < len(changes):
+            return []
+        return [product for product in products if product.covers(first)]
+
+    def _computed(
+        self, stored: Tensor, rounded: Tensor, first: int, numbers: tuple[int, ...]
+    ) -> Fidelity:
+        """Apply the changes piece by piece."""
+        found = Fidelity(moved=numbers in self.moved)
+        with _in_python:
+            for top, bottom in self._pieces(stored):
+                piece = stored[top:bottom], rounded[top:bottom]
+                found += self._piece(*piece, first + top, numbers, moved=found.moved)
+        return found
+
+    def _piece(
+        self,
+        stored: Tensor,
+        rounded: Tensor,
+        first: int,
+        numbers: tuple[int, ...],
+        *,
+        moved: bool,
+    ) -> Fidelity:
         before, vectors = self._memory(stored.shape)
         before.copy_(stored)
         position = first * stored.shape[1]
-        if not self.changes:
-            self.finish(before, rounded, position)
-            return Fidelity()
         update, value = vectors
-        if self.is_additive:
+        if self._is_additive(numbers):
             # Computed apart from the weight: in a sum with a far larger weight, part of the update
             # would be lost to float32 before it is measured.
-            self._apply(update.zero_(), first)
+            self._apply(update.zero_(), first, numbers)
             torch.add(before, update, out=value)
         else:
-            self._apply(value.copy_(before), first)
+            self._apply(value.copy_(before), first, numbers)
             torch.sub(value, before, out=update)
         self.finish(value, rounded, position)
         # Compared only until something has moved, which is nearly always at the first piece.
-        self.moved = self.moved or self._moves(before, rounded, position)
-        return measure(before, rounded, vectors, moved=self.moved)
+        moved = moved or self._moves(before, rounded, position)
+        return measure(before, rounded, vectors, moved=moved)
 
     def _memory(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Memory for the stored values, and for two more such blocks.
@@ -142,9 +193,9 @@ class _Kernel:
         self.finish(before, without, position)
         return not torch.equal(without, rounded)
 
-    def _apply(self, block: Tensor, first: int) -> None:
-        for apply in self.changes:
-            apply(block, first)
+    def _apply(self, block: Tensor, first: int, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            self.changes[number](block, first)
 
 
 def _bind(tensor: PlannedTensor, begin: int, end: int, dtype: torch.dtype) -> tuple[Apply, ...]:

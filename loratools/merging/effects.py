@@ -9,9 +9,10 @@ from loratools.idle import NO_PRODUCT
 from loratools.io.dtypes import torch_name
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
 from loratools.merging.replacement import is_the_base
+from loratools.merging.touched import sum_of
 
 if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
+    from loratools.merging.touched import Kept
 
 
 @final
@@ -21,6 +22,7 @@ class Idle:
 
     Attributes:
         name: the tensor's name in the output.
+        target: the adapter's name for what the part changes, if it has several in this tensor.
         keys: the adapter tensors that the part is made of, each as `adapter number: key`.
         reason: why the part changes nothing.
     """
@@ -28,27 +30,32 @@ class Idle:
     name: str
     keys: tuple[str, ...]
     reason: str
+    target: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The tensor and, if the adapter has several parts in it, which one this is."""
+        return self.name if self.target is None else f"{self.target} in {self.name}"
 
 
-def idle_parts(plan: MergePlan, fidelity: "Mapping[str, Fidelity]") -> Iterator[Idle]:
+def idle_parts(plan: MergePlan, measured: "Mapping[str, Kept]") -> Iterator[Idle]:
     """The parts that change nothing, in the order of the output's tensors.
 
-    `fidelity` is what a finished merge has measured. If it is empty, as for a plan, no update is
-    found to be lost to rounding, or to give the values that the weight has already.
+    `measured` is what a finished merge has measured of each tensor. If it is empty, as for a plan,
+    no update is found to be lost to rounding, or to give the values that the weight has already.
     """
     applied: dict[str, list[str]] = {}
     for key in plan.accounting.applied:
         applied.setdefault(key.partition(": ")[2], []).append(key)
     for tensor in plan.changed:
-        measured = fidelity.get(tensor.name)
         if not tensor.changes and _is_as_before(tensor):
             keys = tuple(key for name in tensor.origin.keys for key in applied.get(name, ()))
             yield Idle(tensor.name, keys, "the base has the same tensor")
-        for change in tensor.changes:
-            reason = _reason(tensor, change, measured)
+        for number, change in enumerate(tensor.changes):
+            reason = _reason(tensor, number, measured.get(tensor.name))
             if reason is not None:
                 keys = tuple(f"{change.adapter}: {key}" for key in keys_of(change.delta))
-                yield Idle(tensor.name, keys, reason)
+                yield Idle(tensor.name, keys, reason, _one_of_several(tensor, change))
 
 
 def unmoved(plan: MergePlan, idle: Sequence[Idle]) -> frozenset[str]:
@@ -65,19 +72,27 @@ def unmoved(plan: MergePlan, idle: Sequence[Idle]) -> frozenset[str]:
     )
 
 
-def _reason(tensor: PlannedTensor, change: Change, measured: "Fidelity | None") -> str | None:
+def _one_of_several(tensor: PlannedTensor, change: Change) -> str | None:
+    """The target of a change if its adapter has another one in the same tensor; else None."""
+    targets = {other.target for other in tensor.changes if other.adapter == change.adapter}
+    return change.target if len(targets) > 1 else None
+
+
+def _reason(tensor: PlannedTensor, number: int, measured: "Kept | None") -> str | None:
+    change, kept = tensor.changes[number], measured or {}
     if change.strength == 0:
         return "its weight is 0, as asked"
-    # A change that moved its tensor alone need not be read again.
-    if measured is not None and measured.moved and len(tensor.changes) == 1:
+    # A change that moved rows of its own need not be read again.
+    if (number,) in kept and kept[number,].moved:
         return None
     if (reason := change.delta.nothing()) is not None:
         return reason
-    if measured is None or measured.moved:
+    fidelity = sum_of(kept, number)
+    if fidelity is None or fidelity.moved:
         return None
-    if measured.intended:
+    if fidelity.intended:
         return f"all of it is lost to rounding to {torch_name(tensor.dtype)}"
-    if len(tensor.changes) > 1:
+    if any(number in numbers for numbers in kept if len(numbers) > 1):
         return "the updates of this weight take each other back"
     is_additive = change.delta.additive is not None
     return NO_PRODUCT if is_additive else "the weight has these numbers already"

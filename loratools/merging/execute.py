@@ -11,12 +11,13 @@ from loratools.io.writer import OutputFile
 from loratools.merging.arrange import PlannedFile
 from loratools.merging.report import MergeReport
 from loratools.merging.steps import copy_steps, edit_steps
+from loratools.merging.touched import add_to
 from loratools.running.parallel import single_threaded_torch
 from loratools.running.steps import Run, interleaved, workers
 
 if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
     from loratools.merging.steps import Measured
+    from loratools.merging.touched import Kept
 
 
 #: Threads beside one a core, where writing waits for the disk: others compute meanwhile.
@@ -53,7 +54,7 @@ def execute(
     files: Sequence[PlannedFile],
     outputs: Sequence[OutputFile],
     write: WriteOptions,
-) -> "dict[str, Fidelity]":
+) -> "dict[str, Kept]":
     """Run the steps of all files, and make each file durable while the others are written.
 
     Copies begin before torch is imported, which takes longer than many of them. A merge that only
@@ -88,11 +89,12 @@ def execute(
     return _by_tensor(run.results())
 
 
-def _by_tensor(measured: "Iterable[Measured | None]") -> "dict[str, Fidelity]":
-    """The fidelity of each tensor, by name: the sum over its steps."""
-    sums: dict[str, Fidelity] = {}
+def _by_tensor(measured: "Iterable[Measured | None]") -> "dict[str, Kept]":
+    """What was measured of each tensor, by name: the sums over its steps."""
+    sums: dict[str, Kept] = {}
     for part in measured:
         if part is not None:
-            name, fidelity = part
-            sums[name] = sums[name] + fidelity if name in sums else fidelity
+            name, kept = part
+            for changes, fidelity in kept.items():
+                add_to(sums.setdefault(name, {}), changes, fidelity)
     return sums

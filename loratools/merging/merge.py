@@ -32,12 +32,13 @@ from loratools.merging.padding import with_pad_token
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
 from loratools.merging.report import MergeReport
+from loratools.merging.touched import sum_of
 from loratools.merging.weights import weights_for
 from loratools.running.steps import Run
 
 if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
     from loratools.merging.steps import Measured
+    from loratools.merging.touched import Kept
 
 _SLACK_BYTES = 2**20
 
@@ -170,7 +171,7 @@ def _write(
     run: Run[Measured | None] = Run(data_bytes, write.progress)
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.path(file.name), file.layout) for file in files]
-        fidelity = execute(run, files, outputs, write)
+        kept = execute(run, files, outputs, write)
         for file in files:
             _verify(staging.folder / file.name, file)
         if write.only_changed:
@@ -181,21 +182,23 @@ def _write(
         for source in report.plan.base.files:
             source.check_unchanged()
             source.forget(0, source.size)  # what was read ahead of the steps
-        report = measured(report, fidelity)
+        report = measured(report, kept)
         approved(report, write.approve)
         staging.publish()
     return report
 
 
-def measured(report: MergeReport, fidelity: "dict[str, Fidelity]") -> MergeReport:
+def measured(report: MergeReport, kept: "Mapping[str, Kept]") -> MergeReport:
     """The report with what was measured, and with the parts that turned out to change nothing."""
+    found = {name: sum_of(kept[name]) for name in report.plan.tensors if name in kept}
     # With a NaN or an infinity there is no fidelity to report, and JSON has no such numbers.
     finite = {
-        name: fidelity[name]
-        for name in report.plan.tensors
-        if name in fidelity and math.isfinite(fidelity[name].relative_error)
+        name: fidelity
+        for name, fidelity in found.items()
+        if fidelity is not None and math.isfinite(fidelity.relative_error)
     }
-    return replace(report, fidelity=finite, idle=tuple(idle_parts(report.plan, finite)))
+    idle = idle_parts(report.plan, {name: kept[name] for name in finite})
+    return replace(report, fidelity=finite, idle=tuple(idle))
 
 
 def _verify(path: Path, file: PlannedFile) -> None:

@@ -140,7 +140,7 @@ class MergeReport:
         if self.equals_base and self.plan.adapters:
             verb = "equals" if self.output is not None else "would equal"
             yield f"the output {verb} the base: no update changes a weight"
-        yield from by_reason((part.name, part.reason) for part in self.idle)
+        yield from by_reason((part.label, part.reason) for part in self.idle)
 
     def _losses(self) -> tuple[str, ...]:
         total = self.total

@@ -9,14 +9,15 @@ from loratools.io.source import Stored, as_bytes, forget_rows
 from loratools.io.writer import OutputFile
 from loratools.merging.arrange import PlannedFile
 from loratools.merging.plan import PlannedTensor
+from loratools.merging.touched import add_to, changing
 from loratools.running.parallel import single_threaded_torch
 
 if TYPE_CHECKING:
     from loratools.io.rounding import Rounding
-    from loratools.merging.fidelity import Fidelity
+    from loratools.merging.touched import Kept
 
-    #: The name of a tensor, and how much of its update these rows kept.
-    Measured = tuple[str, Fidelity]
+    #: The name of a tensor, and how much some of its rows kept of its update.
+    Measured = tuple[str, Kept]
 
 #: A copy is cut into pieces of this size, so that several workers share it.
 _COPY_BYTES = 64 * 2**20
@@ -73,7 +74,7 @@ class EditStep:
         """Compute and write the rows, a block at a time; None if there is nothing to measure."""
         from loratools.merging.edit import edited_blocks
 
-        total = None
+        kept: Kept = {}
         blocks = self.output.writing(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
         with single_threaded_torch():
             for begin, block, fidelity in edited_blocks(
@@ -82,11 +83,11 @@ class EditStep:
                 blocks.write(as_bytes(block))
                 forget_rows(self.tensor.origin, begin, begin + len(block))
                 if fidelity is not None:
-                    total = fidelity if total is None else total + fidelity
+                    add_to(kept, changing(self.tensor, begin), fidelity)
         blocks.end()
         self.output.start_writeback(self.tensor.name, self.begin * self._row_bytes, self.nbytes)
         forget_rows(self.tensor.origin, self.begin, self.end)
-        return None if total is None else (self.tensor.name, total)
+        return (self.tensor.name, kept) if kept else None
 
 
 def copy_steps(file: PlannedFile, output: OutputFile) -> Iterator[CopyStep]:

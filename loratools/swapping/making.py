@@ -18,8 +18,8 @@ from loratools.swapping.journal import Journal
 from loratools.swapping.rewriting import digests, tensors_in
 
 if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
     from loratools.merging.steps import Measured
+    from loratools.merging.touched import Kept
 
 _SLACK_BYTES = 2**20
 
@@ -67,10 +67,11 @@ def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, di
 
 def make_new(
     journal: Journal, plan: MergePlan, write: WriteOptions
-) -> "tuple[dict[str, tuple[str, str]], dict[str, Fidelity]]":
+) -> "tuple[dict[str, tuple[str, str]], dict[str, Kept]]":
     """Compute the changed tensors of a plan into new files of the journal.
 
-    Returns, by the tensor's name, the name of its file and its SHA-256; and the fidelity.
+    Returns, by the tensor's name, the name of its file and its SHA-256; and what was kept of
+    its update.
 
     Raises:
         NonFiniteError: a result is not finite.
@@ -85,13 +86,13 @@ def make_new(
         outputs.append(OutputFile(journal.folder / files[-1].name, layout))
     total = sum(file.layout.size - len(file.layout.header) for file in files)
     run: Run[Measured | None] = Run(total, write.progress)
-    fidelity = execute(run, files, outputs, write)
+    kept = execute(run, files, outputs, write)
     made: dict[str, tuple[str, str]] = {}
     for file in files:
         stored = tensors_in(InputFile(journal.folder / file.name))
         for name, known in digests(stored, journal.jobs).items():
             made[name] = file.name, known
-    return made, fidelity
+    return made, kept
 
 
 def _copy(output: OutputFile, tensor: Stored) -> None:

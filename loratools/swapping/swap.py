@@ -24,7 +24,7 @@ from loratools.swapping.report import SwapReport
 from loratools.swapping.rewriting import check_current, originals_of
 
 if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
+    from loratools.merging.touched import Kept
 
 
 def swap(
@@ -140,8 +140,8 @@ def _carried_out(
             journal.decide(_goal(journal.state, {}, ()))
         return report
     plan = report.merge.plan
-    state, made, fidelity = _prepared(journal, plan, write)
-    report = replace(report, merge=measured(report.merge, fidelity))
+    state, made, kept = _prepared(journal, plan, write)
+    report = replace(report, merge=measured(report.merge, kept))
     _approved(report, write, approve)
     journal.decide(_goal(state, made, report.adapters))
     return report
@@ -157,11 +157,11 @@ def _approved(
 
 def _prepared(
     journal: Journal, plan: MergePlan, write: WriteOptions
-) -> "tuple[SwapState, dict[str, tuple[str, str]], dict[str, Fidelity]]":
+) -> "tuple[SwapState, dict[str, tuple[str, str]], dict[str, Kept]]":
     """Put what a swap needs into the journal's folder.
 
     Returns the state with the originals of all tensors that are to change; the file and the SHA-256
-    of each new tensor, by name; and the fidelity.
+    of each new tensor, by name; and what was kept of its update.
     """
     state = journal.state
     new = [t.base for t in plan.changed if t.base is not None and t.name not in state.tensors]
@@ -170,8 +170,8 @@ def _prepared(
     if new:
         file, known = keep_originals(journal, new)
         tensors |= {name: SwappedTensor(file, digest, digest) for name, digest in known.items()}
-    made, fidelity = make_new(journal, plan, write)
-    return replace(state, tensors=tensors), made, fidelity
+    made, kept = make_new(journal, plan, write)
+    return replace(state, tensors=tensors), made, kept
 
 
 def _goal(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.testing import deltas, diffs, eighths, exact_scalings, loras, shapes, tuckers
 from tests.deltas.computing import applied, held, lora
 from tests.deltas.examples import PART
+from tests.deltas.places import places, rows_of
 from tests.deltas.toys import NEAR, TOYS
 from tests.narrowing import present
 
@@ -32,23 +32,6 @@ ZERO = [[0.0] * 4] * 4
 def added(shape: Shape) -> st.SearchStrategy[Delta]:
     """Additive changes."""
     return loras(shape, **EXACT) | tuckers(shape, **EXACT) | diffs(shape, **EXACT)
-
-
-@st.composite
-def places(draw: st.DrawFn, rows: int) -> tuple[tuple[Run, ...], int]:
-    """Runs for all of these rows in any order, with or without rows between them; and all rows."""
-    cuts = sorted(draw(st.sets(st.integers(1, rows))) | {0, rows})
-    parts = list(pairwise(cuts))
-    runs, at = [], draw(st.integers(0, 2))
-    for begin, end in draw(st.permutations(parts)):
-        runs.append(Run(begin, at, end - begin))
-        at += end - begin + draw(st.integers(0, 2))
-    return tuple(runs), at
-
-
-def rows_of(runs: Sequence[Run]) -> list[int]:
-    """The weight's rows in the order of the part's."""
-    return [row for run in sorted(runs) for row in range(run.at, run.at + run.count)]
 
 
 def formula(delta: Delta, runs: Sequence[Run], weight: Tensor, strength: float = 1.0) -> Tensor:

@@ -1,0 +1,371 @@
+"""Several changes share a weight, each in rows of its own, and cost and count as one each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+import loratools
+from loratools import WriteOptions, open_adapter
+from loratools.deltas import Delta
+from loratools.deltas.dora import DoRA
+from loratools.deltas.lora import LoRA, Scaling
+from loratools.deltas.placed import Run, placed
+from loratools.errors import NonFiniteError
+from loratools.io import blocks
+from loratools.io.checkpoint import Checkpoint
+from loratools.io.source import Held
+from loratools.merging import edit, merge, products, steps
+from loratools.merging.plan import Accounting, Change, MergePlan, PlannedTensor
+from loratools.merging.report import MergeReport
+from loratools.testing import deltas, diffs, eighths, exact_scalings, loras, shapes, tuckers
+from tests.deltas.computing import held
+from tests.deltas.places import places, rows_of
+from tests.merged import pair, write_adapter, write_base
+from tests.merged import update as product
+from tests.merging.computing import DTYPES, changed, changed_and_measured, computed_with
+from tests.narrowing import present
+from tests.reference import rounded, spacing
+
+Shape = tuple[int, ...]
+EXACT: dict[str, Any] = {"tensors": eighths, "scaling": exact_scalings}
+STRENGTHS = st.sampled_from((-1.0, 0.5, 1.0))
+
+
+def additive(shape: Shape) -> st.SearchStrategy[Delta]:
+    return loras(shape, **EXACT) | diffs(shape, **EXACT) | tuckers(shape, **EXACT)
+
+
+@st.composite
+def shared(
+    draw: st.DrawFn, kind: Any, parts: int = 3
+) -> tuple[Shape, list[tuple[Delta, Sequence[Run]]]]:
+    """The shape of a weight, and changes to rows of it that do not overlap, with their runs."""
+    _, *width = draw(shapes(most=5))
+    found: list[tuple[Delta, Sequence[Run]]] = []
+    first = 0
+    for _ in range(draw(st.integers(1, parts))):
+        rows = draw(st.integers(1, 4))
+        runs, end = draw(places(rows))
+        found.append((draw(kind((rows, *width))), [Run(b, first + at, n) for b, at, n in runs]))
+        first += end
+    return (first, *width), found
+
+
+def in_place(shape: Shape, parts: Sequence[tuple[Delta, Sequence[Run]]]) -> list[Delta]:
+    return [placed(delta, tuple(runs), shape) for delta, runs in parts]
+
+
+def matrix(weight: Held) -> Tensor:
+    return weight.tensor.double().reshape(weight.shape[0], -1)
+
+
+def dense(delta: Delta, runs: Sequence[Run], shape: Shape) -> Tensor:
+    """What an additive change adds to the rows of its runs, in float64."""
+    whole = torch.zeros(shape[0], math.prod(shape[1:]), dtype=torch.float64)
+    whole[rows_of(runs)] = present(delta.additive).dense_rows(0, delta.shape[0])
+    return whole
+
+
+# The result
+
+
+@given(data=st.data(), part=shared(additive))
+def test_sums_of_placed_changes_are_rounded_once(data: st.DataObject, part: Any) -> None:
+    """Those of one adapter, and of another one that changes all rows, each with its strength."""
+    shape, parts = part
+    base = data.draw(eighths("weight", shape))
+    dtype = data.draw(st.none() | st.sampled_from(sorted(DTYPES)))
+    whole, first, second = data.draw(additive(shape)), data.draw(STRENGTHS), data.draw(STRENGTHS)
+    changes = [(delta, first) for delta in in_place(shape, parts)] + [(whole, second)]
+    exact = matrix(base) + second * dense(whole, [Run(0, 0, shape[0])], shape)
+    for delta, runs in parts:
+        exact += first * dense(delta, runs, shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_ELEMENTS", data.draw(st.integers(1, 40)))
+        patch.setattr(edit, "PIECE_ELEMENTS", data.draw(st.integers(1, 20)))
+        cuts = data.draw(st.sets(st.integers(1, shape[0])).map(sorted))
+        result = changed(base, *changes, dtype=dtype, cuts=cuts)
+    assert torch.equal(result, rounded(exact, DTYPES[dtype or base.dtype]).reshape(shape))
+
+
+@given(data=st.data(), part=shared(lambda shape: deltas(shape, **EXACT)), strength=STRENGTHS)
+def test_fused_weight_gets_what_its_parts_would_get_apart(
+    data: st.DataObject, part: Any, strength: float
+) -> None:
+    """For every kind, also one that sees the whole of its part; other rows keep their bits."""
+    shape, parts = part
+    base = data.draw(eighths("weight", shape))
+    changes = in_place(shape, parts)
+    cuts = data.draw(st.sets(st.integers(1, shape[0])).map(sorted))
+    result = changed(
+        base,
+        *((delta, strength) for delta in changes),
+        cuts=cuts if all(delta.by_rows for delta in changes) else [],
+    )
+    expected = base.tensor.clone()
+    for delta, runs in parts:
+        own = replace(base, tensor=base.tensor[rows_of(runs)])
+        expected[rows_of(runs)] = changed(own, (delta, strength))
+    others = sorted({*range(shape[0])} - {row for _, runs in parts for row in rows_of(runs)})
+    assert torch.equal(result[others], base.tensor[others])
+    is_exact = all(delta.additive is not None for delta in changes)
+    before, after, wanted = (w.double() for w in (base.tensor, result, expected))
+    # The squares of a norm are added up in another order, and what is rescaled by it is at most
+    # three times as large as the weight before and after together, as half of it may be applied.
+    roundings = (math.prod(shape) + 8) * computed_with(base)
+    allowed = spacing(wanted, DTYPES[base.dtype]) + 3 * roundings * (before.abs() + wanted.abs())
+    assert ((after - wanted).abs() <= (0.0 if is_exact else allowed)).all()
+
+
+@given(data=st.data(), part=shared(additive), seed=st.none() | st.integers(0, 9))
+def test_blocks_and_spans_of_shared_weights_do_not_show_in_the_bytes(
+    data: st.DataObject, part: Any, seed: int | None
+) -> None:
+    shape, parts = part
+    base = data.draw(eighths("weight", shape))
+    dtype = data.draw(st.none() | st.sampled_from(["BF16", "F16"]))
+    changes = [(delta, 0.5) for delta in in_place(shape, parts)]
+    whole = changed(base, *changes, seed=seed, dtype=dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_ELEMENTS", data.draw(st.integers(1, 20)))
+        cuts = data.draw(st.sets(st.integers(1, shape[0])).map(sorted))
+        pieces = changed(base, *changes, seed=seed, dtype=dtype, cuts=cuts)
+    assert torch.equal(whole.view(torch.uint8), pieces.view(torch.uint8))
+
+
+@given(data=st.data(), part=shared(lambda shape: loras(shape, **EXACT)))
+def test_fidelity_of_placed_updates_is_that_of_their_rows(data: st.DataObject, part: Any) -> None:
+    """Sums of exact differences, over the rows that the updates change and no others."""
+    shape, parts = part
+    base = data.draw(eighths("weight", shape))
+    changes = [(delta, 1.0) for delta in in_place(shape, parts)]
+    result, fidelity = changed_and_measured(base, *changes)
+    intended = sum(dense(delta, runs, shape) for delta, runs in parts)
+    assert isinstance(intended, Tensor)
+    realised = result.double().reshape(matrix(base).shape) - matrix(base)
+    close = 2.0**-20 * float((realised.square() + intended.square()).sum())
+    assert fidelity.intended == pytest.approx(float(intended.square().sum()), abs=close)
+    assert fidelity.error == pytest.approx(float((realised - intended).square().sum()), abs=close)
+    assert fidelity.moved == (not torch.equal(result, base.tensor))
+
+
+@pytest.mark.parametrize("seed", [None, 1], ids=["nearest", "stochastic"])
+def test_conversion_of_other_rows_is_no_loss_of_an_update(seed: int | None) -> None:
+    """As that of other tensors: a third is not exact in bfloat16, and the update is."""
+    weight = Held("weight", torch.tensor([[1.0, 1.0], [1 / 3, 1 / 3]]), "F32")
+    change = placed(one_row(1.0), (Run(0, 0, 1),), (2, 2))
+    result, fidelity = changed_and_measured(weight, (change, 1.0), dtype="BF16", seed=seed)
+    assert result[0].tolist() == [2, 2]
+    assert (fidelity.relative_error, fidelity.intended) == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_number_that_is_not_finite_is_refused_in_rows_that_nothing_changes(
+    dtype: str, value: float
+) -> None:
+    weight = Held("weight", torch.tensor([[1.0, 1.0], [1.0, value]]), "F32")
+    change = placed(one_row(1.0), (Run(0, 0, 1),), (2, 2))
+    if math.isfinite(value) and dtype != "F16":
+        changed(weight, (change, 1.0), dtype=dtype)
+        return
+    with pytest.raises(NonFiniteError, match="holds a NaN or an infinity after the merge"):
+        changed(weight, (change, 1.0), dtype=dtype)
+
+
+def one_row(size: float) -> LoRA:
+    scaling = Scaling(1, 1, "direct", "config")
+    return LoRA(held([[size]], "up"), held([[1.0, 1.0]], "down"), scaling, (1, 2))
+
+
+# The cost
+
+
+def test_each_row_is_computed_with_the_products_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three updates of thirds of a weight cost as one of the whole, without single operations."""
+    counts = []
+
+    def counted(stored: Tensor, rounded: Tensor, ups: list[Tensor], *rest: Any) -> Any:
+        counts.append((len(stored), len(ups)))
+        return products._loop(stored, rounded, ups, *rest)
+
+    monkeypatch.setattr(products, "_add", counted)
+    monkeypatch.setattr(edit, "measure", lambda *_, **__: pytest.fail("piece by piece"))
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 10)
+    weight = Held("weight", torch.ones(12, 2).bfloat16(), "BF16")
+    parts = [placed(one_row(8.0), (Run(0, row, 1),), (12, 2)) for row in (0, 4, 5, 11)]
+    result = changed(weight, *((delta, 1.0) for delta in parts))
+    assert result[:, 0].tolist() == [9, 1, 1, 1, 9, 9, 1, 1, 1, 1, 1, 9]
+    assert counts == [(1, 1)] * 4
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "none"])
+def test_stored_rows_are_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 4)
+    read, rows = edit._read, list[int]()
+
+    def counted(source: Any, begin: int, rounded: Tensor) -> Tensor:
+        rows.extend(range(begin, begin + len(rounded)))
+        return read(source, begin, rounded)
+
+    monkeypatch.setattr(edit, "_read", counted)
+    dora = DoRA(one_row(8.0), held([2.0], "magnitude"), "row")
+    kinds: dict[str, Delta] = {"lora": one_row(8.0), "dora": dora}
+    changes = [
+        (placed(delta, (Run(0, 2, 1),), (5, 2)), 1.0)
+        for name, delta in kinds.items()
+        if name == kind
+    ]
+    changed(Held("weight", torch.ones(5, 2).bfloat16(), "BF16"), *changes, dtype="F16")
+    assert rows == [0, 1, 2, 3, 4]
+
+
+# The account
+
+
+def base_of(folder: Path, rows: int, dtype: torch.dtype = torch.float32) -> Path:
+    weight = torch.randint(1, 16, (rows, 4), generator=torch.Generator().manual_seed(3)) / 8
+    return write_base(folder, {"qkv.weight": weight.to(dtype), "other.weight": torch.ones(2, 2)})
+
+
+def merge_placed(
+    folder: Path,
+    base: Path,
+    adapter: Path,
+    runs: Mapping[str, tuple[Run, ...]],
+    patch: pytest.MonkeyPatch,
+    write: WriteOptions | None = None,
+    extra: Sequence[Delta] = (),
+) -> tuple[Tensor, MergeReport]:
+    """Merge the updates of an adapter into rows of `qkv.weight`, from files to files."""
+
+    def planned(base: Checkpoint, adapters: Any, weights: Any, options: Any) -> MergePlan:
+        stored = dict(base.tensors)
+        shape = stored["qkv.weight"].shape
+        updates = adapters[0].updates
+        changes = [
+            Change(0, name, placed(updates[name].delta, runs[name], shape), 1.0, None, False)
+            for name in updates
+        ]
+        changes += [Change(1, "whole", delta, 1.0, None, False) for delta in extra]
+        tensors = {name: PlannedTensor(name, s.dtype, s, s) for name, s in stored.items()}
+        tensors["qkv.weight"] = replace(tensors["qkv.weight"], changes=tuple(changes))
+        keys = [f"0: {key}" for u in updates.values() for s in u.delta.sources for key in s.keys]
+        return MergePlan(base, tuple(adapters), (1.0,), tensors, Accounting(applied=keys), ())
+
+    patch.setattr(merge, "plan_merge", planned)
+    report = loratools.merge(base, adapter, output=folder / "merged", write=write)
+    return load_file(folder / "merged/model.safetensors")["qkv.weight"], report
+
+
+NAMES = ("q.weight", "k.weight", "v.weight")
+RUNS = {name: (Run(0, 2 * n, 2),) for n, name in enumerate(NAMES)}
+UP_IS_ZERO = "up is zero throughout, as before training"
+LOST = "all of it is lost to rounding to bfloat16"
+NO_PRODUCT = "the product of its factors is zero, or too small for float64"
+
+
+def zero(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return down, 0 * up
+
+
+def faint(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return down, 2.0**-20 * up
+
+
+def disjoint(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of which neither is zero, and their product is."""
+    return torch.tensor([[0.0], [1.0]]).expand_as(down), torch.tensor([1.0, 0.0]).expand_as(up)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason", "seed"),
+    [
+        (zero, UP_IS_ZERO, None),
+        (zero, UP_IS_ZERO, 5),
+        (faint, LOST, None),
+        (disjoint, NO_PRODUCT, None),
+        (disjoint, NO_PRODUCT, 5),
+    ],
+)
+def test_one_of_several_targets_in_a_tensor_that_changes_nothing_is_told(
+    tmp_path: Path, made: Any, reason: str, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each had a tensor of its own, whatever the others do beside it."""
+    monkeypatch.setattr(steps, "_SPAN_BLOCKS", 1)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 12)
+    base = base_of(tmp_path / "base", 7, torch.bfloat16)
+    k = pair("k", 2, 4, 2)
+    idle = dict(zip(k, map(Tensor.contiguous, made(*k.values())), strict=True))
+    factors = {**pair("q", 2, 4, 1), **idle, **pair("v", 2, 4, 3)}
+    adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
+    write = WriteOptions(seed=seed)
+    result, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch, write)
+    (part,) = report.idle
+    assert (part.name, part.target, part.reason) == ("qkv.weight", "k.weight", reason)
+    assert part.keys == tuple(f"0: base_model.model.k.lora_{name}.weight" for name in "AB")
+    assert report.accounting.startswith("4 of 6 adapter tensors applied to 1 weight")
+    assert report.warnings == (f"1 update changes nothing: {reason} (k.weight in qkv.weight)",)
+    assert not report.equals_base
+    before = load_file(base / "model.safetensors")["qkv.weight"]
+    assert torch.equal(result[[2, 3, 6]], before[[2, 3, 6]])
+
+
+def test_targets_that_change_their_rows_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoRA, "nothing", lambda _: pytest.fail("read again"))
+    base = base_of(tmp_path / "base", 6)
+    factors = {**pair("q", 2, 4, 1), **pair("k", 2, 4, 2), **pair("v", 2, 4, 3)}
+    adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
+    result, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch)
+    assert not report.idle
+    added = torch.cat([product(pair(name, 2, 4, n)) for n, name in enumerate("qkv", 1)])
+    assert torch.equal(result, load_file(base / "model.safetensors")["qkv.weight"] + added)
+    assert report.fidelity["qkv.weight"].intended == pytest.approx(float(added.square().sum()))
+
+
+def test_updates_that_take_each_other_back_in_some_rows_are_told_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second adapter takes back what the first does to q, and changes nothing else."""
+    base = base_of(tmp_path / "base", 6)
+    factors = {**pair("q", 2, 4, 1), **pair("k", 2, 4, 2), **pair("v", 2, 4, 3)}
+    adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
+    q = present(open_adapter(adapter).updates["q.weight"].delta.additive)
+    back = placed(q.scaled(-1.0), (Run(0, 0, 2),), (6, 4))
+    _, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch, extra=[back])
+    reason = "the updates of this weight take each other back"
+    assert [(part.target, part.reason) for part in report.idle] == [
+        ("q.weight", reason),
+        (None, reason),
+    ]
+
+
+def test_change_that_sees_its_part_is_the_only_one_to_leave_the_fast_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A DoRA of q does not slow down a LoRA of k."""
+    rows = []
+
+    def counted(stored: Tensor, *rest: Any) -> Any:
+        rows.append(len(stored))
+        return products._loop(stored, *rest)
+
+    monkeypatch.setattr(products, "_add", counted)
+    weight = Held("weight", torch.ones(3, 2).bfloat16(), "BF16")
+    dora = DoRA(one_row(8.0), held([2.0, 4.0], "magnitude"), "column")
+    parts = placed(dora, (Run(0, 0, 1),), (3, 2)), placed(one_row(8.0), (Run(0, 2, 1),), (3, 2))
+    assert changed(weight, *((part, 1.0) for part in parts)).tolist() == [[2, 4], [1, 1], [9, 9]]
+    assert rows == [1]
