@@ -22,6 +22,8 @@ def account(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
         yield aside("Note", f"not copied: {listing(report.left_out)}")
     if verbose:
         yield from _row_lines(report)
+    if report.plan.recognised is not None:
+        yield f"base: {report.plan.recognised}"
     yield report.accounting
     if report.packed_line is not None:
         yield report.packed_line

@@ -8,6 +8,7 @@ from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
 from loratools.names.bases import another_base
 from loratools.names.grouping import pattern_of
+from loratools.names.matching import BaseNames
 from loratools.names.tied import find_tied_head
 
 
@@ -16,7 +17,13 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
 
     The plan is None if the merge is refused.
     """
-    known = find_tied_head(base.tensors, base.config) is not None, another_base(adapter, base)
+    shapes = {name: stored.shape for name, stored in base.tensors.items()}
+    recognised = BaseNames(shapes).words
+    known = (
+        find_tied_head(base.tensors, base.config) is not None,
+        another_base(adapter, base),
+        recognised,
+    )
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     except LoratoolsError as error:

@@ -54,6 +54,7 @@ class Coverage:
         accounting: the numbers of the adapter's tensors that are applied, and of all.
         tied: whether the base's embedding and head are one tensor.
         another_base: a note if the adapter names another base.
+        recognised: the models of the base and whose names they have, in words, if they are known.
     """
 
     base: str
@@ -64,6 +65,7 @@ class Coverage:
     accounting: Mapping[str, int]
     tied: bool
     another_base: str | None
+    recognised: str | None = None
 
 
 @final

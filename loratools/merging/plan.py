@@ -171,6 +171,7 @@ class MergePlan:
         vocabulary: the rows of the embedding before and after, if they differ.
         head: the classifier's head that an adapter brings, for a config that describes it.
         packed: the packed weights of the base, which stay as they are.
+        recognised: the models of the base and whose names they have, in words, if they are known.
     """
 
     base: Checkpoint
@@ -184,6 +185,7 @@ class MergePlan:
     vocabulary: tuple[int, int] | None = None
     head: NewHead | None = None
     packed: Packed = NOTHING_PACKED
+    recognised: str | None = None
 
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:

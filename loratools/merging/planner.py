@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
-from loratools.deltas import keys_of
+from loratools.deltas import Delta, keys_of
+from loratools.deltas.placed import overlap, placed
 from loratools.deltas.rows import Rows
 from loratools.errors import MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from loratools.merging.vocabulary import with_vocabulary
 from loratools.names.bases import another_base
 from loratools.names.conv1d import square_is_transposed
 from loratools.names.globs import Selection
-from loratools.names.matching import BaseNames, Match
+from loratools.names.matching import BaseNames, Match, Place
 from loratools.names.packed import packed_in
 from loratools.names.quantised import declared_notes
 from loratools.names.tied import find_used_head
@@ -57,6 +58,7 @@ def plan_merge(
         accounting=planner.accounting,
         notes=tuple(planner.notes),
         packed=planner.packed,
+        recognised=planner.recognised,
     )
     if planner.tied is not None:
         plan = with_tied_ends(plan, planner.tied)
@@ -90,6 +92,11 @@ class Planner:
         self._shapes |= self.packed.shapes
         self._names = BaseNames(self._shapes)
         self._touched: list[str] = []
+
+    @property
+    def recognised(self) -> str | None:
+        """What the base was recognised as, in words."""
+        return self._names.words
 
     def add(self, number: int, adapter: Adapter, weight: float) -> None:
         """Add one adapter: replaced tensors, which may change shapes; updates; then single rows."""
@@ -153,7 +160,9 @@ class Planner:
         if note := check_replacement(adapter, target, planned, source):
             self.notes.append(note)
         self.tensors[name] = replace(planned, origin=source, is_trained=replacement.is_trained)
-        self._shapes[name] = source.shape
+        if self._shapes.get(name) != source.shape:
+            self._shapes = {**self._shapes, name: source.shape}
+            self._names = BaseNames(self._shapes)
 
     def _add_updates(self, number: int, adapter: Adapter, weight: float) -> None:
         matched = []
@@ -168,27 +177,44 @@ class Planner:
             config=self.base.config,
         )
         for target, update, match in matched:
-            if not self._selection.takes(target, match.name):
+            places = [p for p in match.places if self._selection.takes(target, p.name)]
+            if not places:
                 self._count(self.accounting.skipped, number, keys_of(update.delta))
                 continue
-            if self.packed.holds(match.name):
-                self._touched.append(match.name)
+            if touched := [place.name for place in places if self.packed.holds(place.name)]:
+                self._touched += touched
                 continue
             delta, is_transposed = update.delta, match.is_transposed
             if update.fan_in_fan_out is not None and delta.shape[0] == delta.shape[1]:
-                is_transposed = swap_square
+                is_transposed = swap_square != match.is_exchanged
             if is_transposed:
                 delta = delta.transposed()
-            change = Change(
-                number,
-                target,
-                delta,
-                weight,
-                match.renaming,
-                is_transposed,
-                is_shared=update.is_shared,
-            )
-            self._change(adapter, match.name, change)
+            self._count(self.accounting.applied, number, keys_of(delta))
+            for place in places:
+                change = Change(
+                    number,
+                    target,
+                    self._placed(adapter, target, delta, place),
+                    weight,
+                    match.renaming,
+                    is_transposed,
+                    is_shared=update.is_shared,
+                )
+                self._change(adapter, place.name, change)
+
+    def _placed(self, adapter: Adapter, target: str, delta: Delta, place: Place) -> Delta:
+        """The change of one base tensor: its rows of an update, in their place."""
+        shape = self._shapes[place.name]
+        if place.is_whole(delta.shape, shape):
+            return delta
+        try:
+            part = delta.rows(place.begin, place.end)
+            return placed(part, place.runs, shape)
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(target)} is stored otherwise in the base, as "
+                f"{shorten(place.name)}: {error}"
+            ) from None
 
     def _refuse_missing(self, number: int, adapter: Adapter) -> None:
         """Refuse an adapter that has lost what this base shows was trained; note what is odd."""
@@ -231,6 +257,7 @@ class Planner:
                 number, target, delta, weight, match.renaming, is_transposed=False, rows=delta
             )
             refuse_overlap(adapter, self._planned(match.name), change, delta)
+            self._count(self.accounting.applied, number, keys_of(delta))
             self._change(adapter, match.name, change)
 
     def _change(self, adapter: Adapter, name: str, change: Change) -> None:
@@ -246,12 +273,12 @@ class Planner:
                 f"or indices; an update cannot be added to them"
             )
         for other in planned.changes:
-            if other.adapter == change.adapter and other.target != change.target:
+            is_same = other.adapter != change.adapter or other.target == change.target
+            if not is_same and overlap(other.delta, change.delta):
                 raise MatchError(
                     f"{adapter.where}: {shorten(other.target)} and {shorten(change.target)} both "
                     f"mean {name}"
                 )
-        self._count(self.accounting.applied, change.adapter, keys_of(change.delta))
         self.tensors[name] = replace(planned, changes=(*planned.changes, change))
 
     def _planned(self, name: str, source: Source | None = None) -> PlannedTensor:

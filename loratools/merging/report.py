@@ -167,6 +167,7 @@ class MergeReport:
         return {
             "output": self.output,
             "base": plan.base.where,
+            "recognised": plan.recognised,
             "adapters": [
                 {
                     "path": adapter.where,

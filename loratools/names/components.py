@@ -20,7 +20,7 @@ Style = Literal["modules", "language", "flattened", "diffusers", "comfyui", "apa
 #: only model of an adapter, which may be any, is `model`, and one that is not known here `other`.
 Part = Literal["denoiser", "clip", "clip_g", "t5", "model", "other"]
 
-_DOTTED = {
+_DOTTED: dict[str, str] = {
     "unet.": "denoiser",
     "transformer.": "denoiser",
     "diffusion_model.": "denoiser",
@@ -113,6 +113,24 @@ def _part(number: str | None, path: str) -> Part:
     if "CLIP" in encoders:
         return "clip_g" if number == "2" else "clip"
     return "other"
+
+
+def labelled(target: str) -> tuple[str, str | None, str]:
+    """The prefix of a target's name in any style, the label of what it means, and the rest.
+
+    A label is `denoiser`, or the number of a text encoder. None if the prefix means no certain
+    model, or there is none.
+
+    >>> labelled("text_encoder_2.text_model.final_layer_norm.weight")
+    ('text_encoder_2.', '2', 'text_model.final_layer_norm.weight')
+    """
+    prefix = flattened_prefix(target)
+    labels = _FLATTENED
+    if not prefix:
+        prefix = next((prefix for prefix in _DOTTED if target.startswith(prefix)), "")
+        labels = _DOTTED
+    label = None if prefix == "lycoris_" else labels.get(prefix)
+    return prefix, label, target.removeprefix(prefix)
 
 
 def spelled(part: Part, style: Style) -> str | None:

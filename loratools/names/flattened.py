@@ -5,9 +5,13 @@ which `_` was a dot, so such a name is never split: a base's own names are flatt
 """
 
 import re
+from typing import TypeVar
 
 #: A prefix of LyCORIS names no part of a model; one of Wan-Fun ends with one underscore too many.
 _PREFIX = re.compile(r"lycoris_|(lora|oft)_((prior_)?(unet|te)\d?_|transformer_)?_?")
+
+#: The size of an axis, or None if it is open.
+_Size = TypeVar("_Size", int, int | None)
 
 
 def flattened_prefix(name: str) -> str:
@@ -35,6 +39,6 @@ def endings(name: str) -> tuple[str, ...]:
     return tuple("_".join(parts[begin:]) for begin in range(len(parts)))
 
 
-def without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+def without_kernel(shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
     """The shape of a 1x1 convolution's weight as that of a linear layer; others as they are."""
     return shape[:2] if set(shape[2:]) <= {1} else shape

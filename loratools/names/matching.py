@@ -1,233 +1,198 @@
-"""Finds the base tensor that an adapter's target means, by the base's own names and shapes.
+"""Finds the tensors of a base that an adapter's target means, in whichever layout both are.
 
-These are tried in order, and only tensors of the right shape match:
-
-1. the base tensor with the same name;
-2. the one with the same name except for wrappers of a running program, such as `_orig_mod`;
-3. the only one whose name differs by a known prefix that was added, removed or replaced;
-4. the only one whose name has the target as a suffix, or is a suffix of the target.
-
-A flattened target means the only tensor whose flattened name, or else a suffix of it, is the same.
+A base that is recognised consists of components (`pipeline.py`); a prefix of the target says which
+of them it is in. Its tensors have names in all layouts of its architecture (`other_names.py`), so a
+target can be some rows of a tensor, or several tensors. Any other base is searched by its own names
+alone (`search.py`).
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
+from loratools.deltas.placed import Run
 from loratools.errors import MatchError, listing, shorten
-from loratools.names.flattened import endings, flattened_path, without_kernel
-from loratools.names.wrappers import unwrapped
+from loratools.names.architectures import Architecture, architectures
+from loratools.names.components import labelled
+from loratools.names.flattened import flattened_path
+from loratools.names.other_names import OtherNames, Segment
+from loratools.names.pipeline import Component, called, components_of, meant, recognition
+from loratools.names.search import Found, Names, described
 
-#: Prefixes of modules that trainers, heads and exporters put around a model, or leave out.
-_CONTAINERS = (
-    "model.",
-    "base_model.",
-    "transformer.",
-    "language_model.",
-    "text_model.",
-    "bert.",
-    "roberta.",
-    "distilbert.",
-    "deberta.",
-    "electra.",
-    "gpt_neox.",
-    "vit.",
-    "module.",
-    "_orig_mod.",
-)
 
-#: Prefixes that transformers 4.52 changed when it restructured vision-language models: the old and
-#: the new one.
-RENESTED = (
-    ("model.", "model.language_model."),
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("visual.", "model.visual."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-)
-#: Prefixes that mean the same, by transformers' version or by the class that a model is loaded as.
-_RENESTINGS = (
-    ("model.", "language_model.model."),
-    *RENESTED,
-    # transformers 5 has left out a module of CLIP, which diffusers has as a text encoder.
-    ("text_encoder.", "text_model."),
-    ("text_encoder_2.", "text_model."),
-    ("text_encoder.", "text_encoder.text_model."),
-    ("text_encoder_2.", "text_encoder_2.text_model."),
-    # Classes for question answering use another prefix: LlamaForQuestionAnswering, for example.
-    ("model.", "transformer."),
-)
+@final
+@dataclass(frozen=True)
+class Place:
+    """A base tensor and the rows of a target that belong to it: rows `begin` to `end`.
 
-#: The same module in a flattened name.
-_LEFT_OUT = "text_model_"
+    `runs` say which rows of the base tensor they are, counted from `begin`.
+    """
+
+    name: str
+    begin: int
+    end: int
+    runs: tuple[Run, ...]
+
+    def is_whole(self, target: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+        """Whether a target of this shape is the whole base tensor, its rows in their order."""
+        rows = stored[0] if stored else 1
+        return self.runs == (Run(0, 0, rows),) and (target[0] if target else 1) == rows
 
 
 @final
 @dataclass(frozen=True)
 class Match:
-    """The base tensor that a target means, how their names differ, and whether axes are swapped.
+    """The base tensors that a target means, how their names differ, and whether axes are swapped.
 
-    `renaming` is None if the names are equal.
+    `renaming` is None if the names are equal. `is_transposed` is whether the base stores the axes
+    in the other order than the target has them; `is_exchanged` is whether the target's name says
+    so, whatever its shape. The places are in the order of the target's rows, or of its columns if
+    the axes are swapped.
     """
 
-    name: str
+    places: tuple[Place, ...]
     renaming: str | None
     is_transposed: bool
+    is_exchanged: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the only base tensor, or of the first."""
+        return self.places[0].name
 
 
 @final
 @dataclass(frozen=True)
 class BaseNames:
-    """The names and shapes of a base's tensors, searchable by suffixes of names."""
+    """The names and shapes of a base's tensors, in which targets are looked up."""
 
     shapes: Mapping[str, tuple[int, ...]]
 
     @cached_property
-    def _by_leaf(self) -> Mapping[str, tuple[str, ...]]:
-        """Names by their last two parts, which names with a common suffix share at least."""
-        groups: dict[str, list[str]] = {}
-        for name in self.shapes:
-            groups.setdefault(_leaf(name), []).append(name)
-        return {leaf: tuple(group) for leaf, group in groups.items()}
+    def components(self) -> tuple[Component, ...]:
+        """The models that the base consists of; none if it is not one that is known."""
+        return components_of(self.shapes)
+
+    @property
+    def words(self) -> str | None:
+        """What the base was recognised as, in words; None if it was not."""
+        return recognition(self.components)
 
     @cached_property
-    def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
-        """Names that have wrappers, and how they differ, by the names without wrappers."""
-        groups: dict[str, dict[str, str]] = {}
-        for name in self.shapes:
-            if (plain := unwrapped(name)) != name:
-                groups.setdefault(plain, {})[name] = f"with wrappers: {name}"
-        return groups
+    def _all(self) -> Names:
+        """All names of the base, as one model."""
+        return Names(OtherNames(self.shapes))
 
     @cached_property
-    def _by_ending(self) -> Mapping[str, tuple[str, ...]]:
-        """Weights by their flattened module paths and all suffixes of those."""
-        groups: dict[str, list[str]] = {}
-        for name in self.shapes:
-            if name.endswith(".weight"):
-                for ending in endings(name):
-                    groups.setdefault(ending, []).append(name)
-        return {ending: tuple(group) for ending, group in groups.items()}
+    def _in_components(self) -> Mapping[str, Names]:
+        """The names of each component by its root."""
+        return {component.root: _names(component) for component in self.components}
 
     def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool = False) -> Match:
-        """Find the tensor that `target` means, with this shape or, where allowed, its transpose.
-
-        A flattened target of a 1x1 convolution may mean a linear layer, and the other way round:
-        models have changed between the two.
+        """Find the tensors that `target` means, with this shape or, where allowed, its transpose.
 
         Raises:
             MatchError: no tensor fits, or several fit equally well; the message has the nearest.
         """
-        if flattened_path(target) is not None:
-            found = self._find(
-                target, lambda name: without_kernel(self.shapes[name]) == without_kernel(shape)
-            )
-        else:
-            shapes = {shape, shape[::-1]} if may_transpose else {shape}
-            found = self._find(target, lambda name: self.shapes[name] in shapes)
-        if found is None:
-            raise MatchError(self._complaint(target, shape))
-        name, renaming = found
-        return Match(name, renaming, is_transposed=self.shapes[name] == shape[::-1] != shape)
+        if not self.components:
+            found = self._all.find(target, shape, may_transpose=may_transpose)
+            if found is None:
+                raise MatchError(self._all.complaint(target, shape))
+            return _match(found)
+        if self.shapes.get(target) == shape:
+            exact = self._all.find(target, shape, may_transpose=False)
+            assert exact is not None, target
+            return _match(exact)
+        inside, path = self._inside(target)
+        matches = [
+            _match(found, component.root, target.removesuffix(path))
+            for component in inside
+            if (found := self._names(component).find(path, shape, may_transpose=may_transpose))
+        ]
+        if not matches:
+            raise MatchError(self._complaint(target, path, shape, inside))
+        return _only(target, matches)
 
     def match_name(self, target: str) -> Match | None:
-        """Find the tensor that `target` means, whatever its shape; None if the base has none.
+        """Find the whole tensor that `target` means, whatever its shape; None without one.
 
-        Without a shape to tell them apart, the head `classifier` could be taken for the
-        `router.classifier` of any layer. So a target outside of the layers never means a tensor
-        inside of one.
+        Raises:
+            MatchError: several tensors fit equally well.
         """
-        found = self._find(target, lambda name: _is_in_layer(target) or not _is_in_layer(name))
-        return Match(*found, is_transposed=False) if found else None
+        if not self.components or target in self.shapes:
+            found = self._all.find_name(target)
+            return _match(found) if found else None
+        inside, path = self._inside(target)
+        matches = [
+            _match(found, component.root, target.removesuffix(path))
+            for component in inside
+            if (found := self._names(component).find_name(path))
+        ]
+        return _only(target, matches) if matches else None
 
-    def _find(self, target: str, fits: Callable[[str], bool]) -> tuple[str, str | None] | None:
-        if target in self.shapes and fits(target):
-            return target, None
-        for stage in self._stages(target):
-            fitting = {name: renaming for name, renaming in stage.items() if fits(name)}
-            if len(fitting) > 1:
-                raise MatchError(
-                    f"{shorten(target)}: several base tensors fit equally well: {listing(fitting)}"
-                )
-            if fitting:
-                return next(iter(fitting.items()))
-        return None
+    def _names(self, component: Component) -> Names:
+        return self._in_components[component.root]
 
-    def _stages(self, target: str) -> tuple[Mapping[str, str], ...]:
-        """Groups of base names to try in order, each with how its names differ from the target."""
-        path = flattened_path(target)
-        if path is None:
-            return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
-        shorter = path.removeprefix(_LEFT_OUT)
-        names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
-        renamings = {name: f"flattened: {name}" for name in names}
-        whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
-        return whole, renamings
+    def _inside(self, target: str) -> tuple[tuple[Component, ...], str]:
+        """The components that a target may be in, and its name in them."""
+        for component in self.components:
+            if component.root and target.startswith(component.root):
+                return (component,), target.removeprefix(component.root)
+        prefix, label, rest = labelled(target)
+        path = target if flattened_path(target) is not None else rest
+        return meant(self.components, label if prefix else None), path
 
-    def _renamed(self, target: str) -> Mapping[str, str]:
-        """Names of the base that differ from the target only by a known prefix, and how."""
-        found: dict[str, str] = {}
-        for name, renaming in _renamings(target):
-            if name in self.shapes:
-                found.setdefault(name, renaming)
-        return found
-
-    def _same_end(self, target: str) -> Mapping[str, str]:
-        names = self._by_leaf.get(_leaf(target), ())
-        return {
-            name: f"the only name with the same suffix: {name}"
-            for name in names
-            if name.endswith(f".{target}") or target.endswith(f".{name}")
-        }
-
-    def _complaint(self, target: str, shape: tuple[int, ...]) -> str:
-        wanted = f"{shorten(target)} {list(shape)}"
-        stages = ([target] if target in self.shapes else [], *self._stages(target))
-        named = next((list(stage) for stage in stages if stage), [])
-        if named:
-            found = ", ".join(f"{shorten(n)} {list(self.shapes[n])}" for n in named[:3])
-            return f"{wanted}: the base has it with another shape: {found}"
-        near = listing(self._nearest(target), 3)
-        return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
-
-    def _nearest(self, target: str) -> Iterable[str]:
-        if flattened_path(target) is not None:
-            return ()
-        # Comparing with every name of a large base takes minutes; likely ones share the last parts.
-        pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
-        return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)
+    def _complaint(
+        self, target: str, path: str, shape: tuple[int, ...], inside: Iterable[Component]
+    ) -> str:
+        base = f" (it is {self.words})" if self.words else ""
+        for component in inside:
+            return f"{self._names(component).complaint(path, shape)}{base}"
+        label = labelled(target)[1]
+        what = called(label) if label else "any model"
+        return f"{shorten(target)}: a module of {what}, which the base does not have{base}"
 
 
-def _renamings(target: str) -> Iterator[tuple[str, str]]:
-    for old, new in prefix_changes(target):
-        yield new + target.removeprefix(old), described(old, new)
+def _names(component: Component) -> Names:
+    others = OtherNames(component.shapes)
+    others.add(_layouts(component))
+    return Names(others, component.root)
 
 
-def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
-    """Yield known prefixes of a target, each with one that may replace it; both can be empty."""
-    for one, other in _RENESTINGS:
-        for old, new in ((one, other), (other, one)):
-            if target.startswith(old):
-                yield old, new
-    for prefix in _CONTAINERS:
-        yield "", prefix
-        if target.startswith(prefix):
-            yield prefix, ""
+def _layouts(component: Component) -> Iterable[Architecture]:
+    """The architectures whose layouts a component's tensors have names in."""
+    if component.found is None:
+        return ()
+    kind = component.found.architecture.component
+    if kind in ("unet", "transformer"):
+        return (component.found.architecture,)
+    # Of a text encoder, the names by OpenCLIP are other names of those by transformers.
+    return tuple(a for a in architectures() if a.component == kind)
 
 
-def described(old: str, new: str) -> str:
-    """Describe a change of prefix in words."""
-    if old and new:
-        return f"{old} → {new}"
-    return f"{old} removed" if old else f"{new} added"
+def _match(found: Found, root: str = "", prefix: str = "") -> Match:
+    """What was found in the model with this root, of a target that has this prefix."""
+    groups: dict[str, list[Segment]] = {}
+    for segment in found.segments:
+        groups.setdefault(segment.stored, []).append(segment)
+    places = []
+    for stored, segments in groups.items():
+        begin = min(s.begin for s in segments)
+        runs = tuple(Run(s.begin - begin, s.at, s.size) for s in segments)
+        end = begin + sum(run.count for run in runs)
+        places.append(Place(f"{root}{stored}", begin, end, runs))
+    renaming = found.renaming or (described(prefix, root) if prefix != root else None)
+    return Match(tuple(places), renaming, found.is_transposed, found.is_exchanged)
 
 
-def _is_in_layer(name: str) -> bool:
-    return any(part.isdigit() for part in name.split(".")[1:])
+def _only(target: str, matches: list[Match]) -> Match:
+    """The only match, if all of them mean the same tensors.
 
-
-def _leaf(name: str) -> str:
-    return ".".join(name.split(".")[-2:])
+    Raises:
+        MatchError: they do not.
+    """
+    if len({match.places for match in matches}) > 1:
+        names = listing(match.name for match in matches)
+        raise MatchError(f"{shorten(target)}: several base tensors fit equally well: {names}")
+    return matches[0]

@@ -161,6 +161,12 @@ class Rules:
         found = self._trees["original"].find(name.split("."), depths)
         return next((r.reason for r in found[0] if r.diffusers is None), None) if found else None
 
+    def length(self, name: str, side: Side, depths: Mapping[str, int]) -> int:
+        """The number of words of a name that the rule for it knows; 0 if there is none."""
+        words = name.split(".")
+        found = self._trees[side].find(words, depths)
+        return len(words) - len(found[2]) if found else 0
+
     def words(self, side: Side) -> frozenset[str]:
         """The first words of the names on a side."""
         return frozenset(self._trees[side].below)
@@ -204,6 +210,11 @@ class _Node:
             if word in node.below:
                 stack.append((node.below[word], at + 1, numbers))
         return best
+
+
+def opposite(side: Side) -> Side:
+    """The other side."""
+    return "diffusers" if side == "original" else "original"
 
 
 def depths_of(names: Iterable[str]) -> dict[str, int]:

@@ -166,6 +166,7 @@ def test_json_is_one_object_of_this_form(
         found,
         output=(str, None),
         base=str,
+        recognised=(str, None),
         adapters=[is_adapter],
         accounting=is_accounting,
         tensors=[is_tensor],

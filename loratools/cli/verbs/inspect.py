@@ -192,6 +192,8 @@ def _coverage_fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     if coverage is None or coverage.refusal is not None:
         return
     yield "on base", coverage.base
+    if coverage.recognised is not None:
+        yield "which is", coverage.recognised
     yield "merges", "yes: {applied} of {adapter_tensors} tensors".format(**coverage.accounting)
     yield "touches", f"{coverage.touched} of {coverage.matrices} matrices"
     yield "leaves", ", ".join(f"{_short(p)} ({n})" for p, n in coverage.untouched.items())

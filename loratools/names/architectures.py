@@ -1,0 +1,116 @@
+"""The architectures whose names are known in two layouts, and how a model is recognised as one.
+
+Each file `aliases/*.txt` is an architecture: its `name`, the `component` of a pipeline that it is,
+the `sides` if they are called otherwise than `original` and `diffusers`, the `variants` that have
+modules of their own, and its rules.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import final
+
+from loratools.names.rules import Rules, Side, depths_of, parse_rules
+
+#: The least part of a model's names that the rules of its architecture know. Checkpoints may hold
+#: buffers besides, and weights of other programs.
+_KNOWN = 0.9
+_SIDES: tuple[Side, ...] = ("original", "diffusers")
+
+
+@final
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture whose tensors have names in two layouts.
+
+    Attributes:
+        name: its usual name.
+        component: the component of diffusers' pipelines that it is.
+        sides: the names of both layouts, in words.
+        variants: the names of variants by words that only their tensors begin with.
+        rules: how the names of one layout are those of the other.
+    """
+
+    name: str
+    component: str
+    sides: Mapping[Side, str]
+    variants: Mapping[str, str]
+    rules: Rules
+
+    def recognised(self, names: Collection[str], depths: Mapping[str, int]) -> "Recognised | None":
+        """How many of these names it knows, on the side on which it knows more; None for none."""
+        words = {name.partition(".")[0] for name in names}
+        found = []
+        for side in _SIDES:
+            if words & self.rules.words(side):
+                lengths = [self.rules.length(name, side, depths) for name in names]
+                found.append(
+                    Recognised(self, self.name, side, sum(map(bool, lengths)), sum(lengths))
+                )
+        best = max(found, key=lambda one: one.known, default=None)
+        if best is None or not best.known:
+            return None
+        names_of_variants = (self.variants[word] for word in sorted(words & self.variants.keys()))
+        return replace(best, name=next(names_of_variants, self.name))
+
+
+@final
+@dataclass(frozen=True)
+class Recognised:
+    """What a model's names show: an architecture, and the side on which its names are.
+
+    Attributes:
+        architecture: the architecture.
+        name: its name, or that of its variant.
+        side: the side.
+        known: the number of names that its rules know.
+        length: the number of words in these names that the rules know.
+    """
+
+    architecture: Architecture
+    name: str
+    side: Side
+    known: int
+    length: int
+
+    def sureness(self) -> tuple[int, int, int]:
+        """A sorting key: the greatest is the most certain of several."""
+        return self.known, self.length, -len(self.architecture.rules.rules)
+
+    @property
+    def words(self) -> str:
+        """The architecture and the layout for people: `FLUX.1, original layout`."""
+        return f"{self.name}, {self.architecture.sides[self.side]} layout"
+
+
+@cache
+def architectures() -> tuple[Architecture, ...]:
+    """All architectures whose names are known, in the order of their files."""
+    folder = files("loratools.names") / "aliases"
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".txt")), key=lambda f: f.name)
+    return tuple(_parsed(file.read_text("utf-8")) for file in found)
+
+
+def recognised(names: Collection[str]) -> Recognised | None:
+    """The architecture that knows most of a model's names, if it knows nearly all of them.
+
+    If several know as many, the one whose rules know more of each name, or that has fewer of them.
+    """
+    depths = depths_of(names)
+    found = filter(None, (a.recognised(names, depths) for a in architectures()))
+    best = max(found, key=Recognised.sureness, default=None)
+    return best if best is not None and best.known >= _KNOWN * len(names) else None
+
+
+def _parsed(text: str) -> Architecture:
+    fields, rules = parse_rules(text)
+    original, _, diffusers = fields.get("sides", "original | diffusers").partition(" | ")
+    sides: dict[Side, str] = {"original": original, "diffusers": diffusers}
+    variants = {
+        word: name
+        for variant in filter(None, fields.get("variants", "").split("; "))
+        for name, _, words in [variant.partition(" with ")]
+        for word in words.split(" or ")
+    }
+    return Architecture(fields["name"], fields["component"], sides, variants, rules)

@@ -1,0 +1,114 @@
+"""The models that a base consists of: a denoiser, text encoders and others, by their names.
+
+A checkpoint in a single file has the modules of each model under a root of its own, and so has a
+folder of diffusers, where the roots are the names of its folders.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from loratools.names.architectures import Recognised, recognised
+from loratools.names.components import Part
+
+#: What precedes the names of a model's own modules, and whose that is: the parts that it may be.
+_ROOTS: tuple[tuple[str, Part], ...] = (
+    (r"(model\.)?diffusion_model\.|unet\.|transformer(_\d)?\.|net\.", "denoiser"),
+    (r"conditioner\.embedders\.1\.(transformer|model)\.", "clip_g"),
+    (r"conditioner\.embedders\.0\.model\.", "clip_g"),  # SDXL's refiner has this one alone
+    (r"text_encoders\.clip_g\.transformer\.|text_encoder_2\.", "clip_g"),
+    (r"(cond_stage_model|conditioner\.embedders\.0)\.(transformer|model)\.", "clip"),
+    (r"text_encoders\.clip_[lh]\.transformer\.|text_encoder\.", "clip"),
+    (r"text_encoders\.t5\w*\.transformer\.|text_encoder_3\.", "t5"),
+    (r"text_encoders\.\w+\.transformer\.|first_stage_model\.|vae\.", "other"),
+)
+_ROOT = re.compile("|".join(pattern for pattern, _ in _ROOTS))
+_T5 = "encoder.block.0.layer.0."
+#: The parts that a prefix of a target may mean, in order: the first that the base has is meant.
+_MEANT: dict[str, tuple[Part, ...]] = {
+    "denoiser": ("denoiser",),
+    "1": ("clip", "t5", "clip_g", "other"),
+    "2": ("clip_g", "t5"),
+    "3": ("t5",),
+}
+_CALLED: dict[str, str] = {
+    "denoiser": "the model that makes the image",
+    "1": "the first text encoder",
+    "2": "the second text encoder",
+    "3": "the third text encoder",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Component:
+    """One model of a base.
+
+    Attributes:
+        root: what precedes the names of its modules in the base.
+        part: which part of a pipeline it is; `model` if the base is this model alone.
+        shapes: the shapes of its tensors by their names without the root.
+        found: the architecture and the layout that it was recognised as.
+    """
+
+    root: str
+    part: Part
+    shapes: Mapping[str, tuple[int, ...]]
+    found: Recognised | None
+
+
+def components_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Component, ...]:
+    """The models that a base with these tensors consists of; none if it is no image model."""
+    if whole := recognised(shapes):
+        return (Component("", _part("", whole, shapes), shapes, whole),)
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        match = _ROOT.match(name)
+        root = match[0] if match else ""
+        groups.setdefault(root, {})[name.removeprefix(root)] = shape
+    found = {root: recognised(group) for root, group in groups.items()}
+    if not any(found.values()):
+        return ()
+    return tuple(
+        Component(root, _part(root, found[root], group), group, found[root])
+        for root, group in groups.items()
+        if root or found[root]
+    )
+
+
+def meant(components: tuple[Component, ...], label: str | None) -> tuple[Component, ...]:
+    """The components that a label of a target's prefix may mean: any, without a label."""
+    if label is None:
+        return components
+    alone = tuple(component for component in components if component.part == "model")
+    for part in _MEANT[label]:
+        if named := tuple(component for component in components if component.part == part):
+            return named
+    return alone
+
+
+def called(label: str) -> str:
+    """What a label of a target's prefix is, in words."""
+    return _CALLED[label]
+
+
+def recognition(components: tuple[Component, ...]) -> str | None:
+    """What a base was recognised as: `SDXL, original layout`; None if it was not."""
+    known = [c for c in components if c.found is not None]
+    denoisers = [c for c in known if c.part == "denoiser"]
+    words = dict.fromkeys(c.found.words for c in denoisers or known if c.found is not None)
+    return "; ".join(words) or None
+
+
+def _part(root: str, found: Recognised | None, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+    if found is not None and found.architecture.component in ("unet", "transformer"):
+        return "denoiser"
+    if not root:
+        return "model"
+    if any(name.startswith(_T5) for name in shapes):
+        return "t5"
+    part = next(part for pattern, part in _ROOTS if re.match(pattern, root))
+    if found is None:
+        return "other" if part in ("clip", "clip_g", "t5") else part
+    return "clip" if part == "denoiser" else part

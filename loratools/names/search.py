@@ -1,0 +1,300 @@
+"""Finds the tensor of a model that a target means, by the model's own names and shapes.
+
+These are tried in order, and only tensors of the right shape match:
+
+1. the tensor with the same name;
+2. the one with the same name except for wrappers of a running program, such as `_orig_mod`;
+3. the only one whose name differs by a known prefix that was added, removed or replaced;
+4. the only one whose name has the target as a suffix, or is a suffix of the target.
+
+A flattened target means the only tensor whose flattened name, or else a suffix of it, is the same.
+A tensor has a name in each layout that is known of its model (`other_names.py`).
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast, final
+
+from loratools.errors import MatchError, listing, shorten
+from loratools.names.flattened import endings, flattened_path, without_kernel
+from loratools.names.other_names import OtherNames, Segment, Shape
+from loratools.names.wrappers import unwrapped
+
+#: Prefixes of modules that trainers, heads and exporters put around a model, or leave out.
+_CONTAINERS = (
+    "model.",
+    "base_model.",
+    "transformer.",
+    "language_model.",
+    "text_model.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "deberta.",
+    "electra.",
+    "gpt_neox.",
+    "vit.",
+    "module.",
+    "_orig_mod.",
+)
+
+#: Prefixes that transformers 4.52 changed when it restructured vision-language models: the old and
+#: the new one.
+RENESTED = (
+    ("model.", "model.language_model."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("visual.", "model.visual."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+#: Prefixes that mean the same, by transformers' version or by the class that a model is loaded as.
+_RENESTINGS = (
+    ("model.", "language_model.model."),
+    *RENESTED,
+    # transformers 5 has left out a module of CLIP, which diffusers has as a text encoder.
+    ("text_encoder.", "text_model."),
+    ("text_encoder_2.", "text_model."),
+    ("text_encoder.", "text_encoder.text_model."),
+    ("text_encoder_2.", "text_encoder_2.text_model."),
+    # Classes for question answering use another prefix: LlamaForQuestionAnswering, for example.
+    ("model.", "transformer."),
+)
+
+#: The same module in a flattened name.
+_LEFT_OUT = "text_model_"
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """What a target means in one model: one of the model's names, and how the names differ.
+
+    `renaming` is None if the names are equal. `segments` are the stored rows that the rows of the
+    target are; with `is_transposed`, the target's rows are columns of them. `is_exchanged` is
+    whether the name alone says so.
+    """
+
+    name: str
+    renaming: str | None
+    segments: tuple[Segment, ...]
+    is_transposed: bool
+    is_exchanged: bool
+
+
+@final
+@dataclass(frozen=True)
+class Names:
+    """The names of one model's tensors, its own and others, searchable by suffixes of names.
+
+    `root` is what precedes the model's own names in its base, for messages.
+    """
+
+    others: OtherNames
+    root: str = ""
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes of the model's tensors by all their names."""
+        return self.others.shapes()
+
+    @cached_property
+    def _by_leaf(self) -> Mapping[str, tuple[str, ...]]:
+        """Names by their last two parts, which names with a common suffix share at least."""
+        groups: dict[str, list[str]] = {}
+        for name in self.shapes:
+            groups.setdefault(_leaf(name), []).append(name)
+        return {leaf: tuple(group) for leaf, group in groups.items()}
+
+    @cached_property
+    def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
+        """Names that have wrappers, and how they differ, by the names without wrappers."""
+        groups: dict[str, dict[str, str]] = {}
+        for name in self.shapes:
+            if (plain := unwrapped(name)) != name:
+                groups.setdefault(plain, {})[name] = f"with wrappers: {self.root}{name}"
+        return groups
+
+    @cached_property
+    def _by_ending(self) -> Mapping[str, tuple[str, ...]]:
+        """Weights by their flattened module paths and all suffixes of those."""
+        groups: dict[str, list[str]] = {}
+        for name in self.shapes:
+            if name.endswith(".weight"):
+                for ending in endings(name):
+                    groups.setdefault(ending, []).append(name)
+        return {ending: tuple(group) for ending, group in groups.items()}
+
+    def find(self, target: str, shape: tuple[int, ...], *, may_transpose: bool) -> Found | None:
+        """Find the tensor that `target` means, with this shape or, where allowed, its transpose.
+
+        A flattened target of a 1x1 convolution may mean a linear layer, and the other way round:
+        models have changed between the two.
+
+        Raises:
+            MatchError: several tensors fit equally well.
+        """
+        is_flattened = flattened_path(target) is not None
+
+        def found(name: str, renaming: str | None) -> Found | None:
+            own = self.shapes[name]
+            if is_flattened:
+                fits = _fits(without_kernel(own), without_kernel(shape))
+            else:
+                fits = _fits(own, shape)
+            if not fits and may_transpose and not is_flattened and _fits(own, shape[::-1]):
+                return self._found(name, renaming, shape[::-1], is_swapped=True)
+            return self._found(name, renaming, shape) if fits else None
+
+        return self._search(target, found)
+
+    def find_name(self, target: str) -> Found | None:
+        """Find the whole tensor that `target` means, whatever its shape; None if there is none.
+
+        Without a shape to tell them apart, the head `classifier` could be taken for the
+        `router.classifier` of any layer. So a target outside of the layers never means a tensor
+        inside of one.
+
+        Raises:
+            MatchError: several tensors fit equally well.
+        """
+
+        def found(name: str, renaming: str | None) -> Found | None:
+            shape = self.shapes[name]
+            if (_is_in_layer(name) and not _is_in_layer(target)) or None in shape:
+                return None
+            whole = cast("tuple[int, ...]", shape)
+            match = self._found(name, renaming, whole)
+            return match if match is not None and self._is_whole(match) else None
+
+        return self._search(target, found)
+
+    def _is_whole(self, found: Found) -> bool:
+        stored = self.others.stored[found.segments[0].stored]
+        is_all = found.segments[0].size == (stored[0] if stored else 1)
+        return len(found.segments) == 1 and is_all and not found.is_exchanged
+
+    def _found(
+        self, name: str, renaming: str | None, shape: tuple[int, ...], *, is_swapped: bool = False
+    ) -> Found | None:
+        """What is meant by a name and a shape, if the stored tensors have all of its rows.
+
+        `is_swapped` is whether the target has the axes of this shape exchanged.
+        """
+        is_exchanged = self.others.is_transposed(name)
+        is_transposed = is_swapped != is_exchanged
+        count = (shape[-1] if is_exchanged else shape[0]) if shape else 1
+        segments = self.others.segments(name, count)
+        if segments is None:
+            return None
+        if renaming is None and name not in self.others.stored:
+            renaming = _said(segments, self.root)
+        return Found(name, renaming, segments, is_transposed, is_exchanged)
+
+    def _search(
+        self, target: str, found: Callable[[str, str | None], Found | None]
+    ) -> Found | None:
+        if target in self.shapes and (match := found(target, None)):
+            return match
+        for stage in self._stages(target):
+            fitting = [m for name, renaming in stage.items() if (m := found(name, renaming))]
+            meanings = {match.segments: match for match in reversed(fitting)}
+            if len(meanings) > 1:
+                names = listing(f"{self.root}{match.name}" for match in fitting)
+                raise MatchError(
+                    f"{shorten(target)}: several base tensors fit equally well: {names}"
+                )
+            if fitting:
+                return fitting[0]
+        return None
+
+    def _stages(self, target: str) -> tuple[Mapping[str, str], ...]:
+        """Groups of base names to try in order, each with how its names differ from the target."""
+        path = flattened_path(target)
+        if path is None:
+            return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
+        shorter = path.removeprefix(_LEFT_OUT)
+        names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
+        renamings = {name: f"flattened: {self.root}{name}" for name in names}
+        whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
+        return whole, renamings
+
+    def _renamed(self, target: str) -> Mapping[str, str]:
+        """Names of the base that differ from the target only by a known prefix, and how."""
+        found: dict[str, str] = {}
+        for name, renaming in _renamings(target):
+            if name in self.shapes:
+                found.setdefault(name, renaming)
+        return found
+
+    def _same_end(self, target: str) -> Mapping[str, str]:
+        names = self._by_leaf.get(_leaf(target), ())
+        return {
+            name: f"the only name with the same suffix: {self.root}{name}"
+            for name in names
+            if name.endswith(f".{target}") or target.endswith(f".{name}")
+        }
+
+    def complaint(self, target: str, shape: tuple[int, ...]) -> str:
+        """Why no tensor is the one that `target` means; with the nearest names."""
+        wanted = f"{shorten(target)} {list(shape)}"
+        stages = ([target] if target in self.shapes else [], *self._stages(target))
+        named = next((list(stage) for stage in stages if stage), [])
+        if named:
+            found = ", ".join(f"{shorten(self.root + n)} {list(self.shapes[n])}" for n in named[:3])
+            return f"{wanted}: the base has it with another shape: {found}"
+        near = listing(self._nearest(target), 3)
+        return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
+
+    def _nearest(self, target: str) -> Iterable[str]:
+        if flattened_path(target) is not None:
+            return ()
+        # Comparing with every name of a large base takes minutes; likely ones share the last parts.
+        pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
+        return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)
+
+
+def _renamings(target: str) -> Iterator[tuple[str, str]]:
+    for old, new in prefix_changes(target):
+        yield new + target.removeprefix(old), described(old, new)
+
+
+def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
+    """Yield known prefixes of a target, each with one that may replace it; both can be empty."""
+    for one, other in _RENESTINGS:
+        for old, new in ((one, other), (other, one)):
+            if target.startswith(old):
+                yield old, new
+    for prefix in _CONTAINERS:
+        yield "", prefix
+        if target.startswith(prefix):
+            yield prefix, ""
+
+
+def described(old: str, new: str) -> str:
+    """Describe a change of prefix in words."""
+    if old and new:
+        return f"{old} → {new}"
+    return f"{old} removed" if old else f"{new} added"
+
+
+def _fits(shape: Shape, wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor may have this shape; its number of rows may be open."""
+    if len(shape) != len(wanted):
+        return False
+    return all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
+
+
+def _said(segments: Sequence[Segment], root: str) -> str:
+    """Stored rows in words, for reports."""
+    return "; ".join(f"rows {s.at} to {s.at + s.size} of {root}{s.stored}" for s in segments)
+
+
+def _is_in_layer(name: str) -> bool:
+    return any(part.isdigit() for part in name.split(".")[1:])
+
+
+def _leaf(name: str) -> str:
+    return ".".join(name.split(".")[-2:])

@@ -1,0 +1,110 @@
+"""A target means rows of a base's tensors, whichever layout either has its names from."""
+
+import pytest
+
+from loratools.deltas.placed import Run
+from loratools.errors import MatchError
+from loratools.names.architectures import architectures
+from loratools.names.matching import BaseNames, Place
+from loratools.names.other_names import OtherNames
+from tests.names.key_lists import key_list
+
+FLUX = key_list("flux1").tensors
+ROOTED = {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}
+QKV = "double_blocks.1.img_attn.qkv.weight"
+SPLIT = "transformer_blocks.1.attn.to_{}.weight"
+
+
+def in_diffusers(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the same model in the other layout."""
+    others = OtherNames(shapes)
+    others.add([a for a in architectures() if a.name == "FLUX.1"])
+    alternatives = (".query_norm.weight", ".key_norm.weight")
+    return {
+        name: tuple(size for size in shape if size is not None)
+        for name, shape in others.shapes().items()
+        if name not in shapes and not name.endswith(alternatives)
+    }
+
+
+@pytest.mark.parametrize(
+    "target", [QKV, f"diffusion_model.{QKV}", "lora_unet_double_blocks_1_img_attn_qkv.weight"]
+)
+def test_a_fused_target_is_all_rows_of_several_weights(target: str) -> None:
+    rows = 3072
+    base = BaseNames({f"transformer.{name}": shape for name, shape in in_diffusers(FLUX).items()})
+    assert base.words == "FLUX.1, diffusers layout"
+    assert base.match(target, (3 * rows, rows)).places == tuple(
+        Place(f"transformer.{SPLIT.format(p)}", at * rows, (at + 1) * rows, (Run(0, 0, rows),))
+        for at, p in enumerate("qkv")
+    )
+
+
+def test_swapped_halves_are_two_runs_of_one_weight() -> None:
+    base = BaseNames(FLUX)
+    match = base.match("norm_out.linear.weight", (6144, 3072))
+    runs = (Run(0, 3072, 3072), Run(3072, 0, 3072))
+    assert match.places == (Place("final_layer.adaLN_modulation.1.weight", 0, 6144, runs),)
+
+
+def test_an_exchanged_projection_is_transposed_whatever_its_shape() -> None:
+    base = BaseNames(key_list("openclip_g").tensors)
+    match = base.match("text_projection.weight", (1280, 1280), may_transpose=True)
+    assert match.name == "text_projection"
+    assert match.is_transposed
+    assert match.is_exchanged
+
+
+def test_the_last_block_is_swapped_from_both_sides() -> None:
+    base = BaseNames(key_list("sd3").tensors)
+    found = {
+        number: base.match(f"transformer_blocks.{number}.norm1_context.linear.weight", shape)
+        for number, shape in ((0, (9216, 1536)), (23, (3072, 1536)))
+    }
+    assert len(found[0].places[0].runs) == 1
+    assert found[23].places[0].runs == (Run(0, 1536, 1536), Run(1536, 0, 1536))
+
+
+def test_the_prefix_of_a_target_says_which_text_encoder_it_is_in() -> None:
+    roots = {
+        "model.diffusion_model.": "sdxl",
+        "conditioner.embedders.0.transformer.": "clip_l",
+        "conditioner.embedders.1.model.": "openclip_g",
+    }
+    base = BaseNames(
+        {
+            f"{root}{name}": shape
+            for root, model in roots.items()
+            for name, shape in key_list(model).tensors.items()
+        }
+    )
+    assert base.words == "SDXL, original layout"
+    path = "text_model_encoder_layers_0_self_attn_k_proj.weight"
+    assert base.match(f"lora_te1_{path}", (768, 768)).name.startswith("conditioner.embedders.0.")
+    second = base.match(f"lora_te2_{path}", (1280, 1280))
+    assert second.places == (
+        Place(
+            "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight",
+            0,
+            1280,
+            (Run(0, 1280, 1280),),
+        ),
+    )
+    with pytest.raises(MatchError, match="with another shape"):
+        base.match(f"lora_te2_{path}", (768, 768))
+
+
+def test_a_part_that_the_base_does_not_have_is_named_with_what_the_base_is() -> None:
+    base = BaseNames({f"model.diffusion_model.{n}": s for n, s in key_list("sdxl").tensors.items()})
+    with pytest.raises(
+        MatchError,
+        match=r"a module of the first text encoder, which the base does not have "
+        r"\(it is SDXL, original layout\)",
+    ):
+        base.match("lora_te1_text_model_encoder_layers_0_mlp_fc1.weight", (3072, 768))
+
+
+def test_a_model_that_is_not_known_is_searched_by_its_own_names() -> None:
+    base = BaseNames({"transformer.h.0.attn.c_attn.weight": (4, 12), "model.norm.weight": (4,)})
+    assert base.words is None
+    assert base.match("h.0.attn.c_attn.weight", (4, 12)).renaming == "transformer. added"
