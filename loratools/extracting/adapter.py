@@ -9,9 +9,6 @@ from loratools.extracting.plan import ExtractPlan, Target
 from loratools.io.companions import Companion
 from loratools.io.source import Source, transposed
 
-#: The dialect that an extraction is written in: PEFT's possibilities decide what is factored and
-#: what is stored whole.
-DIALECT = "peft"
 #: PEFT's task types, by suffixes of the names of architectures.
 _TASKS = (
     ("ForCausalLM", "CAUSAL_LM"),

@@ -1,15 +1,17 @@
 """Pairs the tensors of a fine-tuned model with those of its base, by their names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 from loratools.errors import MatchError, shorten
+from loratools.formats import Dialect, dialect_named
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
 from loratools.io.source import Stored
 from loratools.io.values import same_bytes
+from loratools.names.averaged import averaged_note, is_averaged
 from loratools.names.globs import matches
 from loratools.names.matching import BaseNames
 from loratools.names.packed import Packed, packed_in
@@ -70,7 +72,7 @@ class Pairing:
         missing: the names of tensors that only the base has.
         config: the config of the base, or else of the tuned model.
         entangled: an embedding that is tied to more than a head; None if there is none.
-        renamed: a note for each model whose names have wrappers.
+        notes: remarks on the files and names of the two models.
         packed: the packed weights of the tuned model and of the base.
     """
 
@@ -81,8 +83,14 @@ class Pairing:
     missing: tuple[str, ...]
     config: Mapping[str, Any] | None
     entangled: str | None
-    renamed: tuple[str, ...]
+    notes: tuple[str, ...]
     packed: tuple[Packed, Packed]
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of the adapter: PEFT's for one model, diffusers' for a pipeline."""
+        is_pipeline = self.tuned.is_pipeline and self.base.is_pipeline
+        return dialect_named("diffusers" if is_pipeline else "peft")
 
 
 def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
@@ -116,13 +124,15 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
         ),
         config=config,
         entangled=_entangled(pairs, config),
-        renamed=tuple(
-            f"{model.where}: {said}"
-            for model, names in zip((tuned, base), plain, strict=True)
-            if (said := renaming(names))
-        ),
+        notes=(*_notes(tuned, plain[0]), *_notes(base, plain[1])),
         packed=packed,
     )
+
+
+def _notes(model: Checkpoint, plain: Mapping[str, str]) -> Iterator[str]:
+    said = [*model.notes, *averaged_note(model.tensors, "are not compared")]
+    said += filter(None, [renaming(plain)])
+    return (f"{model.where}: {note}" for note in said)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -132,7 +142,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:
     """The tensors of a model by name; a stored copy of the embedding counts as the embedding."""
-    tensors = dict(model.tensors)
+    tensors = {n: tensor for n, tensor in model.tensors.items() if not is_averaged(n)}
     tied = find_tied_head(tensors, config)
     if tied is None or not tied.separable or not tied.stored:
         return tensors

@@ -87,7 +87,9 @@ class _Planner:
             self._store(target, pair, norms)
 
     def _store(self, target: str, pair: Pair, norms: "Norms") -> None:
-        if target in self._full:
+        if self.pairing.dialect.components:
+            self._refuse(target, norms, "nothing that diffusers loads from an adapter")
+        elif target in self._full:
             self._modules.setdefault(target.rpartition(".")[0], target)
         elif target == self.pairing.entangled:
             self._refuse(target, norms, "tied to more than a head in this kind of model")
@@ -116,10 +118,12 @@ class _Planner:
         """Store an embedding with another number of rows whole; its tied twin follows it."""
         if not self.options.keep_residual:
             self.left_out[target] = LeftOut("another number of rows", None)
+        elif self.pairing.dialect.components:
+            self._refuse(target, None, "nothing that diffusers loads from an adapter")
         elif pair.twin is None:
             self.whole[target] = Replacement(pair.after, is_trained=False)
 
-    def _refuse(self, target: str, norms: "Norms", reason: str) -> None:
+    def _refuse(self, target: str, norms: "Norms | None", reason: str) -> None:
         if self.options.keep_residual:
             raise UnsupportedError(
                 f"{self.pairing.tuned.where}: {shorten(target)} has changed and is {reason}; leave "

@@ -69,7 +69,7 @@ class ExtractReport:
     def notes(self) -> tuple[str, ...]:
         """Notes for people on names, sizes, tied tensors, changes left out and damaged parts."""
         grown = [t for t, replacement in self.plan.whole.items() if not replacement.is_trained]
-        notes = [*self.plan.pairing.renamed]
+        notes = [*self.plan.pairing.notes]
         notes += [
             f"{target}: has another number of rows; resize the base's embeddings before loading"
             for target in grown

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loratools.errors import MatchError, shorten
+from loratools.errors import MatchError, UnsupportedError, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.extracting.plan import ExtractOptions, Target
 from loratools.names.conv1d import conv1d_weights
@@ -17,8 +17,14 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     Raises:
         MatchError: a tensor is in one model only, or has another shape, and is not skipped; or a
             glob matches no tensor of either model.
+        UnsupportedError: a module is to be stored whole, and the adapter has no place for it.
     """
     _check_globs(pairing, options)
+    if options.full and pairing.dialect.components:
+        raise UnsupportedError(
+            f"{pairing.tuned.where}: diffusers loads no whole tensors from the adapter of a "
+            f"pipeline, so nothing can be stored with --full"
+        )
     tuned, base = pairing.packed
     alone = [
         (
@@ -84,6 +90,7 @@ def matrices(
     shapes = {target: pair.after.shape for target, pair in pairing.pairs.items()}
     conv1d = conv1d_weights(shapes, pairing.config)
     full = wanted_whole(pairing, options)
+    components = pairing.dialect.components
     return {
         pair.target: Target(
             pair,
@@ -96,7 +103,14 @@ def matrices(
         and pair.target != pairing.entangled
         and _is_matrix(pair.target, pair.after.shape)
         and pair.target not in full
+        and (not components or _is_loaded(pair, components))
     }
+
+
+def _is_loaded(pair: Pair, components: tuple[str, ...]) -> bool:
+    """Whether diffusers loads a LoRA of a target: in these components, and not of embeddings."""
+    is_known = pair.target.partition(".")[0] in components
+    return is_known and not is_lookup(pair.target, pair.after.shape[0], None)
 
 
 def wanted_whole(pairing: Pairing, options: ExtractOptions) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from loratools.errors import OptionError, OutputError, storage_errors
-from loratools.extracting.adapter import DIALECT, adapter_of
+from loratools.extracting.adapter import adapter_of
 from loratools.extracting.changed import differing, measure
 from loratools.extracting.check import Check
 from loratools.extracting.check import check as check_extraction
@@ -26,7 +26,7 @@ from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.place import layers_of
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files
-from loratools.formats import dialect_named, encode
+from loratools.formats import encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import Companion
@@ -200,8 +200,9 @@ def _put(work: _Work, parts: Parts, staging: Staging, watch: Watch, each: Map) -
         base_name=work.base_name,
         companions=_companions(work.plan.pairing.tuned),
     )
-    bundle = encode(adapter, DIALECT)
-    written = put_files(bundle, dialect_named(DIALECT), layout_of(bundle), staging, each)
+    dialect = work.plan.pairing.dialect
+    bundle = encode(adapter, dialect.name)
+    written = put_files(bundle, dialect, layout_of(bundle), staging, each)
     return ExtractReport(
         plan=work.plan,
         truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},

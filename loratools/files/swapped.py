@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from loratools.errors import FormatError
-from loratools.io.checkpoint import Checkpoint
+from loratools.io.checkpoint import Checkpoint, Shard, inside
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
@@ -99,10 +99,12 @@ def swap_folder(base: Checkpoint) -> Path | None:
 
     It need not exist.
     """
-    if base.path is None:
-        return None
+    return None if base.path is None else _beside(base.shards[0])
+
+
+def _beside(first: Shard) -> Path:
     # Resolved: a model may be read by links to the files that are rewritten.
-    file = base.shards[0].file.path.resolve()
+    file = first.file.path.resolve()
     return file.with_name(f".{file.name}.loratools-swap")
 
 
@@ -143,13 +145,18 @@ def refuse_half_swapped(base: Checkpoint) -> None:
         FormatError: it is one; or the state of its swaps is damaged.
         StorageError: that state cannot be read.
     """
-    folder = swap_folder(base)
-    state = None if folder is None or not folder.is_dir() else read_state(folder)
-    if state is not None and state.is_interrupted:
-        raise FormatError(
-            f"{base.where}: a swap has stopped in the middle, or is at work; "
-            f"loratools swap {base.where} completes it"
-        )
+    if base.path is None:
+        return
+    # A component of a pipeline is swapped by itself.
+    for component in base.components:
+        folder = _beside(component.shards[0])
+        state = read_state(folder) if folder.is_dir() else None
+        if state is not None and state.is_interrupted:
+            model = inside(base.where, component.folder) if component.folder else base.where
+            raise FormatError(
+                f"{model}: a swap has stopped in the middle, or is at work; "
+                f"loratools swap {model} completes it"
+            )
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

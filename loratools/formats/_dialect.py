@@ -143,6 +143,8 @@ class Dialect:
             template with the variables that every card has, and `base`, the base's name or a
             placeholder for it.
         base_class: returns the class of transformers that loads an adapter's base, for `usage`.
+        components: the components of a pipeline that it has a place for; none where an adapter is
+            of one model.
         style: how the dialect spells the names of targets, so that they can be spelled otherwise.
         reads: the names of the kinds of update that it reads; rsLoRA is a LoRA.
         writes: the names of those that it writes; none where it is only read, or only written
@@ -164,6 +166,7 @@ class Dialect:
     tags: tuple[str, ...] = ()
     usage: str | None = None
     base_class: "Callable[[Adapter], str | None]" = _no_class
+    components: tuple[str, ...] = ()
     style: "Style" = "modules"
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()

@@ -132,10 +132,14 @@ class Checkpoint:
         return tuple(shard for component in self.components for shard in component.shards)
 
     @property
+    def is_pipeline(self) -> bool:
+        """Whether the names of its tensors begin with those of components."""
+        return bool(self.components[0].folder)
+
+    @property
     def config(self) -> Mapping[str, Any] | None:
         """The `config.json` of a model; None without one, and for a pipeline, which has several."""
-        first = self.components[0]
-        return None if first.folder else first.config
+        return None if self.is_pipeline else self.components[0].config
 
     @property
     def lacks(self) -> str:

@@ -13,6 +13,7 @@ from loratools.files.variants import index_of, stem_of, variant_of
 from loratools.io.checkpoint import Checkpoint, Component, inside
 from loratools.io.clones import BLOCK_BYTES
 from loratools.io.dtypes import nbytes
+from loratools.io.hashes import placeholders
 from loratools.io.header import TensorInfo
 from loratools.io.json import encode_json
 from loratools.io.source import Stored
@@ -43,6 +44,7 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
         else:
             groups = _resharded(plan, component, max_shard_bytes)
         metadata = component.shards[0].metadata
+        metadata = {**metadata, **placeholders(metadata)}
         files += (
             PlannedFile(name, tuple(group), _layout(group, metadata, plan.base, component.prefix))
             for name, group in groups
@@ -62,7 +64,8 @@ def arrange_changed(plan: MergePlan, max_shard_bytes: int | None) -> tuple[Plann
         groups = [tensors for tensors in kept if tensors]
     else:
         groups = _grouped(changed, max_shard_bytes)
-    metadata = {MARK: "1", **plan.base.shards[0].metadata}
+    own = plan.base.shards[0].metadata
+    metadata = {MARK: "1", **{k: v for k, v in own.items() if k not in placeholders(own)}}
     return tuple(
         PlannedFile(name, tuple(tensors), _layout(tensors, metadata, plan.base))
         for name, tensors in _numbered("overlay", groups or [[]])

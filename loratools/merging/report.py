@@ -9,6 +9,7 @@ from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
+from loratools.names.averaged import averaged_note
 
 if TYPE_CHECKING:
     from loratools.merging.fidelity import Fidelity
@@ -54,7 +55,8 @@ class MergeReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on what was odd about tensors or other files, and how it was decided."""
-        return (*self.plan.base.notes, *self.plan.notes, *self.beside)
+        averaged = averaged_note(self.plan.base.tensors, "stay as they are")
+        return (*self.plan.base.notes, *averaged, *self.plan.notes, *self.beside)
 
     @property
     def equals_base(self) -> bool:

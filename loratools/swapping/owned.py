@@ -35,10 +35,11 @@ def open_own(path: str | Path) -> Checkpoint:
         )
     with path_errors(path, FormatError):
         base = checkpoint_as_stored(place_here(Path(path)))
-        if folders := [component.folder for component in base.components if component.folder]:
+        if base.is_pipeline:
+            example = base.components[-1].folder
             raise UnsupportedError(
                 f"{path}: a pipeline, and a swap rewrites one model; name the folder of a "
-                f"component, such as {folders[-1]}, or write the pipeline with loratools merge -o"
+                f"component, such as {example}, or write the pipeline with loratools merge -o"
             )
         for shard in base.shards:
             _check_own(shard.file.path)

@@ -9,6 +9,7 @@ from loratools.errors import UnsupportedError, listing
 from loratools.files.companions import Companions, companions
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
+from loratools.io.hashes import placeholders
 from loratools.io.source import Stored
 from loratools.merging.arrange import corrected_configs
 from loratools.merging.padding import with_pad_token
@@ -52,10 +53,17 @@ def planned(
         files={shard.name: shard.file.size for shard in base.shards},
         fidelity={},
         left_out=(),
-        beside=beside.notes,
+        beside=(*beside.notes, *_notes_on_hashes(base)),
         is_stochastic=is_stochastic,
         is_in_place=True,
     )
+
+
+def _notes_on_hashes(base: Checkpoint) -> Iterator[str]:
+    """A note for each file whose metadata has hashes, which a swap leaves as they are."""
+    for shard in base.shards:
+        if names := list(placeholders(shard.metadata)):
+            yield f"{shard.name}: {listing(names)}: of the model without adapters, and left so"
 
 
 def _other_tensors(plan: MergePlan) -> Iterator[str]:

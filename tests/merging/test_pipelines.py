@@ -1,6 +1,7 @@
 """A pipeline merged: each component in its own files, and nothing changed but what was meant."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
-from loratools.errors import FormatError, MatchError
+from loratools.errors import FormatError, MatchError, UnsupportedError
+from loratools.files.opening import open_base
+from loratools.files.swapped import read_state, swap_folder
 from loratools.merging.execute import WriteOptions
 from loratools.merging.plan import MergeOptions
 from loratools.merging.report import MergeReport
 from tests.merged import eighths, pair, read_json, update
+from tests.narrowing import present
 from tests.pipelines import (
     ADAPTER,
     TEXT,
@@ -277,3 +281,19 @@ def test_a_new_tensor_is_put_into_the_component_of_its_name(tmp_path: Path) -> N
     weight_map = read_json(out / "text_encoder/model.safetensors.index.json")["weight_map"]
     assert weight_map[f"{TEXT}.bias"] == last
     assert set(report.files) == {n for n in contents(out) if n.endswith(".safetensors")}
+
+
+def test_a_swap_takes_a_component_and_a_half_swapped_one_is_noticed(tmp_path: Path) -> None:
+    base = write_pipeline(tmp_path / "base")
+    lora = write_lora(tmp_path / ADAPTER, "unet")
+    with pytest.raises(UnsupportedError, match="a pipeline, and a swap rewrites one model; name"):
+        loratools.swap(base, lora)
+    loratools.swap(base / "unet", lora)
+    wanted = expected("unet", (UNET, 8, 4))
+    assert all(torch.equal(t, wanted[n]) for n, t in tensors_in(base, "unet").items())
+    folder = present(swap_folder(open_base(base / "unet")))
+    state = present(read_state(folder))
+    tensors = {n: replace(t, source=t.originals) for n, t in state.tensors.items()}
+    (folder / "state.json").write_bytes(replace(state, tensors=tensors).encode())
+    with pytest.raises(FormatError, match=r"base/unet: a swap has stopped in the middle"):
+        open_base(base)

@@ -11,12 +11,12 @@ from loratools.errors import UnsupportedError, shorten
 from loratools.formats._file_order import in_file_order
 from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
 from loratools.formats._modules.codecs import Codecs, all_codecs
-from loratools.formats._modules.hashes import placeholders, seal
 from loratools.formats._modules.kinds import Codec
 from loratools.formats._modules.metadata import Size, corrected, has_kernel
 from loratools.formats._modules.stored import as_stored
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
+from loratools.io.hashes import OF_TRAINING, placeholders, seal
 from loratools.io.source import Source
 
 #: The key of a part of a module.
@@ -85,7 +85,8 @@ class SingleFile:
         filed = adapter.filed or Filed("")
         tensors = in_file_order(filed.order, dict(self._tensors(modules, {*filed.order})))
         metadata = corrected(filed.metadata, [*_sizes(modules)])
-        hashes = placeholders(metadata)
+        is_trained = any(name.startswith(("ss_", "sshs_")) for name in metadata)
+        hashes = placeholders([*metadata, *(OF_TRAINING if is_trained else ())])
         return Bundle(
             where=adapter.where,
             tensors=tensors,

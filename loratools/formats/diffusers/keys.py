@@ -16,15 +16,11 @@ from loratools.formats._modules.spelling import (
     without_adapter,
 )
 from loratools.formats._part_names import lycoris_kind
+from loratools.formats.diffusers import COMPONENTS
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 
-#: The components of pipelines that diffusers loads adapters into.
-_COMPONENTS = (
-    "unet", "prior", "transformer", "transformer_2", "transformer_ref", "text_encoder",
-    "text_encoder_2", "text_encoder_3", "text_encoder_4", "connectors", "text_conditioner",
-)  # fmt: skip
-_COMPONENT = re.compile(rf"({'|'.join(_COMPONENTS)})\.(.+)")
+_COMPONENT = re.compile(rf"({'|'.join(COMPONENTS)})\.(.+)")
 #: Modules of language models whose own name of the model is `transformer`, as GPT-2's is.
 _LANGUAGE_MODEL = re.compile(r"transformer\.(h|layer|encoder|wte|wpe|word_embeddings)\.")
 
