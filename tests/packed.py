@@ -11,6 +11,9 @@ from typing import Any
 from loratools.io.dtypes import BITS
 from loratools.io.writer import lay_out
 
+#: Dtypes and shapes of tensors, by name.
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+
 #: The module whose weight is packed, and one beside it whose weight is not.
 LAYER = "model.layers.0"
 PACKED, PLAIN = f"{LAYER}.self_attn.q_proj", f"{LAYER}.self_attn.o_proj"
@@ -27,7 +30,7 @@ class Format:
     """
 
     said: str
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    tensors: Tensors
     weight: str = f"{PACKED}.weight"
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -42,7 +45,7 @@ def of_q(**ends: tuple[str, tuple[int, ...]]) -> dict[str, tuple[str, tuple[int,
     return {f".self_attn.q_proj.{end.replace('__', '.')}": value for end, value in ends.items()}
 
 
-def of_experts(**ends: tuple[str, tuple[int, ...]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def of_experts(**ends: tuple[str, tuple[int, ...]]) -> Tensors:
     return {f".mlp.experts.{end}": value for end, value in ends.items()}
 
 
@@ -229,7 +232,7 @@ FORMATS = {
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Tensors,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a file with these dtypes and shapes; codes and scales are bytes at random.

@@ -9,6 +9,7 @@ from loratools.merging.planner import plan_merge
 from loratools.names.bases import another_base
 from loratools.names.grouping import pattern_of
 from loratools.names.matching import BaseNames
+from loratools.names.packed import packed_in
 from loratools.names.tied import find_tied_head
 
 
@@ -18,7 +19,7 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     The plan is None if the merge is refused.
     """
     shapes = {name: stored.shape for name, stored in base.tensors.items()}
-    recognised = BaseNames(shapes).words
+    recognised = BaseNames({**shapes, **packed_in(base).shapes}).words
     known = (
         find_tied_head(base.tensors, base.config) is not None,
         another_base(adapter, base),
@@ -27,13 +28,24 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     except LoratoolsError as error:
-        return Coverage(base.where, 0, 0, {}, str(error), {}, *known), None
+        return Coverage(base.where, 0, 0, {}, str(error), {}, *known, {}), None
     touched = {tensor.name for tensor in plan.changed}
-    matrices = [name for name, stored in base.tensors.items() if len(stored.shape) > 1]
+    packed = plan.packed
+    matrices = [
+        name
+        for name, stored in base.tensors.items()
+        if len(stored.shape) > 1 and not packed.holds(name)
+    ]
+    # Those of a packed weight are its parts: it counts as the one matrix that it stands for.
+    matrices += [name for name in packed.weights if len(packed.shapes.get(name, (0, 0))) > 1]
     untouched: dict[str, int] = {}
     for name in matrices:
         if name not in touched:
             untouched[pattern_of(name)] = untouched.get(pattern_of(name), 0) + 1
     accounting = {"applied": len(plan.accounting.applied), "adapter_tensors": plan.accounting.total}
     count = sum(name in touched for name in matrices)
-    return Coverage(base.where, count, len(matrices), untouched, None, accounting, *known), plan
+    counts = {format_: weights for format_, (weights, _) in packed.counts.items()}
+    coverage = Coverage(
+        base.where, count, len(matrices), untouched, None, accounting, *known, counts
+    )
+    return coverage, plan

@@ -55,6 +55,8 @@ class Coverage:
         tied: whether the base's embedding and head are one tensor.
         another_base: a note if the adapter names another base.
         recognised: the models of the base and whose names they have, in words, if they are known.
+        packed: the number of weights that the base stores packed, by format; empty if it is
+            refused.
     """
 
     base: str
@@ -66,6 +68,7 @@ class Coverage:
     tied: bool
     another_base: str | None
     recognised: str | None = None
+    packed: Mapping[str, int] = field(default_factory=dict)
 
 
 @final

@@ -75,6 +75,10 @@ class ExtractReport:
             for target in grown
         ]
         notes += self._tied_notes()
+        notes += [
+            f"packed in {format_}, the same in both models: {_count(count, 'weight', 'weights')}"
+            for format_, (count, _) in self.plan.pairing.packed[1].counts.items()
+        ]
         reasons: dict[str, list[str]] = {}
         for target, left in self.plan.left_out.items():
             reasons.setdefault(left.reason, []).append(target)

@@ -28,38 +28,36 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     tuned, base = pairing.packed
     alone = [
         (
-            f"{name}: {_packed(name, base, tuned) or 'the base has no such tensor'}",
-            "--skip it, or store it whole with --full",
             name,
+            _packed(name, tuned, base),
+            "the base has no such tensor; --skip it, or store it whole with --full",
         )
         for name, stored in pairing.new.items()
         if not Pair(name, (name, name), stored, stored).matches((*options.skip, *options.full))
     ]
     alone += [
-        (
-            f"{name}: {_packed(name, tuned, base) or 'the tuned model has no such tensor'}",
-            "--skip it",
-            name,
-        )
+        (name, _packed(name, base, tuned), "the tuned model has no such tensor; --skip it")
         for name in pairing.missing
         if not matches_any(name, options.skip)
     ]
-    for complaint, remedy, name in alone:
+    for name, packed, complaint in alone:
         if not options.only or matches_any(name, options.only):
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
-            raise MatchError(f"{pairing.tuned.where}: {shorten(complaint)}; {remedy}{more}")
+            raise MatchError(f"{pairing.tuned.where}: {shorten(name)}: {packed or complaint}{more}")
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
 
 
-def _packed(name: str, other: Packed, own: Packed) -> str | None:
-    """How a tensor that one model has alone is stored in the other, or else in its own, if packed.
+def _packed(name: str, own: Packed, other: Packed) -> str | None:
+    """Why one model has this tensor alone, if that is because a weight is packed in one of them.
 
-    Its counterpart may have other names: a weight `q.weight` is packed as `q.qweight`, for example.
+    A weight that is packed may be stored under other names: `q.weight` as `q.qweight`, for example.
     """
     if own.holds(name):
-        return f"it is stored {own.described(name)}, and not so in the other model"
+        return f"is stored {own.described(name)}, and not so in the other model; --skip it"
     found = other.or_packed(name, None)
-    return f"it is stored {other.described(found.name)} in the other model" if found else None
+    if found is None:
+        return None
+    return f"is stored {other.described(found.name)} in the other model; --skip it"
 
 
 def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from loratools.errors import UnsupportedError, shorten
 from loratools.files.manifest import MARK
 from loratools.files.variants import index_of, stem_of, variant_of
-from loratools.io.checkpoint import Checkpoint, Component, inside
+from loratools.io.checkpoint import Checkpoint, Component, Shard, inside
 from loratools.io.clones import BLOCK_BYTES
 from loratools.io.dtypes import nbytes
 from loratools.io.hashes import placeholders
@@ -41,13 +42,13 @@ def arrange(plan: MergePlan, max_shard_bytes: int | None) -> tuple[PlannedFile, 
     for component in plan.base.components:
         if max_shard_bytes is None:
             groups = _as_in_base(plan, component)
+            headers = [_metadata(shard) for shard in component.shards]
         else:
             groups = _resharded(plan, component, max_shard_bytes)
-        metadata = component.shards[0].metadata
-        metadata = {**metadata, **placeholders(metadata)}
+            headers = [_all_metadata(component, plan.base.where)] * len(groups)
         files += (
             PlannedFile(name, tuple(group), _layout(group, metadata, plan.base, component.prefix))
-            for name, group in groups
+            for (name, group), metadata in zip(groups, headers, strict=True)
         )
     return tuple(files)
 
@@ -170,6 +171,24 @@ def _resharded(
         (inside(component.folder, name), tensors)
         for name, tensors in _numbered(stem, _grouped(own, limit))
     ]
+
+
+def _metadata(shard: Shard) -> dict[str, str]:
+    return {**shard.metadata, **placeholders(shard.metadata)}
+
+
+def _all_metadata(component: Component, where: str) -> dict[str, str]:
+    """The metadata of all files of a component, whose entries may describe single tensors."""
+    metadata: dict[str, str] = {}
+    for shard in component.shards:
+        for key, value in _metadata(shard).items():
+            if metadata.setdefault(key, value) != value:
+                raise UnsupportedError(
+                    f"{where}: the headers of {shard.name} and of a file before it have different "
+                    f"values of {shorten(key)!r}, so that their tensors cannot be put into other "
+                    f"files; merge without --max-shard-size"
+                )
+    return metadata
 
 
 def _grouped(tensors: Iterable[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:

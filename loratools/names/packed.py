@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
-from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.errors import FormatError, MatchError, UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import BITS, FLOATS
 from loratools.io.json import parse_json_object
 from loratools.io.source import Stored
+from loratools.names.flattened import flattened_path
 from loratools.names.matching import BaseNames, Match
 from loratools.names.packed_signs import Sign, signs
 
@@ -41,17 +42,19 @@ class Packed:
         weights: by the names that they would have as plain weights.
         shapes: the shapes that they would have, as far as headers tell.
         scales: the names of tensors that are scales, and belong to none of these weights.
+        others: further names of these weights, such as that of a head tied to an embedding.
     """
 
     weights: Mapping[str, PackedWeight]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scales: frozenset[str] = frozenset()
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _owners(self) -> Mapping[str, str]:
         """The packed weight of each name: its own, and those of the tensors it consists of."""
         names = {name: owner for owner, weight in self.weights.items() for name in weight.tensors}
-        return names | {name: name for name in self.weights}
+        return names | {name: name for name in self.weights} | dict(self.others)
 
     @cached_property
     def _of_unknown_shape(self) -> BaseNames:
@@ -61,7 +64,7 @@ class Packed:
     def counts(self) -> Mapping[str, tuple[int, int]]:
         """The numbers of packed weights and of their stored tensors, by format."""
         counts: dict[str, tuple[int, int]] = {}
-        for weight in {id(weight): weight for weight in self.weights.values()}.values():
+        for weight in self.weights.values():
             weights, tensors = counts.get(weight.format, (0, 0))
             counts[weight.format] = weights + 1, tensors + len(weight.tensors)
         return counts
@@ -77,7 +80,13 @@ class Packed:
         """
         if not self.weights or (match is not None and match.renaming is None):
             return match
-        return self._of_unknown_shape.match_name(target) or match
+        names = self._of_unknown_shape
+        if flattened_path(target) is None:
+            return names.match_name(target) or match
+        try:
+            return names.match(target, ())
+        except MatchError:
+            return match
 
     def holds(self, name: str) -> bool:
         """Whether a name is that of a packed weight, or of a stored tensor of one."""
@@ -115,10 +124,10 @@ class Packed:
 
     def with_tied(self, *names: str) -> "Packed":
         """The same, where the weights of these names are one tensor: if one is packed, all are."""
-        found = [self.weights[name] for name in names if name in self.weights]
+        found = [name for name in names if name in self.weights]
         if not found:
             return self
-        return replace(self, weights={**dict.fromkeys(names, found[0]), **self.weights})
+        return replace(self, others={name: found[0] for name in names if name not in found})
 
 
 #: What a base without packed weights has.
@@ -134,7 +143,8 @@ def packed_in(base: Checkpoint) -> Packed:
     notes: dict[str, str] = {}
     for shard in base.shards:
         if _NOTES in shard.metadata:
-            notes |= _formats(shard.metadata[_NOTES], f"{base.where}: {shard.name}")
+            noted = _formats(shard.metadata[_NOTES], f"{base.where}: {shard.name}")
+            notes |= {f"{shard.prefix}{module}": format_ for module, format_ in noted.items()}
     packed = find_packed({name: stored.dtype for name, stored in base.tensors.items()}, notes)
     shapes = {
         name: shape

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loratools.errors import UnsupportedError, shorten
-from loratools.io.checkpoint import Checkpoint
+from loratools.io.checkpoint import Checkpoint, Component
 from loratools.io.dtypes import NOT_CODES
+from loratools.io.source import Stored
 from loratools.names.packed import Packed
 
 
@@ -26,37 +27,49 @@ def declared_method(config: Mapping[str, Any] | None) -> str | None:
 
 
 def declared_notes(base: Checkpoint, packed: Packed, *, is_converted: bool) -> Iterator[str]:
-    """Notes on plain weights of a base whose config declares a quantisation.
+    """Notes on the plain weights of a base whose config declares a quantisation.
 
     `is_converted` is whether floats get another dtype.
 
     Raises:
         UnsupportedError: plain weights may not be those of the model, or floats may be scales.
     """
-    method = declared_method(base.config)
-    if method is None:
-        return
-    fields = (base.config or {})["quantization_config"]
+    for component in base.components:
+        method = declared_method(component.config)
+        if method is not None:
+            where = f"{base.where}/{component.folder}" if component.folder else base.where
+            yield from _notes(component, method, packed, where, is_converted=is_converted)
+
+
+def _notes(
+    component: Component, method: str, packed: Packed, where: str, *, is_converted: bool
+) -> Iterator[str]:
+    fields = (component.config or {})["quantization_config"]
     if fields.get("transform_config"):
         raise UnsupportedError(
-            f"{base.where}: its config.json declares transforms of weights (transform_config), so "
-            f"that weights in plain floats may be rotated, too; merge into the original weights"
+            f"{where}: its config.json declares transforms of weights (transform_config), so that "
+            f"weights in plain floats may be rotated, too; merge into the original weights"
         )
-    names = (name for name, t in base.tensors.items() if t.dtype not in NOT_CODES)
-    unknown = next((name for name in names if not packed.holds(name)), None)
+    tensors = [tensor for shard in component.shards for tensor in shard.tensors]
+    unknown = next((t for t in tensors if _may_be_codes(t) and not packed.holds(t.name)), None)
     if is_converted and unknown is not None:
         raise UnsupportedError(
-            f"{base.where}: {shorten(unknown)} is stored as {base.tensors[unknown].dtype}, and "
-            f"config.json declares a quantisation ({method}); it may be codes in a format that is "
-            f"not known, whose scales would change with --dtype"
+            f"{where}: {shorten(unknown.name)} is stored as {unknown.dtype}, and config.json "
+            f"declares a quantisation ({method}); it may be codes in a format that is not known, "
+            f"whose scales would change with --dtype"
         )
-    if not packed.weights:
+    if not any(packed.holds(tensor.name) for tensor in tensors):
         yield (
-            f"config.json declares a quantisation ({method}), and no weight is stored packed: "
-            f"what is stored is merged, and quantised by programs that do so while loading"
+            f"{where}: config.json declares a quantisation ({method}), and no weight is stored "
+            f"packed: what is stored is merged, and quantised by programs that do so while loading"
         )
     elif method == "awq":
         yield (
-            "AWQ scales some plain weights together with the packed ones: the result is right if "
-            "the adapter was trained on this base, and may not be if it was on the original"
+            f"{where}: AWQ scales some plain weights together with the packed ones: the result is "
+            f"right if the adapter was trained on this base, and may not be if it was on the "
+            f"original"
         )
+
+
+def _may_be_codes(tensor: Stored) -> bool:
+    return tensor.dtype not in NOT_CODES

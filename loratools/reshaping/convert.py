@@ -11,8 +11,10 @@ from loratools.files.opening import open_adapter, open_base
 from loratools.files.place import local_paths
 from loratools.files.writing import Files, Written, write_reported
 from loratools.formats import Dialect, decode, written
+from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
 from loratools.io.dtypes import FLOATS, from_torch_name, torch_name
+from loratools.names.packed import packed_in
 from loratools.reshaping.compared import Comparison, compare
 from loratools.reshaping.converted import Converted, converted, encoded
 from loratools.running.parallel import Map, threads
@@ -98,7 +100,7 @@ def convert(
     opened = open_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
-    names = () if base is None else tuple(open_base(base, headers=True).tensors)
+    names = () if base is None else _names(open_base(base, headers=True))
     found = converted(opened, dialect, names, drop)
     source = opened.filed.dialect if opened.filed is not None else dialect.name
     files = encoded(found, dialect, source, stored)
@@ -136,6 +138,11 @@ def _dialect(name: str) -> Dialect:
     if name not in known:
         raise OptionError(f"{name!r:.60} is no format that is written: {', '.join(known)}")
     return known[name]
+
+
+def _names(base: Checkpoint) -> tuple[str, ...]:
+    """The names of a base's tensors, and of the weights that it stores packed under other names."""
+    return tuple(dict.fromkeys((*base.tensors, *packed_in(base).weights)))
 
 
 def _dtype(name: str | None) -> str | None:

@@ -197,6 +197,7 @@ def _coverage_fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     yield "merges", "yes: {applied} of {adapter_tensors} tensors".format(**coverage.accounting)
     yield "touches", f"{coverage.touched} of {coverage.matrices} matrices"
     yield "leaves", ", ".join(f"{_short(p)} ({n})" for p, n in coverage.untouched.items())
+    yield "packed", ", ".join(f"{format_} ({n})" for format_, n in coverage.packed.items())
 
 
 def _short(target: str) -> str:
