@@ -218,12 +218,12 @@ def modules_option(command: Command) -> Command:
 
 
 def base_option(command: Command) -> Command:
-    """`--base`: the base model, for updates that depend on the weights they change."""
+    """`--base` and `--variant`: a base model for updates that depend on the weights they change."""
     return click.option(
         "--base",
         type=click.Path(),
         help="The base model, to make DoRA and the like additive for it, at the ranks of the rule.",
-    )(command)
+    )(variant_option(command))
 
 
 def device_option(command: Command) -> Command:

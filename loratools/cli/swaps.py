@@ -51,6 +51,7 @@ def run_swap(
             allow_pickle=settings["allow_pickle"],
             dialect_options=settings["dialect_options"],
             dry_run=settings["dry_run"],
+            variant=settings["variant"],
         )
     answer.print()
 

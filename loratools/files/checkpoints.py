@@ -21,10 +21,10 @@ _GGUF = (
 )
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
     """The checkpoint at a path of this disk; errors as for `checkpoint_at`."""
     with path_errors(path, FormatError):
-        return checkpoint_at(place_here(path))
+        return checkpoint_at(place_here(path), variant)
 
 
 def checkpoint_at(place: Place, variant: str | None = None) -> Checkpoint:

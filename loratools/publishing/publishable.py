@@ -37,13 +37,15 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class Publishable:
     """The files to publish, by name, and the names that were left out of their folder.
 
-    `is_model` says whether they are a whole model, and not an adapter.
+    `is_model` says whether they are a whole model, and not an adapter; `variant` which of several
+    copies of its weights is meant.
     """
 
     path: Path
     files: Mapping[str, InputFile]
     left_out: tuple[str, ...]
     is_model: bool
+    variant: str | None = None
 
     def checked(self, base: str | None) -> "Inspection | Checkpoint":
         """Check the files, and describe them; `base` replaces the base that an adapter names.
@@ -56,13 +58,16 @@ class Publishable:
             NonFiniteError: a tensor has a NaN or an infinity.
             StorageError: a file cannot be read.
         """
-        found = open_checkpoint(self.path) if self.is_model else _checked_adapter(self.path, base)
+        if self.is_model:
+            found: Inspection | Checkpoint = open_checkpoint(self.path, self.variant)
+        else:
+            found = _checked_adapter(self.path, base)
         if bad := list(_nonfinite(self.files)):
             raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
         return found
 
 
-def publishable(path: Path, *, all_files: bool) -> Publishable:
+def publishable(path: Path, *, all_files: bool, variant: str | None = None) -> Publishable:
     """Choose and open the files of `path`, a folder or one file, that are to be published.
 
     Hidden files are left out, and so is an adapter's config beside a whole model, since readers
@@ -79,7 +84,10 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
         return Publishable(path, _opened(path.parent, {path.name, *names}, path.name), (), False)
     folder = LocalFolder(path, str(path))
     model = is_model(folder)
-    own = base_files(folder, None, companions=True) if model else _adapters_files(folder)
+    if model:
+        own = base_files(folder, None, companions=True, variant=variant)
+    else:
+        own = _adapters_files(folder)
     every = folder.all_names()
     left_out = [n for n in every if is_hidden(n) or (model and n in adapter_configs())]
     others = [name for name in every if name not in {*own, *left_out}]
@@ -88,7 +96,7 @@ def publishable(path: Path, *, all_files: bool) -> Publishable:
         raise UnsupportedError(
             f"{path}: holds files that are none of its own ({listing(others)}); --all sends them"
         )
-    return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model)
+    return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model, variant)
 
 
 def _adapters_files(folder: LocalFolder) -> list[str]:

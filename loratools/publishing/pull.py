@@ -67,6 +67,7 @@ def pull(
     include_base: bool = False,
     lock: str | Path | None = None,
     overwrite: bool = False,
+    variant: str | None = None,
     approve: Callable[[Pulled], object] | None = None,
 ) -> Pulled:
     """Fetch the adapter or base that a name on the Hub stands for, verified against listed hashes.
@@ -75,7 +76,8 @@ def pull(
     into the cache of huggingface_hub, and from there into the folder `output`, if given.
     `include_base` also fetches the model that the adapter's config names, into the folder `base` in
     `output`. `lock` is a lock file: what it has is fetched at the same commit and must have the
-    same hashes; repositories that it lacks are added. `approve` is called with the report before
+    same hashes; repositories that it lacks are added. `variant` is that of a base's weights, where
+    it has several. `approve` is called with the report before
     `output` has its name; if it raises, there is no output.
 
     Raises:
@@ -90,8 +92,8 @@ def pull(
     if output is not None:
         # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
-    fetched = _fetch(wanted, held)
-    base = _fetch(_base_of(fetched), held) if include_base else None
+    fetched = _fetch(wanted, held, variant)
+    base = _fetch(_base_of(fetched), held, variant) if include_base else None
     if held is not None:
         held.write()
     place = None if output is None else Path(output)
@@ -131,14 +133,15 @@ def _named(name: str, revision: str | None) -> HubName:
     return HubName(found.repo, revision, found.path)
 
 
-def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
+def _fetch(name: HubName, lock: "Lock | None", variant: str | None) -> _Fetched:
     from loratools.hub.folder import hub_place
     from loratools.hub.verified import sha256
 
     folder, file = hub_place(lock.pinned(name) if lock is not None else name)
-    local = folder.fetch(_wanted(folder, file))
+    entries = _wanted(folder, file, variant)
+    local = folder.fetch(entries)
     digests = {}
-    for entry in _wanted(folder, file):
+    for entry in entries:
         listed = folder.listed(entry)
         digests[entry] = listed.digest if listed.is_large else sha256(local.path / entry)
     if lock is not None:
@@ -146,13 +149,13 @@ def _fetch(name: HubName, lock: "Lock | None") -> _Fetched:
     return _Fetched(folder, local.path, digests)
 
 
-def _wanted(folder: "HubFolder", file: str | None) -> list[str]:
+def _wanted(folder: "HubFolder", file: str | None, variant: str | None) -> list[str]:
     names = folder.names()
     about = [name for name in names if name.startswith(_ABOUT)]
     if is_overlay(folder):
         return sorted({*overlay_files(folder), *about})
     if is_model(folder):
-        return sorted({*base_files(folder, file, companions=True), *about})
+        return sorted({*base_files(folder, file, companions=True, variant=variant), *about})
     found = adapter_files(folder, file)
     pickles = [name for name in found if is_pickle(name)]
     if pickles:

@@ -44,6 +44,7 @@ class PushOptions:
         template: the path of a Jinja2 template for the card.
         card: whether to write or complete a model card.
         all_files: also send files that belong to no adapter or model.
+        variant: the variant of a model's weights to send, where the folder has several.
         dry_run: check and compare, and send nothing.
     """
 
@@ -59,6 +60,7 @@ class PushOptions:
     template: str | Path | None = None
     card: bool = True
     all_files: bool = False
+    variant: str | None = None
     dry_run: bool = False
 
 
@@ -117,7 +119,7 @@ def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> P
         raise OptionError("a pull request is made for main, and has no tag")
     template = None if options.template is None else _text(InputFile(Path(options.template)))
     with path_errors(folder, FormatError):
-        contents = publishable(Path(folder), all_files=options.all_files)
+        contents = publishable(Path(folder), all_files=options.all_files, variant=options.variant)
     with _hashing(contents.files) as additions:
         found = contents.checked(options.base)
         written: dict[str, bytes] = {}

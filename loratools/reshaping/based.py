@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 def additive_all(
-    adapters: Sequence[Adapter], base: str | Path | None, rule: "RankRule | None", each: Map
+    adapters: Sequence[Adapter],
+    base: str | Path | None,
+    rule: "RankRule | None",
+    each: Map,
+    variant: str | None = None,
 ) -> tuple[list[Adapter], tuple[str, ...]]:
     """Make all updates of the adapters additive; return notes on how much that loses.
 
-    Without a `base` the adapters are returned as they are.
+    Without a `base` the adapters are returned as they are. `variant` is that of its weights.
 
     Raises:
         UnsupportedError: an update is not additive, and no rule says how many ranks to keep.
@@ -29,7 +33,7 @@ def additive_all(
     from loratools.lowrank.truncation import together
     from loratools.reshaping.additive import additive, needs_base
 
-    checkpoint = open_base(base)
+    checkpoint = open_base(base, variant=variant)
     made, notes = [], []
     for adapter in adapters:
         if not needs_base(adapter):

@@ -66,6 +66,7 @@ def combine(
     rule: "RankRule | None" = None,
     size: int | None = None,
     base: str | Path | None = None,
+    variant: str | None = None,
     overwrite: bool = False,
     jobs: int | None = None,
     config: str | Path | None = None,
@@ -76,7 +77,8 @@ def combine(
     """Write one adapter that has the effect of all adapters together, with weights of 1 by default.
 
     Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
-    Updates that depend on the weight they change, as DoRA does, are made additive for `base`.
+    Updates that depend on the weight they change, as DoRA does, are made additive for `base`;
+    `variant` is that of its weights, where its folder has several.
     Without an `output` nothing is written.
     `approve` is called with the report before the output gets its name, or at the end of a dry run.
     If it raises, no output is left.
@@ -99,7 +101,7 @@ def combine(
     with threads(jobs) as each:
 
         def make(rule: "RankRule | None") -> Combined:
-            additive, lost = additive_all(opened, base, rule, each)
+            additive, lost = additive_all(opened, base, rule, each, variant)
             found = combined(additive, weights, rule, combination, each)
             return replace(found, notes=(*lost, *found.notes))
 

@@ -75,6 +75,7 @@ def convert(
     output: str | Path | None,
     to: str,
     base: str | Path | None = None,
+    variant: str | None = None,
     dtype: str | None = None,
     drop: Sequence[str] = (),
     overwrite: bool = False,
@@ -86,7 +87,8 @@ def convert(
     """Write the adapter in the format `to`, one of those that `loratools formats` says it writes.
 
     What is written is read back before the output gets its name, and every update is compared with
-    the one that was read. The names of a `base` settle what names of targets leave open. `dtype` is
+    the one that was read. The names of a `base` settle what names of targets leave open; `variant`
+    is that of its weights, where its folder has several. `dtype` is
     that of the new tensors, by its name in torch: `bfloat16`. `drop` are globs of targets that are
     left out. `dialect_options` are options of the format that is read. Without an `output` nothing
     is written, and what would be is compared.
@@ -100,7 +102,7 @@ def convert(
     opened = open_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
-    names = () if base is None else _names(open_base(base, headers=True))
+    names = () if base is None else _names(open_base(base, headers=True, variant=variant))
     found = converted(opened, dialect, names, drop)
     source = opened.filed.dialect if opened.filed is not None else dialect.name
     files = encoded(found, dialect, source, stored)

@@ -67,6 +67,7 @@ def rescale(
     output: str | Path | None,
     rescaling: Rescaling,
     base: str | Path | None = None,
+    variant: str | None = None,
     rule: "RankRule | None" = None,
     size: int | None = None,
     overwrite: bool = False,
@@ -79,7 +80,8 @@ def rescale(
     """Write the adapter with other strengths, or with the same strengths stored in another way.
 
     Updates that depend on the weight they change, as DoRA does, cannot get another strength. With a
-    `base` they are first made additive, at ranks chosen by `rule` or by a `size` in bytes.
+    `base` they are first made additive, at ranks chosen by `rule` or by a `size` in bytes;
+    `variant` is that of the base's weights, where its folder has several.
     With `repair`, the names of traps or `all`, these are repaired first. Strengths are in
     comparison with the adapter as it was before. Without an `output` nothing is written.
     `approve` is called with the report before the output gets its name, or at the end of a dry run.
@@ -95,7 +97,7 @@ def rescale(
     with threads(None) as each:
 
         def make(rule: "RankRule | None") -> Rescaled:
-            (additive,), lost = additive_all([sound], base, rule, each)
+            (additive,), lost = additive_all([sound], base, rule, each, variant)
             found = rescaled(additive, rescaling)
             return replace(found, notes=(*lost, *found.notes))
 

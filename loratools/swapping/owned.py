@@ -16,7 +16,7 @@ _CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces)--")
 _COPY = "copy the model first (cp -rL), and swap in the copy"
 
 
-def open_own(path: str | Path) -> Checkpoint:
+def open_own(path: str | Path, variant: str | None = None) -> Checkpoint:
     """The model at a path, whose weight files may be rewritten; also one that is half swapped.
 
     Raises:
@@ -34,7 +34,7 @@ def open_own(path: str | Path) -> Checkpoint:
             f"loratools merge -o"
         )
     with path_errors(path, FormatError):
-        base = checkpoint_as_stored(place_here(Path(path)))
+        base = checkpoint_as_stored(place_here(Path(path)), variant)
         if base.is_pipeline:
             example = base.components[-1].folder
             raise UnsupportedError(

@@ -38,6 +38,7 @@ def swap(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     dry_run: bool = False,
+    variant: str | None = None,
     approve: Callable[[SwapReport], object] | None = None,
 ) -> SwapReport:
     """Make a model, in its own files, what it was before any swap, plus `Σ weight · adapter`.
@@ -46,7 +47,8 @@ def swap(
     stay, and only a swap that was interrupted is completed, as it is first by every call.
 
     Changed tensors have the bytes that `merge` would write. Whatever interrupts this, after the
-    next call the model is what it was, or what it was to be. `approve` is called with the report
+    next call the model is what it was, or what it was to be. `variant` is that of the model's
+    weights, where its folder has several. `approve` is called with the report
     before the model is changed, or at the end of a dry run. What it raises leaves the model.
 
     Raises:
@@ -61,7 +63,7 @@ def swap(
     check_options(dialect_options or {})
     paths = [adapters] if isinstance(adapters, str | Path) else list(adapters or ())
     found = weights_for(weights, len(paths))
-    base = open_own(model)
+    base = open_own(model, variant)
     opened = [
         open_adapter(
             path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
@@ -76,7 +78,7 @@ def swap(
         return report
     with journal_of(base, write.jobs) as journal:
         if journal.was_interrupted:
-            journal.base = open_own(model)  # since its files have changed
+            journal.base = open_own(model, variant)  # since its files have changed
         return _carried_out(journal, wanted, write, approve)
 
 

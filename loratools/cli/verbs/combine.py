@@ -112,6 +112,7 @@ def command(
         rule=rank_rule(settings),
         size=settings["size"],
         base=settings["base"],
+        variant=settings["variant"],
         overwrite=overwrite,
         jobs=settings["jobs"],
         config=settings["config"],

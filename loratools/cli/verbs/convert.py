@@ -14,6 +14,7 @@ from loratools.cli.options import (
     offline_option,
     output_options,
     pickle_option,
+    variant_option,
 )
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
@@ -36,6 +37,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
     help="The format to write.",
 )
 @click.option("--base", type=click.Path(), help="The base model, if names need it to be read.")
+@variant_option
 @click.option("--dtype", type=click.Choice(_DTYPES), help="The dtype of the new tensors.")
 @click.option("--drop", multiple=True, metavar="GLOB", help="Leave these targets out.")
 @json_option
@@ -51,6 +53,7 @@ def command(
     as_json: bool,
     to: str,
     base: str | None,
+    variant: str | None,
     dtype: str | None,
     drop: tuple[str, ...],
     allow_pickle: bool,
@@ -71,6 +74,7 @@ def command(
         output=output,
         to=to,
         base=base,
+        variant=variant,
         dtype=dtype,
         drop=drop,
         overwrite=overwrite,

@@ -149,7 +149,6 @@ def _check_in_place(output: str | None, settings: dict[str, Any]) -> None:
         "--max-shard-size": settings["max_shard_size"] is not None,
         "--only-changed": settings["only_changed"],
         "--overwrite": settings["overwrite"],
-        "--variant": settings["variant"] is not None,
     }
     if given := [option for option, is_given in others.items() if is_given]:
         raise click.UsageError(f"--in-place keeps the files of BASE, so it takes no {given[0]}.")
@@ -165,7 +164,7 @@ def _merge_in_place(
     """Put adapters into a model in which none is."""
     from loratools.swapping.swap import swap
 
-    if swapped := swap(base, dry_run=True).adapters:
+    if swapped := swap(base, dry_run=True, variant=settings["variant"]).adapters:
         raise OutputError(
             f"{base}: {swapped[0].path} is in it; loratools swap --in puts others in its place, "
             f"and swap --out takes it out"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, offline_option
+from loratools.cli.options import json_option, offline_option, variant_option
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="Keep to the commits and hashes in this file, and add what is new.",
 )
+@variant_option
 @json_option
 @offline_option
 def command(
@@ -34,6 +35,7 @@ def command(
     revision: str | None,
     include_base: bool,
     lock: str | None,
+    variant: str | None,
     as_json: bool,
 ) -> None:
     """Fetch NAME, which is owner/name[@revision][/path], with or without hf:// before it.
@@ -52,6 +54,7 @@ def command(
         include_base=include_base,
         lock=lock,
         overwrite=overwrite,
+        variant=variant,
         approve=answer.approve,
     )
     answer.print()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, print_json
+from loratools.cli.options import json_option, print_json, variant_option
 from loratools.errors import listing
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--template", type=click.Path(), help="A Jinja2 template for the card's section.")
 @click.option("--no-card", is_flag=True, help="Leave README.md as it is.")
 @click.option("--all", "all_files", is_flag=True, help="Send other files of the folder too.")
+@variant_option
 @click.option("--dry-run", is_flag=True, help="Check and compare, and send nothing.")
 @json_option
 def command(

@@ -110,6 +110,7 @@ def command(
         output=output,
         rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
         base=settings["base"],
+        variant=settings["variant"],
         rule=rule,
         size=settings["size"],
         overwrite=overwrite,

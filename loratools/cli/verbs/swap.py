@@ -13,6 +13,7 @@ from loratools.cli.options import (
     pickle_option,
     rounding_options,
     selection_options,
+    variant_option,
 )
 from loratools.cli.swaps import run_swap
 
@@ -37,6 +38,7 @@ from loratools.cli.swaps import run_swap
     help="The weight of each adapter, in order.  [default: 1]",
 )
 @selection_options
+@variant_option
 @rounding_options
 @jobs_option
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")

@@ -148,6 +148,8 @@ def _bases(stored: Inspection | Checkpoint, steps: Sequence[Step]) -> Iterator[s
 
 def _library(stored: Inspection | Checkpoint) -> str | None:
     if isinstance(stored, Checkpoint):
+        if stored.is_pipeline or "_class_name" in (stored.config or {}):
+            return "diffusers"
         return "transformers" if _architecture(stored) else None
     dialect = _dialect(stored)
     return None if dialect is None else dialect.library
