@@ -27,6 +27,7 @@ import loratools.errors
 from loratools import (
     Combination,
     LoratoolsError,
+    MergeOptions,
     RankRule,
     Rescaling,
     WriteOptions,
@@ -417,7 +418,7 @@ def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:
     adapters, base = fixtures / "adapters", fixtures / "stories260k"
     objects = [
         loratools.inspect(adapters / "plain"),
-        loratools.inspect(adapters / "dora", base=base, spectrum=True),
+        loratools.inspect(adapters / "dora", base=base, spectrum=True, blocks=True),
         loratools.inspect(adapters / "trainable-tokens", base=base),
         loratools.inspect(adapters / "gpt2-lora-bias-all", base=base, spectrum=True),
         loratools.inspect(fixtures / "real" / "privacyfilter-moe-tokcls-r16"),
@@ -450,7 +451,7 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
     (odd / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": 0}))
     reports = [
         loratools.merge(base, adapters / "dora", output=tmp_path / "dora"),
-        loratools.merge(base, odd, output=None),
+        loratools.merge(base, odd, output=None, options=MergeOptions(block_weights=["B00=0"])),
         loratools.merge(
             base, [adapters / "embedding-vocab", adapters / "plain"], output=tmp_path / "two"
         ),

@@ -113,7 +113,10 @@ def _combined(hub: Hub, adapter: Path, base: Path) -> list[list[object]]:
 VERBS = {
     "inspect": Verb(
         lambda hub, folder: [PLAIN, "--check"],
-        lambda hub, adapter, base: [[adapter, "--check"], [adapter, "--spectrum", "--base", base]],
+        lambda hub, adapter, base: [
+            [adapter, "--check"],
+            [adapter, "--spectrum", "--blocks", "--base", base],
+        ],
         lambda base, one, other, output: loratools.inspect(one, base=base, spectrum=True),
         "os.preadv",
     ),
@@ -132,6 +135,7 @@ VERBS = {
                 ["--strength", 0],
                 ["--strength", 1e308],
                 ["--strength", 1e-320],
+                ["--block-weights", "BASE=1e308"],
                 ["--fold"],
                 ["--alpha", 1e308],
                 ["--balance"],

@@ -39,6 +39,7 @@ def run_swap(
                 only=settings["only"],
                 skip=settings["skip"],
                 allow_unmatched=settings["allow_unmatched"],
+                block_weights=settings["block_weights"] or None,
             ),
             write=WriteOptions(
                 seed=settings["seed"] if settings["rounding"] == "stochastic" else None,

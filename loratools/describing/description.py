@@ -17,6 +17,7 @@ from loratools.names.both_ends import notes_on_both_ends
 from loratools.names.grouping import pattern_of
 
 if TYPE_CHECKING:
+    from loratools.describing.energy import BlockEnergy
     from loratools.describing.spectrum import TargetSpectrum
 
 
@@ -74,7 +75,9 @@ class Coverage:
 @final
 @dataclass(frozen=True)
 class Inspection:
-    """The description of an adapter; `spectra` and `coverage` are None unless they were asked for.
+    """The description of an adapter.
+
+    `spectra`, `blocks` and `coverage` are None unless they were asked for.
 
     `nonfinite` are the stored tensors with a NaN or an infinity. `idle` are the updates that change
     nothing, whatever the base, with the reason. `warnings` are notes on what other programs do with
@@ -84,6 +87,7 @@ class Inspection:
     adapter: Adapter
     groups: tuple[TargetGroup, ...]
     spectra: "tuple[TargetSpectrum, ...] | None" = None
+    blocks: "tuple[BlockEnergy, ...] | None" = None
     nonfinite: tuple[str, ...] = ()
     idle: Mapping[str, str] = field(default_factory=dict)
     coverage: Coverage | None = None
@@ -177,6 +181,7 @@ class Inspection:
             "weights_beside": list(adapter.beside),
             "tokenizer_files": [path.name for path in adapter.companions],
             "modules": None if self.spectra is None else [_spectrum_row(s) for s in self.spectra],
+            "blocks": None if self.blocks is None else [asdict(block) for block in self.blocks],
             "base": None if self.coverage is None else asdict(self.coverage),
             "changing_nothing": dict(self.idle),
             "notes": [asdict(note) for note in notes],

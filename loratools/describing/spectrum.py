@@ -41,14 +41,14 @@ class TargetSpectrum:
 
 
 def measure_spectra(
-    adapter: Adapter, plan: "MergePlan | None" = None, each: "Map" = map
+    adapter: Adapter, weights: Mapping[str, float] | None = None, each: "Map" = map
 ) -> Iterator[TargetSpectrum]:
     """Yield the spectrum of every low-rank update, computed from its factors.
 
     For kinds that hold a LoRA besides other parts, as DoRA does, it is the spectrum of the LoRA.
-    With the plan of a merge, updates are also compared with the weights that they change.
+    With the norms of weights by target, updates are also compared with what they change.
     """
-    norms = _base_norms(plan) if plan is not None else {}
+    norms = weights or {}
     deltas = {t: u.delta for t, u in adapter.updates.items() if u.delta.factored() is not None}
     for target, spectrum in zip(deltas, each(_spectrum, deltas.values()), strict=True):
         norm = norms.get(target)
@@ -93,12 +93,12 @@ def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
     yield from (source for source in delta.sources if id(source) not in factors)
 
 
-def _base_norms(plan: "MergePlan") -> Mapping[str, float]:
-    """The Frobenius norm of the weight that each target's update changes."""
+def weight_norms(plan: "MergePlan | None") -> Mapping[str, float]:
+    """The Frobenius norm of the weight that each target's update changes; none without a plan."""
     from loratools.io.blocks import stored_norm
 
-    norms = {}
-    for tensor in plan.changed:
+    norms: dict[str, float] = {}
+    for tensor in plan.changed if plan is not None else ():
         for change in tensor.changes:
             norms[change.target] = stored_norm(tensor.origin)
     return norms

@@ -4,7 +4,7 @@ A plan that exists can be carried out: names are matched, shapes agree, every ad
 accounted for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -14,6 +14,7 @@ from loratools.deltas.rows import Rows
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
+from loratools.names.block_weights import UNWEIGHTED, BlockWeights
 from loratools.names.packed import NOTHING_PACKED, Packed
 from loratools.names.tied import TiedHead
 
@@ -29,12 +30,15 @@ class MergeOptions:
         skip: globs; targets and base tensors that match one are not changed. Globs are matched with
             names of tensors and of their modules. One that matches nothing is an error.
         allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
+        block_weights: for each adapter, in order, the weights of blocks as a text: a list of
+            numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`). None keep all at 1.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     allow_unmatched: bool = False
+    block_weights: Sequence[str] | None = None
 
     @property
     def stored_dtype(self) -> str | None:
@@ -49,7 +53,8 @@ class Change:
 
     `adapter` is the adapter's number, from 0. `rows` is the same as `delta` if the adapter has
     trained single rows, and None otherwise. `is_shared` is whether an embedding's change is one of
-    the head too where both are tied.
+    the head too where both are tied. `block_weight` is the factor that an additive `delta` has from
+    the weight of its block, beside `strength`.
     """
 
     adapter: int
@@ -60,6 +65,7 @@ class Change:
     is_transposed: bool
     rows: Rows | None = None
     is_shared: bool = False
+    block_weight: float = 1.0
 
 
 @final
@@ -141,19 +147,21 @@ class Accounting:
     Attributes:
         applied: tensors that are applied; some may turn out to change nothing.
         skipped: tensors left out by `only` and `skip`.
+        weightless: tensors of blocks with a weight of 0, which are left out too.
         unmatched: tensors without a counterpart in the base, left out by `allow_unmatched`.
         inert: tensors that change no weight, with the reason.
     """
 
     applied: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    weightless: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     inert: dict[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """The number of tensors in all adapter files."""
-        groups = (self.applied, self.skipped, self.unmatched, self.inert)
+        groups = (self.applied, self.skipped, self.weightless, self.unmatched, self.inert)
         return sum(len(group) for group in groups)
 
 
@@ -172,6 +180,7 @@ class MergePlan:
         head: the classifier's head that an adapter brings, for a config that describes it.
         packed: the packed weights of the base, which stay as they are.
         recognised: the models of the base and whose names they have, in words, if they are known.
+        block_weights: the weights of the blocks of each adapter; empty if none were given.
     """
 
     base: Checkpoint
@@ -186,6 +195,13 @@ class MergePlan:
     head: NewHead | None = None
     packed: Packed = NOTHING_PACKED
     recognised: str | None = None
+    block_weights: tuple[BlockWeights, ...] = ()
+
+    @property
+    def adapters_weighted(self) -> Iterator[tuple[Adapter, float, BlockWeights]]:
+        """Each adapter with its weight and those of its blocks."""
+        blocks = self.block_weights or (UNWEIGHTED,) * len(self.adapters)
+        return zip(self.adapters, self.weights, blocks, strict=True)
 
     @property
     def of_base(self) -> Mapping[str, PlannedTensor]:

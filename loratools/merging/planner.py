@@ -22,7 +22,9 @@ from loratools.merging.plan import Accounting, Change, MergeOptions, MergePlan, 
 from loratools.merging.replacement import check_replacement, is_the_base
 from loratools.merging.tied import with_tied_ends
 from loratools.merging.vocabulary import with_vocabulary
+from loratools.merging.weights import Weight, weights_with_blocks
 from loratools.names.bases import another_base
+from loratools.names.block_weights import BlockWeights
 from loratools.names.conv1d import square_is_transposed
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match, Place
@@ -46,7 +48,8 @@ def plan_merge(
         FormatError: two adapters replace one tensor by different ones.
     """
     planner = Planner(base, options)
-    for number, (adapter, weight) in enumerate(zip(adapters, weights, strict=True)):
+    every = weights_with_blocks(weights, options.block_weights, adapters)
+    for number, (adapter, weight) in enumerate(zip(adapters, every, strict=True)):
         planner.add(number, adapter, weight)
     if adapters:
         planner.check_complete()
@@ -59,6 +62,7 @@ def plan_merge(
         notes=tuple(planner.notes),
         packed=planner.packed,
         recognised=planner.recognised,
+        block_weights=tuple(weight.blocks for weight in every),
     )
     if planner.tied is not None:
         plan = with_tied_ends(plan, planner.tied)
@@ -98,7 +102,7 @@ class Planner:
         """What the base was recognised as, in words."""
         return self._names.words
 
-    def add(self, number: int, adapter: Adapter, weight: float) -> None:
+    def add(self, number: int, adapter: Adapter, weight: Weight) -> None:
         """Add one adapter: replaced tensors, which may change shapes; updates; then single rows."""
         adapter.check_usable()
         if note := another_base(adapter, self.base):
@@ -115,7 +119,7 @@ class Planner:
         for target, rows in adapter.rows.items():
             self._set_rows(number, adapter, target, rows, weight)
         self.packed.refuse(self._touched, self.base.where)
-        self._refuse_missing(number, adapter)
+        self._refuse_missing(number, adapter, weight.blocks)
 
     def check_complete(self) -> None:
         """Check that every update has a counterpart, and that every glob matched something.
@@ -133,13 +137,12 @@ class Planner:
             raise MatchError(f"{self.base.where}: no adapter tensor is left to apply")
 
     def _replace(
-        self, number: int, adapter: Adapter, target: str, replacement: Replacement, weight: float
+        self, number: int, adapter: Adapter, target: str, replacement: Replacement, weight: Weight
     ) -> None:
         source = replacement.source
         match = self.packed.or_packed(target, self._names.match_name(target))
         name = match.name if match else target
-        if not self._selection.takes(target, name):
-            self._count(self.accounting.skipped, number, source.keys)
+        if self._leaves_out(number, source.keys, weight, target, name):
             return
         if match is None and not replacement.is_trained:
             self._complain(number, source.keys, f"{target}: no such tensor in the base")
@@ -147,10 +150,11 @@ class Planner:
         if self.packed.holds(name):
             self._touched.append(name)
             return
-        if replacement.is_trained and weight != 1:
+        if replacement.is_trained and weight.of(target) != 1:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)} replaces the base's tensor whole, which has "
-                f"no weight of {weight:g}; leave it out with --skip {target!r}, or use weight 1"
+                f"no weight of {weight.of(target):g}; leave it out with --skip {target!r}, or use "
+                f"weight 1"
             )
         self._count(self.accounting.applied, number, source.keys)
         planned = self._planned(name, source)
@@ -164,10 +168,10 @@ class Planner:
             self._shapes = {**self._shapes, name: source.shape}
             self._names = BaseNames(self._shapes)
 
-    def _add_updates(self, number: int, adapter: Adapter, weight: float) -> None:
+    def _add_updates(self, number: int, adapter: Adapter, weight: Weight) -> None:
         matched = []
         for target, update in adapter.updates.items():
-            match = self._match(number, target, update)
+            match = self._match(number, target, update, weight)
             if match is not None:
                 matched.append((target, update, match))
         # The shape of a square weight does not show how it is stored: that of the others does.
@@ -178,8 +182,9 @@ class Planner:
         )
         for target, update, match in matched:
             places = [p for p in match.places if self._selection.takes(target, p.name)]
-            if not places:
-                self._count(self.accounting.skipped, number, keys_of(update.delta))
+            if not places or weight.blocks.of(target) == 0:
+                left_out = self.accounting.weightless if places else self.accounting.skipped
+                self._count(left_out, number, keys_of(update.delta))
                 continue
             if touched := [place.name for place in places if self.packed.holds(place.name)]:
                 self._touched += touched
@@ -190,15 +195,17 @@ class Planner:
             if is_transposed:
                 delta = delta.transposed()
             self._count(self.accounting.applied, number, keys_of(delta))
+            delta, strength, block = weight.given_to(delta, target)
             for place in places:
                 change = Change(
                     number,
                     target,
                     self._placed(adapter, target, delta, place),
-                    weight,
+                    strength,
                     match.renaming,
                     is_transposed,
                     is_shared=update.is_shared,
+                    block_weight=block,
                 )
                 self._change(adapter, place.name, change)
 
@@ -216,14 +223,29 @@ class Planner:
                 f"{shorten(place.name)}: {error}"
             ) from None
 
-    def _refuse_missing(self, number: int, adapter: Adapter) -> None:
+    def _leaves_out(
+        self, number: int, keys: Iterable[str], weight: Weight, target: str, *names: str
+    ) -> bool:
+        """Whether the user leaves out the tensors of these keys, which are then counted."""
+        if not self._selection.takes(target, *names):
+            self._count(self.accounting.skipped, number, keys)
+        elif weight.blocks.of(target) == 0:
+            self._count(self.accounting.weightless, number, keys)
+        else:
+            return False
+        return True
+
+    def _refuse_missing(self, number: int, adapter: Adapter, blocks: BlockWeights) -> None:
         """Refuse an adapter that has lost what this base shows was trained; note what is odd."""
-        planned = Planned(self.tensors, self.tied, number, self._selection.takes)
+        takes = self._selection.takes
+        planned = Planned(
+            self.tensors, self.tied, number, lambda name: takes(name) and blocks.of(name) != 0
+        )
         for lost in (*missing(adapter.announced, planned), *lost_head(adapter, self.base, planned)):
             raise UnsupportedError(f"{adapter.where}: {lost}")
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
-    def _match(self, number: int, target: str, update: Update) -> Match | None:
+    def _match(self, number: int, target: str, update: Update, weight: Weight) -> Match | None:
         """The base tensor of an update; without one None, and a complaint if it was selected."""
         complaint = ""
         try:
@@ -235,26 +257,27 @@ class Planner:
         except MatchError as error:
             match, complaint = None, str(error)
         match = self.packed.or_packed(target, match)
-        if match is None and self._selection.takes(target):
-            self._complain(number, keys_of(update.delta), complaint)
-        elif match is None:
-            self._count(self.accounting.skipped, number, keys_of(update.delta))
+        keys = keys_of(update.delta)
+        if match is None and not self._leaves_out(number, keys, weight, target):
+            self._complain(number, keys, complaint)
         return match
 
     def _set_rows(
-        self, number: int, adapter: Adapter, target: str, rows: ReplacedRows, weight: float
+        self, number: int, adapter: Adapter, target: str, rows: ReplacedRows, weight: Weight
     ) -> None:
         match = self.packed.or_packed(target, self._names.match_name(target))
-        if not self._selection.takes(target, match.name if match else target):
-            self._count(self.accounting.skipped, number, rows.rows.keys)
-        elif match is None:
+        name = match.name if match else target
+        if self._leaves_out(number, rows.rows.keys, weight, target, name):
+            return
+        if match is None:
             self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
         elif self.packed.holds(match.name):
             self._touched.append(match.name)
         else:
             delta = Rows(rows.indices, rows.rows, self._shapes[match.name])
+            whole = weight.of(target)
             change = Change(
-                number, target, delta, weight, match.renaming, is_transposed=False, rows=delta
+                number, target, delta, whole, match.renaming, is_transposed=False, rows=delta
             )
             refuse_overlap(adapter, self._planned(match.name), change, delta)
             self._count(self.accounting.applied, number, keys_of(delta))

@@ -56,7 +56,12 @@ class MergeReport:
     def notes(self) -> tuple[str, ...]:
         """Remarks on what was odd about tensors or other files, and how it was decided."""
         averaged = averaged_note(self.plan.base.tensors, "stay as they are")
-        return (*self.plan.base.notes, *averaged, *self.plan.notes, *self.beside)
+        blocks = [
+            f"{adapter.where}: block weights: {blocks}"
+            for adapter, _, blocks in self.plan.adapters_weighted
+            if blocks.by_block
+        ]
+        return (*self.plan.base.notes, *averaged, *blocks, *self.plan.notes, *self.beside)
 
     @property
     def equals_base(self) -> bool:
@@ -97,6 +102,7 @@ class MergeReport:
             (converted, "converted to another dtype"),
             (len(self._without_effect), "adapter tensors change nothing"),
             (len(plan.accounting.skipped), "adapter tensors skipped as asked"),
+            (len(plan.accounting.weightless), "adapter tensors left out by block weights"),
             (len(plan.accounting.unmatched), "adapter tensors left out without a match"),
             (len(plan.accounting.inert), "adapter tensors without effect on weights"),
         )
@@ -174,17 +180,19 @@ class MergeReport:
                 {
                     "path": adapter.where,
                     "weight": weight,
+                    "block_weights": dict(blocks.by_block),
                     "kinds": list(adapter.kinds),
                     "alpha_from": list(adapter.alpha_from),
                     "notes": [asdict(n) for n in (*adapter.notes, *adapter.notes_beside)],
                 }
-                for adapter, weight in zip(plan.adapters, plan.weights, strict=True)
+                for adapter, weight, blocks in plan.adapters_weighted
             ],
             "accounting": {
                 "adapter_tensors": plan.accounting.total,
                 "applied": len(plan.accounting.applied) - len(self._without_effect),
                 "changing_nothing": dict(self._without_effect),
                 "skipped": list(plan.accounting.skipped),
+                "weightless": list(plan.accounting.weightless),
                 "unmatched": list(plan.accounting.unmatched),
                 "inert": dict(plan.accounting.inert),
                 "weights_changed": len(plan.changed) - len(self._unmoved),
@@ -223,7 +231,7 @@ def _change(change: Change) -> dict[str, object]:
         "adapter": change.adapter,
         "target": change.target,
         "kind": change.delta.kind,
-        "strength": change.strength,
+        "strength": change.strength * change.block_weight,
         "renaming": change.renaming,
         "transposed": change.is_transposed,
     }
@@ -247,6 +255,7 @@ def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
     elif not tensor.is_own and not tensor.changes:
         yield f"as {tensor.base.name}"
     for change in tensor.changes:
-        strength = "" if change.strength == 1 else f" × {change.strength:g}"
+        factor = change.strength * change.block_weight
+        strength = "" if factor == 1 else f" × {factor:g}"
         details = [d for d in (change.renaming, "transposed" if change.is_transposed else "") if d]
         yield f"{change.delta.kind}{strength}" + (f" ({', '.join(details)})" if details else "")

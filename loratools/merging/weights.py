@@ -1,8 +1,54 @@
 """The weights with which adapters are added up."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
+from loratools.adapter import Adapter
+from loratools.deltas import Delta
 from loratools.errors import OptionError, check_finite
+from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
+
+
+@final
+@dataclass(frozen=True)
+class Weight:
+    """The weight of an adapter, and those of its blocks."""
+
+    whole: float
+    blocks: BlockWeights = UNWEIGHTED
+
+    def of(self, target: str) -> float:
+        """The weight of one target."""
+        return self.whole * self.blocks.of(target)
+
+    def given_to(self, delta: Delta, target: str) -> tuple[Delta, float, float]:
+        """The change with the weight of its block, the strength to bind it with, and that weight.
+
+        An additive change is scaled as `rescale` scales it, so that the result is that of an
+        adapter which was rescaled by blocks. Any other has all of its weight in the strength.
+        """
+        block = self.blocks.of(target)
+        if delta.additive is None:
+            return delta, self.whole * block, 1.0
+        return delta.scaled(block), self.whole, block
+
+
+def weights_with_blocks(
+    weights: Sequence[float], texts: Sequence[str] | None, adapters: Sequence[Adapter]
+) -> tuple[Weight, ...]:
+    """The weight of each adapter, with the weights of blocks that its text gives.
+
+    Raises:
+        OptionError: there are more or fewer texts than adapters, or one is not clear.
+        MatchError: a text does not fit its adapter.
+    """
+    if texts is None:
+        return tuple(map(Weight, weights))
+    if len(texts) != len(adapters):
+        raise OptionError(f"{len(texts)} block weights for {len(adapters)} adapters")
+    blocks = map(block_weights_of, texts, adapters)
+    return tuple(map(Weight, weights, blocks))
 
 
 def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:

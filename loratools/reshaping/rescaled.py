@@ -10,6 +10,7 @@ from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import OptionError, UnsupportedError, check_finite, listing, shorten
 from loratools.io.computed import multiplied
+from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 from loratools.names.globs import matches, no_match
 from loratools.reshaping.factors import scaling_of
 
@@ -26,6 +27,8 @@ class Rescaling:
         strength: a factor of every update.
         where: globs of targets, each with a further factor; of several globs that match a target,
             the last counts.
+        block_weights: a further factor for each block of the model, as a text: a list of numbers,
+            a preset, or blocks by name (`OUTD`, `IN04=0.5`).
         alpha: the new alpha of every update.
         fold: whether the scaling is multiplied into the factors, so that alpha becomes the rank.
         rule: the scaling rule that alpha is stored for.
@@ -35,6 +38,7 @@ class Rescaling:
 
     strength: float = 1.0
     where: Sequence[tuple[str, float]] = ()
+    block_weights: str | None = None
     alpha: float | None = None
     fold: bool = False
     rule: Literal["alpha-over-rank", "rslora"] | None = None
@@ -66,13 +70,14 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
     a strength of zero, because some readers take an alpha of zero for one that is not set.
 
     Raises:
-        MatchError: a glob matches no target.
+        MatchError: a glob matches no target, or block weights do not fit the adapter.
         UnsupportedError: a kind or a whole tensor cannot get another strength, folding rounds a
             factor to zero, or the adapter cannot be merged exactly.
     """
     adapter.check_usable()
+    blocks = _blocks(adapter, rescaling)
     local = strengths_of(tuple(adapter.updates), rescaling.where)
-    local = {target: rescaling.strength * strength for target, strength in local.items()}
+    local = {t: rescaling.strength * where * blocks.of(t) for t, where in local.items()}
     strengths = {
         target: local[target] * _by_alpha(update.delta, rescaling)
         for target, update in adapter.updates.items()
@@ -84,7 +89,9 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
         except UnsupportedError as error:
             raise UnsupportedError(f"{adapter.where}: {shorten(target)}: {error}") from error
         updates[target] = replace(update, delta=delta)
-    notes = _whole_tensors(adapter, rescaling)
+    notes = _whole_tensors(adapter, rescaling, blocks)
+    if rescaling.block_weights is not None:
+        notes = (f"block weights: {blocks}", *notes)
     if rescaling.fold:
         _check_folded(adapter, updates, local)
     return Rescaled(replace(adapter, updates=updates), strengths, notes)
@@ -115,14 +122,23 @@ def _by_alpha(delta: Delta, rescaling: Rescaling) -> float:
     return rescaling.alpha / scaling.alpha if scaling.alpha else math.inf
 
 
-def _whole_tensors(adapter: Adapter, rescaling: Rescaling) -> tuple[str, ...]:
+def _blocks(adapter: Adapter, rescaling: Rescaling) -> BlockWeights:
+    """The weights of the adapter's blocks, which are all 1 if none are given."""
+    if rescaling.block_weights is None:
+        return UNWEIGHTED
+    return block_weights_of(rescaling.block_weights, adapter)
+
+
+def _whole_tensors(adapter: Adapter, rescaling: Rescaling, blocks: BlockWeights) -> tuple[str, ...]:
     """A note that tensors which replace the base's have no strength, if a strength changes.
 
     Raises:
         UnsupportedError: there are such tensors, and `keep_replaced` does not allow them.
     """
     whole = [target for target, r in adapter.replaced.items() if r.is_trained] + [*adapter.rows]
-    if not whole or (rescaling.strength == 1 and rescaling.alpha is None):
+    if rescaling.strength == 1 and rescaling.alpha is None:
+        whole = [target for target in whole if blocks.of(target) != 1]
+    if not whole:
         return ()
     verb = "takes" if len(whole) == 1 else "take"
     what = f"{listing(whole)} {verb} the place of the base's tensors, at any strength"

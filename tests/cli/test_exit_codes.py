@@ -24,6 +24,8 @@ TIES = ["combine", SMALL, SMALL, "--rank", 1, "--method"]
 #: A command line, an option, and values that it cannot have.
 OPTIONS = [
     (["merge", SINGLE, SMALL], "--weight", NUMBERS),
+    (["merge", SINGLE, SMALL], "--block-weights", ["x", "", "1,x", "B00=nan", "XX=1"]),
+    (["merge", SINGLE, SMALL, "--block-weights", "ALL"], "--block-weights", ["ALL"]),
     (["merge", SINGLE, SMALL], "--max-shard-size", SIZES),
     (["merge", SINGLE, SMALL], "--seed", ["x", "1.5"]),
     (["merge", SINGLE, SMALL], "--jobs", ["0", "-1", "x"]),
@@ -31,6 +33,7 @@ OPTIONS = [
     (["rescale", SMALL], "--strength", NUMBERS),
     (["rescale", SMALL], "--alpha", NUMBERS),
     (["rescale", SMALL, "--fold"], "--alpha", ["1"]),
+    (["rescale", SMALL], "--block-weights", ["x", "", "1,x", "B00=nan", "XX=1"]),
     (["rescale", SMALL], "--where", ["*=nan", "*=1e400", "*=", "=1", "*"]),
     (["convert", SMALL, "--to", "peft"], "--scale", NUMBERS),
     (["convert", SMALL], "--to", ["x", ""]),

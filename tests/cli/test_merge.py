@@ -120,7 +120,13 @@ def test_json_is_one_object_of_this_form(
 
     def is_adapter(value: dict[str, Any]) -> bool:
         return is_object(
-            value, path=str, weight=float, kinds=[str], alpha_from=[str], notes=[is_note]
+            value,
+            path=str,
+            weight=float,
+            block_weights=lambda weights: weights == {},
+            kinds=[str],
+            alpha_from=[str],
+            notes=[is_note],
         )
 
     def is_note(value: dict[str, Any]) -> bool:
@@ -133,6 +139,7 @@ def test_json_is_one_object_of_this_form(
             applied=int,
             changing_nothing=lambda reasons: reasons == {},
             skipped=[str],
+            weightless=[str],
             unmatched=[str],
             inert=lambda reasons: all(type(reason) is str for reason in reasons.values()),
             weights_changed=int,
@@ -184,6 +191,7 @@ def test_json_is_one_object_of_this_form(
     assert found["adapters"][0] == {
         "path": str(SMALL),
         "weight": 0.5,
+        "block_weights": {},
         "kinds": ["LoRA"],
         "alpha_from": ["config"],
         "notes": [],

@@ -190,8 +190,8 @@ def test_the_json_object_is_json_with_the_documented_fields() -> None:
     assert set(fields) == {
         "path", "format", "kinds", "provenance", "settings", "metadata", "parameters",
         "replaced_parameters", "bytes", "dtypes", "targets", "replaced", "rows", "inert",
-        "weights_beside", "tokenizer_files", "modules", "changing_nothing", "base", "notes",
-        "sound",
+        "weights_beside", "tokenizer_files", "modules", "blocks", "changing_nothing", "base",
+        "notes", "sound",
     }  # fmt: skip
     assert fields["tokenizer_files"] == ["tokenizer.json", "tokenizer_config.json"]
     assert {row["target"] for row in fields["replaced"]} == {

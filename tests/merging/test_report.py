@@ -71,6 +71,7 @@ def test_groups_of_tensors_are_those_of_the_files(tmp_path: Path) -> None:
         "applied": 2,
         "changing_nothing": {},
         "skipped": [f"0: base_model.model.{key}" for key in K],
+        "weightless": [],
         "unmatched": [],
         "inert": {},
         "weights_changed": 1,

@@ -22,6 +22,7 @@ from loratools.errors import listing, shorten
 if TYPE_CHECKING:
     from loratools.adapter import Filed, Replacement
     from loratools.describing.description import Inspection
+    from loratools.describing.energy import BlockEnergy
     from loratools.describing.spectrum import TargetSpectrum
 
 #: The most entries of the file's metadata that are shown.
@@ -35,6 +36,7 @@ _FROM = {"alpha_pattern": "regex"}
 @click.option("--base", type=click.Path(), help="Compare with this base model.")
 @variant_option
 @click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")
+@click.option("--blocks", is_flag=True, help="Measure how much is in each block of the model.")
 @click.option("--modules", is_flag=True, help="Show every update, not only groups.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")
 @json_option
@@ -46,6 +48,7 @@ def command(
     adapter: str,
     base: str | None,
     spectrum: bool,
+    blocks: bool,
     modules: bool,
     check: bool,
     as_json: bool,
@@ -57,7 +60,7 @@ def command(
     """
     from loratools.describing.inspect import inspect
 
-    found = inspect(adapter, base=base, spectrum=spectrum or check, **settings)
+    found = inspect(adapter, base=base, spectrum=spectrum or check, blocks=blocks, **settings)
     if as_json:
         print_json(found)
     else:
@@ -76,6 +79,8 @@ def _text(found: "Inspection", *, show_spectrum: bool, show_modules: bool) -> It
     elif show_modules:
         for target in found.adapter.updates:
             yield f"  {printable(target)}"
+    if found.blocks:
+        yield from table_lines(_block_columns(found.blocks))
     if found.coverage is not None:
         yield from field_lines(_coverage_fields(found))
     for note in found.notes:
@@ -185,6 +190,27 @@ def _spectrum_columns(
             else []
         ),
     )
+
+
+def _block_columns(blocks: "Sequence[BlockEnergy]") -> Sequence[Column]:
+    """A row for each block; a number that is not finite is said to be so."""
+    relative = [_maybe(block.relative) for block in blocks]
+    return (
+        Column("block", [block.block for block in blocks]),
+        Column("targets", [str(block.targets) for block in blocks], is_number=True),
+        Column("‖ΔW‖", [_norm(block) for block in blocks], is_number=True),
+        Column("share", [_percent(block.share) for block in blocks], is_number=True),
+        *([Column("‖ΔW‖/‖W‖", relative, is_number=True)] if any(relative) else []),
+        Column("", ["▪" * round(30 * (block.share or 0)) for block in blocks]),
+    )
+
+
+def _norm(block: "BlockEnergy") -> str:
+    return "not finite" if block.norm is None else f"{block.norm:.3g}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}%"
 
 
 def _coverage_fields(found: "Inspection") -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from loratools.cli.progress import progress_bar
 from loratools.cli.swaps import run_swap
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
+from loratools.cli.weights import block_weights_option, check_counts
 from loratools.errors import OutputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="The weight of each adapter, in order. -1 takes one out again.  [default: 1]",
 )
+@partial(block_weights_option, of_each=True)
 @click.option(
     "--dtype",
     type=click.Choice(["keep", "float32", "bfloat16", "float16"]),
@@ -100,8 +102,7 @@ def command(
         _check_in_place(output, settings)
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
-    if weights and len(weights) != len(adapters):
-        raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters.")
+    check_counts(settings, weights, len(adapters))
     if in_place:
         shown = {"dry_run": dry_run, "verbose": verbose}
         _merge_in_place(base, adapters, weights, as_json, settings | shown)
@@ -122,6 +123,7 @@ def command(
                 only=settings["only"],
                 skip=settings["skip"],
                 allow_unmatched=settings["allow_unmatched"],
+                block_weights=settings["block_weights"] or None,
             ),
             write=WriteOptions(
                 max_shard_bytes=settings["max_shard_size"],

@@ -25,6 +25,7 @@ from loratools.cli.options import (
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
+from loratools.cli.weights import block_weights_option
 from loratools.traps import ALL, names
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class _Command(click.Command):
 @output_options
 @click.option("--strength", type=float, metavar="F", help="Multiply every update by F.")
 @where_option
+@block_weights_option
 @click.option("--alpha", type=float, metavar="A", help="Set alpha, and so change the strength.")
 @click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")
 @click.option(
@@ -90,7 +92,16 @@ def command(
     as it is. --repair changes what it says in its report.
     """
     output = checked_output(output, dry_run=dry_run)
-    rescaling_names = ("strength", "where", "alpha", "fold", "rule", "balance", "repair")
+    rescaling_names = (
+        "strength",
+        "where",
+        "block_weights",
+        "alpha",
+        "fold",
+        "rule",
+        "balance",
+        "repair",
+    )
     # By identity, because a strength or an alpha of 0 is something to do, and equal to False.
     if all(settings[name] in ((), None) or settings[name] is False for name in rescaling_names):
         raise click.UsageError("Nothing to do: give --strength, --where, --alpha, --fold, …")

@@ -1,5 +1,6 @@
 """Swap adapters in a model's own files, exactly."""
 
+from functools import partial
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from loratools.cli.options import (
     variant_option,
 )
 from loratools.cli.swaps import run_swap
+from loratools.cli.weights import block_weights_option, check_counts
 
 
 @click.command("swap", short_help=__doc__)
@@ -37,6 +39,7 @@ from loratools.cli.swaps import run_swap
     multiple=True,
     help="The weight of each adapter, in order.  [default: 1]",
 )
+@partial(block_weights_option, of_each=True)
 @selection_options
 @variant_option
 @rounding_options
@@ -67,7 +70,6 @@ def command(
     """
     if adapters and out:
         raise click.UsageError("--in takes out what is in by itself; use it without --out.")
-    if weights and len(weights) != len(adapters):
-        raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters (--in).")
+    check_counts(settings, weights, len(adapters))
     wanted = adapters if adapters or out else None
     run_swap(model, wanted, weights=weights, as_json=as_json, settings=settings)
