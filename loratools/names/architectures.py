@@ -97,8 +97,10 @@ def recognised(names: Collection[str]) -> Recognised | None:
 
     If several know as many, the one whose rules know more of each name, or that has fewer of them.
     """
-    depths = depths_of(names)
-    found = filter(None, (a.recognised(names, depths) for a in architectures()))
+    words = {name.partition(".")[0] for name in names}
+    likely = [a for a in architectures() if any(words & a.rules.words(side) for side in _SIDES)]
+    depths = depths_of(names) if likely else {}
+    found = filter(None, (architecture.recognised(names, depths) for architecture in likely))
     best = max(found, key=Recognised.sureness, default=None)
     return best if best is not None and best.known >= _KNOWN * len(names) else None
 

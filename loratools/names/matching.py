@@ -95,15 +95,13 @@ class BaseNames:
         Raises:
             MatchError: no tensor fits, or several fit equally well; the message has the nearest.
         """
+        if self.shapes.get(target) == shape:
+            return _whole(target, shape)
         if not self.components:
             found = self._all.find(target, shape, may_transpose=may_transpose)
             if found is None:
                 raise MatchError(self._all.complaint(target, shape))
             return _match(found)
-        if self.shapes.get(target) == shape:
-            exact = self._all.find(target, shape, may_transpose=False)
-            assert exact is not None, target
-            return _match(exact)
         inside, path = self._inside(target)
         matches = [
             _match(found, component.root, target.removesuffix(path))
@@ -169,6 +167,12 @@ def _layouts(component: Component) -> Iterable[Architecture]:
         return (component.found.architecture,)
     # Of a text encoder, the names by OpenCLIP are other names of those by transformers.
     return tuple(a for a in architectures() if a.component == kind)
+
+
+def _whole(name: str, shape: tuple[int, ...]) -> Match:
+    """The match of a tensor with its own name and shape."""
+    rows = shape[0] if shape else 1
+    return Match((Place(name, 0, rows, (Run(0, 0, rows),)),), None, is_transposed=False)
 
 
 def _match(found: Found, root: str = "", prefix: str = "") -> Match:

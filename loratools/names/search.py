@@ -210,16 +210,20 @@ class Names:
                 return fitting[0]
         return None
 
-    def _stages(self, target: str) -> tuple[Mapping[str, str], ...]:
+    def _stages(self, target: str) -> Iterator[Mapping[str, str]]:
         """Groups of base names to try in order, each with how its names differ from the target."""
         path = flattened_path(target)
         if path is None:
-            return self._wrapped.get(target, {}), self._renamed(target), self._same_end(target)
+            yield self._wrapped.get(target, {})
+            yield self._renamed(target)
+            yield self._same_end(target)
+            return
         shorter = path.removeprefix(_LEFT_OUT)
         names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
         renamings = {name: f"flattened: {self.root}{name}" for name in names}
         whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
-        return whole, renamings
+        yield whole
+        yield renamings
 
     def _renamed(self, target: str) -> Mapping[str, str]:
         """Names of the base that differ from the target only by a known prefix, and how."""

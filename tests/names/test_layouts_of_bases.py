@@ -1,5 +1,7 @@
 """A target means rows of a base's tensors, whichever layout either has its names from."""
 
+from typing import NoReturn
+
 import pytest
 
 from loratools.deltas.placed import Run
@@ -7,6 +9,7 @@ from loratools.errors import MatchError
 from loratools.names.architectures import architectures
 from loratools.names.matching import BaseNames, Place
 from loratools.names.other_names import OtherNames
+from loratools.names.search import Names
 from tests.names.key_lists import key_list
 
 FLUX = key_list("flux1").tensors
@@ -108,3 +111,18 @@ def test_a_model_that_is_not_known_is_searched_by_its_own_names() -> None:
     base = BaseNames({"transformer.h.0.attn.c_attn.weight": (4, 12), "model.norm.weight": (4,)})
     assert base.words is None
     assert base.match("h.0.attn.c_attn.weight", (4, 12)).renaming == "transformer. added"
+
+
+def test_names_are_compared_by_suffixes_only_if_no_prefix_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a model of experts, tens of thousands of names have the same suffix."""
+
+    def compared(names: Names, target: str) -> NoReturn:
+        raise AssertionError(target)
+
+    monkeypatch.setattr(Names, "_same_end", compared)
+    base = BaseNames({f"model.layers.{i}.up_proj.weight": (4, 4) for i in range(3)})
+    assert base.match("base_model.model.layers.2.up_proj.weight", (4, 4)).renaming
+    with pytest.raises(AssertionError):
+        base.match("layers.2.up_proj.weight", (4, 5))
