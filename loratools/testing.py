@@ -6,6 +6,7 @@ imported only when a strategy is made.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from loratools.io.dtypes import FLOATS
@@ -34,6 +35,7 @@ __all__ = [
     "kasas",
     "loras",
     "normals",
+    "placements",
     "rows",
     "scalings",
     "shapes",
@@ -211,18 +213,31 @@ def deltas(
     shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
 ) -> "SearchStrategy[Delta]":
     """Updates of all kinds that exist for a weight of this shape."""
+    return _of_all_rows(shape, tensors, scaling) | placements(
+        shape, tensors=tensors, scaling=scaling
+    )
+
+
+def placements(
+    shape: Shape, *, tensors: Tensors = normals, scaling: Scalings = scalings
+) -> "SearchStrategy[Delta]":
+    """Updates of all kinds for some rows of a weight of this shape, or for all in another order."""
     from hypothesis import strategies as st
 
-    kinds: list[SearchStrategy[Delta]] = [
-        loras(shape, tensors=tensors, scaling=scaling),
-        doras(shape, tensors=tensors, scaling=scaling),
-        tuckers(shape, tensors=tensors, scaling=scaling),
-        diffs(shape, tensors=tensors, scaling=scaling),
-    ]
-    if len(shape) == 2:
-        kinds.append(kasas(shape, tensors=tensors, scaling=scaling))
-        kinds.append(rows(shape, tensors=tensors))
-    return st.one_of(kinds)
+    from loratools.deltas.placed import Run, placed
+
+    @st.composite
+    def place(draw: st.DrawFn) -> "Delta":
+        cuts = sorted(draw(st.sets(st.integers(1, shape[0]))) | {0, shape[0]})
+        ranges = draw(st.permutations(list(pairwise(cuts))))
+        runs: list[Run] = []
+        rows = 0
+        for begin, end in ranges[: draw(st.integers(1, len(ranges)))]:
+            runs.append(Run(rows, begin, end - begin))
+            rows += end - begin
+        return placed(draw(_of_all_rows((rows, *shape[1:]), tensors, scaling)), tuple(runs), shape)
+
+    return place()
 
 
 def adapters(
@@ -261,6 +276,21 @@ def adapters(
         )
 
     return st.lists(st.sampled_from(list(shapes)), min_size=1, unique=True).flatmap(of)
+
+
+def _of_all_rows(shape: Shape, tensors: Tensors, scaling: Scalings) -> "SearchStrategy[Delta]":
+    from hypothesis import strategies as st
+
+    kinds: list[SearchStrategy[Delta]] = [
+        loras(shape, tensors=tensors, scaling=scaling),
+        doras(shape, tensors=tensors, scaling=scaling),
+        tuckers(shape, tensors=tensors, scaling=scaling),
+        diffs(shape, tensors=tensors, scaling=scaling),
+    ]
+    if len(shape) == 2:
+        kinds.append(kasas(shape, tensors=tensors, scaling=scaling))
+        kinds.append(rows(shape, tensors=tensors))
+    return st.one_of(kinds)
 
 
 def _lora(shape: Shape, rank: int, tensors: Tensors, scaling: Scalings) -> "SearchStrategy[LoRA]":

@@ -183,8 +183,8 @@ class Placed:
                 return placed(self.change.rows(first, last), moved, shape)
         if (lora := self._added_factors()) is not None:
             return lora.rows(begin, end)
-        what = "consecutive rows" if runs else "any row"
-        raise UnsupportedError(f"{self.kind} has not {what} among the rows {begin} to {end}")
+        what = "consecutive rows" if runs else "rows"
+        raise UnsupportedError(f"{self.kind} has no {what} among the rows {begin} to {end}")
 
     def scaled(self, strength: float) -> "Placed":
         """The placed change with another strength, in the same rows."""

@@ -266,6 +266,13 @@ def sliced(source: Source, begin: int, end: int) -> Source:
     """The rows `begin` to `end` of a source; the source itself if these are all it has."""
     if (begin, end) == (0, source.shape[0]):
         return source
+    if isinstance(source, Stored):
+        row_bytes = source.nbytes // source.shape[0]
+        return source._replace(
+            shape=(end - begin, *source.shape[1:]),
+            begin=source.begin + begin * row_bytes,
+            end=source.begin + end * row_bytes,
+        )
     if isinstance(source, Sliced):
         return Sliced(source.source, source.begin + begin, source.begin + end)
     return Sliced(source, begin, end)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from loratools.io import values as module
-from loratools.io.computed import multiplied, rearranged, same_numbers, stored_elements
+from loratools.io.computed import multiplied, rearranged, same_numbers, stored_elements, taken
 from loratools.io.dtypes import BITS, from_torch_name, nbytes, to_torch, torch_name
 from loratools.io.file import InputFile
 from loratools.io.source import (
@@ -23,6 +23,7 @@ from loratools.io.source import (
     Transposed,
     as_bytes,
     flattened,
+    sliced,
     transposed,
 )
 from loratools.io.values import is_zero, same_bytes
@@ -67,6 +68,16 @@ def variants(
     yield flattened(matrix), values
     yield rearranged(matrix, (4, 6), torch.flipud), values.flipud()
     yield multiplied(matrix, 2.0), values * 2
+    yield taken(matrix, (2, 0, 3)), values[[2, 0, 3]]
+    for source, numbers in (
+        (matrix, values),
+        (kernel, kernels),
+        (Transposed(matrix), values.T),
+        (flattened(kernel), kernels.reshape(4, 12)),
+        (multiplied(matrix, 2.0), values * 2),
+    ):
+        yield sliced(source, 1, 4), numbers[1:4]
+        yield sliced(sliced(source, 1, 4), 1, 3), numbers[2:4]
 
 
 def test_every_source_gives_its_values_and_any_of_its_rows(
