@@ -6,6 +6,7 @@ from loratools.errors import LoratoolsError
 from loratools.io.checkpoint import Checkpoint
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
+from loratools.names.averaged import is_averaged
 from loratools.names.bases import another_base
 from loratools.names.grouping import pattern_of
 from loratools.names.matching import BaseNames
@@ -28,13 +29,13 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     try:
         plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     except LoratoolsError as error:
-        return Coverage(base.where, 0, 0, {}, str(error), {}, *known, {}), None
+        return Coverage(base.where, 0, 0, {}, str(error), {}, *known, {}, base.notes), None
     touched = {tensor.name for tensor in plan.changed}
     packed = plan.packed
     matrices = [
         name
         for name, stored in base.tensors.items()
-        if len(stored.shape) > 1 and not packed.holds(name)
+        if len(stored.shape) > 1 and not packed.holds(name) and not is_averaged(name)
     ]
     # Those of a packed weight are its parts: it counts as the one matrix that it stands for.
     matrices += [name for name in packed.weights if len(packed.shapes.get(name, (0, 0))) > 1]
@@ -46,6 +47,6 @@ def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | Non
     count = sum(name in touched for name in matrices)
     counts = {format_: weights for format_, (weights, _) in packed.counts.items()}
     coverage = Coverage(
-        base.where, count, len(matrices), untouched, None, accounting, *known, counts
+        base.where, count, len(matrices), untouched, None, accounting, *known, counts, base.notes
     )
     return coverage, plan

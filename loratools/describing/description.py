@@ -58,6 +58,7 @@ class Coverage:
         recognised: the models of the base and whose names they have, in words, if they are known.
         packed: the number of weights that the base stores packed, by format; empty if it is
             refused.
+        files: remarks on which of the base's files were read.
     """
 
     base: str
@@ -70,6 +71,7 @@ class Coverage:
     another_base: str | None
     recognised: str | None = None
     packed: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 @final
@@ -146,11 +148,14 @@ class Inspection:
             )
 
     def _base_notes(self) -> Iterator[Note]:
-        if self.coverage is not None and self.coverage.refusal is not None:
-            yield Note("refusal", f"would not merge: {self.coverage.refusal}")
-        if self.coverage is not None and self.coverage.another_base is not None:
-            yield Note("info", self.coverage.another_base)
-        is_tied = None if self.coverage is None else self.coverage.tied
+        coverage = self.coverage
+        if coverage is not None:
+            if coverage.refusal is not None:
+                yield Note("refusal", f"would not merge: {coverage.refusal}")
+            if coverage.another_base is not None:
+                yield Note("info", coverage.another_base)
+            yield from (Note("info", f"{coverage.base}: {said}") for said in coverage.files)
+        is_tied = None if coverage is None else coverage.tied
         yield from notes_on_both_ends(self.adapter.updates, is_tied)
 
     def to_json(self) -> dict[str, Any]:

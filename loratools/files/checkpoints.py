@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
-from loratools.files.pipelines import find_pipeline, is_pipeline
+from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.files.swapped import refuse_half_swapped
 from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.formats import is_adapter_file
@@ -51,6 +51,8 @@ def checkpoint_as_stored(place: Place, variant: str | None = None) -> Checkpoint
             return _open_folder(folder, variant)
         if folder.path is not None and not (folder.path / file).exists():
             raise FormatError(f"{place.where}: no such file or folder")
+        if file == MODEL_INDEX:
+            return _open_folder(folder, variant)
         if variant is not None:
             raise FormatError(
                 f"{place.where}: a file, and --variant chooses among those of a folder"

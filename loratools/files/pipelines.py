@@ -3,6 +3,7 @@
 Each component has a folder of its own, some of them with weights.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -13,6 +14,8 @@ from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.io.folder import Folder, read_json
 
 MODEL_INDEX = "model_index.json"
+#: Classes that have no weights, by parts of their names.
+_NO_MODEL = re.compile("Tokenizer|Processor|Extractor|Scheduler")
 
 
 @final
@@ -51,7 +54,7 @@ def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
     lacking: dict[str, str] = {}
     unread: list[str] = []
     every = folder.all_names(depth=1)
-    for component in _components(folder):
+    for component, is_model in _components(folder):
         if component in every:
             raise FormatError(f"{folder.where}/{component}: a link or a file, and no folder")
         names = [n.removeprefix(f"{component}/") for n in every if n.startswith(f"{component}/")]
@@ -65,6 +68,8 @@ def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
             unread += [f"{component}/{name}" for name in others]
         elif not names:
             lacking[component] = f"{MODEL_INDEX} names it, and there is no such folder"
+        elif is_model and "config.json" in names:
+            lacking[component] = "its folder has no weights"
     if not weights:
         raise FormatError(f"{folder.where}: a pipeline without safetensors files{_why(lacking)}")
     if variant is not None and variant not in {PLAIN, *taken.values()}:
@@ -74,8 +79,11 @@ def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
     return Pipeline(weights, lacking, tuple(unread), tuple(_notes(taken, variant, lacking)))
 
 
-def _components(folder: Folder) -> Iterator[str]:
-    """The names of a pipeline's components; those that are null in it are left out."""
+def _components(folder: Folder) -> Iterator[tuple[str, bool]]:
+    """The names of a pipeline's components, and whether their classes may be those of models.
+
+    Those that are null in `model_index.json` are left out.
+    """
     where = f"{folder.where}/{MODEL_INDEX}"
     for name, entry in read_json(folder.open(MODEL_INDEX)).items():
         # An entry is the library and the name of a class; other fields are settings.
@@ -83,7 +91,7 @@ def _components(folder: Folder) -> Iterator[str]:
         if is_class and not name.startswith("_"):
             if not name.isidentifier():
                 raise FormatError(f"{where}: {shorten(name)!r} is not the name of a component")
-            yield name
+            yield name, _NO_MODEL.search(entry[1]) is None
 
 
 def _notes(

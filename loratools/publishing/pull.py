@@ -154,9 +154,11 @@ def _wanted(folder: "HubFolder", file: str | None, variant: str | None) -> list[
     about = [name for name in names if name.startswith(_ABOUT)]
     if is_overlay(folder):
         return sorted({*overlay_files(folder), *about})
-    if is_model(folder):
-        return sorted({*base_files(folder, file, companions=True, variant=variant), *about})
-    found = adapter_files(folder, file)
+    is_base = is_model(folder)
+    if is_base:
+        found = base_files(folder, file, companions=True, variant=variant)
+    else:
+        found = adapter_files(folder, file)
     pickles = [name for name in found if is_pickle(name)]
     if pickles:
         raise UnsupportedError(

@@ -41,6 +41,7 @@ def test_names_begin_with_the_component_and_those_in_the_files_do_not(tmp_path: 
     assert base.config is None
     assert base.is_folder
     assert not base.notes
+    assert list(open_base(tmp_path / "base/model_index.json").tensors) == list(base.tensors)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,15 @@ def test_a_component_of_pickles_is_noted_and_not_read(tmp_path: Path) -> None:
     assert base.notes == (
         "vae: not read: no safetensors that diffusers loads, but diffusion_pytorch_model.bin",
     )
+
+
+def test_a_model_without_weights_is_noted_and_a_scheduler_is_not(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "base")
+    change_json(folder / "model_index.json", tokenizer=["transformers", "CLIPTokenizer"])
+    write_json(folder / "tokenizer/config.json", {})
+    assert not open_base(folder).notes
+    (folder / file_of("vae")).unlink()
+    assert open_base(folder).notes == ("vae: not read: its folder has no weights",)
 
 
 def test_an_index_of_a_component_is_checked(tmp_path: Path) -> None:

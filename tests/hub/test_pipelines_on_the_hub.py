@@ -135,3 +135,16 @@ def test_of_several_variants_one_is_pushed(
     (base / file_of("unet", "fp16")).unlink()
     (base / file_of("text_encoder", "fp16")).unlink()
     assert set(loratools.push(base, "ann/one", options).files) == {*contents(base), "README.md"}
+
+
+def test_a_component_of_pickles_is_merged_around_and_not_pulled(
+    hub: Hub, lora: Path, tmp_path: Path
+) -> None:
+    folder = write_pipeline(tmp_path / "base")
+    (folder / file_of("vae")).rename(folder / "vae/diffusion_pytorch_model.bin")
+    hub.create_repo("ann/pickled", contents(folder))
+    loratools.merge("hf://ann/pickled", lora, output=tmp_path / "there")
+    loratools.merge(folder, lora, output=tmp_path / "here")
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    with pytest.raises(UnsupportedError, match=r"vae/.*\.bin: a pickle, .* none is fetched"):
+        loratools.pull("ann/pickled")

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 import loratools  # noqa: E402
 from loratools.merging.execute import WriteOptions  # noqa: E402
 from tests.adapters import effects  # noqa: E402
+from tests.narrowing import present  # noqa: E402
 from tests.oracle._pipelines import PIPELINES, components, pipeline, weights  # noqa: E402
 from tests.oracle.test_diffusers import assert_equal, fused, save, trained  # noqa: E402
 from tests.pipelines import contents  # noqa: E402
@@ -87,3 +88,19 @@ def test_the_sum_in_sixteen_bits_is_rounded_once(tmp_path: Path) -> None:
     for target, weight in weights(made).items():
         change = changes.get(target, torch.zeros(weight.shape)).reshape(weight.shape)
         assert torch.equal(merged[target], (weight.double() + change).half())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_diffusers_loads_what_is_extracted_from_two_pipelines(name: str, tmp_path: Path) -> None:
+    pipeline(name).save_pretrained(tmp_path / "base")
+    adapter = save(trained(name), tmp_path / "adapter", metadata=True)
+    loratools.merge(tmp_path / "base", adapter, output=tmp_path / "tuned")
+    out = tmp_path / "extracted"
+    report = loratools.svd_extract(tmp_path / "tuned", tmp_path / "base", output=out, check=True)
+    check = present(report.check)
+    assert check.agrees
+    found, wanted = fused(name, out), fused(name, adapter)
+    for target, weight in wanted.items():
+        # No number is further from the tuned one than all numbers are together.
+        atol = check.distance + check.rounding
+        torch.testing.assert_close(found[target], weight, rtol=0, atol=atol)
