@@ -3,7 +3,7 @@
 The stored tensors decide, weight by weight. What a config declares does not: see `quantised.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
@@ -165,13 +165,14 @@ def find_packed(dtypes: Mapping[str, str], notes: Mapping[str, str] | None = Non
             found[weight] = min(found.get(weight, sign), sign)
     if not found:
         return NOTHING_PACKED
-    owners = {weight.removesuffix(".weight"): weight for weight in found}
+    owners = _Owners(found)
     weights: dict[str, PackedWeight] = {}
     for name, dtype in dtypes.items():
-        owner = _owner(name, owners, is_float=dtype in FLOATS)
+        owner = owners.owner(name, is_float=dtype in FLOATS)
+        if owner is not None and owner not in weights:
+            weights[owner] = PackedWeight(found[owner].format)
         if owner is not None:
-            format_ = found[owner].format
-            weights.setdefault(owner, PackedWeight(format_)).tensors.append(name)
+            weights[owner].tensors.append(name)
     scales = (name for name in dtypes if name.endswith(_OF_ACTIVATIONS))
     return Packed(weights, scales=frozenset(scales))
 
@@ -186,28 +187,38 @@ def _shape(stored: Stored, format_: str) -> tuple[int, ...] | None:
     return stored.shape if BITS[stored.dtype] == 8 and stored.dtype not in ("U8", "I8") else None
 
 
-def _owner(name: str, owners: Mapping[str, str], *, is_float: bool) -> str | None:
-    """The packed weight that a stored tensor belongs to, by what its name begins with.
+@final
+class _Owners:
+    """Finds the packed weight that a stored tensor belongs to, by what its name begins with."""
 
-    `owners` has the packed weights by their modules, or by their own names if these are not those
-    of a module's weight. The outermost counts: its parts may look packed by themselves.
-    """
-    module, dot, leaf = name.rpartition(".")
-    end = name.find(".")
-    while end >= 0:
-        path = name[:end]
-        if path in owners and not (is_float and path == module and leaf == "bias"):
-            return owners[path]
-        end = name.find(".", end + 1)
-    if name in owners:
-        return owners[name]
-    start = leaf.removeprefix("_")
-    while "_" in start and not (is_float and leaf.endswith("_bias")):
-        start = start.rpartition("_")[0]
-        parameter = f"{module}{dot}{start}"
-        if owners.get(parameter) == parameter:
-            return parameter
-    return None
+    def __init__(self, weights: Iterable[str]) -> None:
+        # By its module, or by its own name if it is not a module's weight.
+        self._weights = {weight.removesuffix(".weight"): weight for weight in weights}
+        self._known: dict[str, str | None] = {"": None}
+
+    def owner(self, name: str, *, is_float: bool) -> str | None:
+        """The packed weight that consists of this tensor and others; None for a plain tensor."""
+        module, dot, leaf = name.rpartition(".")
+        is_bias = is_float and leaf == "bias"
+        owner = self._inside(module.rpartition(".")[0] if is_bias else module)
+        if owner is not None or is_bias:
+            return owner
+        if name in self._weights:
+            return self._weights[name]
+        part = leaf.removeprefix("_")
+        while "_" in part and not (is_float and leaf.endswith("_bias")):
+            part = part.rpartition("_")[0]
+            parameter = f"{module}{dot}{part}"
+            if self._weights.get(parameter) == parameter:
+                return parameter
+        return None
+
+    def _inside(self, path: str) -> str | None:
+        """The outermost packed weight that a path leads into, whose parts may look packed, too."""
+        if path not in self._known:
+            outer = self._inside(path.rpartition(".")[0])
+            self._known[path] = outer or self._weights.get(path)
+        return self._known[path]
 
 
 def _formats(notes: str, where: str) -> dict[str, str]:

@@ -6,8 +6,8 @@ has belongs to it, but for a bias in floats.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import final
+from functools import cache
+from typing import NamedTuple, final
 
 from loratools.io.dtypes import NOT_CODES, PACKED_FLOATS
 
@@ -67,8 +67,7 @@ _FORMATS = (*_IN_MODULE.values(), "quanto", "AQLM", "VPTQ", "MXFP4")
 
 
 @final
-@dataclass(frozen=True, order=True)
-class Sign:
+class Sign(NamedTuple):
     """A sign that a weight is packed. If there are several, the one of the least rank counts."""
 
     rank: int
@@ -117,6 +116,7 @@ def _part(path: str, leaf: str, dtypes: Mapping[str, str]) -> tuple[str, Sign] |
     return None
 
 
+@cache
 def _named(format_: str, dtype: str | None = None) -> Sign:
     """The sign of a format, or where it has no name, of codes with a dtype and scales."""
     if format_:
@@ -124,6 +124,7 @@ def _named(format_: str, dtype: str | None = None) -> Sign:
     return Sign(len(_FORMATS) + 1, f"{dtype} with scales" if dtype else "with scales")
 
 
+@cache
 def _unnamed(dtype: str) -> Sign:
     """The sign of a dtype that is no plain float's."""
     return Sign(len(_FORMATS) + 2, dtype)
