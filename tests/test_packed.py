@@ -45,6 +45,18 @@ def contents(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return found
 
 
+def write_flattened(path: Path, module: str) -> Path:
+    """An adapter in kohya's format, whose names have `_` for each dot."""
+    flattened = f"lora_unet_{module.replace('.', '_')}"
+    factors = {
+        f"{flattened}.lora_down.weight": eighths(2, COLUMNS),
+        f"{flattened}.lora_up.weight": eighths(ROWS, 2),
+        f"{flattened}.alpha": torch.tensor(1.0),
+    }
+    save_file(factors, path)
+    return path
+
+
 def merge_plain(tmp_path: Path, packed: Format, **arguments: object) -> MergeReport:
     base = write_packed(tmp_path / "base", packed)
     adapter = write_adapter(tmp_path / "adapter", UPDATE)
@@ -135,15 +147,9 @@ def test_a_packed_weight_is_known_by_other_names(tmp_path: Path, target: str, fo
 
 def test_a_packed_weight_is_known_by_its_flattened_name(tmp_path: Path) -> None:
     base = write_packed(tmp_path / "base", FORMATS["bitsandbytes nf4"])
-    flattened = f"lora_unet_{PACKED.replace('.', '_')}"
-    factors = {
-        f"{flattened}.lora_down.weight": eighths(2, COLUMNS),
-        f"{flattened}.lora_up.weight": eighths(ROWS, 2),
-        f"{flattened}.alpha": torch.tensor(1.0),
-    }
-    save_file(factors, tmp_path / "kohya.safetensors")
+    adapter = write_flattened(tmp_path / "kohya.safetensors", PACKED)
     with pytest.raises(UnsupportedError, match=rf"{PACKED}\.weight is stored packed"):
-        loratools.merge(base, tmp_path / "kohya.safetensors", output=None)
+        loratools.merge(base, adapter, output=None)
 
 
 def test_a_packed_weight_comes_before_a_plain_one_with_a_similar_name(tmp_path: Path) -> None:
@@ -337,18 +343,38 @@ def test_a_dora_of_a_packed_weight_is_not_made_additive(tmp_path: Path, format_:
 
 
 def test_convert_knows_a_packed_weight_by_its_name(tmp_path: Path) -> None:
-    """A flattened name tells its words only together with the base's names."""
-    base = write_packed(tmp_path / "base", FORMATS["GPTQ"])
-    flattened = f"lora_unet_{PACKED.replace('.', '_')}"
-    factors = {
-        f"{flattened}.lora_down.weight": eighths(2, COLUMNS),
-        f"{flattened}.lora_up.weight": eighths(ROWS, 2),
-        f"{flattened}.alpha": torch.tensor(1.0),
-    }
-    save_file(factors, tmp_path / "kohya.safetensors")
-    loratools.convert(tmp_path / "kohya.safetensors", output=tmp_path / "out", to="peft", base=base)
+    """A flattened name that nobody knows tells its words only together with the base's names."""
+    module = "model.odd_blocks.0.new_part.odd_proj"
+    codes = {f"{module}.qweight": ("I32", (4, ROWS)), f"{module}.scales": ("F16", (2, ROWS))}
+    write_tensors(tmp_path / "base" / "model.safetensors", codes)
+    adapter = write_flattened(tmp_path / "kohya.safetensors", module)
+    loratools.convert(adapter, output=tmp_path / "out", to="peft", base=tmp_path / "base")
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert {key.partition(".lora_")[0] for key in written} == {f"base_model.model.{PACKED}"}
+    assert {key.partition(".lora_")[0] for key in written} == {f"base_model.model.{module}"}
+
+
+def test_rows_of_a_packed_embedding_are_refused(tmp_path: Path) -> None:
+    embedding = "model.embed_tokens"
+    tensors = {f"{embedding}.weight": ("F8_E4M3", (ROWS, COLUMNS))}
+    write_tensors(tmp_path / "base" / "model.safetensors", tensors)
+    rows = {f"{embedding}.trainable_tokens_delta": eighths(1, COLUMNS)}
+    adapter = write_adapter(tmp_path / "adapter", rows, trainable_token_indices={embedding: [3]})
+    with pytest.raises(UnsupportedError, match=r"embed_tokens\.weight is stored packed"):
+        loratools.merge(tmp_path / "base", adapter, output=None)
+
+
+def test_a_new_tensor_has_the_dtype_of_most_plain_bytes(tmp_path: Path) -> None:
+    """Scales may have more bytes in another dtype."""
+    tensors = {
+        f"{PLAIN}.weight": ("BF16", (ROWS, COLUMNS)),
+        f"{PACKED}.weight": ("F8_E4M3", (ROWS, COLUMNS)),
+        f"{PACKED}.weight_scale": ("F32", (ROWS, COLUMNS)),
+    }
+    write_tensors(tmp_path / "base" / "model.safetensors", tensors)
+    head = {"score.weight": eighths(2, COLUMNS)}
+    adapter = write_adapter(tmp_path / "adapter", UPDATE | head, modules_to_save=["score"])
+    loratools.merge(tmp_path / "base", adapter, output=tmp_path / "merged")
+    assert contents(tmp_path / "merged")["score.weight"][0] == "BF16"
 
 
 def test_an_integer_tensor_is_not_changed(tmp_path: Path) -> None:

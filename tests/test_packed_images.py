@@ -15,7 +15,7 @@ from torch import Tensor
 
 import loratools
 from loratools.errors import UnsupportedError
-from tests.merged import eighths, pair, update
+from tests.merged import pair, update
 from tests.names.key_lists import key_list
 from tests.packed import write_tensors
 
@@ -112,7 +112,7 @@ def test_rows_of_packed_layers_are_refused_by_the_names_in_the_base(
 
 
 def test_a_folder_of_diffusers_has_packed_components_beside_plain_ones(tmp_path: Path) -> None:
-    """What bitsandbytes made of one component does not keep an adapter from another."""
+    """Each has its own notes in a header, and declares its own method."""
     base = tmp_path / "pipeline"
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -120,20 +120,18 @@ def test_a_folder_of_diffusers_has_packed_components_beside_plain_ones(tmp_path:
         "text_encoder": ["transformers", "CLIPTextModel"],
     }
     unet, text = "down_blocks.0.attn.to_q", "text_model.encoder.layers.0.self_attn.q_proj"
-    write_tensors(
-        base / "unet" / "diffusion_pytorch_model.safetensors",
-        {f"{unet}.weight": ("U8", (32, 1)), f"{unet}.weight.absmax": ("F32", (1,))},
-    )
+    part = "unet/diffusion_pytorch_model.safetensors"
+    notes = {"_quantization_metadata": json.dumps({"layers": {unet: {"format": "int8"}}})}
+    codes = {f"{unet}.weight": ("I8", (8, 8)), f"{unet}.weight_scale": ("F32", (8, 1))}
+    write_tensors(base / part, codes, notes)
     write_tensors(base / "text_encoder" / "model.safetensors", {f"{text}.weight": ("F32", (8, 8))})
     (base / "model_index.json").write_text(json.dumps(index))
-    declared = {"quantization_config": {"quant_method": "bitsandbytes"}}
-    (base / "unet" / "config.json").write_text(json.dumps(declared))
-    (base / "text_encoder" / "config.json").write_text(json.dumps({}))
-    factors = {f"text_encoder.{text}.lora_A.weight": eighths(2, 8)}
-    factors[f"text_encoder.{text}.lora_B.weight"] = eighths(8, 2)
-    save_file(factors, tmp_path / "adapter.safetensors")
+    declared = {"quantization_config": {"quant_method": "some"}}
+    for component in ("unet", "text_encoder"):
+        (base / component / "config.json").write_text(json.dumps(declared))
+    save_file(pair(f"text_encoder.{text}", 8, 8), tmp_path / "adapter.safetensors")
     report = loratools.merge(base, tmp_path / "adapter.safetensors", output=tmp_path / "merged")
-    assert report.to_json()["packed"] == [{"format": "bitsandbytes", "weights": 1, "tensors": 2}]
-    assert report.notes == ()
-    part = "unet/diffusion_pytorch_model.safetensors"
+    assert report.to_json()["packed"] == [{"format": "ComfyUI int8", "weights": 1, "tensors": 2}]
+    (note,) = (note for note in report.notes if "declares" in note)
+    assert note.startswith(f"{base}/text_encoder: ")
     assert (tmp_path / "merged" / part).read_bytes() == (base / part).read_bytes()

@@ -57,3 +57,8 @@ def test_a_bias_in_floats_is_not_packed_and_one_in_codes_is() -> None:
     stored = {"q.weight": "F8_E4M3", "q.bias": "BF16", "k.weight": "F8_E4M3", "k.bias": "F8_E4M3"}
     found = find_packed(stored)
     assert [name for name in stored if not found.holds(name)] == ["q.bias"]
+
+
+def test_what_is_inside_a_packed_weight_is_no_weight_of_its_own() -> None:
+    stored = {"q.indices": "I16", "q.centroids.weight": "F8_E4M3", "q.weight_scale": "F16"}
+    assert find_packed(stored).weights == {"q.weight": PackedWeight("VPTQ", list(stored))}
