@@ -1,0 +1,134 @@
+"""One adapter in three spellings, merged into a single file and into a folder of diffusers.
+
+The judges are diffusers' converter, which makes the tensors of a folder of those of a single file,
+and its `fuse_lora`. Factors are eighths of small integers and scalings powers of two: updates are
+exact in every dtype, and their sum with a weight has one correct rounding. So all results are
+compared bit for bit.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.oracles import WARNED, oracle
+
+oracle("peft")
+oracle("diffusers")
+
+from diffusers.utils import logging  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+import loratools  # noqa: E402
+from tests.oracle._families import FAMILIES, Family, Tensors  # noqa: E402
+from tests.oracle._spelled import (  # noqa: E402
+    Layer,
+    comfyui,
+    kohya,
+    layers,
+    save_diffusers,
+    trained,
+)
+
+pytestmark = [pytest.mark.oracle, *WARNED]
+
+SPELLINGS = ("kohya.safetensors", "comfyui.safetensors", "diffusers")
+
+
+@final
+@dataclass(frozen=True)
+class Built:
+    """A family's pipeline in a single file and in a folder, and an adapter in each spelling."""
+
+    family: Family
+    folder: Path
+    pipeline: Any
+    layers: list[Layer]
+    fused: Tensors
+
+    def merged(self, adapter: str, base: str, output: Path) -> Tensors:
+        """The weights of a merged model, by component and name, as diffusers has them."""
+        loratools.merge(self.folder / base, self.folder / adapter, output=output)
+        return self.read(output)
+
+    def read(self, path: Path) -> Tensors:
+        """The weights in a single file or in a folder, by component and name."""
+        if path.is_file():
+            return self.family.mapped(self.pipeline, load_file(path))
+        return {
+            f"{stored.component}.{name}": tensor
+            for stored in self.family.stored
+            for file in (path / stored.component).glob("*.safetensors")
+            for name, tensor in load_file(file).items()
+        }
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    """Makes the files of a family once."""
+    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    found: dict[str, Built] = {}
+
+    def built(name: str) -> Built:
+        if name not in found:
+            found[name] = _built(FAMILIES[name], tmp_path_factory.mktemp("family"))
+        return found[name]
+
+    return built
+
+
+def _built(family: Family, folder: Path) -> Built:
+    made = family.pipeline()
+    made.save_pretrained(folder / "folder")
+    save_file(family.single_file(made), folder / "single.safetensors")
+    found = layers(family, made)
+    save_file(kohya(found), folder / "kohya.safetensors")
+    save_file(comfyui(found), folder / "comfyui.safetensors")
+    other = trained(family.pipeline(), found)
+    save_diffusers(other, folder / "diffusers")
+    other.fuse_lora(components=list(dict.fromkeys(layer.stored.component for layer in found)))
+    other.unload_lora_weights()
+    return Built(family, folder, made, found, family.weights(other))
+
+
+def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    differing = [
+        name
+        for name, tensor in one.items()
+        if tensor.dtype != other[name].dtype or not torch.equal(tensor, other[name])
+    ]
+    assert differing == []
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_diffusers_reads_the_single_file_of_the_same_weights(
+    name: str, build: Callable[[str], Built]
+) -> None:
+    built = build(name)
+    weights = built.family.weights(built.pipeline)
+    assert_equal(built.read(built.folder / "single.safetensors"), weights)
+    assert_equal(built.read(built.folder / "folder"), weights)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_adapter_does_the_same_in_every_spelling_and_to_every_layout(
+    name: str, spelling: str, build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build(name)
+    single = built.merged(spelling, "single.safetensors", tmp_path / "out.safetensors")
+    assert_equal(single, built.fused)
+    assert_equal(built.merged(spelling, "folder", tmp_path / "out"), built.fused)
+    before = built.family.weights(built.pipeline)
+    changed = {n for n, tensor in built.fused.items() if not torch.equal(tensor, before[n])}
+    assert changed == {
+        f"{layer.stored.component}.{part}.weight" for layer in built.layers for part in layer.rows
+    }
