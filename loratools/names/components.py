@@ -18,7 +18,7 @@ from loratools.names.layouts import readings
 Style = Literal["modules", "language", "flattened", "diffusers", "comfyui", "apart"]
 #: The models of a pipeline. `clip` is the first text encoder, whether or not there are others. The
 #: only model of an adapter, which may be any, is `model`, and one that is not known here `other`.
-Part = Literal["denoiser", "clip", "clip_g", "t5", "model", "other"]
+Part = Literal["denoiser", "clip", "clip_g", "t5", "vae", "model", "other"]
 
 _DOTTED: dict[str, str] = {
     "unet.": "denoiser",

@@ -21,14 +21,15 @@ _ROOTS: tuple[tuple[str, Part], ...] = (
     (r"(cond_stage_model|conditioner\.embedders\.0)\.(transformer|model)\.", "clip"),
     (r"text_encoders\.clip_[lh]\.transformer\.|text_encoder\.", "clip"),
     (r"text_encoders\.t5\w*\.transformer\.|text_encoder_3\.", "t5"),
-    (r"text_encoders\.\w+\.transformer\.|first_stage_model\.|vae\.", "other"),
+    (r"text_encoders\.\w+\.transformer\.", "other"),
+    (r"first_stage_model\.|vae\.", "vae"),
 )
 _ROOT = re.compile("|".join(pattern for pattern, _ in _ROOTS))
 _T5 = "encoder.block.0.layer.0."
 #: The parts that a prefix of a target may mean, in order: the first that the base has is meant.
 _MEANT: dict[str, tuple[Part, ...]] = {
     "denoiser": ("denoiser",),
-    "1": ("clip", "t5", "clip_g", "other"),
+    "1": ("clip", "t5", "other"),
     "2": ("clip_g", "t5"),
     "3": ("t5",),
 }

@@ -126,3 +126,18 @@ def test_names_are_compared_by_suffixes_only_if_no_prefix_tells(
     assert base.match("base_model.model.layers.2.up_proj.weight", (4, 4)).renaming
     with pytest.raises(AssertionError):
         base.match("layers.2.up_proj.weight", (4, 5))
+
+
+@pytest.mark.parametrize("kept", ["text_encoder_2.", "vae."])
+def test_a_prefix_never_means_another_model_than_its_own(kept: str) -> None:
+    models = {"unet.": "sdxl", "text_encoder_2.": "clip_l", "vae.": "vae_sd"}
+    base = BaseNames(
+        {
+            f"{root}{name}": shape
+            for root, model in models.items()
+            if root in ("unet.", kept)
+            for name, shape in key_list(model).tensors.items()
+        }
+    )
+    with pytest.raises(MatchError, match="a module of the first text encoder, which the base does"):
+        base.match("lora_te1_text_model_encoder_layers_0_mlp_fc1.weight", (3072, 768))
