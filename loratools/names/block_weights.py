@@ -61,7 +61,7 @@ def block_weights(text: str, targets: Iterable[str]) -> BlockWeights:
     'OUT00 0.5'
 
     Raises:
-        OptionError: the text is none of the above.
+        OptionError: the text is no list, no preset, and names no blocks.
         MatchError: it names a block in which the adapter changes nothing, is silent about one in
             which it does, or fits several lists.
     """
@@ -76,10 +76,8 @@ def block_weights(text: str, targets: Iterable[str]) -> BlockWeights:
     if not found:
         raise _silent(head, blocks, own)
     if len(found) > 1:
-        is_preset = head[0].upper() in PRESETS
-        advice = (
-            f"SD-{text} or SDXL-{text}" if is_preset else f"names, as in {min(blocks)}=1,rest=0"
-        )
+        first = min(blocks, key=position)
+        advice = f"SD-{text} or SDXL-{text}" if _is_preset(head) else f"names, as in {first}=1"
         raise MatchError(
             f"block weights: {text!r} has several meanings for the blocks of the adapter, "
             f"{_spans(blocks)}: write {advice}"
@@ -168,21 +166,23 @@ def _readings(head: list[str], blocks: Collection[str], own: _Named) -> list[dic
 
 def _alternatives(head: list[str]) -> list[list[str]]:
     """The items of the list itself, or those of each list that a preset has."""
-    if len(head) == 1 and head[0].upper() in PRESETS:
+    if _is_preset(head):
         return [text.split(",") for text in PRESETS[head[0].upper()]]
+    presets = [name for name in PRESETS if not name.startswith(("SD-", "SDXL-"))]
     for item in head:
-        _number(item)
+        _number(item, f", and no preset, which are {', '.join(presets)}")
     return [head]
 
 
-def _number(text: str) -> float:
+def _is_preset(head: list[str]) -> bool:
+    return len(head) == 1 and head[0].upper() in PRESETS
+
+
+def _number(text: str, what_else: str = "") -> float:
     try:
         weight = float(text)
     except ValueError:
-        names = [name for name in PRESETS if not name.startswith(("SD-", "SDXL-"))]
-        raise OptionError(
-            f"block weights: {text!r} is no number, and no preset, which are {', '.join(names)}"
-        ) from None
+        raise OptionError(f"block weights: {text!r} is no number{what_else}") from None
     check_finite("a block weight", weight)
     return weight
 
@@ -201,7 +201,8 @@ def _unlisted(order: BlockList, blocks: Iterable[str], own: _Named) -> list[str]
 
 def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
     """The error for a list or a preset that gives no weight to some block of the adapter."""
-    given = f"the list of {len(head)} values" if len(head) > 1 else f"the preset {head[0]}"
+    count = "1 value" if len(head) == 1 else f"{len(head)} values"
+    given = f"the preset {head[0]}" if _is_preset(head) else f"the list of {count}"
     known = [
         f"{len(order.blocks)} ({order.models}: {order.order})"
         for order in LISTS
@@ -216,11 +217,11 @@ def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
         )
     order = min(near, key=lambda order: len(_unlisted(order, blocks, own)))
     missed = _unlisted(order, blocks, own)
-    count = sum(blocks[block] for block in missed)
+    targets = sum(blocks[block] for block in missed)
     example = f"{missed[0]}=0" if len(missed) == 1 else "rest=0"
     return MatchError(
-        f"block weights: {given} is for {order.order}, and {count} of the adapter's targets "
-        f"{'is' if count == 1 else 'are'} in {_spans(missed)}: add a weight for them, as in "
+        f"block weights: {given} is for {order.order}, and {targets} of the adapter's targets "
+        f"{'is' if targets == 1 else 'are'} in {_spans(missed)}: add a weight for them, as in "
         f"{example}{advice}"
     )
 

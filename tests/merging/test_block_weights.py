@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
 from loratools import MergeOptions, MergeReport, Rescaling
 from loratools.errors import MatchError, OptionError, UnsupportedError
-from loratools.files.opening import open_base
+from loratools.files.opening import open_adapter, open_base
 from tests.merged import merged, pair, update, write_adapter, write_base
+from tests.narrowing import present
 
 Q, K = "self_attn.q_proj", "self_attn.k_proj"
 LAYERS = [f"model.layers.{number}.{part}" for number in range(4) for part in (Q, K)]
@@ -69,6 +70,24 @@ def test_merge_by_blocks_is_rescale_by_blocks_and_then_merge(
     )
     assert one == other
     assert (one == whole) == (text == "ALL")
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.3, 0.7, -1.7, 1 / 3])
+def test_merge_binds_the_very_numbers_that_rescale_stores(
+    base: Path, adapter: Path, weight: float
+) -> None:
+    """alpha · weight / rank, and not alpha / rank · weight, which rounds otherwise."""
+    text = f"rest={weight!r}"
+    report = by_blocks(base, adapter, texts=[text])[1]
+    loratools.rescale(adapter, output=base.parent / "r", rescaling=Rescaling(block_weights=text))
+    stored = open_adapter(base.parent / "r").updates
+    changes = [change for tensor in report.plan.changed for change in tensor.changes]
+    assert len(changes) == len(LAYERS)
+    for change in changes:
+        assert change.strength == 1
+        assert present(change.delta.scaling).value == 0.7 * weight / 3
+        scaling = present(stored[change.target].delta.scaling)
+        assert present(change.delta.scaling).value == scaling.value
 
 
 def test_weights_of_blocks_multiply_the_weight_of_the_adapter(tmp_path: Path) -> None:
@@ -204,6 +223,23 @@ class TestKindsWithoutStrength:
         with pytest.raises(UnsupportedError, match=r"no weight of 0\.5"):
             by_blocks(base, with_embedding, texts=["BASE=0.5"], name="half")
 
+    def test_what_is_left_out_is_not_taken_for_lost(self, base: Path, tmp_path: Path) -> None:
+        """A module that is stored in some layers only is refused, unless blocks leave it out."""
+        names = [f"model.layers.{number}.{Q}.weight" for number in range(4)]
+        whole = {name: normal(6, 5, seed=number) for number, name in enumerate(names)}
+        saved = {"modules_to_save": ["q_proj"], "target_modules": ["k_proj"], "r": 3}
+        rest = {key: value for key, value in factors().items() if K in key}
+        adapter = write_adapter(tmp_path / "saved", {**rest, **whole}, **saved)
+        tensors, _ = by_blocks(base, adapter, texts=["B02=0"])
+        for number, name in enumerate(names):
+            original = open_base(base).tensors[name].read()
+            expected = original if number == 2 else whole[name].bfloat16()
+            assert torch.equal(tensors[name], expected)
+        del whole[names[2]]
+        lacking = write_adapter(tmp_path / "lacking", {**rest, **whole}, **saved)
+        with pytest.raises(UnsupportedError, match="modules_to_save means"):
+            by_blocks(base, lacking, texts=["ALL"], name="lacking-merged")
+
     def test_rescale_keeps_whole_tensors_only_if_asked(self, with_embedding: Path) -> None:
         by_name = Rescaling(block_weights="BASE=0.5")
         with pytest.raises(UnsupportedError, match="--keep-replaced"):
@@ -238,3 +274,44 @@ def test_blocks_of_a_unet_have_ldms_numbers_in_both_layouts(
     result, _ = by_blocks(base, tmp_path / "adapter.safetensors", texts=["IN04=0.5,OUT04=0.25"])
     assert torch.equal(result[names[0]], update(numbers[0]) / 2)
     assert torch.equal(result[names[1]], update(numbers[1]) / 4)
+
+
+@pytest.mark.parametrize(
+    "text", ["D00=0.3,S01=0", "FLUX-SINGLE-ALL", ",".join(str(n / 10) for n in range(57))]
+)
+def test_blocks_are_weighed_alike_where_the_base_has_other_names_and_fused_weights(
+    tmp_path: Path, text: str
+) -> None:
+    """A LoRA of diffusers for FLUX.1, with query, key and value apart, on the original model."""
+    size, rank = 8, 3
+    rows = {
+        "double_blocks.{}.img_attn.qkv": 3, "double_blocks.{}.txt_attn.qkv": 3,
+        "double_blocks.{}.img_attn.proj": 1, "double_blocks.{}.txt_attn.proj": 1,
+        "double_blocks.{}.img_mod.lin": 6, "single_blocks.{}.linear1": 7,
+    }  # fmt: skip
+    weights = {
+        f"{name.format(block)}.weight": normal(times * size, size, seed=block)
+        for name, times in rows.items()
+        for block in (0, 1)
+    }
+    save_file(weights, tmp_path / "base.safetensors")
+    stems = [
+        f"transformer.{stack}.{block}.attn.to_{part}"
+        for stack in ("transformer_blocks", "single_transformer_blocks")
+        for block in (0, 1)
+        for part in "qkv"
+    ]
+    tensors = {
+        f"{stem}.lora_{part}.weight": normal(*shape, seed=number)
+        for number, stem in enumerate(stems)
+        for part, shape in (("A", (rank, size)), ("B", (size, rank)))
+    }
+    base, adapter = tmp_path / "base.safetensors", tmp_path / "adapter.safetensors"
+    rescaled = tmp_path / "rescaled.safetensors"
+    save_file(tensors, adapter)
+    loratools.rescale(adapter, output=rescaled, rescaling=Rescaling(block_weights=text))
+    by_blocks(base, adapter, texts=[text], name="one.safetensors")
+    merged(base, rescaled, output=tmp_path / "other.safetensors")
+    one, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in weights)
+    assert not all(torch.equal(one[name], weights[name]) for name in weights)
