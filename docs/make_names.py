@@ -7,7 +7,8 @@ from pathlib import Path
 import loratools.names
 from loratools.names.rules import parse_rules
 
-ALIASES = Path(loratools.names.__file__).parent / "aliases"
+NAMES = Path(loratools.names.__file__).parent
+ALIASES = NAMES / "aliases"
 PAGE = Path(__file__).parent / "reference" / "names.md"
 
 _HEAD = """\
@@ -74,10 +75,31 @@ frames has, with its original name.
 """
 
 
+_FUSED = """\
+## Fused weights of language models
+
+These rules are in `loratools/names/fused.txt`. They hold for modules with these last words anywhere
+in a base: under any prefix, and in the language or the vision model of another one.
+
+| before the rules | means |
+|---|---|
+| `fused` | the values of `model_type` whose checkpoints have the rows in this order |
+| `split: any` | an adapter of the fused weight is applied to any base that has the parts |
+| `queries` | the module with as many columns as the first part has rows |
+"""
+
+
 def page() -> str:
     """The text of the page, from the files of rules."""
     files = sorted(ALIASES.glob("*.txt"), key=lambda path: _fields(path)["name"].lower())
-    return "\n".join([_HEAD, *map(_section, files)])
+    return "\n".join([_HEAD, *map(_section, files), _fused()])
+
+
+def _fused() -> str:
+    """The rules of fused weights, as their file has them, without its comments."""
+    lines = (NAMES / "fused.txt").read_text("utf-8").splitlines()
+    rules = "\n".join(line for line in lines if not line.startswith("#")).strip()
+    return f"{_FUSED}\n{re.sub(r'^(?=.)', '    ', rules, flags=re.MULTILINE)}\n"
 
 
 def _fields(path: Path) -> dict[str, str]:

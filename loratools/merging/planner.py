@@ -26,6 +26,7 @@ from loratools.merging.weights import Weight, weights_with_blocks
 from loratools.names.bases import another_base
 from loratools.names.block_weights import BlockWeights
 from loratools.names.conv1d import square_is_transposed
+from loratools.names.fused import models_of
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match, Place
 from loratools.names.packed import packed_in
@@ -94,7 +95,8 @@ class Planner:
             self._shapes.setdefault(self.tied.head, self._shapes[self.tied.embedding])
             self.packed = self.packed.with_tied(self.tied.embedding, self.tied.head)
         self._shapes |= self.packed.shapes
-        self._names = BaseNames(self._shapes)
+        self._models = models_of(base.config)
+        self._names = BaseNames(self._shapes, self._models)
         self._touched: list[str] = []
 
     @property
@@ -166,7 +168,7 @@ class Planner:
         self.tensors[name] = replace(planned, origin=source, is_trained=replacement.is_trained)
         if self._shapes.get(name) != source.shape:
             self._shapes = {**self._shapes, name: source.shape}
-            self._names = BaseNames(self._shapes)
+            self._names = BaseNames(self._shapes, self._models)
 
     def _add_updates(self, number: int, adapter: Adapter, weight: Weight) -> None:
         matched = []

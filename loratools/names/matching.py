@@ -3,7 +3,7 @@
 A base that is recognised consists of components (`pipeline.py`); a prefix of the target says which
 of them it is in. Its tensors have names in all layouts of its architecture (`other_names.py`), so a
 target can be some rows of a tensor, or several tensors. Any other base is searched by its own names
-alone (`search.py`).
+(`search.py`), and by those of the parts of fused weights (`fused.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,7 @@ from loratools.errors import MatchError, listing, shorten
 from loratools.names.architectures import Architecture, architectures
 from loratools.names.components import labelled
 from loratools.names.flattened import flattened_path
+from loratools.names.fused import fused_parts, fused_with
 from loratools.names.other_names import OtherNames, Segment
 from loratools.names.pipeline import Component, called, components_of, meant, recognition
 from loratools.names.search import Found, Names, described
@@ -65,9 +66,14 @@ class Match:
 @final
 @dataclass(frozen=True)
 class BaseNames:
-    """The names and shapes of a base's tensors, in which targets are looked up."""
+    """The names and shapes of a base's tensors, in which targets are looked up.
+
+    `models` are the types of the models that its config describes (`models_of`), which tell in
+    which order the rows of fused weights are.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
+    models: frozenset[str] = frozenset()
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
@@ -82,7 +88,10 @@ class BaseNames:
     @cached_property
     def _all(self) -> Names:
         """All names of the base, as one model."""
-        return Names(OtherNames(self.shapes))
+        others = OtherNames(self.shapes)
+        for parts in fused_parts(self.shapes, self.models):
+            others.add_parts(parts)
+        return Names(others)
 
     @cached_property
     def _in_components(self) -> Mapping[str, Names]:
@@ -100,7 +109,7 @@ class BaseNames:
         if not self.components:
             found = self._all.find(target, shape, may_transpose=may_transpose)
             if found is None:
-                raise MatchError(self._all.complaint(target, shape))
+                raise MatchError(self._all.complaint(target, shape, self._unsplit(target)))
             return _match(found)
         inside, path = self._inside(target)
         matches = [
@@ -140,6 +149,17 @@ class BaseNames:
         prefix, label, rest = labelled(target)
         path = target if flattened_path(target) is not None else rest
         return meant(self.components, label if prefix else None), path
+
+    def _unsplit(self, target: str) -> str:
+        """That the base may have a target fused with others, in an order that is not known."""
+        name = fused_with(target, self.shapes)
+        if name is None:
+            return ""
+        models = " or ".join(sorted(self.models)) or "a model without a config.json"
+        return (
+            f"{shorten(name)} may have it fused with others, and the order of its rows is not "
+            f"known of {models}"
+        )
 
     def _complaint(
         self, target: str, path: str, shape: tuple[int, ...], inside: Iterable[Component]

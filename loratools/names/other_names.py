@@ -4,9 +4,9 @@ A tensor of another layout is a part of a stored one (`attn.to_q` of `img_attn.q
 several (`img_attn.qkv` of `attn.to_q`, `to_k` and `to_v`), or has only another name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple, final
 
 from loratools.names.architectures import Architecture
@@ -77,16 +77,24 @@ class OtherNames:
         """Add what is known of wholes and their parts, as far as either is stored."""
         wholes: dict[str, list[_Piece]] = {}
         for part in parts:
-            if self._has(part.original) and not self._has(part.diffusers):
+            if self.has(part.original) and not self.has(part.diffusers):
                 self._meanings[part.diffusers] = _PartOf(part.original, part.rows)
             wholes.setdefault(part.original, []).append(_Piece(part.diffusers, part.rows))
         for whole, pieces in wholes.items():
-            if not self._has(whole) and all(self._has(piece.name) for piece in pieces):
+            if not self.has(whole) and all(self.has(piece.name) for piece in pieces):
                 self._meanings[whole] = _MadeOf(tuple(pieces))
 
-    def shapes(self) -> dict[str, Shape]:
+    def shapes(self) -> Mapping[str, Shape]:
         """The shapes of all tensors, by every name that they have."""
-        return {name: self.shape(name) for name in (*self.stored, *self._meanings)}
+        return _Shapes(self)
+
+    def names(self) -> Iterator[str]:
+        """Every name that a tensor has."""
+        return chain(self.stored, self._meanings)
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor has this name."""
+        return name in self.stored or name in self._meanings
 
     def shape(self, name: str) -> Shape:
         """The shape of a tensor by one of its names; empty if the axes do not correspond."""
@@ -168,12 +176,29 @@ class OtherNames:
         # A whole is all of its parts: every row belongs to exactly one.
         return _joined(found) if [s.begin for s in found] + [count] == ends else None
 
-    def _has(self, name: str) -> bool:
-        return name in self.stored or name in self._meanings
-
     def _count(self, name: str) -> int | None:
         shape = self.shape(name)
         return shape[0] if shape else None
+
+
+@final
+@dataclass(frozen=True)
+class _Shapes(Mapping[str, Shape]):
+    """The shapes of tensors by all their names: computed when looked up, as a search needs few."""
+
+    others: OtherNames
+
+    def __getitem__(self, name: str) -> Shape:
+        return self.others.shape(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.others.has(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return self.others.names()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _across(

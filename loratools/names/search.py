@@ -241,14 +241,16 @@ class Names:
             if name.endswith(f".{target}") or target.endswith(f".{name}")
         }
 
-    def complaint(self, target: str, shape: tuple[int, ...]) -> str:
-        """Why no tensor is the one that `target` means; with the nearest names."""
+    def complaint(self, target: str, shape: tuple[int, ...], hint: str = "") -> str:
+        """Why no tensor is the one that `target` means; with a hint, or else the nearest names."""
         wanted = f"{shorten(target)} {list(shape)}"
         stages = ([target] if target in self.shapes else [], *self._stages(target))
         named = next((list(stage) for stage in stages if stage), [])
         if named:
             found = ", ".join(f"{shorten(self.root + n)} {list(self.shapes[n])}" for n in named[:3])
             return f"{wanted}: the base has it with another shape: {found}"
+        if hint:
+            return f"{wanted}: no such tensor in the base; {hint}"
         near = listing(self._nearest(target), 3)
         return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
 

@@ -1,0 +1,101 @@
+"""A merge into fused weights computes what PEFT does with them apart, and the other way round."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.oracles import WARNED, oracle
+
+oracle("peft")
+oracle("transformers")
+
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM  # noqa: E402
+
+import loratools  # noqa: E402
+from tests.oracle._live import assert_changed, assert_same, live, load, logits  # noqa: E402
+
+pytestmark = [pytest.mark.oracle, *WARNED]
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.2,
+}
+INPUTS = {"input_ids": torch.arange(48).reshape(3, 16)}
+APART = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+FUSED = ("qkv_proj", "gate_up_proj")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[nn.Module, nn.Module]:
+    """A tiny Llama and the Phi-3 with the same weights, both saved."""
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES))
+    phi = Phi3ForCausalLM(Phi3Config(**SIZES))
+    phi.load_state_dict(fused(llama.state_dict()))
+    assert_same(logits(phi, INPUTS), logits(llama, INPUTS))
+    llama.save_pretrained(tmp_path / "llama")
+    phi.save_pretrained(tmp_path / "phi")
+    return llama, phi
+
+
+def fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = dict(tensors)
+    for name in tensors:
+        for parts, whole in zip(APART, FUSED, strict=True):
+            if f".{parts[0]}." in name:
+                pieces = [found.pop(name.replace(parts[0], part)) for part in parts]
+                found[name.replace(parts[0], whole)] = torch.cat(pieces)
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": [*APART[0], *APART[1], "o_proj", "down_proj"]},
+        {"target_modules": ["q_proj", "v_proj"], "use_rslora": True},
+        {"target_modules": ["k_proj", "up_proj"], "use_dora": True},
+        {"target_modules": ["q_proj", "k_proj", "v_proj", "gate_proj"], "use_dora": True},
+    ],
+    ids=str,
+)
+def test_parts_on_a_fused_base_compute_the_same(
+    models: tuple[nn.Module, nn.Module], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    llama, phi = models
+    expected = live(llama, tmp_path / "adapter", INPUTS, **settings)
+    assert_changed(expected, logits(phi, INPUTS))
+    loratools.merge(tmp_path / "phi", tmp_path / "adapter", output=tmp_path / "merged")
+    merged = load(Phi3ForCausalLM.from_pretrained, tmp_path / "merged")
+    assert_same(logits(merged, INPUTS), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": [*FUSED, "o_proj"]},
+        {"target_modules": ["qkv_proj"], "use_dora": True},
+        {"target_modules": ["gate_up_proj"], "bias": "none", "use_rslora": True},
+    ],
+    ids=str,
+)
+def test_a_fused_adapter_on_a_base_with_the_parts_computes_the_same(
+    models: tuple[nn.Module, nn.Module], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    llama, phi = models
+    expected = live(phi, tmp_path / "adapter", INPUTS, **settings)
+    assert_changed(expected, logits(llama, INPUTS))
+    loratools.merge(tmp_path / "llama", tmp_path / "adapter", output=tmp_path / "merged")
+    merged = load(LlamaForCausalLM.from_pretrained, tmp_path / "merged")
+    assert_same(logits(merged, INPUTS), expected)
