@@ -162,10 +162,13 @@ class Rules:
         return next((r.reason for r in found[0] if r.diffusers is None), None) if found else None
 
     def length(self, name: str, side: Side, depths: Mapping[str, int]) -> int:
-        """The number of words of a name that the rule for it knows; 0 if there is none."""
+        """The number of words of a name that the rule for it knows; 0 if there is none.
+
+        The last word counts only alone: a rule knows a weight as well by the name of its module.
+        """
         words = name.split(".")
         found = self._trees[side].find(words, depths)
-        return len(words) - len(found[2]) if found else 0
+        return min(len(words) - len(found[2]), max(len(words) - 1, 1)) if found else 0
 
     def words(self, side: Side) -> frozenset[str]:
         """The first words of the names on a side."""

@@ -12,6 +12,7 @@ A tensor has a name in each layout that is known of its model (`other_names.py`)
 """
 
 import difflib
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -247,19 +248,27 @@ class Names:
         stages = ([target] if target in self.shapes else [], *self._stages(target))
         named = next((list(stage) for stage in stages if stage), [])
         if named:
-            found = ", ".join(f"{shorten(self.root + n)} {list(self.shapes[n])}" for n in named[:3])
+            found = ", ".join(
+                f"{shorten(self._in_base(n))} {list(self.shapes[n])}" for n in named[:3]
+            )
             return f"{wanted}: the base has it with another shape: {found}"
         if hint:
             return f"{wanted}: no such tensor in the base; {hint}"
         near = listing(self._nearest(target), 3)
         return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
 
+    def _in_base(self, name: str) -> str:
+        """A name as the base has it, or, if it does not store that tensor, as other layouts do."""
+        return self.root + name if name in self.others.stored else name
+
     def _nearest(self, target: str) -> Iterable[str]:
         if flattened_path(target) is not None:
             return ()
-        # Comparing with every name of a large base takes minutes; likely ones share the last parts.
-        pool = self._by_leaf.get(_leaf(target)) or tuple(self.shapes)
-        return difflib.get_close_matches(target, pool[:2000], n=3, cutoff=0.3)
+        # Comparing letters takes milliseconds a name, so only names with common words are compared.
+        words = set(target.split("."))
+        names = self._by_leaf.get(_leaf(target)) or self.shapes
+        pool = heapq.nlargest(30, names, key=lambda name: len(words.intersection(name.split("."))))
+        return difflib.get_close_matches(target, pool, n=3, cutoff=0.3)
 
 
 def _renamings(target: str) -> Iterator[tuple[str, str]]:

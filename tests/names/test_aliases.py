@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from loratools.names.rules import Part, Rules, depths_of, parse_rules
+from loratools.names.rules import Part, Rows, Rules, depths_of, parse_rules
 from tests.names.key_lists import ALIASES, MODELS, KeyList, key_list
 
 FILES = tuple(sorted(path.stem for path in ALIASES.glob("*.txt")))
@@ -91,13 +91,13 @@ def test_the_rules_lead_back_to_the_name(model: str) -> None:
 
 
 @each_model
-def test_other_names_mean_the_same_tensors(model: str) -> None:
+def test_other_names_mean_the_same_tensors_or_their_parts(model: str) -> None:
     found = listed(model)[0]
-    known = {
-        (found.tensors[name], *part[1:])
-        for name in found.tensors
-        for part in parts(model, name) or ()
-    }
+    known: set[tuple[object, ...]] = set()
+    for name, shape in found.tensors.items():
+        for part in parts(model, name) or ():
+            rows = part.rows.part_rows(shape[0]) if shape else None
+            known |= {(shape, *part[1:]), ((rows, *shape[1:]), part.diffusers, Rows())}
     for name, shape in found.others.items():
         for part in parts(model, name) or ():
             assert (shape, *part[1:]) in known, name

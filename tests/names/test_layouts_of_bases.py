@@ -21,12 +21,12 @@ SPLIT = "transformer_blocks.1.attn.to_{}.weight"
 def in_diffusers(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The shapes of the same model in the other layout."""
     others = OtherNames(shapes)
-    others.add([a for a in architectures() if a.name == "FLUX.1"])
-    alternatives = (".query_norm.weight", ".key_norm.weight")
+    flux = next(a for a in architectures() if a.name == "FLUX.1")
+    others.add([flux])
     return {
         name: tuple(size for size in shape if size is not None)
         for name, shape in others.shapes().items()
-        if name not in shapes and not name.endswith(alternatives)
+        if name.partition(".")[0] in flux.rules.words("diffusers")
     }
 
 
