@@ -345,7 +345,10 @@ def test_a_dora_of_a_packed_weight_is_not_made_additive(tmp_path: Path, format_:
 def test_convert_knows_a_packed_weight_by_its_name(tmp_path: Path) -> None:
     """A flattened name that nobody knows tells its words only together with the base's names."""
     module = "model.odd_blocks.0.new_part.odd_proj"
-    codes = {f"{module}.qweight": ("I32", (4, ROWS)), f"{module}.scales": ("F16", (2, ROWS))}
+    codes = {
+        f"{module}.weight._data": ("I8", (ROWS, COLUMNS)),
+        f"{module}.weight._scale": ("F16", (ROWS, 1)),
+    }
     write_tensors(tmp_path / "base" / "model.safetensors", codes)
     adapter = write_flattened(tmp_path / "kohya.safetensors", module)
     loratools.convert(adapter, output=tmp_path / "out", to="peft", base=tmp_path / "base")
@@ -360,6 +363,31 @@ def test_rows_of_a_packed_embedding_are_refused(tmp_path: Path) -> None:
     rows = {f"{embedding}.trainable_tokens_delta": eighths(1, COLUMNS)}
     adapter = write_adapter(tmp_path / "adapter", rows, trainable_token_indices={embedding: [3]})
     with pytest.raises(UnsupportedError, match=r"embed_tokens\.weight is stored packed"):
+        loratools.merge(tmp_path / "base", adapter, output=None)
+
+
+def test_a_vocabulary_with_a_packed_head_does_not_grow(tmp_path: Path) -> None:
+    """The head's tensors have names of their own, and need not have a row for each token."""
+    tensors = {
+        "model.embed_tokens.weight": ("BF16", (ROWS, COLUMNS)),
+        "lm_head.qweight": ("I32", (4, ROWS)),
+        "lm_head.scales": ("F16", (2, ROWS)),
+    }
+    write_tensors(tmp_path / "base" / "model.safetensors", tensors)
+    grown = {"model.embed_tokens.weight": eighths(ROWS + 8, COLUMNS)}
+    adapter = write_adapter(tmp_path / "adapter", UPDATE | grown, modules_to_save=["embed_tokens"])
+    options = MergeOptions(skip=(f"{PLAIN}.*",))
+    with pytest.raises(UnsupportedError, match=r"lm_head\.weight: is stored packed"):
+        loratools.merge(tmp_path / "base", adapter, output=None, options=options)
+
+
+def test_each_packed_weight_that_an_adapter_changes_is_counted_once(tmp_path: Path) -> None:
+    names = [PACKED, PACKED.replace("q_proj", "k_proj"), PACKED.replace("q_proj", "v_proj")]
+    tensors = {f"{name}.weight": ("F8_E4M3", (ROWS, COLUMNS)) for name in names}
+    write_tensors(tmp_path / "base" / "model.safetensors", tensors)
+    factors = pair(names[0], ROWS, COLUMNS) | pair(names[1], ROWS, COLUMNS)
+    adapter = write_adapter(tmp_path / "adapter", factors | pair(names[2], ROWS, COLUMNS))
+    with pytest.raises(UnsupportedError, match=r"k_proj\.weight .* like 2 more that the adapter"):
         loratools.merge(tmp_path / "base", adapter, output=None)
 
 

@@ -11,7 +11,7 @@ def with_vocabulary(plan: MergePlan) -> MergePlan:
     """The plan with the vocabulary's size before and after, if they differ.
 
     Raises:
-        UnsupportedError: one embedding table grows, and another one does not.
+        UnsupportedError: one embedding table grows, and another one does not, or is packed.
     """
     tables = {name: tensor for name, tensor in plan.tensors.items() if is_embedding(name)}
     vocabulary = None
@@ -20,6 +20,11 @@ def with_vocabulary(plan: MergePlan) -> MergePlan:
             vocabulary = (table.base.shape[0], table.shape[0])
     if vocabulary is None:
         return plan
+    for name in filter(is_embedding, plan.packed.weights):
+        raise UnsupportedError(
+            f"{name}: is stored {plan.packed.described(name)}, but the vocabulary grows to "
+            f"{vocabulary[1]}, and no rows can be added to codes"
+        )
     for name, table in tables.items():
         if table.shape[0] == vocabulary[0]:
             raise UnsupportedError(

@@ -115,7 +115,8 @@ class Packed:
         if not names:
             return
         first = shorten(names[0])
-        more = f", like {len(names) - 1} more that the adapter changes" if names[1:] else ""
+        others = len(set(names)) - 1
+        more = f", like {others} more that the adapter changes" if others else ""
         raise UnsupportedError(
             f"{where}: {first} is stored {self.described(names[0])}{more}, and nothing can be "
             f"added to codes: merge into the original float weights, then quantise the result; "

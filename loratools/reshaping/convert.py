@@ -143,7 +143,7 @@ def _dialect(name: str) -> Dialect:
 
 
 def _names(base: Checkpoint) -> tuple[str, ...]:
-    """The names of a base's tensors, and of the weights that it stores packed under other names."""
+    """The names of a base's tensors, and those of weights that it stores packed."""
     return tuple(dict.fromkeys((*base.tensors, *packed_in(base).weights)))
 
 
