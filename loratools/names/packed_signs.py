@@ -9,40 +9,46 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple, final
 
-from loratools.io.dtypes import NOT_CODES, PACKED_FLOATS
+from loratools.io.dtypes import FLOATS, NOT_CODES, PACKED_FLOATS
 
-#: Names that only the module of a packed weight has, with the format. Where a module has several,
-#: the first of this table names the format. An empty format is that of the codes' dtype.
-_IN_MODULE = {
+#: The names of codes in the module of a packed weight, with the format. Plain floats of such a name
+#: are none: there are models with a parameter `q_weight`.
+_CODES_BESIDE = {
     "comfy_quant": "ComfyUI",
-    "scale_weight": "ComfyUI",
-    "wscales": "SVDQuant",
-    "wtscale": "SVDQuant",
-    "weight_scale_2": "NVFP4",
-    "weight_global_scale": "NVFP4",
     "weight_packed": "compressed-tensors",
-    "weight_shape": "compressed-tensors",
     "bitmask": "compressed-tensors",
     "_weight_qdata": "torchao",
-    "weight_scales": "EETQ",
-    "SCB": "bitsandbytes",
     "g_idx": "GPTQ",
     "qweight": "GPTQ or AWQ",
     "qzeros": "GPTQ or AWQ",
     "W_q": "HQQ",
-    "tables2": "HIGGS",
     "Qidxs": "QuIP#",
     "q_weight": "EXL2",
     "trellis": "EXL3",
     "dense_weights": "SpQR",
+}
+#: The names of scales beside a weight or its codes. An empty format is that of the codes' dtype.
+_SCALES_BESIDE = {
+    "scale_weight": "ComfyUI",
+    "wscales": "SVDQuant",
+    "weight_scale_2": "NVFP4",
+    "weight_global_scale": "NVFP4",
+    "weight_scales": "EETQ",
+    "SCB": "bitsandbytes",
+    "tables2": "HIGGS",
     "weight_scale_inv": "",
     "weight_scale": "",
     "weight_zero_point": "",
     "qscale_weight": "",
     "embedding_scale": "",
 }
+_BESIDE_SCALES = ("weight", "weight_packed", "qweight", "embedding_quantized")
 #: Names that are telling only beside another one.
-_TOGETHER = {"codebooks": ("codes", "AQLM"), "indices": ("centroids.weight", "VPTQ")}
+_TOGETHER = {
+    "codebooks": ("codes", "AQLM"),
+    "indices": ("centroids.weight", "VPTQ"),
+    "scale": ("W_q", "HQQ"),
+}
 #: Names inside a weight: `q_proj.weight.absmax`.
 _IN_WEIGHT = {
     "absmax": "bitsandbytes",
@@ -63,7 +69,11 @@ _ENDINGS = (*_CODES, *_SCALES)
 _MARK = "scaled_fp8"
 #: A root of names that ComfyUI's notes may leave out.
 _ROOT = "model.diffusion_model."
-_FORMATS = (*_IN_MODULE.values(), "quanto", "AQLM", "VPTQ", "MXFP4")
+#: Where a weight has the signs of several formats, the first of these names it.
+_FORMATS = (
+    *(format_ for format_ in _SCALES_BESIDE.values() if format_),
+    *(*_CODES_BESIDE.values(), "quanto", "AQLM", "VPTQ", "MXFP4"),
+)
 
 
 @final
@@ -89,11 +99,8 @@ def signs(
         if dtype not in NOT_CODES:
             yield name, _unnamed(dtype)
         return
-    weight = f"{module}{dot}weight"
-    if leaf in _IN_MODULE:
-        yield weight, _named(_IN_MODULE[leaf], dtypes.get(weight))
-    elif leaf in _TOGETHER and f"{module}{dot}{_TOGETHER[leaf][0]}" in dtypes:
-        yield weight, _named(_TOGETHER[leaf][1])
+    if sign := _beside(module + dot, leaf, dtypes):
+        yield f"{module}{dot}weight", sign
     elif leaf in _IN_WEIGHT and module.endswith("weight"):
         yield module, _named(_IN_WEIGHT[leaf])
     elif module.endswith(_STATE):
@@ -102,6 +109,17 @@ def signs(
         yield part
     elif dtype in PACKED_FLOATS and leaf != _MARK:
         yield name, _unnamed(dtype)
+
+
+def _beside(path: str, leaf: str, dtypes: Mapping[str, str]) -> Sign | None:
+    """What a tensor says of the weight beside it, both of names that begin with `path`."""
+    if leaf in _CODES_BESIDE and dtypes[path + leaf] not in FLOATS:
+        return _named(_CODES_BESIDE[leaf])
+    if leaf in _SCALES_BESIDE and any(path + name in dtypes for name in _BESIDE_SCALES):
+        return _named(_SCALES_BESIDE[leaf], dtypes.get(f"{path}weight"))
+    if leaf in _TOGETHER and path + _TOGETHER[leaf][0] in dtypes:
+        return _named(_TOGETHER[leaf][1])
+    return None
 
 
 def _part(path: str, leaf: str, dtypes: Mapping[str, str]) -> tuple[str, Sign] | None:

@@ -28,7 +28,9 @@ def test_weights_in_other_dtypes_than_plain_floats_are_packed(dtype: str) -> Non
         "weight", "q.weight", "attn.masked_bias", "attn.logit_scale", "blocks.0.scale", "q.scales",
         "norm.scale", "blocks.0.layer_scale", "embed.codebooks", "block.indices", "conv.shape",
         "transformer_blocks", "attn.k_scale", "model.position_ids", "lstm.weight_ih_l0",
-        "conv.weight_g", "conv.weight_v", "conv.parametrizations.weight.original0", "q_blocks",
+        "engram.q_weight", "attn.W_q", "model.trellis", "model.qweight", "model.embedding_scale",
+        "model.weight_scale", "conv.weight_g", "conv.weight_v", "q_blocks",
+        "conv.parametrizations.weight.original0",
     ],
 )  # fmt: skip
 def test_plain_weights_and_buffers_are_none_of_it(name: str, dtype: str) -> None:
