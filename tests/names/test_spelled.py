@@ -1,13 +1,14 @@
 """An adapter in any program's spelling is found in a base of either layout, with its rows."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import pytest
 import torch
 
+from loratools.adapter import Adapter
 from loratools.errors import MatchError
 from loratools.formats import decode
 from loratools.io.bundle import Bundle
@@ -147,20 +148,27 @@ def shape_of(spelling: Spelling, model: str, own: str) -> Shape:
 def targets(model: str, spelling: int) -> dict[str, tuple[str, Shape]]:
     """What a program's modules are called once the adapter is read, with the updates' shapes."""
     how = spelled(ALIKE.get(model, model)).spellings[spelling]
-    down, up, *alpha = how.suffixes
-    shapes: dict[str, Shape] = {}
-    for own in how.modules:
-        rows, columns, *kernel = shape_of(how, model, own)
-        shapes[f"{own}{down}"] = (RANK, columns, *kernel)
-        shapes[f"{own}{up}"] = (rows, RANK, *(1 for _ in kernel))
-        shapes.update((f"{own}{suffix}", ()) for suffix in alpha)
-    held = {key: Held(key, torch.ones(()).expand(shape), "F32") for key, shape in shapes.items()}
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK} if how.program == "PEFT" else None
-    updates = decode(Bundle("here", held, {}, config, (), 0)).updates
+    weights = {own: shape_of(how, model, own) for own in how.modules}
+    updates = adapter(weights, how.suffixes, config).updates
     return {
         own: (target, update.delta.shape)
         for own, (target, update) in zip(how.modules, updates.items(), strict=True)
     }
+
+
+def adapter(
+    weights: Mapping[str, Shape], suffixes: Sequence[str], config: dict[str, Any] | None = None
+) -> Adapter:
+    """An adapter of the modules with weights of these shapes, by a program's names of them."""
+    down, up, *alpha = suffixes
+    shapes: dict[str, Shape] = {}
+    for own, (rows, columns, *kernel) in weights.items():
+        shapes[f"{own}{down}"] = (RANK, columns, *kernel)
+        shapes[f"{own}{up}"] = (rows, RANK, *(1 for _ in kernel))
+        shapes.update((f"{own}{suffix}", ()) for suffix in alpha)
+    held = {key: Held(key, torch.ones(()).expand(shape), "F32") for key, shape in shapes.items()}
+    return decode(Bundle("here", held, {}, config, (), 0))
 
 
 def expected(model: str, side: Side, module: str, component: Component) -> Runs:
@@ -213,6 +221,24 @@ def test_every_module_is_found_in_either_layout_with_its_rows(denoiser: str) -> 
                     assert found(match) == expected(model, side, module, component), target
 
 
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("denoiser", DENOISERS)
+def test_names_without_a_prefix_are_read_whichever_model_has_them(
+    denoiser: str, side: Side
+) -> None:
+    weights = {
+        name.removesuffix(".weight"): shape
+        for name, shape in tensors(denoiser, side).items()
+        if name.endswith(".weight") and len(shape) > 1
+    }
+    for suffixes in (
+        (".lora_A.weight", ".lora_B.weight"),
+        (".lora_down.weight", ".lora_up.weight"),
+    ):
+        found = adapter(weights, suffixes).updates
+        assert list(found) == [f"{name}.weight" for name in weights]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_recognised_by_its_names_in_either_layout(model: str) -> None:
     fields, rules = parse_rules(key_list(model).rules_text())
@@ -252,8 +278,8 @@ def test_an_adapter_for_another_model_is_refused_with_what_the_base_is(denoiser:
     for other in DENOISERS:
         if other != denoiser:
             for number in range(2):  # by the original names and by diffusers'
-                adapter = targets(other, number).values()
-                is_found = not any(is_refused(single_file, *update) for update in adapter)
+                updates = targets(other, number).values()
+                is_found = not any(is_refused(single_file, *update) for update in updates)
                 assert is_found == ((denoiser, other) in CONTAINED), other
 
 

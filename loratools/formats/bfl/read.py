@@ -39,7 +39,11 @@ def claim(bundle: Bundle) -> Sureness:
     own = [key for key in bundle.tensors if key.startswith(_ROOTS)]
     if any(key.endswith(all_codecs().marks) for key in own):
         return Sureness.NO  # a file in kohya's format, which may have such names too
-    if any((split := _SPELLING.split(key)) and split.part != ALPHA for key in own):
+    found = [split for key in bundle.tensors if (split := _SPELLING.split(key))]
+    is_control = any(without_adapter(key).endswith((_BIAS, *_NORMS)) for key in own)
+    if not is_control and not all(_is_name(split.module) for split in found):
+        return Sureness.NO  # many models have a final_layer, for example, and other modules besides
+    if any(split.part != ALPHA for split in found):
         return Sureness.KEYS
     has_others = any(other_kind(key, _SPELLING) for key in own)
     return Sureness.POSSIBLE if has_others else Sureness.NO
