@@ -23,7 +23,8 @@ class Idle:
     Attributes:
         name: the tensor's name in the output.
         target: the adapter's name for what the part changes, if it has several in this tensor.
-        keys: the adapter tensors that the part is made of, each as `adapter number: key`.
+        keys: the adapter tensors that the part is made of, each as `adapter number: key`, without
+            those that change another tensor, as a fused update may.
         reason: why the part changes nothing.
     """
 
@@ -47,14 +48,27 @@ def idle_parts(plan: MergePlan, measured: "Mapping[str, Kept]") -> Iterator[Idle
     applied: dict[str, list[str]] = {}
     for key in plan.accounting.applied:
         applied.setdefault(key.partition(": ")[2], []).append(key)
+    reasons = {
+        tensor.name: [
+            _reason(tensor, number, measured.get(tensor.name))
+            for number in range(len(tensor.changes))
+        ]
+        for tensor in plan.changed
+    }
+    at_work = {
+        key
+        for tensor in plan.changed
+        for change, reason in zip(tensor.changes, reasons[tensor.name], strict=True)
+        if reason is None
+        for key in _keys(change)
+    }
     for tensor in plan.changed:
         if not tensor.changes and _is_as_before(tensor):
             keys = tuple(key for name in tensor.origin.keys for key in applied.get(name, ()))
             yield Idle(tensor.name, keys, "the base has the same tensor")
         for number, change in enumerate(tensor.changes):
-            reason = _reason(tensor, number, measured.get(tensor.name))
-            if reason is not None:
-                keys = tuple(f"{change.adapter}: {key}" for key in keys_of(change.delta))
+            if (reason := reasons[tensor.name][number]) is not None:
+                keys = tuple(key for key in _keys(change) if key not in at_work)
                 yield Idle(tensor.name, keys, reason, _one_of_several(tensor, change))
 
 
@@ -70,6 +84,11 @@ def unmoved(plan: MergePlan, idle: Sequence[Idle]) -> frozenset[str]:
         and counts[tensor.name] >= len(tensor.changes)
         and (tensor.origin is tensor.base or not tensor.changes)
     )
+
+
+def _keys(change: Change) -> tuple[str, ...]:
+    """The adapter tensors that a change is made of, each as `adapter number: key`."""
+    return tuple(f"{change.adapter}: {key}" for key in keys_of(change.delta))
 
 
 def _one_of_several(tensor: PlannedTensor, change: Change) -> str | None:

@@ -1,7 +1,7 @@
 """Several changes share a weight, each in rows of its own, and cost and count as one each."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import loratools
-from loratools import WriteOptions, open_adapter
+from loratools import WriteOptions
+from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA, Scaling
@@ -37,6 +38,7 @@ from tests.reference import rounded, spacing
 
 Shape = tuple[int, ...]
 EXACT: dict[str, Any] = {"tensors": eighths, "scaling": exact_scalings}
+NAMES = ("q.weight", "k.weight", "v.weight")
 STRENGTHS = st.sampled_from((-1.0, 0.5, 1.0))
 
 
@@ -234,43 +236,49 @@ def test_stored_rows_are_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -
 # The account
 
 
-def base_of(folder: Path, rows: int, dtype: torch.dtype = torch.float32) -> Path:
-    weight = torch.randint(1, 16, (rows, 4), generator=torch.Generator().manual_seed(3)) / 8
-    return write_base(folder, {"qkv.weight": weight.to(dtype), "other.weight": torch.ones(2, 2)})
+def base_of(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A fused weight of q, k and v, two rows of each and one more; and the same rows apart."""
+    weight = torch.randint(1, 16, (7, 4), generator=torch.Generator().manual_seed(3)) / 8
+    apart = {name: weight[2 * n : 2 * n + 2].clone().to(dtype) for n, name in enumerate(NAMES)}
+    return write_base(folder, {"qkv.weight": weight.to(dtype), **apart})
 
 
-def merge_placed(
-    folder: Path,
+def merge_changes(
     base: Path,
     adapter: Path,
-    runs: Mapping[str, tuple[Run, ...]],
+    changes: Callable[[Mapping[str, Update]], Mapping[str, Sequence[Change]]],
     patch: pytest.MonkeyPatch,
     write: WriteOptions | None = None,
-    extra: Sequence[Delta] = (),
-) -> tuple[Tensor, MergeReport]:
-    """Merge the updates of an adapter into rows of `qkv.weight`, from files to files."""
+) -> tuple[dict[str, Tensor], MergeReport]:
+    """Merge changes, by tensor, that are made of the updates of an adapter, from files to files."""
 
-    def planned(base: Checkpoint, adapters: Any, weights: Any, options: Any) -> MergePlan:
-        stored = dict(base.tensors)
-        shape = stored["qkv.weight"].shape
-        updates = adapters[0].updates
-        changes = [
-            Change(0, name, placed(updates[name].delta, runs[name], shape), 1.0, None, False)
-            for name in updates
-        ]
-        changes += [Change(1, "whole", delta, 1.0, None, False) for delta in extra]
-        tensors = {name: PlannedTensor(name, s.dtype, s, s) for name, s in stored.items()}
-        tensors["qkv.weight"] = replace(tensors["qkv.weight"], changes=tuple(changes))
-        keys = [f"0: {key}" for u in updates.values() for s in u.delta.sources for key in s.keys]
+    def planned(base: Checkpoint, adapters: Any, *_: Any) -> MergePlan:
+        tensors = {name: PlannedTensor(name, s.dtype, s, s) for name, s in base.tensors.items()}
+        for name, some in changes(adapters[0].updates).items():
+            tensors[name] = replace(tensors[name], changes=tuple(some))
+        updates = adapters[0].updates.values()
+        keys = [f"0: {key}" for u in updates for s in u.delta.sources for key in s.keys]
         return MergePlan(base, tuple(adapters), (1.0,), tensors, Accounting(applied=keys), ())
 
     patch.setattr(merge, "plan_merge", planned)
-    report = loratools.merge(base, adapter, output=folder / "merged", write=write)
-    return load_file(folder / "merged/model.safetensors")["qkv.weight"], report
+    output = base.parent / "merged"
+    report = loratools.merge(base, adapter, output=output, write=write)
+    return load_file(output / "model.safetensors"), report
 
 
-NAMES = ("q.weight", "k.weight", "v.weight")
-RUNS = {name: (Run(0, 2 * n, 2),) for n, name in enumerate(NAMES)}
+def fused(updates: Mapping[str, Update]) -> Mapping[str, Sequence[Change]]:
+    """The updates of q, k and v in the first rows of `qkv.weight`."""
+    return {"qkv.weight": [change(0, n, in_rows(u.delta, n)) for n, u in updates.items()]}
+
+
+def change(adapter: int, target: str, delta: Delta) -> Change:
+    return Change(adapter, target, delta, 1.0, None, is_transposed=False)
+
+
+def in_rows(delta: Delta, name: str) -> Delta:
+    return placed(delta, (Run(0, 2 * NAMES.index(name), 2),), (7, 4))
+
+
 UP_IS_ZERO = "up is zero throughout, as before training"
 LOST = "all of it is lost to rounding to bfloat16"
 NO_PRODUCT = "the product of its factors is zero, or too small for float64"
@@ -305,13 +313,13 @@ def test_one_of_several_targets_in_a_tensor_that_changes_nothing_is_told(
     """As if each had a tensor of its own, whatever the others do beside it."""
     monkeypatch.setattr(steps, "_SPAN_BLOCKS", 1)
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 12)
-    base = base_of(tmp_path / "base", 7, torch.bfloat16)
+    base = base_of(tmp_path / "base", torch.bfloat16)
     k = pair("k", 2, 4, 2)
     idle = dict(zip(k, map(Tensor.contiguous, made(*k.values())), strict=True))
     factors = {**pair("q", 2, 4, 1), **idle, **pair("v", 2, 4, 3)}
     adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
     write = WriteOptions(seed=seed)
-    result, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch, write)
+    result, report = merge_changes(base, adapter, fused, monkeypatch, write)
     (part,) = report.idle
     assert (part.name, part.target, part.reason) == ("qkv.weight", "k.weight", reason)
     assert part.keys == tuple(f"0: base_model.model.k.lora_{name}.weight" for name in "AB")
@@ -319,20 +327,21 @@ def test_one_of_several_targets_in_a_tensor_that_changes_nothing_is_told(
     assert report.warnings == (f"1 update changes nothing: {reason} (k.weight in qkv.weight)",)
     assert not report.equals_base
     before = load_file(base / "model.safetensors")["qkv.weight"]
-    assert torch.equal(result[[2, 3, 6]], before[[2, 3, 6]])
+    assert torch.equal(result["qkv.weight"][[2, 3, 6]], before[[2, 3, 6]])
 
 
 def test_targets_that_change_their_rows_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LoRA, "nothing", lambda _: pytest.fail("read again"))
-    base = base_of(tmp_path / "base", 6)
+    base = base_of(tmp_path / "base")
     factors = {**pair("q", 2, 4, 1), **pair("k", 2, 4, 2), **pair("v", 2, 4, 3)}
     adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
-    result, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch)
+    result, report = merge_changes(base, adapter, fused, monkeypatch)
     assert not report.idle
     added = torch.cat([product(pair(name, 2, 4, n)) for n, name in enumerate("qkv", 1)])
-    assert torch.equal(result, load_file(base / "model.safetensors")["qkv.weight"] + added)
+    before = load_file(base / "model.safetensors")["qkv.weight"]
+    assert torch.equal(result["qkv.weight"], torch.cat([before[:6] + added, before[6:]]))
     assert report.fidelity["qkv.weight"].intended == pytest.approx(float(added.square().sum()))
 
 
@@ -340,17 +349,53 @@ def test_updates_that_take_each_other_back_in_some_rows_are_told_beside_the_othe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second adapter takes back what the first does to q, and changes nothing else."""
-    base = base_of(tmp_path / "base", 6)
+    base = base_of(tmp_path / "base")
     factors = {**pair("q", 2, 4, 1), **pair("k", 2, 4, 2), **pair("v", 2, 4, 3)}
     adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
-    q = present(open_adapter(adapter).updates["q.weight"].delta.additive)
-    back = placed(q.scaled(-1.0), (Run(0, 0, 2),), (6, 4))
-    _, report = merge_placed(tmp_path, base, adapter, RUNS, monkeypatch, extra=[back])
+
+    def changes(updates: Mapping[str, Update]) -> Mapping[str, Sequence[Change]]:
+        back = in_rows(updates["q.weight"].delta.scaled(-1.0), "q.weight")
+        return {"qkv.weight": [*fused(updates)["qkv.weight"], change(1, "q.weight", back)]}
+
+    _, report = merge_changes(base, adapter, changes, monkeypatch)
     reason = "the updates of this weight take each other back"
     assert [(part.target, part.reason) for part in report.idle] == [
         ("q.weight", reason),
         (None, reason),
     ]
+
+
+@pytest.mark.parametrize("idle", [["q"], ["k", "v"], ["q", "k", "v"]], ids="".join)
+def test_tensor_that_changes_one_weight_of_several_is_applied(
+    tmp_path: Path, idle: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fused update of weights that are apart: `down` is the same for all, `up` has rows of each.
+
+    A weight that its rows leave as it is, is told; the adapter's tensors change nothing only if
+    they change none of the weights.
+    """
+    base = base_of(tmp_path / "base")
+    down, up = pair("qkv", 6, 4).values()
+    for name in idle:
+        up[2 * "qkv".index(name) : 2 * "qkv".index(name) + 2] = 0
+    factors = {"qkv.lora_A.weight": down, "qkv.lora_B.weight": up}
+    adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["qkv"])
+
+    def apart(updates: Mapping[str, Update]) -> Mapping[str, Sequence[Change]]:
+        delta = updates["qkv.weight"].delta
+        parts = {name: delta.rows(2 * n, 2 * n + 2) for n, name in enumerate(NAMES)}
+        return {name: [change(0, "qkv.weight", part)] for name, part in parts.items()}
+
+    _, report = merge_changes(base, adapter, apart, monkeypatch)
+    assert {part.name: part.reason for part in report.idle} == {
+        f"{name}.weight": UP_IS_ZERO for name in idle
+    }
+    applied = 0 if len(idle) == 3 else 2
+    assert report.accounting.startswith(
+        f"{applied} of 2 adapter tensors applied to {3 - len(idle)} weight"
+    )
+    assert len(report.to_json()["accounting"]["changing_nothing"]) == 2 - applied
+    assert report.equals_base == (len(idle) == 3)
 
 
 def test_change_that_sees_its_part_is_the_only_one_to_leave_the_fast_way(
