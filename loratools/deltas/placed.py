@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast, final
 from loratools.deltas import Additive, Apart, Apply, Delta, Product, Span, is_whole, only_whole
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import ShapeMismatchError, UnsupportedError, listing
-from loratools.io.computed import rearranged
-from loratools.io.source import Source
+from loratools.io.computed import rearranged, taken
+from loratools.io.source import Source, sliced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,19 @@ def touched_rows(delta: Delta) -> tuple[tuple[int, int], ...]:
     if isinstance(delta, Placed):
         return tuple((run.at, run.at + run.count) for run in delta.runs)
     return ((0, delta.shape[0]),)
+
+
+def alone(delta: Delta, weight: Source) -> tuple[Delta, Source]:
+    """A placed change without its place, and the rows of the weight that it sees.
+
+    For any other change, they are the change itself and the weight.
+    """
+    if not isinstance(delta, Placed):
+        return delta, weight
+    rows = tuple(row for _, at, count in sorted(delta.runs) for row in range(at, at + count))
+    is_one_run = rows == tuple(range(rows[0], rows[-1] + 1))
+    own = sliced(weight, rows[0], rows[-1] + 1) if is_one_run else taken(weight, rows)
+    return delta.change, own
 
 
 @final

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
+from loratools.deltas.placed import alone
 from loratools.errors import NonFiniteError
 from loratools.io.source import Source
 from loratools.io.values import is_finite
@@ -94,11 +95,13 @@ def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
 
 
 def weight_norms(plan: "MergePlan | None") -> Mapping[str, float]:
-    """The Frobenius norm of the weight that each target's update changes; none without a plan."""
+    """The Frobenius norm of the rows that each target's update changes; none without a plan."""
     from loratools.io.blocks import stored_norm
 
-    norms: dict[str, float] = {}
+    rows: dict[str, dict[Source, None]] = {}
     for tensor in plan.changed if plan is not None else ():
         for change in tensor.changes:
-            norms[change.target] = stored_norm(tensor.origin)
-    return norms
+            # A fused weight has other rows too, and a tied head those of its embedding again.
+            _, own = alone(change.delta, tensor.origin)
+            rows.setdefault(change.target, {})[own] = None
+    return {target: math.hypot(*map(stored_norm, own)) for target, own in rows.items()}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
+from loratools.deltas.placed import alone
+from loratools.errors import UnsupportedError, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.source import forget_rows
 from loratools.lowrank.seeds import seed_of
@@ -71,6 +73,24 @@ class _Effect:
             yield begin, after - read_block(self.tensor.origin, begin, begin + len(after)).double()
 
 
+def _effect(adapter: Adapter, tensor: PlannedTensor, change: Change) -> _Effect:
+    """The effect on the rows that the change sees, which may be some of a fused weight.
+
+    Raises:
+        UnsupportedError: the update is of several weights, each of which gets a part of it.
+    """
+    update = adapter.updates[change.target].delta
+    if change.delta is update:
+        return _Effect(change.target, tensor, change)
+    delta, origin = alone(change.delta, tensor.origin)
+    if math.prod(delta.shape) < math.prod(update.shape):
+        raise UnsupportedError(
+            f"{adapter.where}: {shorten(change.target)}: {delta.kind} depends on weights that are "
+            f"apart in the base, such as {shorten(tensor.name)}, and is one for all of them"
+        )
+    return _Effect(change.target, replace(tensor, origin=origin), replace(change, delta=delta))
+
+
 def needs_base(adapter: Adapter) -> bool:
     """Whether an adapter has an update that depends on the weight it changes."""
     return any(update.delta.additive is None for update in adapter.updates.values())
@@ -88,7 +108,7 @@ def additive(adapter: Adapter, base: Checkpoint, rule: "RankRule", each: Map = m
 
     plan = plan_merge(base, [adapter], [1.0], MergeOptions())
     effects = [
-        _Effect(change.target, tensor, change)
+        _effect(adapter, tensor, change)
         for tensor in plan.changed
         for change in tensor.changes
         if change.delta.additive is None and change.target in adapter.updates

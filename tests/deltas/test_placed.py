@@ -19,9 +19,9 @@ from loratools.deltas.placed import Run, overlap, placed, touched_rows
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.testing import deltas, diffs, eighths, exact_scalings, loras, shapes, tuckers
 from tests.deltas.computing import applied, held, lora
-from tests.deltas.examples import PART
+from tests.deltas.examples import PART, weight_for
 from tests.deltas.places import places, rows_of
-from tests.deltas.toys import NEAR, TOYS
+from tests.deltas.toys import NEAR, each_kind
 from tests.narrowing import present
 
 Shape = tuple[int, ...]
@@ -65,15 +65,16 @@ def test_rows_become_what_they_become_alone_and_others_stay(
     assert (result - expected).abs().max() <= allowed
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_kind_that_nobody_knows_is_placed(name: str) -> None:
-    runs = (Run(1, 5, 3), Run(0, 1, 1))
-    weight = torch.arange(32.0).reshape(8, 4).double()
-    change = placed(TOYS[name], runs, (8, 4))
-    for cuts, block in (([], 0), ([4], 3), ([1, 6], 2)):
-        assert torch.equal(
-            applied(change, weight, cuts=cuts, block=block), formula(TOYS[name], runs, weight)
-        )
+@each_kind
+def test_every_kind_is_placed_also_one_that_nobody_knows(delta: Delta) -> None:
+    runs = (Run(1, 1, 3), Run(0, 6, 1))
+    weight = torch.cat([weight_for(delta).flip(0), 2 * weight_for(delta)])
+    change = placed(delta, runs, (8, *delta.shape[1:]))
+    expected = formula(delta, runs, weight)
+    for cuts, block in (([], 0), ([], 3), ([4], 3), ([1, 6], 2)):
+        if delta.by_rows or not cuts:
+            result = applied(change, weight, cuts=cuts, block=block)
+            assert (result - expected).abs().max() <= NEAR * (1 + float(expected.norm()))
 
 
 @given(data=st.data(), shape=shapes(most=5))
