@@ -94,6 +94,7 @@ def find_weights(folder: Folder) -> str:
             )
     inside = sorted({name for c in adapter_configs() for name in folder.folders_with(c)})
     hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
+    hint = "; it is a pipeline of diffusers, which is a base" if is_pipeline(folder) else hint
     raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loratools.errors import FormatError, LoratoolsError
-from loratools.files.opening import open_base
+from loratools.files.opening import open_adapter, open_base
 from tests.merged import read_json
 from tests.pipelines import (
     UNET,
@@ -224,3 +224,9 @@ def test_a_folder_without_a_model_index_is_as_before(tmp_path: Path) -> None:
     (folder / "model_index.json").unlink()
     with pytest.raises(FormatError, match="no safetensors file in this folder"):
         open_base(folder)
+
+
+def test_a_pipeline_is_no_adapter(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "base")
+    with pytest.raises(FormatError, match="no adapter file .* a pipeline of diffusers, which is a"):
+        open_adapter(folder)
