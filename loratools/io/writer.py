@@ -248,18 +248,6 @@ class Blocks:
         self._output._write(memoryview(self._kept), self._position - len(self._kept))
 
 
-def rewrite_header(path: Path, header: bytes) -> None:
-    """Overwrite the header of a finished file with one of the same length, and make it durable.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    with storage_errors(path), path.open("r+b") as file:
-        file.write(header)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _open_same(path: Path, inode: int, flags: int) -> int:
     fd = os.open(path, os.O_RDWR | _O_BINARY | flags)
     if os.fstat(fd).st_ino != inode:

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from loratools.errors import StorageError
+from loratools.io.file import InputFile
+from loratools.io.hashes import placeholders, sealed_header
+from loratools.io.streaming import stream
 from loratools.io.writer import OutputFile
 from loratools.merging.arrange import PlannedFile
 from loratools.merging.report import MergeReport
@@ -77,7 +80,7 @@ def execute(
 
                     rounding = Rounding(write.seed, write.allow_nonfinite)
                     run.submit(pool, interleaved([edit_steps(*pair, rounding) for pair in pairs]))
-                run.collect(outputs, syncer)
+                run.collect(outputs, syncer, _finish)
         except BrokenExecutor as error:
             raise StorageError("a worker process has died, perhaps for lack of memory") from error
         except BaseException:
@@ -87,6 +90,18 @@ def execute(
             for output in outputs:
                 output.close()
     return _by_tensor(run.results())
+
+
+def _finish(output: OutputFile) -> None:
+    """Make the hashes in a full file's metadata true, and then the file durable.
+
+    While it is read to be hashed, the system writes it to the disk, for which a sync waits.
+    """
+    written = InputFile(output.path)
+    if placeholders(written.read_header().metadata):
+        stream([written])
+        output.write_header(replace(output.layout, header=sealed_header(written)))
+    output.sync()
 
 
 def _by_tensor(measured: "Iterable[Measured | None]") -> "dict[str, Kept]":

@@ -15,10 +15,8 @@ from loratools.files.writing import approved
 from loratools.formats import check_options
 from loratools.io.clones import bytes_to_write
 from loratools.io.file import InputFile
-from loratools.io.hashes import placeholders, sealed_header
 from loratools.io.publish import check_output, staged
-from loratools.io.streaming import stream
-from loratools.io.writer import OutputFile, rewrite_header
+from loratools.io.writer import OutputFile
 from loratools.merging.arrange import (
     PlannedFile,
     arrange,
@@ -175,7 +173,7 @@ def _write(
         outputs = [OutputFile(staging.path(file.name), file.layout) for file in files]
         kept = execute(run, files, outputs, write)
         for file in files:
-            _finish(staging.folder / file.name, file)
+            _verify(staging.folder / file.name, file)
         if write.only_changed:
             write_overlay(report.plan, files, beside, staging)
         else:
@@ -203,16 +201,11 @@ def measured(report: MergeReport, kept: "Mapping[str, Kept]") -> MergeReport:
     return replace(report, fidelity=finite, idle=tuple(idle))
 
 
-def _finish(path: Path, file: PlannedFile) -> None:
-    """Read a file's header back and compare it with the plan; make the hashes in it true."""
-    written = InputFile(path)
-    header = written.read_header()
+def _verify(path: Path, file: PlannedFile) -> None:
+    """Read a finished file's header back, and compare it with the planned layout."""
     planned = {tensor.name: tensor for tensor in file.layout.tensors.values()}
-    if {tensor.name: tensor for tensor in header.tensors} != planned:
+    if {tensor.name: tensor for tensor in InputFile(path).read_header().tensors} != planned:
         raise StorageError(f"{path}: was not written as planned; check the disk")
-    if placeholders(header.metadata):
-        stream([written])
-        rewrite_header(path, sealed_header(written))
 
 
 def _made(

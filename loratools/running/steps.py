@@ -1,4 +1,4 @@
-"""Run independent steps on workers, report their progress, and sync each file when it is full.
+"""Run independent steps on workers, report their progress, and finish each file when it is full.
 
 A step is a value that can be pickled and run again with the same result, so any
 `concurrent.futures.Executor` will do: threads, processes, or a cluster's.
@@ -60,31 +60,36 @@ class Run(Generic[_T]):
             self._steps[future] = step
             future.add_done_callback(self._finished.put)
 
-    def collect(self, outputs: Sequence[OutputFile], syncer: Executor) -> None:
-        """Wait for all steps, and sync each file on `syncer` as soon as its last step is done.
+    def collect(
+        self,
+        outputs: Sequence[OutputFile],
+        syncer: Executor,
+        finish: Callable[[OutputFile], object],
+    ) -> None:
+        """Wait for all steps, and `finish` each file on `syncer` as soon as its last step is done.
 
-        The exception of the first step or sync that fails is raised.
+        The exception of the first step or file that fails is raised.
         """
         left = Counter(step.output.path for step in self._steps.values())
 
-        def sync(output: OutputFile) -> None:
-            syncer.submit(output.sync).add_done_callback(self._finished.put)
+        def end(output: OutputFile) -> None:
+            syncer.submit(finish, output).add_done_callback(self._finished.put)
 
         for output in outputs:
             if not left[output.path]:
-                sync(output)
-        # Each step ends once, and each file is synced once.
+                end(output)
+        # Each step ends once, and each file is finished once.
         for _ in range(len(self._steps) + len(outputs)):
             future = self._next()
             future.result()
             step = self._steps.get(future)
-            if step is None:  # the future is of a sync
+            if step is None:  # the future is of a file
                 continue
             self._done += step.nbytes
             self._report()
             left[step.output.path] -= 1
             if not left[step.output.path]:
-                sync(step.output)
+                end(step.output)
 
     def _next(self) -> Future[Any]:
         """Wait for the next future that is done."""

@@ -228,5 +228,7 @@ def test_a_folder_without_a_model_index_is_as_before(tmp_path: Path) -> None:
 
 def test_a_pipeline_is_no_adapter(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base")
-    with pytest.raises(FormatError, match="no adapter file .* a pipeline of diffusers, which is a"):
+    with pytest.raises(
+        FormatError, match=r"no adapter file .* pipeline of diffusers, which is a base"
+    ):
         open_adapter(folder)

@@ -96,7 +96,7 @@ def test_only_hashes_that_are_there_are_made(tmp_path: Path, adapter: Path, name
 def test_a_file_without_hashes_is_not_read_again(
     tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loratools.merging.merge.sealed_header", None)
+    monkeypatch.setattr("loratools.merging.execute.sealed_header", None)
     out = merge(write_file(tmp_path / "base.safetensors"), adapter)
     assert metadata_of(out) == SPEC
 
