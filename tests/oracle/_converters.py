@@ -246,6 +246,11 @@ MODELS: dict[str, Model] = {
         n_layers=2,
     ),
     "qwen_image": Model("QwenImageTransformer2DModel", {"num_layers": 2}, lambda model, same: same),
+    "qwen_image_21": _transformer(
+        "QwenImage21Transformer2DModel",
+        "qwen_image21_transformer_checkpoint_to_diffusers",
+        num_layers=2,
+    ),
     "krea2": _transformer(
         "Krea2Transformer2DModel", "krea2_transformer_checkpoint_to_diffusers", num_layers=2
     ),
