@@ -17,9 +17,10 @@ from loratools.names.architectures import Architecture, architectures
 from loratools.names.components import labelled
 from loratools.names.flattened import flattened_path
 from loratools.names.fused import fused_parts, fused_with
+from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames, Segment
 from loratools.names.pipeline import Component, called, components_of, meant, recognition
-from loratools.names.search import Found, Names, described
+from loratools.names.search import Found, Names
 
 
 @final

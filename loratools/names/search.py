@@ -20,51 +20,11 @@ from typing import cast, final
 
 from loratools.errors import MatchError, listing, shorten
 from loratools.names.flattened import endings, flattened_path, without_kernel
+from loratools.names.nestings import described, prefix_changes
 from loratools.names.other_names import OtherNames, Segment, Shape
 from loratools.names.wrappers import unwrapped
 
-#: Prefixes of modules that trainers, heads and exporters put around a model, or leave out.
-_CONTAINERS = (
-    "model.",
-    "base_model.",
-    "transformer.",
-    "language_model.",
-    "text_model.",
-    "bert.",
-    "roberta.",
-    "distilbert.",
-    "deberta.",
-    "electra.",
-    "gpt_neox.",
-    "vit.",
-    "module.",
-    "_orig_mod.",
-)
-
-#: Prefixes that transformers 4.52 changed when it restructured vision-language models: the old and
-#: the new one.
-RENESTED = (
-    ("model.", "model.language_model."),
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("visual.", "model.visual."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-)
-#: Prefixes that mean the same, by transformers' version or by the class that a model is loaded as.
-_RENESTINGS = (
-    ("model.", "language_model.model."),
-    *RENESTED,
-    # transformers 5 has left out a module of CLIP, which diffusers has as a text encoder.
-    ("text_encoder.", "text_model."),
-    ("text_encoder_2.", "text_model."),
-    ("text_encoder.", "text_encoder.text_model."),
-    ("text_encoder_2.", "text_encoder_2.text_model."),
-    # Classes for question answering use another prefix: LlamaForQuestionAnswering, for example.
-    ("model.", "transformer."),
-)
-
-#: The same module in a flattened name.
+#: A module that transformers 5 has left out of CLIP, in a flattened name.
 _LEFT_OUT = "text_model_"
 
 
@@ -274,25 +234,6 @@ class Names:
 def _renamings(target: str) -> Iterator[tuple[str, str]]:
     for old, new in prefix_changes(target):
         yield new + target.removeprefix(old), described(old, new)
-
-
-def prefix_changes(target: str) -> Iterator[tuple[str, str]]:
-    """Yield known prefixes of a target, each with one that may replace it; both can be empty."""
-    for one, other in _RENESTINGS:
-        for old, new in ((one, other), (other, one)):
-            if target.startswith(old):
-                yield old, new
-    for prefix in _CONTAINERS:
-        yield "", prefix
-        if target.startswith(prefix):
-            yield prefix, ""
-
-
-def described(old: str, new: str) -> str:
-    """Describe a change of prefix in words."""
-    if old and new:
-        return f"{old} → {new}"
-    return f"{old} removed" if old else f"{new} added"
 
 
 def _fits(shape: Shape, wanted: tuple[int, ...]) -> bool:

@@ -14,7 +14,7 @@ from typing import final
 from loratools.errors import MatchError, shorten
 from loratools.names.flattened import flattened_prefix
 from loratools.names.ldm import diffusers_name, is_ldm_name
-from loratools.names.search import RENESTED, described, prefix_changes
+from loratools.names.nestings import RENESTED, described, prefix_changes
 
 #: Names of blocks that no model has side by side. Two adapters with names of either side spell one
 #: model in ways that cannot be translated, because one of them fuses modules.
