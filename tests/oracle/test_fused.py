@@ -1,5 +1,7 @@
 """A merge into fused weights computes what PEFT does with them apart, and the other way round."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ oracle("peft")
 oracle("transformers")
 
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM  # noqa: E402
+from transformers.conversion_mapping import _build_checkpoint_conversion_mapping  # noqa: E402
 
 import loratools  # noqa: E402
+from loratools.names.fused import fusions  # noqa: E402
 from tests.oracle._live import assert_changed, assert_same, live, load, logits  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
@@ -99,3 +103,50 @@ def test_a_fused_adapter_on_a_base_with_the_parts_computes_the_same(
     loratools.merge(tmp_path / "llama", tmp_path / "adapter", output=tmp_path / "merged")
     merged = load(LlamaForCausalLM.from_pretrained, tmp_path / "merged")
     assert_same(logits(merged, INPUTS), expected)
+
+
+def converters() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """What transformers cuts into parts, or joins: the model, the fused module, and the parts.
+
+    Where something else is done to the parts (heads are permuted, or rows interleaved), they are no
+    runs of rows.
+    """
+    for model, conversions in _build_checkpoint_conversion_mapping().items():
+        for found in conversions:
+            operations = [type(one).__name__ for one in getattr(found, "operations", None) or ()]
+            dims = {getattr(one, "dim", 0) for one in getattr(found, "operations", None) or ()}
+            if dims != {0} or operations not in (["Chunk"], ["Split"], ["Concatenate"]):
+                continue
+            sides = found.source_patterns, found.target_patterns
+            parts, whole = sides if operations == ["Concatenate"] else sides[::-1]
+            modules = [_module(pattern) for pattern in (*whole, *parts)]
+            if all("." in module for module in modules):
+                yield model, modules[0], tuple(modules[1:])
+
+
+def _module(pattern: str) -> str:
+    """The last two words of the module that a pattern means."""
+    path = re.sub(r"\.(weight|bias)$", "", pattern.replace("\\", "")).lstrip(".")
+    return ".".join(path.split(".")[-2:])
+
+
+#: What is no matrix of a module: convolutions of one channel each, corrections of experts, and the
+#: parameters of torch's `MultiheadAttention`.
+_OTHERS = ("conv1d", "e_score_correction_bias", "in_proj_")
+
+
+def test_every_fusion_that_transformers_converts_is_known() -> None:
+    known = {
+        (fusion.whole, tuple(part for part, _ in fusion.parts)): fusion.models
+        for fusion in fusions()
+    }
+    missing = [
+        (model, whole, parts)
+        for model, whole, parts in converters()
+        if not any(word in f"{whole} {parts}" for word in _OTHERS)
+        if not any(
+            name.replace("_", "") in model.replace("_", "").lower()
+            for name in known.get((whole, parts), ())
+        )
+    ]
+    assert missing == []
