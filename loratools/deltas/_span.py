@@ -68,8 +68,9 @@ class Span:
     """The rows `begin` to `end` (exclusive) of a weight, to be computed in `dtype`.
 
     `blocks` iterates over the *whole* weight as it is before the change, for kinds that need to see
-    all of it. It yields pairs of a block's first row and the block, which the caller may overwrite:
-    each row once, and the blocks in any order.
+    all of it. (Of a weight that a change is placed in, it may leave out the rows of others.) It
+    yields pairs of a block's first row and the block, which the caller may overwrite: each row
+    once, and the blocks in any order.
     """
 
     begin: int

@@ -211,11 +211,14 @@ def _bind(tensor: PlannedTensor, begin: int, end: int, dtype: torch.dtype) -> tu
 def _blocks_before(
     tensor: PlannedTensor, dtype: torch.dtype, changes: tuple[Apply, ...]
 ) -> Iterator[tuple[int, Tensor]]:
-    """All blocks of the weight with these changes: for a change that must see the whole weight."""
-    for first, last in spans(0, rows_of(tensor.shape), block_rows(tensor.shape)):
+    """The weight with these changes, for the next one, if that must see all rows it may change."""
+    for first, last in _blocks(tensor, 0, rows_of(tensor.shape)):
+        numbers = changing(tensor, first)
+        if len(changes) not in numbers:
+            continue
         block = read_block(tensor.origin, first, last).to(dtype, copy=True)
-        for apply in changes:
-            apply(block, first)
+        for number in numbers[: numbers.index(len(changes))]:
+            changes[number](block, first)
         yield first, block
 
 

@@ -233,6 +233,36 @@ def test_stored_rows_are_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -
     assert rows == [0, 1, 2, 3, 4]
 
 
+def test_change_that_sees_all_of_its_part_reads_no_other_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once before it is bound, as the changes before it leave them."""
+    read, rows = blocks.read_block, list[int]()
+
+    def counted(source: Any, begin: int, end: int) -> Tensor:
+        rows.extend(range(begin, end))
+        return read(source, begin, end)
+
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 6)
+    weight = Held("weight", torch.ones(9, 2), "F32")
+    dora = DoRA(
+        LoRA(held([[1.0]] * 4, "up"), held([[0.0, 0.0]], "down"), one_row(1.0).scaling, (4, 2)),
+        held([8.0, 4.0], "magnitude"),
+        "column",
+    )
+    changes = placed(one_row(2.0), (Run(0, 4, 1),), (9, 2)), placed(dora, (Run(0, 4, 4),), (9, 2))
+    expected = changed(weight, *((delta, 1.0) for delta in changes))
+    monkeypatch.setattr(edit, "read_block", counted)
+    monkeypatch.setattr(
+        edit, "_read", lambda source, begin, out: read(source, begin, begin + len(out))
+    )
+    assert torch.equal(changed(weight, *((delta, 1.0) for delta in changes)), expected)
+    assert rows == [4, 5, 6, 7]
+    # The columns of the rows 4 to 7 are (3, 1, 1, 1), of the norm √12.
+    norm = torch.tensor([8.0, 4.0]) / 12**0.5
+    torch.testing.assert_close(expected[4:8], torch.tensor([[3.0], [1], [1], [1]]) * norm)
+
+
 # The account
 
 
