@@ -82,11 +82,12 @@ def meant(components: tuple[Component, ...], label: str | None) -> tuple[Compone
     """The components that a label of a target's prefix may mean: any, without a label."""
     if label is None:
         return components
+    # A model without a root is a text encoder, if it is not one that makes an image.
     alone = tuple(component for component in components if component.part == "model")
     for part in _MEANT[label]:
         if named := tuple(component for component in components if component.part == part):
             return named
-    return alone
+    return alone if label != "denoiser" else ()
 
 
 def called(label: str) -> str:
@@ -105,6 +106,8 @@ def recognition(components: tuple[Component, ...]) -> str | None:
 def _part(root: str, found: Recognised | None, shapes: Mapping[str, tuple[int, ...]]) -> Part:
     if found is not None and found.architecture.component in ("unet", "transformer"):
         return "denoiser"
+    if found is not None and found.architecture.component == "vae":
+        return "vae"
     if not root:
         return "model"
     if any(name.startswith(_T5) for name in shapes):

@@ -208,9 +208,7 @@ class Names:
         stages = ([target] if target in self.shapes else [], *self._stages(target))
         named = next((list(stage) for stage in stages if stage), [])
         if named:
-            found = ", ".join(
-                f"{shorten(self._in_base(n))} {list(self.shapes[n])}" for n in named[:3]
-            )
+            found = ", ".join(self._in_base(name) for name in named[:3])
             return f"{wanted}: the base has it with another shape: {found}"
         if hint:
             return f"{wanted}: no such tensor in the base; {hint}"
@@ -218,8 +216,17 @@ class Names:
         return f"{wanted}: no such tensor in the base" + (f"; nearest: {near}" if near else "")
 
     def _in_base(self, name: str) -> str:
-        """A name as the base has it, or, if it does not store that tensor, as other layouts do."""
-        return self.root + name if name in self.others.stored else name
+        """A tensor by its stored name and shape, or as the rows of stored ones that it is."""
+        shape = self.shapes[name]
+        count = shape[-1 if self.others.is_transposed(name) else 0] if shape else None
+        segments = self.others.segments(name, count) if count is not None else None
+        if name in self.others.stored or segments is None:
+            root = self.root if name in self.others.stored else ""
+            return f"{shorten(root + name)} {list(shape)}"
+        whole = self.others.stored[segments[0].stored]
+        if len(segments) == 1 and segments[0].size == (whole[0] if whole else 1):
+            return f"{shorten(self.root + segments[0].stored)} {list(whole)}"
+        return f"{shorten(name)} {list(shape)}, which is {_said(segments, self.root)}"
 
     def _nearest(self, target: str) -> Iterable[str]:
         if flattened_path(target) is not None:

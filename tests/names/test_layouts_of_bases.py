@@ -107,6 +107,43 @@ def test_a_part_that_the_base_does_not_have_is_named_with_what_the_base_is() -> 
         base.match("lora_te1_text_model_encoder_layers_0_mlp_fc1.weight", (3072, 768))
 
 
+@pytest.mark.parametrize(
+    ("model", "target", "what"),
+    [
+        ("clip_l", "lora_unet_mid_block_attentions_0_proj_in", "the model that makes the image"),
+        ("t5_xxl", "unet.mid_block.attentions.0.proj_in", "the model that makes the image"),
+        ("vae_sd", "lora_te_text_model_encoder_layers_0_mlp_fc1", "the first text encoder"),
+    ],
+)
+def test_a_model_alone_has_no_modules_of_another_kind(model: str, target: str, what: str) -> None:
+    base = BaseNames(key_list(model).tensors)
+    with pytest.raises(MatchError, match=f"a module of {what}, which the base does not have"):
+        base.match(f"{target}.weight", (320, 320))
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "stored"),
+    [
+        # a control LoRA of FLUX.1 reads twice as many channels
+        ("img_in.weight", (3072, 128), "transformer.x_embedder.weight [3072, 64]"),
+        (
+            QKV,
+            (9216, 64),
+            f"{QKV} [9216, 3072], which is "
+            + "; ".join(f"rows 0 to 3072 of transformer.{SPLIT.format(part)}" for part in "qkv"),
+        ),
+        ("transformer_blocks.1.attn.to_q.weight", (9216, 3072), f"transformer.{SPLIT}"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_shown_as_the_base_stores_it(
+    target: str, shape: tuple[int, ...], stored: str
+) -> None:
+    base = BaseNames({f"transformer.{name}": shape for name, shape in in_diffusers(FLUX).items()})
+    with pytest.raises(MatchError) as refusal:
+        base.match(target, shape)
+    assert f"with another shape: {stored.format('q')}" in str(refusal.value)
+
+
 def test_a_model_that_is_not_known_is_searched_by_its_own_names() -> None:
     base = BaseNames({"transformer.h.0.attn.c_attn.weight": (4, 12), "model.norm.weight": (4,)})
     assert base.words is None
