@@ -26,7 +26,6 @@ Runs = dict[str, list[tuple[int, int, int]]]
 RANK = 2
 #: Models that have the modules of another one, in other shapes.
 ALIKE = {"sd2": "sd1"}
-
 #: Models that have all modules of another one that adapters change, in the same shapes.
 CONTAINED = {("flux1", "chroma"), ("wan21_i2v", "wan21_t2v"), ("wan21_vace", "wan21_t2v")}
 
@@ -236,20 +235,20 @@ def test_names_without_a_prefix_are_read_whichever_model_has_them(
         (".lora_A.weight", ".lora_B.weight"),
         (".lora_down.weight", ".lora_up.weight"),
     ):
-        found = adapter(weights, suffixes).updates
-        assert list(found) == [f"{name}.weight" for name in weights]
+        updates = adapter(weights, suffixes).updates
+        assert list(updates) == [f"{name}.weight" for name in weights]
 
 
 @pytest.mark.parametrize("model", LISTED)
 def test_a_model_is_recognised_by_its_names_in_either_layout(model: str) -> None:
     fields, rules = parse_rules(key_list(model).rules_text())
     for side in SIDES:
-        found = recognised(tensors(model, side))
-        assert found is not None
-        if model in ("openclip_g", "openclip_h") and found.architecture.name == "CLIP":
+        it = recognised(tensors(model, side))
+        assert it is not None
+        if model in ("openclip_g", "openclip_h") and it.architecture.name == "CLIP":
             continue  # transformers has the same class for both
-        assert found.architecture.rules == rules
-        assert found.side == side or fields.get("sides") == "common | common"
+        assert it.architecture.rules == rules
+        assert it.side == side or fields.get("sides") == "common | common"
 
 
 def is_refused(names: BaseNames, target: str, shape: Shape) -> bool:
