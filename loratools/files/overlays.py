@@ -148,12 +148,7 @@ def _laid_over(
     def laid_over(component: Component) -> Component:
         """The component with the overlay's tensors, and the new ones in its last shard."""
         *shards, last = (
-            replace(
-                shard,
-                tensors=tuple(_placed(t, names[t.name], changed) for t in shard.tensors),
-                # As in the files of a merge, which all have the metadata of the first one.
-                metadata=component.shards[0].metadata,
-            )
+            replace(shard, tensors=tuple(_placed(t, names[t.name], changed) for t in shard.tensors))
             for shard in component.shards
         )
         last = replace(last, tensors=(*last.tensors, *new.get(component.folder, ())))
