@@ -17,6 +17,7 @@ import loratools
 from loratools import WriteOptions
 from loratools.adapter import Update
 from loratools.deltas import Delta
+from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.deltas.placed import Run, placed
@@ -168,6 +169,29 @@ def test_conversion_of_other_rows_is_no_loss_of_an_update(seed: int | None) -> N
     result, fidelity = changed_and_measured(weight, (change, 1.0), dtype="BF16", seed=seed)
     assert result[0].tolist() == [2, 2]
     assert (fidelity.relative_error, fidelity.intended) == (0, 2)
+
+
+@pytest.mark.parametrize("seed", [None, 1], ids=["nearest", "stochastic"])
+def test_rows_that_nothing_changes_are_converted_as_without_changes(
+    seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "PIECE_ELEMENTS", 4)
+    random = torch.Generator().manual_seed(2)
+    weight = Held("weight", torch.randn(40, 2, generator=random), "F32")
+    change = placed(one_row(1.0), (Run(0, 9, 1),), (40, 2))
+    result = changed(weight, (change, 1.0), dtype="BF16", seed=seed)
+    others = [row for row in range(40) if row != 9]
+    assert torch.equal(result[others], changed(weight, dtype="BF16", seed=seed)[others])
+
+
+def test_faint_update_is_measured_beside_one_that_depends_on_its_weight() -> None:
+    """It would be lost in a float32 sum with its weight, where only the other one needs the sum."""
+    weight = Held("weight", torch.tensor([[3.0, 4.0], [1.0, 1.0]]).bfloat16(), "BF16")
+    dora = DoRA(one_row(0.0), held([5.0], "magnitude"), "row")
+    faint = Diff(held([[2.0**-40] * 2], "diff"), one_row(1.0).scaling)
+    parts = placed(dora, (Run(0, 0, 1),), (2, 2)), placed(faint, (Run(0, 1, 1),), (2, 2))
+    _, fidelity = changed_and_measured(weight, *((part, 1.0) for part in parts))
+    assert fidelity.intended == 2 * 2.0**-80
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
@@ -363,7 +387,10 @@ def test_one_of_several_targets_in_a_tensor_that_changes_nothing_is_told(
 def test_targets_that_change_their_rows_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And what is measured is added up over all steps."""
     monkeypatch.setattr(LoRA, "nothing", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(steps, "_SPAN_BLOCKS", 1)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 4)
     base = base_of(tmp_path / "base")
     factors = {**pair("q", 2, 4, 1), **pair("k", 2, 4, 2), **pair("v", 2, 4, 3)}
     adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q", "k", "v"])
