@@ -4,7 +4,7 @@ Each component has a folder of its own, some of them with weights.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +12,7 @@ from loratools.errors import FormatError, listing, shorten
 from loratools.files.beside import WEIGHT_SUFFIXES
 from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.io.folder import Folder, read_json
+from loratools.io.index import is_index
 
 MODEL_INDEX = "model_index.json"
 #: Classes that have no weights, by parts of their names.
@@ -63,13 +64,12 @@ def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
             place = folder.subfolder(component)
             taken[component] = choose(found, variant, place.where)
             weights[component] = only_file(place, found[taken[component]])
-        elif others := [name for name in names if name.endswith(WEIGHT_SUFFIXES)]:
-            lacking[component] = f"no safetensors that diffusers loads, but {listing(others)}"
-            unread += [f"{component}/{name}" for name in others]
-        elif not names:
-            lacking[component] = f"{MODEL_INDEX} names it, and there is no such folder"
-        elif is_model and "config.json" in names:
-            lacking[component] = "its folder has no weights"
+            continue
+        others = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+        if reason := _reason(names, others, is_model=is_model):
+            lacking[component] = reason
+        if others:
+            unread += [f"{component}/{n}" for n in names if n in others or is_index(n)]
     if not weights:
         raise FormatError(f"{folder.where}: a pipeline without safetensors files{_why(lacking)}")
     if variant is not None and variant not in {PLAIN, *taken.values()}:
@@ -77,6 +77,18 @@ def find_pipeline(folder: Folder, variant: str | None) -> Pipeline:
             f"{folder.where}: no component has weights of the variant {shorten(variant)!r}"
         )
     return Pipeline(weights, lacking, tuple(unread), tuple(_notes(taken, variant, lacking)))
+
+
+def _reason(names: Sequence[str], others: Sequence[str], *, is_model: bool) -> str | None:
+    """Why a component has no weights to read; None if it is one that has none.
+
+    `others` are the weights among the names of its files, none of which is read.
+    """
+    if not names:
+        return f"{MODEL_INDEX} names it, and there is no such folder"
+    if others:
+        return f"no safetensors that diffusers loads, but {listing(others)}"
+    return "its folder has no weights" if is_model and "config.json" in names else None
 
 
 def _components(folder: Folder) -> Iterator[tuple[str, bool]]:

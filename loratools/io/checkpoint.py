@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, shorten
+from loratools.errors import FormatError, MatchError, shorten
 from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Stored
@@ -151,13 +151,14 @@ class Checkpoint:
         """The component that a new tensor of this name belongs to.
 
         Raises:
-            FormatError: the name begins with that of no component of the pipeline.
+            MatchError: the name begins with that of no component of the pipeline.
         """
         for component in self.components:
             if name.startswith(component.prefix):
                 return component
-        raise FormatError(
-            f"{self.where}: {shorten(name)} would be new, and is in no component of the pipeline"
+        raise MatchError(
+            f"{self.where}: {shorten(name)} would be new, and begins with no component of the "
+            f"pipeline that has weights; leave it out with --skip {name!r}"
         )
 
     def with_shards(self, change: Callable[[Shard], Shard]) -> "Checkpoint":

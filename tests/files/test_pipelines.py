@@ -156,9 +156,11 @@ def test_a_component_without_a_folder_is_noted(tmp_path: Path) -> None:
 def test_a_component_of_pickles_is_noted_and_not_read(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base")
     (folder / file_of("vae")).rename(folder / "vae/diffusion_pytorch_model.bin")
+    write_json(folder / "vae/diffusion_pytorch_model.bin.index.json", {})
     base = open_base(folder)
     assert [shard.folder for shard in base.shards] == ["text_encoder", "unet"]
-    assert base.unread == ("vae/diffusion_pytorch_model.bin",)
+    pickled = "vae/diffusion_pytorch_model.bin"
+    assert base.unread == (pickled, f"{pickled}.index.json")
     assert base.notes == (
         "vae: not read: no safetensors that diffusers loads, but diffusion_pytorch_model.bin",
     )

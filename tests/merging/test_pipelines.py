@@ -17,7 +17,7 @@ from loratools.files.swapped import read_state, swap_folder
 from loratools.merging.execute import WriteOptions
 from loratools.merging.plan import MergeOptions
 from loratools.merging.report import MergeReport
-from tests.merged import eighths, pair, read_json, update
+from tests.merged import eighths, pair, read_json, update, write_adapter
 from tests.narrowing import present
 from tests.pipelines import (
     ADAPTER,
@@ -262,18 +262,8 @@ def test_a_new_tensor_is_put_into_the_component_of_its_name(tmp_path: Path) -> N
     base = write_pipeline(tmp_path / "base")
     split(base, "text_encoder")
     new = eighths(6)
-    path = tmp_path / "adapter"
-    path.mkdir()
-    save_file(
-        {
-            f"base_model.model.text_encoder.{TEXT}.bias": new,
-            **{f"base_model.model.{n}": t for n, t in pair(f"unet.{UNET}", 8, 4).items()},
-        },
-        path / "adapter_model.safetensors",
-    )
-    (path / "adapter_config.json").write_text(
-        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "all"}'
-    )
+    tensors = {f"text_encoder.{TEXT}.bias": new, **pair(f"unet.{UNET}", 8, 4)}
+    path = write_adapter(tmp_path / "adapter", tensors, bias="all")
     out, report = merge(base, path)
     assert torch.equal(tensors_in(out, "text_encoder")[f"{TEXT}.bias"], new)
     last = "model-00002-of-00002.safetensors"
@@ -281,6 +271,14 @@ def test_a_new_tensor_is_put_into_the_component_of_its_name(tmp_path: Path) -> N
     weight_map = read_json(out / "text_encoder/model.safetensors.index.json")["weight_map"]
     assert weight_map[f"{TEXT}.bias"] == last
     assert set(report.files) == {n for n in contents(out) if n.endswith(".safetensors")}
+
+
+def test_a_new_tensor_of_no_component_is_refused(tmp_path: Path) -> None:
+    base = write_pipeline(tmp_path / "base")
+    tensors = {"elsewhere.bias": eighths(6), **pair(f"unet.{UNET}", 8, 4)}
+    adapter = write_adapter(tmp_path / "adapter", tensors, bias="all")
+    with pytest.raises(MatchError, match=r"elsewhere.bias would be new, and begins with no comp"):
+        merge(base, adapter)
 
 
 def test_a_swap_takes_a_component_and_a_half_swapped_one_is_noticed(tmp_path: Path) -> None:
