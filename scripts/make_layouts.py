@@ -1,22 +1,25 @@
-"""Make `loratools/names/layouts.json` of the key lists of image and video models.
+"""Make `loratools/names/layouts.json` of the lists of published models' tensors and the rules.
 
-Usage: `python scripts/make_layouts.py FOLDER`. The folder has a JSON file for each model, with
-`original` and `diffusers`, which map the keys of its checkpoint in either layout to shapes, the
-`component` that the model is in a pipeline, and perhaps `original_alternative`, ComfyUI's names for
-some of the original keys. Of these, the paths of modules with a matrix or a kernel are kept, as a
-tree of words in which `#` stands for every number.
-
-Flattening and unflattening is then checked with every key of every file.
+Usage: `python scripts/make_layouts.py`, in a checkout. The tensors of `tests/names/key_lists/` have
+the original names, other programs' names for some of them (`also`), and by the rules of
+`loratools/names/aliases/` diffusers' names. The paths of modules with a matrix or a kernel are
+kept, as a tree of words in which `#` stands for every number.
 """
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-OUTPUT = Path(__file__).parent.parent / "loratools" / "names" / "layouts.json"
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from loratools.names.rules import Rows, depths_of, parse_rules  # noqa: E402
+from tests.names.key_lists import KeyList, key_list  # noqa: E402
+
+OUTPUT = ROOT / "loratools" / "names" / "layouts.json"
 
 #: The models whose modules have the same names, by the name of their family.
 FAMILIES = {
@@ -26,8 +29,8 @@ FAMILIES = {
     "AuraFlow": ("auraflow",),
     "Chroma": ("chroma",),
     "ERNIE-Image": ("ernie_image",),
-    "Flux.1": ("flux1",),
-    "Flux.2": ("flux2",),
+    "FLUX.1": ("flux1",),
+    "FLUX.2": ("flux2",),
     "HiDream-I1": ("hidream_i1",),
     "HunyuanVideo": ("hunyuan_video",),
     "Krea 2": ("krea2",),
@@ -36,20 +39,19 @@ FAMILIES = {
     "Lumina 2": ("lumina2",),
     "Mochi": ("mochi",),
     "Qwen-Image": ("qwen_image",),
+    "Qwen-Image 2.1": ("qwen_image_21",),
     "Wan": ("wan21_i2v", "wan21_t2v", "wan21_vace"),
     "Z-Image": ("z_image",),
-    "CLIP": ("clip_l",),
-    "T5": ("t5_xxl",),
 }
-#: Text encoders, which every format names as transformers does.
-ENCODERS = ("CLIP", "T5")
+#: Text encoders, which every format names as transformers does: by their component of a pipeline.
+ENCODERS = {"CLIP": ("clip_l", "text_encoder"), "T5": ("t5_xxl", "text_encoder_3")}
 
 
-def modules(shapes: Mapping[str, list[int]]) -> Iterator[str]:
-    """The paths of modules whose weight has two dimensions or more, with `#` for numbers."""
-    for key, shape in shapes.items():
-        module, _, parameter = key.rpartition(".")
-        if parameter == "weight" and len(shape) > 1:
+def modules(names: Iterable[str]) -> Iterator[str]:
+    """The paths of modules with a weight, with `#` for numbers."""
+    for name in names:
+        module, _, parameter = name.rpartition(".")
+        if parameter == "weight":
             yield re.sub(r"(?<![^.])\d+(?![^.])", "#", module)
 
 
@@ -64,52 +66,66 @@ def tree(paths: Iterable[str]) -> dict[str, Any]:
     return root
 
 
-def namings(models: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def matrices(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The names of tensors with two dimensions or more."""
+    return [name for name, shape in shapes.items() if len(shape) > 1]
+
+
+def in_diffusers(model: KeyList) -> list[str]:
+    """The names that diffusers has for the matrices of a model."""
+    rules, depths = parse_rules(model.rules_text())[1], depths_of(model.tensors)
+    return [
+        part.diffusers
+        for name in matrices(model.tensors)
+        for part in rules.parts(name, depths) or ()
+    ]
+
+
+def in_comfyui(model: KeyList) -> list[str]:
+    """The names that ComfyUI has for the matrices of a model: others for some of the same tensors.
+
+    A name for a part of a tensor is none of them.
+    """
+    rules, depths = parse_rules(model.rules_text())[1], depths_of(model.tensors)
+
+    def meaning(name: str) -> list[tuple[str, Rows]]:
+        return [(part.diffusers, part.rows) for part in rules.parts(name, depths) or ()]
+
+    others = [(name, meaning(name)) for name in matrices(model.others)]
+    return [
+        next((other for other, parts in others if parts and parts == meaning(name)), name)
+        for name in matrices(model.tensors)
+    ]
+
+
+def layout(models: Sequence[KeyList], component: str) -> dict[str, Any]:
     """The trees of a family: the original names, ComfyUI's where they differ, and diffusers'."""
-    found: dict[str, list[str]] = {"original": [], "comfyui": [], "diffusers": []}
-    for model in models:
-        found["original"] += modules(model["original"])
-        found["diffusers"] += modules(model["diffusers"])
-        alternative = model.get("original_alternative") or {"names": {}}
-        theirs = {original: name for name, original in alternative["names"].items()}
-        found["comfyui"] += modules({theirs.get(k, k): s for k, s in model["original"].items()})
-    trees = {naming: tree(paths) for naming, paths in found.items()}
-    if trees["comfyui"] == trees["original"]:
-        del trees["comfyui"]
-    return trees
+    found = {
+        "original": tree(modules(name for model in models for name in matrices(model.tensors))),
+        "comfyui": tree(modules(name for model in models for name in in_comfyui(model))),
+        "diffusers": tree(modules(name for model in models for name in in_diffusers(model))),
+    }
+    if found["comfyui"] == found["original"]:
+        del found["comfyui"]
+    return {"component": component, **found}
+
+
+def layouts() -> dict[str, Any]:
+    """The content of the file."""
+    made = {}
+    for family, names in FAMILIES.items():
+        models = [key_list(name) for name in names]
+        made[family] = layout(models, parse_rules(models[0].rules_text())[0]["component"])
+    for family, (name, component) in ENCODERS.items():
+        trees = layout([key_list(name)], component)
+        made[family] = {"component": component, "transformers": trees["diffusers"]}
+    return made
 
 
 def main() -> None:
-    """Write the file, and check it with every key that it was made of."""
-    folder = Path(sys.argv[1])
-    models = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    layouts: dict[str, Any] = {}
-    for family, names in FAMILIES.items():
-        trees = namings(models[name] for name in names)
-        if family in ENCODERS:
-            trees = {"transformers": trees["diffusers"]}
-        layouts[family] = {"component": models[names[0]]["component"], **trees}
-    OUTPUT.write_text(json.dumps(layouts, separators=(",", ":")) + "\n")
+    """Write the file."""
+    OUTPUT.write_text(json.dumps(layouts(), separators=(",", ":")) + "\n")
     print(f"{OUTPUT}: {OUTPUT.stat().st_size} bytes")
-    check(models)
-
-
-def check(models: Mapping[str, Any]) -> None:
-    """Check that unflattening a flattened module gives back its path, for every key."""
-    from loratools.names.layouts import readings
-
-    counts = {"one reading": 0, "several": 0}
-    for family, names in FAMILIES.items():
-        for side in () if family in ENCODERS else ("original", "diffusers"):
-            for form in {form for name in names for form in modules(models[name][side])}:
-                path = form.replace("#", "7")
-                own = {r.path for r in readings(path.replace(".", "_")) if r.family == family}
-                assert path in own, path
-                found = {reading.path for reading in readings(path.replace(".", "_"))}
-                counts["one reading" if len(found) == 1 else "several"] += 1
-                if len(found) > 1:
-                    print(f"{family}, {side}: {path} is one of {', '.join(sorted(found))}")
-    print(counts)
 
 
 if __name__ == "__main__":

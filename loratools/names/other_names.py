@@ -201,6 +201,13 @@ class _Shapes(Mapping[str, Shape]):
         return sum(1 for _ in self)
 
 
+def fits(shape: Shape, wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor may have this shape; its number of rows may be open."""
+    if len(shape) != len(wanted):
+        return False
+    return all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
+
+
 def _across(
     rules: Rules, names: Iterable[str], side: Side, depths: Mapping[str, int]
 ) -> Iterable[Part]:

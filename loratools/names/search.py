@@ -21,7 +21,7 @@ from typing import cast, final
 from loratools.errors import MatchError, listing, shorten
 from loratools.names.flattened import endings, flattened_path, without_kernel
 from loratools.names.nestings import described, prefix_changes
-from loratools.names.other_names import OtherNames, Segment, Shape
+from loratools.names.other_names import OtherNames, Segment, Shape, fits
 from loratools.names.wrappers import unwrapped
 
 #: A module that transformers 5 has left out of CLIP, in a flattened name.
@@ -102,12 +102,12 @@ class Names:
         def found(name: str, renaming: str | None) -> Found | None:
             own = self.shapes[name]
             if is_flattened:
-                fits = _fits(without_kernel(own), without_kernel(shape))
+                is_it = fits(without_kernel(own), without_kernel(shape))
             else:
-                fits = _fits(own, shape)
-            if not fits and may_transpose and not is_flattened and _fits(own, shape[::-1]):
+                is_it = fits(own, shape)
+            if not is_it and may_transpose and not is_flattened and fits(own, shape[::-1]):
                 return self._found(name, renaming, shape[::-1], is_swapped=True)
-            return self._found(name, renaming, shape) if fits else None
+            return self._found(name, renaming, shape) if is_it else None
 
         return self._search(target, found)
 
@@ -241,13 +241,6 @@ class Names:
 def _renamings(target: str) -> Iterator[tuple[str, str]]:
     for old, new in prefix_changes(target):
         yield new + target.removeprefix(old), described(old, new)
-
-
-def _fits(shape: Shape, wanted: tuple[int, ...]) -> bool:
-    """Whether a tensor may have this shape; its number of rows may be open."""
-    if len(shape) != len(wanted):
-        return False
-    return all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
 
 
 def _said(segments: Sequence[Segment], root: str) -> str:

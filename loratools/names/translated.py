@@ -1,41 +1,24 @@
-"""Names of an adapter's targets in another format, as long as both name the modules alike.
+"""Names of an adapter's targets in another format.
 
 Formats differ in how they write a name (`components.py`) and in whose names they use: those of a
-model's authors or those of diffusers. Only the former is translated here. A name is compared with
-those of known models (`layouts.py`) to see whose it is, and, if it is flattened, what it was.
+model's authors or those of diffusers. A name is compared with those of known models (`layouts.py`)
+to see whose it is, and, if it is flattened, what it was. If the format has the other names, rules
+say which they are, and of which rows (`crossing.py`).
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from loratools.errors import listing
+from loratools.deltas.placed import Run
+from loratools.errors import MatchError
 from loratools.names.components import Named, Part, Style, named, spelled
+from loratools.names.crossing import Piece
+from loratools.names.families import SIDES, UNETS, Families, architecture_of, either
 from loratools.names.language import is_called_alike
-from loratools.names.layouts import Naming, Reading, common_families, namings, readings
+from loratools.names.layouts import Naming, namings, readings
 
-#: The family of all U-Nets, the only models that kohya's format names as diffusers does.
-_UNETS = "Stable Diffusion 1, 2 and XL"
-#: Modules that only one of the two kinds of U-Net has, by LDM's names and by diffusers'.
-_ONLY_SD1 = re.compile(
-    r"(down_blocks[._](0[._]att|3[._]))|up_blocks[._]3[._]"
-    r"|input_blocks[._]([12][._]1[._]|9|1\d)|output_blocks[._](9|1\d)"
-)
-_ONLY_SDXL = re.compile(
-    r"up_blocks[._]0[._]att|transformer_blocks[._][1-9]|add_embedding|label_emb"
-)
-#: What may stand before the names of a base's modules.
-_ROOT = re.compile(r"^(model\.diffusion_model|diffusion_model|transformer|unet)\.")
-#: What the names of the second text encoder of a base in a single file begin with.
-_SECOND_ENCODER = ("conditioner.embedders.1.", "text_encoders.clip_g.")
-_LAYOUT = {
-    "original": "the original names",
-    "comfyui": "ComfyUI's names",
-    "diffusers": "diffusers' names",
-    "transformers": "transformers' names",
-}
 _FORMATS = {
     "flattened": "kohya's format",
     "diffusers": "diffusers",
@@ -48,29 +31,37 @@ _FORMATS = {
 @final
 @dataclass(frozen=True)
 class Translation:
-    """The new names of targets by their old ones, and the others, each with the reason why not."""
+    """What targets are in another style, and the others, each with the reason why they are nothing.
 
-    names: Mapping[str, str]
+    A target is one tensor in the other style, or some of its rows, or several tensors.
+    """
+
+    pieces: Mapping[str, tuple[Piece, ...]]
     refused: Mapping[str, str]
 
 
 def translated(
-    targets: Collection[str], source: Style, target: Style, base: Collection[str] = ()
+    targets: Mapping[str, tuple[int, ...]],
+    source: Style,
+    target: Style,
+    base: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Translation:
-    """Spell the names of targets in another style.
+    """Spell the names of targets, which have these shapes, in another style.
 
-    `base` are the names of a base's parameters. They settle which model the names belong to, and
-    what a flattened name was that is none of the known ones.
+    `base` are the shapes of a base's parameters. Their names settle which model the targets belong
+    to, and what a flattened name was that is none of the known ones; and in a style that has the
+    modules of one model, in which layout they are named.
     """
     parsed = {name: named(name, source) for name in targets}
-    model = _Model(tuple(parsed.values()), source, target, tuple(base))
-    names, refused = {}, {}
+    shapes = {parts: targets[name] for name, parts in parsed.items()}
+    speller = _Speller(Families(shapes, _namings(source), base or {}), source, target)
+    pieces, refused = {}, {}
     for old, parts in parsed.items():
         try:
-            names[old] = model.spelled(parts)
-        except _RefusedError as error:
+            pieces[old] = speller.spelled(parts)
+        except (_RefusedError, MatchError) as error:
             refused[old] = str(error)
-    return Translation(names, refused)
+    return Translation(pieces, refused)
 
 
 class _RefusedError(Exception):
@@ -79,29 +70,42 @@ class _RefusedError(Exception):
 
 @final
 @dataclass(frozen=True)
-class _Model:
-    """What all names of an adapter together say about the model that they belong to."""
+class _Speller:
+    """Spells the names of an adapter's targets, given the models that they may be of."""
 
-    names: tuple[Named, ...]
+    families: Families
     source: Style
     target: Style
-    base: tuple[str, ...]
 
-    def spelled(self, name: Named) -> str:
-        """A name in the style of the target."""
+    @property
+    def names(self) -> Collection[Named]:
+        """All names."""
+        return self.families.shapes
+
+    def spelled(self, name: Named) -> tuple[Piece, ...]:
+        """What a target is in the other style."""
+        if (other := self.families.another_model(name)) is not None:
+            raise _RefusedError(other)
         if self.target in ("modules", "language"):
             prefix = self._without_prefix(name)
         else:
             prefix = self._prefix(name)
-        path = self._path(name)
+        return tuple(
+            piece._replace(name=self._joined(prefix, piece.name))
+            for piece in self._pieces(name, self.families.shapes[name][0])
+        )
+
+    def _joined(self, prefix: str, name: str) -> str:
+        """A dotted name of a parameter, and the prefix before it, as the target writes them."""
+        path, _, parameter = name.rpartition(".")
         if self.target == "flattened":
             path = path.replace(".", "_")
-        return f"{prefix}{path}.{name.parameter}"
+        return f"{prefix}{path}.{parameter}"
 
     # Prefixes
 
     def _without_prefix(self, name: Named) -> str:
-        if self.target == "language" and (name.part != "model" or self._families):
+        if self.target == "language" and (name.part != "model" or self.families.names):
             raise _RefusedError("a module of an image model, and MLX has language models")
         if "language" in (self.source, self.target) and not is_called_alike(name.path):
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
@@ -124,7 +128,7 @@ class _Model:
             return self._component(name)
         if part == "t5":
             return self._t5(name)
-        alone = self._is_clip_alone
+        alone = self.families.is_clip_alone
         if self.target == "flattened" and alone is not None:
             return "lora_te_" if alone else "lora_te1_"
         if self.target == "comfyui" and alone is False:
@@ -141,7 +145,7 @@ class _Model:
 
     def _component(self, name: Named) -> str:
         """The component of diffusers that the denoiser is: a U-Net or a transformer."""
-        found = dict.fromkeys(reading.component for reading in self._readings(name))
+        found = dict.fromkeys(reading.component for reading in self.families.readings(name))
         if len(found) != 1:
             raise _RefusedError(
                 f"of a model that may be {' or '.join(found) or 'any component'} of a pipeline"
@@ -161,7 +165,7 @@ class _Model:
             raise _RefusedError("in no part of a pipeline that is known here")
         if name.part != "model":
             return name.part
-        found = self._readings(name)
+        found = self.families.readings(name)
         if not found and readings(name.path):
             raise _RefusedError("no known model has all of these names; see --base")
         if not found:
@@ -170,125 +174,102 @@ class _Model:
             raise _RefusedError("in a text encoder, and nothing says in which")
         return "denoiser"
 
-    @cached_property
-    def _is_clip_alone(self) -> bool | None:
-        """Whether the CLIP is the only text encoder, as in SD 1 and 2; None if it may be either."""
-        prefixes = {name.prefix for name in self.names}
-        if prefixes & {"lora_te_", "text_encoders.clip_h.transformer."}:
-            return True
-        if "lora_te1_" in prefixes or any(name.part in ("clip_g", "t5") for name in self.names):
-            return False
-        if self._families and _UNETS not in self._families:
-            return False
-        if any(name.startswith(_SECOND_ENCODER) for name in self.base):
-            return False
-        return self._is_sd1
-
-    @cached_property
-    def _is_sd1(self) -> bool | None:
-        """Whether the U-Net is that of SD 1 or 2, or else of SDXL; None if it may be either."""
-        paths = [name.path for name in self.names if name.part in ("denoiser", "model")]
-        paths += [_ROOT.sub("", name) for name in self.base]
-        if any(map(_ONLY_SD1.match, paths)):
-            return True
-        return False if any(map(_ONLY_SDXL.search, paths)) else None
-
     # Paths
 
-    def _path(self, name: Named) -> str:
-        """The dotted path of a module; or, for a flattened target, perhaps a flattened path."""
+    def _pieces(self, name: Named, rows: int) -> tuple[Piece, ...]:
+        """The parameters that a target is in the model, by their dotted names there."""
         if name.part in ("clip", "clip_g", "t5"):
-            return readings(name.path)[0].path
-        found = self._readings(name)
+            return _alone(readings(name.path)[0].path, name, rows)
+        found = self.families.readings(name)
         if not found:
-            return self._unknown(name)
-        if self.target in ("modules", "language"):
-            paths = {reading.path for reading in found}
-        else:
-            paths = self._wanted_paths(name)
-        if len(paths) > 1:
-            raise _RefusedError(f"may be {' or '.join(sorted(paths))}; --base decides")
-        return paths.pop()
+            return self._unknown(name, rows)
+        families = tuple(dict.fromkeys(reading.family for reading in found))
+        meanings = {self._in_family(family, name, rows) for family in families}
+        if len(meanings) > 1:
+            raise _RefusedError(
+                f"of {either(families)}, for which {_FORMATS[self.target]} has different names; "
+                f"--base decides"
+            )
+        return meanings.pop()
 
-    def _unknown(self, name: Named) -> str:
-        """The path of a module that no known model has."""
-        in_base = self._in_base.get(name.path.replace(".", "_"), ())
+    def _in_family(self, family: str, name: Named, rows: int) -> tuple[Piece, ...]:
+        """What a name of a family's model is, by the names that the target has for it."""
+        wanted = self._wanted(family)
+        own = [r for r in readings(name.path) if r.family == family]
+        known = [r.path for r in own if r in self.families.readings(name)]
+        if self._crosses(family):
+            return self._crossed(family, f"{known[0]}.{name.parameter}", rows)
+        paths = known if wanted is None else [r.path for r in own if r.naming in wanted]
+        if len(set(paths)) > 1:
+            raise _RefusedError(f"may be {' or '.join(sorted(set(paths)))}; --base decides")
+        return _alone(paths[0], name, rows)
+
+    def _crossed(self, family: str, name: str, rows: int) -> tuple[Piece, ...]:
+        """What a parameter is in the other layout, or by another name in the same one."""
+        wanted = self._wanted(family)
+        crossing = self.families.crossing(family)
+
+        def is_wanted(other: str) -> bool:
+            if self.target == "modules" and self.families.denoiser is not None:
+                return other in self.families.denoiser.shapes
+            known = readings(other.rpartition(".")[0])
+            return wanted is None or any(r.family == family and r.naming in wanted for r in known)
+
+        if wanted is None or crossing.side not in {SIDES[naming] for naming in wanted}:
+            return crossing.pieces(name, is_wanted)
+        other = crossing.renamed(name, is_wanted)
+        if other is None:
+            raise _RefusedError(f"no name that {_FORMATS[self.target]} has")
+        return (Piece(other, (Run(0, 0, rows),), rows),)
+
+    def _unknown(self, name: Named, rows: int) -> tuple[Piece, ...]:
+        """A module that no known model has, or one without a matrix."""
+        in_base = self.families.in_base(name)
         if len(in_base) > 1:
             raise _RefusedError(f"may be {' or '.join(sorted(in_base))}, which are in the base")
+        if len(self.families.names) == 1 and self._crosses(self.families.names[0]):
+            path = in_base[0] if in_base else name.path
+            if "." in path or not name.is_flattened:
+                return self._crossed(self.families.names[0], f"{path}.{name.parameter}", rows)
         if in_base:
-            return in_base[0]
-        if readings(name.path) and not self._pairs and self.target not in ("modules", "language"):
+            return _alone(in_base[0], name, rows)
+        if (
+            readings(name.path)
+            and not self.families.pairs
+            and self.target not in ("modules", "language")
+        ):
             raise _RefusedError("no known model has all of these names; see --base")
         if name.is_flattened and self.target != "flattened":
             raise _RefusedError("no module of a known model has this flattened name; see --base")
         same_names = {self.source, self.target} == {"comfyui", "flattened"}
         if same_names or name.prefix == "unet." or self.target in ("modules", "language"):
-            return name.path
+            return _alone(name.path, name, rows)
         raise _RefusedError(
             f"a module of no known model, so it cannot be told whether {_FORMATS[self.target]} "
             f"calls it so; see --base"
         )
 
-    def _wanted_paths(self, name: Named) -> set[str]:
-        """The paths that a name can be, by the names that the target has for each family."""
-        found: set[str] = set()
-        others: dict[str, list[Reading]] = {}
-        for family in self._families:
-            own = [r for r in readings(name.path) if r.family == family]
-            same = {r.path for r in own if r.naming in self._wanted(family)}
-            found |= same
-            if not same:
-                others[family] = own
-        if not others:
-            return found
-        theirs = dict.fromkeys(_LAYOUT[r.naming] for own in others.values() for r in own)
-        wanted = dict.fromkeys(_LAYOUT[n] for family in others for n in self._wanted(family))
-        settle = "; --base may show that it is another model" if found else ""
-        raise _RefusedError(
-            f"{' and '.join(theirs)} of {listing(others, 2)}, for which {_FORMATS[self.target]} "
-            f"has {' or '.join(wanted)}, and the map between these is not there yet{settle}"
-        )
-
-    def _wanted(self, family: str) -> tuple[Naming, ...]:
-        """By whose names the target calls the modules of a family."""
+    def _wanted(self, family: str) -> tuple[Naming, ...] | None:
+        """By whose names the target calls the modules of a family; None for any."""
+        if self.target in ("modules", "language"):
+            return self.families.of_base
         if self.target == "diffusers":
             return ("diffusers",)
         if self.target == "comfyui":
             return ("comfyui",) if "comfyui" in namings(family) else ("original",)
-        if family != _UNETS:
-            # Flattened, ComfyUI's names are read by ComfyUI alone, and those of the authors by all.
-            return ("original", "comfyui")
-        # sd-scripts read both names of SDXL, and only diffusers' names of SD 1 and 2.
-        return ("diffusers",) if self._is_sd1 else ("diffusers", "original")
+        if family == UNETS:
+            # sd-scripts read both names of SDXL, and only diffusers' names of SD 1 and 2.
+            return ("diffusers",) if self.families.is_sd1 else ("diffusers", "original")
+        if architecture_of(family).sides["original"] == "ComfyUI":
+            # The authors' names are those of diffusers, which their trainers have.
+            return ("original", "diffusers")
+        # Flattened, ComfyUI's names are read by ComfyUI alone, and those of the authors by all.
+        return ("original", "comfyui")
 
-    # Families
-
-    def _readings(self, name: Named) -> list[Reading]:
-        """The readings of a name in the families that all names agree on."""
-        return [r for r in readings(name.path) if (r.family, r.naming) in self._pairs]
-
-    @cached_property
-    def _families(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(family for family, _ in self._pairs))
-
-    @cached_property
-    def _pairs(self) -> tuple[tuple[str, Naming], ...]:
-        """The families, each with a naming, that all known names of the denoiser can be of."""
-        names = [n.path for n in self.names if n.part in ("denoiser", "model")]
-        pairs = common_families(names, _namings(self.source))
-        if not self.base:
-            return pairs
-        modules = [_ROOT.sub("", name).rpartition(".")[0] for name in self.base]
-        families = {family for family, _ in common_families(modules, None)}
-        return tuple(pair for pair in pairs if not families or pair[0] in families)
-
-    @cached_property
-    def _in_base(self) -> Mapping[str, list[str]]:
-        """The paths of the base's modules by their flattened names."""
-        found: dict[str, list[str]] = {}
-        for module in dict.fromkeys(_ROOT.sub("", n).rpartition(".")[0] for n in self.base):
-            found.setdefault(module.replace(".", "_"), []).append(module)
-        return found
+    def _crosses(self, family: str) -> bool:
+        """Whether the target calls a family's modules by other names than the adapter does."""
+        wanted = self._wanted(family)
+        return wanted is not None and not self.families.calls_alike(family, wanted)
 
 
 def _namings(style: Style) -> tuple[Naming, ...] | None:
@@ -298,3 +279,8 @@ def _namings(style: Style) -> tuple[Naming, ...] | None:
     if style == "comfyui":
         return ("original", "comfyui")
     return None
+
+
+def _alone(path: str, name: Named, rows: int) -> tuple[Piece, ...]:
+    """A whole parameter of a module with this path."""
+    return (Piece(f"{path}.{name.parameter}", (Run(0, 0, rows),), rows),)

@@ -32,7 +32,7 @@ class ConvertReport:
         adapter: the adapter that was read.
         source: the name of its format.
         target: the name of the format that was written.
-        names: the new names of targets by their old ones.
+        names: the new names of each target: several of one that is fused of what they name.
         dropped: the targets and tensors that `drop` left out.
         comparison: how what was written compares with what was read, by new names.
         notes: remarks for the user.
@@ -42,7 +42,7 @@ class ConvertReport:
     adapter: str
     source: str
     target: str
-    names: Mapping[str, str]
+    names: Mapping[str, tuple[str, ...]]
     dropped: tuple[str, ...]
     comparison: Comparison
     notes: tuple[str, ...]
@@ -57,7 +57,7 @@ class ConvertReport:
             "to": self.target,
             "output": self.written.path if self.written else None,
             "bytes": self.written.nbytes if self.written else None,
-            "names": dict(self.names),
+            "names": {old: new[0] if len(new) == 1 else [*new] for old, new in self.names.items()},
             "dropped": list(self.dropped),
             "error": worst[1] if worst else 0.0,
             "worst": worst[0] if worst else None,
@@ -102,8 +102,8 @@ def convert(
     opened = open_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
-    names = () if base is None else _names(open_base(base, headers=True, variant=variant))
-    found = converted(opened, dialect, names, drop)
+    read = None if base is None else open_base(base, headers=True, variant=variant)
+    found = converted(opened, dialect, None if read is None else _shapes(read), drop)
     source = opened.filed.dialect if opened.filed is not None else dialect.name
     files = encoded(found, dialect, source, stored)
     with threads(None) as each:
@@ -142,9 +142,14 @@ def _dialect(name: str) -> Dialect:
     return known[name]
 
 
-def _names(base: Checkpoint) -> tuple[str, ...]:
-    """The names of a base's tensors, and those of weights that it stores packed."""
-    return tuple(dict.fromkeys((*base.tensors, *packed_in(base).weights)))
+def _shapes(base: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shapes of a base's tensors, and of weights that it stores packed under other names.
+
+    That of a packed weight is empty if headers do not tell it.
+    """
+    packed = packed_in(base)
+    plain = {name: stored.shape for name, stored in base.tensors.items()}
+    return plain | {name: packed.shapes.get(name, ()) for name in packed.weights}
 
 
 def _dtype(name: str | None) -> str | None:

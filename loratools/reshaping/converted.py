@@ -15,6 +15,7 @@ from loratools.io.json import json_text
 from loratools.io.source import Source
 from loratools.names.globs import matches, no_match
 from loratools.names.translated import translated
+from loratools.reshaping.respelled import respelled
 from loratools.version import __version__
 
 #: The entry of a file's metadata that says where a converted adapter came from.
@@ -33,24 +34,29 @@ class Converted:
 
     Attributes:
         adapter: the adapter, with nothing of the files that it was read from but their metadata.
-        names: the new names of targets by their old ones.
+        names: the new names of each target: several of one that is fused of what they name.
         dropped: the targets and tensors that were left out.
         notes: remarks for the user.
+        folded: the new targets whose scalings were multiplied into a factor, in float64.
     """
 
     adapter: Adapter
-    names: Mapping[str, str]
+    names: Mapping[str, tuple[str, ...]]
     dropped: tuple[str, ...]
     notes: tuple[str, ...]
+    folded: frozenset[str] = frozenset()
 
 
 def converted(
-    adapter: Adapter, dialect: Dialect, base: Collection[str], drop: Sequence[str]
+    adapter: Adapter,
+    dialect: Dialect,
+    base: Mapping[str, tuple[int, ...]] | None,
+    drop: Sequence[str],
 ) -> Converted:
     """Give an adapter the names that a dialect has for its targets.
 
-    `base` are the names of a base's parameters, if there is one; `drop` are globs of targets and of
-    tensors without effect that are left out.
+    `base` are the shapes of a base's parameters, if there is one; `drop` are globs of targets and
+    of tensors without effect that are left out.
 
     Raises:
         MatchError: a glob matches nothing.
@@ -60,23 +66,27 @@ def converted(
     adapter.check_usable()
     adapter, dropped = _without(adapter, drop)
     source = dialect_named(adapter.filed.dialect) if adapter.filed is not None else None
-    if source is None or source.name == dialect.name:
-        names = {target: target for target in _targets(adapter)}
-        note = f"the adapter is in the {dialect.name} format already, and is written anew"
-        return Converted(adapter, names, dropped, (note,) if source else ())
-    found = translated(_targets(adapter), source.style, dialect.style, base)
-    refuse(adapter.where, dialect, found.refused, len(found.names) + len(found.refused))
-    twice = _twice(found.names)
-    refuse(adapter.where, dialect, twice, len(found.names))
+    if source is None or (source.name == dialect.name and base is None):
+        return _anew(adapter, dialect, dropped)
+    found = translated(_shapes(adapter), source.style, dialect.style, base)
+    count = len(found.pieces) + len(found.refused)
+    refuse(adapter.where, dialect, found.refused, count)
+    made = respelled(adapter, found.pieces)
+    refuse(adapter.where, dialect, made.refused, count)
+    if source.name == dialect.name and all(new == (old,) for old, new in made.names.items()):
+        return _anew(adapter, dialect, dropped)
     carried, notes = _carried(adapter, dialect)
-    made = replace(
-        adapter,
-        updates=_renamed(adapter.updates, found.names),
-        replaced=_renamed(adapter.replaced, found.names),
-        rows=_renamed(adapter.rows, found.names),
-        filed=carried,
-    )
-    return Converted(made, found.names, dropped, notes)
+    if made.left_out:
+        told = listing(made.left_out)
+        notes = (*notes, f"left out, as the update of which they are parts is zero there: {told}")
+    return Converted(replace(made.adapter, filed=carried), made.names, dropped, notes, made.folded)
+
+
+def _anew(adapter: Adapter, dialect: Dialect, dropped: tuple[str, ...]) -> Converted:
+    """An adapter that keeps its names."""
+    names = {target: (target,) for target in _targets(adapter)}
+    note = f"the adapter is in the {dialect.name} format already, and is written anew"
+    return Converted(adapter, names, dropped, (note,) if adapter.filed is not None else ())
 
 
 def encoded(found: Converted, dialect: Dialect, before: str, dtype: str | None) -> Files:
@@ -90,12 +100,14 @@ def encoded(found: Converted, dialect: Dialect, before: str, dtype: str | None) 
     adapter = found.adapter
     if dtype is not None:
         adapter = _widened(adapter, dtype)
+    elif found.folded:
+        adapter = _narrowed(adapter, found.folded)
     try:
         bundle = encode(adapter, dialect.name)
     except UnsupportedError:
-        old = {new: name for name, new in found.names.items()}
+        old = {new: name for name, some in found.names.items() for new in some}
         reasons = {old[target]: reason for target, reason in _refused(adapter, dialect)}
-        refuse(adapter.where, dialect, reasons, len(old))
+        refuse(adapter.where, dialect, reasons, len(found.names))
         raise
     if dtype is not None:
         bundle = _in_dtype(bundle, dtype)
@@ -123,6 +135,15 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
 
 def _targets(adapter: Adapter) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*adapter.updates, *adapter.replaced, *adapter.rows)))
+
+
+def _shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that are changed or replaced; of new rows, that of these rows."""
+    return {
+        **{target: rows.rows.shape for target, rows in adapter.rows.items()},
+        **{target: replaced.source.shape for target, replaced in adapter.replaced.items()},
+        **{target: update.delta.shape for target, update in adapter.updates.items()},
+    }
 
 
 def _without(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, tuple[str, ...]]:
@@ -153,20 +174,6 @@ def _without(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, tuple[str,
     if not _targets(left):
         raise UnsupportedError(f"{adapter.where}: --drop leaves nothing to convert")
     return left, dropped
-
-
-def _twice(names: Mapping[str, str]) -> dict[str, str]:
-    """The targets that get the name of another target, each with the reason to refuse it."""
-    owners: dict[str, str] = {}
-    return {
-        old: f"would be {shorten(new)}, as {shorten(owner)} is"
-        for old, new in names.items()
-        if (owner := owners.setdefault(new, old)) != old
-    }
-
-
-def _renamed(some: Mapping[str, _Value], names: Mapping[str, str]) -> dict[str, _Value]:
-    return {names[target]: value for target, value in some.items()}
 
 
 def _carried(adapter: Adapter, dialect: Dialect) -> tuple[Filed | None, tuple[str, ...]]:
@@ -239,6 +246,18 @@ def _widened(adapter: Adapter, dtype: str) -> Adapter:
         if lora is not None and any(source.dtype != dtype for source in lora.sources):
             wide = replace(lora, up=_wide(lora.up), down=_wide(lora.down))
             updates[target] = replace(update, delta=update.delta.with_low_rank(wide))
+    return replace(adapter, updates=updates)
+
+
+def _narrowed(adapter: Adapter, folded: Collection[str]) -> Adapter:
+    """The adapter with the factors that have a scaling in them in the dtype of the others."""
+    updates = dict(adapter.updates)
+    for target in folded:
+        lora = updates[target].delta.low_rank
+        if lora is not None:
+            rounded = replace(lora, up=cast(lora.up, lora.down.dtype))
+            delta = updates[target].delta.with_low_rank(rounded)
+            updates[target] = replace(updates[target], delta=delta)
     return replace(adapter, updates=updates)
 
 

@@ -1,6 +1,7 @@
 """A flattened name has the readings that models have for it, and no others."""
 
 import json
+import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,8 @@ def test_a_number_in_a_word_is_no_other_number() -> None:
 def test_a_name_that_two_models_divide_otherwise_has_both_readings() -> None:
     found = {reading.path for reading in readings("double_blocks_5_img_attn_qkv")}
     assert found == {"double_blocks.5.img_attn.qkv", "double_blocks.5.img_attn_qkv"}
+
+
+def test_the_trees_are_those_of_the_key_lists_and_the_rules() -> None:
+    script = Path(__file__).parent.parent.parent / "scripts" / "make_layouts.py"
+    assert runpy.run_path(str(script))["layouts"]() == LAYOUTS

@@ -114,7 +114,7 @@ def test_strengths_of_a_hundred_thousand_targets_are_grouped_at_once() -> None:
 def test_twenty_thousand_names_are_translated_at_once(
     name: str, source: Style, target: Style
 ) -> None:
-    names = [name.format(number) for number in range(20_000)]
+    shapes = {name.format(number): (4, 4) for number in range(20_000)}
     began = time.process_time()
-    assert not translated(names, source, target).refused
+    assert not translated(shapes, source, target).refused
     assert time.process_time() - began < 3  # 0.5 here; to go through all names for each takes 10
