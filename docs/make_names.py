@@ -75,16 +75,17 @@ frames has, with its original name.
 """
 
 
-_FUSED = """\
-## Fused weights of language models
+_MODULES = """\
+## Modules of language models
 
-These rules are in `loratools/names/fused.txt`. They hold for modules with these last words anywhere
-in a base: under any prefix, and in the language or the vision model of another one.
+These rules are in `loratools/names/modules.txt`. They hold for modules with these last words
+anywhere in a base: under any prefix, and in the language or the vision model of another one. Right
+of the sign of equality is the name of a part or of the whole in other classes or exports.
 
 | before the rules | means |
 |---|---|
-| `fused` | the values of `model_type` whose checkpoints have the rows in this order |
-| `split: any` | an adapter of the fused weight is applied to any base that has the parts |
+| `models` | the values of `model_type` whose checkpoints store the modules so |
+| `parts: any` | an adapter of the fused weight is applied to any base that has the parts |
 | `queries` | the module with as many columns as the first part has rows |
 """
 
@@ -92,14 +93,14 @@ in a base: under any prefix, and in the language or the vision model of another 
 def page() -> str:
     """The text of the page, from the files of rules."""
     files = sorted(ALIASES.glob("*.txt"), key=lambda path: _fields(path)["name"].lower())
-    return "\n".join([_HEAD, *map(_section, files), _fused()])
+    return "\n".join([_HEAD, *map(_section, files), _modules()])
 
 
-def _fused() -> str:
-    """The rules of fused weights, as their file has them, without its comments."""
-    lines = (NAMES / "fused.txt").read_text("utf-8").splitlines()
+def _modules() -> str:
+    """The rules of modules, as their file has them, without its comments."""
+    lines = (NAMES / "modules.txt").read_text("utf-8").splitlines()
     rules = "\n".join(line for line in lines if not line.startswith("#")).strip()
-    return f"{_FUSED}\n{re.sub(r'^(?=.)', '    ', rules, flags=re.MULTILINE)}\n"
+    return f"{_MODULES}\n{re.sub(r'^(?=.)', '    ', rules, flags=re.MULTILINE)}\n"
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -26,9 +26,9 @@ from loratools.merging.weights import Weight, weights_with_blocks
 from loratools.names.bases import another_base
 from loratools.names.block_weights import BlockWeights
 from loratools.names.conv1d import square_is_transposed
-from loratools.names.fused import models_of
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames, Match, Place
+from loratools.names.modules import models_of
 from loratools.names.packed import packed_in
 from loratools.names.quantised import declared_notes
 from loratools.names.tied import find_used_head

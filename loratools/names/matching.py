@@ -3,7 +3,7 @@
 A base that is recognised consists of components (`pipeline.py`); a prefix of the target says which
 of them it is in. Its tensors have names in all layouts of its architecture (`other_names.py`), so a
 target can be some rows of a tensor, or several tensors. Any other base is searched by its own names
-(`search.py`), and by those of the parts of fused weights (`fused.py`).
+(`search.py`), and by those of the parts of fused weights (`modules.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from loratools.errors import MatchError, listing, shorten
 from loratools.names.architectures import Architecture, architectures
 from loratools.names.components import labelled
 from loratools.names.flattened import flattened_path
-from loratools.names.fused import fused_parts, fused_with
+from loratools.names.modules import hint, parts_in
 from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames, Segment
 from loratools.names.pipeline import Component, called, components_of, meant, recognition
@@ -90,7 +90,7 @@ class BaseNames:
     def _all(self) -> Names:
         """All names of the base, as one model."""
         others = OtherNames(self.shapes)
-        for parts in fused_parts(self.shapes, self.models):
+        for parts in parts_in(self.shapes, self.models):
             others.add_parts(parts)
         return Names(others)
 
@@ -110,7 +110,9 @@ class BaseNames:
         if not self.components:
             found = self._all.find(target, shape, may_transpose=may_transpose)
             if found is None:
-                raise MatchError(self._all.complaint(target, shape, self._unsplit(target)))
+                raise MatchError(
+                    self._all.complaint(target, shape, hint(target, self.shapes, self.models))
+                )
             return _match(found)
         inside, path = self._inside(target)
         matches = [
@@ -150,17 +152,6 @@ class BaseNames:
         prefix, label, rest = labelled(target)
         path = target if flattened_path(target) is not None else rest
         return meant(self.components, label if prefix else None), path
-
-    def _unsplit(self, target: str) -> str:
-        """That the base may have a target fused with others, in an order that is not known."""
-        name = fused_with(target, self.shapes)
-        if name is None:
-            return ""
-        models = " or ".join(sorted(self.models)) or "a model without a config.json"
-        return (
-            f"{shorten(name)} may have it fused with others, and the order of its rows is not "
-            f"known of {models}"
-        )
 
     def _complaint(
         self, target: str, path: str, shape: tuple[int, ...], inside: Iterable[Component]

@@ -44,6 +44,7 @@ _NESTINGS = (
         "model.text_model.",
         "thinker.model.",
     ),
+    ("model.", "backbone."),  # Nemotron-H and Mamba
     ("lm_head.", "language_model.lm_head.", "text_model.lm_head.", "thinker.lm_head."),
     # transformers 5 has left out a module of CLIP and SigLIP.
     *(

@@ -18,8 +18,8 @@ from transformers import Gemma3ForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
-from loratools.names.fused import models_of  # noqa: E402
 from loratools.names.matching import BaseNames  # noqa: E402
+from loratools.names.modules import models_of  # noqa: E402
 from tests.oracle._live import assert_changed, assert_same, live, load, logits  # noqa: E402
 from tests.oracle._multimodal import TINY, build, inputs, named, respell, with_level  # noqa: E402
 

@@ -6,8 +6,8 @@ import pytest
 
 from loratools.deltas.placed import Run
 from loratools.errors import MatchError
-from loratools.names.fused import Fusion, fusions, models_of
 from loratools.names.matching import BaseNames, Place
+from loratools.names.modules import Known, Pattern, known_modules, models_of
 
 #: 4 heads of 8 for queries, and 2 for keys and for values.
 LAYER: dict[str, tuple[int, ...]] = {
@@ -130,21 +130,20 @@ def test_the_types_of_all_models_in_a_config_are_known() -> None:
     assert models_of({}) == models_of(None) == frozenset()
 
 
-@pytest.mark.parametrize(
-    "fusion", fusions(), ids=lambda fusion: f"{fusion.whole}-{fusion.parts[0][0]}"
-)
-def test_every_row_of_a_fused_weight_is_one_of_exactly_one_part(fusion: Fusion) -> None:
-    queries = 12
-    shapes: dict[str, tuple[int, ...]] = {f"x.{fusion.whole}.weight": (24, 4)}
-    if fusion.queries:
-        shapes[f"x.{fusion.queries}.weight"] = (4, queries)
-    names = BaseNames(shapes, fusion.models)
-    equal = 24 // len(fusion.parts)
-    sizes = [queries, *[12 // (len(fusion.parts) - 1)] * (len(fusion.parts) - 1)]
+@pytest.mark.parametrize("known", known_modules(), ids=lambda known: ".".join(known.whole))
+def test_every_row_of_a_stored_module_is_one_of_exactly_one_part(known: Known) -> None:
+    def name(pattern: Pattern) -> str:
+        return ".".join(("x", *(word.replace("{i}", "7") for word in pattern), "weight"))
+
+    shapes: dict[str, tuple[int, ...]] = {name(known.whole): (24, 4)}
+    others = len(known.parts) - 1
+    sizes = [24 // len(known.parts)] * len(known.parts)
+    if known.queries:
+        shapes[name(known.queries)] = (4, 12)
+        sizes = [12, *[12 // others] * others]
+    names = BaseNames(shapes, known.models)
     rows: list[int] = []
-    for (part, _), size in zip(fusion.parts, sizes, strict=True):
-        match = names.match(f"x.{part}.weight", (size if fusion.queries else equal, 4))
-        rows += [
-            run.at + i for place in match.places for run in place.runs for i in range(run.count)
-        ]
+    for (part, _), size in zip(known.parts, sizes, strict=True):
+        runs = names.match(name(part), (size, 4)).places[0].runs
+        rows += [run.at + row for run in runs for row in range(run.count)]
     assert rows == list(range(24))

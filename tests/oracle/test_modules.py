@@ -14,11 +14,24 @@ from tests.oracles import WARNED, oracle
 oracle("peft")
 oracle("transformers")
 
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedConfig,
+)
 from transformers.conversion_mapping import _build_checkpoint_conversion_mapping  # noqa: E402
 
 import loratools  # noqa: E402
-from loratools.names.fused import fusions  # noqa: E402
+from loratools.names.matching import BaseNames  # noqa: E402
+from loratools.names.modules import known_modules, models_of  # noqa: E402
 from tests.oracle._live import assert_changed, assert_same, live, load, logits  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
@@ -136,17 +149,120 @@ _OTHERS = ("conv1d", "e_score_correction_bias", "in_proj_")
 
 
 def test_every_fusion_that_transformers_converts_is_known() -> None:
-    known = {
-        (fusion.whole, tuple(part for part, _ in fusion.parts)): fusion.models
-        for fusion in fusions()
-    }
+    models: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    for known in known_modules():
+        parts = tuple(".".join(part[-2:]) for part, _ in known.parts)
+        models.setdefault((".".join(known.whole[-2:]), parts), set()).update(known.models)
     missing = [
         (model, whole, parts)
         for model, whole, parts in converters()
         if not any(word in f"{whole} {parts}" for word in _OTHERS)
         if not any(
             name.replace("_", "") in model.replace("_", "").lower()
-            for name in known.get((whole, parts), ())
+            for name in models.get((whole, parts), ())
         )
     ]
     assert missing == []
+
+
+#: Sizes of tiny models, by any of the names that configs have for them.
+_TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "num_local_experts": 2,
+    "num_experts": 2,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+    "use_swiglu_ffn": True,
+}
+#: Model types that transformers saves with other names than they have in memory, and some others.
+_KINDS = (
+    "bailing_hybrid",
+    "beit",
+    "deepseek_v3",
+    "deepseek_v4",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "ernie4_5_moe",
+    "glm4",
+    "glm4_moe",
+    "granitemoe",
+    "gte",
+    "hrm_text",
+    "hunyuan_v1_moe",
+    "hy_v3",
+    "ijepa",
+    "jamba",
+    "jina_embeddings_v3",
+    "kimi_linear",
+    "laguna",
+    "llama",
+    "minimax",
+    "minimax_m2",
+    "mixtral",
+    "modernbert",
+    "mpt",
+    "nemotron_h",
+    "nomic_bert",
+    "olmoe",
+    "phi3",
+    "phimoe",
+    "pixio",
+    "qwen2_moe",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_moe",
+    "qwen3_next",
+    "vit",
+    "vit_mae",
+    "vivit",
+)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_linear_module_in_memory_is_its_rows_on_disk(kind: str, tmp_path: Path) -> None:
+    known = AutoConfig.for_model(kind)
+    sizes = {name: size for name, size in _TINY.items() if hasattr(known, name)}
+    config = AutoConfig.for_model(kind, **sizes, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = _class(config).from_config(config)
+    model.save_pretrained(tmp_path)
+    disk = load_file(tmp_path / "model.safetensors")
+    models = models_of(config.to_dict())
+    base = BaseNames({name: tuple(tensor.shape) for name, tensor in disk.items()}, models)
+    modules = {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert modules
+    for name, weight in modules.items():
+        (place,) = base.match(f"{name}.weight", tuple(weight.shape)).places
+        rows = [disk[place.name][run.at : run.at + run.count] for run in place.runs]
+        assert torch.equal(torch.cat(rows), weight), name
+
+
+def _class(config: PreTrainedConfig) -> Any:
+    """The class of the usual model of this type: one with a head, if there is one."""
+    heads = (AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForMaskedLM)
+    kind = type(config)
+    found = (cls for cls in heads if isinstance(cls._model_mapping.get(kind, None), type))
+    return next(found, AutoModel)
