@@ -14,7 +14,7 @@ from loratools.errors import FormatError, MatchError, listing, shorten
 from loratools.files.beside import of_model
 from loratools.files.fingerprint import Fingerprint, fingerprint
 from loratools.files.manifest import BESIDE, MANIFEST, BaseIdentity, Manifest, read_manifest
-from loratools.io.checkpoint import Checkpoint, Component, Overlay, Shard
+from loratools.io.checkpoint import Checkpoint, Component, Overlay, Shard, inside
 from loratools.io.companions import Companion
 from loratools.io.folder import Folder, read_json
 from loratools.io.json import encode_json
@@ -44,16 +44,19 @@ def lay_over(base: Checkpoint, folder: Folder, *, headers: bool) -> Checkpoint:
         )
     found = _shards(folder, manifest, headers=headers)
     companions = _companions(folder, manifest, headers=headers)
-    has_config = _CONFIG in manifest.beside
+    configs = {
+        path: read_json(folder.open(f"{BESIDE}/{path}"))
+        for path in (inside(component.folder, _CONFIG) for component in base.components)
+        if path in manifest.beside
+    }
     manifest_file = folder.open(MANIFEST)
     overlay = Overlay(
         folder.where, folder.path, (manifest_file, *(shard.file for shard in found)), companions
     )
-    config = read_json(folder.open(f"{BESIDE}/{_CONFIG}")) if has_config else base.config
     return replace(
         base,
         where=f"{base.where}+{folder.where}",
-        components=_laid_over(base, manifest, found, config),
+        components=_laid_over(base, manifest, found, configs),
         overlays=(*base.overlays, overlay),
     )
 
@@ -133,9 +136,15 @@ def _check_tensors(manifest: Manifest, shards: list[Shard]) -> None:
 
 
 def _laid_over(
-    base: Checkpoint, manifest: Manifest, found: list[Shard], config: Mapping[str, Any] | None
+    base: Checkpoint,
+    manifest: Manifest,
+    found: list[Shard],
+    configs: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Component, ...]:
-    """The base's shards with the overlay's tensors in the places of those that they replace."""
+    """The base's shards with the overlay's tensors in the places of those that they replace.
+
+    `configs` are the overlay's, by their paths in the base.
+    """
     changed = {tensor.name: tensor for shard in found for tensor in shard.tensors}
     renamed = {old: new for new, old in manifest.renamed.items()}
     names = {name: renamed.get(name, name) for name in base.tensors}
@@ -155,7 +164,7 @@ def _laid_over(
         return replace(
             component,
             shards=(*shards, last),
-            config=component.config if component.folder else config,
+            config=configs.get(inside(component.folder, _CONFIG), component.config),
         )
 
     return tuple(map(laid_over, base.components))

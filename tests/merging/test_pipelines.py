@@ -244,7 +244,13 @@ def test_an_overlay_holds_the_changed_tensors_of_all_components(tmp_path: Path, 
     loratools.merge(base, lora, output=changed, options=options, write=write)
     loratools.merge(f"{base}+{changed}", [], output=made)
     assert contents(made) == contents(full)
-    # Another variant of the same names is another base.
+    # Its configs are those of the model, which another dtype changes again.
+    loratools.merge(
+        f"{base}+{changed}", [], output=tmp_path / "wide", options=MergeOptions(dtype="float32")
+    )
+    config = read_json(tmp_path / "wide/text_encoder/config.json")
+    assert config == {"torch_dtype": "float32"}
+    # Weights of the same names in other files are another base.
     other = write_pipeline(tmp_path / "other")
     with pytest.raises(MatchError, match="was made for another base"):
         loratools.merge(f"{other}+{changed}", [], output=tmp_path / "no")
