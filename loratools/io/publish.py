@@ -245,8 +245,7 @@ def _check_replaceable(output: Path, *, is_folder: bool) -> None:
         raise OutputError(f"{output}: not a {kind}, and the output is one; name another output")
     if not is_folder:
         return
-    # The components of a pipeline have folders of their own.
-    names = entries(output, 1)
+    names = entries(output, 1)  # the components of a pipeline have folders of their own
     if any(output.iterdir()) and not any(name.endswith(".safetensors") for name in names):
         raise OutputError(f"{output}: a folder without safetensors files is not replaced")
 
