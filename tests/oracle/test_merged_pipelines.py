@@ -13,6 +13,7 @@ oracle("peft")
 oracle("diffusers")
 
 from diffusers.utils import logging  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 import loratools  # noqa: E402
@@ -20,7 +21,13 @@ from loratools.merging.execute import WriteOptions  # noqa: E402
 from tests.adapters import effects  # noqa: E402
 from tests.narrowing import present  # noqa: E402
 from tests.oracle._pipelines import PIPELINES, components, pipeline, weights  # noqa: E402
-from tests.oracle.test_diffusers import assert_equal, fused, save, trained  # noqa: E402
+from tests.oracle.test_diffusers import (  # noqa: E402
+    assert_equal,
+    fused,
+    kohyas,
+    save,
+    trained,
+)
 from tests.pipelines import contents  # noqa: E402
 
 UNMATCHED = pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
@@ -104,3 +111,13 @@ def test_diffusers_loads_what_is_extracted_from_two_pipelines(name: str, tmp_pat
         # No number is further from the tuned one than all numbers are together.
         atol = check.distance + check.rounding
         torch.testing.assert_close(found[target], weight, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["SD1", "SDXL"])
+def test_a_kohya_file_is_merged_into_all_components_that_it_is_for(
+    name: str, tmp_path: Path
+) -> None:
+    pipeline(name).save_pretrained(tmp_path / "base")
+    save_file(kohyas(name, [2.0]), tmp_path / "kohya.safetensors")
+    loratools.merge(tmp_path / "base", tmp_path / "kohya.safetensors", output=tmp_path / "out")
+    assert_equal(loaded(name, tmp_path / "out"), fused(name, tmp_path / "kohya.safetensors"))
