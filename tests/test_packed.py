@@ -413,3 +413,18 @@ def test_an_integer_tensor_is_not_changed(tmp_path: Path) -> None:
     )
     with pytest.raises(LoratoolsError, match=r"model\.steps is F32, and I64 in the base"):
         loratools.merge(tmp_path / "base", adapter, output=None)
+
+
+def test_a_part_of_a_packed_fused_weight_is_refused_as_packed(tmp_path: Path) -> None:
+    fused = f"{LAYER}.self_attn.qkv_proj"
+    tensors = {f"{fused}.qweight": ("I32", (4, 96)), f"{fused}.scales": ("F16", (1, 96))}
+    base = write_tensors(
+        tmp_path / "base", {**tensors, f"{PLAIN}.weight": ("F32", (ROWS, COLUMNS))}
+    )
+    adapter = write_adapter(tmp_path / "adapter", pair(PACKED, ROWS, COLUMNS))
+    with pytest.raises(UnsupportedError, match=rf"{fused}\.weight is stored packed \(GPTQ"):
+        loratools.merge(base, adapter, output=tmp_path / "merged")
+    both = write_adapter(tmp_path / "both", pair(PACKED, ROWS, COLUMNS) | UPDATE)
+    options = MergeOptions(skip=(f"{fused}.weight",))
+    report = loratools.merge(base, both, output=tmp_path / "merged", options=options)
+    assert [tensor.name for tensor in report.plan.changed] == [f"{PLAIN}.weight"]

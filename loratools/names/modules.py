@@ -124,7 +124,7 @@ def hint(target: str, shapes: Mapping[str, tuple[int, ...]], models: frozenset[s
                 f"{shorten(name)} stacks the matrices of all experts, to which an update of one "
                 f"cannot be added"
             )
-    if name := _fused_with(target, shapes):
+    if name := fused_with(target, shapes):
         known = " or ".join(sorted(models)) or "a model without a config.json"
         return (
             f"{shorten(name)} may have it fused with others, and the order of its rows is not "
@@ -133,8 +133,8 @@ def hint(target: str, shapes: Mapping[str, tuple[int, ...]], models: frozenset[s
     return ""
 
 
-def _fused_with(target: str, names: Iterable[str]) -> str | None:
-    """The name of a weight that seems to have the target fused with others."""
+def fused_with(target: str, names: Iterable[str]) -> str | None:
+    """The name of a weight that seems to have the target fused with others; None without one."""
     module, _, leaf = target.rpartition(".")
     outside, _, last = module.rpartition(".")
     words = next((words for part, words in _PARTS if part.fullmatch(last)), None)

@@ -38,6 +38,7 @@ _NESTINGS = (
     # The language model by itself, and inside of others before and after transformers 4.52.
     (
         "model.",
+        "language_model.",
         "language_model.model.",
         "model.language_model.",
         "text_model.model.",
@@ -45,6 +46,7 @@ _NESTINGS = (
         "thinker.model.",
     ),
     ("model.", "backbone."),  # Nemotron-H and Mamba
+    ("model.", "ultrabert."),
     ("lm_head.", "language_model.lm_head.", "text_model.lm_head.", "thinker.lm_head."),
     # transformers 5 has left out a module of CLIP and SigLIP.
     *(

@@ -14,7 +14,8 @@ from loratools.io.dtypes import BITS, FLOATS
 from loratools.io.json import parse_json_object
 from loratools.io.source import Stored
 from loratools.names.flattened import flattened_path
-from loratools.names.matching import BaseNames, Match
+from loratools.names.matching import BaseNames, Match, Place
+from loratools.names.modules import fused_with
 from loratools.names.packed_signs import Sign, signs
 
 #: ComfyUI's notes in a header on the modules that are packed.
@@ -82,11 +83,16 @@ class Packed:
             return match
         names = self._of_unknown_shape
         if flattened_path(target) is None:
-            return names.match_name(target) or match
+            return names.match_name(target) or match or self._fused(target)
         try:
             return names.match(target, ())
         except MatchError:
             return match
+
+    def _fused(self, target: str) -> Match | None:
+        """A packed weight that seems to have the target fused with others."""
+        name = fused_with(target, self.weights)
+        return Match((Place(name, 0, 0, ()),), f"a part of {name}", False) if name else None
 
     def holds(self, name: str) -> bool:
         """Whether a name is that of a packed weight, or of a stored tensor of one."""

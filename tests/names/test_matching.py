@@ -49,6 +49,16 @@ def base(*names: str, **shapes: tuple[int, ...]) -> BaseNames:
             "language_model.model.layers.0.q.weight",
             "model.language_model. → language_model.model.",
         ),
+        (
+            "model.layers.0.q.weight",
+            "model.text_model.layers.0.q.weight",
+            "model. → model.text_model.",
+        ),
+        (
+            "model.vision_tower.encoder.layers.0.q.weight",
+            "vision_tower.vision_model.encoder.layers.0.q.weight",
+            "model.vision_tower. → vision_tower.vision_model.",
+        ),
         ("lm_head.weight", "language_model.lm_head.weight", "lm_head. → language_model.lm_head."),
         ("visual.blocks.0.q.weight", "model.visual.blocks.0.q.weight", "visual. → model.visual."),
         (

@@ -15,6 +15,7 @@ oracle("peft")
 oracle("transformers")
 
 from transformers import Gemma3ForCausalLM  # noqa: E402
+from transformers.conversion_mapping import _build_checkpoint_conversion_mapping  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 import loratools  # noqa: E402
@@ -106,3 +107,24 @@ def test_an_adapter_of_the_language_model_alone_computes_the_same(
     merged = load(type(whole).from_pretrained, tmp_path / "merged")
     assert_same(logits(merged, given), expected)
     assert_changed(expected, logits(whole, given))
+
+
+def test_every_prefix_that_several_model_types_have_renamed_is_known() -> None:
+    """transformers' conversions of names that begin with a word, as far as they say just this."""
+    renamed: dict[tuple[str, str], list[str]] = {}
+    for model, conversions in _build_checkpoint_conversion_mapping().items():
+        for one in conversions:
+            source, target = (*one.source_patterns, *one.target_patterns)[:2]
+            old = re.fullmatch(r"\^([\w\\.]+?)(\(\?!.*\))?(\\\.)?(\(\.\+\))?", source)
+            new = re.fullmatch(r"([\w\\.]*?)(\\\.|\.)?(\\1)?", target)
+            if type(one).__name__ in ("WeightRenaming", "PrefixChange") and old and new:
+                pair = (old[1].replace("\\", ""), new[1].replace("\\", ""))
+                renamed.setdefault(pair, []).append(model)
+    shared = {pair: models for pair, models in renamed.items() if len(models) > 2}
+    assert len(shared) > 10
+    inner = "layers.0.q.weight"
+    for prefixes, models in shared.items():
+        saved, in_memory = (f"{prefix}.{inner}".lstrip(".") for prefix in prefixes)
+        for one, other in ((saved, in_memory), (in_memory, saved)):
+            base = BaseNames({one: (4, 3), f"other.{inner}": (5, 3)})
+            assert base.match(other, (4, 3)).name == one, models
