@@ -21,6 +21,7 @@ from loratools.merging.overlap import refuse_overlap
 from loratools.merging.plan import Accounting, Change, MergeOptions, MergePlan, PlannedTensor
 from loratools.merging.replacement import check_replacement, is_the_base
 from loratools.merging.tied import with_tied_ends
+from loratools.merging.unmatched import Unmatched
 from loratools.merging.vocabulary import with_vocabulary
 from loratools.merging.weights import Weight, weights_with_blocks
 from loratools.names.bases import another_base
@@ -53,7 +54,7 @@ def plan_merge(
     for number, (adapter, weight) in enumerate(zip(adapters, every, strict=True)):
         planner.add(number, adapter, weight)
     if adapters:
-        planner.check_complete()
+        planner.check_complete(adapters)
     plan = MergePlan(
         base=base,
         adapters=tuple(adapters),
@@ -85,7 +86,6 @@ class Planner:
         self.accounting = Accounting()
         is_converted = options.stored_dtype is not None
         self.notes = [*declared_notes(base, self.packed, is_converted=is_converted)]
-        self._complaints: list[str] = []
         self._selection = Selection(options.only, options.skip)
         self.tied = find_used_head(base.tensors, base.config)
         # Apart from the base's tensors: replacements change shapes, and adapters may name a tied
@@ -97,6 +97,7 @@ class Planner:
         self._shapes |= self.packed.shapes
         self._models = models_of(base.config)
         self._names = BaseNames(self._shapes, self._models)
+        self._unmatched = Unmatched(self._names)
         self._touched: list[str] = []
 
     @property
@@ -123,18 +124,17 @@ class Planner:
         self.packed.refuse(self._touched, self.base.where)
         self._refuse_missing(number, adapter, weight.blocks)
 
-    def check_complete(self) -> None:
+    def check_complete(self, adapters: Sequence[Adapter]) -> None:
         """Check that every update has a counterpart, and that every glob matched something.
 
         Raises:
             MatchError: an update or a glob has no counterpart, or there is nothing left to apply.
         """
         self._selection.check_used(self.base.tensors)
-        if self._complaints and not self.options.allow_unmatched:
-            more = len(self._complaints) - 1
-            rest = f" (and {more} more without a match)" if more else ""
-            raise MatchError(f"{self.base.where}: {self._complaints[0]}{rest}{self.base.lacks}")
-        self.notes.extend(f"left out: {complaint}" for complaint in self._complaints)
+        if self._unmatched and not self.options.allow_unmatched:
+            reason = self._unmatched.error(adapters)
+            raise MatchError(f"{self.base.where}: {reason}{self.base.lacks}")
+        self.notes.extend(self._unmatched.notes())
         if not self.accounting.applied:
             raise MatchError(f"{self.base.where}: no adapter tensor is left to apply")
 
@@ -147,7 +147,7 @@ class Planner:
         if self._leaves_out(number, source.keys, weight, target, name):
             return
         if match is None and not replacement.is_trained:
-            self._complain(number, source.keys, f"{target}: no such tensor in the base")
+            self._complain(number, target, source.keys)
             return
         if self.packed.holds(name):
             self._touched.append(name)
@@ -261,7 +261,7 @@ class Planner:
         match = self.packed.or_packed(target, match)
         keys = keys_of(update.delta)
         if match is None and not self._leaves_out(number, keys, weight, target):
-            self._complain(number, keys, complaint)
+            self._complain(number, target, keys, complaint)
         return match
 
     def _set_rows(
@@ -272,7 +272,7 @@ class Planner:
         if self._leaves_out(number, rows.rows.keys, weight, target, name):
             return
         if match is None:
-            self._complain(number, rows.rows.keys, f"{target}: no such tensor in the base")
+            self._complain(number, target, rows.rows.keys)
         elif self.packed.holds(match.name):
             self._touched.append(match.name)
         else:
@@ -321,9 +321,9 @@ class Planner:
     def _count(self, group: list[str], number: int, keys: Iterable[str]) -> None:
         group.extend(f"{number}: {key}" for key in keys)
 
-    def _complain(self, number: int, keys: Iterable[str], complaint: str) -> None:
+    def _complain(self, number: int, target: str, keys: Iterable[str], reason: str = "") -> None:
         self._count(self.accounting.unmatched, number, keys)
-        self._complaints.append(complaint)
+        self._unmatched.add(number, target, reason or f"{target}: no such tensor in the base")
 
     def _output_dtype(self, dtype: str, name: str) -> str:
         wanted = self.options.stored_dtype

@@ -141,6 +141,17 @@ class BaseNames:
         ]
         return _only(target, matches) if matches else None
 
+    def lacking(self, target: str) -> str | None:
+        """The model that the prefix of a target means, in words, if the base does not have it."""
+        label = labelled(target)[1]
+        if label is None or not self.components or self._inside(target)[0]:
+            return None
+        return called(label)
+
+    def not_there(self, model: str) -> str:
+        """That the base does not have a model, with what it is."""
+        return f"{model}, which the base does not have{self._said}"
+
     def _names(self, component: Component) -> Names:
         return self._in_components[component.root]
 
@@ -156,12 +167,15 @@ class BaseNames:
     def _complaint(
         self, target: str, path: str, shape: tuple[int, ...], inside: Iterable[Component]
     ) -> str:
-        base = f" (it is {self.words})" if self.words else ""
         for component in inside:
-            return f"{self._names(component).complaint(path, shape)}{base}"
-        label = labelled(target)[1]
-        what = called(label) if label else "any model"
-        return f"{shorten(target)}: a module of {what}, which the base does not have{base}"
+            return f"{self._names(component).complaint(path, shape)}{self._said}"
+        model = self.lacking(target) or "any model"
+        return f"{shorten(target)}: a module of {self.not_there(model)}"
+
+    @property
+    def _said(self) -> str:
+        """What the base was recognised as, for the end of a message."""
+        return f" (it is {self.words})" if self.words else ""
 
 
 def _names(component: Component) -> Names:

@@ -5,7 +5,9 @@ These are tried in order, and only tensors of the right shape match:
 1. the tensor with the same name;
 2. the one with the same name except for wrappers of a running program, such as `_orig_mod`;
 3. the only one whose name differs by a known prefix that was added, removed or replaced;
-4. the only one whose name has the target as a suffix, or is a suffix of the target.
+4. the only one whose name has the target as a suffix, or is a suffix of the target. What precedes
+   it in the target are no modules of the model, and it is in a layer if the target is: the
+   `norm_out` of a model is not the `norm_out` of one of its blocks.
 
 A flattened target means the only tensor whose flattened name, or else a suffix of it, is the same.
 A tensor has a name in each layout that is known of its model (`other_names.py`).
@@ -68,6 +70,11 @@ class Names:
         for name in self.shapes:
             groups.setdefault(_leaf(name), []).append(name)
         return {leaf: tuple(group) for leaf, group in groups.items()}
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        """The first words of all names."""
+        return frozenset(name.partition(".")[0] for name in self.shapes)
 
     @cached_property
     def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
@@ -181,7 +188,11 @@ class Names:
             return
         shorter = path.removeprefix(_LEFT_OUT)
         names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
-        renamings = {name: f"flattened: {self.root}{name}" for name in names}
+        renamings = {
+            name: f"flattened: {self.root}{name}"
+            for name in names
+            if _is_in_layer(_module(name)[-len(path) :]) == _is_in_layer(_module(name))
+        }
         whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}
         yield whole
         yield renamings
@@ -199,8 +210,14 @@ class Names:
         return {
             name: f"the only name with the same suffix: {self.root}{name}"
             for name in names
-            if name.endswith(f".{target}") or target.endswith(f".{name}")
+            if (name.endswith(f".{target}") or self._is_wrapped(name, target))
+            and _is_in_layer(name) == _is_in_layer(target)
         }
+
+    def _is_wrapped(self, name: str, target: str) -> bool:
+        """Whether a target is a name of the model inside of other modules than those it has."""
+        around = target.removesuffix(f".{name}")
+        return around != target and self._beginnings.isdisjoint(around.split("."))
 
     def complaint(self, target: str, shape: tuple[int, ...], hint: str = "") -> str:
         """Why no tensor is the one that `target` means; with a hint, or else the nearest names."""
@@ -246,6 +263,11 @@ def _renamings(target: str) -> Iterator[tuple[str, str]]:
 def _said(segments: Sequence[Segment], root: str) -> str:
     """Stored rows in words, for reports."""
     return "; ".join(f"rows {s.at} to {s.at + s.size} of {root}{s.stored}" for s in segments)
+
+
+def _module(name: str) -> str:
+    """The path of the module that has a parameter."""
+    return name.rpartition(".")[0]
 
 
 def _is_in_layer(name: str) -> bool:

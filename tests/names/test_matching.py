@@ -288,3 +288,30 @@ def test_flattened_target_of_another_shape_is_refused(shape: tuple[int, ...]) ->
 def test_flattened_target_without_a_counterpart_is_refused() -> None:
     with pytest.raises(MatchError, match=r"no such tensor in the base$"):
         base("mid.proj.weight").match("lora_unet_down_proj.weight", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("stored", "target"),
+    [
+        ("norm_out.linear.weight", "embedder.blocks.0.norm_out.linear.weight"),
+        ("blocks.0.norm_out.linear.weight", "norm_out.linear.weight"),
+        ("model.blocks.0.norm_out.linear.weight", "lora_unet_norm_out_linear.weight"),
+    ],
+)
+def test_a_module_in_a_layer_is_never_one_outside_of_it(stored: str, target: str) -> None:
+    base = BaseNames({stored: (4, 4)})
+    with pytest.raises(MatchError, match="no such tensor in the base"):
+        base.match(target, (4, 4))
+
+
+def test_a_number_before_the_model_is_no_layer() -> None:
+    base = BaseNames({"encoder.layer.0.query.weight": (4, 4)})
+    match = base.match("0.auto_model.encoder.layer.0.query.weight", (4, 4))
+    assert match.name == "encoder.layer.0.query.weight"
+
+
+def test_a_module_inside_of_one_of_the_model_is_never_one_outside_of_it() -> None:
+    base = BaseNames({"embed.time.weight": (4, 4), "context.weight": (4, 4)})
+    assert base.match("pipe.dit.embed.time.weight", (4, 4)).name == "embed.time.weight"
+    with pytest.raises(MatchError, match="no such tensor in the base"):
+        base.match("context.embed.time.weight", (4, 4))

@@ -25,6 +25,8 @@ from diffusers.utils import logging  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 import loratools  # noqa: E402
+from loratools.errors import MatchError  # noqa: E402
+from loratools.merging.plan import MergeOptions  # noqa: E402
 from tests.oracle._families import FAMILIES, Family, Tensors  # noqa: E402
 from tests.oracle._spelled import (  # noqa: E402
     Layer,
@@ -37,6 +39,15 @@ from tests.oracle._spelled import (  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
 
+SINGLE = "single.safetensors"
+NAMES = {
+    "SD1": "Stable Diffusion 1 or 2",
+    "SDXL": "SDXL",
+    "SD3.5": "Stable Diffusion 3",
+    "Flux.1": "FLUX.1",
+    "Wan": "Wan",
+    "HunyuanVideo": "HunyuanVideo",
+}
 SPELLINGS = ("kohya.safetensors", "comfyui.safetensors", "diffusers")
 
 
@@ -87,7 +98,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
 def _built(family: Family, folder: Path) -> Built:
     made = family.pipeline()
     made.save_pretrained(folder / "folder")
-    save_file(family.single_file(made), folder / "single.safetensors")
+    save_file(family.single_file(made), folder / SINGLE)
     found = layers(family, made)
     save_file(kohya(found), folder / "kohya.safetensors")
     save_file(comfyui(found), folder / "comfyui.safetensors")
@@ -114,7 +125,7 @@ def test_diffusers_reads_the_single_file_of_the_same_weights(
 ) -> None:
     built = build(name)
     weights = built.family.weights(built.pipeline)
-    assert_equal(built.read(built.folder / "single.safetensors"), weights)
+    assert_equal(built.read(built.folder / SINGLE), weights)
     assert_equal(built.read(built.folder / "folder"), weights)
 
 
@@ -124,7 +135,7 @@ def test_an_adapter_does_the_same_in_every_spelling_and_to_every_layout(
     name: str, spelling: str, build: Callable[[str], Built], tmp_path: Path
 ) -> None:
     built = build(name)
-    single = built.merged(spelling, "single.safetensors", tmp_path / "out.safetensors")
+    single = built.merged(spelling, SINGLE, tmp_path / "out.safetensors")
     assert_equal(single, built.fused)
     assert_equal(built.merged(spelling, "folder", tmp_path / "out"), built.fused)
     before = built.family.weights(built.pipeline)
@@ -132,3 +143,47 @@ def test_an_adapter_does_the_same_in_every_spelling_and_to_every_layout(
     assert changed == {
         f"{layer.stored.component}.{part}.weight" for layer in built.layers for part in layer.rows
     }
+
+
+def test_what_is_for_models_that_the_base_lacks_is_counted_by_model(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("SDXL")
+    root = "model.diffusion_model."
+    stored = load_file(built.folder / SINGLE)
+    unet = {name.removeprefix(root): t for name, t in stored.items() if name.startswith(root)}
+    save_file(unet, tmp_path / "unet.safetensors")
+    first, second = (f"of the {number} text encoder" for number in ("first", "second"))
+    adapter, output = built.folder / "kohya.safetensors", tmp_path / "out.safetensors"
+    with pytest.raises(MatchError) as refusal:
+        loratools.merge(tmp_path / "unet.safetensors", adapter, output=output)
+    not_there = "which the base does not have (it is SDXL, original layout)"
+    assert f"a module {first}, {not_there} (and 24 more without a match" in str(refusal.value)
+    assert f"; in all, 12 {first}, 13 {second})" in str(refusal.value)
+    options = MergeOptions(allow_unmatched=True)
+    report = loratools.merge(tmp_path / "unet.safetensors", adapter, output=output, options=options)
+    assert [note for note in report.notes if "left out" in note] == [
+        f"left out: 12 updates {first}, {not_there}",
+        f"left out: 13 updates {second}, {not_there}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter"),
+    [
+        ("SDXL", "SD1"),
+        ("SD1", "SDXL"),
+        ("Flux.1", "HunyuanVideo"),
+        ("HunyuanVideo", "Flux.1"),
+        ("Wan", "SD3.5"),
+    ],
+)
+def test_an_adapter_for_another_model_is_refused_with_what_both_are(
+    base: str, adapter: str, build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    for spelling in SPELLINGS:
+        path = build(adapter).folder / spelling
+        with pytest.raises(MatchError) as refusal:
+            loratools.merge(build(base).folder / SINGLE, path, output=tmp_path / "out")
+        assert f"(it is {NAMES[base]}, original layout)" in str(refusal.value)
+        assert f"by its names, the adapter is for {NAMES[adapter]}" in str(refusal.value)

@@ -1,0 +1,76 @@
+"""What adapters change and a base does not have, in words."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+from loratools.adapter import Adapter
+from loratools.names.matching import BaseNames
+from loratools.names.meant_for import meant_for
+
+#: An adapter whose names more models have may be for any.
+_FEW = 3
+
+
+@final
+class _Complaint(NamedTuple):
+    """The number of an adapter, why the base lacks what it changes, and the model it lacks."""
+
+    adapter: int
+    reason: str
+    model: str | None
+
+
+@final
+@dataclass(frozen=True)
+class Unmatched:
+    """What adapters change and a base does not have, each with the reason."""
+
+    names: BaseNames
+    _complaints: list[_Complaint] = field(default_factory=list)
+
+    def add(self, adapter: int, target: str, reason: str) -> None:
+        """Add a target of an adapter with this number."""
+        self._complaints.append(_Complaint(adapter, reason, self.names.lacking(target)))
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._complaints)
+
+    def error(self, adapters: Sequence[Adapter]) -> str:
+        """The first one, how many others there are in which models, and what its adapter is for."""
+        first = self._complaints[0]
+        more = len(self._complaints) - 1
+        rest = f" (and {more} more without a match{self._counted()})" if more else ""
+        is_apart = self._models().total() == len(self._complaints)
+        advice = "; --allow-unmatched merges the others" if is_apart else ""
+        return f"{first.reason}{rest}{self._meant(adapters[first.adapter])}{advice}"
+
+    def notes(self) -> Iterator[str]:
+        """What is left out: a line for each model that is missing, and for each other target."""
+        for model, count in self._models().items():
+            updates = "1 update" if count == 1 else f"{count} updates"
+            yield f"left out: {updates} of {self.names.not_there(model)}"
+        yield from (f"left out: {c.reason}" for c in self._complaints if c.model is None)
+
+    def _meant(self, adapter: Adapter) -> str:
+        """What an adapter is for, if its names tell that it is another model than the base."""
+        models = meant_for(adapter.updates)
+        parts = {component.part for component in self.names.components}
+        is_for_base = any(model in (self.names.words or "") for model in models)
+        if is_for_base or not 0 < len(models) <= _FEW or (parts and "denoiser" not in parts):
+            return ""
+        return f"; by its names, the adapter is for {' or '.join(models)}"
+
+    def _models(self) -> Counter[str]:
+        return Counter(complaint.model for complaint in self._complaints if complaint.model)
+
+    def _counted(self) -> str:
+        models = self._models()
+        if not models:
+            return ""
+        counts = [f"{count} of {model}" for model, count in models.items()]
+        if others := len(self._complaints) - models.total():
+            counts.append(f"{others} of models that it has")
+        return f"; in all, {', '.join(counts)}"

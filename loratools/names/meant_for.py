@@ -1,0 +1,48 @@
+"""For which models an adapter is, by the names of its modules: for messages, as names may not tell.
+
+Only what makes the image is looked at: text encoders are the same in many models.
+"""
+
+import re
+from collections.abc import Iterable
+
+from loratools.names.components import labelled
+from loratools.names.layouts import readings
+
+#: Modules that some U-Nets have and others have not, whose other names are the same.
+_ONLY_IN = {
+    "SDXL": re.compile(r"\b(transformer_blocks\.[1-9]|label_emb\.|add_embedding\.)"),
+    "Stable Diffusion 1 or 2": re.compile(
+        r"\b(down_blocks\.(0\.attentions|3)|up_blocks\.(2\.attentions|3)"
+        r"|input_blocks\.([12]\.1|9|1\d)|output_blocks\.([678]\.1|9|1\d))\."
+    ),
+}
+
+
+def meant_for(targets: Iterable[str]) -> tuple[str, ...]:
+    """The models that have all modules of an adapter, as far as names tell; none if it has others.
+
+    >>> meant_for(["lora_unet_joint_blocks_0_x_block_attn_qkv.weight"])
+    ('Stable Diffusion 3',)
+    """
+    found = [paths for target in targets if (paths := _paths(target)) is not None]
+    families = [family for family in (found or [{}])[0] if all(family in paths for paths in found)]
+    names = (_name(family, [paths[family] for paths in found]) for family in families)
+    return tuple(filter(None, names))
+
+
+def _paths(target: str) -> dict[str, str] | None:
+    """The families of models that have a module, each with its path; None of a text encoder."""
+    _, label, rest = labelled(target)
+    if label not in (None, "denoiser"):
+        return None
+    found = readings(rest.rpartition(".")[0])
+    return {r.family: r.path for r in found if r.component in ("unet", "transformer")}
+
+
+def _name(family: str, paths: Iterable[str]) -> str | None:
+    """The name of a family; of U-Nets that of the one that has all modules, if only one has."""
+    if not family.startswith("Stable Diffusion 1"):
+        return family
+    only = [name for name, pattern in _ONLY_IN.items() if any(map(pattern.search, paths))]
+    return only[0] if len(only) == 1 else None
