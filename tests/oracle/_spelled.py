@@ -47,8 +47,15 @@ class Layer:
     @property
     def update(self) -> Tensor:
         """The sum that it adds to the weight of the layer, as a matrix in float64."""
-        up, down = self.up.double().flatten(1), self.down.double().flatten(1)
-        return up @ down * (self.alpha / self.rank)
+        return self._product(self.up, self.down)
+
+    @property
+    def absolute(self) -> Tensor:
+        """The same sum of the absolute values of all products, which bounds its rounding."""
+        return self._product(self.up.abs(), self.down.abs())
+
+    def _product(self, up: Tensor, down: Tensor) -> Tensor:
+        return up.double().flatten(1) @ down.double().flatten(1) * (self.alpha / self.rank)
 
 
 def layers(family: Family, made: Any) -> list[Layer]:

@@ -7,7 +7,7 @@ compared bit for bit.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -25,7 +25,7 @@ from diffusers.utils import logging  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 import loratools  # noqa: E402
-from loratools.errors import MatchError  # noqa: E402
+from loratools.errors import MatchError, UnsupportedError  # noqa: E402
 from loratools.merging.plan import MergeOptions  # noqa: E402
 from tests.oracle._families import FAMILIES, Family, Tensors  # noqa: E402
 from tests.oracle._spelled import (  # noqa: E402
@@ -39,6 +39,7 @@ from tests.oracle._spelled import (  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
 
+PART = "transformer_blocks_0_attn_to_k"
 SINGLE = "single.safetensors"
 NAMES = {
     "SD1": "Stable Diffusion 1 or 2",
@@ -119,6 +120,11 @@ def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
     assert differing == []
 
 
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    """The names of the tensors that differ."""
+    return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_diffusers_reads_the_single_file_of_the_same_weights(
     name: str, build: Callable[[str], Built]
@@ -138,9 +144,7 @@ def test_an_adapter_does_the_same_in_every_spelling_and_to_every_layout(
     single = built.merged(spelling, SINGLE, tmp_path / "out.safetensors")
     assert_equal(single, built.fused)
     assert_equal(built.merged(spelling, "folder", tmp_path / "out"), built.fused)
-    before = built.family.weights(built.pipeline)
-    changed = {n for n, tensor in built.fused.items() if not torch.equal(tensor, before[n])}
-    assert changed == {
+    assert changed(built.family.weights(built.pipeline), built.fused) == {
         f"{layer.stored.component}.{part}.weight" for layer in built.layers for part in layer.rows
     }
 
@@ -187,3 +191,103 @@ def test_an_adapter_for_another_model_is_refused_with_what_both_are(
             loratools.merge(build(base).folder / SINGLE, path, output=tmp_path / "out")
         assert f"(it is {NAMES[base]}, original layout)" in str(refusal.value)
         assert f"by its names, the adapter is for {NAMES[adapter]}" in str(refusal.value)
+
+
+# With the fused weights of FLUX.1
+
+
+def denoisers(built: Built) -> dict[str, Tensor]:
+    """kohya's file for the layers of what makes the image."""
+    stored = load_file(built.folder / "kohya.safetensors")
+    return {key: tensor for key, tensor in stored.items() if key.startswith("lora_unet_")}
+
+
+def with_magnitudes(tensors: Mapping[str, Tensor], axis: int) -> dict[str, Tensor]:
+    """The DoRA with a magnitude for each output (axis 0) or input (axis 1) of each layer."""
+    random = torch.Generator().manual_seed(3)
+    found = dict(tensors)
+    for key, up in tensors.items():
+        if key.endswith(".lora_up.weight"):
+            down = tensors[key.replace("lora_up", "lora_down")]
+            shape = ((len(up), 1), (1, down.shape[1]))[axis]
+            magnitudes = torch.rand(shape, generator=random) + 0.5
+            found[key.replace("lora_up.weight", "dora_scale")] = magnitudes
+    return found
+
+
+def test_magnitudes_of_outputs_do_the_same_to_a_fused_weight_and_to_its_parts(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("Flux.1")
+    save_file(with_magnitudes(denoisers(built), 0), tmp_path / "dora.safetensors")
+    adapter = str(tmp_path / "dora.safetensors")
+    single = built.merged(adapter, SINGLE, tmp_path / "out.safetensors")
+    assert_equal(single, built.merged(adapter, "folder", tmp_path / "out"))
+    before = built.family.weights(built.pipeline)
+    assert {name.partition(".")[0] for name in changed(before, single)} == {"transformer"}
+
+
+def test_magnitudes_of_inputs_are_for_a_fused_weight_alone(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("Flux.1")
+    save_file(with_magnitudes(denoisers(built), 1), tmp_path / "dora.safetensors")
+    adapter = str(tmp_path / "dora.safetensors")
+    built.merged(adapter, SINGLE, tmp_path / "out.safetensors")
+    reason = "img_attn_qkv.* is stored otherwise in the base, as .*to_q.*magnitude for each input"
+    with pytest.raises(UnsupportedError, match=reason):
+        built.merged(adapter, "folder", tmp_path / "out")
+
+
+def test_a_fused_weight_and_a_part_of_it_in_one_adapter_are_refused(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("Flux.1")
+    whole, part = (f"lora_unet_{name}" for name in ("double_blocks_0_img_attn_qkv", PART))
+    found = {key: t for key, t in denoisers(built).items() if key.startswith(f"{whole}.")}
+    of_part = {key.replace(whole, part): tensor.clone() for key, tensor in found.items()}
+    up = f"{part}.lora_up.weight"
+    of_part[up] = of_part[up][: len(of_part[up]) // 3].clone()
+    save_file({**found, **of_part}, tmp_path / "both.safetensors")
+    for base in (SINGLE, "folder"):
+        with pytest.raises(MatchError, match=rf"{whole}\S* and {part}\S* both mean"):
+            built.merged(str(tmp_path / "both.safetensors"), base, tmp_path / "out")
+
+
+def test_adapters_in_two_spellings_are_added_up(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("Flux.1")
+    for base in (SINGLE, "folder"):
+        output = tmp_path / base
+        adapters = [built.folder / spelling for spelling in ("kohya.safetensors", "diffusers")]
+        loratools.merge(built.folder / base, adapters, output=output, weights=[0.25, 0.75])
+        assert_equal(built.read(output), built.fused)
+
+
+def test_an_update_that_is_not_exact_is_rounded_once_in_either_layout(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    """A bfloat16 has 8 bits, and the sum of at most 8 products and a weight is made in float32."""
+    built = build("Flux.1")
+    random = torch.Generator().manual_seed(4)
+    found = [
+        replace(
+            layer,
+            up=torch.randn(layer.up.shape, generator=random) / 4,
+            down=torch.randn(layer.down.shape, generator=random) / 4,
+        )
+        for layer in built.layers
+    ]
+    save_file(kohya(found), tmp_path / "kohya.safetensors")
+    adapter = str(tmp_path / "kohya.safetensors")
+    single = built.merged(adapter, SINGLE, tmp_path / "out.safetensors")
+    assert_equal(single, built.merged(adapter, "folder", tmp_path / "out"))
+    before = built.family.weights(built.pipeline)
+    for layer in found:
+        for part, rows in layer.rows.items():
+            name = f"{layer.stored.component}.{part}.weight"
+            weight, update = before[name].double(), layer.update[rows]
+            sizes = (weight.abs() + layer.absolute[rows]) * 10 * 2.0**-24
+            error = (single[name].double() - (weight + update)).abs()
+            assert (error <= (weight + update).abs() * 2.0**-8 + sizes).all()
