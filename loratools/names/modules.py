@@ -75,11 +75,11 @@ class Known:
     def _sized(self, size: int, queries: int) -> tuple[Rows, ...]:
         """The rows of each part, of which the first has `queries` and the others as many each."""
         rest, odd = divmod(size - queries, len(self.parts) - 1)
-        if odd or rest <= 0 or queries <= 0:
-            return ()
         own = [queries, *[rest] * (len(self.parts) - 1)]
         found = [rows.resolved(size, n) for (_, rows), n in zip(self.parts, own, strict=True)]
-        return tuple(_fixed(ranges, size) for ranges in found if ranges)
+        if odd or None in found:
+            return ()
+        return tuple(_fixed(ranges, size) for ranges in found if ranges is not None)
 
 
 def models_of(config: Mapping[str, Any] | None) -> frozenset[str]:
@@ -144,7 +144,8 @@ def fused_with(target: str, names: Iterable[str]) -> str | None:
     if not inside.partition(".")[0].isdigit():
         inside = inside.rpartition(".")[2]
     fused = re.compile(rf"(^|\.){re.escape(inside)}\.\w*({words})\w*\.{re.escape(leaf)}")
-    return next((name for name in names if fused.search(name)), None)
+    # A search in each of a large base's names takes as long as to plan the merge.
+    return next((name for name in names if inside in name and fused.search(name)), None)
 
 
 @cache

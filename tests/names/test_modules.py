@@ -71,6 +71,15 @@ def test_a_part_with_another_number_of_heads_is_refused(part: str, rows: int) ->
         base(LAYER, "phi3").match(f"model.layers.0.self_attn.{part}.weight", (rows, 16))
 
 
+@pytest.mark.parametrize("rows", [65, 32, 31, 8])
+def test_a_fused_weight_that_its_heads_do_not_divide_has_no_parts(rows: int) -> None:
+    """`o_proj` reads 32 rows of queries, so that keys and values share the others, equally."""
+    names = base(LAYER | {"self_attn.qkv_proj.weight": (rows, 16)}, "phi3")
+    for part, size in (("q_proj", 32), ("k_proj", 16), ("v_proj", 16)):
+        with pytest.raises(MatchError, match="no such tensor in the base"):
+            names.match(f"model.layers.0.self_attn.{part}.weight", (size, 16))
+
+
 @pytest.mark.parametrize("models", [(), ("zhinao",), ("llama", "siglip")])
 def test_rows_of_an_unknown_order_are_refused(models: tuple[str, ...]) -> None:
     known = " or ".join(models) or "a model without a config.json"
