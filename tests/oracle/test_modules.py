@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +118,35 @@ def test_a_fused_adapter_on_a_base_with_the_parts_computes_the_same(
     loratools.merge(tmp_path / "llama", tmp_path / "adapter", output=tmp_path / "merged")
     merged = load(LlamaForCausalLM.from_pretrained, tmp_path / "merged")
     assert_same(logits(merged, INPUTS), expected)
+
+
+#: Classes with a `gate_up_proj` that transformers does not convert: only their code has the order.
+_GATED = {
+    "phi3": "Phi3MLP",
+    "phi4_multimodal": "Phi4MultimodalMLP",
+    "glm": "GlmMLP",
+    "glm4": "Glm4MLP",
+    "glm4v": "Glm4vTextMLP",
+    "glm_ocr": "GlmOcrTextMLP",
+    "glm_image": "GlmImageTextMLP",
+    "dia": "DiaMLP",
+}
+
+
+@pytest.mark.parametrize("kind", _GATED)
+def test_rows_of_up_multiply_what_a_gated_layer_computes(kind: str) -> None:
+    """Twice these rows are twice the result, which is so of none of the gate's, through SiLU."""
+    code = import_module(f"transformers.models.{kind}.modeling_{kind}")
+    torch.manual_seed(0)
+    config = SimpleNamespace(hidden_size=4, intermediate_size=6, hidden_act="silu")
+    layer = getattr(code, _GATED[kind])(config)
+    base = BaseNames({"mlp.gate_up_proj.weight": (12, 4)}, frozenset({kind}))
+    (run,) = base.match("mlp.up_proj.weight", (6, 4)).places[0].runs
+    given = torch.randn(3, 4)
+    before = layer(given).detach()
+    with torch.no_grad():
+        layer.gate_up_proj.weight[run.at : run.at + run.count] *= 2
+        assert torch.equal(layer(given), 2 * before)
 
 
 def converters() -> Iterator[tuple[str, str, tuple[str, ...]]]:
