@@ -184,16 +184,20 @@ class _Speller:
         if not found:
             return self._unknown(name, rows)
         families = tuple(dict.fromkeys(reading.family for reading in found))
-        meanings = {self._in_family(family, name, rows) for family in families}
-        if len(meanings) > 1:
+        first, *others = (self._in_family(family, name, rows) for family in families)
+        common = [meaning for meaning in first if all(meaning in some for some in others)]
+        if not common:
             raise _RefusedError(
                 f"of {either(families)}, for which {_FORMATS[self.target]} has different names; "
                 f"--base decides"
             )
-        return meanings.pop()
+        return common[0]
 
-    def _in_family(self, family: str, name: Named, rows: int) -> tuple[Piece, ...]:
-        """What a name of a family's model is, by the names that the target has for it."""
+    def _in_family(self, family: str, name: Named, rows: int) -> list[tuple[Piece, ...]]:
+        """What a name of a family's model is, by the names that the target may have for it.
+
+        Of several, the first is the one that more programs read.
+        """
         wanted = self._wanted(family)
         own = [r for r in readings(name.path) if r.family == family]
         known = [r.path for r in own if r in self.families.readings(name)]
@@ -202,25 +206,27 @@ class _Speller:
         paths = known if wanted is None else [r.path for r in own if r.naming in wanted]
         if len(set(paths)) > 1:
             raise _RefusedError(f"may be {' or '.join(sorted(set(paths)))}; --base decides")
-        return _alone(paths[0], name, rows)
+        return [_alone(paths[0], name, rows)]
 
-    def _crossed(self, family: str, name: str, rows: int) -> tuple[Piece, ...]:
-        """What a parameter is in the other layout, or by another name in the same one."""
-        wanted = self._wanted(family)
-        crossing = self.families.crossing(family)
+    def _crossed(self, family: str, name: str, rows: int) -> list[tuple[Piece, ...]]:
+        """What a parameter is in the other layout, or by other names in the same one."""
+        crossing, base = self.families.crossing(family), self.families.denoiser
+        if self.target == "modules" and base is not None:
+            return [crossing.pieces(name, base.shapes.__contains__)]
+        found = []
+        for naming in self._wanted(family) or ():
 
-        def is_wanted(other: str) -> bool:
-            if self.target == "modules" and self.families.denoiser is not None:
-                return other in self.families.denoiser.shapes
-            known = readings(other.rpartition(".")[0])
-            return wanted is None or any(r.family == family and r.naming in wanted for r in known)
+            def is_wanted(other: str, naming: Naming = naming) -> bool:
+                known = readings(other.rpartition(".")[0])
+                return any((r.family, r.naming) == (family, naming) for r in known)
 
-        if wanted is None or crossing.side not in {SIDES[naming] for naming in wanted}:
-            return crossing.pieces(name, is_wanted)
-        other = crossing.renamed(name, is_wanted)
-        if other is None:
+            if SIDES[naming] != crossing.side:
+                found.append(crossing.pieces(name, is_wanted))
+            elif (other := crossing.renamed(name, is_wanted)) is not None:
+                found.append((Piece(other, (Run(0, 0, rows),), rows),))
+        if not found:
             raise _RefusedError(f"no name that {_FORMATS[self.target]} has")
-        return (Piece(other, (Run(0, 0, rows),), rows),)
+        return found
 
     def _unknown(self, name: Named, rows: int) -> tuple[Piece, ...]:
         """A module that no known model has, or one without a matrix."""
@@ -230,7 +236,7 @@ class _Speller:
         if len(self.families.names) == 1 and self._crosses(self.families.names[0]):
             path = in_base[0] if in_base else name.path
             if "." in path or not name.is_flattened:
-                return self._crossed(self.families.names[0], f"{path}.{name.parameter}", rows)
+                return self._crossed(self.families.names[0], f"{path}.{name.parameter}", rows)[0]
         if in_base:
             return _alone(in_base[0], name, rows)
         if (

@@ -105,8 +105,9 @@ def encoded(found: Converted, dialect: Dialect, before: str, dtype: str | None) 
     try:
         bundle = encode(adapter, dialect.name)
     except UnsupportedError:
-        old = {new: name for name, some in found.names.items() for new in some}
-        reasons = {old[target]: reason for target, reason in _refused(adapter, dialect)}
+        why = dict(_refused(adapter, dialect))
+        names = found.names.items()
+        reasons = {old: why[new] for old, some in names for new in some if new in why}
         refuse(adapter.where, dialect, reasons, len(found.names))
         raise
     if dtype is not None:

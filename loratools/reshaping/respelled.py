@@ -131,10 +131,10 @@ def _misfits(pieces: Mapping[str, tuple[Piece, ...]]) -> "Iterator[tuple[str, st
     for target, some in pieces.items():
         for piece in some:
             for owner, other in owners.get(piece.name, ()):
-                if _overlap(piece.runs, other.runs):
-                    yield target, f"would be {shorten(piece.name)}, as {shorten(owner)} is"
-                elif piece.rows != other.rows:
+                if piece.rows != other.rows:
                     yield target, f"has not the size that {shorten(owner)} has beside it"
+                elif _overlap(piece.runs, other.runs):
+                    yield target, f"would be {shorten(piece.name)}, as {shorten(owner)} is"
             owners.setdefault(piece.name, []).append((target, piece))
 
 

@@ -388,3 +388,21 @@ def test_the_names_of_the_authors_are_those_that_comfyui_has() -> None:
     assert names == [
         f"diffusion_model.double_blocks.0.{p}.weight" for p in ("img_attn.qkv", "img_mlp.0")
     ]
+
+
+def test_families_that_may_have_the_same_names_need_not_be_told_apart() -> None:
+    """HunyuanVideo's blocks are those of FLUX.1 in diffusers, and in ComfyUI."""
+    part = "transformer.single_transformer_blocks.0.proj_mlp.weight"
+    names = {part: (16, 4), "transformer.transformer_blocks.0.ff.net.2.weight": (12, 4)}
+    found = translated_shapes(names, "diffusers", "flattened")
+    assert [piece.name for (piece,) in found.pieces.values()] == [
+        "lora_unet_single_blocks_0_linear1.weight",
+        "lora_unet_double_blocks_0_img_mlp_2.weight",
+    ]
+    video = {**names, "transformer.context_embedder.proj_in.weight": (12, 4)}
+    found = translated_shapes(video, "diffusers", "flattened")
+    assert [piece.name for (piece,) in found.pieces.values()] == [
+        "lora_unet_single_blocks_0_linear1.weight",
+        "lora_unet_double_blocks_0_img_mlp_fc2.weight",
+        "lora_unet_txt_in_input_embedder.weight",
+    ]
