@@ -44,7 +44,10 @@ FAMILIES = {
     "Z-Image": ("z_image",),
 }
 #: Text encoders, which every format names as transformers does: by their component of a pipeline.
-ENCODERS = {"CLIP": ("clip_l", "text_encoder"), "T5": ("t5_xxl", "text_encoder_3")}
+ENCODERS = {
+    "CLIP": (("clip_l", "openclip_g"), "text_encoder"),
+    "T5": (("t5_xxl",), "text_encoder_3"),
+}
 
 
 def modules(names: Iterable[str]) -> Iterator[str]:
@@ -116,8 +119,8 @@ def layouts() -> dict[str, Any]:
     for family, names in FAMILIES.items():
         models = [key_list(name) for name in names]
         made[family] = layout(models, parse_rules(models[0].rules_text())[0]["component"])
-    for family, (name, component) in ENCODERS.items():
-        trees = layout([key_list(name)], component)
+    for family, (names, component) in ENCODERS.items():
+        trees = layout([key_list(name) for name in names], component)
         made[family] = {"component": component, "transformers": trees["diffusers"]}
     return made
 

@@ -25,6 +25,9 @@ _ONLY_SD1 = re.compile(
 _ONLY_SDXL = re.compile(
     r"up_blocks[._]0[._]att|transformer_blocks[._][1-9]|add_embedding|label_emb"
 )
+#: Modules of CLIP whose inputs are as wide as the model, and what ComfyUI calls the models.
+_AS_WIDE_AS_CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")
+_CLIPS = {768: "clip_l", 1024: "clip_h"}
 #: What the names of the second text encoder of a base in a single file begin with.
 _SECOND_ENCODER = ("conditioner.embedders.1.", "text_encoders.clip_g.")
 #: What may stand before the names of a base's modules.
@@ -111,6 +114,16 @@ class Families:
         if any(name.startswith(_SECOND_ENCODER) for name in self.base):
             return False
         return self.is_sd1
+
+    @cached_property
+    def clip(self) -> str | None:
+        """Which CLIP the only text encoder is, by its width: that of SD 1 or of SD 2."""
+        sizes = {
+            shape[-1]
+            for name, shape in self.shapes.items()
+            if name.part == "clip" and name.path.endswith(_AS_WIDE_AS_CLIP)
+        }
+        return _CLIPS.get(sizes.pop()) if len(sizes) == 1 else None
 
     @cached_property
     def is_sd1(self) -> bool | None:

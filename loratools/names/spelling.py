@@ -235,7 +235,8 @@ def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: 
             for mine, yours in _pairs(own, theirs, pattern, opposite):
                 raise MatchError(
                     f"{where}: {shorten(mine)} is a name of the blocks that {shorten(yours)} of "
-                    f"another adapter names in another way; combine adapters of one spelling"
+                    f"another adapter names in another way; convert one of them first: see "
+                    f"`loratools convert`"
                 )
 
 

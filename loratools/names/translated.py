@@ -129,6 +129,8 @@ class _Speller:
         if part == "t5":
             return self._t5(name)
         alone = self.families.is_clip_alone
+        if self.target == "comfyui" and alone and self.families.clip is not None:
+            return f"text_encoders.{self.families.clip}.transformer."
         if self.target == "flattened" and alone is not None:
             return "lora_te_" if alone else "lora_te1_"
         if self.target == "comfyui" and alone is False:
@@ -136,7 +138,7 @@ class _Speller:
         if alone:
             raise _RefusedError(
                 "the text encoder of SD 1 or SD 2, for which ComfyUI has different names; which of "
-                "the two it is, names do not tell"
+                "the two it is, names and shapes do not tell"
             )
         raise _RefusedError(
             "the text encoder of SD 1, SD 2 or SDXL, which the names alone do not tell; "
@@ -203,10 +205,12 @@ class _Speller:
         known = [r.path for r in own if r in self.families.readings(name)]
         if self._crosses(family):
             return self._crossed(family, f"{known[0]}.{name.parameter}", rows)
-        paths = known if wanted is None else [r.path for r in own if r.naming in wanted]
-        if len(set(paths)) > 1:
-            raise _RefusedError(f"may be {' or '.join(sorted(set(paths)))}; --base decides")
-        return [_alone(paths[0], name, rows)]
+        paths = dict.fromkeys(
+            known if wanted is None else (r.path for r in own if r.naming in wanted)
+        )
+        if len(paths) > 1 and self.target != "flattened":
+            raise _RefusedError(f"may be {' or '.join(sorted(paths))}; --base decides")
+        return [_alone(path, name, rows) for path in paths]
 
     def _crossed(self, family: str, name: str, rows: int) -> list[tuple[Piece, ...]]:
         """What a parameter is in the other layout, or by other names in the same one."""

@@ -348,3 +348,83 @@ def test_all_whole_tensors_that_a_format_cannot_hold_are_named(
     Path("a/adapter_config.json").write_text(json.dumps(config | saved))
     result = run_here(capsys, "convert", "a", "--dry-run", "--to", "mlx")
     assert refused(result, 1, "k_proj.weight, .*v_proj.weight: MLX has no place for a whole tensor")
+
+
+def write_flux(path: Path) -> dict[str, torch.Tensor]:
+    """An adapter of ComfyUI for a fused weight of FLUX.1 and for one with swapped halves."""
+    shapes = {"double_blocks.0.img_attn.qkv": 12, "final_layer.adaLN_modulation.1": 8}
+    shapes["single_blocks.0.linear1"], shapes["double_blocks.0.img_mod.lin"] = 28, 24
+    random = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, rows in shapes.items():
+        down = torch.randint(-2, 3, (2, 4), generator=random)
+        up = torch.randint(-2, 3, (rows, 2), generator=random)
+        tensors[f"diffusion_model.{name}.lora_A.weight"] = down.float()
+        tensors[f"diffusion_model.{name}.lora_B.weight"] = up.float()
+        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(3.0)
+    save_file(tensors, path)
+    return tensors
+
+
+def test_fused_weights_are_cut_and_their_parts_fused_again(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = write_flux(workplace / "a.safetensors")
+    result = run_here(capsys, "convert", "a.safetensors", "-o", "x", "--to", "diffusers")
+    assert "comfyui → diffusers: 4 targets, 9 in the other layout" in result.out
+    assert "read back: every update is exact" in result.out
+    parts = loratools.open_adapter("x")
+    value = lora_of(parts.updates["transformer.transformer_blocks.0.attn.to_k.weight"])
+    up = before["diffusion_model.double_blocks.0.img_attn.qkv.lora_B.weight"]
+    assert torch.equal(value.up.read(), up[4:8])
+    assert (value.rank, value.scaling.value) == (2, 1.5)
+    report = loratools.convert("x", output="y.safetensors", to="comfyui")
+    assert report.names["transformer.norm_out.linear.weight"] == (
+        "diffusion_model.final_layer.adaLN_modulation.1.weight",
+    )
+    again = loratools.open_adapter("y.safetensors")
+    for name, update in loratools.open_adapter("a.safetensors").updates.items():
+        for one, other in zip(update.delta.sources, again.updates[name].delta.sources, strict=True):
+            assert torch.equal(one.read(), other.read())
+
+
+def test_the_report_has_several_names_of_a_target_as_a_list(workplace: Path) -> None:
+    write_flux(workplace / "a.safetensors")
+    names = loratools.convert("a.safetensors", output=None, to="diffusers").to_json()["names"]
+    block = "transformer.transformer_blocks.0"
+    assert names["diffusion_model.double_blocks.0.img_attn.qkv.weight"] == [
+        f"{block}.attn.to_{part}.weight" for part in "qkv"
+    ]
+    modulation = "diffusion_model.double_blocks.0.img_mod.lin.weight"
+    assert names[modulation] == f"{block}.norm1.linear.weight"
+
+
+def test_a_base_of_another_model_is_refused_and_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_flux(workplace / "a.safetensors")
+    unet = ("input_blocks.0.0", "input_blocks.11.0.in_layers.2", "middle_block.0.in_layers.2")
+    write_base(
+        workplace / "base",
+        {f"model.diffusion_model.{n}.weight": torch.ones(4, 4, 3, 3) for n in unet},
+    )
+    convert = ["convert", "a.safetensors", "-o", "x", "--to", "diffusers", "--base", "base"]
+    result = run_here(capsys, *convert)
+    assert refused(
+        result, 1, "a module of .*FLUX.1.*, and the base is Stable Diffusion 1 or 2, original"
+    )
+    assert not Path("x").exists()
+
+
+def test_pefts_format_has_the_names_of_the_base(workplace: Path) -> None:
+    write_flux(workplace / "a.safetensors")
+    sizes = {"img_attn.qkv": (12, 4), "img_mod.lin": (24, 4)}
+    base = {f"double_blocks.0.{name}.weight": torch.ones(shape) for name, shape in sizes.items()}
+    base["single_blocks.0.linear1.weight"] = torch.ones(28, 4)
+    base["final_layer.adaLN_modulation.1.weight"] = torch.ones(8, 4)
+    write_base(workplace / "base", base)
+    loratools.convert("a.safetensors", output="parts", to="diffusers")
+    loratools.convert("parts", output="x", to="peft", base="base")
+    assert set(loratools.open_adapter("x").updates) == set(base)
+    loratools.convert("x", output="same", to="peft", base="base")
+    assert_same(loratools.open_adapter("x"), loratools.open_adapter("same"))

@@ -164,7 +164,7 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
     ),
     ("diffusers", (f"text_encoder.{CLIP}",), "flattened", "SD 1, SD 2 or SDXL"),
     ("diffusers", (f"text_encoder.{CLIP}",), "comfyui", "SD 1, SD 2 or SDXL"),
-    ("flattened", (f"lora_te_{flat(CLIP)}",), "comfyui", "SD 1 or SD 2, .* names do not tell"),
+    ("flattened", (f"lora_te_{flat(CLIP)}",), "comfyui", "SD 1 or SD 2, .* shapes do not tell"),
     ("diffusers", ("transformer.unheard_of.0.to_q",), "flattened", "of no known model"),
     ("diffusers", ("prior.layers.0.to_q",), "flattened", "in no part of a pipeline"),
     (
@@ -406,3 +406,11 @@ def test_families_that_may_have_the_same_names_need_not_be_told_apart() -> None:
         "lora_unet_double_blocks_0_img_mlp_fc2.weight",
         "lora_unet_txt_in_input_embedder.weight",
     ]
+
+
+@pytest.mark.parametrize(("width", "name"), [(768, "clip_l"), (1024, "clip_h")])
+def test_the_width_of_the_only_text_encoder_tells_which_it_is(width: int, name: str) -> None:
+    target = f"lora_te_{flat(CLIP)}.weight"
+    found = translated_shapes({target: (width, width)}, "flattened", "comfyui")
+    (piece,) = found.pieces[target]
+    assert piece.name == f"text_encoders.{name}.transformer.{CLIP}.weight"

@@ -88,7 +88,9 @@ def command(
 
 def _text(report: "ConvertReport") -> Iterator[str]:
     comparison = report.comparison
-    yield f"{report.source} → {report.target}: {_counted(len(report.names), 'target')}"
+    new = len({name for names in report.names.values() for name in names})
+    others = "" if new == len(report.names) else f", {new} in the other layout"
+    yield f"{report.source} → {report.target}: {_counted(len(report.names), 'target')}{others}"
     if report.dropped:
         yield f"left out by --drop: {printable(listing(report.dropped))}"
     for targets, what in (
