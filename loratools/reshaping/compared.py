@@ -178,12 +178,13 @@ def _of_loras(one: LoRA, other: LoRA) -> _Difference:
     from loratools.lowrank.factored import product_norm
 
     rank = max(one.rank, other.rank)
+    scale = abs(other.scaling.value)
     before, after = _scaled(one, rank), _scaled(other, rank)
     return _Difference(
         _product_error(before, after),
         product_norm(before),
         _is_rounding(before.down, after.down, None if is_same[0] else other.down)
-        and _is_rounding(before.up, after.up, None if is_same[1] else other.up),
+        and _is_rounding(before.up, after.up, None if is_same[1] else other.up, scale),
     )
 
 
@@ -245,10 +246,13 @@ def _of_tensors(one: Source, other: Source) -> _Difference:
     )
 
 
-def _is_rounding(before: "Tensor", after: "Tensor", stored: Source | None) -> bool:
+def _is_rounding(
+    before: "Tensor", after: "Tensor", stored: Source | None, scale: float = 1.0
+) -> bool:
     """Whether each number is off by no more than rounding to the dtype of `stored` explains.
 
-    Without `stored`, the numbers are those that were read, times a scaling that was computed.
+    The numbers are those that are stored times `scale`. Without `stored`, they are those that were
+    read, times a scaling that was computed.
     """
     import torch
 
@@ -257,7 +261,7 @@ def _is_rounding(before: "Tensor", after: "Tensor", stored: Source | None) -> bo
         info = torch.finfo(to_torch(stored.dtype))
         # A half of the last bit; results in 16 bits may be rounded by way of float32.
         step += info.eps / 2 + 2.0**-24 * (info.eps > 2.0**-23)
-        smallest = info.smallest_normal * info.eps
+        smallest = scale * info.smallest_normal * info.eps
     return bool(((before - after).abs() <= before.abs() * step + smallest).all())
 
 

@@ -72,6 +72,17 @@ def test_the_error_of_rounding_is_that_of_the_matrices(delta: LoRA, dtype: str) 
     assert found == pytest.approx(expected, rel=1e-6, abs=64 * 2.0**-52)
 
 
+def test_rounding_of_the_smallest_numbers_is_scaled_with_them() -> None:
+    smallest = 2.0**-24  # of float16
+    up, down = torch.full((6, 2), 1.4 * smallest), torch.ones(2, 5)
+    delta = LoRA(
+        Held("up", up, "F32"), Held("down", down, "F32"), scaling_of(4.0, 2, "direct"), SHAPE
+    )
+    rounded = replace(delta, up=cast(delta.up, "F16"))
+    found = compare(adapter(delta), adapter(rounded)).errors["q.weight"]
+    assert found == pytest.approx(0.4 / 1.4)
+
+
 def tucker(dtype: str) -> Delta:
     up, core, down = (cast(one, dtype) for one in held((6, 2), (2, 2, 3, 3), (2, 5)))
     return Tucker(up, core, down, scaling_of(0.5, 2, "rank"))
