@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from loratools.names.rules import Rows, depths_of, parse_rules  # noqa: E402
+from loratools.names.patterns import depths_of  # noqa: E402
+from loratools.names.rules import Rows, parse_rules  # noqa: E402
 from tests.names.key_lists import KeyList, key_list  # noqa: E402
 
 OUTPUT = ROOT / "loratools" / "names" / "layouts.json"

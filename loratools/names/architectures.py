@@ -11,7 +11,8 @@ from functools import cache
 from importlib.resources import files
 from typing import final
 
-from loratools.names.rules import Rules, Side, depths_of, parse_rules
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Rules, Side, parse_rules
 
 #: The least part of a model's names that the rules of its architecture know. Checkpoints may hold
 #: buffers besides, and weights of other programs.

@@ -17,7 +17,8 @@ from loratools.errors import MatchError
 from loratools.names.architectures import Architecture
 from loratools.names.flattened import without_kernel
 from loratools.names.other_names import Shape, fits
-from loratools.names.rules import Part, Rows, Side, depths_of
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Part, Rows, Side
 
 _SEE_BASE = "see --base"
 

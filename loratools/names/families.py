@@ -12,8 +12,9 @@ from loratools.names.crossing import Crossing
 from loratools.names.layouts import Naming, Reading, common_families, readings
 from loratools.names.matching import BaseNames
 from loratools.names.other_names import OtherNames, Shape
+from loratools.names.patterns import depths_of
 from loratools.names.pipeline import Component, recognition
-from loratools.names.rules import Side, depths_of
+from loratools.names.rules import Side
 
 #: The family of all U-Nets.
 UNETS = "Stable Diffusion 1, 2 and XL"

@@ -10,7 +10,8 @@ from itertools import accumulate, chain
 from typing import NamedTuple, final
 
 from loratools.names.architectures import Architecture
-from loratools.names.rules import Part, Rows, Rules, Side, depths_of, opposite
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Part, Rows, Rules, Side, opposite
 
 #: The shape of a tensor; its number of rows is None if that follows only from an update's shape.
 Shape = tuple[int | None, ...]

@@ -20,11 +20,13 @@ stored in another shape. `ORIGINAL = none: REASON` is for a tensor that diffuser
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import product
 from typing import Literal, NamedTuple, final
+
+from loratools.names.patterns import LAST, Patterns, filled
 
 Side = Literal["original", "diffusers"]
 
@@ -36,7 +38,6 @@ _RANGE = re.compile(r"(\w)\s*=\s*(\d+)\.\.(\d+)")
 _COMPUTED = re.compile(r"\{([^{}]*)\}")
 _TERM = re.compile(r"([+-]?)(\d*)([a-z]?)")
 _BOUND = re.compile(r"(-?)(\d*)n|(\d+)(?:/(\d+))?|")
-_LAST = "{last}"
 
 
 @final
@@ -122,17 +123,15 @@ class Rules:
     """The rules of one architecture, to look names up in."""
 
     rules: tuple[Rule, ...]
-    _trees: dict[Side, "_Node"] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _trees: dict[Side, Patterns[Rule]] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         """Build the trees in which names are looked up, one for each side."""
-        for side in ("original", "diffusers"):
-            tree = _Node()
-            for rule in self.rules:
-                pattern: tuple[str, ...] | None = getattr(rule, side)
-                if pattern is not None:
-                    tree.add(pattern, rule)
-            self._trees[side] = tree
+        self._trees["original"], self._trees["diffusers"] = Patterns(), Patterns()
+        for rule in self.rules:
+            self._trees["original"].add(rule.original, rule)
+            if rule.diffusers is not None:
+                self._trees["diffusers"].add(rule.diffusers, rule)
 
     def parts(self, name: str, depths: Mapping[str, int]) -> tuple[Part, ...] | None:
         """The tensors of diffusers that an original tensor consists of, or is.
@@ -140,100 +139,48 @@ class Rules:
         `depths` are the greatest numbers of blocks, by what precedes them in names. None if no rule
         knows the name; none of them if diffusers has no such tensor.
         """
-        found = self._trees["original"].find(name.split("."), depths)
+        found = self._trees["original"].find(name, depths)
         if found is None:
             return None
         return tuple(
-            Part(name, _filled(rule.diffusers, *found[1:]), rule.rows)
-            for rule in found[0]
+            Part(name, filled(rule.diffusers, found.numbers, found.rest), rule.rows)
+            for rule in found.values
             if rule.diffusers is not None
         )
 
     def wholes(self, name: str, depths: Mapping[str, int]) -> tuple[Part, ...] | None:
         """The original tensor that one of diffusers is, or is a part of, by each of its names."""
-        found = self._trees["diffusers"].find(name.split("."), depths)
+        found = self._trees["diffusers"].find(name, depths)
         if found is None:
             return None
-        return tuple(Part(_filled(r.original, *found[1:]), name, r.rows) for r in found[0])
+        return tuple(
+            Part(filled(rule.original, found.numbers, found.rest), name, rule.rows)
+            for rule in found.values
+        )
 
     def reason(self, name: str, depths: Mapping[str, int]) -> str | None:
         """The reason why diffusers does not have an original tensor; None if it does have it."""
-        found = self._trees["original"].find(name.split("."), depths)
-        return next((r.reason for r in found[0] if r.diffusers is None), None) if found else None
+        found = self._trees["original"].find(name, depths)
+        rules = found.values if found else ()
+        return next((rule.reason for rule in rules if rule.diffusers is None), None)
 
     def length(self, name: str, side: Side, depths: Mapping[str, int]) -> int:
         """The number of words of a name that the rule for it knows; 0 if there is none.
 
         The last word counts only alone: a rule knows a weight as well by the name of its module.
         """
-        words = name.split(".")
-        found = self._trees[side].find(words, depths)
-        return min(len(words) - len(found[2]), max(len(words) - 1, 1)) if found else 0
+        found = self._trees[side].find(name, depths)
+        count = name.count(".") + 1
+        return min(count - len(found.rest), max(count - 1, 1)) if found else 0
 
     def words(self, side: Side) -> frozenset[str]:
         """The first words of the names on a side."""
         return frozenset(self._trees[side].below)
 
 
-@final
-@dataclass
-class _Node:
-    """A place in the tree of a side's patterns: what may follow, and the rules that end here."""
-
-    below: dict[str, "_Node"] = field(default_factory=dict)
-    rules: list[Rule] = field(default_factory=list)
-
-    def add(self, pattern: tuple[str, ...], rule: Rule) -> None:
-        node = self
-        for word in pattern:
-            key = word if word == _LAST or not word.startswith("{") else "{}"
-            node = node.below.setdefault(key, _Node())
-        node.rules.append(rule)
-
-    def find(
-        self, words: list[str], depths: Mapping[str, int]
-    ) -> "tuple[list[Rule], list[str], list[str]] | None":
-        """The rules with the longest pattern that fits, the numbers in it, and the words after."""
-        best: tuple[list[Rule], list[str], list[str]] | None = None
-        longest = 0
-        stack: list[tuple[_Node, int, list[str]]] = [(self, 0, [])]
-        while stack:
-            node, at, numbers = stack.pop()
-            if node.rules and at > longest:
-                best, longest = (node.rules, numbers, words[at:]), at
-            if at == len(words):
-                continue
-            word = words[at]
-            # The last one that is pushed is tried first, and wins against those of equal length.
-            if word.isdigit():
-                if "{}" in node.below:
-                    stack.append((node.below["{}"], at + 1, [*numbers, word]))
-                if _LAST in node.below and depths.get(".".join(words[:at])) == int(word):
-                    stack.append((node.below[_LAST], at + 1, [*numbers, word]))
-            if word in node.below:
-                stack.append((node.below[word], at + 1, numbers))
-        return best
-
-
 def opposite(side: Side) -> Side:
     """The other side."""
     return "diffusers" if side == "original" else "original"
-
-
-def depths_of(names: Iterable[str]) -> dict[str, int]:
-    """The greatest number that follows each beginning of these names.
-
-    >>> depths_of(["blocks.0.attn.weight", "blocks.11.attn.weight"])
-    {'blocks': 11}
-    """
-    found: dict[str, int] = {}
-    for name in names:
-        words = name.split(".")
-        for at, word in enumerate(words):
-            if at and word.isdigit():
-                before = ".".join(words[:at])
-                found[before] = max(found.get(before, 0), int(word))
-    return found
 
 
 def parse_rules(text: str) -> tuple[dict[str, str], Rules]:
@@ -277,7 +224,7 @@ def _computed(pattern: str, numbers: Mapping[str, int]) -> tuple[str, ...]:
     def value(found: re.Match[str]) -> str:
         terms = [term for term in _TERM.findall(found[1]) if any(term)]
         names = {name for _, _, name in terms if name}
-        if found[0] == _LAST or not names <= numbers.keys():
+        if found[0] == LAST or not names <= numbers.keys():
             return found[0]
         signs = {"-": -1}
         total = sum(
@@ -308,9 +255,3 @@ def _bound(text: str, default: int) -> Bound:
         return Bound(Fraction(int(found[3]), int(found[4] or 1)), 0)
     times = int(found[2] or 1)
     return Bound(Fraction(1), -times) if found[1] else Bound(Fraction(0), times)
-
-
-def _filled(pattern: tuple[str, ...], numbers: list[str], rest: list[str]) -> str:
-    """A pattern as a name, with its numbers, and the words that follow."""
-    left = iter(numbers)
-    return ".".join([*(next(left) if w.startswith("{") else w for w in pattern), *rest])

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from loratools.names.rules import Part, Rows, Rules, depths_of, parse_rules
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Part, Rows, Rules, parse_rules
 from tests.names.key_lists import ALIASES, MODELS, KeyList, key_list
 
 FILES = tuple(sorted(path.stem for path in ALIASES.glob("*.txt")))

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from loratools.names.rules import Bound, Part, Rows, depths_of, parse_rules
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Bound, Part, Rows, parse_rules
 
 THIRD = Rows(((Bound(Fraction(1, 3), 0), Bound(Fraction(2, 3), 0)),))
 

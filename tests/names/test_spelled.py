@@ -15,7 +15,8 @@ from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from loratools.names.architectures import recognised
 from loratools.names.matching import BaseNames, Match
-from loratools.names.rules import Side, depths_of, parse_rules
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Side, parse_rules
 from tests.names.key_lists import MODELS as LISTED
 from tests.names.key_lists import key_list
 from tests.names.spelled import MODELS, SIDES, Spelling, spelled

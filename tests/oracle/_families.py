@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from loratools.names.architectures import architectures
-from loratools.names.rules import Part, Rows, Rules, depths_of
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Part, Rows, Rules
 
 Tensors = dict[str, Tensor]
 Converter = Callable[[Module, Tensors], Tensors]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from loratools.names.rules import Part, Rows, Rules, depths_of
+from loratools.names.patterns import depths_of
+from loratools.names.rules import Part, Rows, Rules
 from tests.names.key_lists import key_list
 from tests.oracle._converters import MODELS
 

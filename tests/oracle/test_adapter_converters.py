@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loratools.names.rules import depths_of, parse_rules
+from loratools.names.patterns import depths_of
+from loratools.names.rules import parse_rules
 from tests.names.key_lists import key_list
 from tests.oracles import oracle
 
