@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from loratools.deltas import Product
+from loratools.io.rounding import round_to_odd
 from loratools.merging.fidelity import Fidelity
 
 
@@ -29,7 +30,6 @@ def add_products(
 
     `stored` and `rounded` are (rows, columns), before and after, each in its own dtype. `memory` is
     for a piece, in the dtype of the computation: (rows, columns), and two of them in one tensor.
-    That dtype must not have to be rounded twice: see `round_to_nearest`.
 
     Returns None where the numbers are too large or too small to be measured in this dtype: the
     result is right, and has to be measured by other means.
@@ -42,8 +42,10 @@ def add_products(
             continue
         count = min(end - begin, len(memory[0]))
         ups = [p.up[first - p.begin + begin : first - p.begin + end] for p in products]
-        parts = memory[0][:count], memory[1][:, :count].contiguous()
-        sums, has_moved = _add(stored[begin:end], rounded[begin:end], ups, downs, *parts, moved)
+        before, vectors = memory[0][:count], memory[1][:, :count].contiguous()
+        bits = vectors.view(torch.int64 if vectors.dtype == torch.float64 else torch.int32)
+        blocks = stored[begin:end], rounded[begin:end]
+        sums, has_moved = _add(*blocks, ups, downs, before, vectors, bits, moved)
         found = Fidelity(sums[3], sums[0], sums[0] + sums[1], has_moved)
         if not found.is_in_range and any(map(torch.any, ups)):
             return None
@@ -58,14 +60,18 @@ def _loop(
     downs: list[Tensor],
     before: Tensor,
     vectors: Tensor,
+    bits: Tensor,
     moved: bool,
 ) -> tuple[list[float], bool]:
     """The products of update and error (see `fidelity.py`), and whether a number has moved.
+
+    `bits` are those of `vectors`, in the same memory.
 
     They are summed in a tensor: reading one number of it takes as long as an operation.
     """
     update, value, flat = vectors[0], vectors[1], vectors.flatten(1)
     gram = torch.zeros((2, 2), dtype=before.dtype)
+    is_narrowed = value.dtype == torch.float64 and rounded.element_size() == 2
     for top in range(0, stored.size(0), before.size(0)):
         bottom = top + before.size(0)
         result = rounded[top:bottom]
@@ -74,9 +80,14 @@ def _loop(
         for up, down in zip(ups[1:], downs[1:]):  # noqa: B905 (TorchScript has no `strict`)
             update.addmm_(up[top:bottom], down)
         torch.add(before, update, out=value)
+        if is_narrowed:
+            round_to_odd(bits[1])
         result.copy_(value)
         if not moved:
-            moved = not torch.equal(before.to(result.dtype), result)
+            value.copy_(before)
+            if is_narrowed:
+                round_to_odd(bits[1])
+            moved = not torch.equal(value.to(result.dtype), result)
         value.copy_(result).sub_(before).sub_(update)
         gram.addmm_(flat, flat.t())
     sums: list[float] = gram.double().flatten().tolist()

@@ -37,7 +37,9 @@ def test_the_loop_is_compiled() -> None:
     rows=st.integers(1, 40),
     columns=st.integers(1, 9),
     piece=st.integers(1, 200),
-    stored=st.sampled_from(["BF16", "F32", "F64"]),
+    dtypes=st.sampled_from(
+        ["BF16 BF16", "F16 F16", "F32 F32", "F64 F64", "F32 BF16", "F64 F16", "F16 BF16"]
+    ),
     strengths=st.lists(st.sampled_from([1.0, -0.5, 2.0**-40]), min_size=1, max_size=3),
     size=st.sampled_from([1.0, 2.0**60, 1e-30, 0.0]),
     seed=st.integers(0, 2**31),
@@ -46,13 +48,15 @@ def test_products_are_added_as_by_single_operations(
     rows: int,
     columns: int,
     piece: int,
-    stored: str,
+    dtypes: str,
     strengths: list[float],
     size: float,
     seed: int,
 ) -> None:
     random = torch.Generator().manual_seed(seed)
+    stored, output = dtypes.split()
     weight = held(torch.randn(rows, columns, generator=random), stored)
+    size = min(size, 1.0) if output == "F16" else size  # which has no larger numbers than 65504
     up = Held("up", size * torch.randn(rows, 2, generator=random), "F32")
     down = Held("down", torch.randn(2, columns, generator=random), "F32")
     lora = LoRA(up, down, Scaling(2.0, 2, "rank", "config"), (rows, columns))
@@ -71,7 +75,7 @@ def test_products_are_added_as_by_single_operations(
                 patch.setattr(products, "_add", products._loop)
             if variant == "pieces":
                 patch.setattr(LoRA, "bind", bound_as_function)
-            found.append(changed_and_measured(weight, *changes, cuts=cuts))
+            found.append(changed_and_measured(weight, *changes, dtype=output, cuts=cuts))
     for result, fidelity in found[1:]:
         assert torch.equal(result, found[0][0])
         tolerance = 1e-5 * fidelity.intended
@@ -79,21 +83,35 @@ def test_products_are_added_as_by_single_operations(
         assert fidelity.moved == found[0][1].moved
 
 
-def test_results_that_are_rounded_twice_are_left_to_the_pieces(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A float16 of a float64 goes through float32, which needs `round_to_nearest`."""
-    monkeypatch.setattr(products, "_add", None)
+@pytest.mark.parametrize(("stored", "output", "digits"), [("F16", "F16", 11), ("F32", "BF16", 8)])
+def test_a_sum_of_products_is_rounded_once(stored: str, output: str, digits: int) -> None:
+    """It lies so little above a tie that as a float32 it would be the tie, and be rounded down."""
+    tie = 2.0**-digits
     lora = LoRA(
-        Held("up", torch.ones(3, 1), "F32"),
-        Held("down", torch.ones(1, 3), "F32"),
-        Scaling(1.0, 1, "rank", "config"),
-        (3, 3),
+        Held("up", torch.ones(3, 2), "F32"),
+        Held("down", torch.tensor([[tie], [2.0**-40]]).expand(2, 4), "F32"),
+        Scaling(2.0, 2, "rank", "config"),
+        (3, 4),
     )
-    result, _ = changed_and_measured(held(torch.ones(3, 3), "F16"), (lora, 1.0))
-    assert torch.equal(result, torch.full((3, 3), 2, dtype=torch.float16))
-    with pytest.raises(TypeError):
-        changed_and_measured(held(torch.ones(3, 3), "BF16"), (lora, 1.0))
+    result, fidelity = changed_and_measured(
+        held(torch.ones(3, 4), stored), (lora, 1.0), dtype=output
+    )
+    assert torch.equal(result.double(), torch.full((3, 4), 1 + 2 * tie, dtype=torch.float64))
+    assert fidelity.moved
+
+
+@pytest.mark.parametrize(("stored", "output"), [("F16", "F16"), ("F32", "BF16")])
+def test_a_product_that_rounding_loses_moves_nothing(stored: str, output: str) -> None:
+    lora = LoRA(
+        Held("up", torch.full((3, 1), 2.0**-20), "F32"),
+        Held("down", torch.ones(1, 4), "F32"),
+        Scaling(1.0, 1, "rank", "config"),
+        (3, 4),
+    )
+    weight = torch.full((3, 4), 1 + 2.0**-7)
+    result, fidelity = changed_and_measured(held(weight, stored), (lora, 1.0), dtype=output)
+    assert torch.equal(result.float(), weight)
+    assert not fidelity.moved
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
