@@ -4,7 +4,7 @@ Names are those of diffusers with `_` for each dot, so that a conversion to diff
 only the names to find, and the scaling to keep.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -34,7 +34,7 @@ def _lora(name: str, rows: int, columns: int) -> Iterator[Draw]:
     yield Draw(f"{name}.alpha", (), torch.float16, 0.0, mean=RANK / 2)
 
 
-def _flattened(prefix: str, modules: Iterator[Module]) -> Iterator[Module]:
+def _flattened(prefix: str, modules: Iterable[Module]) -> Iterator[Module]:
     for path, rows, columns in modules:
         yield f"{prefix}{path.replace('.', '_')}", rows, columns
 
@@ -113,14 +113,15 @@ def _unet(deep: int) -> Iterator[Module]:
         yield from _transformer(f"up_blocks.1.attentions.{number}", 640, 2)
 
 
-_FLUX = tuple(_flattened("lora_transformer_", _flux_transformer()))
-_CLIP_L = tuple(_flattened("lora_te1_", _clip(12, 768)))
-_CLIP_G = tuple(_flattened("lora_te2_", _clip(32, 1280)))
+FLUX: Final = tuple(_flux_transformer())
+CLIP_L: Final = tuple(_flattened("lora_te1_", _clip(12, 768)))
+CLIP_G: Final = tuple(_flattened("lora_te2_", _clip(32, 1280)))
+_FLUX = tuple(_flattened("lora_transformer_", FLUX))
 #: By name. The SDXL has twenty blocks where the model has ten, to have some 1,700 modules.
 IMAGE_LORAS: Final = {
-    "flux": ImageLora((*_FLUX, *_CLIP_L)),
-    "flux-t5": ImageLora((*_FLUX, *_CLIP_L, *_flattened("lora_te2_", _t5(24, 4096, 10240)))),
-    "sdxl": ImageLora((*_flattened("lora_unet_", _unet(20)), *_CLIP_L, *_CLIP_G)),
+    "flux": ImageLora((*_FLUX, *CLIP_L)),
+    "flux-t5": ImageLora((*_FLUX, *CLIP_L, *_flattened("lora_te2_", _t5(24, 4096, 10240)))),
+    "sdxl": ImageLora((*_flattened("lora_unet_", _unet(20)), *CLIP_L, *CLIP_G)),
     "small-flux": ImageLora(_FLUX[9:10]),
     "small-sdxl": ImageLora((("lora_unet_mid_block_attentions_0_proj_in", 1280, 1280),)),
 }

@@ -21,6 +21,7 @@ from machine import describe, fill_page_cache, prepare, seconds_to_sync
 from measure import Measurement, measure
 from tools import (
     COPY,
+    DIFFUSERS,
     IDLE,
     LIMIT,
     LORATOOLS,
@@ -41,6 +42,7 @@ RATIOS: Final = (
     (LORATOOLS_WORK, LIMIT),
     (PEFT, LORATOOLS),
     (MERGEKIT, LORATOOLS),
+    (DIFFUSERS, LORATOOLS),
 )
 
 

@@ -25,6 +25,7 @@ COPY: Final = "cp -r and fsync"
 LIMIT: Final = "direct write, the limit"
 PEFT: Final = "PEFT"
 MERGEKIT: Final = "mergekit"
+DIFFUSERS: Final = "diffusers"
 IDLE: Final = "import torch, idle"
 
 
