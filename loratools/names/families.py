@@ -15,17 +15,8 @@ from loratools.names.other_names import OtherNames, Shape
 from loratools.names.patterns import depths_of
 from loratools.names.pipeline import Component, recognition
 from loratools.names.rules import Side
+from loratools.names.unets import UNETS, is_sd1
 
-#: The family of all U-Nets.
-UNETS = "Stable Diffusion 1, 2 and XL"
-#: Modules that only one of the two kinds of U-Net has, by LDM's names and by diffusers'.
-_ONLY_SD1 = re.compile(
-    r"(down_blocks[._](0[._]att|3[._]))|up_blocks[._]3[._]"
-    r"|input_blocks[._]([12][._]1[._]|9|1\d)|output_blocks[._](9|1\d)"
-)
-_ONLY_SDXL = re.compile(
-    r"up_blocks[._]0[._]att|transformer_blocks[._][1-9]|add_embedding|label_emb"
-)
 #: Modules of CLIP whose inputs are as wide as the model, and what ComfyUI calls the models.
 _AS_WIDE_AS_CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")
 _CLIPS = {768: "clip_l", 1024: "clip_h"}
@@ -131,9 +122,7 @@ class Families:
         """Whether the U-Net is that of SD 1 or 2, or else of SDXL; None if it may be either."""
         paths = [name.path for name in self.shapes if name.part in ("denoiser", "model")]
         paths += [ROOT.sub("", name) for name in self.base]
-        if any(map(_ONLY_SD1.match, paths)):
-            return True
-        return False if any(map(_ONLY_SDXL.search, paths)) else None
+        return is_sd1(paths)
 
     def crossing(self, family: str) -> Crossing:
         """The layout of a family that the names are in, with their shapes by these names."""

@@ -3,20 +3,11 @@
 Only what makes the image is looked at: text encoders are the same in many models.
 """
 
-import re
 from collections.abc import Iterable
 
 from loratools.names.components import labelled
 from loratools.names.layouts import readings
-
-#: Modules that some U-Nets have and others have not, whose other names are the same.
-_ONLY_IN = {
-    "SDXL": re.compile(r"\b(transformer_blocks\.[1-9]|label_emb\.|add_embedding\.)"),
-    "Stable Diffusion 1 or 2": re.compile(
-        r"\b(down_blocks\.(0\.attentions|3)|up_blocks\.(2\.attentions|3)"
-        r"|input_blocks\.([12]\.1|9|1\d)|output_blocks\.([678]\.1|9|1\d))\."
-    ),
-}
+from loratools.names.unets import UNETS, is_sd1
 
 
 def meant_for(targets: Iterable[str]) -> tuple[str, ...]:
@@ -42,7 +33,7 @@ def _paths(target: str) -> dict[str, str] | None:
 
 def _name(family: str, paths: Iterable[str]) -> str | None:
     """The name of a family; of U-Nets that of the one that has all modules, if only one has."""
-    if not family.startswith("Stable Diffusion 1"):
+    if family != UNETS:
         return family
-    only = [name for name, pattern in _ONLY_IN.items() if any(map(pattern.search, paths))]
-    return only[0] if len(only) == 1 else None
+    found = is_sd1(paths)
+    return None if found is None else "Stable Diffusion 1 or 2" if found else "SDXL"

@@ -15,9 +15,10 @@ from loratools.deltas.placed import Run
 from loratools.errors import MatchError
 from loratools.names.components import Named, Part, Style, named, spelled
 from loratools.names.crossing import Piece
-from loratools.names.families import SIDES, UNETS, Families, architecture_of, either
+from loratools.names.families import SIDES, Families, architecture_of, either
 from loratools.names.language import is_called_alike
 from loratools.names.layouts import Naming, namings, readings
+from loratools.names.unets import UNETS
 
 _FORMATS = {
     "flattened": "kohya's format",
