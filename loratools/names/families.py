@@ -39,12 +39,12 @@ class Families:
 
     Attributes:
         shapes: the shapes of the targets, by their names in parts.
-        allowed: by whose rules the names can be; None for any.
+        usual: by whose rules the names are in this format; None for anyone's.
         base: the shapes of a base's parameters; empty without a base.
     """
 
     shapes: Mapping[Named, tuple[int, ...]]
-    allowed: Collection[Naming] | None
+    usual: Collection[Naming] | None
     base: Mapping[str, tuple[int, ...]]
     _crossings: dict[str, Crossing] = field(default_factory=dict, init=False)
 
@@ -64,7 +64,9 @@ class Families:
     @cached_property
     def pairs(self) -> tuple[tuple[str, Naming], ...]:
         """The families, each with a naming, that all known names of the denoiser can be of."""
-        pairs, own = self._common(self.allowed), self._architecture
+        pairs, own = self._any_pairs, self._architecture
+        if self._are_usual():
+            pairs = common_families(self._paths, self.usual)
         return tuple(
             (family, naming)
             for family, naming in pairs
@@ -84,14 +86,23 @@ class Families:
         depths = depths_of(paths)
         return all(rules.length(path, SIDES[naming], depths) for path in paths)
 
-    def _common(self, allowed: Collection[Naming] | None) -> tuple[tuple[str, Naming], ...]:
-        names = [n.path for n in self.shapes if n.part in ("denoiser", "model")]
-        return common_families(names, allowed)
-
     @cached_property
     def _any_pairs(self) -> tuple[tuple[str, Naming], ...]:
         """The families, each with any naming, that have all known names of the denoiser."""
-        return self._common(None)
+        return common_families(self._paths, None)
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """The paths of modules of the denoiser that a known model has."""
+        paths = (name.path for name in self.shapes if name.part in ("denoiser", "model"))
+        return [path for path in paths if readings(path)]
+
+    def _are_usual(self) -> bool:
+        """Whether all names are by those whose names the format has; some programs use others."""
+        usual = self.usual
+        return usual is not None and all(
+            any(reading.naming in usual for reading in readings(path)) for path in self._paths
+        )
 
     @cached_property
     def is_clip_alone(self) -> bool | None:

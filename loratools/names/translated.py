@@ -209,6 +209,9 @@ class _Speller:
         paths = dict.fromkeys(
             known if wanted is None else (r.path for r in own if r.naming in wanted)
         )
+        if len(paths) > 1 and (base := self.families.denoiser) is not None:
+            stored = [path for path in paths if f"{path}.{name.parameter}" in base.shapes]
+            paths = dict.fromkeys(stored) or paths
         if len(paths) > 1 and self.target != "flattened":
             raise _RefusedError(f"may be {' or '.join(sorted(paths))}; --base decides")
         return [_alone(path, name, rows) for path in paths]
@@ -284,7 +287,7 @@ class _Speller:
 
 
 def _namings(style: Style) -> tuple[Naming, ...] | None:
-    """Whose names a style can have; None for any."""
+    """Whose names a style has, as long as a program uses no others; None for anyone's."""
     if style == "diffusers":
         return ("diffusers",)
     if style == "comfyui":

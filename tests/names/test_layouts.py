@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import loratools.names.layouts
+from loratools.names.architectures import architectures
+from loratools.names.families import architecture_of
 from loratools.names.layouts import namings, readings
 
 LAYOUTS = json.loads((Path(loratools.names.layouts.__file__).parent / "layouts.json").read_text())
@@ -71,3 +73,11 @@ def test_a_name_that_two_models_divide_otherwise_has_both_readings() -> None:
 def test_the_trees_are_those_of_the_key_lists_and_the_rules() -> None:
     script = Path(__file__).parent.parent.parent / "scripts" / "make_layouts.py"
     assert runpy.run_path(str(script))["layouts"]() == LAYOUTS
+
+
+def test_every_model_that_makes_images_has_trees_and_rules() -> None:
+    families = {family for family, layout in LAYOUTS.items() if "transformers" not in layout}
+    found = [architecture_of(family) for family in families]
+    assert len({*map(id, found)}) == len(families)
+    own = {a.name for a in architectures() if a.component in ("unet", "transformer")}
+    assert {architecture.name for architecture in found} == own

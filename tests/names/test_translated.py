@@ -9,6 +9,7 @@ from loratools.names.components import Style
 from loratools.names.translated import Translation
 from loratools.names.translated import translated as translated_shapes
 from tests.names.key_lists import key_list
+from tests.names.spelled import MODELS, spelled
 
 CLIP = "text_model.encoder.layers.3.self_attn.q_proj"
 T5 = "encoder.block.3.layer.0.SelfAttention.q"
@@ -414,3 +415,67 @@ def test_the_width_of_the_only_text_encoder_tells_which_it_is(width: int, name: 
     found = translated_shapes({target: (width, width)}, "flattened", "comfyui")
     (piece,) = found.pieces[target]
     assert piece.name == f"text_encoders.{name}.transformer.{CLIP}.weight"
+
+
+def test_names_that_a_program_uses_in_another_format_are_known() -> None:
+    """ai-toolkit writes diffusers' names of Z-Image under ComfyUI's prefix."""
+    names = ("layers.0.attention.to_out.0", "layers.0.adaLN_modulation.0")
+    found = translated(weights(*(f"diffusion_model.{n}" for n in names)), "comfyui", "comfyui")
+    assert [*names_of(found).values()] == [
+        "diffusion_model.layers.0.attention.out.weight",
+        "diffusion_model.layers.0.adaLN_modulation.0.weight",
+    ]
+
+
+def test_a_base_shows_by_whose_names_a_flattened_name_is() -> None:
+    names = ["double_blocks.0.img_attn_qkv.weight", "double_blocks.0.img_mlp.fc1.weight"]
+    flattened = weights(*(f"lora_unet_{flat(n.removesuffix('.weight'))}" for n in names))
+    shapes = dict.fromkeys(key_list("hunyuan_video").tensors, SHAPE)
+    found = translated_shapes(dict.fromkeys(flattened, SHAPE), "flattened", "modules", shapes)
+    assert [*names_of(found).values()] == names
+
+
+#: The beginnings of names by their style. Names with `processor`, and those of parts of a fused
+#: weight, are read as others before they are translated.
+STYLES: dict[str, Style] = {
+    "lora_unet_": "flattened",
+    "lycoris_": "flattened",
+    "diffusion_model.": "comfyui",
+    "transformer.": "diffusers",
+    "unet.": "diffusers",
+}
+#: Models that make images. Lumina 2 has fewer keys than queries, and a fused base does not say how
+#: many.
+SPELLED = [m for m in MODELS if not m.startswith(("clip", "openclip", "t5")) and m != "lumina2"]
+
+
+@pytest.mark.parametrize("model", SPELLED)
+def test_what_programs_call_a_module_is_what_diffusers_calls_it(model: str) -> None:
+    shapes = key_list(model).tensors
+    base = {f"model.diffusion_model.{name}": shape for name, shape in shapes.items()}
+    pairs, spellings = spelled(model)
+    sizes = {pair.original: shapes[f"{pair.original}.weight"] for pair in pairs}
+    for spelling in spellings:
+        targets, expected = {}, {}
+        for own, (side, name) in spelling.modules.items():
+            style = next((STYLES[prefix] for prefix in STYLES if own.startswith(prefix)), None)
+            own_pairs = [pair for pair in pairs if pair.name(side) == name]
+            if style is None or "processor" in own or "in parts" in spelling.program:
+                continue
+            rows, *others = sizes[own_pairs[0].original]
+            if side == "diffusers" and own_pairs[0].ranges:
+                rows = sum(end - begin for begin, end in own_pairs[0].ranges)
+            targets[f"{own}.weight"] = (rows, *others)
+            expected[f"{own}.weight"] = {f"{pair.diffusers}.weight" for pair in own_pairs}
+        if targets:
+            found = translated_shapes(targets, style_of(targets), "diffusers", base)
+            assert found.refused == {}, spelling.program
+            names = {
+                old: {piece.name.partition(".")[2] for piece in some}
+                for old, some in found.pieces.items()
+            }
+            assert names == expected, spelling.program
+
+
+def style_of(targets: Collection[str]) -> Style:
+    return next(style for name in targets for p, style in STYLES.items() if name.startswith(p))
