@@ -178,3 +178,18 @@ def test_a_prefix_never_means_another_model_than_its_own(kept: str) -> None:
     )
     with pytest.raises(MatchError, match="a module of the first text encoder, which the base does"):
         base.match("lora_te1_text_model_encoder_layers_0_mlp_fc1.weight", (3072, 768))
+
+
+def test_a_whole_tensor_is_never_replaced_by_one_with_exchanged_axes() -> None:
+    base = BaseNames(key_list("openclip_g").tensors)
+    assert base.match_name("text_projection") is not None
+    assert base.match_name("text_projection.weight") is None
+
+
+def test_a_text_encoder_is_what_its_modules_are_whatever_its_root() -> None:
+    clip = {f"transformer.{name}": shape for name, shape in key_list("clip_l").tensors.items()}
+    assert [component.part for component in BaseNames(clip).components] == ["clip"]
+    t5 = {f"text_encoder.{name}": shape for name, shape in key_list("t5_xxl").tensors.items()}
+    (name, shape), *_ = ((n, s) for n, s in t5.items() if n.endswith("SelfAttention.q.weight"))
+    target = name.replace("text_encoder.", "text_encoders.t5xxl.transformer.")
+    assert BaseNames(t5).match(target, shape).name == name
