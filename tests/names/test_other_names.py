@@ -1,12 +1,14 @@
 """A tensor of another layout has the rows of stored ones: all of them, in one order, or no name."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from loratools.names.other_names import OtherNames, Segment
 from loratools.names.rules import parse_rules
 
 
-def names(stored: dict[str, tuple[int, ...]], *rules: str) -> OtherNames:
+def names(stored: Mapping[str, tuple[int, ...]], *rules: str) -> OtherNames:
     _, parsed = parse_rules("\n".join(rules))
     wholes = dict.fromkeys(".".join(rule.original) for rule in parsed.rules)
     found = OtherNames(stored)
