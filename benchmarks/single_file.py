@@ -21,7 +21,7 @@ from typing import Final
 from checkpoints import ADAPTERS, CHECKPOINTS
 from machine import describe
 from measure import measure
-from merge import as_json, compare, table
+from merge import Row, as_json, compare, table
 from tools import (
     CHECKOUT,
     COPY,
@@ -41,7 +41,7 @@ from tools import (
 )
 
 FILE: Final = "model.safetensors"
-SEVERAL: Final = [sys.executable, "-m", "loratools", "merge"]
+MERGE: Final = [sys.executable, "-m", "loratools", "merge"]
 #: diffusers' converter of kohya's adapters for FLUX.1 has the widths of the real model built in.
 NOT_IN_DIFFUSERS: Final = ("flux", "kohya")
 
@@ -78,7 +78,7 @@ def made_pipeline(data: Path, name: str, scale: int) -> Path:
 
 def merge_command(case: Case, out: Path) -> Sequence[str]:
     out.mkdir()
-    return [*SEVERAL, str(case.base / FILE), str(case.adapter / FILE), "-o", str(out / FILE)]
+    return [*MERGE, str(case.base / FILE), str(case.adapter / FILE), "-o", str(out / FILE)]
 
 
 def work_command(case: Case, out: Path) -> Sequence[str]:
@@ -111,7 +111,7 @@ def planned(name: str, base: Path, adapter: Path, runs: int) -> str:
         command = [sys.executable, str(PROGRAMS / "loratools_plan.py"), *files]
         run = measure(command, environment=environment(CHECKOUT))
         inside.append(tuple(map(float, run.stdout.split())))
-        run = measure([*SEVERAL, *files, "--dry-run"], environment=environment(CHECKOUT))
+        run = measure([*MERGE, *files, "--dry-run"], environment=environment(CHECKOUT))
         whole.append((run.wall_s, run.cpu_s))
     cells = [
         f"{statistics.median(t):.2f}" for some in (inside, whole) for t in zip(*some, strict=True)
@@ -129,6 +129,21 @@ def plans(data: Path, only: Sequence[str], runs: int) -> Iterator[str]:
             yield planned(f"{name}, {adapter}", base, made(data, name, 1, adapter), runs)
 
 
+def merged(name: str, adapter: str, options: argparse.Namespace) -> list[Row]:
+    """The runs of all tools that merge an adapter into a checkpoint."""
+    data, scale = options.data, options.scale
+    base = made(data, name, scale)
+    size = (base / FILE).stat().st_size / 1e9
+    title = f"{name}, {size:.2f} GB, a LoRA in the format of {adapter}"
+    case = Case(title, base, made(data, name, scale, adapter))
+    left_out = options.without.split(",")
+    is_installed = importlib.util.find_spec("diffusers") is not None
+    is_fused = is_installed and "diffusers" not in left_out and (name, adapter) != NOT_IN_DIFFUSERS
+    pipeline = made_pipeline(data, name, scale) if is_fused else None
+    chosen = [tool for tool in tools(pipeline) if tool.key not in left_out]
+    return compare(case, chosen, options.runs, data / "out", options.ballast)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="a folder for the files")
@@ -136,37 +151,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=int, default=1, choices=(1, 2, 4))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--planning", action="store_true", help="measure plans, not merges")
-    parser.add_argument(
-        "--ballast", action="store_true", help="fill the page cache before each run"
-    )
+    parser.add_argument("--ballast", action="store_true", help="fill the page cache before runs")
     parser.add_argument(
         "--without", default="", help="keys of tools to leave out: direct,diffusers"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     options.data.mkdir(parents=True, exist_ok=True)
+    options.ballast = options.data / "ballast" if options.ballast else None
     only = [options.only] if options.only else list(CHECKPOINTS)
     print(describe())
     if options.planning:
         for line in plans(options.data, only, options.runs):
             print(line, flush=True)
         return
-    ballast = options.data / "ballast" if options.ballast else None
-    measured: list[object] = []
+    measured = []
     for name in only:
         for adapter in ADAPTERS[name]:
-            base = made(options.data, name, options.scale)
-            title = (
-                f"{name}, {(base / FILE).stat().st_size / 1e9:.2f} GB, LoRA in {adapter}'s format"
-            )
-            case = Case(title, base, made(options.data, name, options.scale, adapter))
-            is_fused = importlib.util.find_spec("diffusers") and (name, adapter) != NOT_IN_DIFFUSERS
-            left_out = options.without.split(",")
-            pipeline = None
-            if is_fused and "diffusers" not in left_out:
-                pipeline = made_pipeline(options.data, name, options.scale)
-            chosen = [tool for tool in tools(pipeline) if tool.key not in left_out]
-            rows = compare(case, chosen, options.runs, options.data / "out", ballast)
+            rows = merged(name, adapter, options)
             print(f"\n{table(rows)}", flush=True)
             measured.append(as_json(rows))
     if options.json:
