@@ -15,7 +15,7 @@ from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import LoRA
-from loratools.deltas.placed import Run, overlap, placed, touched_rows
+from loratools.deltas.placed import Run, alone, overlap, placed, touched_rows
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.testing import deltas, diffs, eighths, exact_scalings, loras, shapes, tuckers
 from tests.deltas.computing import applied, held, lora
@@ -233,3 +233,30 @@ def test_changes_overlap_where_they_have_a_row_in_common() -> None:
 def test_vector_of_some_rows_has_one_orientation() -> None:
     vector = placed(Diff(held([1.0, -2.0]), PART.scaling), (Run(0, 1, 2),), (4,))
     assert vector.transposed() is vector
+
+
+def test_factors_stand_for_no_change_that_depends_on_the_weight() -> None:
+    """They would be the update without what sets the norms."""
+    apart = (Run(0, 0, 1), Run(1, 3, 1), Run(2, 1, 1))
+    update = lora([[1.0], [2.0], [3.0]], [[1.0, -1.0]])
+    normed = placed(DoRA(update, held([1.0, 2.0, 3.0]), "row"), apart, (4, 2))
+    with pytest.raises(UnsupportedError, match="no consecutive rows"):
+        normed.rows(0, 2)
+    with pytest.raises(UnsupportedError, match="cannot be one of the same columns"):
+        normed.transposed()
+    weight = [[0.0, 0.0]] * 4
+    plain = placed(update, apart, (4, 2))
+    assert applied(plain.rows(0, 2), weight[:2]).tolist() == applied(plain, weight)[:2].tolist()
+
+
+def test_change_without_its_place_has_its_rows_in_its_own_order() -> None:
+    weight = held([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    update = lora([[1.0], [2.0]], [[1.0, -1.0]])
+    for runs, rows in (
+        ((Run(0, 2, 1), Run(1, 1, 1)), [3, 2]),
+        ((Run(0, 0, 1), Run(1, 2, 1)), [1, 3]),
+        ((Run(0, 1, 2),), [2, 3]),
+    ):
+        change, own = alone(placed(update, runs, (3, 2)), weight)
+        assert change is update
+        assert own.read()[:, 0].tolist() == rows

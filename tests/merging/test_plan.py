@@ -632,3 +632,45 @@ def test_two_pickled_adapters_may_replace_one_tensor(base: Path) -> None:
         folders.append(folder)
     tensors, _ = merged(base, *folders, allow_pickle=True)
     assert equal(tensors["score.weight"], eighths(2, 3))
+
+
+def test_square_weight_whose_axes_another_layout_exchanges_is_turned(tmp_path: Path) -> None:
+    """transformers has `text_projection.weight` of OpenCLIP's `text_projection`, transposed."""
+    tensors = {
+        "token_embedding.weight": eighths(9, 4),
+        "transformer.resblocks.0.attn.in_proj_weight": eighths(12, 4),
+        "transformer.resblocks.0.ln_1.weight": eighths(4),
+        "text_projection": eighths(4, 4),
+    }
+    base = write_base(tmp_path / "base", tensors)
+    factors = pair("text_projection", 4, 4)
+    adapter = write_adapter(tmp_path / "adapter", factors, fan_in_fan_out=False)
+    result, _ = merged(base, adapter)
+    assert equal(result["text_projection"], tensors["text_projection"] + update(factors).T)
+
+
+class TestPartsOfOneWeight:
+    WHOLE = "model.layers.0.self_attn.qkv_proj"
+
+    @pytest.fixture
+    def fused(self, tmp_path: Path) -> Path:
+        output = {"model.layers.0.self_attn.o_proj.weight": eighths(4, 4)}
+        tensors = {f"{self.WHOLE}.weight": eighths(12, 4), **output}
+        return write_base(tmp_path / "fused", tensors, {"model_type": "phi3"})
+
+    def adapter(self, folder: Path, *modules: str) -> Path:
+        rows = {"qkv_proj": 12}
+        factors = [pair(f"model.layers.0.self_attn.{m}", rows.get(m, 4), 4, 7) for m in modules]
+        return write_adapter(folder, {k: v for some in factors for k, v in some.items()})
+
+    def test_one_adapter_may_change_several(self, fused: Path, tmp_path: Path) -> None:
+        result, report = merged(fused, self.adapter(tmp_path / "qv", "q_proj", "v_proj"))
+        part = update(pair("any", 4, 4, 7))
+        whole = torch.cat([part, torch.zeros(4, 4), part])
+        assert equal(result[f"{self.WHOLE}.weight"], eighths(12, 4) + whole)
+        assert report.accounting.startswith("4 of 4 adapter tensors applied to 1 weight;")
+
+    def test_one_adapter_changes_none_twice(self, fused: Path, tmp_path: Path) -> None:
+        twice = self.adapter(tmp_path / "twice", "q_proj", "qkv_proj")
+        with pytest.raises(MatchError, match=r"q_proj.* and .*qkv_proj.* both mean "):
+            loratools.merge(fused, [twice], output=tmp_path / "out")

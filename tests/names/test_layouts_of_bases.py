@@ -8,6 +8,7 @@ from loratools.deltas.placed import Run
 from loratools.errors import MatchError
 from loratools.names.architectures import architectures
 from loratools.names.matching import BaseNames, Place
+from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames
 from loratools.names.search import Names
 from tests.names.key_lists import key_list
@@ -193,3 +194,21 @@ def test_a_text_encoder_is_what_its_modules_are_whatever_its_root() -> None:
     (name, shape), *_ = ((n, s) for n, s in t5.items() if n.endswith("SelfAttention.q.weight"))
     target = name.replace("text_encoder.", "text_encoders.t5xxl.transformer.")
     assert BaseNames(t5).match(target, shape).name == name
+
+
+def test_one_of_two_models_with_the_same_names_is_meant_only_if_its_own_prefix_says_so() -> None:
+    """Wan 2.2 has two transformers."""
+    shapes = key_list("wan21_t2v").tensors
+    roots = ("transformer.", "transformer_2.")
+    base = BaseNames({f"{root}{name}": shape for root in roots for name, shape in shapes.items()})
+    name = "blocks.0.self_attn.q.weight"
+    for target in (name, f"diffusion_model.{name}", "lora_unet_blocks_0_self_attn_q.weight"):
+        with pytest.raises(MatchError, match="several base tensors fit equally well"):
+            base.match(target, shapes[name])
+    diffusers = "transformer_2.blocks.0.attn1.to_q.weight"
+    assert base.match(diffusers, shapes[name]).name == f"transformer_2.{name}"
+
+
+def test_a_prefix_that_differs_is_told() -> None:
+    match = BaseNames(ROOTED).match(f"diffusion_model.{QKV}", FLUX[QKV])
+    assert match.renaming == described("diffusion_model.", "model.diffusion_model.")
