@@ -1,5 +1,6 @@
 """Where a merge looks up what adapters change: in the base's tensors, tied and packed ones too."""
 
+from collections.abc import Callable
 from typing import final
 
 from loratools.errors import MatchError
@@ -36,10 +37,17 @@ class Lookup:
         if self.names.shapes.get(name) != shape:
             self.names = BaseNames({**self.names.shapes, name: shape}, self.names.models)
 
-    def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool) -> Match:
+    def match(
+        self,
+        target: str,
+        shape: tuple[int, ...],
+        *,
+        may_transpose: bool,
+        takes: Callable[[str], bool],
+    ) -> Match:
         """Find the tensors that an update's target means; errors as for `BaseNames.match`."""
         try:
-            match = self.names.match(target, shape, may_transpose=may_transpose)
+            match = self.names.match(target, shape, may_transpose=may_transpose, takes=takes)
         except MatchError:
             packed = self.packed.or_packed(target, None)
             if packed is None:
@@ -47,6 +55,6 @@ class Lookup:
             return packed
         return self.packed.or_packed(target, match) or match
 
-    def match_name(self, target: str) -> Match | None:
+    def match_name(self, target: str, takes: Callable[[str], bool]) -> Match | None:
         """Find the whole tensor that a target means; errors as for `BaseNames.match_name`."""
-        return self.packed.or_packed(target, self.names.match_name(target))
+        return self.packed.or_packed(target, self.names.match_name(target, takes))

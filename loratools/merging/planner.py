@@ -5,6 +5,7 @@ Only headers are read, and the few tensors that have to be compared; nothing is 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
@@ -104,7 +105,7 @@ class Planner:
 
     def _replace(self, term: Term, target: str, replacement: Replacement) -> None:
         source, adapter = replacement.source, term.adapter
-        match = self.lookup.match_name(target)
+        match = self.lookup.match_name(target, partial(self.accounts.takes, target))
         name = match.name if match else target
         if self.accounts.leaves_out(term, source.keys, target, [name]):
             return
@@ -203,7 +204,12 @@ class Planner:
         """The base tensors of an update; None without any, which is then accounted for."""
         may_transpose = update.fan_in_fan_out is not None
         try:
-            return self.lookup.match(target, update.delta.shape, may_transpose=may_transpose)
+            return self.lookup.match(
+                target,
+                update.delta.shape,
+                may_transpose=may_transpose,
+                takes=partial(self.accounts.takes, target),
+            )
         except MatchError as error:
             keys = keys_of(update.delta)
             if not self.accounts.leaves_out(term, keys, target):
@@ -212,7 +218,7 @@ class Planner:
 
     def _set_rows(self, term: Term, target: str, rows: ReplacedRows) -> None:
         keys = rows.rows.keys
-        match = self.lookup.match_name(target)
+        match = self.lookup.match_name(target, partial(self.accounts.takes, target))
         name = match.name if match else target
         if self.accounts.leaves_out(term, keys, target, [name]):
             return

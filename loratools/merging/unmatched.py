@@ -43,7 +43,8 @@ class Unmatched:
         first = self._complaints[0]
         more = len(self._complaints) - 1
         rest = f" (and {more} more without a match{self._counted()})" if more else ""
-        is_apart = self._models().total() == len(self._complaints)
+        has_others = len(self._complaints) < sum(len(adapter.updates) for adapter in adapters)
+        is_apart = has_others and self._models().total() == len(self._complaints)
         advice = "; --allow-unmatched merges the others" if is_apart else ""
         return f"{first.reason}{rest}{self._meant(adapters[first.adapter])}{advice}"
 

@@ -6,7 +6,7 @@ target can be some rows of a tensor, or several tensors. Any other base is searc
 (`search.py`), and by those of the parts of fused weights (`modules.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -19,7 +19,15 @@ from loratools.names.flattened import flattened_path
 from loratools.names.modules import hint, parts_in
 from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames, Segment
-from loratools.names.pipeline import Component, called, components_of, meant, recognition
+from loratools.names.pipeline import (
+    Component,
+    called,
+    components_of,
+    meant,
+    recognition,
+    root_of,
+    with_root,
+)
 from loratools.names.search import Found, Names
 
 
@@ -99,8 +107,17 @@ class BaseNames:
         """The names of each component by its root."""
         return {component.root: _names(component) for component in self.components}
 
-    def match(self, target: str, shape: tuple[int, ...], *, may_transpose: bool = False) -> Match:
+    def match(
+        self,
+        target: str,
+        shape: tuple[int, ...],
+        *,
+        may_transpose: bool = False,
+        takes: Callable[[str], bool] | None = None,
+    ) -> Match:
         """Find the tensors that `target` means, with this shape or, where allowed, its transpose.
+
+        If it fits several models of the base, those are meant whose tensors `takes` selects.
 
         Raises:
             MatchError: no tensor fits, or several fit equally well; the message has the nearest.
@@ -122,10 +139,12 @@ class BaseNames:
         ]
         if not matches:
             raise MatchError(self._complaint(target, path, shape, inside))
-        return _only(target, matches)
+        return _only(target, matches, takes)
 
-    def match_name(self, target: str) -> Match | None:
+    def match_name(self, target: str, takes: Callable[[str], bool] | None = None) -> Match | None:
         """Find the whole tensor that `target` means, whatever its shape; None without one.
+
+        If it fits several models of the base, those are meant whose tensors `takes` selects.
 
         Raises:
             MatchError: several tensors fit equally well.
@@ -139,14 +158,14 @@ class BaseNames:
             for component in inside
             if (found := self._names(component).find_name(path))
         ]
-        return _only(target, matches) if matches else None
+        return _only(target, matches, takes) if matches else None
 
     def lacking(self, target: str) -> str | None:
         """The model that the prefix of a target means, in words, if the base does not have it."""
-        label = labelled(target)[1]
-        if label is None or not self.components or self._inside(target)[0]:
+        if not self.components or self._inside(target)[0]:
             return None
-        return called(label)
+        label = labelled(target)[1]
+        return called(label) if label else root_of(target).removesuffix(".") or None
 
     def not_there(self, model: str) -> str:
         """That the base does not have a model, with what it is."""
@@ -161,6 +180,8 @@ class BaseNames:
             if component.root and target.startswith(component.root):
                 return (component,), target.removeprefix(component.root)
         prefix, label, rest = labelled(target)
+        if not prefix and (root := root_of(target)):
+            return with_root(self.components, root), target.removeprefix(root)
         path = target if flattened_path(target) is not None else rest
         return meant(self.components, label if prefix else None), path
 
@@ -216,13 +237,18 @@ def _match(found: Found, root: str = "", prefix: str = "") -> Match:
     return Match(tuple(places), renaming, found.is_transposed, found.is_exchanged)
 
 
-def _only(target: str, matches: list[Match]) -> Match:
-    """The only match, if all of them mean the same tensors.
+def _only(target: str, matches: list[Match], takes: Callable[[str], bool] | None) -> Match:
+    """The only match, or the only selected one, if all of them mean the same tensors.
 
     Raises:
         MatchError: they do not.
     """
+    if takes is not None and len(matches) > 1:
+        matches = [m for m in matches if any(takes(place.name) for place in m.places)] or matches
     if len({match.places for match in matches}) > 1:
         names = listing(match.name for match in matches)
-        raise MatchError(f"{shorten(target)}: several base tensors fit equally well: {names}")
+        choice = "; --only or --skip says which" if takes else ""
+        raise MatchError(
+            f"{shorten(target)}: several base tensors fit equally well: {names}{choice}"
+        )
     return matches[0]

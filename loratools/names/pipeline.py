@@ -25,6 +25,9 @@ _ROOTS: tuple[tuple[str, Part], ...] = (
     (r"first_stage_model\.|vae\.", "vae"),
 )
 _ROOT = re.compile("|".join(pattern for pattern, _ in _ROOTS))
+#: The components of diffusers that make images.
+_DENOISERS = ("unet", "transformer")
+_TRANSFORMER = re.compile(r"transformer(_\d)?\.")
 _T5 = "encoder.block.0.layer.0."
 #: The parts that a prefix of a target may mean, in order: the first that the base has is meant.
 _MEANT: dict[str, tuple[Part, ...]] = {
@@ -68,14 +71,32 @@ def components_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Component, ...
         match = _ROOT.match(name)
         root = match[0] if match else ""
         groups.setdefault(root, {})[name.removeprefix(root)] = shape
-    found = {root: recognised(group) for root, group in groups.items()}
-    if not any(found.values()):
+    found = [_recognised(root, group) for root, group in groups.items()]
+    if not any(component.found for component in found):
         return ()
-    return tuple(
-        Component(root, _part(root, found[root], group), group, found[root])
-        for root, group in groups.items()
-        if root or found[root]
-    )
+    return tuple(component for component in found if component.root or component.found)
+
+
+def _recognised(root: str, shapes: Mapping[str, tuple[int, ...]]) -> Component:
+    """The model with this root.
+
+    One that makes images may be inside other modules, such as the wrappers of a running program:
+    then their names, with which those of all its tensors begin, are a part of its root. An encoder
+    may not, as encoders of text and of images have the same modules inside.
+    """
+    if found := recognised(shapes):
+        return Component(root, _part(root, found, shapes), shapes, found)
+    around = ""
+    for words in zip(*(name.split(".")[:-1] for name in shapes), strict=False):
+        word = words[0]
+        if len(set(words)) > 1 or word.isdigit():  # a layer is not a model
+            break
+        around += f"{word}."
+        inside = {name.removeprefix(around): shape for name, shape in shapes.items()}
+        found = recognised(inside)
+        if found and found.architecture.component in _DENOISERS:
+            return Component(root + around, "denoiser", inside, found)
+    return Component(root, _part(root, None, shapes), shapes, None)
 
 
 def meant(components: tuple[Component, ...], label: str | None) -> tuple[Component, ...]:
@@ -88,6 +109,24 @@ def meant(components: tuple[Component, ...], label: str | None) -> tuple[Compone
         if named := tuple(component for component in components if component.part == part):
             return named
     return alone if label != "denoiser" else ()
+
+
+def root_of(target: str) -> str:
+    """The root that a target's name begins with, in whichever layout; empty without one."""
+    match = _ROOT.match(target)
+    return match[0] if match else ""
+
+
+def with_root(components: tuple[Component, ...], root: str) -> tuple[Component, ...]:
+    """The components that a root of another layout means.
+
+    Wan 2.2 has `transformer` and `transformer_2`, whose modules are alike: where a base has one
+    such folder, the other is not meant.
+    """
+    if any(c.root != root and all(map(_TRANSFORMER.fullmatch, (c.root, root))) for c in components):
+        return ()
+    part = _part_of(root)
+    return tuple(c for c in components if c.part == part or (c.part == "model" != part))
 
 
 def called(label: str) -> str:
@@ -104,7 +143,7 @@ def recognition(components: tuple[Component, ...]) -> str | None:
 
 
 def _part(root: str, found: Recognised | None, shapes: Mapping[str, tuple[int, ...]]) -> Part:
-    if found is not None and found.architecture.component in ("unet", "transformer"):
+    if found is not None and found.architecture.component in _DENOISERS:
         return "denoiser"
     if found is not None and found.architecture.component == "vae":
         return "vae"
@@ -112,7 +151,12 @@ def _part(root: str, found: Recognised | None, shapes: Mapping[str, tuple[int, .
         return "model"
     if any(name.startswith(_T5) for name in shapes):
         return "t5"
-    part = next(part for pattern, part in _ROOTS if re.match(pattern, root))
+    part = _part_of(root)
     if found is None:
         return "other" if part in ("clip", "clip_g", "t5") else part
     return "clip" if part == "denoiser" else part
+
+
+def _part_of(root: str) -> Part:
+    """The part of a pipeline that has this root."""
+    return next(part for pattern, part in _ROOTS if re.match(pattern, root))

@@ -301,3 +301,50 @@ def test_a_swap_takes_a_component_and_a_half_swapped_one_is_noticed(tmp_path: Pa
     (folder / "state.json").write_bytes(replace(state, tensors=tensors).encode())
     with pytest.raises(FormatError, match=r"base/unet: a swap has stopped in the middle"):
         open_base(base)
+
+
+@pytest.mark.parametrize("chosen", ["transformer", "transformer_2"])
+def test_a_glob_says_which_of_two_transformers_an_adapter_is_for(
+    tmp_path: Path, chosen: str
+) -> None:
+    module = "blocks.0.ffn.0"
+    folders = ("transformer", "transformer_2")
+    base = write_pipeline(tmp_path / "base", "vae")
+    for folder in folders:
+        (base / folder).mkdir()
+        tensors = {f"{module}.weight": eighths(8, 4), f"{module}.bias": eighths(8)}
+        save_file(tensors, base / file_of(folder))
+    change_json(base / "model_index.json", **{key: ["diffusers", "Model"] for key in folders})
+    factors = pair(module, 8, 4)
+    down, up = factors.values()
+    keys = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(1.0)}
+    adapter = tmp_path / "kohya.safetensors"
+    save_file(
+        {f"lora_unet_{module.replace('.', '_')}.{key}": t for key, t in keys.items()}, adapter
+    )
+    with pytest.raises(
+        MatchError, match=r"several base tensors fit .* --only or --skip says which"
+    ):
+        merge(base, adapter)
+    (other,) = {*folders} - {chosen}
+    for number, options in enumerate(
+        (MergeOptions(only=(f"{chosen}.*",)), MergeOptions(skip=(f"{other}.*",)))
+    ):
+        out = tmp_path / str(number)
+        loratools.merge(base, adapter, output=out, options=options)
+        for folder in folders:
+            expected = eighths(8, 4) + (update(factors) if folder == chosen else 0)
+            assert torch.equal(load_file(out / file_of(folder))[f"{module}.weight"], expected)
+
+
+def test_leaving_out_is_advised_only_if_something_is_left(tmp_path: Path) -> None:
+    unet = tmp_path / "unet.safetensors"
+    save_file({"time_embedding.linear_1.weight": eighths(8, 4)}, unet)
+    text = pair("text_encoder.text_model.encoder.layers.0.mlp.fc1", 6, 4)
+    both = text | pair("unet.time_embedding.linear_1", 8, 4)
+    for tensors in (text, both):
+        save_file(tensors, adapter := tmp_path / "adapter.safetensors")
+        with pytest.raises(MatchError, match="which the base does not have") as refusal:
+            merge(unet, adapter)
+        advice = "--allow-unmatched merges the others"
+        assert (advice in str(refusal.value)) == (tensors is both)

@@ -12,6 +12,7 @@ from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames
 from loratools.names.search import Names
 from tests.names.key_lists import key_list
+from tests.narrowing import present
 
 FLUX = key_list("flux1").tensors
 ROOTED = {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}
@@ -143,6 +144,82 @@ def test_a_tensor_of_another_shape_is_shown_as_the_base_stores_it(
     with pytest.raises(MatchError) as refusal:
         base.match(target, shape)
     assert f"with another shape: {stored.format('q')}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("around", ["model.", "_orig_mod.", "pipe.dit.", "net._orig_mod."])
+@pytest.mark.parametrize(
+    "target",
+    ["transformer.{}", "base_model.model.{}", "lora_unet_double_blocks_1_img_attn_qkv.weight"],
+)
+def test_a_model_that_is_inside_other_modules_is_recognised(around: str, target: str) -> None:
+    base = BaseNames({around + name: shape for name, shape in FLUX.items()})
+    assert base.words == "FLUX.1, original layout"
+    is_fused = "qkv" in target
+    match = base.match(target.format(SPLIT.format("k")), (9216 if is_fused else 3072, 3072))
+    runs = (Run(0, 0, 9216),) if is_fused else (Run(0, 3072, 3072),)
+    assert (match.name, match.places[0].runs) == (around + QKV, runs)
+
+
+def test_the_modules_of_an_encoder_of_images_are_not_those_of_one_of_text() -> None:
+    """SigLIP has modules of the same names and shapes, in one that only it has."""
+    clip = key_list("clip_l").tensors
+    assert BaseNames(clip).words == "CLIP, transformers 5 layout"
+    assert BaseNames({f"vision_model.{name}": shape for name, shape in clip.items()}).words is None
+
+
+TWO = {
+    f"{folder}.{name}": shape
+    for folder in ("transformer", "transformer_2")
+    for name, shape in key_list("wan21_t2v").tensors.items()
+}
+
+
+@pytest.mark.parametrize("target", ["lora_unet_blocks_0_ffn_0.weight", "blocks.0.ffn.0.weight"])
+def test_of_two_models_that_a_target_fits_the_selected_one_is_meant(target: str) -> None:
+    base = BaseNames(TWO)
+    shape = TWO["transformer.blocks.0.ffn.0.weight"]
+    for stored in (
+        f"{folder}.blocks.0.ffn.0.weight" for folder in ("transformer", "transformer_2")
+    ):
+        assert base.match(target, shape, takes=stored.__eq__).name == stored
+        assert present(base.match_name("blocks.0.ffn.0.weight", stored.__eq__)).name == stored
+    for takes in (lambda _: True, lambda _: False):
+        with pytest.raises(MatchError, match=r"several base .*; --only or --skip says which"):
+            base.match(target, shape, takes=takes)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_the_root_of_another_layout_says_which_model_is_meant(is_file: bool) -> None:
+    """The VAE and both text encoders have tensors of one name and shape."""
+    models = ("vae_sd", "clip_l", "openclip_g")
+    file = (
+        "first_stage_model",
+        "conditioner.embedders.0.transformer",
+        "conditioner.embedders.1.model",
+    )
+    folder = ("vae", "text_encoder", "text_encoder_2")
+    roots, others = (file, folder) if is_file else (folder, file)
+    base = BaseNames(
+        {
+            f"{r}.{n}": s
+            for r, m in zip(roots, models, strict=True)
+            for n, s in key_list(m).tensors.items()
+        }
+    )
+    for root, other, model in zip(roots, others, models, strict=True):
+        for name in key_list(model).tensors:
+            assert present(base.match_name(f"{other}.{name}")).name == f"{root}.{name}"
+
+
+def test_an_adapter_of_one_transformer_of_a_pipeline_is_not_for_another() -> None:
+    only = {name: shape for name, shape in TWO.items() if name.startswith("transformer.")}
+    target = "transformer_2.blocks.0.ffn.0.weight"
+    shape = TWO[target]
+    assert BaseNames(TWO).match(target, shape).name == target
+    alone = {name.removeprefix("transformer."): shape for name, shape in only.items()}
+    assert BaseNames(alone).match(target, shape).name == "blocks.0.ffn.0.weight"
+    with pytest.raises(MatchError, match="a module of transformer_2, which the base does not have"):
+        BaseNames(only).match(target, shape)
 
 
 def test_a_model_that_is_not_known_is_searched_by_its_own_names() -> None:
