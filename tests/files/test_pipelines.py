@@ -68,6 +68,15 @@ def test_a_component_is_read_by_its_index_under_every_name_of_one(
         assert sorted(open_base(path).tensors) == sorted(WEIGHTS["unet"])
 
 
+def test_a_model_of_transformers_in_parts_of_one_variant_is_read(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "base")
+    index, shard = "model.safetensors.index.fp16.json", "model.fp16-{}.safetensors"
+    split(folder, "text_encoder", index=index, shard=shard)
+    base = open_base(folder / "text_encoder")
+    assert sorted(base.tensors) == sorted(WEIGHTS["text_encoder"])
+    assert base.components[0].index_name == index
+
+
 def test_a_component_alone_has_the_names_in_its_files(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base")
     for component, held in WEIGHTS.items():

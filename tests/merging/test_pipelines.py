@@ -23,6 +23,7 @@ from tests.pipelines import (
     ADAPTER,
     TEXT,
     UNET,
+    VAE,
     WEIGHTS,
     change_json,
     contents,
@@ -277,6 +278,17 @@ def test_a_new_tensor_is_put_into_the_component_of_its_name(tmp_path: Path) -> N
     weight_map = read_json(out / "text_encoder/model.safetensors.index.json")["weight_map"]
     assert weight_map[f"{TEXT}.bias"] == last
     assert set(report.files) == {n for n in contents(out) if n.endswith(".safetensors")}
+
+
+def test_a_new_tensor_in_an_overlay_is_in_the_component_of_its_name(tmp_path: Path) -> None:
+    base = write_pipeline(tmp_path / "base")
+    tensors = {f"vae.{VAE}.bias": eighths(5), **pair(f"unet.{UNET}", 8, 4)}
+    adapter = write_adapter(tmp_path / "adapter", tensors, bias="all")
+    full, _ = merge(base, adapter)
+    changed, made = tmp_path / "changed", tmp_path / "made"
+    loratools.merge(base, adapter, output=changed, write=WriteOptions(only_changed=True))
+    loratools.merge(f"{base}+{changed}", [], output=made)
+    assert contents(made) == contents(full)
 
 
 def test_a_new_tensor_of_no_component_is_refused(tmp_path: Path) -> None:

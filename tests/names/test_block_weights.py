@@ -247,6 +247,11 @@ def test_weights_are_the_same_for_any_order_of_targets(text: str) -> None:
     assert numbers(text, SD1) == numbers(text, SD1[::-1])
 
 
+def test_a_list_that_names_every_block_comes_before_one_that_needs_rest() -> None:
+    """25 values are for SD3, and for Flux.2 klein, which has fewer main blocks."""
+    assert numbers(f"{counted(25)},rest=0", SD3) == numbers(counted(25), SD3)
+
+
 def test_an_adapter_of_text_encoders_alone_takes_the_weight_of_base() -> None:
     for text in (counted(17), "OUTD,BASE=1", counted(12), "rest=1"):
         assert numbers(text, [ENCODER]) == {"BASE": 1}
