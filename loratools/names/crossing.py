@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple, final
 
 from loratools.deltas.placed import Run
@@ -114,24 +115,16 @@ class Crossing:
         """The piece that a part of a target is."""
         count = self.shapes[part.original][0]
         rows = self._stored_rows(part.diffusers) or part.rows.part_rows(count)
-        ranges = _resolved(part.rows, count, rows)
-        runs, at = [], 0
-        for begin, end in ranges:
-            runs.append(Run(begin, at, end - begin))
-            at += end - begin
-        return Piece(part.diffusers, tuple(runs), at)
+        runs = _runs(part.rows, count, rows)
+        own = tuple(Run(run.at, run.begin, run.count) for run in runs)
+        return Piece(part.diffusers, own, sum(run.count for run in own))
 
     def _whole(self, wholes: tuple[Part, ...], is_wanted: Callable[[str], bool]) -> Piece:
         """The piece of the other layout that a target is rows of."""
         part = next((whole for whole in wholes if is_wanted(whole.original)), wholes[0])
         count = self.shapes[part.diffusers][0]
         rows = self._stored_rows(part.original) or self._all_rows(part, count)
-        ranges = _resolved(part.rows, rows, count)
-        runs, begin = [], 0
-        for first, last in ranges:
-            runs.append(Run(begin, first, last - first))
-            begin += last - first
-        return Piece(part.original, tuple(runs), rows)
+        return Piece(part.original, _runs(part.rows, rows, count), rows)
 
     def _stored_rows(self, name: str) -> int | None:
         """The number of rows of a base's tensor; None if it is not known."""
@@ -153,8 +146,8 @@ class Crossing:
         raise MatchError(f"rows of a tensor of unknown size; {_SEE_BASE}")
 
 
-def _resolved(rows: Rows, of_all: int, of_part: int | None) -> tuple[tuple[int, int], ...]:
-    """The rows of the whole that a part is made of.
+def _runs(rows: Rows, of_all: int, of_part: int | None) -> tuple[Run, ...]:
+    """The rows of a part, in its order, and those of the whole that they are.
 
     Raises:
         MatchError: this is not known, or the tensors do not correspond row by row.
@@ -166,4 +159,6 @@ def _resolved(rows: Rows, of_all: int, of_part: int | None) -> tuple[tuple[int, 
     ranges = rows.resolved(of_all, of_part)
     if ranges is None:
         raise MatchError(f"{of_all} rows, of which the other layout has {of_part} in another way")
-    return ranges
+    begins = accumulate((last - first for first, last in ranges), initial=0)
+    runs = zip(begins, ranges, strict=False)
+    return tuple(Run(begin, first, last - first) for begin, (first, last) in runs)

@@ -1,6 +1,5 @@
 """The known models that an adapter's names may be of, and which of them a base is."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from loratools.names.layouts import Naming, Reading, common_families, readings
 from loratools.names.matching import BaseNames
 from loratools.names.other_names import OtherNames, Shape
 from loratools.names.patterns import depths_of
-from loratools.names.pipeline import Component, recognition
+from loratools.names.pipeline import Component, in_denoiser, recognition
 from loratools.names.rules import Side
 from loratools.names.unets import UNETS, is_sd1
 
@@ -22,8 +21,6 @@ _AS_WIDE_AS_CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")
 _CLIPS = {768: "clip_l", 1024: "clip_h"}
 #: What the names of the second text encoder of a base in a single file begin with.
 _SECOND_ENCODER = ("conditioner.embedders.1.", "text_encoders.clip_g.")
-#: What may stand before the names of a base's modules.
-ROOT = re.compile(r"^(model\.diffusion_model|diffusion_model|transformer|unet)\.")
 #: The layout that names by whose rules are in.
 SIDES: dict[Naming, Side] = {
     "original": "original",
@@ -132,7 +129,7 @@ class Families:
     def is_sd1(self) -> bool | None:
         """Whether the U-Net is that of SD 1 or 2, or else of SDXL; None if it may be either."""
         paths = [name.path for name in self.shapes if name.part in ("denoiser", "model")]
-        paths += [ROOT.sub("", name) for name in self.base]
+        paths += map(in_denoiser, self.base)
         return is_sd1(paths)
 
     def crossing(self, family: str) -> Crossing:
@@ -198,7 +195,7 @@ class Families:
     @cached_property
     def _modules_of_base(self) -> Mapping[str, list[str]]:
         found: dict[str, list[str]] = {}
-        names = (*(ROOT.sub("", name) for name in self.base), *self.base_shapes)
+        names = (*map(in_denoiser, self.base), *self.base_shapes)
         for module in dict.fromkeys(name.rpartition(".")[0] for name in names):
             found.setdefault(module.replace(".", "_"), []).append(module)
         return found

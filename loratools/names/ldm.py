@@ -11,10 +11,9 @@ from functools import cache
 from loratools.names.architectures import architectures
 from loratools.names.flattened import flattened_prefix
 from loratools.names.patterns import Patterns, filled
+from loratools.names.unets import UNET_ROOTS
 
 _BLOCK = re.compile(r"((input|output)_blocks[._]\d+|middle_block)[._][012][._].")
-#: Prefixes that the names of a U-Net's own modules may have.
-_ROOT = re.compile(r"(model\.)?diffusion_model\.|unet\.|")
 
 
 def is_ldm_name(name: str) -> bool:
@@ -56,7 +55,5 @@ def _modules(between: str) -> Patterns[tuple[str, ...]]:
 
 def _without_root(name: str) -> tuple[str, str]:
     """Split a name into the prefix before the U-Net's own modules, and the rest."""
-    root = flattened_prefix(name)
-    if not root and (found := _ROOT.match(name)):
-        root = found[0]
+    root = flattened_prefix(name) or next(filter(name.startswith, UNET_ROOTS))
     return root, name.removeprefix(root)

@@ -13,8 +13,9 @@ from loratools.names.architectures import Recognised, recognised
 from loratools.names.components import Part
 
 #: What precedes the names of a model's own modules, and whose that is: the parts that it may be.
+_DENOISER = r"(model\.)?diffusion_model\.|unet\.|transformer(_\d)?\.|net\."
 _ROOTS: tuple[tuple[str, Part], ...] = (
-    (r"(model\.)?diffusion_model\.|unet\.|transformer(_\d)?\.|net\.", "denoiser"),
+    (_DENOISER, "denoiser"),
     (r"conditioner\.embedders\.1\.(transformer|model)\.", "clip_g"),
     (r"conditioner\.embedders\.0\.model\.", "clip_g"),  # SDXL's refiner has this one alone
     (r"text_encoders\.clip_g\.transformer\.|text_encoder_2\.", "clip_g"),
@@ -97,6 +98,16 @@ def _recognised(root: str, shapes: Mapping[str, tuple[int, ...]]) -> Component:
         if found and found.architecture.component in _DENOISERS:
             return Component(root + around, "denoiser", inside, found)
     return Component(root, _part(root, None, shapes), shapes, None)
+
+
+def in_denoiser(name: str) -> str:
+    """A base's name of a tensor, without what may precede the names of the denoiser's modules.
+
+    >>> in_denoiser("model.diffusion_model.input_blocks.0.0.weight")
+    'input_blocks.0.0.weight'
+    """
+    match = re.match(_DENOISER, name)
+    return name[match.end() :] if match else name
 
 
 def meant(components: tuple[Component, ...], label: str | None) -> tuple[Component, ...]:

@@ -15,6 +15,7 @@ from loratools.errors import MatchError, shorten
 from loratools.names.flattened import flattened_prefix
 from loratools.names.ldm import diffusers_name, is_ldm_name
 from loratools.names.nestings import RENESTED, described, prefix_changes
+from loratools.names.unets import UNET_ROOTS
 
 #: Names of blocks that no model has side by side. Two adapters with names of either side spell one
 #: model in ways that cannot be translated, because one of them fuses modules.
@@ -23,8 +24,6 @@ _EXCLUSIVE = (
     (r"(double_blocks|single_blocks|joint_blocks)", r"(single_)?transformer_blocks"),
     (r"resblocks", r"encoder_layers"),
 )
-#: Prefixes that the names of a U-Net's own modules may have.
-_UNET_ROOTS = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 #: Words in the name of a module that models have beside others whose inner names are the same.
 _BESIDE_OTHERS = re.compile(r"vis(ion|ual)|image|audio|speech|video|encoder|decoder|tower")
 
@@ -173,9 +172,9 @@ def _is_root(root: str, inside: Iterable[str], outside: Iterable[str]) -> bool:
 def _prefix_changes(path: str) -> Iterator[tuple[str, str]]:
     """Yield the known prefixes of a name, each with a prefix that may replace it."""
     yield from prefix_changes(path)
-    for old in _UNET_ROOTS:
+    for old in UNET_ROOTS:
         if path.startswith(old):
-            yield from ((old, new) for new in _UNET_ROOTS if new != old)
+            yield from ((old, new) for new in UNET_ROOTS if new != old)
 
 
 def _endings(stem: str) -> Iterator[str]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 #: The only family of known models that has U-Nets.
 UNETS = "Stable Diffusion 1, 2 and XL"
+#: Prefixes that the names of a U-Net's own modules may have.
+UNET_ROOTS = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 #: Modules that only one of the two kinds of U-Net has, by LDM's names and by diffusers'.
 _ONLY_SD1 = re.compile(
     r"down_blocks[._](0[._]attentions|3)[._]|up_blocks[._](2[._]attentions|3)[._]"
