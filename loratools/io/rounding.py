@@ -48,21 +48,24 @@ def round_to_nearest(value: Tensor, rounded: Tensor, _: int = 0) -> None:
     """Round to the nearest value of the dtype of `rounded`, ties to even."""
     if value.dtype == torch.float64 and rounded.element_size() == 2:
         value = value.clone()
-        round_to_odd(value.view(torch.int64))
+        bits = value.view(torch.int64)
+        round_to_odd(bits, torch.empty_like(bits))
     rounded.copy_(value)
 
 
-def round_to_odd(bits: Tensor) -> None:
+def round_to_odd(bits: Tensor, memory: Tensor) -> None:
     """Round float64 numbers, given as their bits, to 13 digits that decide a rounding to 16 bits.
 
     torch rounds float64 to 16 bits through float32, and rounding twice is wrong where the first
     result is a tie of the second. With the last digit set wherever any were cut off, and two digits
     more than the second result has, it never is (Boldo and Melquiond, 2008). 13 digits fit a
     float32. Tensors of TorchScript have no `view` of another dtype, so this takes the bits.
+    `memory` is overwritten.
     """
     cut_off = (1 << 40) - 1
     # The sum has bit 40 set if any bit below it is.
-    bits.bitwise_or_((bits & cut_off).add_(cut_off)).bitwise_and_(-1 - cut_off)
+    bits.bitwise_or_(memory.copy_(bits).bitwise_and_(cut_off).add_(cut_off))
+    bits.bitwise_and_(-1 - cut_off)
 
 
 def round_stochastically(seed: int, name: str) -> Round:

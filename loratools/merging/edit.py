@@ -84,7 +84,9 @@ class _Kernel:
         if is_faint and not self._is_additive(range(len(tensor.changes))):
             self.dtype = torch.float64
         self.changes = _bind(tensor, begin, end, self.dtype)
-        self.is_to_nearest = rounding.seed is None
+        # float64 that is stored would lose digits when it is measured in float32.
+        is_cut = tensor.origin.dtype == "F64" and to_torch(tensor.dtype).itemsize == 2
+        self.is_simple = rounding.seed is None and not is_cut
         self.finish = rounding.of(tensor.name)
         self.moved: set[tuple[int, ...]] = set()
         self._views: tuple[Tensor, Tensor] | None = None
@@ -134,7 +136,7 @@ class _Kernel:
         """The changes of the rows from `first` on, if they are products and no other functions."""
         changes = [part for n in numbers for part in parts_of(self.changes[n])]
         products = [part for part in changes if isinstance(part, Product)]
-        if not self.is_to_nearest or len(products) < len(changes):
+        if not self.is_simple or len(products) < len(changes):
             return []
         return [product for product in products if product.covers(first)]
 

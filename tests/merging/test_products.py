@@ -30,7 +30,8 @@ def sums(fidelity: Fidelity) -> tuple[float, float, float]:
 
 def test_the_loop_is_compiled() -> None:
     """Else threads wait for each other. It also fails where torch has no TorchScript any more."""
-    assert isinstance(products._add, torch.jit.ScriptFunction)
+    for loop in (products._add, products._add_to_16_bits):
+        assert isinstance(loop, torch.jit.ScriptFunction)
 
 
 @given(
@@ -73,6 +74,7 @@ def test_products_are_added_as_by_single_operations(
             patch.setattr(edit, "PIECE_ELEMENTS", piece)
             if variant == "python":
                 patch.setattr(products, "_add", products._loop)
+                patch.setattr(products, "_add_to_16_bits", products._loop_to_16_bits)
             if variant == "pieces":
                 patch.setattr(LoRA, "bind", bound_as_function)
             found.append(changed_and_measured(weight, *changes, dtype=output, cuts=cuts))
