@@ -187,20 +187,7 @@ class MergeReport:
                 }
                 for adapter, weight, blocks in plan.adapters_weighted
             ],
-            "accounting": {
-                "adapter_tensors": plan.accounting.total,
-                "applied": len(plan.accounting.applied) - len(self._without_effect),
-                "changing_nothing": dict(self._without_effect),
-                "skipped": list(plan.accounting.skipped),
-                "weightless": list(plan.accounting.weightless),
-                "unmatched": list(plan.accounting.unmatched),
-                "inert": dict(plan.accounting.inert),
-                "weights_changed": len(plan.changed) - len(self._unmoved),
-                "base_tensors_unchanged": sum(
-                    tensor.is_unchanged or name in self._unmoved
-                    for name, tensor in plan.tensors.items()
-                ),
-            },
+            "accounting": self._counts(),
             "tensors": [self._row(tensor) for tensor in plan.changed],
             "packed": [
                 {"format": format_, "weights": weights, "tensors": tensors}
@@ -213,6 +200,24 @@ class MergeReport:
             "files_left_out": list(self.left_out),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
+        }
+
+    def _counts(self) -> dict[str, object]:
+        """How many tensors there are of each sort, or which."""
+        plan = self.plan
+        return {
+            "adapter_tensors": plan.accounting.total,
+            "applied": len(plan.accounting.applied) - len(self._without_effect),
+            "changing_nothing": dict(self._without_effect),
+            "skipped": list(plan.accounting.skipped),
+            "weightless": list(plan.accounting.weightless),
+            "unmatched": list(plan.accounting.unmatched),
+            "inert": dict(plan.accounting.inert),
+            "weights_changed": len(plan.changed) - len(self._unmoved),
+            "base_tensors_unchanged": sum(
+                tensor.is_unchanged or name in self._unmoved
+                for name, tensor in plan.tensors.items()
+            ),
         }
 
     def _row(self, tensor: PlannedTensor) -> dict[str, object]:

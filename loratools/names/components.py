@@ -20,7 +20,10 @@ Style = Literal["modules", "language", "flattened", "diffusers", "comfyui", "apa
 #: only model of an adapter, which may be any, is `model`, and one that is not known here `other`.
 Part = Literal["denoiser", "clip", "clip_g", "t5", "vae", "model", "other"]
 
-_DOTTED: dict[str, str] = {
+#: What the prefix of a target means: the denoiser, or a text encoder by its number.
+Label = Literal["denoiser", "1", "2", "3"]
+
+_DOTTED: dict[str, Label] = {
     "unet.": "denoiser",
     "transformer.": "denoiser",
     "diffusion_model.": "denoiser",
@@ -32,7 +35,7 @@ _DOTTED: dict[str, str] = {
     "text_encoders.clip_g.transformer.": "2",
     "text_encoders.t5xxl.transformer.": "3",
 }
-_FLATTENED = {
+_FLATTENED: dict[str, Label] = {
     "lora_unet_": "denoiser",
     "lora_unet__": "denoiser",
     "lora_transformer_": "denoiser",
@@ -103,7 +106,7 @@ def _nested(prefix: str, path: str) -> str:
     return f"text_model.{path}" if is_clip else path
 
 
-def _part(number: str | None, path: str) -> Part:
+def _part(number: Label | None, path: str) -> Part:
     """The part that a prefix means, which for text encoders depends on the names of modules too."""
     encoders = {r.family for r in readings(path) if r.naming == "transformers"}
     if number is None or (number == "denoiser" and not encoders):
@@ -115,11 +118,10 @@ def _part(number: str | None, path: str) -> Part:
     return "other"
 
 
-def labelled(target: str) -> tuple[str, str | None, str]:
+def labelled(target: str) -> tuple[str, Label | None, str]:
     """The prefix of a target's name in any style, the label of what it means, and the rest.
 
-    A label is `denoiser`, or the number of a text encoder. None if the prefix means no certain
-    model, or there is none.
+    The label is None if the prefix means no certain model, or there is none.
 
     >>> labelled("text_encoder_2.text_model.final_layer_norm.weight")
     ('text_encoder_2.', '2', 'text_model.final_layer_norm.weight')

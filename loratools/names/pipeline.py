@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import final
 
 from loratools.names.architectures import Recognised, recognised
-from loratools.names.components import Part
+from loratools.names.components import Label, Part
 
-#: What precedes the names of a model's own modules, and whose that is: the parts that it may be.
+#: What precedes the names of the denoiser's own modules.
 _DENOISER = r"(model\.)?diffusion_model\.|unet\.|transformer(_\d)?\.|net\."
+#: What precedes the names of each model's own modules, and which part that may be.
 _ROOTS: tuple[tuple[str, Part], ...] = (
     (_DENOISER, "denoiser"),
     (r"conditioner\.embedders\.1\.(transformer|model)\.", "clip_g"),
@@ -31,13 +32,13 @@ _DENOISERS = ("unet", "transformer")
 _TRANSFORMER = re.compile(r"transformer(_\d)?\.")
 _T5 = "encoder.block.0.layer.0."
 #: The parts that a prefix of a target may mean, in order: the first that the base has is meant.
-_MEANT: dict[str, tuple[Part, ...]] = {
+_MEANT: dict[Label, tuple[Part, ...]] = {
     "denoiser": ("denoiser",),
     "1": ("clip", "t5", "other"),
     "2": ("clip_g", "t5"),
     "3": ("t5",),
 }
-_CALLED: dict[str, str] = {
+_CALLED: dict[Label, str] = {
     "denoiser": "the model that makes the image",
     "1": "the first text encoder",
     "2": "the second text encoder",
@@ -110,7 +111,7 @@ def in_denoiser(name: str) -> str:
     return name[match.end() :] if match else name
 
 
-def meant(components: tuple[Component, ...], label: str | None) -> tuple[Component, ...]:
+def meant(components: tuple[Component, ...], label: Label | None) -> tuple[Component, ...]:
     """The components that a label of a target's prefix may mean: any, without a label."""
     if label is None:
         return components
@@ -140,7 +141,7 @@ def with_root(components: tuple[Component, ...], root: str) -> tuple[Component, 
     return tuple(c for c in components if c.part == part or (c.part == "model" != part))
 
 
-def called(label: str) -> str:
+def called(label: Label) -> str:
     """What a label of a target's prefix is, in words."""
     return _CALLED[label]
 
