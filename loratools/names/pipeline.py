@@ -73,13 +73,20 @@ def components_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Component, ...
         match = _ROOT.match(name)
         root = match[0] if match else ""
         groups.setdefault(root, {})[name.removeprefix(root)] = shape
-    found = [_recognised(root, group) for root, group in groups.items()]
+    # Beside models with known roots, one that is inside another module is a copy or a ControlNet.
+    is_alone = len(groups) == 1
+    found = [
+        _recognised(root, group, may_be_inside=is_alone or root != "")
+        for root, group in groups.items()
+    ]
     if not any(component.found for component in found):
         return ()
     return tuple(component for component in found if component.root or component.found)
 
 
-def _recognised(root: str, shapes: Mapping[str, tuple[int, ...]]) -> Component:
+def _recognised(
+    root: str, shapes: Mapping[str, tuple[int, ...]], *, may_be_inside: bool
+) -> Component:
     """The model with this root.
 
     One that makes images may be inside other modules, such as the wrappers of a running program:
@@ -89,7 +96,8 @@ def _recognised(root: str, shapes: Mapping[str, tuple[int, ...]]) -> Component:
     if found := recognised(shapes):
         return Component(root, _part(root, found, shapes), shapes, found)
     around = ""
-    for words in zip(*(name.split(".")[:-1] for name in shapes), strict=False):
+    names = shapes if may_be_inside else ()
+    for words in zip(*(name.split(".")[:-1] for name in names), strict=False):
         word = words[0]
         if len(set(words)) > 1 or word.isdigit():  # a layer is not a model
             break

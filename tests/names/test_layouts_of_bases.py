@@ -160,6 +160,16 @@ def test_a_model_that_is_inside_other_modules_is_recognised(around: str, target:
     assert (match.name, match.places[0].runs) == (around + QKV, runs)
 
 
+@pytest.mark.parametrize("root", ["model_ema.diffusion_model.", "control_model.", "ema._orig_mod."])
+def test_a_copy_beside_the_model_is_not_meant(root: str) -> None:
+    both = ROOTED | {root + name: shape for name, shape in FLUX.items()}
+    for target in (
+        SPLIT.format("k"),
+        f"lora_unet_{SPLIT.format('k')[:-7].replace('.', '_')}.weight",
+    ):
+        assert BaseNames(both).match(target, (3072, 3072)).name == f"model.diffusion_model.{QKV}"
+
+
 def test_the_modules_of_an_encoder_of_images_are_not_those_of_one_of_text() -> None:
     """SigLIP has modules of the same names and shapes, in one that only it has."""
     clip = key_list("clip_l").tensors
