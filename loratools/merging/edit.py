@@ -84,7 +84,7 @@ class _Kernel:
         if is_faint and not self._is_additive(range(len(tensor.changes))):
             self.dtype = torch.float64
         self.changes = _bind(tensor, begin, end, self.dtype)
-        # float64 that is stored would lose digits when it is measured in float32.
+        # A loop that rounds to 16 bits takes the base through float32, which float64 does not fit.
         is_cut = tensor.origin.dtype == "F64" and to_torch(tensor.dtype).itemsize == 2
         self.is_simple = rounding.seed is None and not is_cut
         self.finish = rounding.of(tensor.name)
