@@ -104,12 +104,12 @@ def test_a_sum_of_products_is_rounded_once(stored: str, output: str, digits: int
 
 def test_a_base_in_float64_keeps_its_digits_until_it_is_rounded() -> None:
     lora = LoRA(
-        Held("up", torch.full((3, 1), -(2.0**-45)), "F32"),
+        Held("up", torch.full((3, 1), -(2.0**-28)), "F32"),
         Held("down", torch.ones(1, 4), "F32"),
         Scaling(1.0, 1, "rank", "config"),
         (3, 4),
     )
-    weight = torch.full((3, 4), 1 + 2.0**-11 + 2.0**-40, dtype=torch.float64)
+    weight = torch.full((3, 4), 1 + 2.0**-11 + 2.0**-26, dtype=torch.float64)
     result, _ = changed_and_measured(held(weight, "F64"), (lora, 1.0), dtype="F16")
     assert torch.equal(result.float(), torch.full((3, 4), 1 + 2.0**-10))
 
