@@ -109,7 +109,15 @@ class Planner:
         name = match.name if match else target
         if self.accounts.leaves_out(term, source.keys, target, [name]):
             return
-        if match is None and not replacement.is_trained:
+        names = self.lookup.names
+        if match is None and names.components and names.has_rows(target, source.shape):
+            raise UnsupportedError(
+                f"{adapter.where}: {shorten(target)} is a tensor stored whole, of which the base "
+                f"has the rows in another order or in other tensors, and so it cannot replace "
+                f"them; --skip {target!r} leaves it out"
+            )
+        # A model for a task may have a head that its base lacks; models of images have none.
+        if match is None and (names.components or not replacement.is_trained):
             self.accounts.unmatched(term, source.keys, target)
             return
         if self.lookup.packed.holds(name):

@@ -160,6 +160,13 @@ class BaseNames:
         ]
         return _only(target, matches, takes) if matches else None
 
+    def has_rows(self, target: str, shape: tuple[int, ...]) -> bool:
+        """Whether a target with this shape means any rows of the base."""
+        try:
+            return bool(self.match(target, shape))
+        except MatchError:
+            return False
+
     def lacking(self, target: str) -> str | None:
         """The model that the prefix of a target means, in words, if the base does not have it."""
         if not self.components or self._inside(target)[0]:
@@ -183,7 +190,10 @@ class BaseNames:
         if not prefix and (root := root_of(target)):
             return with_root(self.components, root), target.removeprefix(root)
         path = target if flattened_path(target) is not None else rest
-        return meant(self.components, label if prefix else None), path
+        inside = meant(self.components, label if prefix else None)
+        # A model that has the whole name is meant before those that have it as a suffix.
+        having = tuple(c for c in inside if self._names(c).others.has(path))
+        return having or inside, path
 
     def _complaint(
         self, target: str, path: str, shape: tuple[int, ...], inside: Iterable[Component]

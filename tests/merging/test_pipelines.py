@@ -360,3 +360,38 @@ def test_leaving_out_is_advised_only_if_something_is_left(tmp_path: Path) -> Non
             merge(unet, adapter)
         advice = "--allow-unmatched merges the others"
         assert (advice in str(refusal.value)) == (tensors is both)
+
+
+def test_a_whole_tensor_is_never_added_to_a_model_that_has_its_rows_elsewhere(
+    tmp_path: Path,
+) -> None:
+    """FLUX.1's original layout has `to_q` in `qkv`, and the halves of `norm_out.linear` swapped."""
+    base = tmp_path / "flux.safetensors"
+    weights = {
+        "double_blocks.0.img_attn.qkv.weight": eighths(12, 4),
+        "double_blocks.0.img_attn.proj.weight": eighths(4, 4),
+        "final_layer.adaLN_modulation.1.weight": eighths(8, 4),
+        "final_layer.linear.weight": eighths(6, 4),
+    }
+    vae = {f"vae.decoder.mid.attn_{i}.proj_out.weight": eighths(6, 4) for i in (1, 2)}
+    save_file({f"model.diffusion_model.{n}": t for n, t in weights.items()} | vae, base)
+    factors = pair("transformer_blocks.0.attn.to_out.0", 4, 4)
+    for number, (name, rows, error, message) in enumerate(
+        (
+            ("transformer_blocks.0.attn.to_q", 4, UnsupportedError, "rows in another order or in"),
+            ("norm_out.linear", 8, UnsupportedError, "rows in another order or in"),
+            ("norm_out.other", 8, MatchError, "no such tensor in the base"),
+            ("proj_out", 6, None, ""),
+        )
+    ):
+        whole = torch.ones(rows, 4)
+        tensors = factors | {f"{name}.weight": whole}
+        adapter = write_adapter(tmp_path / str(number), tensors, modules_to_save=[name])
+        output = tmp_path / f"{number}.safetensors"
+        if error is None:
+            loratools.merge(base, adapter, output=output)
+            expected = load_file(output)["model.diffusion_model.final_layer.linear.weight"]
+            assert torch.equal(expected, whole)
+        else:
+            with pytest.raises(error, match=message):
+                loratools.merge(base, adapter, output=output)
