@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any, final
 
 from loratools.adapter import Adapter
+from loratools.extracting.pairing import Pair
 from loratools.extracting.plan import ExtractPlan
 from loratools.io.blocks import block_rows, read_block, rows_of, spans
+from loratools.io.picked import Picked, stored_axes
 from loratools.io.rounding import Rounding
 from loratools.io.source import Source, forget_rows
 from loratools.lowrank.truncation import TargetSpectrum
@@ -103,12 +105,14 @@ def check(
     )
 
 
-def _work(
-    plan: ExtractPlan, tensors: Mapping[str, PlannedTensor]
-) -> Iterator[tuple[str, PlannedTensor, Source, int, int]]:
+_Work = tuple[str, PlannedTensor, Source, int, int, int]
+
+
+def _work(plan: ExtractPlan, tensors: Mapping[str, PlannedTensor]) -> Iterator[_Work]:
     """Yield spans of rows of the merged tensors that changed, each with the tuned model's tensor.
 
-    A unit of work is the target, the merged tensor, the tuned one, and the first and last row.
+    A unit of work is the target, the merged tensor, the tuned one, the first and last merged row,
+    and how many rows further on in the merged tensor they are than in the tuned one.
     """
     pairs = plan.pairing.pairs
     compared = {t: (pair.names[1], pair.after) for t, pair in pairs.items()}
@@ -117,24 +121,38 @@ def _work(
         planned = tensors.get(name)
         if planned is None and target in pairs and (twin := pairs[target].twin):
             planned = tensors[pairs[twin].names[1]]  # the head is still tied to its embedding
-        if planned is None or not planned.is_changed or planned.shape != after.shape:
+        if planned is None or not planned.is_changed:
             continue
-        step = _SPAN_BLOCKS * block_rows(after.shape)
-        for begin, end in spans(0, rows_of(after.shape), step):
-            yield target, planned, after, begin, end
+        for source, own, first, last in _places(pairs.get(target), after, planned.shape):
+            step = _SPAN_BLOCKS * block_rows(planned.shape)
+            for begin, end in spans(first, last, step):
+                yield target, planned, source, begin, end, first - own
 
 
-def _distance(tick: Callable[[], None], work: tuple[str, PlannedTensor, Source, int, int]) -> float:
+def _places(
+    pair: Pair | None, after: Source, merged: tuple[int, ...]
+) -> Iterator[tuple[Source, int, int, int]]:
+    """Yield which rows of a merged tensor a target's are, and where they begin in the tuned one."""
+    if pair is None or not isinstance(pair.before, Picked):
+        if merged == after.shape:
+            yield after, 0, 0, rows_of(merged)
+    elif pair.before.shape == after.shape:
+        source = stored_axes(after) if pair.before.is_transposed else after
+        for own, first, last in pair.before.places():
+            yield source, own, first, last
+
+
+def _distance(tick: Callable[[], None], work: _Work) -> float:
     """The squared distance between the merged and the tuned rows of one unit of work."""
-    _, planned, after, begin, end = work
+    _, planned, after, begin, end, further = work
     total = 0.0
     with single_threaded_torch():
         for first, block, _ in edited_blocks(planned, begin, end, Rounding()):
             tick()
-            wanted = read_block(after, first, first + len(block))
+            wanted = read_block(after, first - further, first - further + len(block))
             total += (block.double() - wanted).square().sum().item()
-    for source in (planned.origin, after):
-        forget_rows(source, begin, end)
+    forget_rows(planned.origin, begin, end)
+    forget_rows(after, begin - further, end - further)
     return total
 
 

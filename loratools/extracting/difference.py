@@ -16,6 +16,7 @@ from torch import Tensor
 from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import rows_of, spans
 from loratools.io.dtypes import to_torch
+from loratools.io.picked import Picked
 from loratools.io.rounding import rounds_to
 from loratools.io.source import Stored
 from loratools.io.values import same_bytes
@@ -60,8 +61,8 @@ class Difference:
     read; if it raises, reading stops.
     """
 
-    after: Stored
-    before: Stored
+    after: Stored | Picked
+    before: Stored | Picked
     tick: Callable[[], None] = lambda: None
 
     @property

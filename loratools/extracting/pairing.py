@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from loratools.errors import MatchError, shorten
+from loratools.extracting.in_folders import in_folder, not_in_folder
 from loratools.formats import Dialect, dialect_named
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
+from loratools.io.picked import Picked
 from loratools.io.source import Stored
 from loratools.io.values import same_bytes
 from loratools.names.averaged import averaged_note, is_averaged
@@ -31,7 +33,8 @@ class Pair:
 
     Attributes:
         target: the parameter's name in the model that an adapter is put on.
-        names: the stored names in the tuned model and in the base.
+        names: the stored names in the tuned model and in the base. Other pairs may have the same
+            ones: they are other rows of the stored tensors.
         after: the tuned model's tensor.
         before: the base's tensor.
         twin: another target that is the same tensor in both models: the embedding for a tied head.
@@ -40,8 +43,8 @@ class Pair:
 
     target: str
     names: tuple[str, str]
-    after: Stored
-    before: Stored
+    after: Stored | Picked
+    before: Stored | Picked
     twin: str | None = None
     packed: str | None = None
 
@@ -58,7 +61,7 @@ class Pair:
     def forget(self) -> None:
         """Say that the tensors will not be read again soon; see `InputFile.forget`."""
         for tensor in (self.after, self.before):
-            tensor.file.forget(tensor.begin, tensor.end)
+            tensor.forget()
 
 
 @final
@@ -73,24 +76,25 @@ class Pairing:
         config: the config of the base, or else of the tuned model.
         entangled: an embedding that is tied to more than a head; None if there is none.
         notes: remarks on the files and names of the two models.
+        is_pipeline: whether the targets begin with the names of diffusers' components.
         packed: the packed weights of the tuned model and of the base.
     """
 
     tuned: Checkpoint
     base: Checkpoint
     pairs: Mapping[str, Pair]
-    new: Mapping[str, Stored]
+    new: Mapping[str, Stored | Picked]
     missing: tuple[str, ...]
     config: Mapping[str, Any] | None
     entangled: str | None
     notes: tuple[str, ...]
     packed: tuple[Packed, Packed]
+    is_pipeline: bool
 
     @property
     def dialect(self) -> Dialect:
         """The dialect of the adapter: PEFT's for one model, diffusers' for a pipeline."""
-        is_pipeline = self.tuned.is_pipeline and self.base.is_pipeline
-        return dialect_named("diffusers" if is_pipeline else "peft")
+        return dialect_named("diffusers" if self.is_pipeline else "peft")
 
 
 def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
@@ -100,9 +104,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
         MatchError: a tensor fits several tensors of the other model, or two fit the same one.
     """
     config = base.config or tuned.config
-    after = _all_tensors(tuned, tuned.config or config)
-    before = _all_tensors(base, config)
-    _add_heads(after, before, tuned, base, config)
+    after, before, is_pipeline = _read(tuned, base, config)
     plain = plain_names(after, tuned.where), plain_names(before, base.where)
     found, new = _match(tuned, plain, after, before)
     # Targets have the names of the model's class: one with a head has the base model inside, so
@@ -110,7 +112,11 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
     is_nested = has_head(config) or is_classifier(tuned.config)
     packed = packed_in(tuned), packed_in(base)
     pairs = {
-        target: replace(pair, packed=_packed(pair, packed))
+        target: replace(
+            pair,
+            names=(pair.after.name, pair.before.name) if is_pipeline else pair.names,
+            packed=_packed(pair, packed),
+        )
         for target, pair in _pairs(found, plain, after, before, is_nested=is_nested).items()
     }
     taken = set(found.values())
@@ -124,8 +130,13 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
         ),
         config=config,
         entangled=_entangled(pairs, config),
-        notes=(*_notes(tuned, plain[0]), *_notes(base, plain[1])),
+        notes=(
+            *_notes(tuned, plain[0]),
+            *_notes(base, plain[1]),
+            *(f"{base.where}: {note}" for note in ([] if is_pipeline else not_in_folder(before))),
+        ),
         packed=packed,
+        is_pipeline=is_pipeline,
     )
 
 
@@ -138,6 +149,19 @@ def _notes(model: Checkpoint, plain: Mapping[str, str]) -> Iterator[str]:
 def natural(name: str) -> list[tuple[int, str]]:
     """A sorting key for names that puts layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _read(
+    tuned: Checkpoint, base: Checkpoint, config: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Stored | Picked], Mapping[str, Stored | Picked], bool]:
+    """The tensors of both models by name, and whether the names are those of two pipelines."""
+    after = _all_tensors(tuned, tuned.config or config)
+    before = _all_tensors(base, config)
+    _add_heads(after, before, tuned, base, config)
+    own, of_base = in_folder(tuned, after), in_folder(base, before)
+    if own is None or of_base is None:
+        return after, before, False
+    return own, of_base, True
 
 
 def _all_tensors(model: Checkpoint, config: Mapping[str, Any] | None) -> dict[str, Stored]:
@@ -172,8 +196,8 @@ def _add_heads(
 def _match(
     tuned: Checkpoint,
     plain: tuple[Mapping[str, str], Mapping[str, str]],
-    after: Mapping[str, Stored],
-    before: Mapping[str, Stored],
+    after: Mapping[str, Stored | Picked],
+    before: Mapping[str, Stored | Picked],
 ) -> tuple[dict[str, str], list[str]]:
     """The base's name for each name of the tuned model, and the names without a counterpart."""
     stored_as = {short: name for name, short in plain[1].items()}
@@ -201,8 +225,8 @@ def _match(
 def _pairs(
     found: Mapping[str, str],
     plain: tuple[Mapping[str, str], Mapping[str, str]],
-    after: Mapping[str, Stored],
-    before: Mapping[str, Stored],
+    after: Mapping[str, Stored | Picked],
+    before: Mapping[str, Stored | Picked],
     *,
     is_nested: bool,
 ) -> dict[str, Pair]:

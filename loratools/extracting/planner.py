@@ -10,6 +10,7 @@ from loratools.extracting.plan import ExtractOptions, ExtractPlan, LeftOut, Targ
 from loratools.extracting.saved_modules import saved_modules
 from loratools.extracting.selection import matches_any, wanted_whole
 from loratools.io.dtypes import FLOATS
+from loratools.io.source import Source
 
 if TYPE_CHECKING:
     from loratools.extracting.difference import Norms
@@ -107,7 +108,9 @@ class _Planner:
 
         PEFT matches modules by suffixes of their names. A matrix in such a module is not factored.
         """
-        everything = {target: pair.after for target, pair in self.pairing.pairs.items()}
+        everything: dict[str, Source] = {
+            target: pair.after for target, pair in self.pairing.pairs.items()
+        }
         everything |= self.pairing.new
         for target, stored in saved_modules(self._modules, everything):
             self.factored.pop(target, None)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from loratools.errors import UnsupportedError, shorten
 from loratools.extracting.pairing import natural
-from loratools.io.source import Stored
+from loratools.io.source import Source
 
 
 def saved_modules(
-    modules: Mapping[str, str], tensors: Mapping[str, Stored]
-) -> Iterator[tuple[str, Stored]]:
+    modules: Mapping[str, str], tensors: Mapping[str, Source]
+) -> Iterator[tuple[str, Source]]:
     """Yield the tensors of some modules with their names, each weight before its bias.
 
     `modules` maps each module to the tensor because of which it is saved. Small modules whose names

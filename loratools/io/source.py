@@ -97,6 +97,10 @@ class Stored(NamedTuple):
             self.file.read_into(as_bytes(tensor[row]), offset)
         return tensor
 
+    def forget(self) -> None:
+        """Say that it will not be read again soon; see `InputFile.forget`."""
+        self.file.forget(self.begin, self.end)
+
     def _read_bytes(self, offset: int, shape: tuple[int, ...]) -> "Tensor":
         import torch
 

@@ -107,3 +107,49 @@ def test_the_variant_of_both_models_is_chosen(tmp_path: Path) -> None:
     report = extract((tuned, base), variant="fp16")
     assert len(report.plan.factored) == 2
     assert f"{base}: files of the variant fp16: text_encoder, unet, vae" in report.notes
+
+
+#: Weights of FLUX.1 and of Lumina2 by their original names.
+QKV = "double_blocks.0.img_attn.qkv.weight"
+ROOT = "model.diffusion_model."
+DECODER = "first_stage_model.decoder.conv_in.weight"
+FLUX = {
+    f"{ROOT}{QKV}": (12, 4),
+    f"{ROOT}double_blocks.0.img_attn.proj.weight": (4, 4),
+    DECODER: (4, 4),
+}
+LUMINA = {"layers.0.attention.qkv.weight": (12, 4), "layers.0.attention.out.weight": (4, 4)}
+
+
+def single_files(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], changed: str
+) -> tuple[Path, Path]:
+    """A tuned model and its base, of which one tensor differs."""
+    tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+    save_file(tensors, folder / "base.safetensors")
+    tensors[changed] = tensors[changed] + torch.eye(*shapes[changed])
+    save_file(tensors, folder / "tuned.safetensors")
+    return folder / "tuned.safetensors", folder / "base.safetensors"
+
+
+def test_rows_of_a_fused_weight_are_chosen_by_its_name_or_by_theirs(tmp_path: Path) -> None:
+    models = single_files(tmp_path, FLUX, f"{ROOT}{QKV}")
+    names = [f"transformer.transformer_blocks.0.attn.to_{part}.weight" for part in "qkv"]
+    for glob, expected in ((f"*{QKV}", names[:1]), (names[0], names[:1])):
+        report = loratools.svd_extract(*models, output=None, options=ExtractOptions(only=(glob,)))
+        assert list(report.plan.factored) == expected
+
+
+def test_a_model_of_a_single_file_without_adapters_is_refused_by_its_own_name(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"{DECODER} has changed and is nothing that diff"):
+        extract(single_files(tmp_path, FLUX, DECODER))
+
+
+def test_a_single_file_whose_rows_cannot_be_told_keeps_its_names(tmp_path: Path) -> None:
+    name = next(iter(LUMINA))
+    report = extract(single_files(tmp_path, LUMINA, name))
+    assert list(report.plan.factored) == [name]
+    assert (Path(present(report.output)) / "adapter_config.json").exists()
+    assert any("Lumina" in note and "its own names" in note for note in report.notes)

@@ -6,6 +6,7 @@ exact in every dtype, and their sum with a weight has one correct rounding. So a
 compared bit for bit.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from diffusers.utils import logging  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 import loratools  # noqa: E402
+from loratools import ExtractOptions, ExtractRun, RankRule  # noqa: E402
 from loratools.errors import MatchError, UnsupportedError  # noqa: E402
 from loratools.merging.plan import MergeOptions  # noqa: E402
 from tests.oracle._families import FAMILIES, Family, Tensors  # noqa: E402
@@ -36,6 +38,7 @@ from tests.oracle._spelled import (  # noqa: E402
     save_diffusers,
     trained,
 )
+from tests.pipelines import contents  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, *WARNED]
 
@@ -322,3 +325,115 @@ def test_an_adapter_that_is_converted_for_a_base_does_the_same(
         made.fuse_lora(components=list({layer.stored.component for layer in built.layers}))
         made.unload_lora_weights()
         assert_equal(built.family.weights(made), built.fused)
+
+
+# Adapters of the difference between two single files
+
+
+#: Families, and targets with all that is special: fused, exchanged and transposed weights.
+SOME = (
+    ("SDXL", ("text_encoder_2.*", "unet.mid_block.*")),
+    ("SD3.5", ("transformer.*",)),
+    ("Flux.1", ("*",)),
+)
+
+
+def extracted(tuned: Path, base: Path, output: Path, **options: Any) -> Any:
+    return loratools.svd_extract(tuned, base, output=output, check=True, **options)
+
+
+def with_levels(built: Built, folder: Path) -> Path:
+    """A folder with the names of transformers 4, which single files and adapters have."""
+    for stored in built.family.stored:
+        for file in (folder / stored.component).glob("*.safetensors"):
+            tensors = load_file(file)
+            save_file({f"{stored.level}{name}": t for name, t in tensors.items()}, file)
+    return folder
+
+
+def distance(built: Built, adapter: Path, tuned: Path) -> float:
+    """How far the single file with an adapter is from a tuned one, before it is rounded."""
+    again, options = adapter.with_name(f"{adapter.name}.safetensors"), MergeOptions(dtype="float32")
+    loratools.merge(built.folder / SINGLE, adapter, output=again, options=options)
+    found = load_file(again)
+    errors = [(found[key].double() - t).flatten() for key, t in load_file(tuned).items()]
+    return float(torch.cat(errors).norm())
+
+
+@pytest.mark.parametrize(("name", "only"), SOME)
+def test_what_is_extracted_from_two_single_files_is_that_of_their_folders(
+    name: str, only: tuple[str, ...], build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build(name)
+    base, adapter = built.folder / SINGLE, built.folder / "diffusers"
+    tuned, folder = tmp_path / SINGLE, tmp_path / "folder"
+    loratools.merge(base, adapter, output=tuned)
+    loratools.merge(built.folder / "folder", adapter, output=tmp_path / "tuned")
+    shutil.copytree(built.folder / "folder", folder)
+    with_levels(built, folder)
+    with_levels(built, tmp_path / "tuned")
+    options = ExtractOptions(only=only)
+    of_folders = extracted(tmp_path / "tuned", folder, tmp_path / "one", options=options)
+    others = [(tuned, base)]
+    if name == "Flux.1":
+        others += [(tmp_path / "tuned", base), (tuned, folder)]
+    for number, models in enumerate(others):
+        output = tmp_path / f"other-{number}"
+        report = extracted(*models, output, options=options)
+        assert report.check == of_folders.check
+        assert report.check.agrees
+        assert contents(output) == contents(tmp_path / "one")
+        assert distance(built, output, tuned) == pytest.approx(report.check.distance, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "only"), SOME)
+def test_rows_of_a_fused_weight_that_are_left_out_are_lost_once(
+    name: str, only: tuple[str, ...], build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build(name)
+    tuned, output = tmp_path / SINGLE, tmp_path / "out"
+    loratools.merge(built.folder / SINGLE, built.folder / "diffusers", output=tuned)
+    options = ExtractOptions(only=only, skip=("*.to_k.weight", "*.k_proj.weight"))
+    report = extracted(tuned, built.folder / SINGLE, output, options=options, rule=RankRule(rank=1))
+    assert report.check.agrees
+    assert distance(built, output, tuned) == pytest.approx(report.check.distance, rel=1e-6)
+
+
+def test_parts_of_one_stored_tensor_are_resumed_as_different_targets(
+    build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("Flux.1")
+    base, tuned = built.folder / SINGLE, tmp_path / SINGLE
+    loratools.merge(base, built.folder / "diffusers", output=tuned)
+    extracted(tuned, base, tmp_path / "whole")
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 0.8 * total:
+            raise KeyboardInterrupt
+
+    for progress in (interrupt, None):
+        run = ExtractRun(resume=True, jobs=1, progress=progress)
+        try:
+            report = extracted(tuned, base, tmp_path / "out", run=run)
+        except KeyboardInterrupt:
+            assert progress is not None
+    assert 3 < report.reused < len(report.plan.factored)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ("transformer.resblocks.0.attn.in_proj_bias", "encoder.layers.0.self_attn.k_proj.bias"),
+        ("positional_embedding", "embeddings.position_embedding.weight"),
+    ],
+)
+def test_what_diffusers_does_not_load_is_refused_by_its_name_in_a_folder(
+    stored: str, named: str, build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = build("SDXL")
+    tensors = load_file(built.folder / SINGLE)
+    tensors[f"conditioner.embedders.1.model.{stored}"] += 1
+    save_file(tensors, tmp_path / SINGLE)
+    with pytest.raises(UnsupportedError, match=f"text_encoder_2.text_model.{named} has changed"):
+        extracted(tmp_path / SINGLE, built.folder / SINGLE, tmp_path / "out")
