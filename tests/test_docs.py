@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 import click
@@ -380,8 +380,9 @@ def is_of_type(value: object, documented: str) -> bool:
     if documented.startswith("map to "):
         inner = documented.removeprefix("map to ")
         return isinstance(value, dict) and all(is_of_type(v, inner) for v in value.values())
-    if documented.endswith(" or null"):
-        return value is None or is_of_type(value, documented.removesuffix(" or null"))
+    one, is_either, other = documented.partition(" or ")
+    if is_either:
+        return is_of_type(value, one) or is_of_type(value, other)
     if documented.startswith("list of "):
         inner = documented.removeprefix("list of ")
         return isinstance(value, list) and all(is_of_type(item, inner) for item in value)
@@ -393,7 +394,7 @@ def is_of_type(value: object, documented: str) -> bool:
         return square and all(is_of_type(x, "number or null") for row in rows for x in row)
     if isinstance(value, bool):
         return documented == "boolean"
-    kinds = {"string": str, "integer": int, "number": int | float, "object": dict}
+    kinds = {"string": str, "integer": int, "number": int | float, "object": dict, "null": NoneType}
     return isinstance(value, kinds[documented])
 
 

@@ -13,6 +13,7 @@ from loratools.io.computed import cast
 from loratools.io.dtypes import FACTORS, nbytes
 from loratools.io.json import json_text
 from loratools.io.source import Source
+from loratools.names.crossing import Piece
 from loratools.names.globs import matches, no_match
 from loratools.names.translated import translated
 from loratools.reshaping.respelled import respelled
@@ -69,17 +70,23 @@ def converted(
     if source is None or (source.name == dialect.name and base is None):
         return _anew(adapter, dialect, dropped)
     found = translated(_shapes(adapter), source.style, dialect.style, base)
+    if source.name == dialect.name and _keeps(found.pieces):
+        # What stays as it is needs no known name, as the format has it already.
+        return _anew(adapter, dialect, dropped)
     count = len(found.pieces) + len(found.refused)
     refuse(adapter.where, dialect, found.refused, count)
     made = respelled(adapter, found.pieces)
     refuse(adapter.where, dialect, made.refused, count)
-    if source.name == dialect.name and all(new == (old,) for old, new in made.names.items()):
-        return _anew(adapter, dialect, dropped)
     carried, notes = _carried(adapter, dialect)
     if made.left_out:
         told = listing(made.left_out)
         notes = (*notes, f"left out, as the update of which they are parts is zero there: {told}")
     return Converted(replace(made.adapter, filed=carried), made.names, dropped, notes, made.folded)
+
+
+def _keeps(pieces: Mapping[str, Sequence[Piece]]) -> bool:
+    """Whether all targets that have a known name keep the one that they have."""
+    return all([piece.name for piece in some] == [old] for old, some in pieces.items())
 
 
 def _anew(adapter: Adapter, dialect: Dialect, dropped: tuple[str, ...]) -> Converted:
