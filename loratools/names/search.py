@@ -15,7 +15,7 @@ A tensor has a name in each layout that is known of its model (`other_names.py`)
 
 import difflib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast, final
@@ -140,9 +140,8 @@ class Names:
         return self._search(target, found)
 
     def _is_whole(self, found: Found) -> bool:
-        stored = self.others.stored[found.segments[0].stored]
-        is_all = found.segments[0].size == (stored[0] if stored else 1)
-        return len(found.segments) == 1 and is_all and not found.is_exchanged
+        segments = found.segments
+        return len(segments) == 1 and self._is_all(segments[0]) and not found.is_exchanged
 
     def _found(
         self, name: str, renaming: str | None, shape: tuple[int, ...], *, is_swapped: bool = False
@@ -157,8 +156,8 @@ class Names:
         segments = self.others.segments(name, count)
         if segments is None:
             return None
-        if renaming is None and name not in self.others.stored:
-            renaming = _said(segments, self.root)
+        if name not in self.others.stored:  # which rows they are says more than how names differ
+            renaming = self._rows(segments)
         return Found(name, renaming, segments, is_transposed, is_exchanged)
 
     def _search(
@@ -240,10 +239,24 @@ class Names:
         if name in self.others.stored or segments is None:
             root = self.root if name in self.others.stored else ""
             return f"{shorten(root + name)} {list(shape)}"
-        whole = self.others.stored[segments[0].stored]
-        if len(segments) == 1 and segments[0].size == (whole[0] if whole else 1):
-            return f"{shorten(self.root + segments[0].stored)} {list(whole)}"
-        return f"{shorten(name)} {list(shape)}, which is {_said(segments, self.root)}"
+        if len(segments) == 1 and self._is_all(segments[0]):
+            stored = segments[0].stored
+            return f"{shorten(self.root + stored)} {list(self.others.stored[stored])}"
+        return f"{shorten(name)} {list(shape)}, which is {self._rows(segments)}"
+
+    def _is_all(self, segment: Segment) -> bool:
+        """Whether a segment is all rows of its stored tensor."""
+        stored = self.others.stored[segment.stored]
+        return segment.size == (stored[0] if stored else 1)
+
+    def _rows(self, segments: Iterable[Segment]) -> str:
+        """Stored rows in words, for reports and messages."""
+        return "; ".join(
+            f"{self.root}{s.stored}"
+            if self._is_all(s)
+            else f"rows {s.at} to {s.at + s.size} of {self.root}{s.stored}"
+            for s in segments
+        )
 
     def _nearest(self, target: str) -> Iterable[str]:
         if flattened_path(target) is not None:
@@ -258,11 +271,6 @@ class Names:
 def _renamings(target: str) -> Iterator[tuple[str, str]]:
     for old, new in prefix_changes(target):
         yield new + target.removeprefix(old), described(old, new)
-
-
-def _said(segments: Sequence[Segment], root: str) -> str:
-    """Stored rows in words, for reports."""
-    return "; ".join(f"rows {s.at} to {s.at + s.size} of {root}{s.stored}" for s in segments)
 
 
 def _module(name: str) -> str:

@@ -45,6 +45,16 @@ def test_a_fused_target_is_all_rows_of_several_weights(target: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("number", "part"), [*enumerate("qkv")])
+def test_a_report_says_which_rows_a_target_is_however_it_is_spelled(number: int, part: str) -> None:
+    base, size = BaseNames(ROOTED), 3072
+    path = SPLIT.format(part).removesuffix(".weight")
+    for target in (f"transformer.{path}", f"lora_transformer_{path.replace('.', '_')}"):
+        assert base.match(f"{target}.weight", (size, size)).renaming == (
+            f"rows {number * size} to {(number + 1) * size} of model.diffusion_model.{QKV}"
+        )
+
+
 def test_swapped_halves_are_two_runs_of_one_weight() -> None:
     base = BaseNames(FLUX)
     match = base.match("norm_out.linear.weight", (6144, 3072))
@@ -132,7 +142,7 @@ def test_a_model_alone_has_no_modules_of_another_kind(model: str, target: str, w
             QKV,
             (9216, 64),
             f"{QKV} [9216, 3072], which is "
-            + "; ".join(f"rows 0 to 3072 of transformer.{SPLIT.format(part)}" for part in "qkv"),
+            + "; ".join(f"transformer.{SPLIT.format(part)}" for part in "qkv"),
         ),
         ("transformer_blocks.1.attn.to_q.weight", (9216, 3072), f"transformer.{SPLIT}"),
     ],
