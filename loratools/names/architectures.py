@@ -106,6 +106,20 @@ def recognised(names: Collection[str]) -> Recognised | None:
     return best if best is not None and best.known >= _KNOWN * len(names) else None
 
 
+def recognised_whole(names: Collection[str]) -> Recognised | None:
+    """As `recognised`, for a model inside of modules that are not those of an image model.
+
+    Some layers do not show that it is one: language models have some of the same names. At least
+    half of the words that names of the architecture begin with must be there.
+    """
+    found = recognised(names)
+    if found is None:
+        return None
+    words = found.architecture.rules.words(found.side)
+    here = words & {name.partition(".")[0] for name in names}
+    return found if 2 * len(here) >= len(words) else None
+
+
 def _parsed(text: str) -> Architecture:
     fields, rules = parse_rules(text)
     original, _, diffusers = fields.get("sides", "original | diffusers").partition(" | ")

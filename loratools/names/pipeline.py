@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from loratools.names.architectures import Recognised, recognised
+from loratools.names.architectures import Recognised, recognised, recognised_whole
 from loratools.names.components import Label, Part
 
 #: What precedes the names of the denoiser's own modules.
@@ -103,7 +103,7 @@ def _recognised(
             break
         around += f"{word}."
         inside = {name.removeprefix(around): shape for name, shape in shapes.items()}
-        found = recognised(inside)
+        found = recognised_whole(inside)
         if found and found.architecture.component in _DENOISERS:
             return Component(root + around, "denoiser", inside, found)
     return Component(root, _part(root, None, shapes), shapes, None)

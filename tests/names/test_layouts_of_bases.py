@@ -309,3 +309,11 @@ def test_one_of_two_models_with_the_same_names_is_meant_only_if_its_own_prefix_s
 def test_a_prefix_that_differs_is_told() -> None:
     match = BaseNames(ROOTED).match(f"diffusion_model.{QKV}", FLUX[QKV])
     assert match.renaming == described("diffusion_model.", "model.diffusion_model.")
+
+
+@pytest.mark.parametrize("root", ["model.", "language_model.model."])
+def test_layers_of_a_language_model_are_not_those_of_an_image_model(root: str) -> None:
+    """ERNIE-Image has `layers.0.mlp.up_proj` too."""
+    names = ("mlp.up_proj", "mlp.gate_proj")
+    shapes = {f"{root}layers.{i}.{name}.weight": (4, 4) for i in range(3) for name in names}
+    assert BaseNames(shapes).words is None
