@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loratools.errors import NonFiniteError
+from loratools.lowrank.devices import ready
 from loratools.lowrank.factored import triangle
 from loratools.lowrank.krylov import Ritz, is_worthwhile, ritz_vectors
 from loratools.lowrank.ranks import Wanted
@@ -89,7 +90,7 @@ def leading(
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
     """
-    device = device or torch.device("cpu")
+    device = ready(device)
     # No room for X V: the projection computes it again in float64.
     found = iterated(matrix, wanted, seed=seed, tolerance=tolerance, device=device, room=0)
     if found is not None:

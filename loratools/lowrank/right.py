@@ -15,6 +15,7 @@ from torch import Tensor
 
 from loratools.errors import NonFiniteError
 from loratools.lowrank.dense import iterated, leading
+from loratools.lowrank.devices import ready
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.row_blocks import RowBlocks
 from loratools.lowrank.truncation import TargetSpectrum
@@ -73,7 +74,7 @@ def right_vectors(
     Raises:
         NonFiniteError: the matrix has a NaN or an infinity.
     """
-    device = device or torch.device("cpu")
+    device = ready(device)
     found = iterated(matrix, wanted, seed=seed, tolerance=_TOLERANCE, device=device, room=_ROOM)
     if found is None:
         vectors = leading(matrix, wanted, seed=seed, device=device).down.T.to(device)
