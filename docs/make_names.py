@@ -50,6 +50,12 @@ the same on both sides. If several rules fit a name, the longest holds.
 An adapter of some rows of a weight adds to these rows. The rows are taken from the `up` factor, and
 `down` is the same for all parts.
 
+A model is recognised as the architecture whose rules know most of its names, at least nine tenths.
+Another model may have as many: an encoder of images has the layers of one of text, a ControlNet has
+those of its model. So an architecture can list words of which one must be in some name, such as the
+token embedding of a text encoder, and words that may be in none. A model that does not comply is
+recognised as nothing, and its names are its own.
+
 ## Where diffusers converts adapters otherwise
 
 diffusers has other code to convert adapters than to convert checkpoints. For these modules, the two
@@ -116,9 +122,17 @@ def _section(path: Path) -> str:
     patterns = f", with numbers {len(rules.rules)}" if len(rules.rules) > count else ""
     return (
         f"## {fields['name']}\n\n{re.sub(r'(?m)^# ', '', about)}\n"
-        f"`{path.name}`, for a `{fields['component']}`, has {count} rules{patterns}.\n\n"
+        f"`{path.name}`, for a `{fields['component']}`, has {count} rules{patterns}."
+        f"{_words('A name must have', fields.get('holds'))}"
+        f"{_words('No name may have', fields.get('lacks'))}\n\n"
         f"```text\n{lines.rstrip()}\n```\n"
     )
+
+
+def _words(said: str, words: str | None) -> str:
+    """A sentence on words of names; empty without any."""
+    listed = " or ".join(f"`{word}`" for word in (words or "").split(" or "))
+    return f"\n{said} the word {listed}." if words else ""
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 Each file `aliases/*.txt` is an architecture: its `name`, the `component` of a pipeline that it is,
 the `sides` if they are called otherwise than `original` and `diffusers`, the `variants` that have
-modules of their own, and its rules.
+modules of their own, and its rules. Other models may have nearly all of its names: then `holds` is
+a word that a name of this one must have, or several of which one is enough, and `lacks` words that
+only the others have.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,8 +31,10 @@ class Architecture:
         name: its usual name.
         component: the component of diffusers' pipelines that it is.
         sides: the names of both layouts, in words.
-        variants: the names of variants by words that only their tensors begin with.
+        variants: the names of variants by what only names of their tensors begin with.
         rules: how the names of one layout are those of the other.
+        holds: words of which one is in a name of every such model; empty if no other is like it.
+        lacks: words that are in no name of such a model, but in one of another that is like it.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Architecture:
     sides: Mapping[Side, str]
     variants: Mapping[str, str]
     rules: Rules
+    holds: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
 
     def recognised(self, names: Collection[str], depths: Mapping[str, int]) -> "Recognised | None":
         """How many of these names it knows, on the side on which it knows more; None for none."""
@@ -52,8 +58,12 @@ class Architecture:
         best = max(found, key=lambda one: one.known, default=None)
         if best is None or not best.known:
             return None
-        names_of_variants = (self.variants[word] for word in sorted(words & self.variants.keys()))
-        return replace(best, name=next(names_of_variants, self.name))
+        variants = (
+            variant
+            for beginning, variant in self.variants.items()
+            if any(f"{name}.".startswith(f"{beginning}.") for name in names)
+        )
+        return replace(best, name=next(variants, self.name))
 
 
 @final
@@ -97,13 +107,22 @@ def recognised(names: Collection[str]) -> Recognised | None:
     """The architecture that knows most of a model's names, if it knows nearly all of them.
 
     If several know as many, the one whose rules know more of each name, or that has fewer of them.
+    Those of which it lacks what each of them holds are left out. If it has what the best one lacks,
+    it is a model that is like this one and is not known.
     """
-    words = {name.partition(".")[0] for name in names}
-    likely = [a for a in architectures() if any(words & a.rules.words(side) for side in _SIDES)]
+    first = {name.partition(".")[0] for name in names}
+    words = {word for name in names for word in name.split(".")}
+    likely = [
+        a
+        for a in architectures()
+        if any(first & a.rules.words(side) for side in _SIDES) and (not a.holds or a.holds & words)
+    ]
     depths = depths_of(names) if likely else {}
     found = filter(None, (architecture.recognised(names, depths) for architecture in likely))
     best = max(found, key=Recognised.sureness, default=None)
-    return best if best is not None and best.known >= _KNOWN * len(names) else None
+    if best is None or best.known < _KNOWN * len(names):
+        return None
+    return None if best.architecture.lacks & words else best
 
 
 def recognised_whole(names: Collection[str]) -> Recognised | None:
@@ -130,4 +149,7 @@ def _parsed(text: str) -> Architecture:
         for name, _, words in [variant.partition(" with ")]
         for word in words.split(" or ")
     }
-    return Architecture(fields["name"], fields["component"], sides, variants, rules)
+    holds, lacks = (
+        frozenset(filter(None, fields.get(field, "").split(" or "))) for field in ("holds", "lacks")
+    )
+    return Architecture(fields["name"], fields["component"], sides, variants, rules, holds, lacks)

@@ -10,6 +10,8 @@ These are tried in order, and only tensors of the right shape match:
    `norm_out` of a model is not the `norm_out` of one of its blocks.
 
 A flattened target means the only tensor whose flattened name, or else a suffix of it, is the same.
+One of an encoder of text is never a tensor of an encoder of images, nor the other way round
+(`towers.py`).
 A tensor has a name in each layout that is known of its model (`other_names.py`).
 """
 
@@ -24,10 +26,8 @@ from loratools.errors import MatchError, listing, shorten
 from loratools.names.flattened import endings, flattened_path, without_kernel
 from loratools.names.nestings import described, prefix_changes
 from loratools.names.other_names import OtherNames, Segment, Shape, fits
+from loratools.names.towers import Tower, may_be_in, shown_by, tower_of
 from loratools.names.wrappers import unwrapped
-
-#: A module that transformers 5 has left out of CLIP, in a flattened name.
-_LEFT_OUT = "text_model_"
 
 
 @final
@@ -75,6 +75,11 @@ class Names:
     def _beginnings(self) -> frozenset[str]:
         """The first words of all names."""
         return frozenset(name.partition(".")[0] for name in self.shapes)
+
+    @cached_property
+    def _shown(self) -> Tower | None:
+        """Whether the model is shown to be an encoder of text or of images."""
+        return shown_by(self.others.stored)
 
     @cached_property
     def _wrapped(self) -> Mapping[str, Mapping[str, str]]:
@@ -179,17 +184,25 @@ class Names:
 
     def _stages(self, target: str) -> Iterator[Mapping[str, str]]:
         """Groups of base names to try in order, each with how its names differ from the target."""
+        tower = tower_of(target) or tower_of(self.root)
+        for stage in self._similar(target):
+            yield {
+                name: renaming
+                for name, renaming in stage.items()
+                if tower is None or may_be_in(tower, f"{self.root}{name}", self._shown)
+            }
+
+    def _similar(self, target: str) -> Iterator[Mapping[str, str]]:
+        """The groups, whichever encoder their names are in."""
         path = flattened_path(target)
         if path is None:
             yield self._wrapped.get(target, {})
             yield self._renamed(target)
             yield self._same_end(target)
             return
-        shorter = path.removeprefix(_LEFT_OUT)
-        names = self._by_ending.get(path) or self._by_ending.get(shorter, ())
         renamings = {
             name: f"flattened: {self.root}{name}"
-            for name in names
+            for name in self._by_ending.get(path, ())
             if _is_in_layer(_module(name)[-len(path) :]) == _is_in_layer(_module(name))
         }
         whole = {name: text for name, text in renamings.items() if endings(name)[0] == path}

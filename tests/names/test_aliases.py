@@ -33,7 +33,8 @@ def parts(model: str, name: str) -> tuple[Part, ...] | None:
 @each_file
 def test_a_file_says_what_model_and_which_component_it_is_for(file: str) -> None:
     fields, rules = parse_rules((ALIASES / f"{file}.txt").read_text(encoding="utf-8"))
-    assert {"name", "component"} <= fields.keys() <= {"name", "component", "sides", "variants"}
+    optional = {"sides", "variants", "holds", "lacks"}
+    assert {"name", "component"} <= fields.keys() <= {"name", "component"} | optional
     assert fields["component"] in COMPONENTS
     assert rules.rules
     assert file in {key_list(model).rules for model in MODELS}, "no key list"

@@ -317,3 +317,19 @@ def test_layers_of_a_language_model_are_not_those_of_an_image_model(root: str) -
     names = ("mlp.up_proj", "mlp.gate_proj")
     shapes = {f"{root}layers.{i}.{name}.weight": (4, 4) for i in range(3) for name in names}
     assert BaseNames(shapes).words is None
+
+
+def test_a_controlnet_alone_is_not_its_unet() -> None:
+    """It has the blocks on the way down, and a convolution after each of them."""
+    down = {n: s for n, s in key_list("sdxl").tensors.items() if not n.startswith("out")}
+    assert BaseNames(down).words == "SDXL, original layout"
+    control = {f"zero_convs.{i}.0.weight": (320, 320, 1, 1) for i in range(9)}
+    assert BaseNames(down | control).words is None
+
+
+def test_the_blocks_of_t5_alone_are_no_encoder_of_text() -> None:
+    t5 = key_list("t5_xxl").tensors
+    blocks = {name: shape for name, shape in t5.items() if name.startswith("encoder.block.")}
+    assert BaseNames(blocks).words is None
+    for embedding in ("shared.weight", "encoder.embed_tokens.weight"):
+        assert BaseNames({**blocks, embedding: (32128, 4096)}).words == "T5, common layout"

@@ -238,7 +238,6 @@ def test_a_match_does_not_depend_on_the_order_of_the_base(names: list[str], targ
             "lora_te1_text_model_layers_0_fc1.weight",
             "conditioner.embedders.0.transformer.text_model.layers.0.fc1.weight",
         ),
-        ("lora_te_text_model_encoder_layers_0_q.weight", "encoder.layers.0.q.weight"),
         ("lora_unet__blocks_0_q.weight", "blocks.0.q.weight"),
         ("lycoris_transformer_blocks_0_q.weight", "transformer_blocks.0.q.weight"),
     ],
