@@ -210,6 +210,14 @@ def test_each_command_is_on_the_front_page(name: str) -> None:
     assert line in verbs, f"the list of verbs in README.md needs a line that begins with {line[1:]}"
 
 
+def test_front_page_says_which_names_on_the_hub_are_made_up() -> None:
+    readme = read("README.md")
+    (sentence,) = re.findall(r"[^.:]* made-up names", readme)
+    names = set(re.findall(r"\b(?:ann|ben)/[\w-]+", readme))
+    assert names
+    assert names == set(re.findall(r"`([^`]+)`", sentence))
+
+
 @pytest.mark.parametrize("page", ["docs/design.md", "docs/reading-the-code.md", "CONTRIBUTING.md"])
 def test_modules_that_a_page_names_are_there(page: str) -> None:
     text = read(page)

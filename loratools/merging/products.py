@@ -131,6 +131,7 @@ def _compiled(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # as torch 2.14 says the same
             compiled: Callable[..., tuple[list[float], bool]] = torch.jit.script(loop)
             return compiled
     except (AttributeError, RuntimeError, OSError):  # no TorchScript, or no source to compile

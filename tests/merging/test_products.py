@@ -1,5 +1,6 @@
 """The loop that torch runs without Python computes what the pieces of `edit.py` do."""
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,20 @@ def test_the_loop_is_compiled() -> None:
     """Else threads wait for each other. It also fails where torch has no TorchScript any more."""
     for loop in (products._add, products._add_to_16_bits):
         assert isinstance(loop, torch.jit.ScriptFunction)
+
+
+@pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
+def test_what_torch_says_of_its_compiler_is_not_the_users_concern(
+    category: type[Warning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its category was the first until torch 2.13, and is the second since."""
+
+    def script(loop: object) -> object:
+        warnings.warn("`torch.jit.script` is deprecated.", category, stacklevel=2)
+        return loop
+
+    monkeypatch.setattr(torch.jit, "script", script)
+    assert products._compiled(products._loop) is products._loop
 
 
 @given(

@@ -1,0 +1,48 @@
+# mypy: disallow-any-expr
+"""A user's script, which calls every verb: mypy finds no `Any` in it, and a test runs it."""
+
+from pathlib import Path
+
+import loratools
+
+
+def look(adapter: Path, base: Path) -> list[str]:
+    """What an adapter is, and whether it fits a base."""
+    found = loratools.inspect(adapter, base=base, spectrum=True)
+    lines = [f"{group.pattern}: rank {group.rank}" for group in found.groups]
+    if found.coverage is not None:
+        lines.append(f"{found.coverage.touched} of {found.coverage.matrices} matrices change")
+    return [*lines, *(note.message for note in found.notes)]
+
+
+def make_models(adapter: Path, base: Path, folder: Path) -> list[str]:
+    """A merged model, the same with the adapter swapped in too, and the adapter extracted."""
+    merged = loratools.merge(base, adapter, output=folder / "merged")
+    extracted = loratools.svd_extract(
+        folder / "merged", base, output=folder / "extracted", rule=loratools.RankRule(rank=4)
+    )
+    swapped = loratools.swap(folder / "merged", adapter, weights=[-1.0])
+    fidelity = merged.total
+    error = 0.0 if fidelity is None else fidelity.relative_error
+    return [f"lost {error}, {extracted.total.energy}", *(each.path for each in swapped.adapters)]
+
+
+def make_adapters(adapter: Path, folder: Path) -> list[str]:
+    """Adapters made of one: half as strong, in another format, of two, and smaller."""
+    try:
+        rescaled = loratools.rescale(
+            adapter, output=folder / "half", rescaling=loratools.Rescaling(strength=0.5)
+        )
+        converted = loratools.convert(folder / "half", output=folder / "other", to="peft")
+        combined = loratools.combine([adapter, folder / "half"], output=folder / "both")
+        resized = loratools.resize(folder / "both", output=folder / "small", size=100_000)
+    except loratools.LoratoolsError as error:
+        return [str(error)]
+    return [rescaled.adapter, str(converted.written), *combined.adapters, resized.adapter]
+
+
+def publish(folder: Path, repo: str) -> list[str]:
+    """Send an adapter to the Hub, and fetch it again."""
+    pushed = loratools.push(folder, repo, loratools.PushOptions(create=True))
+    pulled = loratools.pull(repo, lock=folder.with_suffix(".lock"))
+    return [*pushed.changed, pulled.commit]
