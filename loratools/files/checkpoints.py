@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
@@ -14,6 +15,7 @@ from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, 
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, place_here, read_json
 from loratools.io.index import is_index, read_index, refuse_part
+from loratools.io.pickles import refuse_no_pickle
 from loratools.io.source import stored_tensors
 
 _GGUF = (
@@ -108,7 +110,8 @@ def _open_component(folder: Folder, file: str, name: str = "") -> Component:
 def _open_file(file: InputFile, where: str) -> Checkpoint:
     if file.size >= 4 and file.read(0, 4) == b"GGUF":
         raise UnsupportedError(f"{where}: {_GGUF}")
-    _refuse_pickle(file.path.name, where)
+    if _is_pickle(file.path.name):
+        _refuse_pickle(file, where)
     return Checkpoint(where, file.path, False, (Component((_open_shard(file),)),))
 
 
@@ -190,15 +193,22 @@ def _refuse_other_weights(folder: Folder, names: Sequence[str]) -> None:
         where = f"{folder.where}/{name}"
         if name.endswith(".gguf"):
             raise UnsupportedError(f"{where}: {_GGUF}")
-        _refuse_pickle(name, where)
+        if _is_pickle(name):
+            _refuse_pickle(None if folder.path is None else folder.open(name), where)
 
 
-def _refuse_pickle(name: str, where: str) -> None:
-    if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
-        raise UnsupportedError(
-            f"{where}: a pickle, which can run code when it is read; "
-            f"save the base model as safetensors first"
-        )
+def _is_pickle(name: str) -> bool:
+    return name.endswith((".bin", ".pt", ".pth", ".ckpt"))
+
+
+def _refuse_pickle(file: InputFile | None, where: str) -> NoReturn:
+    """Refuse a pickle; a file on this disk that only has the name of one, for what it is."""
+    if file is not None:
+        refuse_no_pickle(file)
+    raise UnsupportedError(
+        f"{where}: a pickle, which can run code when it is read; "
+        f"save the base model as safetensors first"
+    )
 
 
 def _refuse_adapter(folder: Folder, names: Iterable[str]) -> None:

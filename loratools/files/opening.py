@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
@@ -35,8 +35,10 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
 from loratools.io.companions import Companion
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, read_json
+from loratools.io.folder import Folder, Place, read_json
 from loratools.io.index import is_index, read_index
+from loratools.io.pickles import read_pickle, refuse_no_pickle
+from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
 from loratools.traps import doubts
@@ -76,6 +78,8 @@ def open_adapter(
         folder, file = place.folder, place.file or find_weights(place.folder)
         beside = weights_beside(folder, file, is_named=place.file is not None)
         if is_pickle(file) and not allow_pickle:
+            if folder.path is not None and not is_index(file):
+                refuse_no_pickle(folder.open(file))
             raise _refused_pickle(f"{folder.path or folder.where}/{file}")
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
@@ -111,9 +115,7 @@ def open_base(
         with path_errors(overlay, FormatError):
             place = place_of(overlay)
             if place.file is not None:
-                is_there = place.folder.path is None or (place.folder.path / place.file).exists()
-                what = "not a folder, which an overlay is" if is_there else "no such folder"
-                raise FormatError(f"{place.where}: {what}")
+                _refuse_file_as_overlay(place, place.file)
             folder = place.folder if headers else place.folder.here(overlay_files)
             found = lay_over(found, folder, headers=headers)
     if not headers:
@@ -133,6 +135,17 @@ def _open_alone(
         elif place.file is not None and place.folder.path is None:
             raise UnsupportedError(f"{place.where}: name the folder of a base on the Hub")
         return checkpoint_at(place, variant)
+
+
+def _refuse_file_as_overlay(place: Place, name: str) -> NoReturn:
+    path = place.folder.path and place.folder.path / name
+    if path is not None and not path.exists():
+        raise FormatError(f"{place.where}: no such folder")
+    known = None if path is None else InputFile(path).sniffed()
+    raise FormatError(
+        f"{place.where}: not a folder, which an overlay is, but {known or 'a file'}"
+        + ("" if known else ": name the folder that merge --only-changed has written")
+    )
 
 
 def companions_in(folder: Folder) -> tuple[Companion, ...]:
@@ -168,14 +181,24 @@ def _read_bundle(folder: Folder, file: str, where: str, config: str | Path | Non
 
 def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
     if config is not None:
-        return read_json(InputFile(Path(config)))
+        return _config(InputFile(Path(config)))
     names = [name for name in adapter_configs() if name in folder.names()]
     if len(names) > 1:
         raise FormatError(
             f"{folder.where}: has configs of several formats ({listing(names)}); name the one to "
             f"use with --config"
         )
-    return read_json(folder.open(names[0])) if names else None
+    return _config(folder.open(names[0])) if names else None
+
+
+def _config(file: InputFile) -> Mapping[str, Any]:
+    fields = read_json(file)
+    if (other := other_config(fields)) is not None:
+        raise FormatError(
+            f"{file.where}: not the config of an adapter but {other}; name its "
+            f"{' or '.join(adapter_configs())} with --config"
+        )
+    return fields
 
 
 def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
@@ -218,8 +241,6 @@ def _read_tensors(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapp
 def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping[str, str], int]:
     if is_pickle(name):
         assert folder.path is not None, name  # with `allow_pickle`, `open_adapter` downloads files
-        from loratools.io.pickles import read_pickle
-
         file = folder.path / name
         return read_pickle(file, no_adapter), {}, file.stat().st_size
     opened = folder.open(name)

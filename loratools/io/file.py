@@ -19,6 +19,7 @@ from loratools.io.platform import (
     forget_range,
     pread_into,
 )
+from loratools.io.sniffed import SNIFFED_BYTES, Known, sniffed
 
 _HASHED_BYTES = 2**20
 
@@ -110,9 +111,13 @@ class InputFile:
             digest.update(self.read(begin, min(_HASHED_BYTES, self.size - begin)))
         return digest.hexdigest()
 
+    def sniffed(self) -> Known | None:
+        """What the file is by its first bytes; None if it is not known."""
+        return sniffed(self.read(0, min(self.size, SNIFFED_BYTES)), self.size)
+
     def read_header(self) -> Header:
         """The file's safetensors header, read and checked."""
-        start = self.read(0, min(self.size, LENGTH_BYTES))
+        start = self.read(0, min(self.size, SNIFFED_BYTES))
         size = header_size(start, self.size, self.where)
         return parse_header(self.read(LENGTH_BYTES, size), self.size, self.where)
 

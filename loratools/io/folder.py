@@ -136,11 +136,18 @@ def read_json(file: InputFile) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        FormatError: the file is not a JSON object, or too large.
+        FormatError: the file is not a JSON object, or too large; if it is known to be of another
+            kind by its first bytes, the message says so.
         StorageError: the file cannot be read.
     """
-    check_json_size(file.size, file.where)
-    return parse_json_object(file.read(0, file.size), file.where)
+    try:
+        check_json_size(file.size, file.where)
+        return parse_json_object(file.read(0, file.size), file.where)
+    except FormatError as error:
+        known = file.sniffed()
+        if known is None or known.sort == "text":
+            raise
+        raise FormatError(f"{file.where}: not JSON but {known}") from error
 
 
 def check_json_size(size: int, where: str) -> None:

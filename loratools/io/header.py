@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, final
 from loratools.errors import FormatError, shorten
 from loratools.io.collector import collector_paused
 from loratools.io.header_rules import (
+    MAX_HEADER_BYTES,
     MAX_SIZE,
     are_sizes,
     check_kind,
@@ -25,8 +26,8 @@ from loratools.io.header_rules import (
     checked_nbytes,
 )
 from loratools.io.json import json_text, parse_json, parse_json_object
+from loratools.io.sniffed import sniffed
 
-MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
@@ -94,25 +95,32 @@ class Header:
 
 
 def header_size(start: bytes, file_size: int, where: str) -> int:
-    """The length of the JSON, from the first eight bytes of a file.
+    """The length of the JSON, from the first eight bytes of a file or more.
 
     Raises:
-        FormatError: the file is too short for a header, or states an impossible length.
+        FormatError: the file is too short for a header, states an impossible length, or is of
+            another kind by its first bytes, which the message then names.
     """
-    if len(start) < LENGTH_BYTES:
-        raise FormatError(
-            f"{where}: not a safetensors file: {len(start)} bytes, at least {LENGTH_BYTES} expected"
-        )
     size = int.from_bytes(start[:LENGTH_BYTES], "little")
+    is_short = len(start) < LENGTH_BYTES
+    begins_otherwise = start[LENGTH_BYTES : LENGTH_BYTES + 1] not in (b"{", b"")
+    is_other = is_short or begins_otherwise or size > MAX_HEADER_BYTES
+    if is_other and (known := sniffed(start, file_size)) is not None:
+        raise FormatError(f"{where}: not a safetensors file but {known}")
+    if is_short:
+        raise FormatError(
+            f"{where}: not a safetensors file: {len(start)} bytes, at least {LENGTH_BYTES} "
+            f"expected; download it again"
+        )
     if size > MAX_HEADER_BYTES:
         raise FormatError(
             f"{where}: not a safetensors file: the header would be {size} bytes long "
-            f"(at most {MAX_HEADER_BYTES} allowed)"
+            f"(at most {MAX_HEADER_BYTES} allowed); download it again"
         )
     if LENGTH_BYTES + size > file_size:
         raise FormatError(
-            f"{where}: the file is truncated: the header alone needs {LENGTH_BYTES + size} bytes, "
-            f"the file has {file_size}; download it again"
+            f"{where}: the file is truncated: its header alone has {LENGTH_BYTES + size} bytes, of "
+            f"which {LENGTH_BYTES + size - file_size} are missing; download it again"
         )
     return size
 
@@ -265,10 +273,11 @@ def _check_contiguous(columns: Columns, data_begin: int, file_size: int, where: 
         position = end
     if position > file_size:
         raise FormatError(
-            f"{where}: the file is truncated: {file_size} bytes, the header needs {position}; "
-            f"download it again"
+            f"{where}: the file is truncated: {position - file_size} of its {position} bytes are "
+            f"missing; download it again"
         )
     if position < file_size:
         raise FormatError(
-            f"{where}: {file_size - position} bytes follow the last tensor; none are allowed"
+            f"{where}: {file_size - position} bytes follow the last tensor, where none are "
+            f"allowed; download it again"
         )

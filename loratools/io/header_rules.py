@@ -7,6 +7,7 @@ from typing import Any
 from loratools.errors import FormatError, shorten
 from loratools.io.dtypes import BITS
 
+MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
 #: Every size and every position is less than this.
 MAX_SIZE = 2**63

@@ -14,6 +14,7 @@ from loratools.errors import FormatError, UnsupportedError
 from loratools.io.computed import rearranged
 from loratools.io.dtypes import nbytes, to_torch
 from loratools.io.file import InputFile
+from loratools.io.sniffed import UNPACK
 from loratools.io.source import Source, Stored, as_bytes, transposed
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def read_npz(file: InputFile) -> dict[str, Source]:
         FormatError: the archive or an array in it is malformed.
         UnsupportedError: an array holds Python objects, or numbers of a dtype that is not known.
     """
+    known = file.sniffed()
+    if known is not None and known.sort != "zip":
+        raise FormatError(f"{file.where}: not an archive of numpy arrays but {known}")
     try:
         with zipfile.ZipFile(_Reader(file)) as archive:
             members = archive.infolist()
@@ -53,12 +57,18 @@ def read_npz(file: InputFile) -> dict[str, Source]:
             }
     # zipfile raises NotImplementedError for what it cannot read, and ValueError for odd offsets.
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as error:
-        raise FormatError(f"{file.where}: not an archive of arrays: {error}") from error
+        reason = str(error).lower()
+        raise FormatError(
+            f"{file.where}: not a whole archive of arrays ({reason}); download it again"
+        ) from error
 
 
 def _name(file: InputFile, member: zipfile.ZipInfo) -> str:
     if not member.filename.endswith(_ARRAY):
-        raise FormatError(f"{file.where}: {member.filename!r:.120} is not an array")
+        raise FormatError(
+            f"{file.where}: a zip archive in which {member.filename!r:.120} is not an array; "
+            f"{UNPACK}"
+        )
     if member.flag_bits & 1:
         raise UnsupportedError(f"{file.where}: {member.filename!r:.120} is encrypted")
     return member.filename.removesuffix(_ARRAY)

@@ -35,14 +35,17 @@ def read_pickle(
             f"{path}: torch {torch.__version__} cannot read a pickle safely; "
             f"2.10 or newer is needed"
         )
-    InputFile(path)  # raises unless this is a regular file that may be read
+    refuse_no_pickle(InputFile(path))  # which raises unless it is a regular file that may be read
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
-        raise FormatError(f"{path}: cannot be read as a pickled state dict: {reason}") from error
+        raise FormatError(
+            f"{path}: cannot be read as a pickled state dict: {reason}; download it again if it "
+            f"was cut off"
+        ) from error
     if isinstance(loaded, list):
         loaded = {str(position): value for position, value in enumerate(loaded)}
     if not isinstance(loaded, dict):
@@ -55,6 +58,17 @@ def read_pickle(
         if what := sight([*_keys(loaded)]):
             raise UnsupportedError(f"{path}: {what}") from None
         raise
+
+
+def refuse_no_pickle(file: InputFile) -> None:
+    """Refuse a file that is known to be something else than a pickle by its first bytes.
+
+    Raises:
+        FormatError: it is.
+    """
+    known = file.sniffed()
+    if known is not None and known.sort != "pickle":
+        raise FormatError(f"{file.where}: not a pickle but {known}")
 
 
 def _keys(loaded: Mapping[object, object]) -> Iterator[str]:

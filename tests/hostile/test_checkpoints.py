@@ -177,7 +177,7 @@ def test_a_broken_safetensors_file_is_not_replaced_by_a_pickle(folder: Path) -> 
     """The file that was asked for, or none."""
     (folder / OTHER).write_bytes(b"")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
-    assert "not a safetensors file: 0 bytes" in refusal(folder)
+    assert "an empty file (0 bytes)" in refusal(folder)
 
 
 def test_an_adapter_is_no_base(fixtures: Path) -> None:

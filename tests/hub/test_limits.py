@@ -9,7 +9,7 @@ import pytest
 
 from loratools.errors import HubError, NetworkError
 from loratools.hub import answers, names, reading, session, token
-from loratools.io import folder, header, regex, small
+from loratools.io import folder, header_rules, regex, small
 from loratools.io import json as strict_json
 from loratools.publishing import push as pushing
 from loratools.publishing.card import front_matter
@@ -22,7 +22,7 @@ from tests.hub.server.log import Origin
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 TABLE = {
-    "the header of a safetensors file": [header.MAX_HEADER_BYTES],
+    "the header of a safetensors file": [header_rules.MAX_HEADER_BYTES],
     "a JSON file": [folder.MAX_JSON_BYTES],
     "nesting of lists and objects, in any JSON": [strict_json._DEEPEST],
     "a regular expression of a config": [regex.CPU_SECONDS, regex.MEMORY_BYTES],
