@@ -28,12 +28,14 @@ _PUBLIC = {
         "OutputError",
         "ShapeMismatchError",
         "StorageError",
+        "TargetError",
         "UnansweredError",
         "UnsupportedError",
     ),
     "loratools.extracting.plan": ("ExtractOptions",),
     "loratools.extracting.report": ("ExtractReport",),
     "loratools.extracting.svd_extract": ("ExtractRun", "svd_extract"),
+    "loratools.files.in_memory": ("adapter_from_tensors",),
     "loratools.files.opening": ("open_adapter",),
     "loratools.lowrank.ranks": ("RankRule",),
     "loratools.merging.execute": ("WriteOptions",),
@@ -51,6 +53,7 @@ _PUBLIC = {
     "loratools.reshaping.resize": ("ResizeReport", "resize"),
     "loratools.swapping.report": ("SwapReport",),
     "loratools.swapping.swap": ("swap",),
+    "loratools.target": ("Target",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

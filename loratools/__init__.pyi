@@ -15,12 +15,14 @@ from loratools.errors import OptionError as OptionError
 from loratools.errors import OutputError as OutputError
 from loratools.errors import ShapeMismatchError as ShapeMismatchError
 from loratools.errors import StorageError as StorageError
+from loratools.errors import TargetError as TargetError
 from loratools.errors import UnansweredError as UnansweredError
 from loratools.errors import UnsupportedError as UnsupportedError
 from loratools.extracting.plan import ExtractOptions as ExtractOptions
 from loratools.extracting.report import ExtractReport as ExtractReport
 from loratools.extracting.svd_extract import ExtractRun as ExtractRun
 from loratools.extracting.svd_extract import svd_extract as svd_extract
+from loratools.files.in_memory import adapter_from_tensors as adapter_from_tensors
 from loratools.files.opening import open_adapter as open_adapter
 from loratools.lowrank.ranks import RankRule as RankRule
 from loratools.merging.execute import WriteOptions as WriteOptions
@@ -45,6 +47,7 @@ from loratools.reshaping.resize import ResizeReport as ResizeReport
 from loratools.reshaping.resize import resize as resize
 from loratools.swapping.report import SwapReport as SwapReport
 from loratools.swapping.swap import swap as swap
+from loratools.target import Target as Target
 from loratools.version import __version__ as __version__
 
 __all__ = [
@@ -79,9 +82,12 @@ __all__ = [
     "ShapeMismatchError",
     "StorageError",
     "SwapReport",
+    "Target",
+    "TargetError",
     "UnansweredError",
     "UnsupportedError",
     "WriteOptions",
+    "adapter_from_tensors",
     "combine",
     "convert",
     "inspect",

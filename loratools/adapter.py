@@ -3,15 +3,17 @@
 Every dialect is decoded to this form, and every verb works on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from pathlib import Path
+from typing import Any, Literal, Protocol, final
 
 from loratools.deltas import Delta, check_stored
-from loratools.errors import FormatError, UnsupportedError, listing
+from loratools.errors import FormatError, TargetError, UnsupportedError, listing, shorten
 from loratools.io.companions import Companion
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
+from loratools.target import Target
 
 #: `info` explains; `problem` makes `inspect --check` fail; `refusal` also makes other verbs fail.
 Severity = Literal["info", "problem", "refusal"]
@@ -170,10 +172,26 @@ class Filed:
     passengers: Mapping[str, Source] = field(default_factory=dict)
 
 
+class Report(Protocol):
+    """The report of a verb that made an adapter: it says what was done, and by how much."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user on what is odd about the adapter."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as the documented JSON object."""
+        ...
+
+
 @final
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(Mapping[str, Target]):
     """An adapter, with its parts by target: the full name of a parameter, as its trainer saw it.
+
+    It is a mapping from the names of targets to what it does to them. `adapter[name]` also takes
+    the name of a module, and the end of a name that no other target has: `adapter["0.q_proj"]`.
 
     Attributes:
         where: the adapter's file or folder, for messages.
@@ -192,6 +210,8 @@ class Adapter:
         renamed: the notes, among `notes`, on tensors that are read under other names.
         filed: what its dialect keeps of the files, to write them unchanged; None if the adapter was
             not read from files, or is to be written from all of the above alone.
+        report: the report of the verb that made it in memory; None for one that was opened.
+        saver: what writes it, given its path and whether to overwrite: modules above this one know.
     """
 
     where: str
@@ -209,6 +229,73 @@ class Adapter:
     beside: tuple[str, ...] = ()
     renamed: tuple[Note, ...] = ()
     filed: Filed | None = None
+    report: Report | None = field(default=None, compare=False)
+    saver: "Callable[[Adapter, Path, bool], object] | None" = field(default=None, compare=False)
+
+    def __getitem__(self, name: str) -> Target:
+        """The target of this name, of this module, or whose name alone ends so.
+
+        Raises:
+            TargetError: there is none, or the name could mean several.
+        """
+        target = self._named(name)
+        update, replaced = self.updates.get(target), self.replaced.get(target)
+        rows = self.rows.get(target)
+        if update is not None and replaced is not None and not replaced.is_trained:
+            replaced = None  # the weight that the update was trained on, stored beside it
+        return Target(
+            self.where,
+            target,
+            delta=update and update.delta,
+            whole=replaced and replaced.source,
+            indices=rows.indices if rows is not None else (),
+            rows=rows and rows.rows,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of its targets: of updates in file order, then of what is replaced."""
+        return iter(dict.fromkeys((*self.updates, *self.replaced, *self.rows)))
+
+    def __len__(self) -> int:
+        """The number of its targets."""
+        return len(self.updates.keys() | self.replaced.keys() | self.rows.keys())
+
+    def __repr__(self) -> str:
+        """One line: where it is, its kinds and the number of its targets."""
+        kinds = ", ".join(self.kinds) or "whole tensors"
+        count = len(self)
+        return f"<Adapter {self.where}: {kinds}, {count} target{'s' if count != 1 else ''}>"
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the adapter in its own format: a folder, or a file where the format has one.
+
+        Returns the path. `loratools.convert` writes other formats.
+
+        Raises:
+            LoratoolsError: see `loratools.errors`; no output is left then.
+        """
+        assert self.saver is not None, self.where
+        self.saver(self, Path(path), overwrite)
+        return Path(path)
+
+    def _named(self, name: str) -> str:
+        """The full name of the target that `name` means."""
+        if not isinstance(name, str):
+            raise TargetError(f"{self.where}: {name!r:.60} is no name of a target, which is text")
+        for whole in (name, f"{name}.weight"):
+            if whole in self.updates or whole in self.replaced or whole in self.rows:
+                return whole
+        end = name.lstrip("…*.")
+        fits = [target for target in self if end and _ends_with(target, end)]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise TargetError(f"{self.where}: {name!r:.120} could be {listing(fits)}")
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, list(self), n=3, cutoff=0.4)
+        hint = f"; did you mean {listing(near)}?" if near else ""
+        raise TargetError(f"{self.where}: has no target {shorten(name)!r}{hint}")
 
     @property
     def notes_beside(self) -> tuple[Note, ...]:
@@ -248,3 +335,9 @@ class Adapter:
     def kinds(self) -> tuple[str, ...]:
         """The names of the kinds of update that occur, in order of appearance."""
         return tuple(dict.fromkeys(update.delta.kind for update in self.updates.values()))
+
+
+def _ends_with(target: str, end: str) -> bool:
+    """Whether a target's name, or its module's, ends with a dot or `_` and `end`."""
+    names = (target, target.removesuffix(".weight"))
+    return any(name.endswith((f".{end}", f"_{end}")) for name in names)

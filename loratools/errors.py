@@ -4,7 +4,8 @@ LoratoolsError
 ├── FormatError             a file is malformed, or is not what it claims to be
 ├── UnsupportedError        understood, and refused: what it asks for cannot be done exactly
 ├── MatchError              adapter and base do not fit: a name or a shape without a counterpart
-│   └── ShapeMismatchError
+│   ├── ShapeMismatchError
+│   └── TargetError         an adapter has no such target, or several; it is also a KeyError
 ├── NonFiniteError          a NaN or an infinity, read or made
 ├── OutputError             the output may not be written there
 ├── OptionError             an option has a value that it cannot have, or contradicts another one
@@ -46,6 +47,14 @@ class MatchError(LoratoolsError):
 
 class ShapeMismatchError(MatchError):
     """Two tensors that belong together have shapes that do not."""
+
+
+class TargetError(MatchError, KeyError):
+    """An adapter has no target of this name, or the name could mean several of them."""
+
+    def __str__(self) -> str:
+        """The message; a `KeyError` alone would put it in quotes."""
+        return Exception.__str__(self)
 
 
 class NonFiniteError(LoratoolsError):

@@ -25,6 +25,8 @@ HEAVY = {"torch", "numpy", "huggingface_hub", "safetensors"}
 
 
 #: The verbs that are functions; `formats` is a package, in which Python finds what the verb lists.
+#: Functions that give an adapter.
+OPENING = ("open_adapter", "adapter_from_tensors")
 VERBS = tuple(name for name in registry.names(verbs) if name != "formats")
 PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
 
@@ -62,7 +64,7 @@ def taken_and_returned() -> set[str]:
 def test_public_are_the_verbs_what_they_take_and_return_and_the_errors_and_nothing_else() -> None:
     kinds = [c for c in vars(errors).values() if isinstance(c, type)]
     raised = {c.__name__ for c in kinds if issubclass(c, errors.LoratoolsError)}
-    assert set(loratools.__all__) == {*VERBS, "open_adapter"} | taken_and_returned() | raised
+    assert set(loratools.__all__) == {*VERBS, *OPENING, "Target"} | taken_and_returned() | raised
 
 
 def test_each_public_name_is_written_once() -> None:

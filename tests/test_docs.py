@@ -46,6 +46,7 @@ from loratools.formats._peft import refusals as peft_refusals
 from loratools.formats._peft.kinds import Codec
 from loratools.formats._peft.kinds._lora import LORA
 from tests.merged import pair, write_adapter
+from tests.narrowing import present
 from tests.packed import COLUMNS, FORMATS, PLAIN, ROWS, write_packed
 
 ROOT = Path(__file__).parent.parent
@@ -477,14 +478,12 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
 def test_fields_of_rescale_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
     adapter = fixtures / "adapters" / "gpt2-bias-all"
     rescaling = Rescaling(strength=0.5, keep_replaced=True)
-    reports = [
-        loratools.rescale(adapter, output=output, rescaling=rescaling)
-        for output in (None, tmp_path / "written")
-    ]
     stabilised = fixtures / "adapters" / "rslora-patterns"
-    reports.append(
-        loratools.rescale(stabilised, output=None, rescaling=Rescaling(), repair=["rslora"])
-    )
+    reports = [
+        present(loratools.rescale(adapter, rescaling=rescaling).report),
+        loratools.rescale(adapter, output=tmp_path / "written", rescaling=rescaling),
+        present(loratools.rescale(stabilised, repair=["rslora"]).report),
+    ]
     assert_documented([report.to_json() for report in reports], "rescale --json")
 
 
@@ -492,10 +491,12 @@ def test_fields_of_combine_json_are_the_documented_ones(fixtures: Path, tmp_path
     adapters = [fixtures / "adapters" / name for name in ("combine-r4", "combine-r8")]
     vocabulary = fixtures / "adapters" / "embedding-vocab"
     reports = [
-        loratools.combine(adapters, output=None),
+        present(loratools.combine(adapters).report),
         loratools.combine(adapters, rule=RankRule(rank=3), output=tmp_path / "three"),
-        loratools.combine(
-            [*adapters, vocabulary], combination=Combination(replaced="first"), output=None
+        present(
+            loratools.combine(
+                [*adapters, vocabulary], combination=Combination(replaced="first")
+            ).report
         ),
     ]
     assert_documented([report.to_json() for report in reports], "combine --json")
@@ -503,7 +504,7 @@ def test_fields_of_combine_json_are_the_documented_ones(fixtures: Path, tmp_path
 
 def test_fields_of_resize_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
     reports = [
-        loratools.resize(fixtures / "adapters" / "dora", rule=RankRule(rank=2), output=None),
+        present(loratools.resize(fixtures / "adapters" / "dora", rank=2).report),
         loratools.resize(fixtures / "adapters" / "plain", size=100_000, output=tmp_path / "small"),
     ]
     assert_documented([report.to_json() for report in reports], "resize --json")

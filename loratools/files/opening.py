@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, UnsupportedError, listing, path_errors
+from loratools.errors import FormatError, OptionError, UnsupportedError, listing, path_errors
 from loratools.files.beside import of_adapter
 from loratools.files.checkpoints import checkpoint_at
 from loratools.files.finding import (
@@ -29,6 +29,7 @@ from loratools.files.manifest import (
 )
 from loratools.files.overlays import lay_over
 from loratools.files.place import layers_of, place_of
+from loratools.files.writing import save
 from loratools.formats import adapter_configs, check_options, decode, no_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint
@@ -44,6 +45,17 @@ from loratools.io.streaming import stream
 from loratools.traps import doubts
 
 MODEL_CONFIG = "config.json"
+
+#: What a verb takes as an adapter: a path, a name on the Hub, or an adapter that is open.
+AdapterLike = str | Path | Adapter
+
+
+class Reading(TypedDict, total=False):
+    """The keyword arguments that say how an adapter is read."""
+
+    config: str | Path | None
+    allow_pickle: bool
+    dialect_options: Mapping[str, str] | None
 
 
 def open_adapter(
@@ -84,8 +96,32 @@ def open_adapter(
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = _read_bundle(folder, file, place.where, config)
-        adapter = replace(decode(bundle, dialect_options), beside=beside)
+        adapter = replace(decode(bundle, dialect_options), beside=beside, saver=save)
         return replace(adapter, notes=(*adapter.notes, *doubts(adapter)))
+
+
+def opened_adapter(
+    adapter: AdapterLike,
+    *,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
+) -> Adapter:
+    """The adapter itself if it is open already, or else the one that is opened by its name.
+
+    Raises:
+        OptionError: options say how to read an adapter that is open already.
+        LoratoolsError: see `open_adapter`.
+    """
+    if not isinstance(adapter, Adapter):
+        return open_adapter(
+            adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+        )
+    if config is not None or dialect_options:
+        raise OptionError(
+            f"{adapter.where}: is open already; give config and dialect_options to open_adapter"
+        )
+    return adapter
 
 
 def open_base(

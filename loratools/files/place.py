@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from loratools.adapter import Adapter
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.folder import Place, place_here
 from loratools.io.index import is_index
@@ -58,12 +59,13 @@ def name_of(name: str | Path) -> str:
     return str(name) if is_hub_name(name) else Path(name).absolute().name
 
 
-def local_paths(*names: str | Path | None) -> list[Path]:
+def local_paths(*names: str | Path | Adapter | None) -> list[Path]:
     """The names that are paths on this disk, which an output must not overwrite.
 
-    In place of an index its folder is returned, since the files that it names are there; and in
-    place of a base with overlays, each of them.
+    In place of an index its folder is returned, since the files that it names are there; in place
+    of a base with overlays, each of them; and in place of an open adapter, where it was read.
     """
-    layers = [layer for name in names if name is not None for layer in layers_of(name)]
+    given = [name.where if isinstance(name, Adapter) else name for name in names]
+    layers = [layer for name in given if name is not None for layer in layers_of(name)]
     paths = [Path(name) for name in layers if not is_hub_name(name)]
     return [path.parent if is_index(path.name) else path for path in paths]

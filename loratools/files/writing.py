@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.errors import OutputError
+from loratools.files.place import local_paths
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
 from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
@@ -18,7 +19,7 @@ from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, stored_tensors
 from loratools.io.writer import Layout
-from loratools.running.parallel import Map
+from loratools.running.parallel import Map, threads
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -39,6 +40,16 @@ class Written:
     path: str
     nbytes: int
     idle: tuple[str, ...] = ()
+
+
+class Ranks(TypedDict, total=False):
+    """The keyword arguments that say how many ranks are kept."""
+
+    rank: int | None
+    energy: float | None
+    error: float | None
+    size: int | None
+    rule: "RankRule | None"
 
 
 class Files(NamedTuple):
@@ -85,8 +96,10 @@ def write_reported(
     approve: Callable[[_Report], object] | None,
     files: Files | None = None,
     verified: Callable[[_Report, Path], _Report] = lambda report, path: report,
-) -> _Report:
-    """Write `adapter`, and return the report with what was written; write nothing with no output.
+) -> Adapter | _Report:
+    """Write `adapter`, and return the report with what was written.
+
+    With no output nothing is written, and the adapter is returned, with its report.
 
     `files` are its files in another dialect than its own. `verified` is given the path of the
     written files, and completes the report or raises. The report is then encoded as JSON and passed
@@ -98,7 +111,8 @@ def write_reported(
     """
     if output is None:
         approved(report, approve)
-        return report
+        made = adapter if files is None else decode(files.bundle)
+        return replace(made, report=report, saver=save)
 
     def ready(written: Written, path: Path) -> None:
         nonlocal report
@@ -163,6 +177,17 @@ def write_adapter(
         ready(written, staging.made)
         staging.publish()
     return written
+
+
+def save(adapter: Adapter, path: Path, overwrite: bool) -> Written:
+    """Write an adapter in its own format, with the tensors as they are: an `Adapter.saver`.
+
+    Raises:
+        LoratoolsError: see `write_adapter`.
+    """
+    inputs = local_paths(adapter)
+    with threads(None) as each:
+        return write_adapter(adapter, path, inputs=inputs, overwrite=overwrite, each=each)
 
 
 def put_files(

@@ -1,14 +1,14 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratools.errors import OptionError, OutputError, StorageError, UnsupportedError
 from loratools.files.companions import Companions, changed_companions, companions
-from loratools.files.opening import open_adapter, open_base
+from loratools.files.opening import AdapterLike, open_base, opened_adapter
 from loratools.files.own_base import adapter_in, holds_base, without_adapter
 from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
@@ -17,6 +17,7 @@ from loratools.io.clones import bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
 from loratools.io.writer import OutputFile
+from loratools.keywords import with_keywords
 from loratools.merging.arrange import (
     PlannedFile,
     arrange,
@@ -29,11 +30,11 @@ from loratools.merging.effects import idle_parts
 from loratools.merging.execute import WriteOptions, execute
 from loratools.merging.overlay import write_overlay
 from loratools.merging.padding import with_pad_token
-from loratools.merging.plan import MergeOptions, MergePlan
+from loratools.merging.plan import Dtype, MergeOptions, MergePlan
 from loratools.merging.planner import plan_merge
 from loratools.merging.report import MergeReport
 from loratools.merging.touched import sum_of
-from loratools.merging.weights import weights_for
+from loratools.merging.weights import Adapters, weighted
 from loratools.running.steps import Run
 
 if TYPE_CHECKING:
@@ -45,34 +46,71 @@ _SLACK_BYTES = 2**20
 
 def merge(
     base: str | Path,
-    adapters: str | Path | Sequence[str | Path],
+    adapters: Adapters = (),
     *,
-    output: str | Path | None,
+    output: str | Path | None = None,
     weights: Sequence[float] | None = None,
+    dtype: Dtype | None = None,
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    allow_unmatched: bool | None = None,
+    block_weights: Sequence[str] | None = None,
     options: MergeOptions | None = None,
+    overwrite: bool | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     write: WriteOptions | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     variant: str | None = None,
 ) -> MergeReport:
-    """Write `base + Σ weight · adapter` to `output`; if that is None, only plan it.
+    """Write `base + Σ weight · adapter`, rounded once, to `output`.
 
-    With `write.only_changed` the output is an overlay, a folder of what differs from the base; and
-    `BASE+OVERLAY` is a base, of which a merge without adapters makes a whole model. So does it of a
-    state dict with home-made layers, which holds its own base (`keys` among `dialect_options`).
-    All adapters are added before the one rounding to the base's dtype. The base is read in blocks
-    of rows, so memory does not depend on its size. `output` appears complete or not at all.
-    `variant` is that of the base's weights, where its folder has several; `"none"` are the files
-    without a variant's name.
+    The base is read in blocks of rows, so memory does not depend on its size. `output` appears
+    complete or not at all. With `write.only_changed` it is an overlay, a folder of what differs
+    from the base; and `BASE+OVERLAY` is a base, of which a merge without adapters makes a whole
+    model. So does it of a state dict with home-made layers, which holds its own base (`keys` among
+    `dialect_options`).
+
+    Args:
+        base: the base model: a folder, a file, or a name on the Hub (`hf://owner/name`).
+        adapters: paths, names on the Hub or opened adapters; each alone, or with its weight:
+            `("style", 0.7)`.
+        output: where the model is written: a folder for one, a file for a file. None only plans the
+            merge, and writes nothing.
+        weights: a factor for each adapter, in order; 1 by default.
+        dtype: the dtype of the output (`float32`, `bfloat16` or `float16`); the base's by default.
+        only: globs; no other targets and base tensors are changed.
+        skip: globs; targets and base tensors that match one are not changed.
+        allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
+        block_weights: for each adapter, in order, the weights of blocks as a text.
+        options: the choices above and more, as one object.
+        overwrite: replace an output that exists.
+        jobs: the number of threads; None is one for each core.
+        progress: called with the bytes done and the bytes in all; what it raises stops the merge.
+        write: how the output is written, as one object: shards, stochastic rounding, overlays.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        variant: which of the base's weights, where its folder has several; `"none"` are the files
+            without a variant's name.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """
-    paths = [adapters] if isinstance(adapters, str | Path) else list(adapters)
-    write = write or WriteOptions()
-    options = options or MergeOptions()
-    weights = weights_for(weights, len(paths))
+    paths, weights = weighted(adapters, weights)
+    options = with_keywords(
+        options or MergeOptions(),
+        dtype=dtype,
+        only=None if only is None else tuple(only),
+        skip=None if skip is None else tuple(skip),
+        allow_unmatched=allow_unmatched,
+        block_weights=block_weights,
+    )
+    write = with_keywords(
+        write or WriteOptions(), overwrite=overwrite, jobs=jobs, progress=progress
+    )
     check_options(dialect_options or {})
     _check_adapters(base, paths, write, dialect_options or {})
     checkpoint = open_base(base, companions=True, variant=variant)
@@ -80,7 +118,7 @@ def merge(
         paths, weights = [adapter_in(base, checkpoint)], (1.0,)
         checkpoint = without_adapter(checkpoint, dialect_options or {})
     opened = [
-        open_adapter(
+        opened_adapter(
             path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
         )
         for path in paths
@@ -113,7 +151,7 @@ def merge(
 
 def _check_adapters(
     base: str | Path,
-    adapters: Sequence[str | Path],
+    adapters: Sequence[AdapterLike],
     write: WriteOptions,
     dialect_options: Mapping[str, str],
 ) -> None:

@@ -18,6 +18,9 @@ from loratools.names.block_weights import UNWEIGHTED, BlockWeights
 from loratools.names.packed import NOTHING_PACKED, Packed
 from loratools.names.tied import TiedHead
 
+#: The dtypes of a merged model, by their names in torch.
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 @final
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class MergeOptions:
             numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`). None keep all at 1.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     allow_unmatched: bool = False

@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from numbers import Real
+from pathlib import Path
+from typing import cast, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.errors import OptionError, check_finite
+from loratools.files.opening import AdapterLike
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
+
+#: An adapter with its weight: `("a", 0.7)`.
+Weighted = tuple[AdapterLike, float]
+#: What a verb takes as adapters: one, or several, each alone or with its weight.
+Adapters = AdapterLike | Weighted | Sequence[AdapterLike | Weighted]
 
 
 @final
@@ -63,3 +71,32 @@ def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...
         raise OptionError(f"{len(weights)} weights for {count} adapters")
     check_finite("weight", *weights)
     return tuple(weights)
+
+
+def weighted(
+    adapters: Adapters, weights: Sequence[float] | None
+) -> tuple[list[AdapterLike], tuple[float, ...]]:
+    """The adapters and a weight for each: that of its pair, or of `weights`; 1 by default.
+
+    Raises:
+        OptionError: weights are given in both ways, are too many or too few, or not finite.
+    """
+    pairs: list[tuple[AdapterLike, float | None]] = [
+        item if isinstance(item, tuple) else (item, None) for item in _items(adapters)
+    ]
+    names = [adapter for adapter, _ in pairs]
+    own = [weight for _, weight in pairs if weight is not None]
+    if own and weights is not None:
+        raise OptionError("weights are given beside adapters and as weights; give them once")
+    if own:
+        weights = [1.0 if weight is None else weight for _, weight in pairs]
+    return names, weights_for(weights, len(names))
+
+
+def _items(adapters: Adapters) -> Sequence[AdapterLike | Weighted]:
+    """One adapter, alone or with its weight, as the only one of a list."""
+    if isinstance(adapters, str | Path | Adapter):
+        return [adapters]
+    if isinstance(adapters, tuple) and len(adapters) == 2 and isinstance(adapters[1], Real):
+        return [cast("Weighted", adapters)]
+    return cast("Sequence[AdapterLike | Weighted]", adapters)

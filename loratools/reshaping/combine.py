@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
 from loratools.errors import OptionError
 from loratools.files.companions import note_left_behind
-from loratools.files.opening import open_adapter
+from loratools.files.opening import Reading, opened_adapter
 from loratools.files.place import local_paths
-from loratools.files.writing import Written, fitted, write_reported
-from loratools.merging.weights import weights_for
+from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.keywords import with_keywords
+from loratools.merging.weights import Adapters, weighted
 from loratools.reshaping.alignment import aligned
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.certificates import Certificates
@@ -57,14 +58,47 @@ class CombineReport:
         }
 
 
+class _Arguments(Ranks, Reading, total=False):
+    weights: Sequence[float] | None
+    method: str | None
+    density: float | None
+    where: Sequence[tuple[str, float]] | None
+    seed: int | None
+    combination: Combination | None
+    base: str | Path | None
+    variant: str | None
+    overwrite: bool
+    jobs: int | None
+    approve: Callable[[CombineReport], object] | None
+
+
+@overload
 def combine(
-    adapters: Sequence[str | Path],
+    adapters: Adapters, *, output: None = None, **arguments: Unpack[_Arguments]
+) -> Adapter: ...
+@overload
+def combine(
+    adapters: Adapters, *, output: str | Path, **arguments: Unpack[_Arguments]
+) -> CombineReport: ...
+@overload
+def combine(
+    adapters: Adapters, *, output: str | Path | None, **arguments: Unpack[_Arguments]
+) -> Adapter | CombineReport: ...
+def combine(
+    adapters: Adapters,
     *,
-    output: str | Path | None,
+    output: str | Path | None = None,
     weights: Sequence[float] | None = None,
+    method: str | None = None,
+    density: float | None = None,
+    where: Sequence[tuple[str, float]] | None = None,
+    seed: int | None = None,
     combination: Combination | None = None,
-    rule: "RankRule | None" = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    error: float | None = None,
     size: int | None = None,
+    rule: "RankRule | None" = None,
     base: str | Path | None = None,
     variant: str | None = None,
     overwrite: bool = False,
@@ -73,30 +107,58 @@ def combine(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[CombineReport], object] | None = None,
-) -> CombineReport:
-    """Write one adapter that has the effect of all adapters together, with weights of 1 by default.
+) -> Adapter | CombineReport:
+    """Make one adapter that has the effect of all adapters together.
 
-    Without a `rule` or a `size` (a budget in bytes for the file of tensors) nothing is truncated.
-    Updates that depend on the weight they change, as DoRA does, are made additive for `base`;
-    `variant` is that of its weights, where its folder has several.
-    Without an `output` nothing is written.
-    `approve` is called with the report before the output gets its name, or at the end of a dry run.
-    If it raises, no output is left.
+    Without a goal for the ranks nothing is truncated.
+
+    Args:
+        adapters: paths, names on the Hub (`hf://owner/name`) or opened adapters; each alone, or
+            with its weight: `("style", 0.7)`.
+        output: where the new adapter is written; None returns it instead, and writes nothing.
+        weights: a factor for each adapter, in order; 1 by default.
+        method: how updates are combined: `linear` (the default), `ties`, `dare_ties`, `knots`, …
+        density: the share of entries that methods such as `ties` keep, above 0 and at most 1.
+        where: globs of targets, each with a factor of the result there: `[("*.attn.*", 0.5)]`; of
+            several that match a target, the last counts.
+        seed: the seed of methods that make random choices; 0 by default.
+        combination: the choices above and more, as one object.
+        rank: exactly this rank for every target.
+        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
+        error: lose at most this share of each update's Frobenius norm.
+        size: the most bytes that the file of tensors may have; the best ranks within it.
+        rule: a rule with more choices, instead of `rank`, `energy` and `error`.
+        base: the base model, for updates that depend on the weights that they change, as DoRA does:
+            they are first made additive, at the ranks that are asked for.
+        variant: which of the base's weights, where its folder has several.
+        overwrite: replace an output that exists.
+        jobs: the number of threads; None is one for each core.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        approve: called with the report before the output gets its name, or at the end where nothing
+            is written; if it raises, no output is left.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
-    if not adapters:
+    named, weights = weighted(adapters, weights)
+    if not named:
         raise OptionError("no adapter to combine")
-    weights = weights_for(weights, len(adapters))
+    combination = with_keywords(combination or Combination(), method=method, where=where, seed=seed)
+    options = with_keywords(combination.options, density=density)
+    combination = replace(combination, options=options)
+    if any(goal is not None for goal in (rank, energy, error)):
+        from loratools.lowrank.ranks import rule_of
+
+        rule = rule_of(rule, rank=rank, energy=energy, error=error)
     read = [
-        open_adapter(
-            path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+        opened_adapter(
+            one, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
         )
-        for path in adapters
+        for one in named
     ]
     opened, renamed = aligned(read)
-    combination = combination or Combination()
     import_torch()
     with threads(jobs) as each:
 
@@ -127,7 +189,7 @@ def combine(
             report,
             found.adapter,
             output,
-            inputs=local_paths(*adapters, config, base),
+            inputs=local_paths(*named, config, base),
             overwrite=overwrite,
             each=each,
             approve=approve,

@@ -3,11 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
 from loratools.errors import OptionError, UnsupportedError, listing
-from loratools.files.opening import open_adapter, open_base
+from loratools.files.opening import (
+    AdapterLike,
+    Reading,
+    open_adapter,
+    open_base,
+    opened_adapter,
+)
 from loratools.files.place import local_paths
 from loratools.files.writing import Files, Written, write_reported
 from loratools.formats import Dialect, decode, written
@@ -68,12 +74,33 @@ class ConvertReport:
         }
 
 
+class _Arguments(Reading, total=False):
+    base: str | Path | None
+    variant: str | None
+    dtype: str | None
+    drop: Sequence[str]
+    overwrite: bool
+    approve: Callable[[ConvertReport], object] | None
+
+
+@overload
+def convert(
+    adapter: AdapterLike, *, to: str, output: None = None, **arguments: Unpack[_Arguments]
+) -> Adapter: ...
+@overload
+def convert(
+    adapter: AdapterLike, *, to: str, output: str | Path, **arguments: Unpack[_Arguments]
+) -> ConvertReport: ...
+@overload
+def convert(
+    adapter: AdapterLike, *, to: str, output: str | Path | None, **arguments: Unpack[_Arguments]
+) -> Adapter | ConvertReport: ...
 @collector_paused()
 def convert(
-    adapter: str | Path,
+    adapter: AdapterLike,
     *,
-    output: str | Path | None,
     to: str,
+    output: str | Path | None = None,
     base: str | Path | None = None,
     variant: str | None = None,
     dtype: str | None = None,
@@ -83,23 +110,32 @@ def convert(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[ConvertReport], object] | None = None,
-) -> ConvertReport:
-    """Write the adapter in the format `to`, one of those that `loratools formats` says it writes.
+) -> Adapter | ConvertReport:
+    """Store the adapter in another format.
 
     What is written is read back before the output gets its name, and every update is compared with
-    the one that was read. The names of a `base` settle what names of targets leave open; `variant`
-    is that of its weights, where its folder has several. `dtype` is
-    that of the new tensors, by its name in torch: `bfloat16`. `drop` are globs of targets that are
-    left out. `dialect_options` are options of the format that is read. Without an `output` nothing
-    is written, and what would be is compared.
-    `approve` is called with the report before the output gets its name, or at the end of a dry run.
-    If it raises, no output is left.
+    the one that was read.
+
+    Args:
+        adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
+        to: the name of the format, one of those that `loratools formats` says it writes.
+        output: where the new adapter is written; None returns it instead, and writes nothing.
+        base: the base model, whose names settle what the names of targets leave open.
+        variant: which of the base's weights, where its folder has several.
+        dtype: the dtype of the new tensors, by its name in torch: `bfloat16`.
+        drop: globs of targets that are left out.
+        overwrite: replace an output that exists.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the format that is read, by name: `{"out_proj": "once"}`.
+        approve: called with the report before the output gets its name, or at the end where nothing
+            is written; if it raises, no output is left.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
     dialect, stored = _dialect(to), _dtype(dtype)
-    opened = open_adapter(
+    opened = opened_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
     read = None if base is None else open_base(base, headers=True, variant=variant)

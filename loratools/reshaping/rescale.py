@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
-from loratools.files.opening import open_adapter
+from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
-from loratools.files.writing import Written, fitted, write_reported
+from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.collector import collector_paused
+from loratools.keywords import with_keywords
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.rescaled import Rescaled, Rescaling, rescaled
@@ -60,39 +61,106 @@ class RescaleReport:
         }
 
 
+class _Arguments(Ranks, Reading, total=False):
+    strength: float | None
+    where: Sequence[tuple[str, float]] | None
+    block_weights: str | None
+    alpha: float | None
+    fold: bool | None
+    rescaling: Rescaling | None
+    base: str | Path | None
+    variant: str | None
+    overwrite: bool
+    repair: Sequence[str]
+    approve: Callable[[RescaleReport], object] | None
+
+
+@overload
+def rescale(
+    adapter: AdapterLike, *, output: None = None, **arguments: Unpack[_Arguments]
+) -> Adapter: ...
+@overload
+def rescale(
+    adapter: AdapterLike, *, output: str | Path, **arguments: Unpack[_Arguments]
+) -> RescaleReport: ...
+@overload
+def rescale(
+    adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
+) -> Adapter | RescaleReport: ...
 @collector_paused()
 def rescale(
-    adapter: str | Path,
+    adapter: AdapterLike,
     *,
-    output: str | Path | None,
-    rescaling: Rescaling,
+    output: str | Path | None = None,
+    strength: float | None = None,
+    where: Sequence[tuple[str, float]] | None = None,
+    block_weights: str | None = None,
+    alpha: float | None = None,
+    fold: bool | None = None,
+    rescaling: Rescaling | None = None,
     base: str | Path | None = None,
     variant: str | None = None,
-    rule: "RankRule | None" = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    error: float | None = None,
     size: int | None = None,
+    rule: "RankRule | None" = None,
     overwrite: bool = False,
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     repair: Sequence[str] = (),
     approve: Callable[[RescaleReport], object] | None = None,
-) -> RescaleReport:
-    """Write the adapter with other strengths, or with the same strengths stored in another way.
+) -> Adapter | RescaleReport:
+    """Make the adapter stronger or weaker, or store the same strengths in another way.
 
-    Updates that depend on the weight they change, as DoRA does, cannot get another strength. With a
-    `base` they are first made additive, at ranks chosen by `rule` or by a `size` in bytes;
-    `variant` is that of the base's weights, where its folder has several.
-    With `repair`, the names of traps or `all`, these are repaired first. Strengths are in
-    comparison with the adapter as it was before. Without an `output` nothing is written.
-    `approve` is called with the report before the output gets its name, or at the end of a dry run.
-    If it raises, no output is left.
+    Strengths go into alpha, where they are exact, and are in comparison with the adapter as it was.
+
+    Args:
+        adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
+        output: where the new adapter is written; None returns it instead, and writes nothing.
+        strength: a factor of every update; 1 by default.
+        where: globs of targets, each with a further factor: `[("*.attn.*", 0.5)]`; of several that
+            match a target, the last counts.
+        block_weights: a further factor for each block of the model, as a text: a list of numbers, a
+            preset, or blocks by name (`OUTD`, `IN04=0.5`).
+        alpha: the new alpha of every update.
+        fold: whether the scaling is multiplied into the factors, so that alpha becomes the rank.
+        rescaling: the choices above and more, as one object.
+        base: the base model, for updates that depend on the weights that they change, as DoRA does:
+            they are first made additive, at the ranks that are asked for.
+        variant: which of the base's weights, where its folder has several.
+        rank: exactly this rank for every target.
+        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
+        error: lose at most this share of each update's Frobenius norm.
+        size: the most bytes that the file of tensors may have; the best ranks within it.
+        rule: a rule with more choices, instead of `rank`, `energy` and `error`.
+        overwrite: replace an output that exists.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        repair: the names of traps, or `all`: what is wrong with the adapter is repaired first.
+        approve: called with the report before the output gets its name, or at the end where nothing
+            is written; if it raises, no output is left.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
-    opened = open_adapter(
+    opened = opened_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
+    rescaling = with_keywords(
+        rescaling or Rescaling(),
+        strength=strength,
+        where=where,
+        block_weights=block_weights,
+        alpha=alpha,
+        fold=fold,
+    )
+    if any(goal is not None for goal in (rank, energy, error)):
+        from loratools.lowrank.ranks import rule_of
+
+        rule = rule_of(rule, rank=rank, energy=energy, error=error)
     sound, repairs = repaired(opened, repair) if repair else (opened, ())
     with threads(None) as each:
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
-from loratools.files.opening import open_adapter
+from loratools.adapter import Adapter
+from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
-from loratools.files.writing import Written, fitted, write_reported
+from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
@@ -45,34 +46,70 @@ class ResizeReport:
         }
 
 
+class _Arguments(Ranks, Reading, total=False):
+    overwrite: bool
+    jobs: int | None
+    approve: Callable[[ResizeReport], object] | None
+
+
+@overload
 def resize(
-    adapter: str | Path,
+    adapter: AdapterLike, *, output: None = None, **arguments: Unpack[_Arguments]
+) -> Adapter: ...
+@overload
+def resize(
+    adapter: AdapterLike, *, output: str | Path, **arguments: Unpack[_Arguments]
+) -> ResizeReport: ...
+@overload
+def resize(
+    adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
+) -> Adapter | ResizeReport: ...
+def resize(
+    adapter: AdapterLike,
     *,
-    output: str | Path | None,
-    rule: "RankRule | None" = None,
+    output: str | Path | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    error: float | None = None,
     size: int | None = None,
+    rule: "RankRule | None" = None,
     overwrite: bool = False,
     jobs: int | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     approve: Callable[[ResizeReport], object] | None = None,
-) -> ResizeReport:
-    """Write the adapter with other ranks: the best approximation of each update, at its strength.
+) -> Adapter | ResizeReport:
+    """Store the adapter at other ranks: the best approximation of each update, at its strength.
 
-    `size` is a budget in bytes for the file of tensors, instead of one in `rule`. Without either,
-    all singular values that are not zero are kept. Without an `output` nothing is written.
-    `approve` is called with the report before the output gets its name, or at the end of a dry run.
-    If it raises, no output is left.
+    A rank that grows is filled with zeros. Without a goal, all singular values that are not zero
+    are kept. The report says how much was lost; an adapter in memory has it as `report`.
+
+    Args:
+        adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
+        output: where the new adapter is written; None returns it instead, and writes nothing.
+        rank: exactly this rank for every target.
+        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
+        error: lose at most this share of each update's Frobenius norm.
+        size: the most bytes that the file of tensors may have; the best ranks within it.
+        rule: a rule with more choices, instead of `rank`, `energy` and `error`.
+        overwrite: replace an output that exists.
+        jobs: the number of threads; None is one for each core.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        approve: called with the report before the output gets its name, or at the end where nothing
+            is written; if it raises, no output is left.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
-    from loratools.lowrank.ranks import RankRule
+    from loratools.lowrank.ranks import RankRule, rule_of
 
-    opened = open_adapter(
+    opened = opened_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
+    rule = rule_of(rule, rank=rank, energy=energy, error=error)
     import_torch()
     with threads(jobs) as each:
         make = partial(resized, opened, each=each)

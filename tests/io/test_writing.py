@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loratools import RankRule, Rescaling, combine, open_adapter, rescale, resize
+from loratools import CombineReport, RankRule, Rescaling, combine, open_adapter, rescale, resize
 from loratools.adapter import Adapter, Update
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import LoratoolsError, NonFiniteError, OutputError
@@ -18,7 +18,7 @@ from loratools.files.writing import budget, fitted, write_adapter
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Held
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, digests, unchanged
-from tests.narrowing import present
+from tests.narrowing import present, report_of
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -205,7 +205,8 @@ def test_truncated_factors_fit_into_a_narrow_dtype(narrow: Adapter, tmp_path: Pa
 
 
 def test_dry_run_is_a_report_without_a_file(tmp_path: Path) -> None:
-    report = combine([SMALL, SMALL], output=None, rule=RankRule(rank=4))
+    made = combine([SMALL, SMALL], output=None, rule=RankRule(rank=4))
+    report = report_of(made, CombineReport)
     assert report.written is None
     assert report.certificates.ranks == (4, 4)
     assert report.to_json()["output"] is None

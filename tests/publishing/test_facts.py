@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import loratools
-from loratools import Combination, RankRule, Rescaling
+from loratools import RankRule, Rescaling
 from loratools.errors import FormatError
 from loratools.files.checkpoints import open_checkpoint
 from loratools.publishing.card.facts import CardFacts, CardTarget, facts_of, hub_id
 from loratools.publishing.card.readme import complete_card
 from loratools.publishing.card.reports import CardFigure, CardSource
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, run_here
+from tests.narrowing import present
 from tests.oracles import WARNED, oracle
 
 REPO = "ann/mine"
@@ -157,15 +158,11 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "merge": loratools.merge(
             SHARDED, [small, PLAIN], weights=[0.5, 1], output=place / "merged"
         ),
-        "combine": loratools.combine(
-            [small, PLAIN],
-            weights=[1, 0.25],
-            combination=Combination(method="ties"),
-            rule=RankRule(rank=2),
-            output=None,
+        "combine": present(
+            loratools.combine([(small, 1), (PLAIN, 0.25)], method="ties", rank=2).report
         ),
-        "resize": loratools.resize(small, rule=RankRule(rank=2), output=None),
-        "rescale": loratools.rescale(small, rescaling=rescaling, output=None),
+        "resize": present(loratools.resize(small, rank=2).report),
+        "rescale": present(loratools.rescale(small, rescaling=rescaling).report),
     }
     made["svd-extract"] = loratools.svd_extract(
         place / "merged", SHARDED, rule=RankRule(rank=2), output=place / "out", check=True

@@ -1,0 +1,101 @@
+"""An adapter made of tensors in memory, as it would be read from files with these tensors."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from loratools.adapter import Adapter
+from loratools.errors import OptionError, UnsupportedError, shorten
+from loratools.files.writing import save
+from loratools.formats import decode
+from loratools.io.bundle import Bundle
+from loratools.io.dtypes import from_torch_name
+from loratools.io.source import Held
+from loratools.running.parallel import import_torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+def adapter_from_tensors(
+    tensors: "Mapping[str, Tensor | NDArray[np.generic]]",
+    *,
+    alpha: float | None = None,
+    config: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    dialect_options: Mapping[str, str] | None = None,
+    name: str = "tensors",
+) -> Adapter:
+    """The adapter whose file would have these tensors, in any format that loratools reads.
+
+    Tensors are not copied, so they must not be changed as long as the adapter is used.
+
+    Args:
+        tensors: torch tensors or numpy arrays by the keys of the format: `….lora_A.weight` and
+            `….lora_B.weight` are PEFT's, `….lora_down.weight` and `….lora_up.weight` kohya's.
+        alpha: the alpha of all updates, where neither tensors nor config state one.
+        config: the content of PEFT's `adapter_config.json`.
+        metadata: the metadata of the safetensors file, as kohya's trainer writes it.
+        dialect_options: options of the format, as for `open_adapter`.
+        name: what messages call the adapter.
+
+    Raises:
+        OptionError: a value is no tensor, or alpha is given although it is stated.
+        FormatError, UnsupportedError: see `open_adapter`.
+    """
+    import_torch()
+    held = {key: _held(name, key, value) for key, value in tensors.items()}
+    nbytes = sum(source.tensor.nbytes for source in held.values())
+    bundle = Bundle(name, held, dict(metadata or {}), config, (), nbytes)
+    options = dict(dialect_options or {})
+    if alpha is not None:
+        options["alpha"] = repr(float(alpha))
+    adapter = replace(decode(bundle, options), saver=save)
+    return adapter if alpha is None else _with_alpha(adapter, float(alpha))
+
+
+def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
+    """The adapter with this alpha where its files would state none, and without notes on that.
+
+    Raises:
+        OptionError: an alpha is stated.
+    """
+    stated = [origin for origin in adapter.alpha_from if origin not in ("option", "assumed")]
+    if stated:
+        raise OptionError(
+            f"{adapter.where}: its alpha is stated ({', '.join(stated)}); leave alpha out"
+        )
+    updates = {}
+    for target, update in adapter.updates.items():
+        delta = update.delta
+        if delta.scaling is not None:
+            delta = delta.with_scaling(replace(delta.scaling, alpha=alpha, origin="option"))
+        updates[target] = replace(update, delta=delta)
+    notes = tuple(note for note in adapter.notes if note.trap != "missing-alpha")
+    return replace(adapter, updates=updates, notes=notes)
+
+
+def _held(name: str, key: object, value: object) -> Held:
+    import numpy as np
+    import torch
+
+    if not isinstance(key, str):
+        raise OptionError(f"{name}: the key of a tensor is text, not {key!r:.60}")
+    where = f"{name}: {shorten(key)}"
+    if isinstance(value, np.ndarray):
+        try:
+            value = torch.from_numpy(value)
+        except TypeError as error:
+            raise UnsupportedError(f"{where}: an array of {value.dtype}, not of numbers") from error
+    if not isinstance(value, torch.Tensor):
+        raise OptionError(f"{where}: a tensor is expected, not {type(value).__name__}")
+    if value.is_sparse or value.is_quantized or value.is_meta:
+        raise UnsupportedError(f"{where}: a tensor that does not hold its numbers one by one")
+    tensor = value.detach().cpu().contiguous()
+    try:
+        dtype = from_torch_name(str(tensor.dtype).removeprefix("torch."))
+    except KeyError:
+        raise UnsupportedError(f"{where}: {tensor.dtype}, which safetensors lacks") from None
+    return Held(key, tensor, dtype)

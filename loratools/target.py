@@ -1,0 +1,218 @@
+"""What an adapter does to one weight, as a user asks for it: an item of an opened adapter."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from loratools.deltas import Delta, Span, parameters_of
+from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, shorten
+from loratools.io.computed import stored_elements
+from loratools.io.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loratools.deltas.lora import LoRA
+
+
+@final
+@dataclass(frozen=True, repr=False, eq=False)
+class Target:
+    """What an adapter does to one weight. Numbers are read when they are asked for, and not kept.
+
+    An additive update, such as a LoRA, is the same for every weight W: W' = W + ΔW. Others, such as
+    DoRA, depend on W, and so do whole tensors and rows that take the place of the base's. Their
+    methods need the base's `weight`, in the shape and orientation of `shape`.
+
+    Attributes:
+        where: the adapter's file or folder, for messages.
+        name: the full name of the weight, as the trainer saw it.
+        delta: the update of the weight; None where it is only replaced.
+        whole: the tensor that takes the weight's place, if there is one.
+        indices: the numbers of the rows that others take the place of.
+        rows: these other rows, in the order of `indices`; None without any.
+    """
+
+    where: str
+    name: str
+    delta: Delta | None = None
+    whole: Source | None = None
+    indices: tuple[int, ...] = ()
+    rows: Source | None = None
+
+    def __repr__(self) -> str:
+        """One line: the name, the kind, the shape, and rank and scaling where there are any."""
+        size = " × ".join(map(str, self.shape)) or "scalar"
+        rank = "" if self.rank is None else f", rank {self.rank}"
+        scaling = "" if self.scaling is None else f", scaling {self.scaling:g}"
+        return f"<{self.name}: {self.kind}, {size}{rank}{scaling}>"
+
+    @property
+    def kind(self) -> str:
+        """The usual name of the update (LoRA, DoRA, …), `whole tensor`, or `rows`."""
+        if self.delta is not None:
+            return self.delta.kind
+        return "whole tensor" if self.whole is not None else "rows"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight; of one with other rows, that of these rows alone."""
+        known = self.delta or self.whole or self.rows
+        return () if known is None else tuple(known.shape)
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of the stored factors; None for a kind without a LoRA."""
+        lora = self.delta.low_rank if self.delta is not None else None
+        return None if lora is None else lora.rank
+
+    @property
+    def alpha(self) -> float | None:
+        """The stored alpha; None for a kind that stores none."""
+        scaling = self.delta.scaling if self.delta is not None else None
+        return None if scaling is None else scaling.alpha
+
+    @property
+    def scaling(self) -> float | None:
+        """The factor before `up @ down`: alpha / rank, or what else the format says."""
+        scaling = self.delta.scaling if self.delta is not None else None
+        return None if scaling is None else scaling.value
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements that are stored for this weight."""
+        replaced = sum(stored_elements(source) for source in (self.whole, self.rows) if source)
+        return replaced + (parameters_of(self.delta) if self.delta is not None else 0)
+
+    @property
+    def up(self) -> "Tensor":
+        """The factor of shape (rows, rank) in ΔW = scaling · up @ down, as it is stored.
+
+        PEFT calls it `lora_B`. A kind with other parameters, such as LoHa, has exact factors
+        computed from them, in float64.
+
+        Raises:
+            UnsupportedError: the kind has no factors.
+        """
+        return self._lora().up.read()
+
+    @property
+    def down(self) -> "Tensor":
+        """The factor of shape (rank, columns) in ΔW = scaling · up @ down; see `up`.
+
+        PEFT calls it `lora_A`. A convolution's columns are all of its dimensions after the first.
+
+        Raises:
+            UnsupportedError: the kind has no factors.
+        """
+        return self._lora().down.read()
+
+    def update(
+        self, begin: int = 0, end: int | None = None, *, weight: "Tensor | None" = None
+    ) -> "Tensor":
+        """ΔW = W' - W in float64, with the scaling; of its rows `begin` to `end` if they are given.
+
+        The result has the shape of the weight, or of these rows. `weight` is W as a whole, which
+        only a change that depends on it needs.
+
+        Raises:
+            OptionError: there are no such rows.
+            ShapeMismatchError: `weight` has another shape.
+            UnsupportedError: the change depends on the weight, and `weight` is not given.
+        """
+        rows = weight.shape[0] if weight is not None and self.delta is None else self.shape[0]
+        end = rows if end is None else end
+        if not 0 <= begin < end <= rows:
+            raise OptionError(f"{self._place}: rows {begin} to {end} are not some of its {rows}")
+        if self.delta is not None and self.delta.additive is not None and self.rows is None:
+            block = self.delta.additive.dense_rows(begin, end)
+            return block.reshape(end - begin, *self.shape[1:])
+        before = self._checked(weight).double()
+        return (self._changed(before, begin, end) - before[begin:end]).clone()
+
+    def singular_values(self, *, weight: "Tensor | None" = None) -> "Tensor":
+        """The singular values of ΔW in float64, falling: at most as many as its factors have ranks.
+
+        A convolution is seen as the matrix of its first dimension by all others. `weight` is as for
+        `update`.
+        """
+        import torch
+
+        from loratools.lowrank.factored import singular_values
+
+        if self._is_product:
+            lora = self._lora()
+            return singular_values(
+                lora.up.read().double() * lora.scaling.value, lora.down.read().double()
+            )
+        values: Tensor = torch.linalg.svdvals(self._matrix(weight))
+        return values
+
+    def norm(self, *, weight: "Tensor | None" = None) -> float:
+        """The Frobenius norm of ΔW; `weight` is as for `update`."""
+        from loratools.lowrank.factored import Factored, product_norm
+
+        if self._is_product:
+            lora = self._lora()
+            factors = Factored(lora.up.read().double(), lora.down.read().double())
+            return abs(lora.scaling.value) * product_norm(factors)
+        return float(self._matrix(weight).norm())
+
+    @property
+    def _place(self) -> str:
+        return f"{self.where}: {shorten(self.name)}"
+
+    @property
+    def _is_product(self) -> bool:
+        """Whether ΔW is no more than the product of factors."""
+        delta = self.delta
+        is_additive = delta is not None and delta.additive is not None and self.rows is None
+        return is_additive and delta is not None and delta.factored() is not None
+
+    def _lora(self) -> "LoRA":
+        lora = self.delta.factored() if self.delta is not None else None
+        if lora is None:
+            raise UnsupportedError(f"{self._place}: {self.kind} has no factors; see update()")
+        return lora
+
+    def _matrix(self, weight: "Tensor | None") -> "Tensor":
+        update = self.update(weight=weight)
+        return update.reshape(len(update), math.prod(update.shape[1:]))
+
+    def _checked(self, weight: "Tensor | None") -> "Tensor":
+        if weight is None:
+            raise UnsupportedError(
+                f"{self._place}: {self.kind} depends on the weight of the base; give it as weight="
+            )
+        shape = tuple(weight.shape)
+        fits = shape[1:] == self.shape[1:] if self._has_only_rows else shape == self.shape
+        if not fits:
+            raise ShapeMismatchError(
+                f"{self._place}: changes a weight {list(self.shape)}, not {list(shape)}"
+            )
+        return weight
+
+    @property
+    def _has_only_rows(self) -> bool:
+        return self.delta is None and self.whole is None
+
+    def _changed(self, before: "Tensor", begin: int, end: int) -> "Tensor":
+        """The rows `begin` to `end` of W', given W."""
+        if self.whole is not None:
+            return self.whole.read_rows(begin, end).double()
+        after = before[begin:end].clone()
+        if self.delta is not None:
+            flat = before.reshape(len(before), -1)
+
+            def blocks() -> "Iterator[tuple[int, Tensor]]":
+                yield 0, flat.clone()
+
+            span = Span(begin, end, before.dtype, blocks)
+            self.delta.bind(span, 1.0)(after.view(end - begin, -1), begin)
+        if self.rows is not None:
+            new = self.rows.read().double()
+            for number, index in enumerate(self.indices):
+                if begin <= index < end:
+                    after[index - begin] = new[number]
+        return after

@@ -1,0 +1,173 @@
+"""Adapters in memory: made of tensors, or by verbs without an output, they are those of files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import loratools
+from loratools import Adapter, OptionError, UnsupportedError
+
+WEIGHTS = "adapter_model.safetensors"
+KOHYA = {
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.randn(2, 6),
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.randn(4, 2),
+}
+
+
+@pytest.fixture
+def plain(fixtures: Path) -> Path:
+    return fixtures / "adapters" / "plain"
+
+
+def tensors_of(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / WEIGHTS if adapter.is_dir() else adapter)
+
+
+def test_tensors_and_a_config_make_the_adapter_of_their_files(plain: Path, tmp_path: Path) -> None:
+    config = json.loads((plain / "adapter_config.json").read_text())
+    made = loratools.adapter_from_tensors(tensors_of(plain), config=config)
+    opened = loratools.open_adapter(plain)
+    assert list(made) == list(opened)
+    for name, target in opened.items():
+        assert torch.equal(made[name].update(), target.update())
+    made.save(tmp_path / "saved")
+    again = loratools.open_adapter(tmp_path / "saved")
+    assert all(torch.equal(again[name].update(), opened[name].update()) for name in opened)
+
+
+def test_arrays_of_numpy_are_tensors_too() -> None:
+    arrays = {key: value.numpy() for key, value in KOHYA.items()}
+    (one,) = loratools.adapter_from_tensors(arrays, alpha=1).values()
+    (other,) = loratools.adapter_from_tensors(KOHYA, alpha=1).values()
+    assert torch.equal(one.update(), other.update())
+
+
+def test_an_alpha_is_that_of_all_updates() -> None:
+    (target,) = loratools.adapter_from_tensors(KOHYA, alpha=3).values()
+    assert (target.alpha, target.scaling) == (3.0, 1.5)
+
+
+def test_an_alpha_that_is_stated_is_not_given_again() -> None:
+    alpha = {"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0)}
+    with pytest.raises(OptionError, match=r"its alpha is stated \(tensor\); leave alpha out"):
+        loratools.adapter_from_tensors(KOHYA | alpha, alpha=3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "message"),
+    [
+        (
+            {"a.lora_A.weight": [1.0]},
+            OptionError,
+            "a.lora_A.weight: a tensor is expected, not list",
+        ),
+        ({1: torch.ones(2)}, OptionError, "the key of a tensor is text, not 1"),
+        ({"a": np.array(["x"])}, UnsupportedError, "an array of <U1, not of numbers"),
+        ({"a": torch.ones(2, 2).to_sparse()}, UnsupportedError, "does not hold its numbers"),
+        ({"a": torch.ones(2, dtype=torch.complex128)}, UnsupportedError, "complex128"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(
+    tensors: dict[str, torch.Tensor], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        loratools.adapter_from_tensors(tensors)
+
+
+VERBS: dict[str, tuple[Callable[[Adapter], Adapter], Callable[[Path, Path], object]]] = {
+    "resize": (
+        lambda adapter: loratools.resize(adapter, rank=3),
+        lambda path, output: loratools.resize(path, rank=3, output=output),
+    ),
+    "rescale": (
+        lambda adapter: loratools.rescale(adapter, strength=0.5),
+        lambda path, output: loratools.rescale(path, strength=0.5, output=output),
+    ),
+    "combine": (
+        lambda adapter: loratools.combine([(adapter, 0.25), adapter], method="ties", rank=4),
+        lambda path, output: loratools.combine(
+            [path, path], weights=[0.25, 1], method="ties", rank=4, output=output
+        ),
+    ),
+    "convert": (
+        lambda adapter: loratools.convert(adapter, to="mlx", base="fixtures/stories260k"),
+        lambda path, output: loratools.convert(
+            path, to="mlx", base="fixtures/stories260k", output=output
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_in_memory_makes_what_it_writes(
+    verb: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plain.parents[2])
+    in_memory, written = VERBS[verb]
+    made = in_memory(loratools.open_adapter(plain))
+    assert isinstance(made, Adapter)
+    assert made.report is not None
+    made.save(tmp_path / "saved")
+    written(plain, tmp_path / "written")
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    assert saved == {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
+
+
+def test_verbs_follow_each_other_in_memory(plain: Path, fixtures: Path, tmp_path: Path) -> None:
+    """And a merge takes the result, without a file in between."""
+    small = loratools.resize(loratools.rescale(plain, strength=2), rank=4)
+    both = loratools.combine([(small, 0.5), (plain, 0.5)])
+    base = fixtures / "stories260k"
+    loratools.merge(base, both, output=tmp_path / "direct")
+    both.save(tmp_path / "both")
+    loratools.merge(base, tmp_path / "both", output=tmp_path / "by-file")
+    merged = [
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("direct", "by-file")
+    ]
+    assert merged[0] == merged[1]
+
+
+def test_pairs_are_adapters_with_their_weights(plain: Path, fixtures: Path, tmp_path: Path) -> None:
+    base = fixtures / "stories260k"
+    loratools.merge(base, (plain, 0.5), output=tmp_path / "pair")
+    loratools.merge(base, [plain], weights=[0.5], output=tmp_path / "weights")
+    with (
+        safe_open(tmp_path / "pair/model.safetensors", "pt") as one,
+        safe_open(tmp_path / "weights/model.safetensors", "pt") as other,
+    ):
+        assert all(torch.equal(one.get_tensor(k), other.get_tensor(k)) for k in one.keys())  # noqa: SIM118
+    with pytest.raises(OptionError, match="give them once"):
+        loratools.merge(base, [(plain, 0.5)], weights=[0.5])
+
+
+def test_how_to_read_an_adapter_that_is_open_is_refused(plain: Path) -> None:
+    opened = loratools.open_adapter(plain)
+    with pytest.raises(OptionError, match="is open already"):
+        loratools.resize(opened, rank=2, dialect_options={"alpha": "1"})
+
+
+def test_an_output_is_never_the_adapter_that_it_is_made_of(plain: Path) -> None:
+    opened = loratools.open_adapter(plain)
+    with pytest.raises(loratools.OutputError, match="input"):
+        opened.save(plain, overwrite=True)
+    with pytest.raises(loratools.OutputError, match="input"):
+        loratools.resize(opened, rank=2, output=plain, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rank": 2, "rule": loratools.RankRule(rank=3)},
+        {"rank": 2, "energy": 0.5},
+        {"energy": 0.5, "size": 10_000},
+    ],
+)
+def test_a_goal_is_given_once(plain: Path, arguments: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=r"once|both given"):
+        loratools.resize(plain, **arguments)  # type: ignore[call-overload]

@@ -1,0 +1,139 @@
+"""An opened adapter is a mapping of targets, whose numbers are those of the formula."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import loratools
+from loratools import Adapter, MatchError, OptionError, ShapeMismatchError, UnsupportedError
+from tests.hostile.checkpoints import lora, write_adapter
+
+Q = "model.layers.0.self_attn.q_proj"
+NAMES = sorted(path.name for path in (Path(__file__).parents[1] / "fixtures/adapters").iterdir())
+
+
+@pytest.fixture
+def adapter(fixtures: Path) -> Adapter:
+    return loratools.open_adapter(fixtures / "adapters" / "plain")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mapping_has_every_target_of_an_adapter(fixtures: Path, name: str) -> None:
+    opened = loratools.open_adapter(fixtures / "adapters" / name)
+    parts = (opened.updates, opened.replaced, opened.rows)
+    assert set(opened) == {target for part in parts for target in part}
+    assert len(opened) == len(list(opened)) == len(opened.items())
+    assert [target.name for target in opened.values()] == list(opened)
+    assert sum(target.parameters for target in opened.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "name", [f"{Q}.weight", Q, "layers.0.self_attn.q_proj", "…0.self_attn.q_proj"]
+)
+def test_a_target_is_found_by_its_name_its_module_or_the_end_of_either(
+    adapter: Adapter, name: str
+) -> None:
+    assert adapter[name].name == f"{Q}.weight"
+    assert name in adapter
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("q_proj", r"'q_proj' could be model.layers.0.self_attn.q_proj.weight, "),
+        ("model.layers.0.self_attn.q_prj", "did you mean model.layers.0.self_attn.q_proj.weight"),
+        ("roj", "no target 'roj'"),
+        ("", "no target ''"),
+    ],
+)
+def test_a_name_of_no_target_or_of_several_is_refused(
+    adapter: Adapter, name: str, message: str
+) -> None:
+    with pytest.raises(MatchError, match=message):
+        adapter[name]
+    with pytest.raises(KeyError):
+        adapter[name]
+    assert name not in adapter
+    assert adapter.get(name) is None
+
+
+def test_an_update_is_the_product_of_the_stored_factors(fixtures: Path, adapter: Adapter) -> None:
+    stored = load_file(fixtures / "adapters" / "plain" / "adapter_model.safetensors")
+    up, down = (stored[f"base_model.model.{Q}.lora_{x}.weight"] for x in "BA")
+    target = adapter[Q]
+    assert torch.equal(target.up, up)
+    assert torch.equal(target.down, down)
+    assert target.scaling is not None
+    wanted = target.scaling * (up.double() @ down.double())
+    assert torch.allclose(target.update(), wanted, rtol=1e-13, atol=0)
+    assert torch.equal(target.update(3, 7), target.update()[3:7])
+    values = torch.linalg.svdvals(wanted)[: target.rank]
+    assert torch.allclose(target.singular_values(), values, rtol=1e-9)
+    assert target.norm() == pytest.approx(wanted.norm().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_is_what_a_merge_adds(fixtures: Path, tmp_path: Path, name: str) -> None:
+    """In float32, for every kind: those that depend on the weight are given it."""
+    opened = loratools.open_adapter(fixtures / "adapters" / name)
+    base = fixtures / "stories260k"
+    try:
+        loratools.merge(base, opened, output=tmp_path / "merged", dtype="float32")
+    except loratools.LoratoolsError:
+        pytest.skip("for another base")
+    before = load_file(base / "model.safetensors")
+    after = load_file(tmp_path / "merged" / "model.safetensors")
+    seen = 0
+    for target in opened.values():
+        if target.name not in before or after[target.name].shape != before[target.name].shape:
+            continue
+        weight = before[target.name]
+        update = target.update(weight=weight)
+        found = after[target.name].double() - weight.double()
+        assert update.shape == weight.shape
+        assert torch.allclose(update, found, rtol=0, atol=2.0**-22 * float(weight.abs().max()))
+        assert target.norm(weight=weight) == pytest.approx(update.norm().item(), rel=1e-9)
+        seen += 1
+    assert seen
+
+
+def test_an_update_that_depends_on_the_weight_asks_for_it(fixtures: Path) -> None:
+    target = next(iter(loratools.open_adapter(fixtures / "adapters" / "dora").values()))
+    with pytest.raises(UnsupportedError, match="DoRA depends on the weight of the base; give it"):
+        target.update()
+    with pytest.raises(ShapeMismatchError, match=r"changes a weight \[.*\], not \[3\]"):
+        target.update(weight=torch.ones(3))
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-1, 2), (0, 0), (3, 2), (0, 10**9)])
+def test_rows_that_a_target_lacks_are_refused(adapter: Adapter, begin: int, end: int) -> None:
+    with pytest.raises(OptionError, match=f"rows {begin} to {end} are not some of its 64"):
+        adapter[Q].update(begin, end)
+
+
+def test_a_convolution_has_an_update_of_its_shape() -> None:
+    made = loratools.adapter_from_tensors(
+        {
+            "lora_unet_conv.lora_down.weight": torch.randn(2, 3, 3, 3),
+            "lora_unet_conv.lora_up.weight": torch.randn(5, 2, 1, 1),
+            "lora_unet_conv.alpha": torch.tensor(1.0),
+        }
+    )
+    (target,) = made.values()
+    assert target.update().shape == (5, 3, 3, 3)
+    assert target.update(1, 3).shape == (2, 3, 3, 3)
+    assert len(target.singular_values()) == 2
+
+
+def test_reprs_are_short(adapter: Adapter) -> None:
+    assert repr(adapter).endswith("LoRA, 35 targets>")
+    assert repr(adapter[Q]) == f"<{Q}.weight: LoRA, 64 × 64, rank 8, scaling 2>"
+
+
+def test_a_name_that_ends_another_is_still_that_of_its_own(tmp_path: Path) -> None:
+    tensors = lora("q", (4, 4)) | lora("a.q", (4, 4))
+    opened = loratools.open_adapter(write_adapter(tmp_path / "a", tensors, target_modules=["q"]))
+    assert opened["q"].name == "q.weight"
+    assert opened["a.q"].name == "a.q.weight"
