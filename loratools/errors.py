@@ -151,6 +151,15 @@ def _escaped(character: str) -> str:
     return character
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number and what it counts: `1 tensor`, `2 tensors`, `3 matrices`, `1 update changes`.
+
+    >>> counted(1, "matrix", "matrices"), counted(0, "tensor")
+    ('1 matrix', '0 tensors')
+    """
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
 def listing(names: Iterable[str], limit: int = 5) -> str:
     """The first `limit` names, shortened, and the number of the others: `a, b and 3 more`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from loratools.adapter import Adapter
-from loratools.errors import listing
+from loratools.errors import counted, listing
 
 #: The note on a new adapter whose updates are all zero.
 NOTHING_LEFT = "nothing is left of the updates: the result changes nothing"
@@ -35,7 +35,7 @@ def by_reason(named: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     for name, reason in named:
         reasons.setdefault(reason, []).append(name)
     return tuple(
-        f"{len(names)} {'update changes' if len(names) == 1 else 'updates change'} nothing: "
+        f"{counted(len(names), 'update changes', 'updates change')} nothing: "
         f"{reason} ({listing(names, 3)})"
         for reason, names in reasons.items()
     )

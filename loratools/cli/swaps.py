@@ -9,6 +9,7 @@ from loratools.cli.failures import printable
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer, aside
+from loratools.errors import counted
 
 if TYPE_CHECKING:
     from loratools.files.swapped import SwappedIn
@@ -63,7 +64,9 @@ def _text(report: "SwapReport", *, verbose: bool) -> Iterator[str]:
     if report.merge is not None:
         yield from account(report.merge, verbose=verbose)
     model = printable(report.model)
-    size = f"{len(report.rewritten)} tensors, {human_size(sum(report.rewritten.values()))}"
+    size = (
+        f"{counted(len(report.rewritten), 'tensor')}, {human_size(sum(report.rewritten.values()))}"
+    )
     if report.dry_run:
         yield f"dry run: nothing written ({size} would be)"
     elif report.merge is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from loratools.cli.options import Command
+from loratools.errors import counted
 
 
 def block_weights_option(command: Command, *, of_each: bool = False) -> Command:
@@ -26,6 +27,11 @@ def check_counts(settings: Mapping[str, Any], weights: Collection[float], adapte
         UsageError: there are more or fewer.
     """
     blocks = settings["block_weights"]
-    for given, what in ((weights, "weights (-w)"), (blocks, "block weights (--block-weights)")):
+    for given, what, option in (
+        (weights, "weight", "-w"),
+        (blocks, "block weight", "--block-weights"),
+    ):
         if given and len(given) != adapters:
-            raise click.UsageError(f"{len(given)} {what} for {adapters} adapters.")
+            raise click.UsageError(
+                f"{counted(len(given), what)} ({option}) for {counted(adapters, 'adapter')}."
+            )

@@ -20,7 +20,7 @@ from loratools.deltas import (
     only_whole,
 )
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.errors import ShapeMismatchError, UnsupportedError, counted
 from loratools.io.source import Source, sliced
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DoRA:
         if self.magnitude.shape != (expected,):
             raise ShapeMismatchError(
                 f"{self.magnitude.keys[0]}: has the shape {list(self.magnitude.shape)}; "
-                f"{expected} magnitudes are expected"
+                f"{counted(expected, 'magnitude is', 'magnitudes are')} expected"
             )
 
     @property

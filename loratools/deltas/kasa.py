@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from loratools.deltas import Apply, Span, check_stored, is_whole, only_whole
 from loratools.deltas.lora import LoRA, Scaling
-from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.errors import ShapeMismatchError, UnsupportedError, counted
 from loratools.io.source import Source
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class KaSA:
         if self.diagonal.shape != (self.lora.rank,):
             raise ShapeMismatchError(
                 f"{self.diagonal.keys[0]}: has the shape {list(self.diagonal.shape)}; "
-                f"{self.lora.rank} entries are expected"
+                f"{counted(self.lora.rank, 'entry is', 'entries are')} expected"
             )
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.adapter import Adapter, Note, Update
 from loratools.deltas import Delta, parameters_of
 from loratools.deltas.lora import Scaling
-from loratools.errors import listing
+from loratools.errors import counted, listing
 from loratools.idle import by_reason
 from loratools.io.computed import stored_elements
 from loratools.io.dtypes import FACTORS, torch_name
@@ -143,8 +143,8 @@ class Inspection:
         if norms:
             yield Note(
                 "info",
-                f"{len(norms)} updates have a product of zero, and change a weight by what is "
-                f"stored beside it: {listing(norms, 3)}",
+                f"{counted(len(norms), 'update has', 'updates have')} a product of zero, and a "
+                f"weight is changed by what is stored beside it: {listing(norms, 3)}",
             )
 
     def _base_notes(self) -> Iterator[Note]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
-from loratools.errors import LoratoolsError, check_finite
+from loratools.errors import LoratoolsError, check_finite, counted
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
 
@@ -142,10 +142,12 @@ class ExtractPlan:
             LoratoolsError: nothing is left to store.
         """
         if not self.factored and not self.whole:
-            pairs, left_out = self.pairing.pairs, self.left_out
+            left_out = self.left_out
+            same = len(self.pairing.pairs) - len(left_out)
             raise LoratoolsError(
-                f"{self.pairing.tuned.where}: nothing to extract: {len(left_out)} changes are left "
-                f"out, and {len(pairs) - len(left_out)} tensors are those of the base"
+                f"{self.pairing.tuned.where}: nothing to extract: "
+                f"{counted(len(left_out), 'change is', 'changes are')} left out, and "
+                f"{counted(same, 'tensor is that', 'tensors are those')} of the base"
             )
 
 

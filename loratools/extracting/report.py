@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from loratools.errors import counted
 from loratools.extracting.plan import ExtractPlan
 from loratools.names.both_ends import MERGED_TWICE
 
@@ -76,7 +77,7 @@ class ExtractReport:
         ]
         notes += self._tied_notes()
         notes += [
-            f"packed in {format_}, the same in both models: {_count(count, 'weight', 'weights')}"
+            f"packed in {format_}, the same in both models: {counted(count, 'weight')}"
             for format_, (count, _) in self.plan.pairing.packed[1].counts.items()
         ]
         reasons: dict[str, list[str]] = {}
@@ -87,7 +88,7 @@ class ExtractReport:
             notes.append(f"left out: {targets[0]}{more} ({reason})")
         if self.damaged:
             notes.append(
-                f"{_count(self.damaged, 'part', 'parts')} of the interrupted run had been damaged "
+                f"{counted(self.damaged, 'part')} of the interrupted run had been damaged "
                 f"on disk since, and were computed again; check the disk"
             )
         return tuple(notes)
@@ -106,13 +107,13 @@ class ExtractReport:
         """The report in a few lines of words."""
         plan, total = self.plan, self.total
         stored = sum(truncation.rank > 0 for truncation in self.truncations.values())
-        found = f"{_count(len(plan.factored), 'matrix', 'matrices')} to factor"
+        found = f"{counted(len(plan.factored), 'matrix', 'matrices')} to factor"
         if self.output is not None:
-            found = f"{_count(stored, 'matrix', 'matrices')} of low rank"
+            found = f"{counted(stored, 'matrix', 'matrices')} of low rank"
         lines = [
-            f"{found}, {_count(len(plan.whole), 'tensor', 'tensors')} whole, "
-            f"{_count(len(plan.left_out), 'change', 'changes')} left out; "
-            f"{_count(plan.unchanged, 'tensor', 'tensors')} unchanged"
+            f"{found}, {counted(len(plan.whole), 'tensor')} whole, "
+            f"{counted(len(plan.left_out), 'change')} left out; "
+            f"{counted(plan.unchanged, 'tensor')} unchanged"
         ]
         if self.output is None:
             return tuple(lines)
@@ -171,7 +172,3 @@ class ExtractReport:
     def _relative(self, target: str) -> float | None:
         norms = self.plan.changes.get(target)
         return norms.relative if norms and math.isfinite(norms.relative) else None
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"

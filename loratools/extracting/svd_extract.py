@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import OptionError, OutputError, storage_errors
+from loratools.errors import OptionError, OutputError, counted, storage_errors
 from loratools.extracting.adapter import adapter_of
 from loratools.extracting.changed import differing, measure
 from loratools.extracting.check import Check
@@ -277,7 +277,7 @@ def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
     rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
     if rest >= size:
         raise OutputError(
-            f"{rest} bytes without any factors, more than {size}; use --residual drop"
+            f"{counted(rest, 'byte')} without any factors, more than {size}; use --residual drop"
         )
     return (size - rest) * 8 // BITS[options.stored_dtype]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from loratools.errors import FormatError, MatchError, listing, shorten
+from loratools.errors import FormatError, MatchError, counted, listing, shorten
 from loratools.files.beside import of_model
 from loratools.files.fingerprint import Fingerprint, fingerprint
 from loratools.files.manifest import BESIDE, MANIFEST, BaseIdentity, Manifest, read_manifest
@@ -85,7 +85,7 @@ def _differences(base: Checkpoint, expected: BaseIdentity, *, values: bool) -> I
         yield f"is {kinds[base.is_folder]} and not {kinds[expected.is_folder]}"
         return
     if len(base.shards) != len(expected.shards):
-        yield f"has {len(base.shards)} weight files and not {len(expected.shards)}"
+        yield f"has {counted(len(base.shards), 'weight file')} and not {len(expected.shards)}"
         return
     for shard, wanted in zip(base.shards, expected.shards, strict=True):
         found = fingerprint(shard, values=values)

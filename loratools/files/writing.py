@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, final
 
 from loratools.adapter import Adapter
-from loratools.errors import OutputError
+from loratools.errors import OutputError, counted
 from loratools.files.place import local_paths
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
@@ -246,7 +246,10 @@ def fitted(
         assert rule.parameters is not None
         fewer = -(-excess // _width(_factors(found.adapter)))
         if fewer >= rule.parameters:
-            raise OutputError(f"{adapter.where}: {size} bytes are too few, by {excess} or more")
+            raise OutputError(
+                f"{adapter.where}: {counted(size, 'byte is', 'bytes are')} too few, "
+                f"by {excess} or more"
+            )
         rule = replace(rule, parameters=rule.parameters - fewer)
 
 
@@ -264,7 +267,9 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     bundle = encode(adapter)
     rest = layout_of(bundle).size - sum(nbytes(s.dtype, s.shape) for s in factors)
     if rest >= size:
-        raise OutputError(f"{adapter.where}: {rest} bytes without any factors, more than {size}")
+        raise OutputError(
+            f"{adapter.where}: {counted(rest, 'byte')} without any factors, more than {size}"
+        )
     return replace(rule, parameters=max(1, (size - rest) // _width(factors)))
 
 

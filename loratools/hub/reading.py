@@ -10,7 +10,7 @@ from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
-from loratools.errors import HubError, shorten
+from loratools.errors import HubError, counted, shorten
 from loratools.hub import client
 from loratools.hub.answers import commit_in, files_of, parsed, typed, value_in
 from loratools.hub.client import asked
@@ -111,7 +111,7 @@ def _read(address: str, begin: int, count: int) -> bytes:
             raise ConnectionError("it sends no parts of files")
         data = response.read()
     if len(data) != count:
-        raise ConnectionError(f"{len(data)} bytes came where {count} were asked for")
+        raise ConnectionError(f"{counted(len(data), 'byte')} came where {count} were asked for")
     return data
 
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple, final
 
-from loratools.errors import FormatError, shorten
+from loratools.errors import FormatError, counted, shorten
 from loratools.io.collector import collector_paused
 from loratools.io.header_rules import (
     MAX_HEADER_BYTES,
@@ -109,8 +109,8 @@ def header_size(start: bytes, file_size: int, where: str) -> int:
         raise FormatError(f"{where}: not a safetensors file but {known}")
     if is_short:
         raise FormatError(
-            f"{where}: not a safetensors file: {len(start)} bytes, at least {LENGTH_BYTES} "
-            f"expected; download it again"
+            f"{where}: not a safetensors file: {counted(len(start), 'byte')}, at least "
+            f"{LENGTH_BYTES} expected; download it again"
         )
     if size > MAX_HEADER_BYTES:
         raise FormatError(
@@ -251,7 +251,7 @@ def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> Te
     expected = checked_nbytes(name, dtype, tuple(shape), where)
     if end - begin != expected:
         raise FormatError(
-            f"{where}: {shorten(name)}: {dtype} {shape} takes {expected} bytes, "
+            f"{where}: {shorten(name)}: {dtype} {shape} takes {counted(expected, 'byte')}, "
             f"data_offsets give {end - begin}"
         )
     return TensorInfo(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
@@ -278,6 +278,6 @@ def _check_contiguous(columns: Columns, data_begin: int, file_size: int, where: 
         )
     if position < file_size:
         raise FormatError(
-            f"{where}: {file_size - position} bytes follow the last tensor, where none are "
-            f"allowed; download it again"
+            f"{where}: {counted(file_size - position, 'byte follows', 'bytes follow')} the last "
+            f"tensor, where none are allowed; download it again"
         )

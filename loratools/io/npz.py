@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, final
 
-from loratools.errors import FormatError, UnsupportedError
+from loratools.errors import FormatError, UnsupportedError, counted
 from loratools.io.computed import rearranged
 from loratools.io.dtypes import nbytes, to_torch
 from loratools.io.file import InputFile
@@ -83,7 +83,8 @@ def _array(file: InputFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo, n
     size = member.file_size - begin
     if size != nbytes(dtype, shape):
         raise FormatError(
-            f"{where}: has {size} bytes, where {dtype} {list(shape)} has {nbytes(dtype, shape)}"
+            f"{where}: has {counted(size, 'byte')}, where {dtype} {list(shape)} has "
+            f"{nbytes(dtype, shape)}"
         )
     # An array in Fortran's order is that of the reversed shape with its axes reversed.
     stored = shape[::-1] if is_fortran else shape

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from loratools.errors import LoratoolsError, OptionError, shorten
+from loratools.errors import LoratoolsError, OptionError, counted, shorten
 from loratools.keywords import with_keywords
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
@@ -158,7 +158,7 @@ class RankRule:
         left = self.parameters - least * sum(target.cost for target in targets)
         if left < 0:
             raise LoratoolsError(
-                f"a rank of {least} for {len(targets)} targets takes "
+                f"a rank of {least} for {counted(len(targets), 'target')} takes "
                 f"{self.parameters - left} elements, more than the budget of {self.parameters}"
             )
         most = math.inf if self._most is None else self._most

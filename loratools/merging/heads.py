@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from loratools.adapter import Adapter
-from loratools.errors import listing
+from loratools.errors import counted, listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.merging.plan import MergePlan, NewHead, PlannedTensor
 from loratools.names.heads import Head, find_heads, output_layer
@@ -41,8 +41,8 @@ def with_head(plan: MergePlan) -> MergePlan:
     labels = tensors[output].shape[0]
     if base.config is None:
         note = (
-            f"{output}: a head of {labels} labels; the base has no config.json, and the one "
-            f"that you give the output has to say so (architectures, id2label)"
+            f"{output}: a head of {counted(labels, 'label')}; the base has no config.json, and the "
+            f"one that you give the output has to say so (architectures, id2label)"
         )
         return replace(plan, notes=(*plan.notes, note, *others))
     head = _chosen(heads, base.config)
@@ -115,12 +115,14 @@ def _described(
     architecture = head.architecture if head else None
     if head is None:
         notes.append(
-            f"config.json: a head of {labels} labels, whose task neither task_type nor its "
-            f"tensors tell; architectures stays as it is"
+            f"config.json: a head of {counted(labels, 'label')}, whose task neither task_type nor "
+            f"its tensors tell; architectures stays as it is"
         )
     elif (_architecture(config), _labels(config)) != (architecture, labels):
         guess = "" if head.is_known else ", by the name of the base's class and by the task"
-        notes.append(f"config.json: the output is a {architecture} with {labels} labels{guess}")
+        notes.append(
+            f"config.json: the output is a {architecture} with {counted(labels, 'label')}{guess}"
+        )
     is_answer = head is not None and head.task == "QUESTION_ANS"
     names = next((n for n in map(_names_in, (beside, config)) if n and len(n) == labels), None)
     # Without names transformers makes up the same: for two labels, or the number stated.

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
+from loratools.errors import counted
 from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
@@ -91,29 +92,36 @@ class MergeReport:
             not tensor.is_unchanged and not tensor.is_changed for tensor in plan.tensors.values()
         )
         unchanged = len(plan.tensors) - changed - converted
-        sentence = (
-            f"{applied} of {plan.accounting.total} adapter tensors applied to "
-            f"{changed} {'weight' if changed == 1 else 'weights'}; "
-            f"{unchanged} base tensors unchanged"
+        first = (
+            f"{applied} of {counted(plan.accounting.total, 'adapter tensor')} applied to "
+            f"{counted(changed, 'weight')}; {counted(unchanged, 'base tensor')} unchanged"
         )
         if not plan.adapters:
-            sentence = f"{unchanged} tensors copied, {self._overlaid} of all from overlays"
-        counts = (
-            (converted, "converted to another dtype"),
-            (len(self._without_effect), "adapter tensors change nothing"),
-            (len(plan.accounting.skipped), "adapter tensors skipped as asked"),
-            (len(plan.accounting.weightless), "adapter tensors left out by block weights"),
-            (len(plan.accounting.unmatched), "adapter tensors left out without a match"),
-            (len(plan.accounting.inert), "adapter tensors without effect on weights"),
-        )
-        return "; ".join([sentence, *(f"{count} {what}" for count, what in counts if count)])
+            first = f"{counted(unchanged, 'tensor')} copied, {self._overlaid} of all from overlays"
+        parts = [f"{converted} converted to another dtype"] if converted else []
+        return "; ".join([first, *parts, *self._not_applied()])
+
+    def _not_applied(self) -> Iterator[str]:
+        """How many tensors of the adapters are not applied, for each reason."""
+        found = self.plan.accounting
+        if without := len(self._without_effect):
+            yield counted(
+                without, "adapter tensor changes nothing", "adapter tensors change nothing"
+            )
+        for keys, what in (
+            (found.skipped, "skipped as asked"),
+            (found.weightless, "left out by block weights"),
+            (found.unmatched, "left out without a match"),
+            (found.inert, "without effect on weights"),
+        ):
+            if keys:
+                yield f"{counted(len(keys), 'adapter tensor')} {what}"
 
     @property
     def packed_line(self) -> str | None:
         """What was left packed, in words; None for a base without packed weights."""
         parts = [
-            f"{weights} {'weight' if weights == 1 else 'weights'} in {format_} "
-            f"({tensors} {'tensor' if tensors == 1 else 'tensors'})"
+            f"{counted(weights, 'weight')} in {format_} ({counted(tensors, 'tensor')})"
             for format_, (weights, tensors) in self.plan.packed.counts.items()
         ]
         return f"left packed: {', '.join(parts)}" if parts else None

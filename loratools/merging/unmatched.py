@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
+from loratools.errors import counted
 from loratools.names.matching import BaseNames
 from loratools.names.meant_for import meant_for
 
@@ -51,8 +52,7 @@ class Unmatched:
     def notes(self) -> Iterator[str]:
         """What is left out: a line for each model that is missing, and for each other target."""
         for model, count in self._models().items():
-            updates = "1 update" if count == 1 else f"{count} updates"
-            yield f"left out: {updates} of {self.names.not_there(model)}"
+            yield f"left out: {counted(count, 'update')} of {self.names.not_there(model)}"
         yield from (f"left out: {c.reason}" for c in self._complaints if c.model is None)
 
     def _meant(self, adapter: Adapter) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from loratools.errors import UnsupportedError
+from loratools.errors import UnsupportedError, counted
 from loratools.merging.plan import MergePlan
 from loratools.names.tied import is_embedding
 
@@ -28,7 +28,7 @@ def with_vocabulary(plan: MergePlan) -> MergePlan:
     for name, table in tables.items():
         if table.shape[0] == vocabulary[0]:
             raise UnsupportedError(
-                f"{name}: has {table.shape[0]} rows, but the vocabulary grows to "
+                f"{name}: has {counted(table.shape[0], 'row')}, but the vocabulary grows to "
                 f"{vocabulary[1]} and the adapter brings no rows for it"
             )
     return replace(plan, vocabulary=vocabulary)

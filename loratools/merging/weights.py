@@ -8,7 +8,7 @@ from typing import cast, final
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
-from loratools.errors import OptionError, check_finite
+from loratools.errors import OptionError, check_finite, counted
 from loratools.files.opening import AdapterLike
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 
@@ -54,7 +54,9 @@ def weights_with_blocks(
     if texts is None:
         return tuple(map(Weight, weights))
     if len(texts) != len(adapters):
-        raise OptionError(f"{len(texts)} block weights for {len(adapters)} adapters")
+        raise OptionError(
+            f"{counted(len(texts), 'block weight')} for {counted(len(adapters), 'adapter')}"
+        )
     blocks = map(block_weights_of, texts, adapters)
     return tuple(map(Weight, weights, blocks))
 
@@ -68,7 +70,7 @@ def weights_for(weights: Sequence[float] | None, count: int) -> tuple[float, ...
     if weights is None:
         return (1.0,) * count
     if len(weights) != count:
-        raise OptionError(f"{len(weights)} weights for {count} adapters")
+        raise OptionError(f"{counted(len(weights), 'weight')} for {counted(count, 'adapter')}")
     check_finite("weight", *weights)
     return tuple(weights)
 

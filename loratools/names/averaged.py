@@ -6,6 +6,8 @@ other copy, and trainers may go on from this one.
 
 from collections.abc import Iterable
 
+from loratools.errors import counted
+
 _PREFIX = "model_ema."
 
 
@@ -17,4 +19,4 @@ def is_averaged(name: str) -> bool:
 def averaged_note(names: Iterable[str], what: str) -> tuple[str, ...]:
     """A note that says what becomes of the averaged weights among these names, if there are any."""
     count = sum(map(is_averaged, names))
-    return (f"{_PREFIX}*: {count} tensors of averaged weights {what}",) if count else ()
+    return (f"{_PREFIX}*: {counted(count, 'tensor')} of averaged weights {what}",) if count else ()

@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import MatchError, OptionError, check_finite, listing
+from loratools.errors import MatchError, OptionError, check_finite, counted, listing
 from loratools.names.block_lists import LISTS, PRESETS, BlockList
 from loratools.names.blocks import BASE, block_of, parsed_label, position, stack_of
 
@@ -201,8 +201,11 @@ def _unlisted(order: BlockList, blocks: Iterable[str], own: _Named) -> list[str]
 
 def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
     """The error for a list or a preset that gives no weight to some block of the adapter."""
-    count = "1 value" if len(head) == 1 else f"{len(head)} values"
-    given = f"the preset {head[0]}" if _is_preset(head) else f"the list of {count}"
+    given = (
+        f"the preset {head[0]}"
+        if _is_preset(head)
+        else f"the list of {counted(len(head), 'value')}"
+    )
     known = [
         f"{len(order.blocks)} ({order.models}: {order.order})"
         for order in LISTS

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple, final
 
 from loratools.deltas.placed import Run
-from loratools.errors import MatchError
+from loratools.errors import MatchError, counted
 from loratools.names.architectures import Architecture
 from loratools.names.flattened import without_kernel
 from loratools.names.other_names import Shape, fits
@@ -139,7 +139,7 @@ class Crossing:
             rows = count / share
             if rows.denominator == 1:
                 return int(rows)
-            raise MatchError(f"{count} rows, which are not {share} of a whole number of them")
+            raise MatchError(f"{counted(count, 'row')}, not {share} of a whole number of rows")
         others = [other.diffusers for other in self._parts(part.original)]
         if all(other in self.shapes for other in others):
             return sum(self.shapes[other][0] for other in others)
@@ -158,7 +158,9 @@ def _runs(rows: Rows, of_all: int, of_part: int | None) -> tuple[Run, ...]:
         raise MatchError(f"how many rows are whose is not known; {_SEE_BASE}")
     ranges = rows.resolved(of_all, of_part)
     if ranges is None:
-        raise MatchError(f"{of_all} rows, of which the other layout has {of_part} in another way")
+        raise MatchError(
+            f"{counted(of_all, 'row')}, of which the other layout has {of_part} in another way"
+        )
     begins = accumulate((last - first for first, last in ranges), initial=0)
     runs = zip(begins, ranges, strict=False)
     return tuple(Run(begin, first, last - first) for begin, (first, last) in runs)

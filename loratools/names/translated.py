@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import final
 
 from loratools.deltas.placed import Run
-from loratools.errors import MatchError
+from loratools.errors import MatchError, counted
 from loratools.names.components import Named, Part, Style, named, spelled
 from loratools.names.crossing import Piece
 from loratools.names.families import SIDES, Families, architecture_of, either
@@ -112,7 +112,7 @@ class _Speller:
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
         if len(self._parts) > 1:
             raise _RefusedError(
-                f"one of {len(self._parts)} models, and a PEFT adapter belongs to one"
+                f"one of {counted(len(self._parts), 'model')}, and a PEFT adapter belongs to one"
             )
         return ""
 

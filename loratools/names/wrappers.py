@@ -9,7 +9,7 @@ it, because a wrapper around a model has all of it inside.
 import re
 from collections.abc import Iterable, Mapping
 
-from loratools.errors import FormatError, shorten
+from loratools.errors import FormatError, counted, shorten
 
 _WRAPPERS = (
     "_orig_mod",  # torch.compile
@@ -96,5 +96,5 @@ def renaming(plain: Mapping[str, str]) -> str | None:
     if not changed:
         return None
     example = f"{shorten(changed[0])} is {shorten(plain[changed[0]])}"
-    names = "1 name is" if len(changed) == 1 else f"{len(changed)} names are"
+    names = counted(len(changed), "name is", "names are")
     return f"{names} read without the wrappers of a running program ({example})"

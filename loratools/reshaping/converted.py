@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, final
 
 from loratools.adapter import Adapter, Filed
-from loratools.errors import UnsupportedError, listing, shorten
+from loratools.errors import UnsupportedError, counted, listing, shorten
 from loratools.files.writing import Files
 from loratools.formats import Dialect, dialect_named, encode
 from loratools.io.bundle import Bundle
@@ -134,7 +134,7 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
         groups.setdefault(reason, []).append(target)
     told = "; ".join(f"{listing(names, 3)}: {why}" for why, names in [*groups.items()][:_REASONS])
     if len(groups) > _REASONS:
-        told += f"; and {len(groups) - _REASONS} other reasons"
+        told += f"; and {counted(len(groups) - _REASONS, 'other reason')}"
     what = f"any of the {count} targets" if count > 1 else "the only target"
     if len(reasons) < count:
         what = f"{len(reasons)} of {count} targets, which --drop leaves out"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from loratools.adapter import Adapter, Note
-from loratools.errors import shorten
+from loratools.errors import counted, shorten
 from loratools.traps._trap import Change, Seen, Trap
 
 #: Ends of keys that nearly all tensors have, and in which there is no such name.
@@ -29,8 +29,9 @@ class _AdapterName(Trap):
         if named:
             yield Note(
                 "problem",
-                f"the name {named[0][1]!r} of an adapter in memory is in {len(named)} keys, and "
-                f"PEFT loads them under no other name: {shorten(named[0].string)}",
+                f"the name {named[0][1]!r} of an adapter in memory is in "
+                f"{counted(len(named), 'key')}, and PEFT loads them under no other "
+                f"name: {shorten(named[0].string)}",
             )
 
     def repair(self, adapter: Adapter) -> tuple[Adapter, tuple[Change, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loratools.adapter import Note
+from loratools.errors import counted
 from loratools.io.companions import ADDED_TOKENS
 from loratools.io.folder import read_json
 from loratools.traps._trap import Seen, Trap
@@ -25,8 +26,8 @@ class _AddedTokens(Trap):
             if new:
                 yield Note(
                     "info",
-                    f"{ADDED_TOKENS} has {new} tokens beyond the {rows} of the base's vocabulary: "
-                    f"SGLang refuses the adapter",
+                    f"{ADDED_TOKENS} has {counted(new, 'token')} beyond the {rows} of the base's "
+                    f"vocabulary: SGLang refuses the adapter",
                 )
 
 

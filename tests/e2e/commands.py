@@ -16,6 +16,7 @@ import pytest
 from loratools.cli import run
 from loratools.cli.signals import STOPPING
 from loratools.io.stopping import begin
+from tests.wording import count_faults
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SINGLE = FIXTURES / "stories260k"
@@ -46,6 +47,7 @@ def run_here(capsys: Any, *arguments: object) -> Result:
                 signal.signal(number, handler)
             begin()  # else this process would go on as one that is to end
     out, err = capsys.readouterr()
+    assert count_faults(out + err) == []
     return Result(code, out, err)
 
 

@@ -107,8 +107,8 @@ BROKEN_FILES: Final = {
     "a number in metadata": Fault(with_metadata('{"a": 1}'), "must map strings to strings"),
     "null in metadata": Fault(with_metadata('{"a": null}'), "must map strings to strings"),
     "an object in metadata": Fault(with_metadata('{"a": {}}'), "must map strings to strings"),
-    "bytes after the last tensor": Fault(one() + b"\0", "1 bytes follow the last tensor"),
-    "bytes after no tensor": Fault(container("{}", b"\0"), "1 bytes follow the last tensor"),
+    "bytes after the last tensor": Fault(one() + b"\0", "1 byte follows the last tensor"),
+    "bytes after no tensor": Fault(container("{}", b"\0"), "1 byte follows the last tensor"),
     "data cut by a byte": Fault(one()[:-1], "truncated"),
     "data missing": Fault(one()[:-4], "truncated"),
 }

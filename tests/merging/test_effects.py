@@ -154,7 +154,7 @@ def test_biases_of_zero_change_nothing(tmp_path: Path) -> None:
     ]
     assert report.accounting == (
         "2 of 3 adapter tensors applied to 1 weight; 2 base tensors unchanged; "
-        "1 adapter tensors change nothing"
+        "1 adapter tensor changes nothing"
     )
     assert not report.equals_base
 

@@ -29,7 +29,7 @@ def report_of(tmp_path: Path, factors: dict[str, Any], **options: Any) -> MergeR
     ("factors", "options", "sentence"),
     [
         (Q, {}, "2 of 2 adapter tensors applied to 1 weight; 2 base tensors unchanged"),
-        (Q | K, {}, "4 of 4 adapter tensors applied to 2 weights; 1 base tensors unchanged"),
+        (Q | K, {}, "4 of 4 adapter tensors applied to 2 weights; 1 base tensor unchanged"),
         (
             Q | K,
             {"skip": ("*.k.*",)},
@@ -46,7 +46,7 @@ def report_of(tmp_path: Path, factors: dict[str, Any], **options: Any) -> MergeR
             Q | {"layers.0.q.lora_velora_embed": eighths(3)},
             {},
             "2 of 3 adapter tensors applied to 1 weight; 2 base tensors unchanged; "
-            "1 adapter tensors without effect on weights",
+            "1 adapter tensor without effect on weights",
         ),
         (
             Q,

@@ -420,7 +420,7 @@ def test_adapters_that_cannot_be_merged_exactly_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [((1.0,), "1 weights for 2 adapters"), ((1.0, math.nan), "weight is a finite number")],
+    [((1.0,), "1 weight for 2 adapters"), ((1.0, math.nan), "weight is a finite number")],
 )
 def test_weights_are_checked(weights: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):

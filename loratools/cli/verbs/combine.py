@@ -31,6 +31,7 @@ from loratools.cli.options import (
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import certificate_lines, written_lines
+from loratools.errors import counted
 
 if TYPE_CHECKING:
     from loratools.reshaping.combine import CombineReport
@@ -91,7 +92,9 @@ def command(
     """
     output = checked_output(output, dry_run=dry_run)
     if weights and len(weights) != len(adapters):
-        raise click.UsageError(f"{len(weights)} weights (-w) for {len(adapters)} adapters.")
+        raise click.UsageError(
+            f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}."
+        )
     from loratools.methods import MethodOptions
     from loratools.reshaping.combine import combine
     from loratools.reshaping.combined import Combination

@@ -18,7 +18,7 @@ from loratools.cli.options import (
 )
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
-from loratools.errors import listing
+from loratools.errors import counted, listing
 from loratools.formats import written
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _text(report: "ConvertReport") -> Iterator[str]:
     comparison = report.comparison
     new = len({name for names in report.names.values() for name in names})
     others = "" if new == len(report.names) else f", {new} in the other layout"
-    yield f"{report.source} → {report.target}: {_counted(len(report.names), 'target')}{others}"
+    yield f"{report.source} → {report.target}: {counted(len(report.names), 'target')}{others}"
     if report.dropped:
         yield f"left out by --drop: {printable(listing(report.dropped))}"
     for targets, what in (
@@ -98,18 +98,14 @@ def _text(report: "ConvertReport") -> Iterator[str]:
         (comparison.padded, "factors padded with zeros to one rank"),
     ):
         if targets:
-            yield f"{what}: {_counted(len(targets), 'target')}"
+            yield f"{what}: {counted(len(targets), 'target')}"
     worst = comparison.worst
     if worst is None:
         yield "read back: every update is exact"
     else:
         count = sum(1 for error in comparison.errors.values() if error)
         yield (
-            f"read back: {_counted(len(comparison.errors) - count, 'update')} exact, {count} "
+            f"read back: {counted(len(comparison.errors) - count, 'update')} exact, {count} "
             f"rounded, with a relative error of at most {worst[1]:.2g} ({printable(worst[0])})"
         )
     yield from written_lines(report.written, report.notes)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

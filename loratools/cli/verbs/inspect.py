@@ -17,7 +17,7 @@ from loratools.cli.options import (
 )
 from loratools.cli.tables import Column, field_lines, human_size, table_lines
 from loratools.cli.text import print_lines
-from loratools.errors import listing, shorten
+from loratools.errors import counted, listing, shorten
 
 if TYPE_CHECKING:
     from loratools.adapter import Filed, Replacement
@@ -220,8 +220,9 @@ def _coverage_fields(found: "Inspection") -> Iterator[tuple[str, str]]:
     yield "on base", coverage.base
     if coverage.recognised is not None:
         yield "which is", coverage.recognised
-    yield "merges", "yes: {applied} of {adapter_tensors} tensors".format(**coverage.accounting)
-    yield "touches", f"{coverage.touched} of {coverage.matrices} matrices"
+    applied, total = (coverage.accounting[name] for name in ("applied", "adapter_tensors"))
+    yield "merges", f"yes: {applied} of {counted(total, 'tensor')}"
+    yield "touches", f"{coverage.touched} of {counted(coverage.matrices, 'matrix', 'matrices')}"
     yield "leaves", ", ".join(f"{_short(p)} ({n})" for p, n in coverage.untouched.items())
     yield "packed", ", ".join(f"{format_} ({n})" for format_, n in coverage.packed.items())
 

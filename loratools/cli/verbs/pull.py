@@ -9,6 +9,7 @@ from loratools.cli.failures import printable
 from loratools.cli.options import json_option, offline_option, variant_option
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
+from loratools.errors import counted
 
 if TYPE_CHECKING:
     from loratools.publishing.pull import Pulled
@@ -64,5 +65,5 @@ def _text(pulled: "Pulled") -> Iterator[str]:
     for part in (pulled, pulled.base):
         if part is not None:
             yield printable(part.name)
-            yield f"{len(part.files)} files, {human_size(part.nbytes)}, hashes as listed"
+            yield f"{counted(len(part.files), 'file')}, {human_size(part.nbytes)}, hashes as listed"
             yield f"in: {printable(part.folder)}"

@@ -8,7 +8,7 @@ import click
 
 from loratools.cli.failures import printable
 from loratools.cli.options import json_option, print_json, variant_option
-from loratools.errors import listing
+from loratools.errors import counted, listing
 
 if TYPE_CHECKING:
     from loratools.publishing.push import PushReport
@@ -79,7 +79,8 @@ def _report(path: str) -> Mapping[str, Any]:
 def _print(report: "PushReport") -> None:
     where = report.to_json()["name"] or f"hf://{report.repo}"
     if not report.changed:
-        click.echo(f"nothing to change: {printable(str(where))} has all {len(report.files)} files")
+        files = counted(len(report.files), "file")
+        click.echo(f"nothing to change: {printable(str(where))} has the same {files}")
     else:
         verb = "would send" if report.dry_run else "sent"
         click.echo(f"{verb}: {printable(listing(report.changed, 12))}")

@@ -7,7 +7,7 @@ values with which training starts in its place.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loratools.adapter import Announced, Note
-from loratools.errors import listing, shorten
+from loratools.errors import counted, listing, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig, head_modules
 from loratools.formats._peft.kinds import Announcement, Modules
@@ -112,9 +112,10 @@ def _parts(
     if lacking:
         yield Note(
             "refusal",
-            f"{part.field} is set, and {len(lacking)} of {len(modules)} modules have no "
-            f"{part.role}: {listing(lacking, 3)}; what was trained there is lost, and PEFT takes "
-            f"{part.instead} for it; --config with another {part.field} goes without it",
+            f"{part.field} is set, and {len(lacking)} of {counted(len(modules), 'module')} "
+            f"{'has' if len(lacking) == 1 else 'have'} no {part.role}: {listing(lacking, 3)}; "
+            f"what was trained there is lost, and PEFT takes {part.instead} for it; "
+            f"--config with another {part.field} goes without it",
         )
 
 

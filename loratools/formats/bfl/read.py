@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from loratools.adapter import Adapter, Note, Replacement, Update
 from loratools.deltas.diff import Diff
-from loratools.errors import FormatError, ShapeMismatchError, shorten
+from loratools.errors import FormatError, ShapeMismatchError, counted, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import all_codecs
@@ -87,7 +87,7 @@ def _bias(where: str, key: str, source: Source, updates: Mapping[str, Update]) -
     if source.shape != weight.delta.shape[:1]:
         raise ShapeMismatchError(
             f"{where}: {shorten(key)}: has the shape {list(source.shape)}; "
-            f"{weight.delta.shape[0]} numbers are expected"
+            f"{counted(weight.delta.shape[0], 'number is', 'numbers are')} expected"
         )
     scaling = replace(weight.delta.scaling, source=None)
     return Update(Diff(source, scaling))
@@ -102,5 +102,5 @@ def _notes(updates: Mapping[str, Update], scales: Mapping[str, Source]) -> Itera
             "info",
             f"{_IMAGE} has {channels} inputs, where FLUX.1 has {_CHANNELS}: it reads an image that "
             f"controls the result as well; it can be merged into a base whose {_IMAGE} has "
-            f"{channels - _CHANNELS} columns of zeros after its own",
+            f"{counted(channels - _CHANNELS, 'column')} of zeros after its own",
         )

@@ -11,7 +11,14 @@ from itertools import takewhile
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
+from loratools.errors import (
+    FormatError,
+    ShapeMismatchError,
+    UnsupportedError,
+    counted,
+    listing,
+    shorten,
+)
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of
 from loratools.formats.cloneofsimo.walk import (
@@ -180,8 +187,8 @@ def _difference(shapes: Sequence[Shape], walks: Iterable[Walk]) -> str:
     position = _common(shapes, nearest.layers)
     if position == len(nearest.layers) or position == len(shapes):
         return (
-            f"it has {len(shapes)} layers, where the trainer visits {len(nearest.layers)} in "
-            f"{nearest.family}"
+            f"it has {counted(len(shapes), 'layer')}, where the trainer visits "
+            f"{len(nearest.layers)} in {nearest.family}"
         )
     layer = nearest.layers[position]
     return (

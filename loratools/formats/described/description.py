@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import FormatError, OptionError, listing, path_errors, shorten
+from loratools.errors import FormatError, OptionError, counted, listing, path_errors, shorten
 from loratools.formats._modules.alphas import ALPHA
 from loratools.io.file import InputFile
 
@@ -181,8 +181,8 @@ def _description(pairs: Iterable[tuple[str, str]]) -> Description:
         before, *after = pattern.split(_TARGET)
         if len(after) != 1:
             raise OptionError(
-                f"keys: {name}={pattern} has {{target}} {len(after)} times; once it stands for the "
-                f"name of the module, as in {name}={{target}}.{name}"
+                f"keys: {name}={pattern} has {{target}} {counted(len(after), 'time')}; once it "
+                f"stands for the name of the module, as in {name}={{target}}.{name}"
             )
         patterns[part] = Pattern(before, after[0])
         if part != name:

@@ -63,9 +63,10 @@ def _parts(
         if groups > 1 or count is not None:
             return stated
     elif count not in (None, groups):
+        verb = "is" if groups == 1 else "are"
         raise UnsupportedError(
-            f"{where}: {groups} of {count} parts of a fused weight are updated, and nothing says "
-            f"which; say it with --enable-lora, as in --enable-lora 101"
+            f"{where}: {groups} of {count} parts of a fused weight {verb} updated, and nothing "
+            f"says which; say it with --enable-lora, as in --enable-lora 101"
         )
     if groups > 1 and b.shape[0] % groups:
         raise _unfit(where, a, b, weight)

@@ -1,7 +1,7 @@
 """The rows of an embedding that PEFT trained for single tokens, beside any type of adapter."""
 
 from loratools.adapter import ReplacedRows
-from loratools.errors import FormatError
+from loratools.errors import FormatError, counted
 from loratools.formats._peft.config import PeftConfig
 from loratools.io.source import Source
 
@@ -24,7 +24,7 @@ def replaced_rows(config: PeftConfig, module: str, source: Source) -> ReplacedRo
     if len(source.shape) != 2 or len(indices) != source.shape[0]:
         raise FormatError(
             f"{config.where}: {module} has trained token rows {list(source.shape)} for "
-            f"{len(indices)} indices"
+            f"{counted(len(indices), 'index', 'indices')}"
         )
     if len(set(indices)) < len(indices):
         raise FormatError(f"{config.where}: {module}: trainable_token_indices has a row twice")

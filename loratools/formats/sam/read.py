@@ -13,7 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loratools.adapter import Adapter, Replacement
-from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError, listing, shorten
+from loratools.errors import (
+    FormatError,
+    ShapeMismatchError,
+    UnsupportedError,
+    counted,
+    listing,
+    shorten,
+)
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of
 from loratools.io.bundle import Bundle
@@ -102,9 +109,9 @@ def _checked_width(where: str, pairs: _Pairs) -> int:
     if len(pairs) != 2 * (wanted or 0):
         known = f"of this width have {wanted} blocks" if wanted else "of this width are not known"
         raise UnsupportedError(
-            f"{where}: {len(pairs)} pairs of factors for a model of width {width}; the blocks they "
-            f"belong to are not stored, only their order, and models {known}; only the trainer "
-            f"itself can merge it, told the same blocks"
+            f"{where}: {counted(len(pairs), 'pair')} of factors for a model of width {width}; the "
+            f"blocks that they belong to are not stored, only their order, and models {known}; "
+            f"only the trainer itself can merge it, told the same blocks"
         )
     return width
 

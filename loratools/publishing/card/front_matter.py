@@ -8,7 +8,7 @@ is built.
 import re
 from typing import Any
 
-from loratools.errors import FormatError
+from loratools.errors import FormatError, counted
 
 #: The most characters of a front matter; the results of a hundred benchmarks have 300,000.
 LONGEST = 2**20
@@ -111,5 +111,5 @@ def _too_much(text: str) -> str | None:
     if text == "<<":
         return "merged mappings (<<), which can become very many: write out what they have"
     if len(text) > _LONGEST_NUMBER and _NUMBER.fullmatch(text):
-        return f"a number of {len(text)} characters"
+        return f"a number of {counted(len(text), 'character')}"
     return None

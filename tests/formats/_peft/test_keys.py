@@ -157,7 +157,7 @@ def test_trained_tokens_are_rows_of_their_embedding(key: str, indices: object) -
         ([1, True], "does not say which rows"),
         ([1.0, 2.0], "does not say which rows"),
         ([1, 1], "trainable_token_indices has a row twice"),
-        ([1], r"has trained token rows \[2, 3\] for 1 indices"),
+        ([1], r"has trained token rows \[2, 3\] for 1 index"),
     ],
     ids=str,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from loratools.deltas.lora import LoRA
-from loratools.errors import ShapeMismatchError, UnsupportedError
+from loratools.errors import ShapeMismatchError, UnsupportedError, counted
 from loratools.formats._fields import integer
 from loratools.formats._peft.config import PeftConfig
 from loratools.formats._peft.kinds import StoredModule, WrittenModule
@@ -74,7 +74,7 @@ def _expanded(module: StoredModule, down: Source, up: Source) -> tuple[Source, S
     if len(stacked.shape) != 2 or stacked.shape[0] % count:
         raise ShapeMismatchError(
             f"{module.name}: the {part} factor {list(stacked.shape)} does not "
-            f"consist of the {count} blocks that use_bdlora gives it"
+            f"consist of the {counted(count, 'block')} that use_bdlora gives it"
         )
     expanded = in_blocks(stacked, count)
     return (expanded, up) if part == "down" else (down, expanded)

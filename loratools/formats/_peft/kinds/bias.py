@@ -6,7 +6,7 @@ from typing import final
 from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
-from loratools.errors import ShapeMismatchError
+from loratools.errors import ShapeMismatchError, counted
 from loratools.formats._peft.kinds import (
     Announcement,
     BesideCodec,
@@ -44,7 +44,7 @@ class _BiasCodec(BesideCodec):
         elif bias.shape != outputs:
             raise ShapeMismatchError(
                 f"{module.name}: lora_B.bias has the shape {list(bias.shape)}; "
-                f"{outputs[0]} numbers are expected"
+                f"{counted(outputs[0], 'number is', 'numbers are')} expected"
             )
         else:
             yield module.bias, Update(Diff(bias, module.config.scaling(module.path)))

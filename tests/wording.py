@@ -1,0 +1,56 @@
+"""What no message may have in it, on whichever way it reaches its reader."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1] / "loratools"
+#: Words that follow a number without being counted by it.
+_NOT_COUNTED = frozenset({"is", "as", "has", "was", "does", "its", "this", "or", "less", "across"})
+_IRREGULAR = "matrices|indices|entries"
+_ADJECTIVES = "base|adapter|block|weight|whole|other|new"
+#: What may precede a number that counts; «line 2 column 38» counts nothing.
+_NUMBER = r"(?<![\w.,:=×/-])(?<!line )"
+
+
+def count_faults(text: str) -> list[str]:
+    """The parts of a text in which a number and its noun do not fit: `1 tensors`, `2 matrix`."""
+    singular = "|".join(_nouns())
+    text = re.sub(r"\S*[/\\]\S*", "PATH", text)  # a path may have anything in it
+    ones = re.findall(rf"{_NUMBER}1 (?:(?:{_ADJECTIVES}) )?([a-z]+s|{_IRREGULAR})\b", text)
+    several = rf"{_NUMBER}(?:[02-9]|[1-9]\d+) (?:{singular})(?![\w-]| (?:[a-z]+s|{_IRREGULAR})\b)"
+    return [
+        *(f"1 {noun}" for noun in ones if noun not in _NOT_COUNTED and not noun.endswith("ss")),
+        *re.findall(several, text),
+    ]
+
+
+@cache
+def _nouns() -> tuple[str, ...]:
+    """One of everything that the package counts."""
+    calls = (node for tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.Call))
+    counts = (call for call in calls if getattr(call.func, "id", "") == "counted")
+    words = (argument for call in counts for argument in call.args[1:2])
+    found = {str(word.value) for word in words if isinstance(word, ast.Constant)}
+    return tuple(sorted(noun for noun in found if " " not in noun))
+
+
+def lengths_beside_a_noun() -> Iterator[str]:
+    """The places in the package where a length is written before a noun, not by `counted`."""
+    for tree in _trees():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, after in zip(node.values, node.values[1:], strict=False):
+                if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
+                    number = ast.unparse(value.value)
+                    noun = re.match(r" (?!of|more|other\b|in|given|and)[a-z]+", str(after.value))
+                    if noun and re.match(r"len\(|sum\(", number):
+                        yield f"{number}{noun[0]}"
+
+
+@cache
+def _trees() -> tuple[ast.AST, ...]:
+    return tuple(ast.parse(file.read_text()) for file in sorted(_PACKAGE.rglob("*.py")))
