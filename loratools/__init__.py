@@ -15,6 +15,7 @@ _PUBLIC = {
     "loratools.adapter": ("Adapter",),
     "loratools.describing.description": ("Inspection",),
     "loratools.describing.inspect": ("inspect",),
+    "loratools.describing.several": ("Inspections",),
     "loratools.errors": (
         "AnswerError",
         "ConflictError",
@@ -24,6 +25,7 @@ _PUBLIC = {
         "MatchError",
         "NetworkError",
         "NonFiniteError",
+        "NotAnAdapterError",
         "OptionError",
         "OutputError",
         "ShapeMismatchError",

@@ -3,6 +3,7 @@
 from loratools.adapter import Adapter as Adapter
 from loratools.describing.description import Inspection as Inspection
 from loratools.describing.inspect import inspect as inspect
+from loratools.describing.several import Inspections as Inspections
 from loratools.errors import AnswerError as AnswerError
 from loratools.errors import ConflictError as ConflictError
 from loratools.errors import FormatError as FormatError
@@ -11,6 +12,7 @@ from loratools.errors import LoratoolsError as LoratoolsError
 from loratools.errors import MatchError as MatchError
 from loratools.errors import NetworkError as NetworkError
 from loratools.errors import NonFiniteError as NonFiniteError
+from loratools.errors import NotAnAdapterError as NotAnAdapterError
 from loratools.errors import OptionError as OptionError
 from loratools.errors import OutputError as OutputError
 from loratools.errors import ShapeMismatchError as ShapeMismatchError
@@ -63,6 +65,7 @@ __all__ = [
     "FormatError",
     "HubError",
     "Inspection",
+    "Inspections",
     "LoratoolsError",
     "MatchError",
     "MergeOptions",
@@ -70,6 +73,7 @@ __all__ = [
     "MethodOptions",
     "NetworkError",
     "NonFiniteError",
+    "NotAnAdapterError",
     "OptionError",
     "OutputError",
     "Pulled",

@@ -3,6 +3,7 @@
 LoratoolsError
 ├── FormatError             a file is malformed, or is not what it claims to be
 ├── UnsupportedError        understood, and refused: what it asks for cannot be done exactly
+│   └── NotAnAdapterError   a file is known and is no adapter: a checkpoint, a textual inversion
 ├── MatchError              adapter and base do not fit: a name or a shape without a counterpart
 │   ├── ShapeMismatchError
 │   └── TargetError         an adapter has no such target, or several; it is also a KeyError
@@ -21,6 +22,7 @@ A message is one line: where, what is wrong, found and expected, what to do.
 
 import errno
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,15 @@ class FormatError(LoratoolsError):
 
 class UnsupportedError(LoratoolsError):
     """The input is understood and refused, with the reason."""
+
+
+class NotAnAdapterError(UnsupportedError):
+    """A file is known, and is something else than an adapter: `what`, as in `a VAE`."""
+
+    @property
+    def what(self) -> str:
+        """What the file is, in words."""
+        return re.split("[:;]", str(self).partition("not an adapter but ")[2])[0]
 
 
 class MatchError(LoratoolsError):

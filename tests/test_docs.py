@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, NoneType
 from typing import Any
@@ -434,6 +434,17 @@ def test_fields_of_inspect_json_are_the_documented_ones(fixtures: Path) -> None:
         loratools.inspect(fixtures / "real" / "privacyfilter-moe-tokcls-r16"),
     ]
     assert_documented([found.to_json() for found in objects], "inspect --json")
+
+
+def test_fields_of_inspect_json_of_several_are_the_documented_ones(fixtures: Path) -> None:
+    """An adapter's object also has those of an adapter alone, which have their own table."""
+    title = "inspect --json, of several"
+    found = loratools.inspect([fixtures / "real", fixtures / "nothing"])
+    assert {row.verdict for row in found} == {"ok", "no adapter", "unreadable"}
+    assert_documented([replace(row, inspection=None).to_json() for row in found], title)
+    for row in found:
+        if row.inspection is not None:
+            assert row.inspection.to_json().items() <= row.to_json().items()
 
 
 def test_fields_of_svd_extract_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 """`inspect` as a function: opens an adapter's files, and a base's, and describes the adapter."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import overload
 
-from loratools.describing.description import Inspection, find_nonfinite, inspect_adapter
-from loratools.files.opening import open_adapter, open_base
-from loratools.idle import idle_updates
-from loratools.io.collector import collector_paused
-from loratools.traps import warnings
+from loratools.describing.describe import Inspecting
+from loratools.describing.description import Inspection
+from loratools.describing.several import Inspections, are_several, inspect_each, rows_of
+from loratools.errors import FormatError, OptionError
 
 
-@collector_paused()
-def inspect(
+# A string is an iterable of strings too; it is one path, which the first signature says.
+@overload
+def inspect(  # type: ignore[overload-overlap]
     adapter: str | Path,
     *,
     base: str | Path | None = None,
@@ -22,7 +22,31 @@ def inspect(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     variant: str | None = None,
-) -> Inspection:
+) -> Inspection: ...
+@overload
+def inspect(
+    adapter: Iterable[str | Path],
+    *,
+    base: str | Path | None = None,
+    spectrum: bool = False,
+    blocks: bool = False,
+    allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
+    variant: str | None = None,
+    recursive: bool = False,
+) -> Inspections: ...
+def inspect(
+    adapter: str | Path | Iterable[str | Path],
+    *,
+    base: str | Path | None = None,
+    spectrum: bool = False,
+    blocks: bool = False,
+    config: str | Path | None = None,
+    allow_pickle: bool = False,
+    dialect_options: Mapping[str, str] | None = None,
+    variant: str | None = None,
+    recursive: bool = False,
+) -> Inspection | Inspections:
     """Describe an adapter by its headers; with `spectrum` or `blocks`, by its values too.
 
     `spectrum` measures every update, and `blocks` how much of them is in each block of the model.
@@ -31,43 +55,31 @@ def inspect(
     its weights, which are read for that. `variant` is that of the base's weights, where its folder
     has several.
 
+    Of a list, each adapter is described, and each in a folder of adapters; `recursive` looks into
+    the subfolders of subfolders too. What cannot be read, or is no adapter, is a row of the result
+    that says so, and no error.
+
     Raises:
-        LoratoolsError: a file is malformed, or of a kind that is not supported.
+        OptionError: an option has a value that it cannot have; `config` is given with a list, or
+            `recursive` without one.
+        LoratoolsError: the one adapter, or the base, is malformed or of a kind that is not
+            supported.
     """
-    opened = open_adapter(
-        adapter,
-        config=config,
-        allow_pickle=allow_pickle,
-        dialect_options=dialect_options,
-        headers=not (spectrum or blocks),
-    )
-    coverage = plan = opened_base = None
-    if base:
-        from loratools.describing.coverage import cover
+    inspecting = Inspecting(base, variant, spectrum, blocks, allow_pickle, dialect_options)
+    if isinstance(adapter, str | Path):
+        if recursive:
+            raise OptionError("recursive is for a list: inspect([folder], recursive=True)")
+        return _inspect_one(adapter, inspecting, config)
+    if config is not None:
+        raise OptionError("config is that of one adapter, and not of a list")
+    rows = rows_of(adapter, recursive=recursive, allow_pickle=allow_pickle)
+    return Inspections(tuple(inspect_each(rows, inspecting)))
 
-        opened_base = open_base(base, headers=not (spectrum or blocks), variant=variant)
-        coverage, plan = cover(opened, opened_base)
-    described = replace(
-        inspect_adapter(opened),
-        warnings=tuple(warnings(opened, opened_base, reads_values=spectrum)),
-    )
-    described = replace(described, coverage=coverage)
-    if not (spectrum or blocks):
-        return described
-    from loratools.describing.energy import block_energies
-    from loratools.describing.spectrum import measure_spectra, weight_norms
-    from loratools.running.parallel import threads
 
-    norms = weight_norms(plan)
-    with threads(None) as each:
-        if blocks:
-            described = replace(described, blocks=block_energies(opened, norms, each))
-        if not spectrum:
-            return described
-        spectra = tuple(measure_spectra(opened, norms, each))
-    return replace(
-        described,
-        spectra=spectra,
-        nonfinite=find_nonfinite(opened),
-        idle=idle_updates(opened, {row.target for row in spectra if row.is_zero}),
-    )
+def _inspect_one(name: str | Path, inspecting: Inspecting, config: str | Path | None) -> Inspection:
+    try:
+        return inspecting.describe(name, config)
+    except FormatError as error:
+        if not are_several(name):
+            raise
+        raise FormatError(f"{error}; inspect([{str(name)!r}]) describes each") from error

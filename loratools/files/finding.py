@@ -163,7 +163,7 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
     if is_named and config_among(names) is None:
         return ()
     own = tensor_files(folder, file)
-    stems = set(map(_stem, own))
+    stems = set(map(common_stem, own))
     others = folders_of_adapters(names)
     if f"{BASE_FOLDER}/config.json" in names:
         others.add(BASE_FOLDER)
@@ -172,13 +172,13 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
         for name in names
         if name.endswith(WEIGHT_SUFFIXES)
         and not name.endswith(_CONVERTED)
-        and _stem(name) not in stems
+        and common_stem(name) not in stems
         and name.rpartition("/")[0] not in others
         and _OF_TRAINING.match(name) is None
     )
 
 
-def _stem(name: str) -> str:
+def common_stem(name: str) -> str:
     """The part of a file's name that all formats and all parts of one adapter have in common."""
     parts = shard_parts(name)
     return parts[0] if parts else name.rpartition(".")[0]
@@ -189,7 +189,7 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
     found: dict[str, list[str]] = {}
     for name in folder.names():
         if name.endswith(suffix):
-            found.setdefault(_stem(name), []).append(name)
+            found.setdefault(common_stem(name), []).append(name)
     # An index may be there without its parts: reading it then reports which are missing.
     for stem in adapter_weights():
         if f"{stem}{suffix}{INDEX_ENDING}" in folder.names():

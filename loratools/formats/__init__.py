@@ -15,7 +15,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from loratools import registry
-from loratools.errors import LoratoolsError, OptionError, UnsupportedError, listing
+from loratools.errors import (
+    LoratoolsError,
+    NotAnAdapterError,
+    OptionError,
+    UnsupportedError,
+    listing,
+)
 from loratools.formats._by_sight import KNOWN_BY_SIGHT, no_adapter, seen
 from loratools.formats._dialect import (
     ALPHA,
@@ -238,7 +244,7 @@ def _surest(bundle: "Bundle") -> Dialect:
     surest = max(claims.values(), default=Sureness.NO)
     found = [dialect.name for dialect, claim in claims.items() if claim == surest]
     if surest is Sureness.NO and (what := no_adapter(bundle.tensors)):
-        raise UnsupportedError(f"{bundle.where}: {what}")
+        raise NotAnAdapterError(f"{bundle.where}: {what}")
     if surest is Sureness.NO:
         raise UnsupportedError(
             f"{bundle.where}: {_appearance(bundle, found)}; loratools reads {', '.join(found)}"

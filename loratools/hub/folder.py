@@ -50,6 +50,11 @@ class HubFolder:
         parts = (path.split("/") for path in self.all_names())
         return tuple(path[0] for path in parts if path[1:] == [name])
 
+    def folders(self) -> tuple[str, ...]:
+        """The names of the direct subfolders, sorted."""
+        inner = (name.partition("/") for name in self.all_names())
+        return tuple(dict.fromkeys(folder for folder, slash, _ in inner if slash))
+
     def subfolder(self, name: str) -> "HubFolder":
         """The direct subfolder of this name, which must be there."""
         return HubFolder(self.repository, f"{self.inside}{name}/")

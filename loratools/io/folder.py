@@ -1,5 +1,6 @@
 """Folders of files, on this disk or elsewhere, and places in them."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +46,10 @@ class Folder(Protocol):
         """The names of the direct subfolders that have a file of this name, sorted."""
         ...
 
+    def folders(self) -> tuple[str, ...]:
+        """The names of the direct subfolders, sorted; links to folders are among them."""
+        ...
+
     def subfolder(self, name: str) -> "Folder":
         """The direct subfolder of this name, which must be there."""
         ...
@@ -87,7 +92,11 @@ class LocalFolder:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        return tuple(sorted(path.name for path in self.path.iterdir() if not path.is_dir()))
+        return self._listed_here(folders=False)
+
+    def _listed_here(self, *, folders: bool) -> tuple[str, ...]:
+        with os.scandir(self.path) as scanned:
+            return tuple(sorted(entry.name for entry in scanned if entry.is_dir() == folders))
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in the folder and its subfolders, links and pipes too, sorted."""
@@ -98,6 +107,10 @@ class LocalFolder:
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the direct subfolders that have a file of this name, sorted."""
         return tuple(sorted(p.name for p in self.path.iterdir() if (p / name).exists()))
+
+    def folders(self) -> tuple[str, ...]:
+        """The names of the direct subfolders, sorted; links to folders are among them."""
+        return self._listed_here(folders=True)
 
     def subfolder(self, name: str) -> "LocalFolder":
         """The direct subfolder of this name, which must be there."""

@@ -7,7 +7,7 @@ unpickler was broken twice (CVE-2025-32434, CVE-2026-24747), so an old torch is 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from loratools.errors import FormatError, UnsupportedError
+from loratools.errors import FormatError, NotAnAdapterError, UnsupportedError
 from loratools.io.dtypes import from_torch_name
 from loratools.io.file import InputFile
 from loratools.io.source import Held, Source
@@ -24,7 +24,8 @@ def read_pickle(
 
     Raises:
         FormatError: the file is not a pickle, or holds something other than tensors.
-        UnsupportedError: this torch is too old to read a pickle safely, or `sight` knows the file.
+        UnsupportedError: this torch is too old to read a pickle safely.
+        NotAnAdapterError: it holds more than tensors, and `sight` knows what it is.
         StorageError: the file may not be read.
     """
     import torch
@@ -56,7 +57,7 @@ def read_pickle(
         return {name: _held(path, name, value) for name, value in loaded.items()}
     except FormatError:
         if what := sight([*_keys(loaded)]):
-            raise UnsupportedError(f"{path}: {what}") from None
+            raise NotAnAdapterError(f"{path}: {what}") from None
         raise
 
 

@@ -15,6 +15,7 @@ from loratools.cli.options import (
     print_json,
     variant_option,
 )
+from loratools.cli.several import inspect_several
 from loratools.cli.tables import Column, field_lines, human_size, table_lines
 from loratools.cli.text import print_lines
 from loratools.errors import counted, listing, shorten
@@ -32,39 +33,55 @@ _FROM = {"alpha_pattern": "regex"}
 
 
 @click.command("inspect", short_help=__doc__)
-@click.argument("adapter", type=click.Path())
+@click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True, type=click.Path())
 @click.option("--base", type=click.Path(), help="Compare with this base model.")
 @variant_option
 @click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")
 @click.option("--blocks", is_flag=True, help="Measure how much is in each block of the model.")
 @click.option("--modules", is_flag=True, help="Show every update, not only groups.")
 @click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")
+@click.option("--list", "as_list", is_flag=True, help="Show a table, or an array, even of one.")
+@click.option("--recursive", is_flag=True, help="Look into folders at any depth.")
 @json_option
 @offline_option
 @pickle_option
 @config_option
 @dialect_options
 def command(
-    adapter: str,
-    base: str | None,
-    spectrum: bool,
-    blocks: bool,
+    adapters: tuple[str, ...],
+    config: str | None,
     modules: bool,
     check: bool,
     as_json: bool,
+    as_list: bool,
+    recursive: bool,
     **settings: Any,
 ) -> int:
     """Describe ADAPTER, a folder, a file or an hf:// name, from its headers and config.
 
+    Of several, and of a folder of adapters, it prints a table with a row for each.
+
     --check also reads the values: a NaN, or an adapter that was never trained, is wrong.
     """
-    from loratools.describing.inspect import inspect
+    from loratools.describing.describe import Inspecting
+    from loratools.describing.several import are_several, rows_of
 
-    found = inspect(adapter, base=base, spectrum=spectrum or check, blocks=blocks, **settings)
+    show_spectrum = settings["spectrum"]
+    inspecting = Inspecting(**{**settings, "spectrum": show_spectrum or check})
+    if as_list or recursive or len(adapters) > 1 or are_several(adapters[0]):
+        if config is not None:
+            raise click.UsageError("--config is that of one adapter; name that one alone.")
+        if not as_json and (show_spectrum or settings["blocks"] or modules):
+            raise click.UsageError(
+                "--spectrum, --blocks and --modules show one adapter; name it alone, or add --json."
+            )
+        rows = rows_of(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
+        return inspect_several(rows, inspecting, check=check, as_json=as_json)
+    found = inspecting.describe(adapters[0], config)
     if as_json:
         print_json(found)
     else:
-        print_lines(_text(found, show_spectrum=spectrum, show_modules=modules))
+        print_lines(_text(found, show_spectrum=show_spectrum, show_modules=modules))
     return CHECK_FAILED if check and not found.is_sound else 0
 
 

@@ -37,6 +37,8 @@ def claim(bundle: Bundle) -> Sureness:
     Files with parts of kinds that have no codec alone are only `POSSIBLE`.
     """
     own = [key for key in bundle.tensors if key.startswith(_ROOTS)]
+    if not own:
+        return Sureness.NO
     if any(key.endswith(all_codecs().marks) for key in own):
         return Sureness.NO  # a file in kohya's format, which may have such names too
     found = [split for key in bundle.tensors if (split := _SPELLING.split(key))]

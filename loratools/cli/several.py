@@ -1,0 +1,177 @@
+"""The table of several adapters: a row each, and beneath it what is wrong and what else is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final, get_args
+
+import click
+
+from loratools.cli.failures import CHECK_FAILED, printable
+from loratools.cli.progress import progress_bar
+from loratools.cli.tables import Column, human_size, table_lines
+from loratools.cli.text import print_lines
+from loratools.errors import FormatError, StorageError, listing
+from loratools.io.json import json_text
+
+if TYPE_CHECKING:
+    from loratools.describing.describe import Inspecting
+    from loratools.describing.several import InspectionRow, Verdict
+    from loratools.errors import LoratoolsError
+
+#: Notes that only inform are shown of one adapter alone.
+_LABELS = {"problem": "Problem", "refusal": "Refused"}
+#: More models than these say nothing about which it is.
+_MOST_MODELS = 3
+#: More ranks than these are shown as the lowest and the highest.
+_MOST_RANKS = 3
+
+
+@final
+@dataclass(frozen=True)
+class _Line:
+    """What is shown of one of several things; it does not keep the adapter in memory.
+
+    Attributes:
+        name: its name.
+        verdict: the result for it.
+        cells: its row of the table, between the name and the verdict; None if it has none.
+        kinds: what several like it are called, if it has no row.
+        said: labels and messages, which may be those of other adapters too.
+        error: why it cannot be read.
+    """
+
+    name: str
+    verdict: "Verdict"
+    cells: tuple[str, ...] | None
+    kinds: str
+    said: tuple[tuple[str, str], ...]
+    error: "LoratoolsError | None"
+
+
+def inspect_several(
+    rows: Sequence["InspectionRow"], inspecting: "Inspecting", *, check: bool, as_json: bool
+) -> int:
+    """Inspect and print several things, one in memory at a time; return the exit code.
+
+    Raises:
+        FormatError: all is printed, and some of it could not be read.
+        StorageError: the same, if a later try may succeed.
+    """
+    from loratools.describing.several import inspect_each
+
+    lines: list[_Line] = []
+    objects: list[dict[str, Any]] = []
+    is_sound = True
+    with progress_bar(" files") as progress:
+        for row in inspect_each(rows, inspecting):
+            lines.append(_line_of(row))
+            objects += [row.to_json()] if as_json else []
+            is_sound = is_sound and row.is_sound
+            progress(len(lines), len(rows))
+    if as_json:
+        click.echo(json_text(objects, indent=2))
+    else:
+        print_lines(_text(lines, reads_values=check))
+    _raise_unreadable(lines, check=check)
+    return CHECK_FAILED if check and not is_sound else 0
+
+
+def _raise_unreadable(lines: Sequence[_Line], *, check: bool) -> None:
+    failed = {line.name: line.error for line in lines if line.error is not None}
+    text = f"{len(failed)} of {len(lines)} cannot be read: {listing(failed)}"
+    if any(isinstance(error, StorageError) for error in failed.values()):
+        raise StorageError(text)
+    if failed and not check:
+        raise FormatError(text)
+
+
+def _line_of(row: "InspectionRow") -> _Line:
+    found, other = row.inspection, row.other
+    said: list[tuple[str, str]] = []
+    if found is not None:
+        said = [(_LABELS[n.severity], n.message) for n in found.notes if n.severity in _LABELS]
+    elif other is not None and other.advice is not None:
+        said = [("Note", other.advice)]
+    return _Line(
+        row.name,
+        row.verdict,
+        _cells(row) if other is None or other.has_weights else None,
+        "" if other is None else other.plural,
+        tuple(said),
+        row.error if other is None else None,
+    )
+
+
+def _text(lines: Sequence[_Line], *, reads_values: bool) -> Iterator[str]:
+    """The table, what was said of its rows, what is beside them, and a summary."""
+    shown = [(line, line.cells) for line in lines if line.cells is not None]
+    if shown:
+        kinds, ranks, sizes, bases = zip(*(cells for _, cells in shown), strict=True)
+        yield from table_lines(
+            (
+                Column("name", [line.name for line, _ in shown]),
+                Column("kind", kinds),
+                Column("rank", ranks, is_number=True),
+                Column("size", sizes, is_number=True),
+                Column("base", bases),
+                Column("verdict", [line.verdict for line, _ in shown]),
+            )
+        )
+    yield from _said(lines)
+    yield from (f"Unreadable: {printable(str(line.error))}" for line in lines if line.error)
+    yield from _beside(line for line in lines if line.cells is None)
+    yield _summary([line.verdict for line, _ in shown], reads_values=reads_values)
+
+
+def _summary(verdicts: Sequence["Verdict"], *, reads_values: bool) -> str:
+    """How many rows of the table have each verdict."""
+    from loratools.describing.several import Verdict
+
+    counts = [(verdicts.count(each), each) for each in get_args(Verdict)]
+    hint = "" if reads_values else "; only headers and configs were read, --check reads values too"
+    return ", ".join(f"{count} {verdict}" for count, verdict in counts if count) + hint
+
+
+def _said(lines: Iterable[_Line]) -> Iterator[str]:
+    """What was said, each once with the names of all it was said of."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        for said in line.said:
+            names.setdefault(said, []).append(line.name)
+    for (label, message), said_of in names.items():
+        yield f"{label}: {printable(f'{listing(said_of)}: {message}')}"
+
+
+def _beside(lines: Iterable[_Line]) -> Iterator[str]:
+    """The files without weights, by what they are."""
+    names: dict[str, list[str]] = {}
+    for line in lines:
+        names.setdefault(line.kinds, []).append(line.name)
+    for kinds, files in names.items():
+        yield f"Not adapters, {kinds} ({len(files)}): {printable(listing(files))}"
+
+
+def _cells(row: "InspectionRow") -> tuple[str, ...]:
+    kind = row.other.name if row.other is not None else ""
+    size = "" if row.nbytes is None else human_size(row.nbytes)
+    if row.inspection is None:
+        return kind, "", size, ""
+    kinds = ", ".join(row.inspection.adapter.kinds) or "whole tensors"
+    return kinds, _ranks(row.ranks), size, _base(row)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    if len(ranks) > _MOST_RANKS:
+        return f"{ranks[0]}–{ranks[-1]}"
+    return ", ".join(map(str, ranks))
+
+
+def _base(row: "InspectionRow") -> str:
+    """The base that an adapter names, and the image model whose modules it has."""
+    assert row.inspection is not None, row.name
+    origin = row.inspection.adapter.provenance
+    stated = origin.base or origin.family or ""
+    if stated.startswith(("/", "~", ".")) or stated.count("/") > 1 or "\\" in stated:
+        stated = stated.replace("\\", "/").rstrip("/").rpartition("/")[2]  # a path elsewhere
+    models = " or ".join(row.models) if len(row.models) <= _MOST_MODELS else ""
+    return f"{stated} ({models})" if stated and models else stated or models

@@ -1,0 +1,222 @@
+"""Describes several adapters, one after another: those of a list, and those in folders."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final, overload
+
+from loratools.describing.describe import Inspecting
+from loratools.describing.description import Inspection
+from loratools.errors import (
+    FormatError,
+    LoratoolsError,
+    NotAnAdapterError,
+    path_errors,
+)
+from loratools.files.collection import Item, Other, contents, is_collection, other_by_name, whole_at
+from loratools.files.place import place_of
+from loratools.formats import check_options
+from loratools.io.folder import Place
+from loratools.names.meant_for import meant_for
+
+#: What is said of each. An adapter is refused if no verb can use it as it is; what is no adapter
+#: is something else that is known.
+Verdict = Literal["ok", "fits", "problem", "refused", "does not fit", "no adapter", "unreadable"]
+
+
+@final
+@dataclass(frozen=True)
+class InspectionRow:
+    """One of several things that were inspected: an adapter, or what was there and is none.
+
+    Attributes:
+        path: its path, or its name on the Hub.
+        name: the same without the folder, if that is all that was named.
+        inspection: the description of an adapter; None for anything else.
+        other: what it is, if it is known to be no adapter; else None.
+        error: the error of opening it; None for an adapter, and for what was not opened.
+        nbytes: the size of the adapter's tensors, or of the file; None for any other folder.
+    """
+
+    path: str
+    name: str
+    inspection: Inspection | None
+    other: Other | None
+    error: LoratoolsError | None
+    nbytes: int | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The result for this row, in a word or two."""
+        found = self.inspection
+        if found is None:
+            return "unreadable" if self.other is None else "no adapter"
+        if any(note.severity == "refusal" for note in found.adapter.notes):
+            return "refused"
+        if found.coverage is not None and found.coverage.refusal is not None:
+            return "does not fit"
+        severities = {note.severity for note in found.notes}
+        if severities - {"info"}:
+            return "refused" if "refusal" in severities else "problem"
+        return "ok" if found.coverage is None else "fits"
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong with it, or it is no adapter."""
+        return self.verdict in {"ok", "fits", "no adapter"}
+
+    @property
+    def message(self) -> str | None:
+        """Why there is no description, and what to do; None for an adapter, or without advice."""
+        if self.error is not None:
+            return str(self.error)
+        return None if self.other is None else self.other.advice
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The different ranks of the adapter's factors, the smallest first."""
+        groups = () if self.inspection is None else self.inspection.groups
+        return tuple(sorted({group.rank for group in groups if group.rank is not None}))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The image models that have all modules of the adapter, as far as names tell."""
+        return () if self.inspection is None else meant_for(self.inspection.adapter.updates)
+
+    def to_json(self) -> dict[str, Any]:
+        """An object of the array that `inspect --json` prints of several."""
+        row = {
+            "path": self.path,
+            "verdict": self.verdict,
+            "what": "an adapter" if self.other is None else self.other.name,
+            "message": self.message,
+            "bytes": self.nbytes,
+            "models": list(self.models),
+        }
+        return row if self.inspection is None else {**row, **self.inspection.to_json()}
+
+
+@final
+@dataclass(frozen=True)
+class Inspections(Sequence[InspectionRow]):
+    """The descriptions of several adapters, and of what else was named or in a named folder."""
+
+    rows: tuple[InspectionRow, ...]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> InspectionRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Inspections": ...
+    def __getitem__(self, index: int | slice) -> "InspectionRow | Inspections":
+        """A row, or some of them."""
+        return Inspections(self.rows[index]) if isinstance(index, slice) else self.rows[index]
+
+    @property
+    def adapters(self) -> tuple[Inspection, ...]:
+        """The descriptions of those that are adapters."""
+        return tuple(row.inspection for row in self.rows if row.inspection is not None)
+
+    @property
+    def others(self) -> tuple[InspectionRow, ...]:
+        """The rows of what is known to be no adapter."""
+        return tuple(row for row in self.rows if row.other is not None)
+
+    @property
+    def unreadable(self) -> tuple[InspectionRow, ...]:
+        """The rows of what cannot be read, each with its error."""
+        return tuple(row for row in self.rows if row.verdict == "unreadable")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether each adapter is sound, and nothing is unreadable: the result of `--check`."""
+        return all(row.is_sound for row in self.rows)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows as the documented array that `inspect --json` prints of several."""
+        return [row.to_json() for row in self.rows]
+
+
+def are_several(name: str | Path) -> bool:
+    """Whether a name is that of a folder in which several things may be adapters.
+
+    Raises:
+        LoratoolsError: there is no such folder on the Hub, or it cannot be read.
+    """
+    with path_errors(name, FormatError):
+        place = place_of(name)
+        return place.file is None and is_collection(place.folder)
+
+
+def rows_of(
+    names: Iterable[str | Path], *, recursive: bool = False, allow_pickle: bool = False
+) -> tuple[InspectionRow, ...]:
+    """A row for what each name stands for, and for all that is in a folder of adapters; unopened.
+
+    `recursive` and `allow_pickle` are as for `contents`.
+    """
+    found: list[tuple[str, tuple[Item, ...] | LoratoolsError]] = []
+    for name in names:
+        try:
+            with path_errors(name, FormatError):
+                found.append(_items(place_of(name), recursive=recursive, allow_pickle=allow_pickle))
+        except LoratoolsError as error:
+            found.append((str(name), error))
+    is_alone = len(found) == 1
+    return tuple(row for where, items in found for row in _rows(where, items, is_alone=is_alone))
+
+
+def _items(place: Place, *, recursive: bool, allow_pickle: bool) -> tuple[str, tuple[Item, ...]]:
+    """What there is at a place, and the name of the place; `.` is what is named itself."""
+    folder = place.folder
+    if place.file is None and (recursive or is_collection(folder)):
+        return place.where, contents(folder, recursive=recursive, allow_pickle=allow_pickle)
+    if place.file is None:
+        return place.where, (whole_at(folder, ".") or Item("."),)
+    is_there = place.file in folder.names()
+    other = other_by_name(place.file, allow_pickle=allow_pickle) if is_there else None
+    return place.where, (Item(".", other),)
+
+
+def _rows(
+    where: str, items: tuple[Item, ...] | LoratoolsError, *, is_alone: bool
+) -> Iterator[InspectionRow]:
+    if isinstance(items, LoratoolsError):
+        yield InspectionRow(where, where, None, None, items, None)
+        return
+    for name, other in items:
+        path = where if name == "." else f"{where.rstrip('/')}/{name}"
+        shown = name if is_alone and name != "." else path
+        yield InspectionRow(path, shown, None, other, None, _size(path))
+
+
+def _size(path: str) -> int | None:
+    """The size of a file on this disk; None of anything else."""
+    file = Path(path)
+    return file.stat().st_size if file.is_file() else None
+
+
+def inspect_each(rows: Iterable[InspectionRow], inspecting: Inspecting) -> Iterator[InspectionRow]:
+    """The rows again, one after another, each with its adapter described or the error of that.
+
+    Raises:
+        LoratoolsError: the base cannot be read, or an option has a value that it cannot have.
+    """
+    check_options(inspecting.dialect_options or {})
+    _ = inspecting.opened_base  # an error of the base is none of an adapter
+    for row in rows:
+        yield row if row.other is not None or row.error is not None else _inspected(row, inspecting)
+
+
+def _inspected(row: InspectionRow, inspecting: Inspecting) -> InspectionRow:
+    try:
+        found = inspecting.describe(row.path)
+    except NotAnAdapterError as error:
+        other = Other(error.what, error.what, has_weights=True)
+        return replace(row, other=other, error=error)
+    except LoratoolsError as error:
+        return replace(row, error=error)
+    return replace(row, inspection=found, nbytes=found.adapter.nbytes)
