@@ -460,7 +460,7 @@ def test_fields_of_svd_extract_json_are_the_documented_ones(fixtures: Path, tmp_
             options=options,
             check=True,
         ),
-        svd_extract(tmp_path / "tuned", base, output=None),
+        svd_extract(tmp_path / "tuned", base, dry_run=True),
     ]
     assert_documented([report.to_json() for report in reports], "svd-extract --json")
 

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from tempfile import TemporaryDirectory
+from typing import Literal, Unpack, final, overload
 
+from loratools.adapter import Adapter
 from loratools.errors import OptionError, OutputError, counted, storage_errors
 from loratools.extracting.adapter import adapter_of
 from loratools.extracting.changed import differing, measure
@@ -22,10 +24,11 @@ from loratools.extracting.report import ExtractReport
 from loratools.extracting.selection import comparable, matrices
 from loratools.files.beside import of_adapter
 from loratools.files.companions import laid_over
+from loratools.files.in_memory import in_memory
 from loratools.files.opening import companions_in, open_adapter, open_base
 from loratools.files.place import layers_of
 from loratools.files.tensors import layout_of
-from loratools.files.writing import approved, put_files
+from loratools.files.writing import Ranks, approved, put_files
 from loratools.formats import encode
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
@@ -34,7 +37,8 @@ from loratools.io.dtypes import BITS, nbytes
 from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.streaming import stream
-from loratools.lowrank.ranks import RankRule, Wanted
+from loratools.keywords import with_keywords
+from loratools.lowrank.ranks import RankRule, Wanted, rule_of
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map, threads
 from loratools.running.watch import Watch
@@ -64,33 +68,121 @@ class ExtractRun:
     approve: Callable[[ExtractReport], object] | None = None
 
 
+class _Arguments(Ranks, total=False):
+    only: Sequence[str] | None
+    skip: Sequence[str] | None
+    dtype: str | None
+    options: ExtractOptions | None
+    base_name: str | None
+    check: bool
+    overwrite: bool | None
+    jobs: int | None
+    progress: Callable[[int, int], None] | None
+    run: ExtractRun | None
+    variant: str | None
+
+
+@overload
 def svd_extract(
     tuned: str | Path,
     base: str | Path,
     *,
-    output: str | Path | None,
-    rule: RankRule | None = None,
+    output: None = None,
+    dry_run: Literal[False] = False,
+    **arguments: Unpack[_Arguments],
+) -> Adapter: ...
+@overload
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path,
+    dry_run: bool = False,
+    **arguments: Unpack[_Arguments],
+) -> ExtractReport: ...
+@overload
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path | None = None,
+    dry_run: Literal[True],
+    **arguments: Unpack[_Arguments],
+) -> ExtractReport: ...
+@overload
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path | None = None,
+    dry_run: bool = False,
+    **arguments: Unpack[_Arguments],
+) -> Adapter | ExtractReport: ...
+def svd_extract(
+    tuned: str | Path,
+    base: str | Path,
+    *,
+    output: str | Path | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    error: float | None = None,
     size: int | None = None,
+    rule: RankRule | None = None,
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    dtype: str | None = None,
     options: ExtractOptions | None = None,
     base_name: str | None = None,
     check: bool = False,
+    overwrite: bool | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     run: ExtractRun | None = None,
     variant: str | None = None,
-) -> ExtractReport:
-    """Write an adapter that turns `base` into `tuned`, as nearly as the rank rule allows.
+    dry_run: bool = False,
+) -> Adapter | ExtractReport:
+    """Make an adapter that turns `base` into `tuned`, as nearly as the ranks allow.
 
-    `size` is a budget for the file in bytes. Without it and without a rule, all singular values
-    that are not zero are kept. Differences are read in blocks of rows, and factors are stored as
-    they are found, so memory does not depend on the size of the models. Without an `output`, the
-    tensors are only compared. `variant` is that of the weights, where the models' folders have
-    several.
+    Without a goal for the ranks, all singular values that are not zero are kept. Differences are
+    read in blocks of rows, and factors are stored as they are found, so memory does not depend on
+    the size of the models.
+
+    Args:
+        tuned: the model that was trained: a folder, a file, or a name on the Hub.
+        base: the model that it was trained from.
+        output: where the adapter is written; None returns it instead. Its factors are then in
+            memory, and meanwhile in a folder for temporary files.
+        rank: exactly this rank for every target.
+        energy: keep this share of each difference's energy, Σσ²: above 0, at most 1.
+        error: lose at most this share of each difference's Frobenius norm.
+        size: the most bytes that the file of tensors may have; the best ranks within it.
+        rule: a rule with more choices, instead of `rank`, `energy` and `error`.
+        only: globs; only tensors that match one of them are extracted.
+        skip: globs; tensors that match one of them stay as they are in the base.
+        dtype: the dtype of the factors: `float32` (the default), `bfloat16` or `float16`.
+        options: the choices above and more, as one object.
+        base_name: what the adapter calls its base; the path or name that is given by default.
+        check: merge the result back, and compare it with `tuned`.
+        overwrite: replace an output that exists.
+        jobs: the number of threads; None is one for each core.
+        progress: called with the bytes done and the bytes in all; what it raises stops the verb.
+        run: how it runs, as one object.
+        variant: which of the models' weights, where their folders have several.
+        dry_run: only compare the tensors; factor and write nothing.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
+    options = with_keywords(
+        options or ExtractOptions(),
+        only=None if only is None else tuple(only),
+        skip=None if skip is None else tuple(skip),
+        dtype=dtype,
+    )
+    run = with_keywords(run or ExtractRun(), overwrite=overwrite, jobs=jobs, progress=progress)
+    rule = rule_of(rule, rank=rank, energy=energy, error=error)
     if base_name is not None and not base_name.strip():
         raise OptionError("the name of the base is empty; leave it out to have the path")
-    options, run = options or ExtractOptions(), run or ExtractRun()
     pairing = pair_up(
         open_base(tuned, companions=True, variant=variant), open_base(base, variant=variant)
     )
@@ -103,14 +195,22 @@ def svd_extract(
         own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
         watch = Watch(sum(own.values()), run.progress)
         plan = _plan(pairing, pairs, options, watch, each)
-        if output is None:
+        if dry_run:
             found = measure([target.pair for target in plan.factored.values()], each, watch)
             report = ExtractReport(plan.measured(found, options), {})
             approved(report, run.approve)
             return report
         name = _base_name(base) if base_name is None else base_name
-        work = _Work(plan, rule, size, options, Path(output), name, check)
-        return _write(work, run, watch, each)
+        if output is not None:
+            work = _Work(plan, rule, size, options, Path(output), name, check)
+            return _write(work, run, watch, each)
+        with TemporaryDirectory(prefix="loratools-") as folder:
+            made = Path(folder) / "adapter"
+            work = _Work(plan, rule, size, options, made, name, check)
+            report = _write(work, run, watch, each)
+            where = f"{pairing.tuned.where} - {pairing.base.where}"
+            adapter = in_memory(made, where=where, companions=_companions(pairing.tuned))
+            return replace(adapter, report=replace(report, output=None))
 
 
 def _plan(

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.adapter import Adapter
 from loratools.errors import OptionError, UnsupportedError, shorten
+from loratools.files.finding import find_weights
+from loratools.files.opening import read_bundle
 from loratools.files.writing import save
 from loratools.formats import decode
 from loratools.io.bundle import Bundle
+from loratools.io.companions import Companion
 from loratools.io.dtypes import from_torch_name
-from loratools.io.source import Held
+from loratools.io.folder import place_here
+from loratools.io.source import Held, Source
 from loratools.running.parallel import import_torch
 
 if TYPE_CHECKING:
@@ -54,6 +59,19 @@ def adapter_from_tensors(
         options["alpha"] = repr(float(alpha))
     adapter = replace(decode(bundle, options), saver=save)
     return adapter if alpha is None else _with_alpha(adapter, float(alpha))
+
+
+def in_memory(folder: Path, *, where: str, companions: tuple[Companion, ...]) -> Adapter:
+    """The adapter in a folder, with all of its tensors in memory, and with other companions.
+
+    `where` is its new name. The folder is needed no more.
+    """
+    place = place_here(folder)
+    bundle = read_bundle(place.folder, find_weights(place.folder), where)
+    tensors: dict[str, Source] = {
+        key: Held(key, source.read(), source.dtype) for key, source in bundle.tensors.items()
+    }
+    return replace(decode(replace(bundle, tensors=tensors, companions=companions)), saver=save)
 
 
 def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:

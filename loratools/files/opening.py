@@ -95,7 +95,7 @@ def open_adapter(
             raise _refused_pickle(f"{folder.path or folder.where}/{file}")
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
-        bundle = _read_bundle(folder, file, place.where, config)
+        bundle = read_bundle(folder, file, place.where, config)
         adapter = replace(decode(bundle, dialect_options), beside=beside, saver=save)
         return replace(adapter, notes=(*adapter.notes, *doubts(adapter)))
 
@@ -201,7 +201,8 @@ def _fetched_files(folder: Folder, file: str) -> list[str]:
     return [*adapter_files(folder, file), *described]
 
 
-def _read_bundle(folder: Folder, file: str, where: str, config: str | Path | None) -> Bundle:
+def read_bundle(folder: Folder, file: str, where: str, config: str | Path | None = None) -> Bundle:
+    """The content of an adapter's files: `file` in a folder, and what is beside it."""
     fields = _read_config(folder, config)
     tensors, metadata, size = _read_tensors(folder, file)
     return Bundle(

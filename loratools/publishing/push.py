@@ -6,15 +6,19 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, final
 
+from loratools.adapter import Adapter
 from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
-from loratools.formats import dialect_named
+from loratools.files.opening import AdapterLike
+from loratools.formats import dialect_named, dialect_of
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
+from loratools.keywords import with_keywords
 from loratools.publishing.publishable import Publishable, publishable
 
 if TYPE_CHECKING:
@@ -95,19 +99,56 @@ class PushReport:
         }
 
 
-def push(folder: str | Path, repo: str, options: PushOptions | None = None) -> PushReport:
+def push(
+    folder: AdapterLike,
+    repo: str,
+    options: PushOptions | None = None,
+    *,
+    private: bool | None = None,
+    create: bool | None = None,
+    message: str | None = None,
+    base: str | None = None,
+    dry_run: bool | None = None,
+) -> PushReport:
     """Send an adapter's or a model's files to `owner/name` on the Hub, as one commit.
 
     Only files that differ from the branch's head are sent, and no commit is made if none does.
     Another commit to the branch in the meantime is an error, and is never overwritten. A model card
     is written, or the existing one completed.
 
+    Args:
+        folder: the folder of an adapter or of a merged model; or an opened adapter, which is
+            written to a folder for temporary files first.
+        repo: the name of the repository: `owner/name`.
+        options: the choices below and more, as one object.
+        private: hide a repository that is made from others.
+        create: make the repository, if there is none.
+        message: the commit's message.
+        base: the name of the base to write into the pushed adapter's config.
+        dry_run: check and compare, and send nothing.
+
     Raises:
         FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.
         HubError: it may not be written, or somebody else has committed meanwhile.
         NetworkError: the Hub cannot be reached; no commit was made.
     """
-    options = options or PushOptions()
+    options = with_keywords(
+        options or PushOptions(),
+        private=private,
+        create=create,
+        message=message,
+        base=base,
+        dry_run=dry_run,
+    )
+    if not isinstance(folder, Adapter):
+        return _push(folder, repo, options)
+    with TemporaryDirectory(prefix="loratools-") as place:
+        weights = dialect_of(folder).weights
+        folder.save(Path(place) / ("adapter" if weights else "adapter.safetensors"))
+        return _push(Path(place) / "adapter" if weights else place, repo, options)
+
+
+def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
     name = HubName.parse(repo if is_hub_name(repo) else f"hf://{repo}")
     if name.path or name.revision:
         raise HubError(f"{repo}: not of the form owner/name; a branch is given by --branch")

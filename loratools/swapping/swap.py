@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
 from loratools.errors import OptionError, escaped
-from loratools.files.opening import open_adapter
+from loratools.files.opening import opened_adapter
 from loratools.files.swapped import SwappedIn, SwappedTensor, SwapState, refuse_half_swapped
 from loratools.files.writing import approved
 from loratools.formats import check_options
 from loratools.io.checkpoint import Checkpoint
+from loratools.keywords import with_keywords
 from loratools.merging.execute import WriteOptions
 from loratools.merging.merge import measured
 from loratools.merging.plan import MergeOptions, MergePlan
-from loratools.merging.weights import weights_for
+from loratools.merging.weights import Adapters, weighted
 from loratools.swapping.journal import Journal, journal_folder, journal_of, state_of
 from loratools.swapping.making import check_space, keep_originals, make_new
 from loratools.swapping.owned import open_own
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
 
 def swap(
     model: str | Path,
-    adapters: str | Path | Sequence[str | Path] | None = None,
+    adapters: Adapters | None = None,
     *,
     weights: Sequence[float] | None = None,
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    allow_unmatched: bool | None = None,
+    block_weights: Sequence[str] | None = None,
     options: MergeOptions | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     write: WriteOptions | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
@@ -43,34 +50,58 @@ def swap(
 ) -> SwapReport:
     """Make a model, in its own files, what it was before any swap, plus `Σ weight · adapter`.
 
-    An empty sequence takes all adapters out: every byte is then as it was. With None the adapters
-    stay, and only a swap that was interrupted is completed, as it is first by every call.
-
     Changed tensors have the bytes that `merge` would write. Whatever interrupts this, after the
-    next call the model is what it was, or what it was to be. `variant` is that of the model's
-    weights, where its folder has several. `approve` is called with the report
-    before the model is changed, or at the end of a dry run. What it raises leaves the model.
+    next call the model is what it was, or what it was to be.
+
+    Args:
+        model: the model whose files are changed: a folder or a file.
+        adapters: paths, names on the Hub or opened adapters; each alone, or with its weight:
+            `("style", 0.7)`. An empty list takes all adapters out: every byte is then as it was.
+            With None the adapters stay, and only a swap that was interrupted is completed, as it is
+            first by every call.
+        weights: a factor for each adapter, in order; 1 by default.
+        only: globs; no other targets and base tensors are changed.
+        skip: globs; targets and base tensors that match one are not changed.
+        allow_unmatched: leave out, with a warning, updates without a counterpart in the model.
+        block_weights: for each adapter, in order, the weights of blocks as a text.
+        options: the choices above and more, as one object.
+        jobs: the number of threads; None is one for each core.
+        progress: called with the bytes done and the bytes in all; what it raises leaves the model.
+        write: how tensors are written, as one object.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        dry_run: only report; change nothing.
+        variant: which of the model's weights, where its folder has several.
+        approve: called with the report before the model is changed, or at the end of a dry run;
+            what it raises leaves the model.
 
     Raises:
         LoratoolsError: see `loratools.errors`; unless the message says that the model is a mixture
             now, it is unchanged.
     """
-    write = write or WriteOptions()
+    write = with_keywords(write or WriteOptions(), jobs=jobs, progress=progress)
+    options = with_keywords(
+        options or MergeOptions(),
+        only=None if only is None else tuple(only),
+        skip=None if skip is None else tuple(skip),
+        allow_unmatched=allow_unmatched,
+        block_weights=block_weights,
+    )
     if write.max_shard_bytes is not None or write.only_changed or write.overwrite:
         raise OptionError(
             "max_shard_bytes, only_changed, overwrite: a swap keeps the model's files"
         )
     check_options(dialect_options or {})
-    paths = [adapters] if isinstance(adapters, str | Path) else list(adapters or ())
-    found = weights_for(weights, len(paths))
+    paths, found = weighted(() if adapters is None else adapters, weights)
     base = open_own(model, variant)
     opened = [
-        open_adapter(
+        opened_adapter(
             path, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
         )
         for path in paths
     ]
-    wanted = None if adapters is None else _Wanted(opened, found, options or MergeOptions(), write)
+    wanted = None if adapters is None else _Wanted(opened, found, options, write)
     if dry_run or (not paths and not journal_folder(base).exists()):
         refuse_half_swapped(base)
         report = replace(_planned(base, state_of(base), wanted), dry_run=dry_run)

@@ -71,7 +71,10 @@ def folders(tmp_path: Path) -> Callable[..., ExtractReport]:
         tuned = tmp_path / f"tuned{len(list(tmp_path.iterdir()))}"
         write_base(tuned, {n: t.to(dtype) for n, t in changed(tensors, changes).items()})
         arguments = {"output": tmp_path / "out", "check": True, **arguments}
-        return svd_extract(tuned, base, rule=rule or RankRule(energy=1.0), **arguments)
+        report: ExtractReport = svd_extract(
+            tuned, base, rule=rule or RankRule(energy=1.0), **arguments
+        )
+        return report
 
     return extract
 
@@ -261,8 +264,8 @@ def test_rounding_is_no_change(tmp_path: Path) -> None:
     after = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     after[LINEAR] = (tensors[LINEAR] + random(20, 12, seed=9)).bfloat16()
     tuned = write_base(tmp_path / "tuned", after)
-    for output in (None, tmp_path / "out"):
-        report = svd_extract(tuned, base, output=output, rule=RankRule(rank=1))
+    for dry_run in (True, False):
+        report = svd_extract(tuned, base, output=tmp_path / "out", rank=1, dry_run=dry_run)
         assert list(report.plan.changes) == [LINEAR]
 
 
@@ -275,15 +278,23 @@ def test_a_recomputed_weight_is_noise_and_min_change_decides(tmp_path: Path) -> 
     after[LINEAR].view(torch.int16).flatten()[position] += 1
     tuned = write_base(tmp_path / "tuned", after)
     rule = RankRule(rank=1)
-    for output in (None, tmp_path / "out"):
-        report = svd_extract(tuned, base, output=output, rule=rule)
+    for dry_run in (True, False):
+        report = svd_extract(tuned, base, output=tmp_path / "out", rule=rule, dry_run=dry_run)
         assert "as rounding makes" in report.plan.left_out[LINEAR].reason
         assert list(report.plan.factored) == [OTHER]
         assert set(report.plan.changes) == {LINEAR, OTHER}
         assert report.plan.unchanged == 0
         options = ExtractOptions(min_change=0)
         run = ExtractRun(overwrite=True)
-        kept = svd_extract(tuned, base, output=output, rule=rule, options=options, run=run)
+        kept = svd_extract(
+            tuned,
+            base,
+            output=tmp_path / "out",
+            rule=rule,
+            options=options,
+            run=run,
+            dry_run=dry_run,
+        )
         assert set(kept.plan.factored) == {LINEAR, OTHER}
         assert not kept.plan.left_out
 
@@ -307,9 +318,9 @@ def test_nothing_but_rounding_is_refused_and_leaves_nothing(
     after.view(torch.int16).flatten()[weight.abs().flatten().argmin()] += 1
     base = write_base(tmp_path / "base", {LINEAR: weight})
     tuned = write_base(tmp_path / "tuned", {LINEAR: after})
-    for output in (None, tmp_path / "out"):
+    for dry_run in (True, False):
         with pytest.raises(LoratoolsError, match="nothing to extract: 1 changes are left out"):
-            svd_extract(tuned, base, output=output, rule=RankRule(rank=1))
+            svd_extract(tuned, base, output=tmp_path / "out", rank=1, dry_run=dry_run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
@@ -381,8 +392,10 @@ def test_matrices_of_a_module_that_is_stored_whole_are_counted(tmp_path: Path) -
     before = {"block.weight": random(6, 5), "block.scale": random(5), OTHER: random(8, 8)}
     after = {name: tensor + 1 for name, tensor in before.items()}
     base, tuned = write_base(tmp_path / "base", before), write_base(tmp_path / "tuned", after)
-    for output in (None, tmp_path / "out"):
-        report = svd_extract(tuned, base, output=output, rule=RankRule(rank=1), check=True)
+    for dry_run in (True, False):
+        report = svd_extract(
+            tuned, base, output=tmp_path / "out", rank=1, check=True, dry_run=dry_run
+        )
         assert set(report.plan.whole) == {"block.weight", "block.scale"}
         assert set(report.plan.changes) == set(before)
         assert report.plan.changes["block.weight"].change == pytest.approx(30, rel=1e-6)

@@ -1,6 +1,7 @@
 """Adapters in memory: made of tensors, or by verbs without an output, they are those of files."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +172,35 @@ def test_an_output_is_never_the_adapter_that_it_is_made_of(plain: Path) -> None:
 def test_a_goal_is_given_once(plain: Path, arguments: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=r"once|both given"):
         loratools.resize(plain, **arguments)  # type: ignore[call-overload]
+
+
+def test_an_adapter_extracted_in_memory_is_the_one_that_is_written(
+    plain: Path, fixtures: Path, tmp_path: Path
+) -> None:
+    base = fixtures / "stories260k"
+    loratools.merge(base, plain, output=tmp_path / "tuned")
+    made = loratools.svd_extract(tmp_path / "tuned", base, rank=8, base_name="base")
+    loratools.svd_extract(
+        tmp_path / "tuned", base, rank=8, base_name="base", output=tmp_path / "written"
+    )
+    made.save(tmp_path / "saved")
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    assert saved == {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
+    report = made.report
+    assert isinstance(report, loratools.ExtractReport)
+    assert report.output is None
+    assert report.truncations
+
+
+def test_a_swap_takes_opened_adapters_with_weights(
+    plain: Path, fixtures: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(fixtures / "stories260k", model)
+    half = loratools.rescale(plain, strength=0.5)
+    loratools.swap(model, [(half, 2.0)])
+    loratools.merge(fixtures / "stories260k", [(half, 2.0)], output=tmp_path / "merged")
+    name = "model.safetensors"
+    assert (model / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
+    loratools.swap(model, [])
+    assert (model / name).read_bytes() == (fixtures / "stories260k" / name).read_bytes()

@@ -85,6 +85,7 @@ def command(
 
     import_torch()
     from loratools.extracting.plan import ExtractOptions
+    from loratools.extracting.report import ExtractReport
     from loratools.extracting.svd_extract import ExtractRun, svd_extract
 
     device = chosen_device(settings["device"])
@@ -94,6 +95,7 @@ def command(
             tuned,
             base,
             output=output,
+            dry_run=dry_run,
             rule=rule,
             size=settings["size"],
             options=ExtractOptions(
@@ -117,6 +119,7 @@ def command(
             variant=settings["variant"],
         )
     answer.print()
+    assert isinstance(report, ExtractReport)  # with an output, or in a dry run
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED
 
 
