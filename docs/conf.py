@@ -1,10 +1,15 @@
 """How sphinx makes the documentation; `scripts/docs` runs it with warnings as errors."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import loratools
+
+sys.path.insert(0, str(Path(__file__).parent))
+import make_api
 
 project = "loratools"
 author = "The loratools developers"
@@ -27,7 +32,8 @@ napoleon_use_ivar = True
 
 
 def setup(app: Sphinx) -> None:
-    """Have `_keep_colon` run before napoleon, whose priority is 500."""
+    """Have the reference made first, and `_keep_colon` run before napoleon, whose priority is 500."""
+    app.connect("builder-inited", lambda app: make_api.write())
     app.connect("autodoc-process-docstring", _keep_colon, priority=400)
 
 
