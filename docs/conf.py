@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import loratools
 
@@ -32,9 +33,21 @@ napoleon_use_ivar = True
 
 
 def setup(app: Sphinx) -> None:
-    """Have the reference made first, and `_keep_colon` run before napoleon, whose priority is 500."""
-    app.connect("builder-inited", lambda app: make_api.write())
+    """Have the reference made first, and docstrings changed before napoleon reads them, at 500."""
+    app.connect("builder-inited", _prepare)
     app.connect("autodoc-process-docstring", _keep_colon, priority=400)
+
+
+def _prepare(app: Sphinx) -> None:
+    """Make the pages of the reference, in which each function has its one whole signature.
+
+    Those of overloads, which only type checkers need, have no names of arguments.
+    """
+    make_api.write()
+    for entry in make_api.entries()["verbs"]:
+        module = ModuleAnalyzer.for_module(entry.value.__module__)
+        module.analyze()
+        module.overloads.clear()
 
 
 def _keep_colon(

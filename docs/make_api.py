@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import click
+import numpy
 import torch
+from numpy.typing import NDArray
 
 import loratools
 from loratools.cli import cli, failures
@@ -45,10 +47,11 @@ INTERNAL = {
     "MergeOptions": ("selects", "stored_dtype"),
 }
 #: Options of commands that have another name in Python.
-RENAMED = {"max_shard_size": "max_shard_bytes", "lambda": "lam"}
+RENAMED = {"max_shard_size": "max_shard_bytes"}
 #: Options of commands for which Python has no argument, and what it has.
 INSTEAD = {
     "as_json": "`to_json()` of the report",
+    "dry_run": "no `output`",
     "offline": "`HF_HUB_OFFLINE=1` in the environment",
     "verbose": "attributes of the report",
     "modules": "attributes of the report",
@@ -98,7 +101,8 @@ def entries() -> dict[str, list[Entry]]:
     public = [Entry(f"loratools.{n}", getattr(loratools, n)) for n in loratools.__all__]
     functions = [entry for entry in public if inspect.isfunction(entry.value)]
     errors = [entry for entry in public if is_error(entry.value)]
-    returned = [kind for entry in functions for kind in kinds_in(_hints(entry.value)["return"])]
+    hints = [_hints(entry.value)["return"] for entry in functions]
+    returned = {loratools.Target}.union(*map(kinds_in, hints))  # a Target is in an Adapter
     classes = [entry for entry in public if entry not in (*functions, *errors)]
     return {
         "verbs": functions,
@@ -117,9 +121,7 @@ def is_error(value: object) -> bool:
 def pages() -> dict[str, str]:
     """The text of each page, and of each section's list, by the name of its file."""
     found = {
-        f"{entry.title}.md": page(entry)
-        for section in entries().values()
-        for entry in section
+        f"{entry.title}.md": page(entry) for section in entries().values() for entry in section
     }
     return found | {f"{name}.inc": listed(section) for name, section in entries().items()}
 
@@ -270,7 +272,7 @@ def _command_table(entry: Entry) -> Iterator[str]:
         if each.argument is not None:
             meant = f"`{each.argument}`"
         elif name in of_formats:
-            meant = f"`dialect_options`, under `\"{name}\"`"
+            meant = f'`dialect_options`, under `"{name}"`'
         else:
             meant = INSTEAD.get(name, "–")
         yield f"| {flags} | {meant} |"
@@ -290,8 +292,9 @@ def kinds_in(annotation: object) -> Iterator[type]:
 
 @cache
 def _hints(of: Any) -> Mapping[str, object]:
-    public = {name: getattr(loratools, name) for name in loratools.__all__}
-    return get_type_hints(of, localns=public | {"torch": torch})
+    names = {name: getattr(loratools, name) for name in loratools.__all__}
+    names |= {"torch": torch, "np": numpy, "Tensor": torch.Tensor, "NDArray": NDArray}
+    return get_type_hints(of, localns=names)
 
 
 def _imported(name: str) -> Any:
