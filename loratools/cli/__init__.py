@@ -13,6 +13,7 @@ from loratools import registry
 from loratools.cli import verbs
 from loratools.cli.failures import exit_code, message
 from loratools.cli.signals import Stoppable, ignore_signals
+from loratools.cli.unknown import no_such_command
 from loratools.version import __version__
 
 
@@ -33,6 +34,14 @@ class _Verbs(click.Group):
             return None
         command: click.Command = registry.load(verbs, cmd_name.replace("-", "_")).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first argument; another one is answered by what was meant."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(no_such_command(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

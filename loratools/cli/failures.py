@@ -8,6 +8,7 @@ import signal
 
 import click
 
+from loratools.cli.unknown import advice
 from loratools.errors import LoratoolsError, OptionError, StorageError, escaped
 
 CHECK_FAILED = 3
@@ -82,7 +83,7 @@ def message(error: BaseException) -> str | None:
         if isinstance(error, _HELP):
             return error.format_message()
         context = error.ctx.get_usage() + "\n" if error.ctx else ""
-        return context + printable(f"Error: {error.format_message()}")
+        return context + printable(f"Error: {error.format_message()}{advice(error)}")
     if (lacking := _lacking(error)) is not None:
         return f"Error: {lacking}"
     if isinstance(error, OSError):

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from loratools.cli.options import Command
+from loratools.cli.unknown import OneOf
 
 #: Click's settings for each option, by the name of its field in `MethodOptions`.
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
@@ -13,7 +14,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "epsilon": {"type": float, "metavar": "E", "help": "Spread of the probabilities to keep."},
     "rescale": {"default": None, "help": "Make up for entries that are dropped at random."},
     "majority_sign_method": {
-        "type": click.Choice(["total", "frequency"]),
+        "type": OneOf(["total", "frequency"]),
         "help": "Elect signs by values or by counts.",
     },
     "normalize": {"default": None, "help": "Divide by the sum of the weights."},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
+from loratools.cli.unknown import OneOf
 from loratools.formats import Option, adapter_configs, options
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _dialect_option(option: Option) -> Callable[[Any], Any]:
     return click.option(
         flag,
         option.name,
-        type=click.Choice(option.values) if option.number is None else ValueOrNumber(option),
+        type=OneOf(option.values) if option.number is None else ValueOrNumber(option),
         default=option.default,
         show_default=True,
         help=option.help,
@@ -190,7 +191,7 @@ def rounding_options(command: Command) -> Command:
     )
     rounding = click.option(
         "--rounding",
-        type=click.Choice(["nearest", "stochastic"]),
+        type=OneOf(["nearest", "stochastic"]),
         default="nearest",
         show_default=True,
         help="How results are rounded; stochastic keeps weak updates on average.",

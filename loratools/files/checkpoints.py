@@ -51,8 +51,6 @@ def checkpoint_as_stored(place: Place, variant: str | None = None) -> Checkpoint
     with path_errors(place.where, FormatError):
         if file is None:
             return _open_folder(folder, variant)
-        if folder.path is not None and not (folder.path / file).exists():
-            raise FormatError(f"{place.where}: no such file or folder")
         if file == MODEL_INDEX:
             return _open_folder(folder, variant)
         if variant is not None:

@@ -38,6 +38,7 @@ from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, read_json
 from loratools.io.index import is_index, read_index
+from loratools.io.missing import refuse_missing
 from loratools.io.pickles import read_pickle, refuse_no_pickle
 from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
@@ -175,8 +176,6 @@ def _open_alone(
 
 def _refuse_file_as_overlay(place: Place, name: str) -> NoReturn:
     path = place.folder.path and place.folder.path / name
-    if path is not None and not path.exists():
-        raise FormatError(f"{place.where}: no such folder")
     known = None if path is None else InputFile(path).sniffed()
     raise FormatError(
         f"{place.where}: not a folder, which an overlay is, but {known or 'a file'}"
@@ -218,6 +217,8 @@ def read_bundle(folder: Folder, file: str, where: str, config: str | Path | None
 
 def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
     if config is not None:
+        with path_errors(config, FormatError):
+            refuse_missing(config)
         return _config(InputFile(Path(config)))
     names = [name for name in adapter_configs() if name in folder.names()]
     if len(names) > 1:

@@ -20,7 +20,7 @@ def place_of(name: str | Path) -> Place:
         HubError, NetworkError: the name cannot be found on the Hub.
     """
     if not is_hub_name(name):
-        return place_here(Path(name))
+        return place_here(name)
     found = HubName.parse(name)  # first: importing the client is slow, and may fail
     from loratools.hub.folder import hub_place
 

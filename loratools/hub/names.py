@@ -8,6 +8,7 @@ from typing import final
 from urllib.parse import quote, urlsplit
 
 from loratools.errors import HubError, escaped, shorten
+from loratools.io.missing import hub_name_of
 
 #: With one slash too: `Path("hf://owner/name")` makes one of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
@@ -60,6 +61,9 @@ class HubName:
         from huggingface_hub import parse_hf_uri
 
         text = _SCHEME.sub("hf://", str(name), count=1)
+        address = text.removeprefix("hf://")
+        if (meant := hub_name_of(address)) is not None:
+            raise HubError(f"{shorten(address)}: an address; did you mean {meant}?")
         try:
             found = parse_hf_uri(text)
         except ValueError:

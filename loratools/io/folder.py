@@ -11,6 +11,7 @@ from loratools.errors import FormatError
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.json import parse_json_object
+from loratools.io.missing import refuse_missing
 
 MAX_JSON_BYTES = 100_000_000
 
@@ -138,8 +139,14 @@ class Place:
     where: str
 
 
-def place_here(path: Path) -> Place:
-    """The place of a path on this disk, which need not exist."""
+def place_here(name: str | Path) -> Place:
+    """The place of a path on this disk.
+
+    Raises:
+        FormatError: there is nothing; the message says what was probably meant.
+    """
+    refuse_missing(name)
+    path = Path(name)
     if path.is_dir():
         return Place(LocalFolder(path, str(path)), None, str(path))
     return Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))

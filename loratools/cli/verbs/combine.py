@@ -32,6 +32,7 @@ from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import certificate_lines, written_lines
 from loratools.errors import counted
+from loratools.cli.unknown import OneOf
 
 if TYPE_CHECKING:
     from loratools.reshaping.combine import CombineReport
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--method",
-    type=click.Choice(registry.names(methods)),
+    type=OneOf(registry.names(methods)),
     default="linear",
     show_default=True,
     help="How updates are combined.",
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
 @click.option(
     "--replaced",
-    type=click.Choice(["refuse", "first", "average"]),
+    type=OneOf(["refuse", "first", "average"]),
     default="refuse",
     show_default=True,
     help="What to do about whole tensors that differ.",

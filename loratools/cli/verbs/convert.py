@@ -19,6 +19,7 @@ from loratools.cli.options import (
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
 from loratools.errors import counted, listing
+from loratools.cli.unknown import OneOf
 from loratools.formats import written
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 @output_options
 @click.option(
     "--to",
-    type=click.Choice([dialect.name for dialect in written()]),
+    type=OneOf([dialect.name for dialect in written()]),
     required=True,
     help="The format to write.",
 )
 @click.option("--base", type=click.Path(), help="The base model, if names need it to be read.")
 @variant_option
-@click.option("--dtype", type=click.Choice(_DTYPES), help="The dtype of the new tensors.")
+@click.option("--dtype", type=OneOf(_DTYPES), help="The dtype of the new tensors.")
 @click.option("--drop", multiple=True, metavar="GLOB", help="Leave these targets out.")
 @json_option
 @offline_option

@@ -24,6 +24,7 @@ from loratools.cli.progress import progress_bar
 from loratools.cli.swaps import run_swap
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
+from loratools.cli.unknown import OneOf
 from loratools.cli.weights import block_weights_option, check_counts
 from loratools.errors import OutputError
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @partial(block_weights_option, of_each=True)
 @click.option(
     "--dtype",
-    type=click.Choice(["keep", "float32", "bfloat16", "float16"]),
+    type=OneOf(["keep", "float32", "bfloat16", "float16"]),
     default="keep",
     show_default=True,
     help="The dtype of all float weights.",
@@ -97,7 +98,7 @@ def command(
 
     is_whole = len(layers_of(base)) > 1 or holds_base(settings["dialect_options"])
     if not adapters and (settings["only_changed"] or in_place or not is_whole):
-        raise click.UsageError("Missing argument 'ADAPTER...'.")
+        raise click.UsageError("Missing argument 'ADAPTER...'; name an adapter after the base.")
     if in_place:
         _check_in_place(output, settings)
     elif output is None and not dry_run:

@@ -25,6 +25,7 @@ from loratools.cli.options import (
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
+from loratools.cli.unknown import OneOf
 from loratools.cli.weights import block_weights_option
 from loratools.traps import ALL, names
 
@@ -64,14 +65,14 @@ class _Command(click.Command):
 @click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")
 @click.option(
     "--rule",
-    type=click.Choice(["alpha-over-rank", "rslora"]),
+    type=OneOf(["alpha-over-rank", "rslora"]),
     help="Write alpha for this rule; the strength stays.",
 )
 @click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
 @click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
 @click.option(
     "--repair",
-    type=click.Choice((ALL, *names())),
+    type=OneOf((ALL, *names())),
     multiple=True,
     metavar="[TRAP]",
     help="Repair all traps that inspect --check finds, or this one only.",

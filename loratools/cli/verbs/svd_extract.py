@@ -23,6 +23,7 @@ from loratools.cli.options import (
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import Column, human_size, table_lines
 from loratools.cli.text import Answer, aside
+from loratools.cli.unknown import OneOf
 
 if TYPE_CHECKING:
     from loratools.extracting.report import ExtractReport
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @variant_option
 @click.option(
     "--residual",
-    type=click.Choice(["keep", "drop"]),
+    type=OneOf(["keep", "drop"]),
     default="keep",
     show_default=True,
     help="What has no place in a LoRA, such as norms and biases: stored whole, or left out.",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=OneOf(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
     help="The dtype of the factors.",

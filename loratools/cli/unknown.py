@@ -1,0 +1,59 @@
+"""What was probably meant by a command, an option or a value that does not exist."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loratools.nearest import did_you_mean, nearest
+
+#: What other programs call the commands, and what people look for.
+_OTHER_WORDS = {
+    "inspect": ("info", "show", "describe", "view", "list", "ls", "stats", "check", "print"),
+    "merge": ("apply", "fuse", "bake", "load", "merge-and-unload"),
+    "svd-extract": ("extract", "diff", "distill"),
+    "combine": ("mix", "blend", "add", "sum", "average", "concat", "cat", "merge-adapters"),
+    "resize": ("prune", "shrink", "truncate", "compress", "reduce", "rank"),
+    "rescale": ("scale", "weight", "alpha", "strength", "repair", "fix"),
+    "convert": ("export", "translate", "save", "to"),
+    "pull": ("download", "get", "fetch", "clone"),
+    "push": ("upload", "publish"),
+    "swap": ("switch", "replace", "unload"),
+}
+#: `bf16` and `bfloat16` have less in common than two words usually need.
+_ALIKE = 0.5
+
+
+class OneOf(click.Choice[str]):
+    """One of several values; another one is answered by the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """`value`, if it is one of the choices."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = did_you_mean(str(value), self.choices, _ALIKE)
+            self.fail(error.message.removesuffix(".") + (hint or "."), param, ctx)
+
+
+def no_such_command(name: str, commands: list[str]) -> str:
+    """The message for a first argument that is no command."""
+    others = {word: known for known, words in _OTHER_WORDS.items() for word in words}
+    found = nearest(name, commands) or others.get(name.lower().replace("_", "-"))
+    if found is None and (re.search(r"[/.\\]", name) or Path(name).exists()):
+        return f"No such command {name!r}; did you mean loratools inspect {name}?"
+    if found is None:
+        return f"No such command {name!r}; loratools --help lists all commands"
+    return f"No such command {name!r}; did you mean loratools {found}?"
+
+
+def advice(error: click.UsageError) -> str:
+    """The end of the message of an error that says only what is wrong: where help is."""
+    says_nothing = isinstance(error, click.MissingParameter) or (
+        isinstance(error, click.NoSuchOption) and not error.possibilities
+    )
+    is_extra = error.message.startswith("Got unexpected extra argument") and ";" not in error.message
+    if error.ctx is None or not (says_nothing or is_extra):
+        return ""
+    return f"{'' if error.message.endswith('.') else ';'} see {error.ctx.command_path} --help"

@@ -1,0 +1,92 @@
+"""What was probably meant by a path that leads to nothing: a name near it, or one on the Hub."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from loratools.errors import FormatError, listing
+from loratools.nearest import nearest
+
+#: An address on the Hub's pages; a `Path` has one slash where an address has two.
+_PAGE = re.compile(
+    r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?"
+    r"(?:(?:tree|blob|resolve|raw)/(?P<revision>refs/pr/\d+|[^/?#]+)/?(?P<path>[^?#]*))?"
+)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)
+_REPO = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./%-]+)?(?:/[\w./ -]+)?)/?")
+_NO_MODELS = ("datasets/", "spaces/", "docs/", "papers/", "collections/")
+#: Entries of a folder that are looked at.
+_MOST = 10_000
+
+
+def refuse_missing(path: str | Path) -> None:
+    """Refuse a path that leads to nothing, and say what was probably meant.
+
+    Raises:
+        FormatError: there is no such file or folder.
+        OSError: the system cannot tell.
+    """
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FormatError(f"{path}: {_instead_of(str(path))}") from None
+
+
+def hub_name_of(address: str) -> str | None:
+    """The `hf://` name of an address of the Hub's pages; None for any other text.
+
+    >>> hub_name_of("https://huggingface.co/ben/tales/blob/main/x.safetensors")
+    'hf://ben/tales/x.safetensors'
+    """
+    found = _PAGE.match(address)
+    if found is None or found["repo"].startswith(_NO_MODELS):
+        return None
+    revision = "" if found["revision"] in (None, "main") else f"@{found['revision']}"
+    path = unquote(found["path"] or "").strip("/")
+    return f"hf://{found['repo']}{revision}" + (f"/{path}" if path else "")
+
+
+def _instead_of(name: str) -> str:
+    """What a name that leads to nothing is, and what to do."""
+    if (on_hub := hub_name_of(name)) is not None:
+        return f"an address, and not a file; did you mean {on_hub}?"
+    if name.lower().startswith("file:/"):
+        return f"an address, and not a path; did you mean /{unquote(name[5:]).lstrip('/')}?"
+    if _ADDRESS.match(name):
+        return "an address, and not a file; download it, and name the file"
+    others = (name.strip(" '\"\n\r"), _at_home(name), name.replace("\\", "/"))
+    for other in others:
+        if other not in ("", name) and Path(other).exists():
+            return f"no such file or folder; did you mean {other}?"
+    return f"no such file or folder; {_nearby(Path(name), name)}"
+
+
+def _at_home(name: str) -> str:
+    """The path with the user's folder in place of `~`, as shells replace it."""
+    return str(Path.home() / name[2:]) if name.startswith("~/") else name
+
+
+def _nearby(path: Path, name: str) -> str:
+    """The nearest name in the last folder of a path that exists, or what is in there."""
+    here = next((parent for parent in path.parents if parent.is_dir()), Path())
+    part, *rest = path.relative_to(here).parts if path.parts else ("",)
+    names = _names(here)
+    found = next((n for n in names if Path(n).stem == Path(part).stem), nearest(part, names))
+    if found is not None:
+        whole = Path(here, found, *rest)
+        return f"did you mean {whole if whole.exists() else here / found}?"
+    is_plain = here == Path() and not name.startswith((".", "/"))
+    on_hub = _REPO.fullmatch(name) if is_plain else None
+    if on_hub is not None and (rest[1:] or path.suffix != ".safetensors"):
+        return f"did you mean hf://{on_hub[1]} on the Hub?"
+    where = "this folder" if here == Path() else str(here)
+    return f"in {where} there is {listing(names, 3) or 'nothing'}"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry, _ in zip(entries, range(_MOST), strict=False))
+    except OSError:
+        return []

@@ -1,0 +1,97 @@
+"""A path that leads to nothing is answered by what was probably meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import loratools
+from loratools.errors import FormatError, HubError
+from loratools.hub.names import HubName
+from loratools.io.missing import hub_name_of, refuse_missing
+from tests.e2e.commands import SINGLE, SMALL
+
+PAGES = {
+    "https://huggingface.co/ben/tales": "hf://ben/tales",
+    "http://www.huggingface.co/ben/tales/": "hf://ben/tales",
+    "huggingface.co/ben/tales": "hf://ben/tales",
+    "https://hf.co/ben/tales": "hf://ben/tales",
+    "https://huggingface.co/ben/tales/tree/main": "hf://ben/tales",
+    "https://huggingface.co/ben/tales/tree/v2": "hf://ben/tales@v2",
+    "https://huggingface.co/ben/tales/tree/refs/pr/3": "hf://ben/tales@refs/pr/3",
+    "https://huggingface.co/ben/tales/tree/main/inner": "hf://ben/tales/inner",
+    "https://huggingface.co/ben/tales/blob/main/x.safetensors": "hf://ben/tales/x.safetensors",
+    "https://huggingface.co/ben/tales/resolve/v2/a/x.bin?download=true": "hf://ben/tales@v2/a/x.bin",
+    "https://huggingface.co/ben/tales/raw/main/a%20b.json": "hf://ben/tales/a b.json",
+    "https://huggingface.co/ben/tales/discussions/1": "hf://ben/tales",
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters/style.safetensors").touch()
+    (tmp_path / "with space").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("page", "name"), PAGES.items())
+def test_an_address_of_the_hub_names_its_repository_revision_and_file(page: str, name: str) -> None:
+    assert hub_name_of(page) == name
+    assert str(HubName.parse(name.replace(" ", "%20"))).startswith("hf://ben/tales")
+    with pytest.raises(FormatError) as caught:
+        refuse_missing(page)
+    assert f"did you mean {name}?" in str(caught.value)
+    with pytest.raises(HubError) as refused:
+        HubName.parse(f"hf://{page}")
+    assert f"did you mean {name}?" in str(refused.value)
+
+
+@pytest.mark.parametrize("page", ["https://huggingface.co/datasets/a/b", "https://civitai.com/1"])
+def test_another_address_is_said_to_be_one(page: str) -> None:
+    assert hub_name_of(page) is None
+    with pytest.raises(FormatError, match="an address, and not a file; download it"):
+        loratools.inspect(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ben/tales", "did you mean hf://ben/tales on the Hub?"),
+        ("ben/tales@v2", "did you mean hf://ben/tales@v2 on the Hub?"),
+        ("hf:ben/tales", "did you mean hf://ben/tales on the Hub?"),
+        ("adapters/stile.safetensors", "did you mean adapters/style.safetensors?"),
+        ("adapters/style", "did you mean adapters/style.safetensors?"),
+        ("adapters/STYLE.safetensor", "did you mean adapters/style.safetensors?"),
+        ("adaptors/style.safetensors", "did you mean adapters/style.safetensors?"),
+        ("adapters/tales", "in adapters there is style.safetensors"),
+        ("adapters/tales.safetensors/x", "no such file or folder"),
+        ("ben/tales.safetensors", "in this folder there is adapters, with space"),
+        ("./ben/tales", "in this folder there is"),
+        ("with space ", "did you mean with space?"),
+        ("adapters\\style.safetensors", "did you mean adapters/style.safetensors?"),
+        ("~/adapters", "did you mean {here}/adapters?"),
+        ("file:///{here}/adapters", "did you mean /"),
+    ],
+)
+def test_the_message_says_what_was_probably_meant(
+    name: str, says: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    with pytest.raises(FormatError) as caught:
+        refuse_missing(name.replace("{here}", str(here)))
+    assert says.replace("{here}", str(here)) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["adapter", "base", "overlay", "config", "swap"])
+def test_every_place_in_which_a_path_is_given_says_it(place: str, here: Path) -> None:
+    calls: dict[str, Callable[[str], object]] = {
+        "adapter": loratools.inspect,
+        "base": lambda name: loratools.merge(name, SMALL, output=None),
+        "overlay": lambda name: loratools.merge(f"{SINGLE}+{name}", SMALL, output=None),
+        "config": lambda name: loratools.inspect(SMALL, config=name),
+        "swap": lambda name: loratools.swap(name, SMALL),
+    }
+    with pytest.raises(FormatError, match=r"adaptors: no such .*; did you mean adapters\?"):
+        calls[place]("adaptors")
