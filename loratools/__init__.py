@@ -64,7 +64,10 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605 (a list, which type checkers read in
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from loratools.nearest import did_you_mean
+
+        hint = "" if name.startswith("_") else did_you_mean(name, _MODULES)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

@@ -27,6 +27,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from loratools.nearest import did_you_mean
+
 
 class LoratoolsError(Exception):
     """Root of all errors raised on purpose."""
@@ -113,6 +115,18 @@ def check_finite(name: str, *numbers: float) -> None:
     for number in numbers:
         if not math.isfinite(number):
             raise OptionError(f"{name} is a finite number, not {number}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse the value of an option that is not one of its choices; None is not given.
+
+    Raises:
+        OptionError: it is another one; the message names the nearest.
+    """
+    choices = list(choices)
+    if value is not None and value not in choices:
+        hint = did_you_mean(str(value), choices, alike=0.5)
+        raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r:.60}{hint}")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def advice(error: click.UsageError) -> str:
     says_nothing = isinstance(error, click.MissingParameter) or (
         isinstance(error, click.NoSuchOption) and not error.possibilities
     )
-    is_extra = error.message.startswith("Got unexpected extra argument") and ";" not in error.message
+    is_extra = re.match("Got unexpected extra argument[^;]*$", error.message) is not None
     if error.ctx is None or not (says_nothing or is_extra):
         return ""
     return f"{'' if error.message.endswith('.') else ';'} see {error.ctx.command_path} --help"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
-from loratools.errors import LoratoolsError, check_finite, counted
+from loratools.errors import LoratoolsError, check_choice, check_finite, counted
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
 
@@ -47,8 +47,9 @@ class ExtractOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a smallest change that is not finite."""
+        """Refuse a smallest change that is not finite, and an unknown dtype."""
         check_finite("min_change", self.min_change or 0.0)
+        check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     @property
     def stored_dtype(self) -> str:

@@ -34,6 +34,7 @@ from loratools.formats._dialect import (
     ToldReader,
     Writer,
 )
+from loratools.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
@@ -136,11 +137,13 @@ def check_options(given: Mapping[str, str]) -> None:
         if name not in known:
             raise OptionError(
                 f"{name!r:.60} is an option of no format; there is {listing(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
             )
         dialect, option = known[name]
         if not option.takes(value):
             raise OptionError(
                 f"{name} of the format {dialect.name} is {option.choices}, not {value!r:.60}"
+                f"{did_you_mean(str(value), option.values)}"
             )
 
 

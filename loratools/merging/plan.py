@@ -6,11 +6,12 @@ accounted for.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.rows import Rows
+from loratools.errors import check_choice
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
@@ -42,6 +43,10 @@ class MergeOptions:
     skip: tuple[str, ...] = ()
     allow_unmatched: bool = False
     block_weights: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a dtype that is not one of these."""
+        check_choice("dtype", self.dtype, get_args(Dtype))
 
     @property
     def stored_dtype(self) -> str | None:

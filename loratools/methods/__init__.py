@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.errors import NonFiniteError, OptionError, shorten
+from loratools.errors import NonFiniteError, OptionError, check_choice, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,7 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         """Check that each option is in its range."""
+        check_choice("majority_sign_method", self.majority_sign_method, ("total", "frequency"))
         for name in ("density", "select_topk"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:

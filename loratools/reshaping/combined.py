@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, get_args
 
 from loratools import methods, registry
 from loratools.adapter import Adapter
@@ -11,6 +11,7 @@ from loratools.errors import (
     OptionError,
     ShapeMismatchError,
     UnsupportedError,
+    check_choice,
     check_finite,
     listing,
     shorten,
@@ -56,7 +57,9 @@ class Combination:
     device: "torch.device | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse strengths that are not finite."""
+        """Refuse strengths that are not finite, and an unknown method or policy."""
+        check_choice("method", self.method, registry.names(methods))
+        check_choice("replaced", self.replaced, get_args(Policy))
         check_finite("strength", *(strength for _, strength in self.where))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
-from loratools.errors import OptionError, UnsupportedError, listing
+from loratools.errors import UnsupportedError, check_choice, listing
 from loratools.files.opening import (
     AdapterLike,
     Reading,
@@ -173,8 +173,7 @@ def convert(
 
 def _dialect(name: str) -> Dialect:
     known = {dialect.name: dialect for dialect in written()}
-    if name not in known:
-        raise OptionError(f"{name!r:.60} is no format that is written: {', '.join(known)}")
+    check_choice("to", name, known)
     return known[name]
 
 
@@ -189,8 +188,7 @@ def _shapes(base: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def _dtype(name: str | None) -> str | None:
-    if name is not None and name not in DTYPES:
-        raise OptionError(f"{name!r:.60} is no dtype of an adapter: {', '.join(DTYPES)}")
+    check_choice("dtype", name, DTYPES)
     return None if name is None else from_torch_name(name)
 
 

@@ -8,7 +8,14 @@ from typing import Literal, final
 from loratools.adapter import Adapter, Update
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
-from loratools.errors import OptionError, UnsupportedError, check_finite, listing, shorten
+from loratools.errors import (
+    OptionError,
+    UnsupportedError,
+    check_choice,
+    check_finite,
+    listing,
+    shorten,
+)
 from loratools.io.computed import multiplied
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 from loratools.names.globs import matches, no_match
@@ -49,6 +56,7 @@ class Rescaling:
         """Refuse numbers that are not finite, and options that contradict each other."""
         check_finite("strength", self.strength, *(strength for _, strength in self.where))
         check_finite("alpha", self.alpha or 0.0)
+        check_choice("rule", self.rule, ("alpha-over-rank", "rslora"))
         if self.fold and (self.rule == "rslora" or self.alpha is not None):
             raise OptionError("folding sets alpha to the rank: no other alpha or rule fits")
 

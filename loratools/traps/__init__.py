@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from loratools import registry
 from loratools.errors import OptionError, UnsupportedError, listing
+from loratools.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter, Note
@@ -80,8 +81,10 @@ def repaired(adapter: "Adapter", chosen: Sequence[str]) -> Repaired:
         UnsupportedError: one of these cannot be repaired, or the adapter has none of them.
     """
     if unknown := [name for name in chosen if name not in (*names(), ALL)]:
-        known = ", ".join(names())
-        raise OptionError(f"no trap is called {listing(map(repr, unknown))}; there are {known}")
+        known, hint = ", ".join(names()), did_you_mean(unknown[0], names())
+        raise OptionError(
+            f"no trap is called {listing(map(repr, unknown))}; there are {known}{hint}"
+        )
     for name in chosen:
         if name != ALL and not (trap := traps()[name]).is_repaired:
             raise UnsupportedError(f"{adapter.where}: {name} is not repaired here: {trap.cure}")
