@@ -31,8 +31,8 @@ from loratools.cli.options import (
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import certificate_lines, written_lines
-from loratools.errors import counted
 from loratools.cli.unknown import OneOf
+from loratools.errors import counted
 
 if TYPE_CHECKING:
     from loratools.reshaping.combine import CombineReport

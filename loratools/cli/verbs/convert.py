@@ -18,8 +18,8 @@ from loratools.cli.options import (
 )
 from loratools.cli.text import Answer
 from loratools.cli.truncations import written_lines
-from loratools.errors import counted, listing
 from loratools.cli.unknown import OneOf
+from loratools.errors import counted, listing
 from loratools.formats import written
 
 if TYPE_CHECKING:
