@@ -8,7 +8,7 @@ from typing import final
 
 from loratools.adapter import Adapter
 from loratools.describing.description import Inspection, find_nonfinite, inspect_adapter
-from loratools.files.opening import open_adapter, open_base
+from loratools.files.opening import AdapterLike, open_base, opened_adapter
 from loratools.idle import idle_updates
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
@@ -43,16 +43,16 @@ class Inspecting:
         return open_base(self.base, headers=not self.reads_values, variant=self.variant)
 
     @collector_paused()
-    def describe(self, name: str | Path, config: str | Path | None = None) -> Inspection:
+    def describe(self, adapter: AdapterLike, config: str | Path | None = None) -> Inspection:
         """Open an adapter and describe it; errors as for `open_adapter` and `open_base`."""
-        adapter = open_adapter(
-            name,
+        opened = opened_adapter(
+            adapter,
             config=config,
             allow_pickle=self.allow_pickle,
             dialect_options=self.dialect_options,
             headers=not self.reads_values,
         )
-        return self._measured(adapter)
+        return self._measured(opened)
 
     def _measured(self, adapter: Adapter) -> Inspection:
         coverage = plan = None

@@ -4,16 +4,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import overload
 
+from loratools.adapter import Adapter
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
-from loratools.describing.several import Inspections, are_several, inspect_each, rows_of
+from loratools.describing.several import (
+    InspectionRow,
+    Inspections,
+    are_several,
+    inspect_each,
+    rows_of,
+)
 from loratools.errors import FormatError, OptionError
+from loratools.files.opening import AdapterLike
 
 
-# A string is an iterable of strings too; it is one path, which the first signature says.
+# A string is an iterable of strings too, and so is an opened adapter; both are one adapter, which
+# the first signature says.
 @overload
 def inspect(  # type: ignore[overload-overlap]
-    adapter: str | Path,
+    adapter: AdapterLike,
     *,
     base: str | Path | None = None,
     spectrum: bool = False,
@@ -25,7 +34,7 @@ def inspect(  # type: ignore[overload-overlap]
 ) -> Inspection: ...
 @overload
 def inspect(
-    adapter: Iterable[str | Path],
+    adapter: Iterable[AdapterLike],
     *,
     base: str | Path | None = None,
     spectrum: bool = False,
@@ -36,7 +45,7 @@ def inspect(
     recursive: bool = False,
 ) -> Inspections: ...
 def inspect(
-    adapter: str | Path | Iterable[str | Path],
+    adapter: AdapterLike | Iterable[AdapterLike],
     *,
     base: str | Path | None = None,
     spectrum: bool = False,
@@ -47,17 +56,23 @@ def inspect(
     variant: str | None = None,
     recursive: bool = False,
 ) -> Inspection | Inspections:
-    """Describe an adapter by its headers; with `spectrum` or `blocks`, by its values too.
+    """Describe an adapter, or several, by their headers; with `spectrum` or `blocks`, by values.
 
-    `spectrum` measures every update, and `blocks` how much of them is in each block of the model.
-    With a `base`, the description says which of its weights the adapter changes, and whether the
-    two can be merged. With both, it has the size of each update, or of each block's, relative to
-    its weights, which are read for that. `variant` is that of the base's weights, where its folder
-    has several.
+    Of a list, each adapter is described, and each in a folder of adapters. What cannot be read, or
+    is no adapter, is a row of the result that says so, and no error.
 
-    Of a list, each adapter is described, and each in a folder of adapters; `recursive` looks into
-    the subfolders of subfolders too. What cannot be read, or is no adapter, is a row of the result
-    that says so, and no error.
+    Args:
+        adapter: a path, a name on the Hub (`hf://owner/name`) or an opened adapter; or a list of
+            them, in which a path may be that of a folder of adapters.
+        base: the base model: the description then says which of its weights the adapter changes,
+            and whether the two can be merged.
+        spectrum: measure the singular values of every update; with a base, relative to its weight.
+        blocks: measure how much of the updates is in each block of the model.
+        config: the path of the adapter's config, if that is not beside it.
+        allow_pickle: read an adapter that is a PyTorch pickle.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        variant: which of the base's weights, where its folder has several.
+        recursive: look into the subfolders of subfolders too; for a list.
 
     Raises:
         OptionError: an option has a value that it cannot have; `config` is given with a list, or
@@ -66,20 +81,34 @@ def inspect(
             supported.
     """
     inspecting = Inspecting(base, variant, spectrum, blocks, allow_pickle, dialect_options)
-    if isinstance(adapter, str | Path):
+    if isinstance(adapter, str | Path | Adapter):
         if recursive:
             raise OptionError("recursive is for a list: inspect([folder], recursive=True)")
         return _inspect_one(adapter, inspecting, config)
     if config is not None:
         raise OptionError("config is that of one adapter, and not of a list")
-    rows = rows_of(adapter, recursive=recursive, allow_pickle=allow_pickle)
-    return Inspections(tuple(inspect_each(rows, inspecting)))
+    given = list(adapter)
+    names = [one for one in given if not isinstance(one, Adapter)]
+    if len(names) == len(given):
+        rows = rows_of(names, recursive=recursive, allow_pickle=allow_pickle)
+        return Inspections(tuple(inspect_each(rows, inspecting)))
+    found: list[InspectionRow] = []
+    for one in given:
+        if isinstance(one, Adapter):
+            described = inspecting.describe(one)
+            found.append(InspectionRow(one.where, one.where, described, None, None, one.nbytes))
+        else:
+            rows = rows_of([one], recursive=recursive, allow_pickle=allow_pickle)
+            found += inspect_each(rows, inspecting)
+    return Inspections(tuple(found))
 
 
-def _inspect_one(name: str | Path, inspecting: Inspecting, config: str | Path | None) -> Inspection:
+def _inspect_one(
+    adapter: AdapterLike, inspecting: Inspecting, config: str | Path | None
+) -> Inspection:
     try:
-        return inspecting.describe(name, config)
+        return inspecting.describe(adapter, config)
     except FormatError as error:
-        if not are_several(name):
+        if isinstance(adapter, Adapter) or not are_several(adapter):
             raise
-        raise FormatError(f"{error}; inspect([{str(name)!r}]) describes each") from error
+        raise FormatError(f"{error}; inspect([{str(adapter)!r}]) describes each") from error

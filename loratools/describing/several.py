@@ -208,7 +208,8 @@ def inspect_each(rows: Iterable[InspectionRow], inspecting: Inspecting) -> Itera
     check_options(inspecting.dialect_options or {})
     _ = inspecting.opened_base  # an error of the base is none of an adapter
     for row in rows:
-        yield row if row.other is not None or row.error is not None else _inspected(row, inspecting)
+        is_known = row.other or row.error or row.inspection
+        yield row if is_known is not None else _inspected(row, inspecting)
 
 
 def _inspected(row: InspectionRow, inspecting: Inspecting) -> InspectionRow:

@@ -9,7 +9,7 @@ from loratools.adapter import Adapter
 from loratools.errors import OptionError, UnsupportedError, shorten
 from loratools.files.finding import find_weights
 from loratools.files.opening import read_bundle
-from loratools.files.writing import save
+from loratools.files.saving import save
 from loratools.formats import decode
 from loratools.io.bundle import Bundle
 from loratools.io.companions import Companion

@@ -29,7 +29,7 @@ from loratools.files.manifest import (
 )
 from loratools.files.overlays import lay_over
 from loratools.files.place import layers_of, place_of
-from loratools.files.writing import save
+from loratools.files.saving import save
 from loratools.formats import adapter_configs, check_options, decode, no_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint
@@ -107,6 +107,7 @@ def opened_adapter(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    headers: bool = False,
 ) -> Adapter:
     """The adapter itself if it is open already, or else the one that is opened by its name.
 
@@ -116,7 +117,11 @@ def opened_adapter(
     """
     if not isinstance(adapter, Adapter):
         return open_adapter(
-            adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
+            adapter,
+            config=config,
+            allow_pickle=allow_pickle,
+            dialect_options=dialect_options,
+            headers=headers,
         )
     if config is not None or dialect_options:
         raise OptionError(

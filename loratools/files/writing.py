@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar,
 
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, counted
-from loratools.files.place import local_paths
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
 from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
@@ -19,7 +18,7 @@ from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, stored_tensors
 from loratools.io.writer import Layout
-from loratools.running.parallel import Map, threads
+from loratools.running.parallel import Map
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -112,7 +111,7 @@ def write_reported(
     if output is None:
         approved(report, approve)
         made = adapter if files is None else decode(files.bundle)
-        return replace(made, report=report, saver=save)
+        return replace(made, report=report, saver=adapter.saver)
 
     def ready(written: Written, path: Path) -> None:
         nonlocal report
@@ -177,17 +176,6 @@ def write_adapter(
         ready(written, staging.made)
         staging.publish()
     return written
-
-
-def save(adapter: Adapter, path: Path, overwrite: bool) -> Written:
-    """Write an adapter in its own format, with the tensors as they are: an `Adapter.saver`.
-
-    Raises:
-        LoratoolsError: see `write_adapter`.
-    """
-    inputs = local_paths(adapter)
-    with threads(None) as each:
-        return write_adapter(adapter, path, inputs=inputs, overwrite=overwrite, each=each)
 
 
 def put_files(

@@ -204,3 +204,13 @@ def test_a_swap_takes_opened_adapters_with_weights(
     assert (model / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
     loratools.swap(model, [])
     assert (model / name).read_bytes() == (fixtures / "stories260k" / name).read_bytes()
+
+
+def test_an_opened_adapter_is_inspected_as_its_files_are(plain: Path, fixtures: Path) -> None:
+    base = fixtures / "stories260k"
+    opened = loratools.open_adapter(plain)
+    wanted = loratools.inspect(plain, base=base, spectrum=True).to_json()
+    assert loratools.inspect(opened, base=base, spectrum=True).to_json() == wanted
+    several = loratools.inspect([opened, plain, loratools.resize(opened, rank=2)])
+    assert [row.verdict for row in several] == ["ok"] * 3
+    assert [row.ranks for row in several] == [(8,), (8,), (2,)]
