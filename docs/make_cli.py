@@ -15,8 +15,26 @@ _HEAD = """\
 
 # Command line
 
-What `--help` prints. The [guides](../how-to/inspect.md) explain what the options are for, and
-[exit codes](exit-codes.md) what a command returns. `python -m loratools` is `loratools`.
+What `--help` prints, at 80 columns. The [guides](../how-to/inspect.md) explain what the options are
+for, and [exit codes](exit-codes.md) what a command returns. `python -m loratools` is `loratools`.
+
+## Options of every command
+
+They may stand before the name of the command or after it: `loratools -q merge` is
+`loratools merge -q`.
+
+- `-q`, `--quiet`: print nothing but errors and, with `--json`, the report. The exit code stays.
+- `-v`, `--verbose`: print on stderr the files that are read, each once, and the seconds that the
+  command took. `merge` and `swap` also print what was done to each weight.
+- `-V`, `--version`: print the version and exit.
+- `-h`, `--help`: print the help of the program, or of the command, and exit.
+
+## Weights of adapters
+
+Where a command takes several adapters, `-w 0.7,0.3` is `-w 0.7 -w 0.3`: the weight of each, in
+order. A weight may also stand after its adapter, `style.safetensors:0.7`; adapters without one have
+1 then. It is what follows the last colon, if that is a number. A path that exists is taken as it
+is, so `-w` is the way for a file whose name ends in `:0.7`.
 """
 #: Click writes for 80 columns, less a margin of two, whatever the terminal.
 _WIDTH = 78

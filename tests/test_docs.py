@@ -37,6 +37,7 @@ from loratools import (
     registry,
 )
 from loratools.cli import cli, failures
+from loratools.cli.command import common_options
 from loratools.cli.signals import STOPPING
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.svd_extract import svd_extract
@@ -194,13 +195,20 @@ def test_each_command_has_a_guide_with_all_its_options(name: str) -> None:
     assert command is not None
     # Those of formats are on the pages of the formats, as test_plugins sees to.
     of_formats = {option.name for dialect in formats.dialects() for option in dialect.options}
+    of_all = {option.name for option in common_options()}
     options = [param for param in command.params if isinstance(param, click.Option)]
     missing = [
         param.opts
         for param in options
-        if param.name not in of_formats and not any(opt in guide for opt in param.opts)
+        if param.name not in (of_formats | of_all) and not any(opt in guide for opt in param.opts)
     ]
     assert not missing
+
+
+def test_options_of_all_commands_are_on_the_page_of_the_command_line() -> None:
+    page = read("docs/reference/cli.md")
+    for option in common_options():
+        assert "\n- " + ", ".join(f"`{flag}`" for flag in option.opts) + ":" in page
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,23 +11,58 @@ import click
 
 from loratools import registry
 from loratools.cli import verbs
+from loratools.cli.command import CONTEXT_SETTINGS, common_options
 from loratools.cli.failures import exit_code, message
+from loratools.cli.layout import Context, write_examples, write_section
 from loratools.cli.signals import Stoppable, ignore_signals
 from loratools.cli.unknown import no_such_command
-from loratools.version import __version__
+
+#: The verbs in the order of the help, and its headings.
+_GROUPS = {
+    "Look at adapters": ("inspect", "formats"),
+    "Put adapters into a model": ("merge", "swap"),
+    "Change and combine adapters": ("rescale", "resize", "combine", "convert"),
+    "Make an adapter from two models": ("svd-extract",),
+    "Fetch from the Hub, and publish there": ("pull", "push"),
+}
+_EXAMPLES = (
+    ("See what is in an adapter:", "loratools inspect style.safetensors"),
+    (
+        "Put an adapter into a model at 70% of its strength:",
+        "loratools merge model adapter:0.7 -o merged",
+    ),
+)
+_MORE = "`loratools COMMAND --help` explains a command, with its options and examples."
 
 
 class _Verbs(click.Group):
     """A group with the `command` of each file in `cli/verbs/`, imported when it is needed."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name.replace("_", "-") for name in registry.names(verbs)]
+        return [name for names in self._groups().values() for name in names]
+
+    def _groups(self) -> dict[str, list[str]]:
+        """The verbs by heading; those without one are under the last."""
+        found = {name.replace("_", "-"): "Others" for name in registry.names(verbs)}
+        groups = {
+            title: [name for name in names if name in found] for title, names in _GROUPS.items()
+        }
+        listed = {name for names in groups.values() for name in names}
+        return groups | {"Others": [name for name in found if name not in listed]}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their short help, without importing any."""
-        with formatter.section("Commands"):
-            names = {name: name.replace("-", "_") for name in self.list_commands(ctx)}
-            formatter.write_dl([(n, registry.first_line(verbs, file)) for n, file in names.items()])
+        for title, names in self._groups().items():
+            rows = [(n, registry.first_line(verbs, n.replace("-", "_"))) for n in names]
+            write_section(formatter, title, rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write examples, and where to read on."""
+        write_examples(formatter, _EXAMPLES)
+        formatter.write_paragraph()
+        formatter.write_text(_MORE)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -44,10 +79,12 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="loratools")
+@click.group(cls=_Verbs, context_settings=CONTEXT_SETTINGS)
 def cli() -> None:
     """Inspect, merge and reshape stored LoRA adapters: exact and streaming."""
+
+
+cli.params += common_options()
 
 
 def main() -> NoReturn:

@@ -3,11 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
+from loratools.cli.command import section
 from loratools.cli.unknown import OneOf
 from loratools.formats import Option, adapter_configs, options
 
@@ -68,6 +69,7 @@ def config_option(command: Command) -> Command:
     return click.option(
         "--config",
         type=click.Path(),
+        metavar="FILE",
         help=f"The {' or '.join(adapter_configs())} of an adapter that has none beside it.",
     )(command)
 
@@ -77,7 +79,7 @@ def pickle_option(command: Command) -> Command:
     return click.option(
         "--allow-pickle",
         is_flag=True,
-        help="Read adapter_model.bin too, with torch's restricted unpickler.",
+        help="Read PyTorch's .bin, .pt and .pth files too, without running code that is in them.",
     )(command)
 
 
@@ -113,9 +115,18 @@ def _dialect_option(option: Option) -> Callable[[Any], Any]:
     )
 
 
+def reading_options(command: Command, *, without: Collection[str] = ()) -> Command:
+    """What the files of an adapter may leave open: its config, a pickle, options of dialects."""
+    dialects = partial(dialect_options, without=without)
+    reading = section("Reading unusual adapters", config_option, pickle_option, dialects)
+    return cast("Command", reading(command))
+
+
 def json_option(command: Command) -> Command:
     """`--json`: print the report as one JSON object on stdout."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(
+        command
+    )
 
 
 class Report(Protocol):
@@ -146,7 +157,7 @@ def offline_option(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=_go_offline,
-        help="Take hf:// names from the cache, and use no network.",
+        help="Use no network: take hf:// names from what was downloaded before.",
     )(command)
 
 
@@ -178,44 +189,64 @@ class GlobFactor(click.ParamType[tuple[str, float]]):
 def selection_options(command: Command) -> Command:
     """`--only` and `--skip`: the weights of a model that may change."""
     skip = click.option(
-        "--skip", multiple=True, metavar="GLOB", help="Leave these weights as they are."
+        "--skip", multiple=True, metavar="GLOB", help="Leave tensors that match as they are."
     )
-    only = click.option("--only", multiple=True, metavar="GLOB", help="Change only these weights.")
+    only = click.option(
+        "--only", multiple=True, metavar="GLOB", help="Change only tensors that match."
+    )
     return only(skip(command))
+
+
+def allow_unmatched_option(command: Command) -> Command:
+    """`--allow-unmatched`: leave out updates of what the model lacks."""
+    text = "Leave out updates that the model has no place for; the report names them."
+    return click.option("--allow-unmatched", is_flag=True, help=text)(command)
+
+
+def allow_nonfinite_option(command: Command) -> Command:
+    """`--allow-nonfinite`: write NaNs and infinities."""
+    text = "Write NaNs and infinities too, which are refused otherwise."
+    return click.option("--allow-nonfinite", is_flag=True, help=text)(command)
 
 
 def rounding_options(command: Command) -> Command:
     """`--rounding` and `--seed`: how the weights of a model are rounded."""
     seed = click.option(
-        "--seed", type=int, default=0, show_default=True, help="For stochastic rounding."
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="The seed of the random choices of --rounding stochastic.",
     )
     rounding = click.option(
         "--rounding",
         type=OneOf(["nearest", "stochastic"]),
         default="nearest",
         show_default=True,
-        help="How results are rounded; stochastic keeps weak updates on average.",
+        help="How results are rounded to the dtype of the model. Stochastic rounding keeps, on "
+        "average, updates that are too weak to change a rounded number.",
     )
     return rounding(seed(command))
 
 
 def jobs_option(command: Command) -> Command:
     """`--jobs`: the number of threads."""
-    text = "The number of threads.  [default: by the number of cores]"
-    return click.option("--jobs", type=click.IntRange(min=1), help=text)(command)
+    text = "The number of threads; the result does not depend on it.  [default: one for each core]"
+    return click.option("--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
 
 
 def variant_option(command: Command) -> Command:
     """`--variant`: which of several copies of a model's weights is read."""
-    text = "The variant of a model's weights, as in model.NAME.safetensors; none: those without."
+    text = "Read the weights of a model from its files model.NAME.safetensors, such as fp16; "
+    text += "none: from those without a name."
     return click.option("--variant", metavar="NAME", help=text)(command)
 
 
 def modules_option(command: Command) -> Command:
     """`--modules`: a row of the table for each target, not only for groups."""
-    return click.option("--modules", is_flag=True, help="Show every target, not only groups.")(
-        command
-    )
+    text = "Show a row for every target, not only for groups of them."
+    return click.option("--modules", is_flag=True, help=text)(command)
 
 
 def base_option(command: Command) -> Command:
@@ -223,7 +254,9 @@ def base_option(command: Command) -> Command:
     return click.option(
         "--base",
         type=click.Path(),
-        help="The base model, to make DoRA and the like additive for it, at the ranks of the rule.",
+        metavar="BASE",
+        help="The base model. With it, DoRA and other updates that depend on the weights of the "
+        "base become LoRA for this base, at the ranks that you choose.",
     )(variant_option(command))
 
 
@@ -232,7 +265,7 @@ def device_option(command: Command) -> Command:
     return click.option(
         "--device",
         metavar="NAME",
-        help="The device to compute on: cuda, cuda:1.  [default: cpu]",
+        help="The device that computes, such as cuda or cuda:1.  [default: cpu]",
     )(command)
 
 
@@ -263,19 +296,36 @@ def where_option(command: Command) -> Command:
         multiple=True,
         type=GlobFactor(),
         metavar="GLOB=F",
-        help="Multiply the strength of targets that match by F; the last match counts.",
+        help="Multiply the strength of targets that match by F; of several, the last counts.",
     )(command)
 
 
 def output_options(command: Command) -> Command:
     """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, and whether."""
-    for option in (
-        click.option("--dry-run", is_flag=True, help="Compute and report; write nothing."),
-        click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
-        click.option("-o", "--output", type=click.Path(), help="Where the adapter is written."),
-    ):
-        command = option(command)
-    return command
+    return section(
+        "Output",
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(),
+            metavar="PATH",
+            help="Where the adapter is written: a new folder, or a new file if the format is a "
+            "single file.",
+        ),
+        overwrite_option,
+        dry_run_option,
+    )(command)
+
+
+def overwrite_option(command: Command) -> Command:
+    """`--overwrite`: replace an output that exists."""
+    return click.option("--overwrite", is_flag=True, help="Replace an output that exists.")(command)
+
+
+def dry_run_option(command: Command) -> Command:
+    """`--dry-run`: do everything but write."""
+    text = "Check and report, but write nothing."
+    return click.option("--dry-run", is_flag=True, help=text)(command)
 
 
 def checked_output(output: str | None, *, dry_run: bool) -> str | None:
@@ -289,33 +339,50 @@ def checked_output(output: str | None, *, dry_run: bool) -> str | None:
     return None if dry_run else output
 
 
-_RANK_OPTIONS = (
-    click.option("--rank", type=int, metavar="R", help="Exactly this rank for every target."),
+_GOALS = (
+    click.option("--rank", type=int, metavar="R", help="This rank for every target."),
     click.option(
-        "--energy", type=float, metavar="E", help="Keep this share of each update's energy, Σσ²."
+        "--energy",
+        type=float,
+        metavar="E",
+        help="The least ranks that keep this share of the energy of each update (the sum of its "
+        "squared singular values), above 0 and at most 1: 0.95 keeps 95%.",
     ),
     click.option(
-        "--error", type=float, metavar="E", help="Lose at most this share of each update's norm."
+        "--error",
+        type=float,
+        metavar="E",
+        help="The least ranks that lose at most this share of the norm of each update, from 0 "
+        "to 1.",
     ),
     click.option(
-        "--size", type=Size(), help="A budget for the file, e.g. 64MB; the best ranks within it."
+        "--size",
+        type=Size(),
+        metavar="SIZE",
+        help="The best ranks for a file of at most this size, such as 64MB (or 64MiB, of 1024² "
+        "bytes).",
     ),
     click.option(
-        "--parameters", type=int, metavar="N", help="A budget for the number of parameters."
+        "--parameters",
+        type=int,
+        metavar="N",
+        help="The best ranks with at most this many parameters.",
     ),
+)
+_BOUNDS = (
     click.option("--max-rank", type=int, metavar="R", help="No rank above this."),
     click.option("--min-rank", type=int, metavar="R", help="No rank below this."),
-    click.option("--multiple-of", type=int, metavar="N", help="Round ranks up to a multiple."),
-    click.option("--uniform", is_flag=True, help="One rank for all targets."),
+    click.option(
+        "--multiple-of", type=int, metavar="N", help="Round each rank up to a multiple of N."
+    ),
+    click.option("--uniform", is_flag=True, help="The same rank for all targets."),
 )
 
 
 def rank_options(command: Command) -> Command:
     """The options of a rank rule: one goal, and bounds for the ranks."""
-    # Click shows first what was added last, as with decorators one above the other.
-    for option in reversed(_RANK_OPTIONS):
-        command = option(command)
-    return command
+    bounds = section("Bounds of the ranks", *_BOUNDS)
+    return section("Ranks (choose one rule)", *_GOALS)(bounds(command))
 
 
 def rank_rule(settings: Mapping[str, Any]) -> "RankRule | None":

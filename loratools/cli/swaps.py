@@ -9,6 +9,7 @@ from loratools.cli.failures import printable
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer, aside
+from loratools.cli.verbosity import is_verbose
 from loratools.errors import counted
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def run_swap(
     from loratools.merging.plan import MergeOptions
     from loratools.swapping.swap import swap
 
-    is_verbose = settings["verbose"] or settings["dry_run"]
-    answer = Answer(partial(_text, verbose=is_verbose), as_json=as_json)
+    shows_rows = is_verbose() or settings["dry_run"]
+    answer = Answer(partial(_text, verbose=shows_rows), as_json=as_json)
     with progress_bar() as progress:
         swap(
             model,

@@ -7,6 +7,7 @@ import click
 
 from loratools.cli.failures import printable
 from loratools.cli.options import Report, report_json
+from loratools.cli.verbosity import is_quiet
 
 _Report = TypeVar("_Report", bound=Report)
 
@@ -24,8 +25,8 @@ def aside(label: str, text: str) -> Aside:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print each `Aside` on stderr, and other lines on stdout."""
-    for line in lines:
+    """Print each `Aside` on stderr, and other lines on stdout; nothing with `-q`."""
+    for line in () if is_quiet() else lines:
         click.echo(line, err=isinstance(line, Aside))
 
 
@@ -43,5 +44,9 @@ class Answer(Generic[_Report]):
         self._lines = [report_json(report)] if self._as_json else list(self._text(report))
 
     def print(self) -> None:
-        """Print the lines that `approve` has made."""
-        print_lines(self._lines)
+        """Print what `approve` has made; with `-q`, only JSON."""
+        if not self._as_json:
+            print_lines(self._lines)
+            return
+        for line in self._lines:
+            click.echo(line)

@@ -1,12 +1,88 @@
-"""The options for weights of blocks, and the check that there are as many weights as adapters."""
+"""The options for weights, of adapters and of blocks; and adapters written as `ADAPTER:0.7`."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, final
 
 import click
 
 from loratools.cli.options import Command
 from loratools.errors import counted
+
+
+@final
+class WeightList(click.ParamType[tuple[float, ...]]):
+    """A number, or several with commas between them: `0.7,0.3`."""
+
+    name = "weights"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Parse `value` as numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, nor a list such as 0.7,0.3", param, ctx)
+
+
+def weight_option(command: Command) -> Command:
+    """`-w`: the weights of adapters, in order, in one list or several."""
+    return click.option(
+        "-w",
+        "--weight",
+        "weights",
+        type=WeightList(),
+        multiple=True,
+        metavar="W[,W...]",
+        callback=_joined,
+        help="The weight of each adapter, in order: -w 0.7,0.3 or -w 0.7 -w 0.3. Or write it after "
+        "the adapter, as in style.safetensors:0.7. 1 is the strength as trained, 0.5 half of it, "
+        "and -1 its opposite.  [default: 1]",
+    )(command)
+
+
+def _joined(
+    context: click.Context, parameter: click.Parameter, lists: Sequence[tuple[float, ...]]
+) -> tuple[float, ...]:
+    return tuple(weight for each in lists for weight in each)
+
+
+def weighted(
+    adapters: Sequence[str], weights: tuple[float, ...]
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The names of adapters, and their weights: those of `-w`, or of names as `ADAPTER:0.7`.
+
+    There are no weights if none is given, and where only some names have one, others have 1.
+
+    Raises:
+        UsageError: weights are given in both ways.
+    """
+    pairs = [_split(adapter) for adapter in adapters]
+    names, own = tuple(name for name, _ in pairs), [weight for _, weight in pairs]
+    if all(weight is None for weight in own):
+        return names, weights
+    if weights:
+        first = next(a for a, weight in zip(adapters, own, strict=True) if weight is not None)
+        raise click.UsageError(
+            f"{first!r} has its weight after the colon, and -w gives weights too; "
+            "use one of the two."
+        )
+    return names, tuple(1.0 if weight is None else weight for weight in own)
+
+
+def _split(adapter: str) -> tuple[str, float | None]:
+    """The name and the weight in `NAME:WEIGHT`; a path that exists is a name, whatever is in it."""
+    drive, rest = os.path.splitdrive(adapter)  # `C:` on Windows, and nothing elsewhere
+    name, _, number = rest.rpartition(":")
+    if not name or os.path.lexists(adapter):
+        return adapter, None
+    try:
+        return drive + name, float(number)
+    except ValueError:
+        return adapter, None
 
 
 def block_weights_option(command: Command, *, of_each: bool = False) -> Command:
@@ -16,7 +92,8 @@ def block_weights_option(command: Command, *, of_each: bool = False) -> Command:
         "--block-weights",
         metavar="WEIGHTS",
         multiple=of_each,
-        help=f"{each}eights of blocks, as 1,0,0.5,… or OUTD or IN04=0.5,OUT00-OUT05=0.",
+        help=f"{each}eights of the blocks of an image model: a list such as 1,0,0.5,…, a preset "
+        "such as OUTD, or blocks by name, as in IN04=0.5,OUT00-OUT05=0.",
     )(command)
 
 

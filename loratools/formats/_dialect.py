@@ -102,14 +102,15 @@ def _is_number(value: object) -> bool:
 ALPHA = Option(
     "alpha",
     ("auto",),
-    "The alpha of an adapter whose files do not say it; auto: its rank, and a note says so.",
+    "The alpha of an adapter whose files do not say it; auto: its rank, with a note.",
     number="A",
 )
 #: The factor of all updates of an adapter, for dialects whose files do not always settle it.
 SCALE = Option(
     "scale",
     ("auto",),
-    "The factor of every update (--keys, MLX); auto: as the files say, and a note if they do not.",
+    "The factor of every update, for --keys and MLX; auto: as the files say, with a note if "
+    "they do not.",
     number="S",
 )
 

@@ -13,6 +13,7 @@ from loratools.errors import FormatError, StorageError, path_errors, storage_err
 from loratools.io.descriptors import Descriptor
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
+from loratools.io.opened import tell
 from loratools.io.platform import (
     descriptor_path,
     expect_long_reads,
@@ -48,6 +49,7 @@ class InputFile:
         self._identity = _identity(status)
         self._is_streamed, self._is_kept = False, True
         self._descriptor = self._reopened(fd)
+        tell(path, self.size)
 
     def _reopened(self, fd: int = -1) -> Descriptor:
         return Descriptor(self._opener(), fd)

@@ -303,7 +303,7 @@ def test_whole_tensors_of_some_adapters(run: Callable[..., Result], output: Path
 
 USAGE = {
     "weights for others": (["-w", "1"], r"1 weight \(-w\) for 2 adapters"),
-    "no number": (["-w", "heavy", "-w", "1"], "'heavy' is not a valid float"),
+    "no number": (["-w", "heavy", "-w", "1"], "'heavy' is not a number"),
     "no method": (["--method", "average"], "'average' is not one of"),
     "no factor": (["--where", "*.q_proj"], "is not a pattern and a number"),
     "no policy": (["--replaced", "last"], "'last' is not one of"),

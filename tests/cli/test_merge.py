@@ -389,7 +389,7 @@ USAGE = {
     "an option that moves the cursor": ([SINGLE, PLAIN, "--\x1b[2J"], r"\\x1b\[2J"),
     "an endless option": ([SINGLE, PLAIN, "--" + "x" * 9999], "No such option"),
     "weights for others": ([SINGLE, PLAIN, "-o", "x", "-w", "1", "-w", "2"], "2 weights .* for 1"),
-    "no number": ([SINGLE, PLAIN, "-o", "x", "-w", "heavy"], "'heavy' is not a valid float"),
+    "no number": ([SINGLE, PLAIN, "-o", "x", "-w", "heavy"], "'heavy' is not a number"),
     "no dtype": ([SINGLE, PLAIN, "-o", "x", "--dtype", "float8"], "'float8' is not one of"),
     "no size": ([SINGLE, PLAIN, "-o", "x", "--max-shard-size", "big"], "is not a size"),
     "no byte": ([SINGLE, PLAIN, "-o", "x", "--max-shard-size", "0"], "less than a byte"),

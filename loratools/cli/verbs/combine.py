@@ -9,73 +9,99 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools import methods, registry
+from loratools.cli.command import ADAPTER, section
 from loratools.cli.failures import printable
-from loratools.cli.method_options import METHOD_OPTIONS, method_options
+from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
 from loratools.cli.options import (
     base_option,
     checked_output,
     chosen_device,
-    config_option,
     device_option,
-    dialect_options,
     jobs_option,
     json_option,
     modules_option,
     offline_option,
     output_options,
-    pickle_option,
     rank_options,
     rank_rule,
+    reading_options,
     where_option,
 )
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
 from loratools.cli.truncations import certificate_lines, written_lines
 from loratools.cli.unknown import OneOf
+from loratools.cli.weights import weight_option, weighted
 from loratools.errors import counted
 
 if TYPE_CHECKING:
     from loratools.reshaping.combine import CombineReport
 
 
-@click.command("combine", short_help=__doc__)
+@click.command(
+    "combine",
+    short_help=__doc__,
+    cls=CombineVerb,
+    arguments={"ADAPTER": f"{ADAPTER} All are for one base, and of one format."},
+    examples=(
+        (
+            "Add two adapters, exactly; the ranks add up:",
+            "loratools combine style.safetensors detail.safetensors -w 0.7,0.3 -o sum.safetensors",
+        ),
+        (
+            "The best approximation of the sum at rank 16:",
+            "loratools combine adapter other-adapter --rank 16 -o both",
+        ),
+        (
+            "TIES, in a file of at most 300 kB:",
+            "loratools combine adapter other-adapter --method ties --density 0.3 --size 300kB "
+            "-o ties",
+        ),
+    ),
+)
 @click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
-@output_options
-@click.option(
-    "-w",
-    "--weight",
-    "weights",
-    type=float,
-    multiple=True,
-    help="The weight of each adapter, in order.  [default: 1]",
+@section(
+    "What is combined",
+    weight_option,
+    click.option(
+        "--method",
+        type=OneOf(registry.names(methods)),
+        metavar="METHOD",
+        default="linear",
+        show_default=True,
+        help="How the updates are combined; see Methods.",
+    ),
+    where_option,
+    click.option(
+        "--replaced",
+        type=OneOf(["refuse", "first", "average"]),
+        default="refuse",
+        show_default=True,
+        help="What to do if adapters store one tensor whole, and differently: refuse them, take "
+        "the first adapter's, or the average.",
+    ),
 )
-@click.option(
-    "--method",
-    type=OneOf(registry.names(methods)),
-    default="linear",
-    show_default=True,
-    help="How updates are combined.",
+@section(
+    METHOD_SECTION,
+    method_options,
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="The seed of random choices.  [dare_linear, dare_ties, della]",
+    ),
 )
-@where_option
 @rank_options
-@base_option
-@method_options
-@device_option
-@click.option("--seed", type=int, default=0, show_default=True, help="For random choices.")
-@click.option(
-    "--replaced",
-    type=OneOf(["refuse", "first", "average"]),
-    default="refuse",
-    show_default=True,
-    help="What to do about whole tensors that differ.",
-)
+@output_options
+@section("Reading the base", base_option)
+@reading_options
 @modules_option
+@device_option
 @jobs_option
-@json_option
 @offline_option
-@pickle_option
-@config_option
-@dialect_options
+@json_option
 def command(
     adapters: tuple[str, ...],
     output: str | None,
@@ -92,6 +118,7 @@ def command(
     approximation, and the report says what was lost.
     """
     output = checked_output(output, dry_run=dry_run)
+    adapters, weights = weighted(adapters, weights)
     if weights and len(weights) != len(adapters):
         raise click.UsageError(
             f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}."

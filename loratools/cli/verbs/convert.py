@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loratools.cli.command import ADAPTER, Verb, section
 from loratools.cli.failures import printable
 from loratools.cli.options import (
     checked_output,
-    config_option,
-    dialect_options,
     json_option,
     offline_option,
     output_options,
-    pickle_option,
+    reading_options,
     variant_option,
 )
 from loratools.cli.text import Answer
@@ -28,24 +27,50 @@ if TYPE_CHECKING:
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-@click.command("convert", short_help=__doc__)
-@click.argument("adapter", type=click.Path())
-@output_options
-@click.option(
-    "--to",
-    type=OneOf([dialect.name for dialect in written()]),
-    required=True,
-    help="The format to write.",
+@click.command(
+    "convert",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"ADAPTER": ADAPTER},
+    examples=(
+        (
+            "Write an adapter of PEFT for mlx-lm:",
+            "loratools convert adapter --to mlx -o adapter-mlx",
+        ),
+        (
+            "Write a file of kohya's for ComfyUI, without its updates of the text encoder:",
+            "loratools convert style.safetensors --to comfyui --drop 'lora_te_*' "
+            "-o comfyui.safetensors",
+        ),
+        ("See which formats there are:", "loratools formats"),
+    ),
 )
-@click.option("--base", type=click.Path(), help="The base model, if names need it to be read.")
-@variant_option
-@click.option("--dtype", type=OneOf(_DTYPES), help="The dtype of the new tensors.")
-@click.option("--drop", multiple=True, metavar="GLOB", help="Leave these targets out.")
-@json_option
+@click.argument("adapter", type=click.Path())
+@section(
+    "The new format",
+    click.option(
+        "--to",
+        type=OneOf([dialect.name for dialect in written()]),
+        required=True,
+        help="The format to write.",
+    ),
+    click.option("--dtype", type=OneOf(_DTYPES), help="The dtype of the new tensors."),
+    click.option("--drop", multiple=True, metavar="GLOB", help="Leave targets that match out."),
+)
+@output_options
+@section(
+    "Reading the base",
+    click.option(
+        "--base",
+        type=click.Path(),
+        metavar="BASE",
+        help="The base model, if its tensors are needed to understand the names in the adapter.",
+    ),
+    variant_option,
+)
+@reading_options
 @offline_option
-@pickle_option
-@config_option
-@dialect_options
+@json_option
 def command(
     adapter: str,
     output: str | None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loratools.cli.command import Verb
 from loratools.cli.options import json_option
 from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
     from loratools.describing.formats import Formats
 
 
-@click.command("formats", short_help=__doc__)
+@click.command(
+    "formats",
+    short_help=__doc__,
+    cls=Verb,
+    examples=(
+        ("List the formats:", "loratools formats"),
+        ("As JSON, for a script:", "loratools formats --json"),
+    ),
+)
 @json_option
 def command(as_json: bool) -> None:
     """List the formats of adapters, and what can be done with each.

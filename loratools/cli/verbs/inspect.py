@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.command import ADAPTER, Verb, section
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.options import (
-    config_option,
-    dialect_options,
     json_option,
+    modules_option,
     offline_option,
-    pickle_option,
     print_json,
+    reading_options,
     variant_option,
 )
 from loratools.cli.several import inspect_several
@@ -32,21 +32,63 @@ _METADATA_SHOWN = 12
 _FROM = {"alpha_pattern": "regex"}
 
 
-@click.command("inspect", short_help=__doc__)
+@click.command(
+    "inspect",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"ADAPTER": f"{ADAPTER} Or a folder of adapters."},
+    examples=(
+        ("See what is in an adapter:", "loratools inspect style.safetensors"),
+        (
+            "See several, or a folder of them, in one table:",
+            "loratools inspect adapter other-adapter style.safetensors",
+        ),
+        (
+            "Check in a script that one is sound and fits a model (exit code 3 if not):",
+            "loratools inspect adapter --base model --check -q",
+        ),
+    ),
+)
 @click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True, type=click.Path())
-@click.option("--base", type=click.Path(), help="Compare with this base model.")
-@variant_option
-@click.option("--spectrum", is_flag=True, help="Measure every update: norms, effective rank, ...")
-@click.option("--blocks", is_flag=True, help="Measure how much is in each block of the model.")
-@click.option("--modules", is_flag=True, help="Show every update, not only groups.")
-@click.option("--check", is_flag=True, help="Exit with code 3 if something is wrong.")
-@click.option("--list", "as_list", is_flag=True, help="Show a table, or an array, even of one.")
-@click.option("--recursive", is_flag=True, help="Look into folders at any depth.")
-@json_option
+@section(
+    "What is shown of one adapter",
+    click.option(
+        "--spectrum",
+        is_flag=True,
+        help="Measure every update: its norm, its largest singular value, and its effective rank.",
+    ),
+    click.option(
+        "--blocks",
+        is_flag=True,
+        help="Measure how much of the update is in each block of the model.",
+    ),
+    modules_option,
+)
+@section(
+    "Several adapters",
+    click.option(
+        "--list", "as_list", is_flag=True, help="Show a table, or an array of JSON, even of one."
+    ),
+    click.option("--recursive", is_flag=True, help="Look into folders at any depth."),
+)
+@section(
+    "Checking",
+    click.option(
+        "--check",
+        is_flag=True,
+        help="Read the values too, and exit with code 3 if something is wrong.",
+    ),
+    click.option(
+        "--base",
+        type=click.Path(),
+        metavar="BASE",
+        help="See whether the adapter fits this model, and what it changes there.",
+    ),
+    variant_option,
+)
+@reading_options
 @offline_option
-@pickle_option
-@config_option
-@dialect_options
+@json_option
 def command(
     adapters: tuple[str, ...],
     config: str | None,
@@ -57,11 +99,11 @@ def command(
     recursive: bool,
     **settings: Any,
 ) -> int:
-    """Describe ADAPTER, a folder, a file or an hf:// name, from its headers and config.
+    """Describe ADAPTER from its headers and its config, without reading its values.
 
     Of several, and of a folder of adapters, it prints a table with a row for each.
 
-    --check also reads the values: a NaN, or an adapter that was never trained, is wrong.
+    With --check it reads the values too: a NaN, or an adapter that was never trained, is wrong.
     """
     from loratools.describing.describe import Inspecting
     from loratools.describing.several import are_several, rows_of

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loratools.cli.account import account
+from loratools.cli.command import ADAPTER, BASE, Verb, section
 from loratools.cli.failures import printable
 from loratools.cli.options import (
     Size,
-    config_option,
-    dialect_options,
+    allow_nonfinite_option,
+    allow_unmatched_option,
+    dry_run_option,
     jobs_option,
     json_option,
     offline_option,
-    pickle_option,
+    overwrite_option,
+    reading_options,
     rounding_options,
     selection_options,
     variant_option,
@@ -25,56 +28,92 @@ from loratools.cli.swaps import run_swap
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
-from loratools.cli.weights import block_weights_option, check_counts
+from loratools.cli.verbosity import is_verbose
+from loratools.cli.weights import block_weights_option, check_counts, weight_option, weighted
 from loratools.errors import OutputError
 
 if TYPE_CHECKING:
     from loratools.merging.report import MergeReport
 
 
-@click.command("merge", short_help=__doc__)
+@click.command(
+    "merge",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"BASE": BASE, "ADAPTER": ADAPTER},
+    examples=(
+        (
+            "Merge an adapter at 70% of its strength:",
+            "loratools merge model adapter:0.7 -o merged",
+        ),
+        (
+            "Merge two adapters, after a look at what would be done:",
+            "loratools merge model adapter other-adapter -w 0.7,0.3 --dry-run",
+        ),
+        (
+            "Change the attention only, and write float16 in shards of 2 GB:",
+            "loratools merge model adapter -o half --only '*attn*' --dtype float16 "
+            "--max-shard-size 2GB",
+        ),
+    ),
+)
 @click.argument("base", type=click.Path())
 @click.argument("adapters", nargs=-1, type=click.Path(), metavar="[ADAPTER...]")
-@click.option("-o", "--output", type=click.Path(), help="Where the merged model is written.")
-@click.option(
-    "-w",
-    "--weight",
-    "weights",
-    type=float,
-    multiple=True,
-    help="The weight of each adapter, in order. -1 takes one out again.  [default: 1]",
+@section(
+    "What is changed",
+    weight_option,
+    partial(block_weights_option, of_each=True),
+    selection_options,
+    allow_unmatched_option,
 )
-@partial(block_weights_option, of_each=True)
-@click.option(
-    "--dtype",
-    type=OneOf(["keep", "float32", "bfloat16", "float16"]),
-    default="keep",
-    show_default=True,
-    help="The dtype of all float weights.",
+@section(
+    "Numbers",
+    click.option(
+        "--dtype",
+        type=OneOf(["keep", "float32", "bfloat16", "float16"]),
+        default="keep",
+        show_default=True,
+        help="The dtype of all float weights.",
+    ),
+    rounding_options,
+    allow_nonfinite_option,
 )
-@click.option("--max-shard-size", type=Size(), help="Split the weights anew, e.g. 5GB.")
-@click.option(
-    "--only-changed", is_flag=True, help="Write an overlay: only the tensors that change."
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="PATH",
+        help="Where the model is written: a new folder if BASE is one, or a new file.",
+    ),
+    overwrite_option,
+    dry_run_option,
+    click.option(
+        "--max-shard-size",
+        type=Size(),
+        metavar="SIZE",
+        help="Split the weights into files of at most this size, such as 5GB (or 5GiB, of 1024³ "
+        "bytes).  [default: as the files of BASE]",
+    ),
+    click.option(
+        "--only-changed",
+        is_flag=True,
+        help="Write an overlay, with only the tensors that change; read it with BASE, as "
+        "BASE+OVERLAY.",
+    ),
+    click.option(
+        "--in-place",
+        is_flag=True,
+        help="Rewrite the files of BASE, which is your own copy. `loratools swap` takes the "
+        "adapters out again.",
+    ),
 )
-@selection_options
-@variant_option
-@rounding_options
+@section("Reading the base", variant_option)
+@reading_options
 @jobs_option
-@click.option(
-    "--in-place", is_flag=True, help="Rewrite the files of BASE, your own copy, as swap does."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-@click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
-@click.option(
-    "--allow-unmatched", is_flag=True, help="Leave out updates the base has no place for."
-)
-@click.option("--allow-nonfinite", is_flag=True, help="Write NaNs and infinities.")
-@pickle_option
-@config_option
-@dialect_options
-@json_option
 @offline_option
-@click.option("-v", "--verbose", is_flag=True, help="Show what was done to each weight.")
+@json_option
 def command(
     base: str,
     adapters: tuple[str, ...],
@@ -83,15 +122,15 @@ def command(
     as_json: bool,
     dry_run: bool,
     in_place: bool,
-    verbose: bool,
     **settings: Any,
 ) -> None:
     """Write BASE + weight x ADAPTER (+ ...) as a model of the same layout.
 
-    BASE and each ADAPTER are a folder, a safetensors file or an hf://owner/name on the Hub. All
-    adapters are added before the one rounding to BASE's dtype. The output appears complete, or not
-    at all. BASE+OVERLAY is a base with what --only-changed has written; without an ADAPTER it is
-    written as one model; so is a state dict of home-made layers, with --keys base=PATTERN.
+    All adapters are added before the one rounding to BASE's dtype. The output appears complete, or
+    not at all.
+
+    BASE+OVERLAY is a base with what --only-changed has written; without an ADAPTER it is written as
+    one model. So is a state dict of home-made layers, with --keys base=PATTERN.
     """
     from loratools.files.own_base import holds_base
     from loratools.files.place import layers_of
@@ -103,16 +142,16 @@ def command(
         _check_in_place(output, settings)
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    adapters, weights = weighted(adapters, weights)
     check_counts(settings, weights, len(adapters))
     if in_place:
-        shown = {"dry_run": dry_run, "verbose": verbose}
-        _merge_in_place(base, adapters, weights, as_json, settings | shown)
+        _merge_in_place(base, adapters, weights, as_json, settings | {"dry_run": dry_run})
         return
     from loratools.merging.execute import WriteOptions
     from loratools.merging.merge import merge
     from loratools.merging.plan import MergeOptions
 
-    answer = Answer(partial(_text, verbose=verbose or dry_run), as_json=as_json)
+    answer = Answer(partial(_text, verbose=is_verbose() or dry_run), as_json=as_json)
     with progress_bar() as progress:
         merge(
             base,

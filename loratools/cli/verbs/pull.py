@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loratools.cli.command import Verb, section
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, offline_option, variant_option
+from loratools.cli.options import json_option, offline_option, overwrite_option, variant_option
 from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
 from loratools.errors import counted
@@ -15,20 +16,53 @@ if TYPE_CHECKING:
     from loratools.publishing.pull import Pulled
 
 
-@click.command("pull", short_help=__doc__)
-@click.argument("name")
-@click.option("-o", "--output", type=click.Path(), help="A folder to copy the files to.")
-@click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")
-@click.option("--revision", help="A branch, a tag or a commit, as after @.")
-@click.option("--include-base", is_flag=True, help="Fetch the base that the adapter names too.")
-@click.option(
-    "--lock",
-    type=click.Path(),
-    help="Keep to the commits and hashes in this file, and add what is new.",
+@click.command(
+    "pull",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"NAME": "owner/name[@revision][/path] on the Hub, with or without hf:// before it."},
+    examples=(
+        ("Fetch an adapter, and print where it is:", "loratools pull ann/style"),
+        (
+            "Fetch it into a folder, with the model that it is for:",
+            "loratools pull ann/style -o style --include-base",
+        ),
+        (
+            "Fetch the same bytes each time, or fail:",
+            "loratools pull ann/style --lock loratools.lock",
+        ),
+    ),
 )
-@variant_option
-@json_option
+@click.argument("name")
+@section(
+    "What is fetched",
+    click.option(
+        "--revision", metavar="NAME", help="A branch, a tag or a commit, as after @ in NAME."
+    ),
+    click.option(
+        "--include-base", is_flag=True, help="Fetch the base that the adapter names, too."
+    ),
+    click.option(
+        "--lock",
+        type=click.Path(),
+        metavar="FILE",
+        help="Keep to the commits and hashes in this file, and add what is new.",
+    ),
+    variant_option,
+)
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="FOLDER",
+        help="A folder to copy the files to.  [default: they stay in the cache]",
+    ),
+    overwrite_option,
+)
 @offline_option
+@json_option
 def command(
     name: str,
     output: str | None,

@@ -1,44 +1,89 @@
 """Publish an adapter or a merged model on the Hub."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.command import Verb, section
 from loratools.cli.failures import printable
-from loratools.cli.options import json_option, print_json, variant_option
+from loratools.cli.options import dry_run_option, json_option, print_json, variant_option
+from loratools.cli.text import aside, print_lines
 from loratools.errors import counted, listing
 
 if TYPE_CHECKING:
     from loratools.publishing.push import PushReport
 
 
-@click.command("push", short_help=__doc__)
+@click.command(
+    "push",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={
+        "FOLDER": "The folder of an adapter or of a model.",
+        "OWNER/NAME": "The repository on the Hub.",
+    },
+    examples=(
+        (
+            "See what would be sent:",
+            "loratools push adapter ann/style --create --base ann/model --dry-run",
+        ),
+        (
+            "Publish an adapter, in a new repository that only you see:",
+            "loratools push adapter ann/style --create --private --base ann/model",
+        ),
+        (
+            "Propose a change of a repository, as a pull request:",
+            "loratools push adapter ann/style --pr --message 'Rank 8'",
+        ),
+    ),
+)
 @click.argument("folder", type=click.Path())
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--create", is_flag=True, help="Make the repository if there is none.")
-@click.option("--private", is_flag=True, help="With --create: only its owners see it.")
-@click.option(
-    "--branch", default="main", show_default=True, help="Commit there; made if there is none."
+@section(
+    "The commit",
+    click.option("--create", is_flag=True, help="Make the repository if there is none."),
+    click.option("--private", is_flag=True, help="With --create: only its owners see it."),
+    click.option(
+        "--branch",
+        metavar="NAME",
+        default="main",
+        show_default=True,
+        help="Commit to this branch, which is made if there is none.",
+    ),
+    click.option("--pr", "proposes", is_flag=True, help="Open a pull request for main instead."),
+    click.option("--message", metavar="TEXT", help="The commit's message."),
+    click.option("--tag", metavar="NAME", help="Give the commit a tag."),
+    dry_run_option,
 )
-@click.option("--pr", "proposes", is_flag=True, help="Open a pull request for main instead.")
-@click.option("--message", help="The commit's message.")
-@click.option("--tag", help="Give the commit a tag.")
-@click.option("--base", metavar="OWNER/NAME", help="The base to name in the pushed config.")
-@click.option("--license", help="For the card: apache-2.0, mit, …")
-@click.option(
-    "--report",
-    "reports",
-    type=click.Path(),
-    multiple=True,
-    help="What a command printed with --json, for the card; the oldest first.",
+@section(
+    "What is sent",
+    click.option("--base", metavar="OWNER/NAME", help="The base to name in the pushed config."),
+    click.option(
+        "--all", "all_files", is_flag=True, help="Send the other files of the folder too."
+    ),
+    variant_option,
 )
-@click.option("--template", type=click.Path(), help="A Jinja2 template for the card's section.")
-@click.option("--no-card", is_flag=True, help="Leave README.md as it is.")
-@click.option("--all", "all_files", is_flag=True, help="Send other files of the folder too.")
-@variant_option
-@click.option("--dry-run", is_flag=True, help="Check and compare, and send nothing.")
+@section(
+    "The model card, README.md",
+    click.option("--license", metavar="NAME", help="The license, such as apache-2.0 or mit."),
+    click.option(
+        "--report",
+        "reports",
+        type=click.Path(),
+        multiple=True,
+        metavar="FILE",
+        help="What a command printed with --json, for the card; the oldest first.",
+    ),
+    click.option(
+        "--template",
+        type=click.Path(),
+        metavar="FILE",
+        help="A Jinja2 template for the card's section.",
+    ),
+    click.option("--no-card", is_flag=True, help="Leave README.md as it is."),
+)
 @json_option
 def command(
     folder: str,
@@ -66,7 +111,7 @@ def command(
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        print_lines(_text(report))
 
 
 def _report(path: str) -> Mapping[str, Any]:
@@ -76,19 +121,19 @@ def _report(path: str) -> Mapping[str, Any]:
     return read_json(InputFile(Path(path)))
 
 
-def _print(report: "PushReport") -> None:
+def _text(report: "PushReport") -> Iterator[str]:
     where = report.to_json()["name"] or f"hf://{report.repo}"
     if not report.changed:
         files = counted(len(report.files), "file")
-        click.echo(f"nothing to change: {printable(str(where))} has the same {files}")
+        yield f"nothing to change: {printable(str(where))} has the same {files}"
     else:
         verb = "would send" if report.dry_run else "sent"
-        click.echo(f"{verb}: {printable(listing(report.changed, 12))}")
+        yield f"{verb}: {printable(listing(report.changed, 12))}"
         if not report.dry_run:
-            click.echo(f"commit: {printable(str(where))}")
+            yield f"commit: {printable(str(where))}"
     if report.proposal is not None:
-        click.echo(f"pull request: {report.proposal}")
+        yield f"pull request: {report.proposal}"
     if report.tag is not None and not report.dry_run:
-        click.echo(f"tag: {printable(report.tag)}")
+        yield f"tag: {printable(report.tag)}"
     if report.left_out:
-        click.echo(f"Note: not sent: {printable(listing(report.left_out))}", err=True)
+        yield aside("Note", f"not sent: {listing(report.left_out)}")

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.command import ADAPTER, Verb, section
 from loratools.cli.failures import printable
 from loratools.cli.options import (
     base_option,
     checked_output,
-    config_option,
-    dialect_options,
     json_option,
     offline_option,
     output_options,
-    pickle_option,
     rank_options,
     rank_rule,
+    reading_options,
     where_option,
 )
 from loratools.cli.tables import Column, table_lines
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from loratools.traps import Change
 
 
-class _Command(click.Command):
+class _Command(Verb):
     """The command, whose `--repair` may stand alone, also before the name of the adapter."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -55,35 +54,78 @@ class _Command(click.Command):
             raise
 
 
-@click.command("rescale", short_help=__doc__, cls=_Command)
+@click.command(
+    "rescale",
+    short_help=__doc__,
+    cls=_Command,
+    arguments={"ADAPTER": ADAPTER},
+    examples=(
+        (
+            "Write an adapter at 70% of its strength:",
+            "loratools rescale style.safetensors --strength 0.7 -o weaker.safetensors",
+        ),
+        (
+            "Halve the strength of the updates of one module in each layer:",
+            "loratools rescale adapter --where '*.q_proj=0.5' -o weaker",
+        ),
+        (
+            "Repair what `loratools inspect` has found, and named [rslora]:",
+            "loratools rescale other-adapter --repair rslora -o repaired",
+        ),
+    ),
+)
 @click.argument("adapter", type=click.Path())
-@output_options
-@click.option("--strength", type=float, metavar="F", help="Multiply every update by F.")
-@where_option
-@block_weights_option
-@click.option("--alpha", type=float, metavar="A", help="Set alpha, and so change the strength.")
-@click.option("--fold", is_flag=True, help="Put the scaling into the factors: alpha = rank.")
-@click.option(
-    "--rule",
-    type=OneOf(["alpha-over-rank", "rslora"]),
-    help="Write alpha for this rule; the strength stays.",
+@section(
+    "Other strengths",
+    click.option("--strength", type=float, metavar="F", help="Multiply every update by F."),
+    where_option,
+    block_weights_option,
+    click.option(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="Set the alpha of every update, which changes its strength: alpha / rank.",
+    ),
+    click.option(
+        "--keep-replaced",
+        is_flag=True,
+        help="Keep tensors that are stored whole as they are; they have no strength.",
+    ),
 )
-@click.option("--balance", is_flag=True, help="Give both factors of an update about the same norm.")
-@click.option("--keep-replaced", is_flag=True, help="Keep whole tensors, which have no strength.")
-@click.option(
-    "--repair",
-    type=OneOf((ALL, *names())),
-    multiple=True,
-    metavar="[TRAP]",
-    help="Repair all traps that inspect --check finds, or this one only.",
+@section(
+    "The same strengths, stored in another way",
+    click.option(
+        "--fold", is_flag=True, help="Multiply the scaling into the factors, so that alpha = rank."
+    ),
+    click.option(
+        "--rule",
+        type=OneOf(["alpha-over-rank", "rslora"]),
+        help="Write the alpha that gives the same strength under this rule: alpha / rank, or "
+        "alpha / √rank.",
+    ),
+    click.option(
+        "--balance",
+        is_flag=True,
+        help="Give the two factors of each update about the same norm.",
+    ),
 )
-@base_option
+@section(
+    "Repairs",
+    click.option(
+        "--repair",
+        type=OneOf((ALL, *names())),
+        multiple=True,
+        metavar="[TRAP]",
+        help="Repair everything that `loratools inspect --check` finds; or only the trap that it "
+        "names in brackets, such as [dropped-alpha].",
+    ),
+)
+@section("DoRA and the like, as LoRA for one base", base_option)
 @rank_options
-@json_option
+@output_options
+@partial(reading_options, without=["alpha"])  # its own --alpha says it too
 @offline_option
-@pickle_option
-@config_option
-@partial(dialect_options, without=["alpha"])  # its own --alpha says it too
+@json_option
 def command(
     adapter: str, output: str | None, overwrite: bool, dry_run: bool, as_json: bool, **settings: Any
 ) -> None:

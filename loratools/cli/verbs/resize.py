@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.command import ADAPTER, Verb
 from loratools.cli.options import (
     checked_output,
-    config_option,
-    dialect_options,
     jobs_option,
     json_option,
     modules_option,
     offline_option,
     output_options,
-    pickle_option,
     rank_options,
     rank_rule,
+    reading_options,
 )
 from loratools.cli.text import Answer
 from loratools.cli.truncations import certificate_lines, written_lines
@@ -26,17 +25,34 @@ if TYPE_CHECKING:
     from loratools.reshaping.resize import ResizeReport
 
 
-@click.command("resize", short_help=__doc__)
+@click.command(
+    "resize",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"ADAPTER": ADAPTER},
+    examples=(
+        (
+            "Store an adapter at rank 4, whatever is lost:",
+            "loratools resize adapter --rank 4 -o small",
+        ),
+        (
+            "Keep 95% of the energy of each update:",
+            "loratools resize style.safetensors --energy 0.95 -o small.safetensors",
+        ),
+        (
+            "See what a file of at most 100 kB would cost:",
+            "loratools resize adapter --size 100kB --dry-run",
+        ),
+    ),
+)
 @click.argument("adapter", type=click.Path())
-@output_options
 @rank_options
+@output_options
+@reading_options
 @modules_option
 @jobs_option
-@json_option
 @offline_option
-@pickle_option
-@config_option
-@dialect_options
+@json_option
 def command(
     adapter: str,
     output: str | None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.command import BASE, Verb, section
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.options import (
     checked_output,
@@ -29,42 +30,81 @@ if TYPE_CHECKING:
     from loratools.extracting.report import ExtractReport
 
 
-@click.command("svd-extract", short_help=__doc__)
+@click.command(
+    "svd-extract",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={
+        "TUNED": "The fine-tuned model, in one of the same forms.",
+        "BASE": BASE,
+    },
+    examples=(
+        (
+            "Make an adapter of rank 4, and see how near it comes:",
+            "loratools svd-extract tuned model --rank 4 --check -o extracted",
+        ),
+        (
+            "Of the attention only, at the ranks that keep 99% of the energy:",
+            "loratools svd-extract tuned model --energy 0.99 --only '*attn*' -o attention",
+        ),
+        (
+            "See what differs between two models:",
+            "loratools svd-extract tuned model --rank 1 --dry-run",
+        ),
+    ),
+)
 @click.argument("tuned", type=click.Path())
 @click.argument("base", type=click.Path())
-@output_options
+@section(
+    "What is extracted",
+    click.option("--only", multiple=True, metavar="GLOB", help="Look only at tensors that match."),
+    click.option("--skip", multiple=True, metavar="GLOB", help="Leave out tensors that match."),
+    click.option(
+        "--full",
+        multiple=True,
+        metavar="GLOB",
+        help="Store modules that match whole, and not as factors.",
+    ),
+    click.option(
+        "--residual",
+        type=OneOf(["keep", "drop"]),
+        default="keep",
+        show_default=True,
+        help="What has no place in a LoRA, such as norms and biases: stored whole, or left out.",
+    ),
+    click.option(
+        "--min-change",
+        type=click.FloatRange(min=0),
+        metavar="F",
+        help="Leave out tensors with a relative change below this.  [default: what the rounding of "
+        "their dtype makes]",
+    ),
+)
 @rank_options
-@click.option("--only", multiple=True, metavar="GLOB", help="Look only at these tensors.")
-@click.option("--skip", multiple=True, metavar="GLOB", help="Leave these tensors out.")
-@click.option("--full", multiple=True, metavar="GLOB", help="Store these modules whole.")
-@variant_option
-@click.option(
-    "--residual",
-    type=OneOf(["keep", "drop"]),
-    default="keep",
-    show_default=True,
-    help="What has no place in a LoRA, such as norms and biases: stored whole, or left out.",
+@output_options
+@section(
+    "More about the output",
+    click.option(
+        "--dtype",
+        type=OneOf(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="The dtype of the factors.",
+    ),
+    click.option(
+        "--base-name",
+        metavar="NAME",
+        help="The base's name in the config.  [default: BASE as given]",
+    ),
+    click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED."),
+    click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped."),
 )
-@click.option(
-    "--min-change",
-    type=click.FloatRange(min=0),
-    help="Leave out tensors with a relative change below this.  [default: what rounding makes]",
-)
-@click.option(
-    "--dtype",
-    type=OneOf(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="The dtype of the factors.",
-)
-@click.option("--base-name", help="The base's name in the config.  [default: BASE as given]")
+@section("Reading the models", variant_option)
+@modules_option
 @device_option
 @jobs_option
-@click.option("--check", is_flag=True, help="Merge the result back and compare it with TUNED.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
-@json_option
 @offline_option
-@modules_option
+@json_option
 def command(
     tuned: str,
     base: str,
@@ -76,7 +116,7 @@ def command(
 ) -> int:
     """Write an adapter that makes BASE into TUNED, as nearly as its ranks allow.
 
-    TUNED and BASE are models of one kind: folders or safetensors files, sharded in any way.
+    TUNED and BASE are models of one kind, each sharded in any way.
     """
     output = checked_output(output, dry_run=dry_run)
     rule = rank_rule(settings)

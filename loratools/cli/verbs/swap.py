@@ -5,56 +5,61 @@ from typing import Any
 
 import click
 
+from loratools.cli.command import Verb, section
 from loratools.cli.options import (
-    config_option,
-    dialect_options,
+    allow_nonfinite_option,
+    allow_unmatched_option,
+    dry_run_option,
     jobs_option,
     json_option,
     offline_option,
-    pickle_option,
+    reading_options,
     rounding_options,
     selection_options,
     variant_option,
 )
 from loratools.cli.swaps import run_swap
-from loratools.cli.weights import block_weights_option, check_counts
+from loratools.cli.weights import block_weights_option, check_counts, weight_option, weighted
 
 
-@click.command("swap", short_help=__doc__)
+@click.command(
+    "swap",
+    short_help=__doc__,
+    cls=Verb,
+    arguments={"MODEL": "Your own copy of a base: a folder or a safetensors file."},
+    examples=(
+        ("Put an adapter in:", "loratools swap model --in adapter"),
+        (
+            "Put two others in, in its place, each at its own weight:",
+            "loratools swap model --in adapter:0.7 --in other-adapter:0.3",
+        ),
+        ("Take all out, so that each byte is as it was:", "loratools swap model --out"),
+    ),
+)
 @click.argument("model", type=click.Path())
-@click.option(
-    "--in",
-    "adapters",
-    type=click.Path(),
-    multiple=True,
-    metavar="ADAPTER",
-    help="Put this adapter in, in place of those that are in; several are added up.",
+@section(
+    "What is put in",
+    click.option(
+        "--in",
+        "adapters",
+        type=click.Path(),
+        multiple=True,
+        metavar="ADAPTER",
+        help="Put this adapter in, in place of those that are in; several are added up.",
+    ),
+    click.option("--out", is_flag=True, help="Take all adapters out: each byte is as it was."),
+    weight_option,
+    partial(block_weights_option, of_each=True),
+    selection_options,
+    allow_unmatched_option,
 )
-@click.option("--out", is_flag=True, help="Take all adapters out: each byte is as it was.")
-@click.option(
-    "-w",
-    "--weight",
-    "weights",
-    type=float,
-    multiple=True,
-    help="The weight of each adapter, in order.  [default: 1]",
-)
-@partial(block_weights_option, of_each=True)
-@selection_options
-@variant_option
-@rounding_options
+@section("Numbers", rounding_options, allow_nonfinite_option)
+@section("Output", dry_run_option)
+@section("Reading the model", variant_option)
+@reading_options
 @jobs_option
-@click.option("--dry-run", is_flag=True, help="Check and show the plan; write nothing.")
-@click.option(
-    "--allow-unmatched", is_flag=True, help="Leave out updates the model has no place for."
-)
-@click.option("--allow-nonfinite", is_flag=True, help="Write NaNs and infinities.")
-@pickle_option
-@config_option
-@dialect_options
-@json_option
 @offline_option
-@click.option("-v", "--verbose", is_flag=True, help="Show what was done to each weight.")
+@json_option
 def command(
     model: str,
     adapters: tuple[str, ...],
@@ -70,6 +75,7 @@ def command(
     """
     if adapters and out:
         raise click.UsageError("--in takes out what is in by itself; use it without --out.")
+    adapters, weights = weighted(adapters, weights)
     check_counts(settings, weights, len(adapters))
     wanted = adapters if adapters or out else None
     run_swap(model, wanted, weights=weights, as_json=as_json, settings=settings)

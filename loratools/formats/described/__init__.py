@@ -12,8 +12,8 @@ def _check(text: str) -> object:
 KEYS = Option(
     "keys",
     (),
-    "How home-made keys are spelled: up={target}.B, down={target}.A, alpha=, mid=, magnitude=, "
-    "base=; or a YAML file that says so. Several times, one for each part.",
+    "The names of tensors in layers of your own, part by part: up={target}.B, down={target}.A, and "
+    "alpha=, mid=, magnitude= or base= where there are any. Or a YAML file that says so.",
     text="PART=PATTERN",
     check=_check,
     decides=True,
