@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, final
 
 from loratools.deltas import Delta, check_stored
-from loratools.errors import FormatError, TargetError, UnsupportedError, listing, shorten
+from loratools.errors import (
+    FormatError,
+    TargetError,
+    UnsupportedError,
+    counted,
+    listing,
+    shorten,
+)
 from loratools.io.companions import Companion
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
@@ -263,8 +270,8 @@ class Adapter(Mapping[str, Target]):
     def __repr__(self) -> str:
         """One line: where it is, its kinds and the number of its targets."""
         kinds = ", ".join(self.kinds) or "whole tensors"
-        count = len(self)
-        return f"<Adapter {self.where}: {kinds}, {count} target{'s' if count != 1 else ''}>"
+        where = self.where if self.report is None else f"in memory, made of {self.where}"
+        return f"<Adapter {where}: {kinds}, {counted(len(self), 'target')}>"
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the adapter in its own format: a folder, or a file where the format has one.

@@ -129,6 +129,8 @@ def test_a_convolution_has_an_update_of_its_shape() -> None:
 
 def test_reprs_are_short(adapter: Adapter) -> None:
     assert repr(adapter).endswith("LoRA, 35 targets>")
+    made = loratools.resize(adapter, rank=2)
+    assert repr(made).startswith(f"<Adapter in memory, made of {adapter.where}: LoRA, 35")
     assert repr(adapter[Q]) == f"<{Q}.weight: LoRA, 64 × 64, rank 8, scaling 2>"
 
 
