@@ -15,7 +15,7 @@ from loratools.io.json import json_text
 
 if TYPE_CHECKING:
     from loratools.describing.describe import Inspecting
-    from loratools.describing.several import InspectionRow, Verdict
+    from loratools.describing.several import Found, InspectionRow, Verdict
     from loratools.errors import LoratoolsError
 
 #: Notes that only inform are shown of one adapter alone.
@@ -49,7 +49,7 @@ class _Line:
 
 
 def inspect_several(
-    rows: Sequence["InspectionRow"], inspecting: "Inspecting", *, check: bool, as_json: bool
+    found: Sequence["Found"], inspecting: "Inspecting", *, check: bool, as_json: bool
 ) -> int:
     """Inspect and print several things, one in memory at a time; return the exit code.
 
@@ -63,11 +63,11 @@ def inspect_several(
     objects: list[dict[str, Any]] = []
     is_sound = True
     with progress_bar(" files") as progress:
-        for row in inspect_each(rows, inspecting):
+        for row in inspect_each(found, inspecting):
             lines.append(_line_of(row))
             objects += [row.to_json()] if as_json else []
             is_sound = is_sound and row.is_sound
-            progress(len(lines), len(rows))
+            progress(len(lines), len(found))
     if as_json:
         click.echo(json_text(objects, indent=2))
     else:
@@ -129,7 +129,7 @@ def _summary(verdicts: Sequence["Verdict"], *, reads_values: bool) -> str:
 
     counts = [(verdicts.count(each), each) for each in get_args(Verdict)]
     hint = "" if reads_values else "; only headers and configs were read, --check reads values too"
-    return ", ".join(f"{count} {verdict}" for count, verdict in counts if count) + hint
+    return ", ".join(f"{verdict}: {count}" for count, verdict in counts if count) + hint
 
 
 def _said(lines: Iterable[_Line]) -> Iterator[str]:

@@ -44,7 +44,7 @@ class Inspecting:
 
     @collector_paused()
     def describe(self, adapter: AdapterLike, config: str | Path | None = None) -> Inspection:
-        """Open an adapter and describe it; errors as for `open_adapter` and `open_base`."""
+        """Describe an adapter, which is opened unless it is; errors as for `opened_adapter`."""
         opened = opened_adapter(
             adapter,
             config=config,

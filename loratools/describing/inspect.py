@@ -2,47 +2,38 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import overload
+from typing import TypedDict, Unpack, overload
 
 from loratools.adapter import Adapter
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
-from loratools.describing.several import (
-    InspectionRow,
-    Inspections,
-    are_several,
-    inspect_each,
-    rows_of,
-)
+from loratools.describing.several import Inspections, are_several, find_each, inspect_each
 from loratools.errors import FormatError, OptionError
 from loratools.files.opening import AdapterLike
 
 
-# A string is an iterable of strings too, and so is an opened adapter; both are one adapter, which
-# the first signature says.
+class _Arguments(TypedDict, total=False):
+    """What is the same for one adapter and for several."""
+
+    base: str | Path | None
+    spectrum: bool
+    blocks: bool
+    allow_pickle: bool
+    dialect_options: Mapping[str, str] | None
+    variant: str | None
+
+
+# A string is an iterable of strings too, and so is an adapter: each is one, which comes first.
 @overload
 def inspect(  # type: ignore[overload-overlap]
     adapter: AdapterLike,
     *,
-    base: str | Path | None = None,
-    spectrum: bool = False,
-    blocks: bool = False,
     config: str | Path | None = None,
-    allow_pickle: bool = False,
-    dialect_options: Mapping[str, str] | None = None,
-    variant: str | None = None,
+    **arguments: Unpack[_Arguments],
 ) -> Inspection: ...
 @overload
 def inspect(
-    adapter: Iterable[AdapterLike],
-    *,
-    base: str | Path | None = None,
-    spectrum: bool = False,
-    blocks: bool = False,
-    allow_pickle: bool = False,
-    dialect_options: Mapping[str, str] | None = None,
-    variant: str | None = None,
-    recursive: bool = False,
+    adapter: Iterable[AdapterLike], *, recursive: bool = False, **arguments: Unpack[_Arguments]
 ) -> Inspections: ...
 def inspect(
     adapter: AdapterLike | Iterable[AdapterLike],
@@ -87,20 +78,8 @@ def inspect(
         return _inspect_one(adapter, inspecting, config)
     if config is not None:
         raise OptionError("config is that of one adapter, and not of a list")
-    given = list(adapter)
-    names = [one for one in given if not isinstance(one, Adapter)]
-    if len(names) == len(given):
-        rows = rows_of(names, recursive=recursive, allow_pickle=allow_pickle)
-        return Inspections(tuple(inspect_each(rows, inspecting)))
-    found: list[InspectionRow] = []
-    for one in given:
-        if isinstance(one, Adapter):
-            described = inspecting.describe(one)
-            found.append(InspectionRow(one.where, one.where, described, None, None, one.nbytes))
-        else:
-            rows = rows_of([one], recursive=recursive, allow_pickle=allow_pickle)
-            found += inspect_each(rows, inspecting)
-    return Inspections(tuple(found))
+    found = find_each(adapter, recursive=recursive, allow_pickle=allow_pickle)
+    return Inspections(tuple(inspect_each(found, inspecting)))
 
 
 def _inspect_one(
@@ -111,4 +90,5 @@ def _inspect_one(
     except FormatError as error:
         if isinstance(adapter, Adapter) or not are_several(adapter):
             raise
-        raise FormatError(f"{error}; inspect([{str(adapter)!r}]) describes each") from error
+        hint = f"inspect([{str(adapter)!r}]) describes each"
+        raise FormatError(f"{error}; {hint}") from error

@@ -3,21 +3,23 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, NamedTuple, final, overload
 
+from loratools.adapter import Adapter
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
 from loratools.errors import (
     FormatError,
     LoratoolsError,
     NotAnAdapterError,
+    OptionError,
     path_errors,
 )
 from loratools.files.collection import Item, Other, contents, is_collection, other_by_name, whole_at
+from loratools.files.opening import AdapterLike
 from loratools.files.place import place_of
 from loratools.formats import check_options
 from loratools.io.folder import Place
-from loratools.names.meant_for import meant_for
 
 #: What is said of each. An adapter is refused if no verb can use it as it is; what is no adapter
 #: is something else that is known.
@@ -66,6 +68,13 @@ class InspectionRow:
         return self.verdict in {"ok", "fits", "no adapter"}
 
     @property
+    def what(self) -> str | None:
+        """What it is, in words; None if that is not known."""
+        if self.other is not None:
+            return self.other.name
+        return None if self.inspection is None else "an adapter"
+
+    @property
     def message(self) -> str | None:
         """Why there is no description, and what to do; None for an adapter, or without advice."""
         if self.error is not None:
@@ -81,6 +90,8 @@ class InspectionRow:
     @property
     def models(self) -> tuple[str, ...]:
         """The image models that have all modules of the adapter, as far as names tell."""
+        from loratools.names.meant_for import meant_for  # here, as one adapter alone needs none
+
         return () if self.inspection is None else meant_for(self.inspection.adapter.updates)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +99,7 @@ class InspectionRow:
         row = {
             "path": self.path,
             "verdict": self.verdict,
-            "what": "an adapter" if self.other is None else self.other.name,
+            "what": self.what,
             "message": self.message,
             "bytes": self.nbytes,
             "models": list(self.models),
@@ -140,6 +151,14 @@ class Inspections(Sequence[InspectionRow]):
         return [row.to_json() for row in self.rows]
 
 
+@final
+class Found(NamedTuple):
+    """Something to inspect: its row, and what there is to open; None if it is known unopened."""
+
+    row: InspectionRow
+    adapter: AdapterLike | None
+
+
 def are_several(name: str | Path) -> bool:
     """Whether a name is that of a folder in which several things may be adapters.
 
@@ -151,46 +170,80 @@ def are_several(name: str | Path) -> bool:
         return place.file is None and is_collection(place.folder)
 
 
-def rows_of(
-    names: Iterable[str | Path], *, recursive: bool = False, allow_pickle: bool = False
-) -> tuple[InspectionRow, ...]:
-    """A row for what each name stands for, and for all that is in a folder of adapters; unopened.
+def find_each(
+    adapters: Iterable[AdapterLike], *, recursive: bool = False, allow_pickle: bool = False
+) -> tuple[Found, ...]:
+    """Each of these adapters, unopened; and in place of a folder of adapters all that is in it.
 
     `recursive` and `allow_pickle` are as for `contents`.
+
+    Raises:
+        OptionError: one of them is neither a name nor an opened adapter.
     """
-    found: list[tuple[str, tuple[Item, ...] | LoratoolsError]] = []
-    for name in names:
+    if not isinstance(adapters, Iterable):
+        raise _no_adapter(adapters)
+    adapters = tuple(adapters)
+    found: list[Found] = []
+    for adapter in adapters:
+        if isinstance(adapter, Adapter):
+            found.append(_found(adapter.where, adapter, size=adapter.nbytes))
+            continue
+        if not isinstance(adapter, str | Path):
+            raise _no_adapter(adapter)
         try:
-            with path_errors(name, FormatError):
-                found.append(_items(place_of(name), recursive=recursive, allow_pickle=allow_pickle))
+            with path_errors(adapter, FormatError):
+                place = place_of(adapter)
+                items = _items(place, recursive=recursive, allow_pickle=allow_pickle)
         except LoratoolsError as error:
-            found.append((str(name), error))
-    is_alone = len(found) == 1
-    return tuple(row for where, items in found for row in _rows(where, items, is_alone=is_alone))
+            found.append(_found(str(adapter), None, error=error))
+        else:
+            found += _at(place, items, is_alone=len(adapters) == 1)
+    return tuple(found)
 
 
-def _items(place: Place, *, recursive: bool, allow_pickle: bool) -> tuple[str, tuple[Item, ...]]:
-    """What there is at a place, and the name of the place; `.` is what is named itself."""
+def _no_adapter(value: object) -> OptionError:
+    return OptionError(
+        f"an adapter is a path, a name on the Hub or an opened adapter, not {value!r:.60}"
+    )
+
+
+def _items(place: Place, *, recursive: bool, allow_pickle: bool) -> tuple[Item, ...]:
+    """What there is at a place; `.` is what is named itself."""
     folder = place.folder
-    if place.file is None and (recursive or is_collection(folder)):
-        return place.where, contents(folder, recursive=recursive, allow_pickle=allow_pickle)
-    if place.file is None:
-        return place.where, (whole_at(folder, ".") or Item("."),)
-    is_there = place.file in folder.names()
-    other = other_by_name(place.file, allow_pickle=allow_pickle) if is_there else None
-    return place.where, (Item(".", other),)
+    if place.file is not None:
+        is_there = place.file in folder.names()
+        other = other_by_name(place.file, allow_pickle=allow_pickle) if is_there else None
+        return (Item(".", other),)
+    if recursive or is_collection(folder):
+        return contents(folder, recursive=recursive, allow_pickle=allow_pickle)
+    return (whole_at(folder, ".") or Item("."),)
 
 
-def _rows(
-    where: str, items: tuple[Item, ...] | LoratoolsError, *, is_alone: bool
-) -> Iterator[InspectionRow]:
-    if isinstance(items, LoratoolsError):
-        yield InspectionRow(where, where, None, None, items, None)
-        return
+def _at(place: Place, items: Iterable[Item], *, is_alone: bool) -> Iterator[Found]:
+    """What was found at a place, with names in its folder if no other one was named."""
     for name, other in items:
-        path = where if name == "." else f"{where.rstrip('/')}/{name}"
-        shown = name if is_alone and name != "." else path
-        yield InspectionRow(path, shown, None, other, None, _size(path))
+        path = place.where
+        if name != ".":
+            path = f"{path}/{name}" if place.folder.path is None else str(Path(path, name))
+        yield _found(
+            path,
+            path if other is None else None,
+            name=name if is_alone and name != "." else path,
+            other=other,
+            size=_size(path),
+        )
+
+
+def _found(
+    path: str,
+    adapter: AdapterLike | None,
+    *,
+    name: str | None = None,
+    other: Other | None = None,
+    error: LoratoolsError | None = None,
+    size: int | None = None,
+) -> Found:
+    return Found(InspectionRow(path, name or path, None, other, error, size), adapter)
 
 
 def _size(path: str) -> int | None:
@@ -199,22 +252,21 @@ def _size(path: str) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def inspect_each(rows: Iterable[InspectionRow], inspecting: Inspecting) -> Iterator[InspectionRow]:
-    """The rows again, one after another, each with its adapter described or the error of that.
+def inspect_each(found: Iterable[Found], inspecting: Inspecting) -> Iterator[InspectionRow]:
+    """The rows of what was found, one after another, each with its description or its error.
 
     Raises:
         LoratoolsError: the base cannot be read, or an option has a value that it cannot have.
     """
     check_options(inspecting.dialect_options or {})
     _ = inspecting.opened_base  # an error of the base is none of an adapter
-    for row in rows:
-        is_known = row.other or row.error or row.inspection
-        yield row if is_known is not None else _inspected(row, inspecting)
+    for row, adapter in found:
+        yield row if adapter is None else _inspected(row, adapter, inspecting)
 
 
-def _inspected(row: InspectionRow, inspecting: Inspecting) -> InspectionRow:
+def _inspected(row: InspectionRow, adapter: AdapterLike, inspecting: Inspecting) -> InspectionRow:
     try:
-        found = inspecting.describe(row.path)
+        found = inspecting.describe(adapter)
     except NotAnAdapterError as error:
         other = Other(error.what, error.what, has_weights=True)
         return replace(row, other=other, error=error)

@@ -129,11 +129,11 @@ def other_by_name(name: str, *, allow_pickle: bool = False) -> Other | None:
     last = name.rpartition("/")[2]
     if is_hidden(last):
         return _HIDDEN
-    if last.endswith(_TENSORS) or is_archive(last) or (is_index(last) and _INDEX in last):
+    lower = last.lower()
+    if lower.endswith(_TENSORS) or is_archive(last) or (is_index(last) and _INDEX in last):
         return None
     if is_pickle(last) and (allow_pickle or is_adapter_file(last)):
         return None
-    lower = last.lower()
     return next((other for ends, other in _BY_SUFFIX.items() if lower.endswith(ends)), _UNKNOWN)
 
 

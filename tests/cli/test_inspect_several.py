@@ -49,7 +49,7 @@ def test_a_folder_of_adapters_is_one_table(
     ]  # fmt: skip
     assert "Not adapters, images (2): style-2.png, style-10.png\n" in result.out
     assert "Not adapters, text (1): notes.txt\n" in result.out
-    assert "\n2 ok, 1 no adapter; " in result.out
+    assert "\nok: 2, no adapter: 1; " in result.out
 
 
 def test_several_names_are_rows_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_check_of_several_exits_with_3_if_one_is_unsound(
     result = run(capsys, loras, "--check")
     assert (result.code, result.err) == (3, "")
     assert "Problem: untrained: no update changes anything" in result.out
-    assert "2 ok, 1 problem, 1 no adapter\n" in result.out
+    assert "ok: 2, problem: 1, no adapter: 1\n" in result.out
 
 
 def test_a_broken_file_does_not_stop_the_others(
@@ -92,7 +92,7 @@ def test_a_broken_file_does_not_stop_the_others(
     assert result.code == 1
     assert result.err == "Error: 1 of 7 cannot be read: cut.safetensors\n"
     assert f"Unreadable: {loras / 'cut.safetensors'}: the file is truncated" in result.out
-    assert "2 ok, 1 no adapter, 1 unreadable" in result.out
+    assert "ok: 2, no adapter: 1, unreadable: 1" in result.out
     # As a result of the check it has a code of its own.
     assert (run(capsys, loras, "--check").code, run(capsys, loras, "--check").err) == (3, "")
     rows = json.loads(run(capsys, loras, "--json").out)
@@ -116,7 +116,7 @@ def test_a_base_gives_each_its_verdict(capsys: pytest.CaptureFixture[str]) -> No
     names = (PLAIN, ADAPTERS / "gpt2-conv1d")
     result = run(capsys, *names, "--base", FIXTURES / "stories260k")
     assert result.code == 0
-    assert "1 fits, 1 does not fit" in result.out
+    assert "fits: 1, does not fit: 1" in result.out
     assert f"Refused: {names[1]}: would not merge: " in result.out
     assert run(capsys, *names, "--base", FIXTURES / "stories260k", "--check").code == 3
 
@@ -157,7 +157,7 @@ def test_pickles_are_named_and_read_if_that_is_allowed(
     assert "Unreadable: " in result.out
     allowed = run(capsys, tmp_path, "--allow-pickle")
     assert allowed.code == 0
-    assert "1 ok, 1 no adapter" in allowed.out
+    assert "ok: 1, no adapter: 1" in allowed.out
     assert "a textual" in allowed.out
 
 

@@ -54,6 +54,16 @@ def test_a_list_has_a_row_for_all_that_is_in_a_folder(mixed: Path) -> None:
     assert all(row.is_sound for row in found.others)
 
 
+def test_paths_are_those_that_an_adapter_alone_has(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mixed)
+    (mixed / "LOUD.SAFETENSORS").hardlink_to(mixed / "style.safetensors")
+    rows = loratools.inspect(["."]).to_json()
+    names = [path.name for path in mixed.iterdir()]
+    assert sorted(row["path"] for row in rows) == sorted(names)
+
+
 def test_each_adapter_of_a_list_is_described_as_alone(mixed: Path) -> None:
     names = [mixed / "plain", mixed / "style.safetensors"]
     found = loratools.inspect(names, spectrum=True)
@@ -70,6 +80,21 @@ def test_a_string_is_one_path_and_a_list_of_one_is_a_list() -> None:
     assert isinstance(loratools.inspect([str(plain)]), Inspections)
     assert len(loratools.inspect(iter([plain]))) == 1
     assert len(loratools.inspect([])) == 0
+
+
+def test_opened_adapters_are_described_as_by_their_paths(mixed: Path) -> None:
+    opened = loratools.open_adapter(mixed / "plain")
+    by_path = loratools.inspect(mixed / "plain", spectrum=True).to_json()
+    assert loratools.inspect(opened, spectrum=True).to_json() == by_path
+    one, other = loratools.inspect([opened, mixed / "plain"], spectrum=True)
+    assert present(one.inspection).to_json() == present(other.inspection).to_json() == by_path
+    assert (one.path, one.nbytes) == (other.path, other.nbytes)
+
+
+@pytest.mark.parametrize("adapter", [5, None, [5], [None], [b"x"], [("a", 0.7)]])
+def test_what_is_no_adapter_at_all_is_refused_in_one_line(adapter: object) -> None:
+    with pytest.raises(OptionError, match="an adapter is a path, a name on the Hub or an opened"):
+        loratools.inspect(adapter)  # type: ignore[call-overload]
 
 
 def test_a_path_of_several_adapters_is_refused_with_how_to_have_each(tmp_path: Path) -> None:
@@ -99,7 +124,8 @@ def test_names_lead_to_rows_in_their_order_and_folders_to_sorted_ones(tmp_path: 
     found = loratools.inspect(names)
     expected = [KOHYA, *(tmp_path / "runs" / n for n in ("a", "b9", "b10")), *names[2:]]
     assert [row.name for row in found] == [str(path) for path in expected]
-    assert str(found.unreadable[0].error) == f"{tmp_path / 'missing'}: no such file"
+    (missing,) = found.unreadable
+    assert str(missing.error).startswith(f"{tmp_path / 'missing'}: no such file")
 
 
 def test_a_model_is_named_whether_itself_or_its_folder_is(mixed: Path) -> None:

@@ -106,7 +106,7 @@ def command(
     With --check it reads the values too: a NaN, or an adapter that was never trained, is wrong.
     """
     from loratools.describing.describe import Inspecting
-    from loratools.describing.several import are_several, rows_of
+    from loratools.describing.several import are_several, find_each
 
     show_spectrum = settings["spectrum"]
     inspecting = Inspecting(**{**settings, "spectrum": show_spectrum or check})
@@ -117,8 +117,8 @@ def command(
             raise click.UsageError(
                 "--spectrum, --blocks and --modules show one adapter; name it alone, or add --json."
             )
-        rows = rows_of(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
-        return inspect_several(rows, inspecting, check=check, as_json=as_json)
+        found_each = find_each(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
+        return inspect_several(found_each, inspecting, check=check, as_json=as_json)
     found = inspecting.describe(adapters[0], config)
     if as_json:
         print_json(found)
