@@ -64,6 +64,12 @@ def cuts(name: str, size: int) -> Callable[[], object]:
     return lambda: Path(name).write_bytes(Path(name).read_bytes()[:size])
 
 
+def _two_loras() -> None:
+    for name in ("a", "b"):
+        Path("loras").mkdir(exist_ok=True)
+        shutil.copy("style.safetensors", f"loras/{name}.safetensors")
+
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 #: The mistakes, by what they are made with.
@@ -146,6 +152,32 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             where="style.png",
             remedy="name the file that is meant",
             prepare=writes("style.png", SORTS["PNG"].data),
+        ),
+    ),
+    "Several adapters": (
+        Mistake(
+            "a measurement of several adapters at once",
+            "inspect adapter gpt2 --spectrum",
+            what="shown of one adapter",
+            where="--spectrum",
+            remedy="name one alone, or add --json",
+            code=2,
+        ),
+        Mistake(
+            "the config of one adapter for several",
+            "inspect adapter style.safetensors --config adapter/adapter_config.json",
+            what="the config of one adapter",
+            where="--config",
+            remedy="name that one alone",
+            code=2,
+        ),
+        Mistake(
+            "a folder of adapters in place of one",
+            "merge base loras -o out",
+            what="several weight files (a.safetensors, b.safetensors)",
+            where="loras",
+            remedy="name the one to use",
+            prepare=_two_loras,
         ),
     ),
 }

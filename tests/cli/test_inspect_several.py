@@ -125,14 +125,18 @@ def test_a_base_gives_each_its_verdict(capsys: pytest.CaptureFixture[str]) -> No
 def test_what_is_shown_of_one_adapter_alone_is_refused_of_several_but_in_json(
     capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    assert refused(run(capsys, PLAIN, DORA, option), 2, "one adapter; name it alone, or add --json")
+    assert refused(
+        run(capsys, PLAIN, DORA, option),
+        2,
+        f"{option}: shown of one adapter; name one alone, or add --json",
+    )
     rows = json.loads(run(capsys, PLAIN, DORA, option, "--json").out)
     assert [row["modules"] is not None for row in rows] == [option == "--spectrum"] * 2
 
 
 def test_one_config_is_not_for_several(capsys: pytest.CaptureFixture[str]) -> None:
     result = run(capsys, PLAIN, DORA, "--config", PLAIN / "adapter_config.json")
-    assert refused(result, 2, "--config is that of one adapter")
+    assert refused(result, 2, "--config is the config of one adapter")
 
 
 def test_the_same_problem_of_many_is_said_once_with_their_names(

@@ -112,11 +112,10 @@ def command(
     inspecting = Inspecting(**{**settings, "spectrum": show_spectrum or check})
     if as_list or recursive or len(adapters) > 1 or are_several(adapters[0]):
         if config is not None:
-            raise click.UsageError("--config is that of one adapter; name that one alone.")
-        if not as_json and (show_spectrum or settings["blocks"] or modules):
-            raise click.UsageError(
-                "--spectrum, --blocks and --modules show one adapter; name it alone, or add --json."
-            )
+            raise click.UsageError("--config is the config of one adapter: name that one alone.")
+        alone = {"--spectrum": show_spectrum, "--blocks": settings["blocks"], "--modules": modules}
+        if not as_json and (given := " and ".join(name for name in alone if alone[name])):
+            raise click.UsageError(f"{given}: shown of one adapter; name one alone, or add --json.")
         found_each = find_each(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
         return inspect_several(found_each, inspecting, check=check, as_json=as_json)
     found = inspecting.describe(adapters[0], config)
