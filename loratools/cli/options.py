@@ -1,7 +1,6 @@
 """Options that several commands share, each defined once."""
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -10,7 +9,9 @@ import click
 
 from loratools.cli.command import section
 from loratools.cli.unknown import OneOf
+from loratools.errors import OptionError
 from loratools.formats import Option, adapter_configs, options
+from loratools.io.sizes import size_in_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Size(click.ParamType[int]):
@@ -29,20 +28,10 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse `value` as a number of bytes, exactly."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", str(value), re.IGNORECASE)
-        if match is None or (match[3] and not match[2]):
-            self.fail(f"{value!r} is not a size like 500MB or 5GiB", param, ctx)
-        unit = _UNITS[match[2].upper()]
-        if match[3]:
-            unit = 2 ** (10 * "KMGT".index(match[2].upper()) + 10)
-        from fractions import Fraction
-
-        size = int(Fraction(match[1]) * unit)  # exact, and of any number of digits
-        if size < 1:
-            self.fail(f"{value!r} is less than a byte", param, ctx)
-        return size
+        try:
+            return size_in_bytes(value)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
 
 
 class ValueOrNumber(click.ParamType[str]):

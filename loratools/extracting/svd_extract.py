@@ -36,6 +36,7 @@ from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
+from loratools.io.sizes import size_in_bytes
 from loratools.io.streaming import stream
 from loratools.keywords import with_keywords
 from loratools.lowrank.ranks import RankRule, Wanted, rule_of
@@ -126,7 +127,7 @@ def svd_extract(
     rank: int | None = None,
     energy: float | None = None,
     error: float | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     rule: RankRule | None = None,
     only: Sequence[str] | None = None,
     skip: Sequence[str] | None = None,
@@ -155,7 +156,8 @@ def svd_extract(
         rank: exactly this rank for every target.
         energy: keep this share of each difference's energy, Σσ²: above 0, at most 1.
         error: lose at most this share of each difference's Frobenius norm.
-        size: the most bytes that the file of tensors may have; the best ranks within it.
+        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
+            ranks within it.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         only: globs; only tensors that match one of them are extracted.
         skip: globs; tensors that match one of them stay as they are in the base.
@@ -181,6 +183,7 @@ def svd_extract(
     )
     run = with_keywords(run or ExtractRun(), overwrite=overwrite, jobs=jobs, progress=progress)
     rule = rule_of(rule, rank=rank, energy=energy, error=error)
+    limit = size_in_bytes(size)
     if base_name is not None and not base_name.strip():
         raise OptionError("the name of the base is empty; leave it out to have the path")
     pairing = pair_up(
@@ -189,7 +192,7 @@ def svd_extract(
     stream(list(input_files(pairing)))  # both together may be larger than memory
     pairs = comparable(pairing, options)
     rule = rule or RankRule()
-    if size is not None:
+    if limit is not None:
         rule.refuse_goal_beside("size")
     with threads(run.jobs) as each:
         own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
@@ -202,11 +205,11 @@ def svd_extract(
             return report
         name = _base_name(base) if base_name is None else base_name
         if output is not None:
-            work = _Work(plan, rule, size, options, Path(output), name, check)
+            work = _Work(plan, rule, limit, options, Path(output), name, check)
             return _write(work, run, watch, each)
         with TemporaryDirectory(prefix="loratools-") as folder:
             made = Path(folder) / "adapter"
-            work = _Work(plan, rule, size, options, made, name, check)
+            work = _Work(plan, rule, limit, options, made, name, check)
             report = _write(work, run, watch, each)
             where = f"{pairing.tuned.where} - {pairing.base.where}"
             adapter = in_memory(made, where=where, companions=_companions(pairing.tuned))

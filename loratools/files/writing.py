@@ -47,7 +47,7 @@ class Ranks(TypedDict, total=False):
     rank: int | None
     energy: float | None
     error: float | None
-    size: int | None
+    size: int | str | None
     rule: "RankRule | None"
 
 

@@ -32,6 +32,7 @@ _WAITING = 3
 class WriteOptions:
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
+    `max_shard_bytes` is the most that a file of weights has, in bytes or as a text (`"5GB"`).
     `jobs` is the number of threads: by default one a core, and three more to wait for the disk.
     With `only_changed` the output is an overlay: it has only the tensors that differ from the base.
     With a `seed`, results are rounded stochastically; without one, to nearest.
@@ -41,7 +42,7 @@ class WriteOptions:
     What it raises leaves no output.
     """
 
-    max_shard_bytes: int | None = None
+    max_shard_bytes: int | str | None = None
     seed: int | None = None
     allow_nonfinite: bool = False
     overwrite: bool = False

@@ -16,6 +16,7 @@ from loratools.formats import check_options
 from loratools.io.clones import bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.publish import check_output, staged
+from loratools.io.sizes import size_in_bytes
 from loratools.io.writer import OutputFile
 from loratools.keywords import with_keywords
 from loratools.merging.arrange import (
@@ -172,9 +173,10 @@ def _files(
 ) -> tuple[PlannedFile, ...]:
     """The files under their names in the output: a single file has the name of the output."""
     base = plan.base
+    most = size_in_bytes(write.max_shard_bytes)
     if write.only_changed:
-        return arrange_changed(plan, write.max_shard_bytes)
-    files = arrange(plan, write.max_shard_bytes)
+        return arrange_changed(plan, most)
+    files = arrange(plan, most)
     if base.is_folder:
         return files
     if len(files) > 1:

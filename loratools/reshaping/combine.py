@@ -11,6 +11,7 @@ from loratools.files.companions import note_left_behind
 from loratools.files.opening import Reading, opened_adapter
 from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.io.sizes import size_in_bytes
 from loratools.keywords import with_keywords
 from loratools.merging.weights import Adapters, weighted
 from loratools.reshaping.alignment import aligned
@@ -97,7 +98,7 @@ def combine(
     rank: int | None = None,
     energy: float | None = None,
     error: float | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     rule: "RankRule | None" = None,
     base: str | Path | None = None,
     variant: str | None = None,
@@ -126,7 +127,8 @@ def combine(
         rank: exactly this rank for every target.
         energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
         error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have; the best ranks within it.
+        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
+            ranks within it.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         base: the base model, for updates that depend on the weights that they change, as DoRA does:
             they are first made additive, at the ranks that are asked for.
@@ -142,6 +144,7 @@ def combine(
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
+    limit = size_in_bytes(size)
     named, weights = weighted(adapters, weights)
     if not named:
         raise OptionError("no adapter to combine")
@@ -167,7 +170,7 @@ def combine(
             found = combined(additive, weights, rule, combination, each)
             return replace(found, notes=(*lost, *found.notes))
 
-        found = make(rule) if size is None else fitted(make, rule, _together(opened), size)
+        found = make(rule) if limit is None else fitted(make, rule, _together(opened), limit)
         rounding = rounding_error(found.adapter, each)
         report = CombineReport(
             adapters=tuple(adapter.where for adapter in opened),

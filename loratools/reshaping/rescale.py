@@ -11,6 +11,7 @@ from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.collector import collector_paused
+from loratools.io.sizes import size_in_bytes
 from loratools.keywords import with_keywords
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.based import additive_all
@@ -103,7 +104,7 @@ def rescale(
     rank: int | None = None,
     energy: float | None = None,
     error: float | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     rule: "RankRule | None" = None,
     overwrite: bool = False,
     config: str | Path | None = None,
@@ -133,7 +134,8 @@ def rescale(
         rank: exactly this rank for every target.
         energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
         error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have; the best ranks within it.
+        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
+            ranks within it.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         overwrite: replace an output that exists.
         config: the path of the adapter's config, if that is not beside it.
@@ -146,6 +148,7 @@ def rescale(
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
+    limit = size_in_bytes(size)
     opened = opened_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
@@ -169,7 +172,7 @@ def rescale(
             found = rescaled(additive, rescaling)
             return replace(found, notes=(*lost, *found.notes))
 
-        found = make(rule) if size is None else fitted(make, rule, sound, size)
+        found = make(rule) if limit is None else fitted(make, rule, sound, limit)
         rounding = rounding_error(found.adapter, each)
         strengths = {t: s * _repair(opened, sound, t) for t, s in found.strengths.items()}
         cured = {change.trap for change in repairs}

@@ -10,6 +10,7 @@ from loratools.adapter import Adapter
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.io.sizes import size_in_bytes
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
@@ -71,7 +72,7 @@ def resize(
     rank: int | None = None,
     energy: float | None = None,
     error: float | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     rule: "RankRule | None" = None,
     overwrite: bool = False,
     jobs: int | None = None,
@@ -91,7 +92,8 @@ def resize(
         rank: exactly this rank for every target.
         energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
         error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have; the best ranks within it.
+        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
+            ranks within it.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
@@ -106,6 +108,7 @@ def resize(
     """
     from loratools.lowrank.ranks import RankRule, rule_of
 
+    limit = size_in_bytes(size)
     opened = opened_adapter(
         adapter, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options
     )
@@ -113,7 +116,7 @@ def resize(
     import_torch()
     with threads(jobs) as each:
         make = partial(resized, opened, each=each)
-        found = make(rule or RankRule()) if size is None else fitted(make, rule, opened, size)
+        found = make(rule or RankRule()) if limit is None else fitted(make, rule, opened, limit)
         rounding = rounding_error(found.adapter, each)
         certificates = Certificates(found.ranks, found.truncations, found.gap)
         said = tuple(note.message for note in opened.remarks)

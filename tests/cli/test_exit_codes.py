@@ -18,7 +18,7 @@ HUGE = "9" * 400
 NUMBERS = ["nan", "inf", "-inf", "1e400", HUGE, "x", ""]
 SHARES = [*NUMBERS, "-1", "2"]
 COUNTS = [*NUMBERS, "-1", "0", "1.5"]
-SIZES = ["0", "-1", "nan", "1e3", "1iB", ""]
+SIZES = ["0", "-1", "nan", "1e3", "1iB", "", "5", "999"]
 TIES = ["combine", SMALL, SMALL, "--rank", 1, "--method"]
 
 #: A command line, an option, and values that it cannot have.
