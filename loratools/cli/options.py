@@ -29,9 +29,10 @@ class Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse `value` as a number of bytes, exactly."""
         try:
-            return size_in_bytes(value)
+            size: int = size_in_bytes(value)
         except OptionError as error:
             self.fail(str(error), param, ctx)
+        return size
 
 
 class ValueOrNumber(click.ParamType[str]):

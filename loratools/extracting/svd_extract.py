@@ -26,6 +26,7 @@ from loratools.files.beside import of_adapter
 from loratools.files.companions import laid_over
 from loratools.files.in_memory import in_memory
 from loratools.files.opening import companions_in, open_adapter, open_base
+from loratools.files.output_names import check_name
 from loratools.files.place import layers_of
 from loratools.files.tensors import layout_of
 from loratools.files.writing import Ranks, approved, put_files
@@ -263,6 +264,7 @@ def _write(work: _Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractRepo
         needed_bytes=_needed_bytes(work),
         overwrite=run.overwrite,
     )
+    check_name(output, is_folder=True)
     with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
         _remove_all_but(staging.folder, _PARTS)
         parts = Parts(staging.folder / _PARTS, identity(pairing, work.options))

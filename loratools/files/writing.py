@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar,
 
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, counted
+from loratools.files.output_names import check_name, says_folder
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
 from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
 _SLACK_BYTES = 2**20
-#: Suffixes of files of weights, which nobody means as the name of a folder.
-_FILES_OF_WEIGHTS = {".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf"}
 
 
 @final
@@ -167,10 +166,11 @@ def write_adapter(
     """
     with collector_paused():
         bundle, dialect = files or Files(encode(adapter), dialect_of(adapter))
-        is_folder = _is_folder(output, dialect)
+        is_folder = says_folder(output) if dialect.is_folder is None else dialect.is_folder
         layout = layout_of(bundle)
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
+    check_name(output, is_folder=is_folder)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         written = put_files(bundle, dialect, layout, staging, each)
         ready(written, staging.made)
@@ -274,22 +274,3 @@ def _factors(adapter: Adapter) -> list[Source]:
 def _width(factors: Sequence[Source]) -> int:
     """The size in bytes of one element of the widest dtype among the factors."""
     return max((nbytes(source.dtype, (1,)) for source in factors), default=1)
-
-
-def _is_folder(output: Path, dialect: Dialect) -> bool:
-    """Whether an output of this name is a folder.
-
-    Raises:
-        OutputError: the dialect has no adapters that are what the name says.
-    """
-    looks_like_a_file = output.suffix == ".safetensors"
-    is_no_folder = output.suffix.lower() in _FILES_OF_WEIGHTS
-    if dialect.is_folder is None:
-        if is_no_folder and not looks_like_a_file:
-            raise OutputError(f"{output}: name a folder, or a file with .safetensors")
-        return not looks_like_a_file
-    if dialect.is_folder and is_no_folder:
-        raise OutputError(f"{output}: this adapter is a folder, with a config; name a folder")
-    if not dialect.is_folder and not looks_like_a_file:
-        raise OutputError(f"{output}: this adapter is one file; name it with .safetensors")
-    return dialect.is_folder

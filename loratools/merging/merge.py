@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratools.errors import OptionError, OutputError, StorageError, UnsupportedError
+from loratools.errors import OptionError, StorageError, UnsupportedError
 from loratools.files.companions import Companions, changed_companions, companions
 from loratools.files.opening import AdapterLike, open_base, opened_adapter
+from loratools.files.output_names import check_name
 from loratools.files.own_base import adapter_in, holds_base, without_adapter
 from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
@@ -197,8 +198,6 @@ def _write(
 ) -> MergeReport:
     """Write the output; return the report, which is complete before the output has its name."""
     is_folder = report.plan.base.is_folder or write.only_changed
-    if write.only_changed and output.suffix == ".safetensors":
-        raise OutputError(f"{output}: an overlay is a folder; name a folder")
     total = sum(file.layout.size for file in files) + beside.nbytes + _SLACK_BYTES
     check_output(
         output,
@@ -207,6 +206,7 @@ def _write(
         needed_bytes=bytes_to_write(total, clonable_bytes(files), output.parent),
         overwrite=write.overwrite,
     )
+    check_name(output, is_folder=is_folder)
     data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)
     run: Run[Measured | None] = Run(data_bytes, write.progress)
     with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:

@@ -15,6 +15,7 @@ from loratools.files.finding import (
     is_pickle,
 )
 from loratools.files.manifest import is_overlay, overlay_files
+from loratools.files.output_names import check_name
 from loratools.files.writing import approved
 from loratools.formats import adapter_configs, dialects
 from loratools.hub.names import HubName, is_hub_name
@@ -92,6 +93,7 @@ def pull(
     if output is not None:
         # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
+        check_name(Path(output), is_folder=True)
     fetched = _fetch(wanted, held, variant)
     base = _fetch(_base_of(fetched), held, variant) if include_base else None
     if held is not None:

@@ -49,11 +49,13 @@ def test_an_output_is_what_the_format_has(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run_here(capsys, "convert", PLAIN, "-o", "x.safetensors", "--to", "peft")
-    assert refused(result, 1, "a folder, with a config; name a folder")
-    assert refused(run_here(capsys, "convert", KOHYA, "-o", "x", "--to", "kohya"), 1, "one file")
+    assert refused(result, 1, "the output is a folder, and this is the name of a file; name it ")
+    assert refused(
+        run_here(capsys, "convert", KOHYA, "-o", "x", "--to", "kohya"), 1, "name it x.saf"
+    )
     for name in ("x.bin", "x.SAFETENSORS"):
         result = run_here(capsys, "convert", KOHYA, "-o", name, "--to", "diffusers")
-        assert refused(result, 1, f"{name}: name a folder, or a file with .safetensors")
+        assert refused(result, 1, f"{name}: the output is a folder or a safetensors file; name it ")
     result = run_here(capsys, "convert", PLAIN, "-o", "hf://ann/x", "--to", "mlx")
     assert refused(result, 1, "hf://ann/x: an output is a path here")
     assert [*workplace.iterdir()] == []

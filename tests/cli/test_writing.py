@@ -239,11 +239,11 @@ REFUSED = {
     ),
     "a folder named like a file": (
         [SMALL, "-o", "x.safetensors"],
-        "this adapter is a folder, with a config; name a folder",
+        "the output is a folder, and this is the name of a file; name it x$",
     ),
     "a file named like a folder": (
         [KOHYA, "-o", "x"],
-        r"this adapter is one file; name it with \.safetensors",
+        r"the output is a safetensors file; name it x\.safetensors$",
     ),
     "a folder for a file": (
         [KOHYA, "-o", "folder.safetensors", "--overwrite"],

@@ -43,7 +43,10 @@ SIZED: dict[str, Callable[[Any, Path], object]] = {
     "combine": lambda size, tuned: loratools.combine([SMALL, SMALL], size=size),
     "svd-extract": lambda size, tuned: loratools.svd_extract(tuned, SINGLE, size=size),
     "merge": lambda size, tuned: loratools.merge(
-        SINGLE, SMALL, dry_run=True, write=loratools.WriteOptions(max_shard_bytes=size)
+        SINGLE,
+        SMALL,
+        output=tuned.with_name("out"),
+        write=loratools.WriteOptions(max_shard_bytes=size),
     ),
 }
 

@@ -104,7 +104,7 @@ def test_overlay_of_a_single_file_is_a_folder(fixtures: Path, tmp_path: Path) ->
     adapter = fixtures / "adapters/plain"
     changed = assert_is_the_merge(base, [adapter], tmp_path)
     assert set(contents(changed)) == {"overlay.json", "overlay.safetensors"}
-    with pytest.raises(OutputError, match="an overlay is a folder"):
+    with pytest.raises(OutputError, match="the output is a folder"):
         overlay(base, [adapter], tmp_path / "x.safetensors", MergeOptions())
     with pytest.raises(MatchError, match="is a folder and not a single file"):
         loratools.merge(f"{base.parent}+{changed}", [], output=tmp_path / "no")
