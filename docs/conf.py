@@ -11,6 +11,7 @@ import loratools
 
 sys.path.insert(0, str(Path(__file__).parent))
 import make_api
+import make_notebooks
 
 project = "loratools"
 author = "The loratools developers"
@@ -39,10 +40,11 @@ def setup(app: Sphinx) -> None:
 
 
 def _prepare(app: Sphinx) -> None:
-    """Make the pages of the reference, in which each function has its one whole signature.
+    """Make the pages of notebooks and of the reference, where each function has one signature.
 
     Those of overloads, which only type checkers need, have no names of arguments.
     """
+    make_notebooks.write_pages()
     make_api.write()
     for entry in make_api.entries()["verbs"]:
         module = ModuleAnalyzer.for_module(entry.value.__module__)
