@@ -23,7 +23,7 @@ from loratools.merging.heads import with_head
 from loratools.merging.lookup import Lookup
 from loratools.merging.overlap import refuse_overlap
 from loratools.merging.plan import Change, MergeOptions, MergePlan, PlannedTensor
-from loratools.merging.replacement import check_replacement, is_the_base
+from loratools.merging.replacement import check_replacement, check_weight, is_the_base
 from loratools.merging.tied import with_tied_ends
 from loratools.merging.vocabulary import with_vocabulary
 from loratools.merging.weights import weights_with_blocks
@@ -123,11 +123,8 @@ class Planner:
         if self.lookup.packed.holds(name):
             self._touched_packed.append(name)
             return
-        if replacement.is_trained and (weight := term.weight.of(target)) != 1:
-            raise UnsupportedError(
-                f"{adapter.where}: {shorten(target)} replaces the base's tensor whole, which has "
-                f"no weight of {weight:g}; leave it out with --skip {target!r}, or use weight 1"
-            )
+        if replacement.is_trained:
+            check_weight(term.weight, target, adapter.where)
         self.accounts.applied(term, source.keys)
         planned = self._planned(name, source)
         # An untrained copy of the base's tensor replaces nothing.

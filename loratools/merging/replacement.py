@@ -1,11 +1,12 @@
 """The rules for tensors of the base that an adapter replaces as a whole."""
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, shorten
+from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.io.dtypes import FACTORS, FLOATS
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
 from loratools.merging.plan import PlannedTensor
+from loratools.merging.weights import Weight
 from loratools.names.tied import is_embedding
 
 
@@ -36,6 +37,27 @@ def check_replacement(
     if base.shape == source.shape or is_embedding(planned.name):
         return None
     return f"{planned.name}: the shape changes from {list(base.shape)} to {list(source.shape)}"
+
+
+def check_weight(weight: Weight, target: str, where: str) -> None:
+    """Refuse any weight but 1 for a tensor that replaces the base's, and say what works.
+
+    Raises:
+        UnsupportedError: the weight is another one.
+    """
+    given = weight.of(target)
+    if given == 1:
+        return
+    message = (
+        f"{where}: {shorten(target)} replaces the base's tensor whole, which has no weight of "
+        f"{given:g}; leave it out with --skip {target!r}, or "
+    )
+    if given <= 0 or given != weight.whole:
+        raise UnsupportedError(f"{message}use weight 1 for it")
+    raise UnsupportedError(
+        f"{message}merge with weight 1 what `loratools rescale --strength {given:g} "
+        f"--keep-replaced` makes of the adapter: all its other updates have that weight"
+    )
 
 
 def is_the_base(source: Source, base: Source) -> bool:

@@ -165,10 +165,13 @@ def _additive(adapter: Adapter, target: str) -> Additive:
     if delta.additive is None:
         raise UnsupportedError(
             f"{where}: {delta.kind} depends on the weight it changes, and cannot be added to "
-            f"others without it; see --base"
+            f"others without it; name that model with --base, and the ranks to keep with --rank"
         )
     if len(delta.shape) > 1 and delta.additive.factored() is None:
-        raise UnsupportedError(f"{where}: a {delta.kind} has no factors of its own to combine")
+        raise UnsupportedError(
+            f"{where}: {delta.kind} has no factors of its own to combine; `loratools merge` adds "
+            f"it, and other adapters beside it, to a base"
+        )
     return delta.additive
 
 

@@ -78,7 +78,7 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
         elif len(update.delta.shape) > 1:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: {update.delta.kind} has no factors, and so "
-                f"no rank that could be another"
+                f"no rank that could be another; `loratools merge` adds it to a base as it is"
             )
     return loras
 

@@ -162,7 +162,7 @@ def test_several_adapters_have_weights_of_their_own(base: Path, adapter: Path) -
 def test_there_are_block_weights_for_every_adapter(
     base: Path, adapter: Path, texts: list[str]
 ) -> None:
-    with pytest.raises(OptionError, match=f"{len(texts)} block weights for 1 adapters"):
+    with pytest.raises(OptionError, match=f"{len(texts)} block weights for 1 adapter"):
         by_blocks(base, adapter, texts=texts)
 
 

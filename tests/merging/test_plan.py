@@ -59,7 +59,7 @@ class TestWeights:
 
     def test_there_is_a_weight_for_every_adapter(self, base: Path) -> None:
         adapter = write_adapter(base.parent / "adapter", Q)
-        with pytest.raises(LoratoolsError, match="2 weights for 1 adapters"):
+        with pytest.raises(LoratoolsError, match="2 weights for 1 adapter"):
             merged(base, adapter, weights=[1.0, 1.0])
 
     @pytest.mark.parametrize("weight", [math.nan, math.inf])
