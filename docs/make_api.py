@@ -28,8 +28,8 @@ FOLDER = Path(__file__).parent / "reference" / "api"
 #: Types of parts of results, which are not public names by themselves.
 PARTS = (
     "loratools.adapter.Note",
-    "loratools.describing.description.Coverage",
-    "loratools.describing.description.TargetGroup",
+    "loratools.describing.coverage.Coverage",
+    "loratools.describing.groups.TargetGroup",
     "loratools.describing.several.InspectionRow",
     "loratools.describing.spectrum.TargetSpectrum",
     "loratools.files.swapped.SwappedIn",

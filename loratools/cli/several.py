@@ -8,10 +8,12 @@ import click
 
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.progress import progress_bar
-from loratools.cli.tables import Column, human_size, table_lines
+from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_lines
+from loratools.describing.tables import row_table
 from loratools.errors import FormatError, StorageError, listing
 from loratools.io.json import json_text
+from loratools.showing.parts import Part
 
 if TYPE_CHECKING:
     from loratools.describing.describe import Inspecting
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
 
 #: Notes that only inform are shown of one adapter alone.
 _LABELS = {"problem": "Problem", "refusal": "Refused"}
-#: More models than these say nothing about which it is.
-_MOST_MODELS = 3
-#: More ranks than these are shown as the lowest and the highest.
-_MOST_RANKS = 3
 
 
 @final
@@ -71,7 +69,7 @@ def inspect_several(
     if as_json:
         click.echo(json_text(objects, indent=2))
     else:
-        print_lines(_text(lines, reads_values=check))
+        print_lines(shown_lines(_text(lines, reads_values=check)))
     _raise_unreadable(lines, check=check)
     return CHECK_FAILED if check and not is_sound else 0
 
@@ -95,28 +93,19 @@ def _line_of(row: "InspectionRow") -> _Line:
     return _Line(
         row.name,
         row.verdict,
-        _cells(row) if other is None or other.has_weights else None,
+        row.cells if other is None or other.has_weights else None,
         "" if other is None else other.plural,
         tuple(said),
         row.error if other is None else None,
     )
 
 
-def _text(lines: Sequence[_Line], *, reads_values: bool) -> Iterator[str]:
+def _text(lines: Sequence[_Line], *, reads_values: bool) -> Iterator[Part]:
     """The table, what was said of its rows, what is beside them, and a summary."""
     shown = [(line, line.cells) for line in lines if line.cells is not None]
     if shown:
-        kinds, ranks, sizes, bases = zip(*(cells for _, cells in shown), strict=True)
-        yield from table_lines(
-            (
-                Column("name", [line.name for line, _ in shown]),
-                Column("kind", kinds),
-                Column("rank", ranks, is_number=True),
-                Column("size", sizes, is_number=True),
-                Column("base", bases),
-                Column("verdict", [line.verdict for line, _ in shown]),
-            )
-        )
+        rows = [(line.name, *cells, line.verdict) for line, cells in shown]
+        yield row_table(rows)
     yield from _said(lines)
     yield from (f"Unreadable: {printable(str(line.error))}" for line in lines if line.error)
     yield from _beside(line for line in lines if line.cells is None)
@@ -149,29 +138,3 @@ def _beside(lines: Iterable[_Line]) -> Iterator[str]:
         names.setdefault(line.kinds, []).append(line.name)
     for kinds, files in names.items():
         yield f"Not adapters, {kinds} ({len(files)}): {printable(listing(files))}"
-
-
-def _cells(row: "InspectionRow") -> tuple[str, ...]:
-    kind = row.other.name if row.other is not None else ""
-    size = "" if row.nbytes is None else human_size(row.nbytes)
-    if row.inspection is None:
-        return kind, "", size, ""
-    kinds = ", ".join(row.inspection.adapter.kinds) or "whole tensors"
-    return kinds, _ranks(row.ranks), size, _base(row)
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    if len(ranks) > _MOST_RANKS:
-        return f"{ranks[0]}–{ranks[-1]}"
-    return ", ".join(map(str, ranks))
-
-
-def _base(row: "InspectionRow") -> str:
-    """The base that an adapter names, and the image model whose modules it has."""
-    assert row.inspection is not None, row.name
-    origin = row.inspection.adapter.provenance
-    stated = origin.base or origin.family or ""
-    if stated.startswith(("/", "~", ".")) or stated.count("/") > 1 or "\\" in stated:
-        stated = stated.replace("\\", "/").rstrip("/").rpartition("/")[2]  # a path elsewhere
-    models = " or ".join(row.models) if len(row.models) <= _MOST_MODELS else ""
-    return f"{stated} ({models})" if stated and models else stated or models

@@ -1,27 +1,22 @@
 """The output of a command: made as lines first, and printed when nothing else can fail."""
 
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar, final
+from collections.abc import Iterable
+from typing import Protocol, final
 
 import click
 
-from loratools.cli.failures import printable
 from loratools.cli.options import Report, report_json
+from loratools.cli.tables import shown_lines
 from loratools.cli.verbosity import is_quiet
-
-_Report = TypeVar("_Report", bound=Report)
-
-
-@final
-class Aside(str):
-    """A line that is printed on stderr."""
-
-    __slots__ = ()
+from loratools.showing.parts import Aside, Part
 
 
-def aside(label: str, text: str) -> Aside:
-    """A line `label: text` for stderr."""
-    return Aside(f"{label}: {printable(text)}")
+class ShownReport(Report, Protocol):
+    """A report that can be printed as text too."""
+
+    def shown(self, *, verbose: bool = False) -> Iterable[Part]:
+        """What is printed; `verbose` has every tensor."""
+        ...
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -31,17 +26,20 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 @final
-class Answer(Generic[_Report]):
+class Answer:
     """The text or the JSON of a report: made when a verb asks to approve it, printed at the end."""
 
-    def __init__(self, text: Callable[[_Report], Iterable[str]], *, as_json: bool) -> None:
-        self._text = text
+    def __init__(self, *, verbose: bool = False, as_json: bool) -> None:
+        self._verbose = verbose
         self._as_json = as_json
         self._lines: list[str] = []
 
-    def approve(self, report: _Report) -> None:
+    def approve(self, report: ShownReport) -> None:
         """Make the lines to print; an error here is before the verb's output is in place."""
-        self._lines = [report_json(report)] if self._as_json else list(self._text(report))
+        if self._as_json:
+            self._lines = [report_json(report)]
+        else:
+            self._lines = shown_lines(report.shown(verbose=self._verbose))
 
     def print(self) -> None:
         """Print what `approve` has made; with `-q`, only JSON."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.tables import human_size
+from loratools.showing.parts import human_size
 
 _QUIET, _VERBOSE = "quiet", "verbose"
 _KEY = "loratools.verbosity"

@@ -1,7 +1,10 @@
 """Compares an adapter with a base: which of its weights it changes, and whether the two merge."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
 from loratools.adapter import Adapter
-from loratools.describing.description import Coverage
 from loratools.errors import LoratoolsError
 from loratools.io.checkpoint import Checkpoint
 from loratools.merging.plan import MergeOptions, MergePlan
@@ -12,6 +15,39 @@ from loratools.names.grouping import pattern_of
 from loratools.names.matching import BaseNames
 from loratools.names.packed import packed_in
 from loratools.names.tied import find_tied_head
+
+
+@final
+@dataclass(frozen=True)
+class Coverage:
+    """The part of a base that an adapter changes, and whether the two can be merged.
+
+    Attributes:
+        base: the name of the base.
+        touched: the number of the base's matrices that the adapter changes.
+        matrices: the number of all matrices of the base.
+        untouched: the number of matrices that no update changes, by pattern of their names.
+        refusal: the error of merging them, if it is refused.
+        accounting: the numbers of the adapter's tensors that are applied, and of all.
+        tied: whether the base's embedding and head are one tensor.
+        another_base: a note if the adapter names another base.
+        recognised: the models of the base and whose names they have, in words, if they are known.
+        packed: the number of weights that the base stores packed, by format; empty if it is
+            refused.
+        files: remarks on which of the base's files were read.
+    """
+
+    base: str
+    touched: int
+    matrices: int
+    untouched: Mapping[str, int]
+    refusal: str | None
+    accounting: Mapping[str, int]
+    tied: bool
+    another_base: str | None
+    recognised: str | None = None
+    packed: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 def cover(adapter: Adapter, base: Checkpoint) -> tuple[Coverage, MergePlan | None]:

@@ -4,79 +4,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.adapter import Adapter, Note, Update
-from loratools.deltas import Delta, parameters_of
-from loratools.deltas.lora import Scaling
-from loratools.errors import counted, listing
+from loratools.adapter import Adapter, Note
+from loratools.describing.fields import adapter_fields, coverage_fields
+from loratools.describing.groups import TargetGroup, groups_of, single
+from loratools.describing.tables import block_table, group_table, spectrum_table
+from loratools.errors import counted, escaped, listing, shorten
 from loratools.idle import by_reason
 from loratools.io.computed import stored_elements
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source
 from loratools.io.values import is_finite
 from loratools.names.both_ends import notes_on_both_ends
-from loratools.names.grouping import pattern_of
+from loratools.showing.parts import Part
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
+    from loratools.describing.coverage import Coverage
     from loratools.describing.energy import BlockEnergy
     from loratools.describing.spectrum import TargetSpectrum
 
 
 @final
-@dataclass(frozen=True)
-class TargetGroup:
-    """Equal updates of targets whose names differ only in numbers.
-
-    `rank`, `alpha`, `scaling`, `rule` and `alpha_from` are None for a kind that holds no LoRA.
-    """
-
-    pattern: str
-    kind: str
-    shape: tuple[int, ...]
-    rank: int | None
-    alpha: float | None
-    scaling: float | None
-    rule: str | None
-    alpha_from: str | None
-    count: int
-    parameters: int
-
-
-@final
-@dataclass(frozen=True)
-class Coverage:
-    """The part of a base that an adapter changes, and whether the two can be merged.
-
-    Attributes:
-        base: the name of the base.
-        touched: the number of the base's matrices that the adapter changes.
-        matrices: the number of all matrices of the base.
-        untouched: the number of matrices that no update changes, by pattern of their names.
-        refusal: the error of merging them, if it is refused.
-        accounting: the numbers of the adapter's tensors that are applied, and of all.
-        tied: whether the base's embedding and head are one tensor.
-        another_base: a note if the adapter names another base.
-        recognised: the models of the base and whose names they have, in words, if they are known.
-        packed: the number of weights that the base stores packed, by format; empty if it is
-            refused.
-        files: remarks on which of the base's files were read.
-    """
-
-    base: str
-    touched: int
-    matrices: int
-    untouched: Mapping[str, int]
-    refusal: str | None
-    accounting: Mapping[str, int]
-    tied: bool
-    another_base: str | None
-    recognised: str | None = None
-    packed: Mapping[str, int] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-
-
-@final
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """The description of an adapter.
 
     `spectra`, `blocks` and `coverage` are None unless they were asked for.
@@ -92,7 +42,7 @@ class Inspection:
     blocks: "tuple[BlockEnergy, ...] | None" = None
     nonfinite: tuple[str, ...] = ()
     idle: Mapping[str, str] = field(default_factory=dict)
-    coverage: Coverage | None = None
+    coverage: "Coverage | None" = None
     warnings: tuple[Note, ...] = ()
 
     @property
@@ -158,6 +108,34 @@ class Inspection:
         is_tied = None if coverage is None else coverage.tied
         yield from notes_on_both_ends(self.adapter.updates, is_tied)
 
+    def __repr__(self) -> str:
+        sound = "sound" if self.is_sound else "with problems"
+        kinds = ", ".join(self.adapter.kinds) or "whole tensors only"
+        targets = counted(sum(group.count for group in self.groups), "target")
+        where = escaped(shorten(self.adapter.where))
+        return f"<Inspection of {where}: {kinds}, {targets}, {sound}>"
+
+    def shown(self, *, verbose: bool = False, spectrum: bool = True) -> Iterator[Part]:
+        """Fields and tables; every target instead of groups, if `verbose`.
+
+        `spectrum` is whether spectra are shown, where they were measured.
+        """
+        yield self.adapter.where
+        yield adapter_fields(self.adapter, self.groups, self.dtypes, self.replaced_parameters)
+        if self.groups:
+            rows = single(self.adapter.updates) if verbose else self.groups
+            yield group_table(rows, by_target=verbose)
+        if spectrum and self.spectra:
+            yield spectrum_table(self.spectra, by_target=verbose)
+        if self.blocks:
+            yield block_table(self.blocks)
+        if self.coverage is not None and self.coverage.refusal is None:
+            yield coverage_fields(self.coverage)
+        for note in self.notes:
+            label = {"info": "Note", "problem": "Problem", "refusal": "Refused"}[note.severity]
+            trap = f" [{note.trap}]" if note.trap else ""
+            yield f"{label}: {note.message}{trap}"
+
     def to_json(self) -> dict[str, Any]:
         """The description as the documented object that `inspect --json` prints."""
         adapter, filed = self.adapter, self.adapter.filed
@@ -196,7 +174,7 @@ class Inspection:
 
 def inspect_adapter(adapter: Adapter) -> Inspection:
     """Describe an adapter by its headers."""
-    return Inspection(adapter, tuple(_group(adapter.updates)))
+    return Inspection(adapter, tuple(groups_of(adapter.updates)))
 
 
 def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
@@ -207,64 +185,6 @@ def find_nonfinite(adapter: Adapter) -> tuple[str, ...]:
         if source.dtype in FACTORS and not is_finite(source.read())
         for key in source.keys
     )
-
-
-@final
-@dataclass
-class _Tally:
-    """The first of a group of equal updates, with the numbers of updates and of their elements."""
-
-    delta: Delta
-    count: int = 0
-    parameters: int = 0
-
-
-def _group(updates: Mapping[str, Update]) -> Iterator[TargetGroup]:
-    tallies: dict[tuple[object, ...], _Tally] = {}
-    numbers: dict[Scaling | None, int] = {}
-    # By identity: most updates share one scaling object, and hashing it each time is slow.
-    known: dict[int, int] = {}
-    for target, update in updates.items():
-        delta = update.delta
-        rank, scaling = _rank_and_scaling(delta)
-        number = known.get(id(scaling))
-        if number is None:
-            number = known[id(scaling)] = numbers.setdefault(scaling, len(numbers))
-        key = (pattern_of(target), delta.kind, delta.shape, rank, number)
-        tally = tallies.get(key)
-        if tally is None:
-            tally = tallies[key] = _Tally(delta)
-        tally.count += 1
-        tally.parameters += parameters_of(delta)
-    for (pattern, *_), tally in tallies.items():
-        rank, scaling = _rank_and_scaling(tally.delta)
-        yield TargetGroup(
-            pattern=str(pattern),
-            kind=tally.delta.kind,
-            shape=tally.delta.shape,
-            rank=rank,
-            alpha=scaling.alpha if scaling else None,
-            scaling=scaling.value if scaling else None,
-            rule=scaling.rule if scaling else None,
-            alpha_from=scaling.origin if scaling else None,
-            count=tally.count,
-            parameters=tally.parameters,
-        )
-
-
-def _rank_and_scaling(delta: Delta) -> tuple[int | None, Scaling | None]:
-    """The rank of a change's factors, and its scaling; None for a change that is stored whole.
-
-    The rank of a product of several factors is the one that alpha is divided by, and not that of
-    its exact factors, if it has any.
-    """
-    lora, scaling = delta.low_rank, delta.scaling
-    if lora is not None:
-        return lora.rank, lora.scaling
-    is_whole = delta.additive is not None and delta.factored() is None
-    if scaling is None or is_whole:
-        return None, None
-    return scaling.rank, scaling
 
 
 def _are_sound(notes: Iterable[Note]) -> bool:

@@ -1,10 +1,13 @@
 """The formats that loratools knows: which kinds of update it reads and writes in each."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from loratools import formats
 from loratools.formats import KNOWN_BY_SIGHT, Dialect
+from loratools.showing.parts import Column, Part, Table
+from loratools.showing.shown import Shown
 
 #: What an adapter in a format is, on disk.
 Stored = Literal["folder", "file", "folder or file"]
@@ -31,11 +34,24 @@ class Format:
 
 
 @final
-@dataclass(frozen=True)
-class Formats:
+@dataclass(frozen=True, repr=False)
+class Formats(Shown):
     """All formats: first those that are read, then those that are only recognised."""
 
     rows: tuple[Format, ...]
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """A row for each format."""
+        rows = self.rows
+        yield Table(
+            [
+                Column("format", [row.name for row in rows]),
+                Column("reads", [", ".join(row.reads) or "–" for row in rows]),
+                Column("writes", [_writes(row.reads, row.writes) for row in rows]),
+                Column("merges", ["yes" if row.merges else "–" for row in rows]),
+                Column("an adapter is a", [row.stored or "–" for row in rows]),
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The formats as the documented object that `formats --json` prints."""
@@ -71,3 +87,7 @@ def _stored(dialect: Dialect) -> Stored:
     if dialect.is_folder is None:
         return "folder or file"
     return "folder" if dialect.is_folder else "file"
+
+
+def _writes(reads: tuple[str, ...], writes: tuple[str, ...]) -> str:
+    return "the same" if writes and reads == writes else ", ".join(writes) or "–"

@@ -3,31 +3,40 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final, overload
+from typing import Any, Literal, NamedTuple, final, get_args, overload
 
-from loratools.adapter import Adapter
+from loratools.adapter import Adapter, Provenance
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
+from loratools.describing.tables import row_table
 from loratools.errors import (
     FormatError,
     LoratoolsError,
     NotAnAdapterError,
     OptionError,
+    escaped,
     path_errors,
+    shorten,
 )
 from loratools.files.collection import Item, Other, contents, is_collection, other_by_name, whole_at
 from loratools.files.opening import AdapterLike
 from loratools.files.place import place_of
 from loratools.formats import check_options
 from loratools.io.folder import Place
+from loratools.showing.parts import Part, human_size
+from loratools.showing.shown import Shown
 
+#: More models than these say nothing about which it is.
+_MOST_MODELS = 3
+#: More ranks than these are shown as the lowest and the highest.
+_MOST_RANKS = 3
 #: What is said of each. An adapter is refused if no verb can use it as it is; what is no adapter
 #: is something else that is known.
 Verdict = Literal["ok", "fits", "problem", "refused", "does not fit", "no adapter", "unreadable"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InspectionRow:
     """One of several things that were inspected: an adapter, or what was there and is none.
 
@@ -94,6 +103,29 @@ class InspectionRow:
 
         return () if self.inspection is None else meant_for(self.inspection.adapter.updates)
 
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The kind, the ranks, the size and the base, as they are shown in a row of a table."""
+        size = "" if self.nbytes is None else human_size(self.nbytes)
+        if self.inspection is None:
+            return "" if self.other is None else self.other.name, "", size, ""
+        kinds = ", ".join(self.inspection.adapter.kinds) or "whole tensors"
+        ranks = ", ".join(map(str, self.ranks))
+        if len(self.ranks) > _MOST_RANKS:
+            ranks = f"{self.ranks[0]}–{self.ranks[-1]}"
+        return kinds, ranks, size, self._base(self.inspection.adapter.provenance)
+
+    def _base(self, origin: Provenance) -> str:
+        """The base that the adapter names, and the image model whose modules it has."""
+        stated = origin.base or origin.family or ""
+        if stated.startswith(("/", "~", ".")) or stated.count("/") > 1 or "\\" in stated:
+            stated = stated.replace("\\", "/").rstrip("/").rpartition("/")[2]  # a path elsewhere
+        models = " or ".join(self.models) if len(self.models) <= _MOST_MODELS else ""
+        return f"{stated} ({models})" if stated and models else stated or models
+
+    def __repr__(self) -> str:
+        return f"<InspectionRow {escaped(shorten(self.name))}: {self.verdict}>"
+
     def to_json(self) -> dict[str, Any]:
         """An object of the array that `inspect --json` prints of several."""
         row = {
@@ -108,8 +140,8 @@ class InspectionRow:
 
 
 @final
-@dataclass(frozen=True)
-class Inspections(Sequence[InspectionRow]):
+@dataclass(frozen=True, repr=False)
+class Inspections(Shown, Sequence[InspectionRow]):
     """The descriptions of several adapters, and of what else was named or in a named folder."""
 
     rows: tuple[InspectionRow, ...]
@@ -145,6 +177,14 @@ class Inspections(Sequence[InspectionRow]):
     def is_sound(self) -> bool:
         """Whether each adapter is sound, and nothing is unreadable: the result of `--check`."""
         return all(row.is_sound for row in self.rows)
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """How many there are of each verdict, and a row for each."""
+        verdicts = [row.verdict for row in self.rows]
+        counts = ((verdicts.count(each), each) for each in get_args(Verdict))
+        yield ", ".join(f"{count} {verdict}" for count, verdict in counts if count) or "nothing"
+        if self.rows:
+            yield row_table([(row.name, *row.cells, row.verdict) for row in self.rows])
 
     def to_json(self) -> list[dict[str, Any]]:
         """The rows as the documented array that `inspect --json` prints of several."""

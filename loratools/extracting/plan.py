@@ -13,6 +13,7 @@ from loratools.adapter import Replacement
 from loratools.errors import LoratoolsError, check_choice, check_finite, counted
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     from loratools.extracting.difference import Norms
@@ -21,8 +22,8 @@ _V = TypeVar("_V")
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class ExtractOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExtractOptions(Brief):
     """The choices of what is extracted, and how it is stored.
 
     Attributes:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.errors import counted
 from loratools.extracting.plan import ExtractPlan
 from loratools.names.both_ends import MERGED_TWICE
+from loratools.showing.parts import KEPT, LOST, Column, Part, Table, aside, human_size, numbers
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.extracting.check import Check
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @final
-@dataclass(frozen=True)
-class ExtractReport:
+@dataclass(frozen=True, repr=False)
+class ExtractReport(Shown):
     """The report of an extraction or, after a dry run, of its plan (`truncations` is then empty).
 
     Attributes:
@@ -127,6 +129,32 @@ class ExtractReport:
         if self.check is not None:
             lines.append(self.check.line)
         return tuple(lines)
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """The notes, a table of all targets where it is `verbose`, and the report in words."""
+        yield from (aside("Note", note) for note in self.notes)
+        if verbose and self.plan.factored:
+            yield self._table()
+        yield from self.lines
+        if self.output is None:
+            yield "dry run: nothing written"
+        else:
+            yield f"written: {self.output} ({human_size(self.nbytes or 0)})"
+
+    def _table(self) -> Table:
+        rows = [self._row(target) for target in self.plan.factored]
+
+        def cells(field: str, pattern: str) -> list[str]:
+            return ["" if row[field] is None else pattern.format(row[field]) for row in rows]
+
+        columns = [
+            Column("target", [row["target"] for row in rows]),
+            numbers("change", cells("relative", "{:.3g}"), "‖ΔW‖ / ‖W‖"),
+            numbers("rank", cells("rank", "{}")),
+            numbers("energy", cells("energy", "{:.6f}"), KEPT),
+            numbers("rel. error", cells("relative_error", "{:.3g}"), LOST),
+        ]
+        return Table(columns if self.output else columns[:2])
 
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `svd-extract --json` prints."""

@@ -44,6 +44,7 @@ from loratools.lowrank.ranks import RankRule, Wanted, rule_of
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map, threads
 from loratools.running.watch import Watch
+from loratools.showing.shown import Brief
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
@@ -52,8 +53,8 @@ _ENTRY_BYTES = 144
 
 
 @final
-@dataclass(frozen=True)
-class ExtractRun:
+@dataclass(frozen=True, repr=False)
+class ExtractRun(Brief):
     """How an extraction runs; the bytes of the output do not depend on it.
 
     `resume` continues a run that was interrupted, with the factors that it had finished; if this

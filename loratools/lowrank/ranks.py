@@ -11,6 +11,7 @@ from loratools.errors import LoratoolsError, OptionError, counted, shorten
 from loratools.keywords import with_keywords
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
+from loratools.showing.shown import Brief
 
 _EPS = float(np.finfo(np.float64).eps)
 #: A share of energy that rounding in float64 makes indistinguishable from zero.
@@ -36,8 +37,8 @@ class Choice:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class RankRule:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RankRule(Brief):
     """A rule that chooses the rank of each target.
 
     At most one of `rank`, `energy`, `error` and `parameters` is given. Without any, the rule keeps

@@ -17,6 +17,7 @@ from loratools.merging.steps import copy_steps, edit_steps
 from loratools.merging.touched import add_to
 from loratools.running.parallel import single_threaded_torch
 from loratools.running.steps import Run, interleaved, workers
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     from loratools.merging.steps import Measured
@@ -28,8 +29,8 @@ _WAITING = 3
 
 
 @final
-@dataclass(frozen=True)
-class WriteOptions:
+@dataclass(frozen=True, repr=False)
+class WriteOptions(Brief):
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
     `max_shard_bytes` is the most that a file of weights has, in bytes or as a text (`"5GB"`).

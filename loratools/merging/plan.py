@@ -18,14 +18,15 @@ from loratools.io.source import Source, Stored
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights
 from loratools.names.packed import NOTHING_PACKED, Packed
 from loratools.names.tied import TiedHead
+from loratools.showing.shown import Brief
 
 #: The dtypes of a merged model, by their names in torch.
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @final
-@dataclass(frozen=True)
-class MergeOptions:
+@dataclass(frozen=True, repr=False)
+class MergeOptions(Brief):
     """Which updates to merge, and the dtype of the result.
 
     Attributes:

@@ -5,12 +5,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import counted
+from loratools.errors import counted, listing
 from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
+from loratools.merging.words import actions
 from loratools.names.averaged import averaged_note
+from loratools.showing.parts import Column, Part, Table, aside, human_size, numbers
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.merging.fidelity import Fidelity
@@ -20,8 +23,8 @@ WORRYING_LOSS = 0.2
 
 
 @final
-@dataclass(frozen=True)
-class MergeReport:
+@dataclass(frozen=True, repr=False)
+class MergeReport(Shown):
     """The account of a merge, or of the plan of one (`fidelity` is then empty).
 
     Attributes:
@@ -175,7 +178,46 @@ class MergeReport:
     def rows(self) -> Iterator[tuple[PlannedTensor, str]]:
         """Every changed tensor, with a few words on what was done to it."""
         for tensor in self.plan.changed:
-            yield tensor, ", ".join(_actions(self.plan, tensor))
+            yield tensor, ", ".join(actions(self.plan, tensor))
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """What became of every tensor, and what was written."""
+        yield from self.account(verbose=verbose)
+        if self.output is None:
+            yield "dry run: nothing written"
+        else:
+            what = ", an overlay of the base" if self.is_overlay else ""
+            yield f"written: {self.output} ({human_size(sum(self.files.values()))}){what}"
+
+    def account(self, *, verbose: bool) -> Iterator[Part]:
+        """What became of every tensor, wherever the result is; a row for each if `verbose`."""
+        for adapter in self.plan.adapters:
+            for note in (*adapter.notes, *adapter.notes_beside):
+                yield aside("Note", f"{adapter.where}: {note.message}")
+        yield from (aside("Note", text) for text in self.notes)
+        if self.left_out:
+            yield aside("Note", f"not copied: {listing(self.left_out)}")
+        if verbose and self.plan.changed:
+            yield self._table()
+        if self.plan.recognised is not None:
+            yield f"base: {self.plan.recognised}"
+        yield self.accounting
+        yield from (line for line in (self.packed_line, self.fidelity_line) if line is not None)
+        yield from (aside("Warning", text) for text in self.warnings)
+
+    def _table(self) -> Table:
+        """A row for each changed tensor."""
+        idle = {part.name: f": {part.reason}" for part in self.idle}
+        rows = [(tensor.name, words) for tensor, words in self.rows()]
+        lost = [self.fidelity.get(name) for name, _ in rows]
+        columns = [
+            Column("weight", [name for name, _ in rows]),
+            Column("change", [words + idle.get(name, "") for name, words in rows]),
+        ]
+        if any(lost):
+            cells = (f"{100 * part.relative_error:.3g}" if part else "" for part in lost)
+            columns.append(numbers("lost %", cells, "share of the update lost to rounding"))
+        return Table(columns)
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `merge --json`."""
@@ -258,17 +300,3 @@ def _fidelity(fidelity: "Fidelity | None") -> dict[str, float] | None:
         "cosine": fidelity.cosine,
         "kept": fidelity.kept,
     }
-
-
-def _actions(plan: MergePlan, tensor: PlannedTensor) -> Iterator[str]:
-    if tensor.base is None:
-        yield "new"
-    elif tensor.origin is not tensor.base:
-        yield "replaced"
-    elif not tensor.is_own and not tensor.changes:
-        yield f"as {tensor.base.name}"
-    for change in tensor.changes:
-        factor = change.strength * change.block_weight
-        strength = "" if factor == 1 else f" × {factor:g}"
-        details = [d for d in (change.renaming, "transposed" if change.is_transposed else "") if d]
-        yield f"{change.delta.kind}{strength}" + (f" ({', '.join(details)})" if details else "")

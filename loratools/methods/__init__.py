@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
 from loratools.errors import NonFiniteError, OptionError, check_choice, shorten
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,8 @@ class Task:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class MethodOptions:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MethodOptions(Brief):
     """The options of all methods, by the names that papers and other tools use.
 
     None stands for the default of the method.

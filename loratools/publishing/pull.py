@@ -1,11 +1,11 @@
 """Fetch an adapter, a base or an overlay from the Hub: into the cache, or a folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import HubError, UnsupportedError, shorten
+from loratools.errors import HubError, UnsupportedError, counted, shorten
 from loratools.files.finding import (
     BASE_FOLDER,
     adapter_files,
@@ -23,6 +23,8 @@ from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
+from loratools.showing.parts import Part, human_size
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
@@ -34,8 +36,8 @@ _SLACK_BYTES = 2**20
 
 
 @final
-@dataclass(frozen=True)
-class Pulled:
+@dataclass(frozen=True, repr=False)
+class Pulled(Shown):
     """The result of a pull: the name with its commit, the local folder, and files with SHA-256.
 
     `base` is the same for the base model, where that was asked for.
@@ -47,6 +49,14 @@ class Pulled:
     files: Mapping[str, str]
     nbytes: int
     base: "Pulled | None" = None
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """The name with its commit, how much there is, and where it is; and the same of a base."""
+        yield self.name
+        yield f"{counted(len(self.files), 'file')}, {human_size(self.nbytes)}, hashes as listed"
+        yield f"in: {self.folder}"
+        if self.base is not None:
+            yield from self.base.shown()
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `pull --json`."""

@@ -10,7 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
-from loratools.errors import FormatError, HubError, OptionError, UnsupportedError, path_errors
+from loratools.errors import (
+    FormatError,
+    HubError,
+    OptionError,
+    UnsupportedError,
+    counted,
+    listing,
+    path_errors,
+)
 from loratools.files.opening import AdapterLike
 from loratools.formats import dialect_named, dialect_of
 from loratools.hub.names import HubName, is_hub_name
@@ -20,6 +28,8 @@ from loratools.io.folder import read_json
 from loratools.io.json import encode_json
 from loratools.keywords import with_keywords
 from loratools.publishing.publishable import Publishable, publishable
+from loratools.showing.parts import Part, aside
+from loratools.showing.shown import Brief, Shown
 
 if TYPE_CHECKING:
     from loratools.describing.description import Inspection
@@ -32,8 +42,8 @@ _MAX_TEXT_BYTES = 10_000_000
 
 
 @final
-@dataclass(frozen=True)
-class PushOptions:
+@dataclass(frozen=True, repr=False)
+class PushOptions(Brief):
     """What to send, and where to.
 
     Attributes:
@@ -69,8 +79,8 @@ class PushOptions:
 
 
 @final
-@dataclass(frozen=True)
-class PushReport:
+@dataclass(frozen=True, repr=False)
+class PushReport(Shown):
     """The result of a push: of all `files`, those in `changed` were sent, or would be.
 
     `commit` is None after a dry run of a push to a repository that does not exist.
@@ -84,6 +94,23 @@ class PushReport:
     proposal: int | None
     tag: str | None
     dry_run: bool
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """What was sent, or would be, and where it is."""
+        where = f"hf://{self.repo}" if self.commit is None else str(HubName(self.repo, self.commit))
+        if not self.changed:
+            yield f"nothing to change: {where} has the same {counted(len(self.files), 'file')}"
+        else:
+            verb = "would send" if self.dry_run else "sent"
+            yield f"{verb}: {listing(self.changed, 12)}"
+            if not self.dry_run:
+                yield f"commit: {where}"
+        if self.proposal is not None:
+            yield f"pull request: {self.proposal}"
+        if self.tag is not None and not self.dry_run:
+            yield f"tag: {self.tag}"
+        if self.left_out:
+            yield aside("Note", f"not sent: {listing(self.left_out)}")
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `push --json`."""

@@ -1,18 +1,20 @@
 """Certificates of truncations by target, summed over all targets or over groups of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.names.grouping import pattern_of
+from loratools.showing.parts import KEPT, LOST, TARGETS, Column, Part, Table, numbers
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.lowrank.truncation import Truncation
 
 
 @final
-@dataclass(frozen=True)
-class Certificates:
+@dataclass(frozen=True, repr=False)
+class Certificates(Shown):
     """The ranks of updates before their truncation, and the certificates, by target.
 
     `gap` is the largest additional share of all energy that another choice of ranks within the same
@@ -50,6 +52,17 @@ class Certificates:
         ranks = [truncation.rank for truncation in self.truncations.values()]
         return min(ranks), max(ranks)
 
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """A table by group of targets, or by target, and what was kept of all together."""
+        if not self.truncations:
+            return
+        single = {target: self.only(target) for target in self.truncations} if verbose else None
+        yield _table(single or self.groups(), by_target=verbose)
+        total = self.total
+        yield f"kept {_share(total.energy)}% of the energy, relative error {total.error:.3g}"
+        if self.gap:
+            yield f"another choice of ranks could keep at most {self.gap:.1e} more"
+
     def to_json(self) -> dict[str, Any]:
         """A total (None if nothing was truncated), the gap, and a row for each target."""
         rows = [
@@ -67,3 +80,33 @@ def _json(truncation: "Truncation") -> dict[str, Any]:
         "energy": truncation.energy,
         "relative_error": truncation.error,
     }
+
+
+def _table(rows: Mapping[str, Certificates], *, by_target: bool) -> Table:
+    totals = [row.total for row in rows.values()]
+    counts = numbers("n", (str(len(row.truncations)) for row in rows.values()), TARGETS)
+    return Table(
+        [
+            Column("targets", [name.removesuffix(".weight") for name in rows]),
+            *([] if by_target else [counts]),
+            numbers("rank", map(_ranks, rows.values())),
+            numbers("energy %", (_share(t.energy) for t in totals), KEPT),
+            numbers("rel. error", (f"{t.error:.3g}" for t in totals), LOST),
+        ]
+    )
+
+
+def _ranks(row: Certificates) -> str:
+    """Ranks before and after, as `8 → 4`, with ranges where targets differ."""
+    before = sorted(row.before.values())
+    return f"{_range(before[0], before[-1])} → {_range(*row.ranks)}"
+
+
+def _range(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least}–{most}"
+
+
+def _share(share: float) -> str:
+    """A percentage, which is `<100` where a share below 1 would round to 100."""
+    text = f"{100 * share:.4g}"
+    return "<100" if share < 1 and text == "100" else text

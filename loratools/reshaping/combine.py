@@ -1,6 +1,6 @@
 """`combine` as a function: reads adapters, combines them into one, and writes it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, final, overload
@@ -20,15 +20,18 @@ from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.combined import Combination, Combined, combined
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
 from loratools.reshaping.similarity import Similarity
+from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
+from loratools.showing.parts import Part
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
 
 @final
-@dataclass(frozen=True)
-class CombineReport:
+@dataclass(frozen=True, repr=False)
+class CombineReport(Shown):
     """The report of a combination; `certificates` is empty if nothing was truncated.
 
     `rounding` is the relative error that storing factors in 16 bits adds to the updates; None if
@@ -43,6 +46,15 @@ class CombineReport:
     notes: tuple[str, ...]
     rounding: float | None
     written: Written | None
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """How similar the adapters are, what was kept of each target, and what was written."""
+        if self.similarity.groups:
+            for number, adapter in enumerate(self.adapters, 1):
+                yield f"{number}  {adapter}"
+            yield self.similarity.table(len(self.adapters))
+        yield from self.certificates.shown(verbose=verbose)
+        yield from written_parts(self.written, self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `combine --json` prints."""

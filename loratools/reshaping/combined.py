@@ -26,6 +26,7 @@ from loratools.reshaping.rescaled import strengths_of
 from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
 from loratools.running.parallel import Map
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 
 @final
-@dataclass(frozen=True)
-class Combination:
+@dataclass(frozen=True, repr=False)
+class Combination(Brief):
     """The choices of how adapters are combined.
 
     Attributes:

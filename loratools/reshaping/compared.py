@@ -4,7 +4,7 @@ The factors of a LoRA are compared, without forming its matrix.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from loratools.adapter import Adapter, Update
 from loratools.deltas import Additive, Delta
 from loratools.deltas.lora import LoRA
-from loratools.errors import UnsupportedError, shorten
+from loratools.errors import UnsupportedError, counted, shorten
 from loratools.io.dtypes import to_torch
 from loratools.io.source import Reshaped, Source, Stored
 from loratools.io.values import same_bytes
@@ -52,6 +52,25 @@ class Comparison:
         """The target with the largest error, and this error; None if there are no errors."""
         target = max(self.errors, key=self.errors.__getitem__, default=None)
         return (target, self.errors[target]) if target and self.errors[target] else None
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """The comparison in words: what is stored in another way, and how large errors are."""
+        for targets, what in (
+            (self.folded, "scaling multiplied into the factors"),
+            (self.padded, "factors padded with zeros to one rank"),
+        ):
+            if targets:
+                yield f"{what}: {counted(len(targets), 'target')}"
+        worst = self.worst
+        if worst is None:
+            yield "read back: every update is exact"
+        else:
+            count = sum(1 for error in self.errors.values() if error)
+            yield (
+                f"read back: {counted(len(self.errors) - count, 'update')} exact, {count} "
+                f"rounded, with a relative error of at most {worst[1]:.2g} ({worst[0]})"
+            )
 
 
 class _Difference(NamedTuple):

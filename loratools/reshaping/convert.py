@@ -1,12 +1,12 @@
 """`convert` as a function: reads an adapter, and writes it in another format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
-from loratools.errors import UnsupportedError, check_choice, listing
+from loratools.errors import UnsupportedError, check_choice, counted, listing
 from loratools.files.opening import (
     AdapterLike,
     Reading,
@@ -23,15 +23,18 @@ from loratools.io.dtypes import FLOATS, from_torch_name, torch_name
 from loratools.names.packed import packed_in
 from loratools.reshaping.compared import Comparison, compare
 from loratools.reshaping.converted import Converted, converted, encoded
+from loratools.reshaping.written import written_parts
 from loratools.running.parallel import Map, threads
+from loratools.showing.parts import Part
+from loratools.showing.shown import Shown
 
 #: The dtypes that an adapter can be converted to, by their names in torch.
 DTYPES = tuple(map(torch_name, FLOATS))
 
 
 @final
-@dataclass(frozen=True)
-class ConvertReport:
+@dataclass(frozen=True, repr=False)
+class ConvertReport(Shown):
     """The report of a conversion; `written` is None after a dry run.
 
     Attributes:
@@ -53,6 +56,16 @@ class ConvertReport:
     comparison: Comparison
     notes: tuple[str, ...]
     written: Written | None
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """How many targets were converted, how exactly, and what was written."""
+        new = len({name for names in self.names.values() for name in names})
+        others = "" if new == len(self.names) else f", {new} in the other layout"
+        yield f"{self.source} → {self.target}: {counted(len(self.names), 'target')}{others}"
+        if self.dropped:
+            yield f"left out by --drop: {listing(self.dropped)}"
+        yield from self.comparison.lines
+        yield from written_parts(self.written, self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `convert --json` prints."""

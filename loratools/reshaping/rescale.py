@@ -1,7 +1,8 @@
 """`rescale` as a function: reads an adapter, rescales it, and writes it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, final, overload
@@ -17,7 +18,10 @@ from loratools.names.grouping import pattern_of
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.rescaled import Rescaled, Rescaling, rescaled
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.written import written_parts
 from loratools.running.parallel import threads
+from loratools.showing.parts import TARGETS, Column, Part, Table, numbers
+from loratools.showing.shown import Shown
 from loratools.traps import repaired
 
 if TYPE_CHECKING:
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @final
-@dataclass(frozen=True)
-class RescaleReport:
+@dataclass(frozen=True, repr=False)
+class RescaleReport(Shown):
     """The report of a rescaling; `written` is None after a dry run.
 
     `strengths` has the factor of each target's update: infinite if an alpha of 0 was changed.
@@ -49,6 +53,20 @@ class RescaleReport:
             groups.setdefault(pattern_of(target), []).append(strength)
         return {pattern: tuple(strengths) for pattern, strengths in groups.items()}
 
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """What was repaired, the new strengths, and what was written."""
+        if self.repairs:
+            yield _repairs(self.repairs)
+        rows = {t: (s,) for t, s in self.strengths.items()} if verbose else self.groups()
+        yield Table(
+            [
+                Column("targets", [name.removesuffix(".weight") for name in rows]),
+                numbers("n", (str(len(strengths)) for strengths in rows.values()), TARGETS),
+                numbers("update", map(_times, rows.values()), "factor of its strength"),
+            ]
+        )
+        yield from written_parts(self.written, self.notes)
+
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `rescale --json` prints."""
         return {
@@ -60,6 +78,26 @@ class RescaleReport:
             "repairs": [change._asdict() for change in self.repairs],
             "notes": list(self.notes),
         }
+
+
+def _repairs(repairs: "tuple[Change, ...]") -> Table:
+    """A row for each change, and one for all of those that differ in the target alone."""
+    rows = Counter((change.trap, change.before, change.after) for change in repairs)
+    return Table(
+        [
+            Column("repaired", [trap for trap, _, _ in rows]),
+            numbers("n", map(str, rows.values()), "how many times"),
+            Column("before", [before for _, before, _ in rows]),
+            Column("after", [after for _, _, after in rows]),
+        ]
+    )
+
+
+def _times(strengths: tuple[float, ...]) -> str:
+    least, most = min(strengths), max(strengths)
+    if least == most:
+        return "unchanged" if least == 1 else f"× {least:g}"
+    return f"× {least:g} to {most:g}"
 
 
 class _Arguments(Ranks, Reading, total=False):

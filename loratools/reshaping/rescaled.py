@@ -20,14 +20,15 @@ from loratools.io.computed import multiplied
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 from loratools.names.globs import matches, no_match
 from loratools.reshaping.factors import scaling_of
+from loratools.showing.shown import Brief
 
 #: The scaling rules, by their names on the command line.
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
 
 
 @final
-@dataclass(frozen=True)
-class Rescaling:
+@dataclass(frozen=True, repr=False)
+class Rescaling(Brief):
     """The choices of how to rescale; only strengths and `alpha` change updates.
 
     Attributes:

@@ -1,6 +1,6 @@
 """`resize` as a function: reads an adapter, changes its ranks, and writes it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,18 @@ from loratools.io.sizes import size_in_bytes
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
+from loratools.showing.parts import Part
+from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
 
 
 @final
-@dataclass(frozen=True)
-class ResizeReport:
+@dataclass(frozen=True, repr=False)
+class ResizeReport(Shown):
     """The report of a change of ranks; `written` is None after a dry run.
 
     `rounding` is the relative error that storing the factors in 16 bits adds to the certificates;
@@ -34,6 +37,11 @@ class ResizeReport:
     notes: tuple[str, ...]
     rounding: float | None
     written: Written | None
+
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """The certificates, by group of targets or by target, and what was written."""
+        yield from self.certificates.shown(verbose=verbose)
+        yield from written_parts(self.written, self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `resize --json` prints."""

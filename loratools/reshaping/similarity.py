@@ -1,15 +1,17 @@
 """Measures how similar adapters are: angles between their updates, and conflicts of signs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of
 from loratools.running.parallel import Map
+from loratools.showing.parts import Column, Table, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +86,25 @@ class Similarity:
         angles = list(self.groups.values())
         return sum(angles[1:], angles[0]) if angles else None
 
+    def table(self, count: int) -> Table:
+        """The cosines and opposed signs of `count` inputs, and the cosines with the result."""
+        total = self.total
+        rows = {**self.groups, **({} if total is None else {"all": total})}
+        angles = list(rows.values())
+        columns = [Column("targets", [name.removesuffix(".weight") for name in rows])]
+        if pairs := list(combinations(range(count), 2)):
+            mean = "" if len(pairs) == 1 else ", mean of all pairs"
+            cosines = [_mean(row.cosine, pairs) for row in angles]
+            columns.append(_numbers("cosine", cosines, f"1 if two adapters do the same{mean}"))
+            opposed = [_mean(row.conflict, pairs) for row in angles]
+            columns.append(_numbers("opposed", opposed, "share of entries with different signs"))
+        for number in range(count):
+            legend = "cosine of the result and adapter 1"
+            cosines = [row.cosine(number, count) for row in angles]
+            heading = f"with {number + 1}"
+            columns.append(_numbers(heading, cosines, "" if number else legend))
+        return Table(columns, totals=1)
+
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each group; its matrices have the input adapters in order, the result last."""
         return [{"targets": name, **_json(angles)} for name, angles in self.groups.items()]
@@ -152,6 +173,18 @@ def _signs(
     opposed = torch.mm(flat[0], flat[1].T).double()
     opposed = opposed + opposed.T
     return opposed, same + opposed
+
+
+def _mean(
+    measure: Callable[[int, int], float | None], pairs: Sequence[tuple[int, int]]
+) -> float | None:
+    """The mean of a measure over the pairs that have one; None where no pair has."""
+    values = [value for pair in pairs if (value := measure(*pair)) is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _numbers(heading: str, values: Sequence[float | None], legend: str) -> Column:
+    return numbers(heading, ("" if v is None else f"{v:.3f}" for v in values), legend)
 
 
 def _json(angles: Angles) -> dict[str, Any]:

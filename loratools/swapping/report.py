@@ -1,16 +1,19 @@
 """What a swap did, and which adapters are in the model now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from loratools.errors import counted
 from loratools.files.swapped import SwappedIn
 from loratools.merging.report import MergeReport
+from loratools.showing.parts import Part, aside, human_size
+from loratools.showing.shown import Shown
 
 
 @final
-@dataclass(frozen=True)
-class SwapReport:
+@dataclass(frozen=True, repr=False)
+class SwapReport(Shown):
     """The account of a swap, of the plan of one, or of a look at what is in a model.
 
     Attributes:
@@ -33,6 +36,30 @@ class SwapReport:
     dry_run: bool = False
     merge: MergeReport | None = None
 
+    def shown(self, *, verbose: bool = False) -> Iterator[Part]:
+        """What became of every tensor, which adapters are in, and what was rewritten."""
+        if self.completed:
+            yield aside("Note", "a swap that was interrupted is completed")
+        if self.merge is not None:
+            yield from self.merge.account(verbose=verbose)
+        size = (
+            f"{counted(len(self.rewritten), 'tensor')}, {human_size(sum(self.rewritten.values()))}"
+        )
+        if self.dry_run:
+            yield f"dry run: nothing written ({size} would be)"
+        elif self.merge is not None:
+            yield f"in: {_names(self.adapters)}"
+            kept = human_size(self.originals_bytes)
+            yield f"rewritten in {self.model}: {size}; originals kept: {kept}"
+        elif self.rewritten:
+            yield f"out: {_names(self.before)}"
+            yield f"rewritten in {self.model}: {size}; each byte is as it was"
+        elif self.adapters:
+            yield f"in: {_names(self.adapters)}"
+            yield f"originals kept for {self.model}: {human_size(self.originals_bytes)}"
+        else:
+            yield f"{self.model}: no adapter is in"
+
     def to_json(self) -> dict[str, Any]:
         """The documented object of `swap --json`."""
         return {
@@ -46,3 +73,7 @@ class SwapReport:
             "dry_run": self.dry_run,
             "merge": None if self.merge is None else self.merge.to_json(),
         }
+
+
+def _names(adapters: Sequence[SwappedIn]) -> str:
+    return " + ".join(a.path if a.weight == 1 else f"{a.path} × {a.weight:g}" for a in adapters)

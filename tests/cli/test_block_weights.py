@@ -31,7 +31,7 @@ def test_the_report_says_what_each_block_got(capsys: pytest.CaptureFixture[str])
     )
     assert f"Note: {SMALL}: block weights: B00 to B02 0.5, B03 1, B04 0" in result.err
     assert "left out by block weights" in result.out
-    assert "layers.1.self_attn.q_proj.weight: LoRA × 0.5" in result.out
+    assert "layers.1.self_attn.q_proj.weight  LoRA × 0.5\n" in result.out
 
 
 @pytest.mark.parametrize("verb", ["merge", "swap"])

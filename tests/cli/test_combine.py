@@ -73,16 +73,18 @@ def test_it_says_how_adapters_go_together(run: Callable[..., Result], output: Pa
         *("targets", "cosine", "opposed", "with", "1", "with", "2"),
     ]
     assert re.fullmatch(r"model\S+q_proj( +0\.\d{3}){4}", lines[3])
-    assert re.fullmatch(r"model\S+k_proj +1\.000", lines[5]), "which is the second adapter's alone"
-    assert lines[7].startswith("all ")
-    assert lines[8].startswith(f"written: {output} (")
-    assert len(lines) == 9
+    assert re.fullmatch(r"model\S+k_proj( +–){3} +1\.000", lines[5]), (
+        "which is the second adapter's alone"
+    )
+    assert lines[8].startswith("all ")
+    assert lines[10].startswith(f"written: {output} (")
+    assert len(lines) == 11
 
 
 def test_with_a_rank_it_says_what_was_kept(run: Callable[..., Result]) -> None:
     lines = run(SMALL, MIDDLE, "--rank", "3", "--dry-run").out.splitlines()
-    assert any(re.fullmatch(r"model\S+q_proj  5  12 → 3  \d\d\.\d+% +0\.\d+", x) for x in lines)
-    assert any(re.fullmatch(r"model\S+k_proj  5   8 → 3  \d\d\.\d+% +0\.\d+", x) for x in lines)
+    assert any(re.fullmatch(r"model\S+q_proj  5  12 → 3  +\d\d\.\d+ +0\.\d+", x) for x in lines)
+    assert any(re.fullmatch(r"model\S+k_proj  5   8 → 3  +\d\d\.\d+ +0\.\d+", x) for x in lines)
     assert re.fullmatch(r"kept \d\d\.\d+% of the energy, relative error 0\.\d+", lines[-2])
 
 

@@ -1,6 +1,7 @@
 """`loratools inspect` as people and scripts call it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_json_is_one_object_on_stdout() -> None:
 
 def test_modules_shows_every_update() -> None:
     result = run(FIXTURES / "adapters/combine-r4", "--modules", "--spectrum")
-    assert result.stdout.count("self_attn") == 2 + 10
+    assert result.stdout.count("self_attn") == 10 + 10
     result = run(FIXTURES / "adapters/combine-r4", "--modules")
     assert result.stdout.count("layers.4.self_attn.v_proj") == 1
 
@@ -83,10 +84,7 @@ def test_what_cannot_be_read_is_refused_by_name(slug: str, reason: str) -> None:
 
 def test_flattened_names_are_grouped_by_the_numbers_between_underscores() -> None:
     shown = run(FIXTURES / "kohya/sd15-locon").stdout
-    assert (
-        "\nlora_unet_down_blocks_*_attentions_*_p  2  32×32×1×1     4      2      0.5  LoRA"
-        in shown
-    )
+    assert re.search(r"\nlora_unet_down_blocks_\*_attentions_\*_proj_in +2 +32×32×1×1 +4 ", shown)
     assert "\nbase        v1-5-pruned-emaonly.safetensors\n" in shown
 
 

@@ -86,9 +86,11 @@ def test_it_accounts_for_every_tensor_and_says_where_the_result_is(
 
 def test_verbose_shows_every_changed_weight(run: Callable[..., Result], output: Path) -> None:
     lines = run(SHARDED, SMALL, "-v", "-o", output).out.splitlines()
-    assert len(lines) == 10 + 3
-    pattern = r"  model\.layers\.\d\.self_attn\.[qv]_proj\.weight: LoRA  \[\d+(\.\d+)?% lost\]"
-    assert all(re.fullmatch(pattern, line) for line in lines[:10])
+    assert re.split(r"  +", lines[0]) == ["weight", "change", "lost %"]
+    pattern = r"model\.layers\.\d\.self_attn\.[qv]_proj\.weight  LoRA   +\d+(\.\d+)?"
+    assert all(re.fullmatch(pattern, line) for line in lines[1:11])
+    assert lines[11:13] == ["(lost %: share of the update lost to rounding)", ""]
+    assert len(lines) == 13 + 3
 
 
 def test_a_dry_run_writes_nothing_and_says_the_same(
@@ -358,8 +360,8 @@ def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(
     assert (found["fidelity"], found["warnings"]) == (None, [])
     assert not tensors(output)["q.weight"].isfinite().all()
     lines = run(*command, "--allow-nonfinite", "--overwrite", "-v").out.splitlines()
-    assert lines[0] == "  q.weight: LoRA"
-    assert len(lines) == 3, "and no word on fidelity"
+    assert lines[:3] == ["weight    change", "q.weight  LoRA", ""]
+    assert len(lines) == 5, "and no word on fidelity"
 
 
 def test_what_is_not_copied_is_named(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ class TestCommand:
         count = len(block_energies(open_adapter(path), {}))
         rows = lines[begin : begin + count + 1]
         assert max(map(len, rows)) <= 80
-        assert all("%" in row for row in rows[1:])
+        assert "share %" in rows[0]
+        assert all(re.search(r" \d+\.\d( |$)", row) for row in rows[1:])
 
     def test_a_table_with_one_block_beside_a_base_fits_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

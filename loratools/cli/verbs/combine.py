@@ -1,16 +1,11 @@
 """Combine adapters of one base into one."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from loratools import methods, registry
 from loratools.cli.command import ADAPTER, section
-from loratools.cli.failures import printable
 from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
 from loratools.cli.options import (
     base_option,
@@ -27,15 +22,10 @@ from loratools.cli.options import (
     reading_options,
     where_option,
 )
-from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
-from loratools.cli.truncations import certificate_lines, written_lines
 from loratools.cli.unknown import OneOf
 from loratools.cli.weights import weight_option, weighted
 from loratools.errors import counted
-
-if TYPE_CHECKING:
-    from loratools.reshaping.combine import CombineReport
 
 
 @click.command(
@@ -127,7 +117,7 @@ def command(
     from loratools.reshaping.combine import combine
     from loratools.reshaping.combined import Combination
 
-    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    answer = Answer(verbose=modules, as_json=as_json)
     combine(
         adapters,
         output=output,
@@ -152,43 +142,3 @@ def command(
         approve=answer.approve,
     )
     answer.print()
-
-
-def _text(report: "CombineReport", *, modules: bool) -> Iterator[str]:
-    yield from _similarity_lines(report)
-    yield from certificate_lines(report.certificates, modules=modules)
-    yield from written_lines(report.written, report.notes)
-
-
-def _similarity_lines(report: "CombineReport") -> Iterator[str]:
-    """A table of cosines and opposed signs of inputs (the mean over pairs), and with the result."""
-    total = report.similarity.total
-    if total is None:
-        return
-    for number, adapter in enumerate(report.adapters, 1):
-        yield f"{number}  {printable(adapter)}"
-    result = len(report.adapters)
-    rows = {**report.similarity.groups, "all": total}
-    pairs = list(combinations(range(result), 2))
-    columns = [Column("targets", [name.removesuffix(".weight") for name in rows])]
-    if pairs:
-        columns.append(_numbers("cosine", [_mean(row.cosine, pairs) for row in rows.values()]))
-        columns.append(_numbers("opposed", [_mean(row.conflict, pairs) for row in rows.values()]))
-    columns += [
-        _numbers(f"with {n + 1}", [row.cosine(n, result) for row in rows.values()])
-        for n in range(result)
-    ]
-    yield from table_lines(columns)
-
-
-def _mean(
-    measure: Callable[[int, int], float | None], pairs: Sequence[tuple[int, int]]
-) -> float | None:
-    """The mean of a measure over the pairs that have one; None where no pair has."""
-    values = [value for pair in pairs if (value := measure(*pair)) is not None]
-    return math.fsum(values) / len(values) if values else None
-
-
-def _numbers(heading: str, values: Sequence[float | None]) -> Column:
-    cells = ["" if value is None else f"{value:.3f}" for value in values]
-    return Column(heading, cells, is_number=True)

@@ -1,12 +1,10 @@
 """Write an adapter in another format."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import click
 
 from loratools.cli.command import ADAPTER, Verb, section
-from loratools.cli.failures import printable
 from loratools.cli.options import (
     checked_output,
     json_option,
@@ -16,13 +14,8 @@ from loratools.cli.options import (
     variant_option,
 )
 from loratools.cli.text import Answer
-from loratools.cli.truncations import written_lines
 from loratools.cli.unknown import OneOf
-from loratools.errors import counted, listing
 from loratools.formats import written
-
-if TYPE_CHECKING:
-    from loratools.reshaping.convert import ConvertReport
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -94,7 +87,7 @@ def command(
     output = checked_output(output, dry_run=dry_run)
     from loratools.reshaping.convert import convert
 
-    answer = Answer(_text, as_json=as_json)
+    answer = Answer(as_json=as_json)
     convert(
         adapter,
         output=output,
@@ -110,28 +103,3 @@ def command(
         approve=answer.approve,
     )
     answer.print()
-
-
-def _text(report: "ConvertReport") -> Iterator[str]:
-    comparison = report.comparison
-    new = len({name for names in report.names.values() for name in names})
-    others = "" if new == len(report.names) else f", {new} in the other layout"
-    yield f"{report.source} → {report.target}: {counted(len(report.names), 'target')}{others}"
-    if report.dropped:
-        yield f"left out by --drop: {printable(listing(report.dropped))}"
-    for targets, what in (
-        (comparison.folded, "scaling multiplied into the factors"),
-        (comparison.padded, "factors padded with zeros to one rank"),
-    ):
-        if targets:
-            yield f"{what}: {counted(len(targets), 'target')}"
-    worst = comparison.worst
-    if worst is None:
-        yield "read back: every update is exact"
-    else:
-        count = sum(1 for error in comparison.errors.values() if error)
-        yield (
-            f"read back: {counted(len(comparison.errors) - count, 'update')} exact, {count} "
-            f"rounded, with a relative error of at most {worst[1]:.2g} ({printable(worst[0])})"
-        )
-    yield from written_lines(report.written, report.notes)

@@ -1,14 +1,11 @@
 """Merge adapters into a base model."""
 
-from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from loratools.cli.account import account
 from loratools.cli.command import ADAPTER, BASE, Verb, section
-from loratools.cli.failures import printable
 from loratools.cli.options import (
     Size,
     allow_nonfinite_option,
@@ -25,15 +22,11 @@ from loratools.cli.options import (
 )
 from loratools.cli.progress import progress_bar
 from loratools.cli.swaps import run_swap
-from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
 from loratools.cli.verbosity import is_verbose
 from loratools.cli.weights import block_weights_option, check_counts, weight_option, weighted
 from loratools.errors import OutputError
-
-if TYPE_CHECKING:
-    from loratools.merging.report import MergeReport
 
 
 @click.command(
@@ -151,7 +144,7 @@ def command(
     from loratools.merging.merge import merge
     from loratools.merging.plan import MergeOptions
 
-    answer = Answer(partial(_text, verbose=is_verbose() or dry_run), as_json=as_json)
+    answer = Answer(verbose=is_verbose() or dry_run, as_json=as_json)
     with progress_bar() as progress:
         merge(
             base,
@@ -212,13 +205,3 @@ def _merge_in_place(
             f"and swap --out takes it out"
         )
     run_swap(base, adapters, weights=weights, as_json=as_json, settings=settings)
-
-
-def _text(report: "MergeReport", *, verbose: bool) -> Iterator[str]:
-    yield from account(report, verbose=verbose)
-    if report.output is None:
-        yield "dry run: nothing written"
-    else:
-        size = sum(report.files.values())
-        what = ", an overlay of the base" if report.is_overlay else ""
-        yield f"written: {printable(report.output)} ({human_size(size)}){what}"

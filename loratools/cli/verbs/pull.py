@@ -1,19 +1,10 @@
 """Fetch an adapter or a base from the Hub."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import click
 
 from loratools.cli.command import Verb, section
-from loratools.cli.failures import printable
 from loratools.cli.options import json_option, offline_option, overwrite_option, variant_option
-from loratools.cli.tables import human_size
 from loratools.cli.text import Answer
-from loratools.errors import counted
-
-if TYPE_CHECKING:
-    from loratools.publishing.pull import Pulled
 
 
 @click.command(
@@ -81,7 +72,7 @@ def command(
     """
     from loratools.publishing.pull import pull
 
-    answer = Answer(_text, as_json=as_json)
+    answer = Answer(as_json=as_json)
     pull(
         name,
         output=output,
@@ -93,11 +84,3 @@ def command(
         approve=answer.approve,
     )
     answer.print()
-
-
-def _text(pulled: "Pulled") -> Iterator[str]:
-    for part in (pulled, pulled.base):
-        if part is not None:
-            yield printable(part.name)
-            yield f"{counted(len(part.files), 'file')}, {human_size(part.nbytes)}, hashes as listed"
-            yield f"in: {printable(part.folder)}"

@@ -1,19 +1,15 @@
 """Publish an adapter or a merged model on the Hub."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from loratools.cli.command import Verb, section
-from loratools.cli.failures import printable
 from loratools.cli.options import dry_run_option, json_option, print_json, variant_option
-from loratools.cli.text import aside, print_lines
-from loratools.errors import counted, listing
-
-if TYPE_CHECKING:
-    from loratools.publishing.push import PushReport
+from loratools.cli.tables import shown_lines
+from loratools.cli.text import print_lines
 
 
 @click.command(
@@ -111,7 +107,7 @@ def command(
     if as_json:
         print_json(report)
     else:
-        print_lines(_text(report))
+        print_lines(shown_lines(report.shown()))
 
 
 def _report(path: str) -> Mapping[str, Any]:
@@ -119,21 +115,3 @@ def _report(path: str) -> Mapping[str, Any]:
     from loratools.io.folder import read_json
 
     return read_json(InputFile(Path(path)))
-
-
-def _text(report: "PushReport") -> Iterator[str]:
-    where = report.to_json()["name"] or f"hf://{report.repo}"
-    if not report.changed:
-        files = counted(len(report.files), "file")
-        yield f"nothing to change: {printable(str(where))} has the same {files}"
-    else:
-        verb = "would send" if report.dry_run else "sent"
-        yield f"{verb}: {printable(listing(report.changed, 12))}"
-        if not report.dry_run:
-            yield f"commit: {printable(str(where))}"
-    if report.proposal is not None:
-        yield f"pull request: {report.proposal}"
-    if report.tag is not None and not report.dry_run:
-        yield f"tag: {printable(report.tag)}"
-    if report.left_out:
-        yield aside("Note", f"not sent: {listing(report.left_out)}")

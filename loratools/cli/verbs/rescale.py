@@ -1,15 +1,12 @@
 """Make an adapter stronger or weaker."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from loratools.cli.command import ADAPTER, Verb, section
-from loratools.cli.failures import printable
 from loratools.cli.options import (
     base_option,
     checked_output,
@@ -21,16 +18,10 @@ from loratools.cli.options import (
     reading_options,
     where_option,
 )
-from loratools.cli.tables import Column, table_lines
 from loratools.cli.text import Answer
-from loratools.cli.truncations import written_lines
 from loratools.cli.unknown import OneOf
 from loratools.cli.weights import block_weights_option
 from loratools.traps import ALL, names
-
-if TYPE_CHECKING:
-    from loratools.reshaping.rescale import RescaleReport
-    from loratools.traps import Change
 
 
 class _Command(Verb):
@@ -158,7 +149,7 @@ def command(
 
     strength = settings["strength"]
     chosen = {name: settings[name] for name in (*rescaling_names[1:-1], "keep_replaced")}
-    answer = Answer(_text, as_json=as_json)
+    answer = Answer(as_json=as_json)
     rescale(
         adapter,
         output=output,
@@ -175,35 +166,3 @@ def command(
         approve=answer.approve,
     )
     answer.print()
-
-
-def _text(report: "RescaleReport") -> Iterator[str]:
-    if report.repairs:
-        yield from table_lines(_repair_columns(report.repairs))
-    groups = report.groups()
-    yield from table_lines(
-        [
-            Column("targets", [name.removesuffix(".weight") for name in groups]),
-            Column("n", [str(len(strengths)) for strengths in groups.values()], is_number=True),
-            Column("update", [_times(strengths) for strengths in groups.values()], is_number=True),
-        ]
-    )
-    yield from written_lines(report.written, report.notes)
-
-
-def _repair_columns(repairs: "Sequence[Change]") -> list[Column]:
-    """A row for each change, and one for all of those that differ in the target alone."""
-    rows = Counter((change.trap, change.before, change.after) for change in repairs)
-    return [
-        Column("repaired", [trap for trap, _, _ in rows]),
-        Column("n", [str(count) for count in rows.values()], is_number=True),
-        Column("before", [printable(before) for _, before, _ in rows]),
-        Column("after", [printable(after) for _, _, after in rows]),
-    ]
-
-
-def _times(strengths: tuple[float, ...]) -> str:
-    least, most = min(strengths), max(strengths)
-    if least == most:
-        return "unchanged" if least == 1 else f"× {least:g}"
-    return f"× {least:g} to {most:g}"

@@ -1,8 +1,6 @@
 """Store an adapter at other ranks."""
 
-from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,10 +17,6 @@ from loratools.cli.options import (
     reading_options,
 )
 from loratools.cli.text import Answer
-from loratools.cli.truncations import certificate_lines, written_lines
-
-if TYPE_CHECKING:
-    from loratools.reshaping.resize import ResizeReport
 
 
 @click.command(
@@ -72,7 +66,7 @@ def command(
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
     from loratools.reshaping.resize import resize
 
-    answer = Answer(partial(_text, modules=modules), as_json=as_json)
+    answer = Answer(verbose=modules, as_json=as_json)
     resize(
         adapter,
         output=output,
@@ -86,8 +80,3 @@ def command(
         approve=answer.approve,
     )
     answer.print()
-
-
-def _text(report: "ResizeReport", *, modules: bool) -> Iterator[str]:
-    yield from certificate_lines(report.certificates, modules=modules)
-    yield from written_lines(report.written, report.notes)

@@ -1,13 +1,11 @@
 """Make an adapter of a fine-tuned model and its base."""
 
-from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from loratools.cli.command import BASE, Verb, section
-from loratools.cli.failures import CHECK_FAILED, printable
+from loratools.cli.failures import CHECK_FAILED
 from loratools.cli.options import (
     checked_output,
     chosen_device,
@@ -22,12 +20,8 @@ from loratools.cli.options import (
     variant_option,
 )
 from loratools.cli.progress import progress_bar
-from loratools.cli.tables import Column, human_size, table_lines
-from loratools.cli.text import Answer, aside
+from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
-
-if TYPE_CHECKING:
-    from loratools.extracting.report import ExtractReport
 
 
 @click.command(
@@ -130,7 +124,7 @@ def command(
     from loratools.extracting.svd_extract import ExtractRun, svd_extract
 
     device = chosen_device(settings["device"])
-    answer = Answer(partial(_text, modules=modules or dry_run), as_json=as_json)
+    answer = Answer(verbose=modules or dry_run, as_json=as_json)
     with progress_bar() as progress:
         report = svd_extract(
             tuned,
@@ -162,32 +156,3 @@ def command(
     answer.print()
     assert isinstance(report, ExtractReport)  # with an output, or in a dry run
     return 0 if report.check is None or report.check.agrees else CHECK_FAILED
-
-
-def _text(report: "ExtractReport", *, modules: bool) -> Iterator[str]:
-    for text in report.notes:
-        yield aside("Note", text)
-    if modules:
-        yield from _target_lines(report)
-    for line in report.lines:
-        yield printable(line)
-    if report.output is None:
-        yield "dry run: nothing written"
-    else:
-        yield f"written: {printable(report.output)} ({human_size(report.nbytes or 0)})"
-
-
-def _target_lines(report: "ExtractReport") -> Iterator[str]:
-    rows = report.to_json()["targets"]
-
-    def cells(field: str, pattern: str) -> list[str]:
-        return ["" if row[field] is None else pattern.format(row[field]) for row in rows]
-
-    columns = [
-        Column("target", [row["target"] for row in rows]),
-        Column("change", cells("relative", "{:.3g}"), is_number=True),
-        Column("rank", cells("rank", "{}"), is_number=True),
-        Column("energy", cells("energy", "{:.6f}"), is_number=True),
-        Column("error", cells("relative_error", "{:.3g}"), is_number=True),
-    ]
-    yield from table_lines(columns if report.output else columns[:2])

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from loratools.describing.description import Inspection, TargetGroup
+from loratools.describing.description import Inspection
+from loratools.describing.groups import TargetGroup
 from loratools.errors import FormatError, HubError
 from loratools.files.place import layers_of
 from loratools.formats import Dialect, dialect_named

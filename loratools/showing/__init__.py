@@ -1,0 +1,1 @@
+"""How reports are shown: tables as values, as lines of text at any width, and as HTML."""

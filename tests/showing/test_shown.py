@@ -1,0 +1,137 @@
+"""How reports and options look at Python's prompt and in a notebook."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from html import escape
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+
+import loratools
+from loratools import MergeOptions, Pulled, PushOptions, PushReport, RankRule, Rescaling
+from loratools.showing.html import html_of
+from loratools.showing.parts import Column, Fields, Table, aside, numbers
+from tests.merged import pair, write_adapter, write_base
+
+SCRIPT = "<script>alert(1)<"
+TARGETS = [f"model.{SCRIPT}.layers.{n}.q" for n in range(4)]
+PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
+REPORTS = {name for name, value in PUBLIC.items() if hasattr(value, "to_json")}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A report of each class, on files and targets that have a tag of HTML in their names."""
+    folder = tmp_path_factory.mktemp("reports") / SCRIPT
+    folder.mkdir()
+    factors = {key: value for target in TARGETS for key, value in pair(target, 6, 4).items()}
+    one = write_adapter(folder / "one", factors)
+    known = write_adapter(folder / "known", pair("model.layers.0.self_attn.q_proj", 6, 4))
+    base = write_base(folder / "base", {f"{target}.weight": torch.ones(6, 4) for target in TARGETS})
+    tuned = folder / "tuned"
+    files = {f"{SCRIPT}{number}": "0" * 64 for number in range(300)}
+    made = [
+        loratools.inspect(one, base=base, spectrum=True, blocks=True),
+        loratools.inspect([one, base]),
+        loratools.merge(base, [one], output=tuned),
+        loratools.rescale(one, output=folder / "half", rescaling=Rescaling(strength=0.5)),
+        loratools.convert(known, output=folder / "mlx", to="mlx"),
+        loratools.combine([one, one], output=folder / "both", rule=RankRule(rank=1)),
+        loratools.resize(one, output=folder / "small", rule=RankRule(rank=1)),
+        loratools.svd_extract(tuned, base, output=folder / "extracted", rule=RankRule(rank=1)),
+        loratools.swap(tuned, [one]),
+        Pulled(SCRIPT, "0" * 40, f"/{SCRIPT}", files, 12, None),
+        PushReport(SCRIPT, None, (*files,), (*files,), (*files,), 3, SCRIPT, dry_run=False),
+    ]
+    return {type(report).__name__: report for report in made}
+
+
+def test_every_report_is_tried(reports: dict[str, Any]) -> None:
+    assert set(reports) == REPORTS
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.append(tag)
+
+
+@pytest.mark.parametrize("name", sorted(REPORTS))
+def test_html_has_no_tag_of_a_name(name: str, reports: dict[str, Any]) -> None:
+    html = reports[name]._repr_html_()
+    tags = Tags()
+    tags.feed(html)
+    assert set(tags.found) <= {"div", "table", "thead", "tbody", "tr", "th", "td", "small"}
+    assert "&lt;script&gt;alert(1)" in html
+
+
+@pytest.mark.parametrize("name", sorted(REPORTS))
+def test_the_repr_of_a_report_is_short_and_names_its_class(
+    name: str, reports: dict[str, Any]
+) -> None:
+    text = repr(reports[name])
+    assert text.startswith(f"<{name}")
+    assert len(text) < 500
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("name", sorted(REPORTS))
+def test_html_has_what_the_command_prints(name: str, reports: dict[str, Any]) -> None:
+    """Every cell of every table, and every line."""
+    report, html = reports[name], reports[name]._repr_html_()
+    for part in report.shown():
+        if isinstance(part, Table):
+            for column in part.columns:
+                cells = [] if column.is_bar else column.shown
+                assert all(escape(cell) in html for cell in [column.heading, *cells])
+
+
+def option_classes() -> Iterator[str]:
+    for name, value in PUBLIC.items():
+        if is_dataclass(value) and name not in REPORTS and name not in {"Adapter", "Target"}:
+            yield name
+
+
+@pytest.mark.parametrize("name", sorted(option_classes()))
+def test_the_repr_of_options_has_what_is_not_the_default(name: str) -> None:
+    kind = PUBLIC[name]
+    assert repr(kind()) == f"{name}()"
+
+
+def test_the_repr_of_options_can_be_read_back_and_stays_short() -> None:
+    rule = RankRule(energy=0.9, max_rank=8)
+    assert repr(rule) == "RankRule(energy=0.9, max_rank=8)"
+    assert eval(repr(rule)) == rule
+    globs = MergeOptions(only=tuple(f"layers.{n}.*" for n in range(1000)))
+    assert len(repr(globs)) < 500
+    assert len(repr(PushOptions(reports=[{"notes": ["x" * 10_000] * 99}] * 99))) < 500
+    assert len(fields(rule)) > 2, "of which the others are left out"
+
+
+def test_a_long_table_is_cut_in_html_and_says_by_how_much() -> None:
+    column = [f"layers.{n}" for n in range(1000)]
+    table = Table([Column("targets", [*column, "all"]), numbers("n", ["1"] * 1001)], totals=1)
+    html = html_of([table])
+    assert html.count("<tr>") < 40
+    assert "… and 976 more" in html
+    assert re.search(r"<th[^>]*>all</th>", html), "the totals are there"
+
+
+def test_long_lists_of_notes_are_cut_in_html() -> None:
+    html = html_of([aside("Note", str(n)) for n in range(100)])
+    assert html.count("<div>") < 40
+    assert "… and 76 more lines" in html
+
+
+def test_fields_without_a_text_are_left_out_of_html() -> None:
+    assert "task" not in html_of([Fields([("task", ""), ("kind", "LoRA")])])
+
+
+def test_control_characters_are_escaped_in_html() -> None:
+    assert "a\\x1b[31mb" in html_of(["a\x1b[31mb"])
