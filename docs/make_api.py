@@ -49,6 +49,8 @@ INTERNAL = {
 }
 #: Options of commands that have another name in Python.
 RENAMED = {"max_shard_size": "max_shard_bytes"}
+#: Options of one command that are not the argument of the same name.
+ELSEWHERE = {("rescale", "rule"): "rescaling.rule"}
 #: Options of commands for which Python has no argument, and what it has.
 INSTEAD = {
     "as_json": "`to_json()` of the report",
@@ -226,7 +228,8 @@ def counterparts(entry: Entry) -> Iterator[Counterpart]:
         if not isinstance(option, click.Option) or option.name == "help":
             continue
         name = RENAMED.get(str(option.name), str(option.name))
-        path = next((p for p in arguments if p.rpartition(".")[2] == name), None)
+        same = (path for path in arguments if path.rpartition(".")[2] == name)
+        path = ELSEWHERE.get((entry.title, name)) or next(same, None)
         yield Counterpart(option, path, arguments.get(path or "", ""))
 
 

@@ -55,15 +55,16 @@ def inspect(
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`) or an opened adapter; or a list of
             them, in which a path may be that of a folder of adapters.
-        base: the base model: the description then says which of its weights the adapter changes,
-            and whether the two can be merged.
-        spectrum: measure the singular values of every update; with a base, relative to its weight.
-        blocks: measure how much of the updates is in each block of the model.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        base: see whether the adapter fits this model, and what it changes there.
+        spectrum: measure every update: its singular values; with a base, relative to its weight.
+        blocks: measure how much of the update is in each block of the model.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
-        variant: which of the base's weights, where its folder has several.
-        recursive: look into the subfolders of subfolders too; for a list.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
+        recursive: look into folders at any depth; for a list.
 
     Raises:
         OptionError: an option has a value that it cannot have; `config` is given with a list, or

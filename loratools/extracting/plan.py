@@ -27,16 +27,15 @@ class ExtractOptions(Brief):
     """The choices of what is extracted, and how it is stored.
 
     Attributes:
-        only: globs; only tensors that match one of them are extracted.
-        skip: globs; tensors that match one of them stay as they are in the base.
-        full: globs; modules with a tensor that matches one of them are stored whole if they
-            changed.
+        only: look only at tensors that match one of these globs.
+        skip: leave out tensors that match one of these globs.
+        full: store modules that match one of these globs whole, and not as factors.
         keep_residual: whether changes that have no place in a LoRA are stored, or else left out.
-        min_change: tensors whose relative change is below this are left out; None for the change
-            that rounding alone can make, by the dtypes of the two files.
+        min_change: leave out tensors with a relative change below this; None for the change that
+            rounding alone can make, by the dtypes of the two files.
         dtype: the dtype of the factors: `float32`, `bfloat16` or `float16`.
-        device: the device on which differences are factored; the CPU if None. The last bits of the
-            factors depend on it.
+        device: the device that computes; the CPU if None. The last bits of the factors depend on
+            it.
     """
 
     only: tuple[str, ...] = ()

@@ -57,11 +57,15 @@ _ENTRY_BYTES = 144
 class ExtractRun(Brief):
     """How an extraction runs; the bytes of the output do not depend on it.
 
-    `resume` continues a run that was interrupted, with the factors that it had finished; if this
-    run is interrupted, its own finished factors are kept as well. `progress` is called by any
-    thread with the number of bytes done and of all bytes; if it raises, the extraction stops.
-    `approve` is called with the report before the output gets its name, or at the end of a dry run.
-    If it raises, no output is left.
+    Attributes:
+        overwrite: replace an output that exists.
+        resume: go on where an interrupted run stopped, with the factors that it had finished; if
+            this run is interrupted, its own finished factors are kept as well.
+        jobs: the number of threads; None is one for each core.
+        progress: called by any thread with the bytes done and the bytes in all; if it raises, the
+            extraction stops.
+        approve: called with the report before the output gets its name, or at the end of a dry run.
+            If it raises, no output is left.
     """
 
     overwrite: bool = False
@@ -155,24 +159,26 @@ def svd_extract(
         base: the model that it was trained from.
         output: where the adapter is written; None returns it instead. Its factors are then in
             memory, and meanwhile in a folder for temporary files.
-        rank: exactly this rank for every target.
-        energy: keep this share of each difference's energy, Σσ²: above 0, at most 1.
-        error: lose at most this share of each difference's Frobenius norm.
-        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
-            ranks within it.
+        rank: this rank for every target.
+        energy: the least ranks that keep this share of the energy of each update (the sum of its
+            squared singular values), above 0 and at most 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        size: the best ranks for a file of at most this size: a number of bytes, or a text such as
+            `"64MB"`.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
-        only: globs; only tensors that match one of them are extracted.
-        skip: globs; tensors that match one of them stay as they are in the base.
+        only: look only at tensors that match one of these globs.
+        skip: leave out tensors that match one of these globs.
         dtype: the dtype of the factors: `float32` (the default), `bfloat16` or `float16`.
         options: the choices above and more, as one object.
-        base_name: what the adapter calls its base; the path or name that is given by default.
-        check: merge the result back, and compare it with `tuned`.
+        base_name: the base's name in the config; the path or name that is given by default.
+        check: merge the result back and compare it with `tuned`.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
         progress: called with the bytes done and the bytes in all; what it raises stops the verb.
         run: how it runs, as one object.
-        variant: which of the models' weights, where their folders have several.
-        dry_run: only compare the tensors; factor and write nothing.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
+        dry_run: check and report, but write nothing: only compare the tensors.
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.

@@ -70,11 +70,17 @@ def open_adapter(
     """The adapter in a folder or file, or by a name on the Hub; tensors are read when needed.
 
     An adapter that is spread over several files is read by their index, which may be named in
-    place of the folder. `config` is the path of its config, if that is not beside it.
-    `dialect_options` are options of its format, as in `{"out_proj": "once"}`; options of other
-    formats are ignored. A PyTorch pickle is read only with `allow_pickle`, and never because a
-    safetensors file is missing or broken. With `headers`, files on the Hub are not downloaded
-    (unless `allow_pickle` is set too): tensors that are needed are read from there.
+    place of the folder.
+
+    Args:
+        path: a folder, a file, or a name on the Hub (`hf://owner/name`).
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them; never because a safetensors file is missing or broken.
+        dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`; options
+            of other formats are ignored.
+        headers: do not download files on the Hub (unless `allow_pickle` is set too): tensors that
+            are needed are read from there.
 
     Raises:
         FormatError: a file is missing or malformed.

@@ -45,16 +45,17 @@ class RankRule(Brief):
     all singular values that are not zero.
 
     Attributes:
-        rank: every target gets exactly this rank.
-        energy: each target gets the smallest rank that keeps this share of its Σσ².
-        error: each target gets the smallest rank whose relative Frobenius error is at most this.
-        parameters: a budget for the elements of all factors together, spent where they keep the
-            most energy.
-        max_rank: no rank is above this.
-        min_rank: no rank is below this, not even that of a zero update.
-        multiple_of: ranks are rounded up to a multiple of this, or down if `max_rank` leaves no
+        rank: this rank for every target.
+        energy: the least ranks that keep this share of the energy of each update (the sum of its
+            squared singular values), above 0 and at most 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        parameters: the best ranks with at most this many parameters: elements of all factors
+            together.
+        max_rank: no rank above this.
+        min_rank: no rank below this, not even that of a zero update.
+        multiple_of: round each rank up to a multiple of this, or down if `max_rank` leaves no
             multiple above.
-        uniform: all targets get one rank, the largest that any of them needs.
+        uniform: the same rank for all targets, the largest that any of them needs.
 
     Raises:
         OptionError: numbers are out of range or contradict each other.

@@ -33,14 +33,19 @@ _WAITING = 3
 class WriteOptions(Brief):
     """How an output is written; `jobs`, `executor` and `progress` do not affect its bytes.
 
-    `max_shard_bytes` is the most that a file of weights has, in bytes or as a text (`"5GB"`).
-    `jobs` is the number of threads: by default one a core, and three more to wait for the disk.
-    With `only_changed` the output is an overlay: it has only the tensors that differ from the base.
-    With a `seed`, results are rounded stochastically; without one, to nearest.
-    `progress` is called with the bytes done and the bytes in all: before the first is written,
-    then at least ten times a second. What it raises stops the merge.
-    `approve` is called with the report before the output has its name, or at the end of a dry run.
-    What it raises leaves no output.
+    Attributes:
+        max_shard_bytes: split the weights into files of at most this size: a number of bytes, or a
+            text such as `"5GB"`; None keeps the base's files.
+        seed: the seed of the random choices of stochastic rounding; None rounds to nearest.
+        allow_nonfinite: write NaNs and infinities too, which are refused otherwise.
+        overwrite: replace an output that exists.
+        only_changed: write an overlay, with only the tensors that change.
+        jobs: the number of threads; None is one for each core, and three more to wait for the disk.
+        executor: runs the steps in place of a pool of threads; `jobs` is then not used.
+        progress: called with the bytes done and the bytes in all: before the first is written, then
+            at least ten times a second. What it raises stops the merge.
+        approve: called with the report before the output has its name, or at the end of a dry run.
+            What it raises leaves no output.
     """
 
     max_shard_bytes: int | str | None = None

@@ -81,22 +81,25 @@ def merge(
             `("style", 0.7)`.
         output: where the model is written: a folder for one, a file for a file. None only plans the
             merge, and writes nothing.
-        weights: a factor for each adapter, in order; 1 by default.
-        dtype: the dtype of the output (`float32`, `bfloat16` or `float16`); the base's by default.
-        only: globs; no other targets and base tensors are changed.
-        skip: globs; targets and base tensors that match one are not changed.
-        allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
-        block_weights: for each adapter, in order, the weights of blocks as a text.
+        weights: the weight of each adapter, in order; 1 by default.
+        dtype: the dtype of all float weights: `float32`, `bfloat16` or `float16`; by default each
+            keeps its own.
+        only: change only tensors that match one of these globs.
+        skip: leave tensors that match one of these globs as they are.
+        allow_unmatched: leave out updates that the model has no place for; the report names them.
+        block_weights: for each adapter, in order: weights of the blocks of an image model, as a
+            text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`).
         options: the choices above and more, as one object.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
         progress: called with the bytes done and the bytes in all; what it raises stops the merge.
         write: how the output is written, as one object: shards, stochastic rounding, overlays.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
-        variant: which of the base's weights, where its folder has several; `"none"` are the files
-            without a variant's name.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
 
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.

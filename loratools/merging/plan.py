@@ -30,13 +30,15 @@ class MergeOptions(Brief):
     """Which updates to merge, and the dtype of the result.
 
     Attributes:
-        dtype: for all float weights, `float32`, `bfloat16` or `float16`; None keeps each one's own.
-        only: globs; only targets or base tensors that match one are changed.
-        skip: globs; targets and base tensors that match one are not changed. Globs are matched with
-            names of tensors and of their modules. One that matches nothing is an error.
-        allow_unmatched: leave out, with a warning, updates without a counterpart in the base.
-        block_weights: for each adapter, in order, the weights of blocks as a text: a list of
-            numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`). None keep all at 1.
+        dtype: the dtype of all float weights: `float32`, `bfloat16` or `float16`; None keeps each
+            one's own.
+        only: change only tensors that match one of these globs.
+        skip: leave tensors that match one of these globs as they are. Globs are matched with names
+            of tensors and of their modules. One that matches nothing is an error.
+        allow_unmatched: leave out updates that the model has no place for; the report names them.
+        block_weights: for each adapter, in order: weights of the blocks of an image model, as a
+            text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`). None keep all
+            at 1.
     """
 
     dtype: Dtype | None = None

@@ -70,17 +70,18 @@ class MethodOptions(Brief):
     None stands for the default of the method.
 
     Attributes:
-        density: the share of entries that are kept, or the probability of keeping an entry.
-        gamma: the share of entries, the largest ones, that are removed.
-        epsilon: the difference between the largest and smallest probability of keeping an entry.
-        rescale: whether entries that are kept at random are divided by their probability.
-        majority_sign_method: whether values (`total`) or their signs (`frequency`) are added up to
-            elect a sign.
-        normalize: whether the result is a mean instead of a sum.
-        lam: a factor of the result; `--lambda` on the command line.
-        select_topk: the share of entries, those that differ most, that are combined; all others
-            are zero.
-        t: the position between the first update (0) and the second (1).
+        density: keep this share of the entries of each update, above 0 and at most 1; or each entry
+            with this probability.
+        gamma: remove this share of the entries, the largest ones; from 0 to below 1.
+        epsilon: the difference between the largest and the smallest probability of keeping an
+            entry; from 0 to below 1.
+        rescale: divide entries that are kept at random by the probability of keeping them.
+        majority_sign_method: elect the sign of each entry by the sum of the values, or of their
+            signs: `total` or `frequency`.
+        normalize: write a mean of the updates instead of their sum.
+        lam: multiply the result by this; `--lambda` on the command line.
+        select_topk: combine this share of the entries, those that differ most; all others are zero.
+        t: how far to go from the first adapter (0) to the second (1).
     """
 
     density: float | None = None

@@ -85,11 +85,19 @@ def pull(
 
     An adapter's own files are fetched, or an overlay's, or a base's weights, config and tokenizer:
     into the cache of huggingface_hub, and from there into the folder `output`, if given.
-    `include_base` also fetches the model that the adapter's config names, into the folder `base` in
-    `output`. `lock` is a lock file: what it has is fetched at the same commit and must have the
-    same hashes; repositories that it lacks are added. `variant` is that of a base's weights, where
-    it has several. `approve` is called with the report before
-    `output` has its name; if it raises, there is no output.
+
+    Args:
+        name: the name on the Hub: `owner/name`, or `hf://owner/name[@revision][/path]`.
+        output: a folder to copy the files to; None leaves them in the cache.
+        revision: a branch, a tag or a commit, as after `@` in `name`.
+        include_base: fetch the base that the adapter names, too, into the folder `base` in
+            `output`.
+        lock: keep to the commits and hashes in this file, and add what is new.
+        overwrite: replace an output that exists.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
+        approve: called with the report before `output` has its name; if it raises, there is no
+            output.
 
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.

@@ -47,19 +47,21 @@ class PushOptions(Brief):
     """What to send, and where to.
 
     Attributes:
-        branch: where to commit; made from the default branch, if there is none of this name.
-        create: make the repository, if there is none; `private` then hides it from others.
-        proposes: open a pull request, in place of a commit on the branch.
-        tag: the name of a tag for the commit.
+        branch: commit to this branch, which is made if there is none.
+        create: make the repository if there is none.
+        private: only its owners see a repository that is made.
+        proposes: open a pull request for main instead.
+        tag: give the commit a tag: its name.
         message: the commit's message.
-        base: the name of the base to write into the pushed adapter's config.
-        license: the Hub's identifier of a licence, for the card.
-        reports: the JSON objects that the verbs which made it printed with --json, oldest first.
-        template: the path of a Jinja2 template for the card.
+        base: the base to name in the pushed config: `owner/name`.
+        license: the license, such as `apache-2.0` or `mit`, for the card.
+        reports: what a command printed with --json, for the card; the oldest first. JSON objects.
+        template: a Jinja2 template for the card's section: its path.
         card: whether to write or complete a model card.
-        all_files: also send files that belong to no adapter or model.
-        variant: the variant of a model's weights to send, where the folder has several.
-        dry_run: check and compare, and send nothing.
+        all_files: send the other files of the folder too, which belong to no adapter or model.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
+        dry_run: check and report, but write nothing.
     """
 
     branch: str = "main"
@@ -148,11 +150,11 @@ def push(
             written to a folder for temporary files first.
         repo: the name of the repository: `owner/name`.
         options: the choices below and more, as one object.
-        private: hide a repository that is made from others.
-        create: make the repository, if there is none.
+        private: only its owners see a repository that is made.
+        create: make the repository if there is none.
         message: the commit's message.
-        base: the name of the base to write into the pushed adapter's config.
-        dry_run: check and compare, and send nothing.
+        base: the base to name in the pushed config: `owner/name`.
+        dry_run: check and report, but write nothing.
 
     Raises:
         FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.

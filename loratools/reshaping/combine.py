@@ -128,27 +128,32 @@ def combine(
     Args:
         adapters: paths, names on the Hub (`hf://owner/name`) or opened adapters; each alone, or
             with its weight: `("style", 0.7)`.
-        output: where the new adapter is written; None returns it instead, and writes nothing.
-        weights: a factor for each adapter, in order; 1 by default.
-        method: how updates are combined: `linear` (the default), `ties`, `dare_ties`, `knots`, …
-        density: the share of entries that methods such as `ties` keep, above 0 and at most 1.
-        where: globs of targets, each with a factor of the result there: `[("*.attn.*", 0.5)]`; of
-            several that match a target, the last counts.
-        seed: the seed of methods that make random choices; 0 by default.
+        output: where the adapter is written; None returns it instead, and writes nothing.
+        weights: the weight of each adapter, in order; 1 by default.
+        method: how the updates are combined: `linear` (the default), `ties`, `dare_ties`, `knots`
+            or others.
+        density: keep this share of the entries of each update, above 0 and at most 1; for methods
+            such as `ties`.
+        where: multiply the strength of targets that match by F, for each pair of a glob and F:
+            `[("*.attn.*", 0.5)]`; of several that match, the last counts.
+        seed: the seed of random choices; 0 by default.
         combination: the choices above and more, as one object.
-        rank: exactly this rank for every target.
-        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
-        error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
-            ranks within it.
+        rank: this rank for every target.
+        energy: the least ranks that keep this share of the energy of each update (the sum of its
+            squared singular values), above 0 and at most 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        size: the best ranks for a file of at most this size: a number of bytes, or a text such as
+            `"64MB"`.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
-        base: the base model, for updates that depend on the weights that they change, as DoRA does:
-            they are first made additive, at the ranks that are asked for.
-        variant: which of the base's weights, where its folder has several.
+        base: the base model. With it, DoRA and other updates that depend on the weights of the base
+            become LoRA for this base, at the ranks that you choose.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.

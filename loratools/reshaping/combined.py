@@ -41,13 +41,14 @@ class Combination(Brief):
     """The choices of how adapters are combined.
 
     Attributes:
-        method: the name of a file in `loratools/methods`.
+        method: how the updates are combined: the name of a file in `loratools/methods`.
         options: the options of the method.
-        where: globs of targets, each with a factor of the result there; of several globs that match
-            a target, the last counts.
-        replaced: what to do with whole tensors that differ.
-        seed: the seed of methods that make random choices.
-        device: the device on which methods compute matrices; the CPU if None.
+        where: multiply the strength of targets that match by F, for each pair of a glob and F:
+            `[("*.attn.*", 0.5)]`; of several that match, the last counts.
+        replaced: what to do if adapters store one tensor whole, and differently: `refuse` them,
+            take the `first` adapter's, or the `average`.
+        seed: the seed of random choices.
+        device: the device that computes; the CPU if None.
     """
 
     method: str = "linear"

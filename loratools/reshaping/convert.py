@@ -131,15 +131,17 @@ def convert(
 
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
-        to: the name of the format, one of those that `loratools formats` says it writes.
-        output: where the new adapter is written; None returns it instead, and writes nothing.
-        base: the base model, whose names settle what the names of targets leave open.
-        variant: which of the base's weights, where its folder has several.
+        to: the format to write, one of those that `loratools formats` says it writes.
+        output: where the adapter is written; None returns it instead, and writes nothing.
+        base: the base model, if its tensors are needed to understand the names in the adapter.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
         dtype: the dtype of the new tensors, by its name in torch: `bfloat16`.
-        drop: globs of targets that are left out.
+        drop: leave targets that match one of these globs out.
         overwrite: replace an output that exists.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the format that is read, by name: `{"out_proj": "once"}`.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.

@@ -157,27 +157,30 @@ def rescale(
 
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
-        output: where the new adapter is written; None returns it instead, and writes nothing.
-        strength: a factor of every update; 1 by default.
-        where: globs of targets, each with a further factor: `[("*.attn.*", 0.5)]`; of several that
-            match a target, the last counts.
-        block_weights: a further factor for each block of the model, as a text: a list of numbers, a
+        output: where the adapter is written; None returns it instead, and writes nothing.
+        strength: multiply every update by this; 1 by default.
+        where: multiply the strength of targets that match by F, for each pair of a glob and F:
+            `[("*.attn.*", 0.5)]`; of several that match, the last counts.
+        block_weights: weights of the blocks of an image model, as a text: a list of numbers, a
             preset, or blocks by name (`OUTD`, `IN04=0.5`).
-        alpha: the new alpha of every update.
-        fold: whether the scaling is multiplied into the factors, so that alpha becomes the rank.
+        alpha: set the alpha of every update, which changes its strength.
+        fold: multiply the scaling into the factors, so that alpha = rank.
         rescaling: the choices above and more, as one object.
-        base: the base model, for updates that depend on the weights that they change, as DoRA does:
-            they are first made additive, at the ranks that are asked for.
-        variant: which of the base's weights, where its folder has several.
-        rank: exactly this rank for every target.
-        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
-        error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
-            ranks within it.
+        base: the base model. With it, DoRA and other updates that depend on the weights of the base
+            become LoRA for this base, at the ranks that you choose.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
+        rank: this rank for every target.
+        energy: the least ranks that keep this share of the energy of each update (the sum of its
+            squared singular values), above 0 and at most 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        size: the best ranks for a file of at most this size: a number of bytes, or a text such as
+            `"64MB"`.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         overwrite: replace an output that exists.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         repair: the names of traps, or `all`: what is wrong with the adapter is repaired first.
         approve: called with the report before the output gets its name, or at the end where nothing

@@ -32,16 +32,17 @@ class Rescaling(Brief):
     """The choices of how to rescale; only strengths and `alpha` change updates.
 
     Attributes:
-        strength: a factor of every update.
-        where: globs of targets, each with a further factor; of several globs that match a target,
-            the last counts.
-        block_weights: a further factor for each block of the model, as a text: a list of numbers,
-            a preset, or blocks by name (`OUTD`, `IN04=0.5`).
-        alpha: the new alpha of every update.
-        fold: whether the scaling is multiplied into the factors, so that alpha becomes the rank.
-        rule: the scaling rule that alpha is stored for.
-        balance: whether the norms of each update's factors are brought within a factor of 2.
-        keep_replaced: whether whole tensors, which have no strength, may stay as they are.
+        strength: multiply every update by this.
+        where: multiply the strength of targets that match by F, for each pair of a glob and F:
+            `[("*.attn.*", 0.5)]`; of several that match, the last counts.
+        block_weights: weights of the blocks of an image model, as a text: a list of numbers, a
+            preset, or blocks by name (`OUTD`, `IN04=0.5`).
+        alpha: set the alpha of every update, which changes its strength.
+        fold: multiply the scaling into the factors, so that alpha = rank.
+        rule: write the alpha that gives the same strength under this rule: `alpha-over-rank`, or
+            `rslora` for alpha / √rank.
+        balance: give the two factors of each update about the same norm, within a factor of 2.
+        keep_replaced: keep tensors that are stored whole as they are; they have no strength.
     """
 
     strength: float = 1.0

@@ -96,17 +96,19 @@ def resize(
 
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
-        output: where the new adapter is written; None returns it instead, and writes nothing.
-        rank: exactly this rank for every target.
-        energy: keep this share of each update's energy, Σσ²: above 0, at most 1.
-        error: lose at most this share of each update's Frobenius norm.
-        size: the most bytes that the file of tensors may have, also as a text: `"50MB"`; the best
-            ranks within it.
+        output: where the adapter is written; None returns it instead, and writes nothing.
+        rank: this rank for every target.
+        energy: the least ranks that keep this share of the energy of each update (the sum of its
+            squared singular values), above 0 and at most 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        size: the best ranks for a file of at most this size: a number of bytes, or a text such as
+            `"64MB"`.
         rule: a rule with more choices, instead of `rank`, `energy` and `error`.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.

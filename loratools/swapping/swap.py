@@ -59,20 +59,23 @@ def swap(
             `("style", 0.7)`. An empty list takes all adapters out: every byte is then as it was.
             With None the adapters stay, and only a swap that was interrupted is completed, as it is
             first by every call.
-        weights: a factor for each adapter, in order; 1 by default.
-        only: globs; no other targets and base tensors are changed.
-        skip: globs; targets and base tensors that match one are not changed.
-        allow_unmatched: leave out, with a warning, updates without a counterpart in the model.
-        block_weights: for each adapter, in order, the weights of blocks as a text.
+        weights: the weight of each adapter, in order; 1 by default.
+        only: change only tensors that match one of these globs.
+        skip: leave tensors that match one of these globs as they are.
+        allow_unmatched: leave out updates that the model has no place for; the report names them.
+        block_weights: for each adapter, in order: weights of the blocks of an image model, as a
+            text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`).
         options: the choices above and more, as one object.
         jobs: the number of threads; None is one for each core.
         progress: called with the bytes done and the bytes in all; what it raises leaves the model.
         write: how tensors are written, as one object.
-        config: the path of the adapter's config, if that is not beside it.
-        allow_pickle: read an adapter that is a PyTorch pickle.
+        config: the `adapter_config.json` of an adapter that has none beside it.
+        allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
+            is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
-        dry_run: only report; change nothing.
-        variant: which of the model's weights, where its folder has several.
+        dry_run: check and report, but write nothing.
+        variant: read the weights of a model from its files `model.NAME.safetensors`, such as
+            `"fp16"`; `"none"`: from those without a name.
         approve: called with the report before the model is changed, or at the end of a dry run;
             what it raises leaves the model.
 
