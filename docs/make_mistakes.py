@@ -65,7 +65,9 @@ def _message(mistake: Mistake, folder: Path) -> str:
     finally:
         sys.argv = arguments
         shutil.rmtree(here)
-    return errors.getvalue().splitlines()[-1]
+    lines = errors.getvalue().splitlines()
+    assert lines, f"{mistake.name}: says nothing"
+    return lines[-1]
 
 
 def main() -> None:

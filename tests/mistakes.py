@@ -5,13 +5,19 @@ This table is read in two places. `tests/cli/test_mistakes.py` makes each mistak
 on the page after `scripts/docs`.
 """
 
+import errno
+import os
 import shlex
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
+
+from loratools.io import writer
 from tests.e2e.commands import FIXTURES, SINGLE, SMALL
 from tests.sorts_of_files import SORTS
 
@@ -70,10 +76,157 @@ def _two_loras() -> None:
         shutil.copy("style.safetensors", f"loras/{name}.safetensors")
 
 
+def folder(name: str, *files: str) -> Callable[[], object]:
+    """Makes a folder of files without contents."""
+
+    def make() -> None:
+        Path(name).mkdir()
+        for file in files:
+            Path(name, file).touch()
+
+    return make
+
+
+def moves(name: str, into: str) -> Callable[[], object]:
+    """Moves a folder to another one, which is made."""
+    return lambda: shutil.move(name, into)
+
+
+def spoils(name: str) -> Callable[[], object]:
+    """Makes the last number of a file a NaN."""
+    return lambda: Path(name).write_bytes(Path(name).read_bytes()[:-4] + b"\xff\xff\xff\x7f")
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """A disk that has no room for anything that is written."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "pwrite_all", refuse)
+        yield
+
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 #: The mistakes, by what they are made with.
 MISTAKES: dict[str, tuple[Mistake, ...]] = {
+    "Commands": (
+        Mistake(
+            "a typing error in a command",
+            "inspekt adapter",
+            what="No such command",
+            where="'inspekt'",
+            remedy="did you mean loratools inspect?",
+            code=2,
+        ),
+        Mistake(
+            "the name that another program has for a command",
+            "extract base base -o out",
+            what="No such command",
+            where="'extract'",
+            remedy="did you mean loratools svd-extract?",
+            code=2,
+        ),
+        Mistake(
+            "a file without a command",
+            "style.safetensors",
+            what="No such command",
+            where="'style.safetensors'",
+            remedy="did you mean loratools inspect style.safetensors?",
+            code=2,
+        ),
+        Mistake(
+            "the adapter was left out",
+            "merge base -o out",
+            what="Missing argument",
+            where="ADAPTER",
+            remedy="name an adapter after the base",
+            code=2,
+        ),
+        Mistake(
+            "an adapter more than the command takes",
+            "inspect adapter --base base gpt2 --blocks=1",
+            what="does not take a value",
+            where="--blocks",
+            remedy="",
+            code=2,
+        ),
+    ),
+    "Names": (
+        Mistake(
+            "a repository without hf://",
+            "inspect ben/tales",
+            what="no such file or folder",
+            where="ben/tales",
+            remedy="did you mean hf://ben/tales on the Hub?",
+        ),
+        Mistake(
+            "an address from the browser",
+            "inspect https://huggingface.co/ben/tales/blob/main/x.safetensors",
+            what="an address, and not a file",
+            where="https://huggingface.co/ben/tales/blob/main/x.safetensors",
+            remedy="did you mean hf://ben/tales/x.safetensors?",
+        ),
+        Mistake(
+            "an address of another site",
+            "merge base https://civitai.com/api/download/models/1 -o out",
+            what="an address, and not a file",
+            where="https://civitai.com/api/download/models/1",
+            remedy="download it, and name the file",
+        ),
+        Mistake(
+            "a typing error in a folder",
+            "merge base adaptor -o out",
+            what="no such file or folder",
+            where="adaptor",
+            remedy="did you mean adapter?",
+        ),
+        Mistake(
+            "the ending was left out",
+            "convert style --to kohya -o out",
+            what="no such file or folder",
+            where="style",
+            remedy="did you mean style.safetensors?",
+        ),
+        Mistake(
+            "a typing error in the base",
+            "svd-extract base bse --rank 4 -o out",
+            what="no such file or folder",
+            where="bse",
+            remedy="did you mean base?",
+        ),
+        Mistake(
+            "a config that is not there",
+            "inspect adapter --config adapter_config.json",
+            what="no such file or folder",
+            where="adapter_config.json",
+            remedy="in this folder there is adapter, base",
+        ),
+        Mistake(
+            "half a name on the Hub",
+            "pull tales -o out",
+            what="not of the form",
+            where="hf://tales",
+            remedy="hf://owner/name",
+        ),
+        Mistake(
+            "an address in place of a repository",
+            "push adapter https://huggingface.co/ben/tales",
+            what="an address",
+            where="https://huggingface.co/ben/tales",
+            remedy="did you mean hf://ben/tales?",
+        ),
+        Mistake(
+            "a repository while offline",
+            "merge base hf://ben/tales -o out",
+            what="offline, and not in the cache",
+            where="hf://ben/tales",
+            remedy="",
+        ),
+    ),
     "Files": (
         Mistake(
             "a repository was cloned without its large files",
@@ -178,6 +331,233 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             where="loras",
             remedy="name the one to use",
             prepare=_two_loras,
+        ),
+    ),
+    "Adapters and bases": (
+        Mistake(
+            "adapter and base in the wrong order",
+            "merge adapter base -o out",
+            what="an adapter, where a base model is expected",
+            where="adapter:",
+            remedy="a command takes the base first",
+        ),
+        Mistake(
+            "an adapter's file as the base",
+            "swap style.safetensors --in adapter",
+            what="an adapter, where a base model is expected",
+            where="style.safetensors",
+            remedy="a command takes the base first",
+        ),
+        Mistake(
+            "a model as the adapter",
+            "inspect base",
+            what="not an adapter but the weights of a model",
+            where="base",
+            remedy="svd-extract makes an adapter of them",
+        ),
+        Mistake(
+            "an image adapter on a language model",
+            "merge base style.safetensors -o out",
+            what="another kind of model",
+            where="lora_te_text_model_encoder_layers_0",
+            remedy="name the model that the adapter was trained on",
+        ),
+        Mistake(
+            "an image adapter swapped into a language model",
+            "swap base --in style.safetensors",
+            what="another kind of model",
+            where="the base (model.layers.0.",
+            remedy="is a language model, llama",
+        ),
+        Mistake(
+            "an adapter of another language model",
+            "merge base gpt2 -o out",
+            what="no update has a place",
+            where="transformer.h.0.attn.c_attn.weight",
+            remedy="name the model that the adapter was trained on",
+        ),
+        Mistake(
+            "a folder with a dataset",
+            "inspect data",
+            what="no adapter file in this folder",
+            where="data",
+            remedy="it has a dataset (train.parquet); name the folder or the file of an adapter",
+            prepare=folder("data", "train.parquet"),
+        ),
+        Mistake(
+            "the state of a training in place of what was trained",
+            "rescale run --strength 2 -o out",
+            what="no adapter file in this folder",
+            where="run",
+            remedy="it has the state of a training (optimizer.pt, rng_state.pth)",
+            prepare=folder("run", "optimizer.pt", "rng_state.pth"),
+        ),
+        Mistake(
+            "the folder above the adapters",
+            "merge base runs -o out",
+            what="no adapter file in this folder",
+            where="runs",
+            remedy="adapters are in its folders one",
+            prepare=moves("adapter", "runs/one"),
+        ),
+        Mistake(
+            "a format that cannot hold the adapter",
+            "convert adapter --to kohya -o out",
+            what="cannot hold any of the 10 targets",
+            where="adapter",
+            remedy="no matrix of an image model",
+        ),
+        Mistake(
+            "a model and the same model",
+            "svd-extract base base --rank 4 -o out",
+            what="nothing to extract",
+            where="base",
+            remedy="48 tensors are those of the base",
+        ),
+        Mistake(
+            "an overlay that is none",
+            "merge base+adapter gpt2 -o out",
+            what="not an overlay",
+            where="adapter",
+            remedy="after BASE+ an overlay is named",
+        ),
+    ),
+    "Options": (
+        Mistake(
+            "a typing error in an option",
+            "resize adapter --rnk 4 -o out",
+            what="No such option",
+            where="'--rnk'",
+            remedy="'--rank'",
+            code=2,
+        ),
+        Mistake(
+            "an option of another command",
+            "inspect adapter --strength 2",
+            what="No such option",
+            where="'--strength'",
+            remedy="see loratools inspect --help",
+            code=2,
+        ),
+        Mistake(
+            "a dtype by its short name",
+            "merge base adapter --dtype bf16 -o out",
+            what="is not one of",
+            where="'--dtype'",
+            remedy="did you mean 'bfloat16'?",
+            code=2,
+        ),
+        Mistake(
+            "a typing error in a method",
+            "combine adapter adapter --method tie --rank 4 -o out",
+            what="is not one of",
+            where="'--method'",
+            remedy="did you mean 'ties'?",
+            code=2,
+        ),
+        Mistake(
+            "a typing error in a format",
+            "convert adapter --to kohia -o out",
+            what="is not one of",
+            where="'--to'",
+            remedy="did you mean 'kohya'?",
+            code=2,
+        ),
+        Mistake(
+            "two weights for one adapter",
+            "merge base adapter -w 0.5 -w 0.5 -o out",
+            what="2 weights (-w)",
+            where="1 adapter",
+            remedy="",
+            code=2,
+        ),
+        Mistake(
+            "a word in place of a weight",
+            "merge base adapter -w half -o out",
+            what="'half' is not a valid",
+            where="'-w' / '--weight'",
+            remedy="",
+            code=2,
+        ),
+        Mistake(
+            "a method that needs to know the ranks",
+            "combine adapter adapter --method ties -o out",
+            what="makes updates of full rank",
+            where="ties",
+            remedy="say how many ranks to keep, with --rank",
+            code=2,
+        ),
+        Mistake(
+            "no rank",
+            "resize adapter -o out",
+            what="Say how many ranks to keep",
+            where="--rank",
+            remedy="--energy",
+            code=2,
+        ),
+        Mistake(
+            "nothing to change",
+            "rescale adapter -o out",
+            what="Nothing to do",
+            where="--strength",
+            remedy="give --strength",
+            code=2,
+        ),
+        Mistake(
+            "no output",
+            "merge base adapter",
+            what="Missing option",
+            where="'-o' / '--output'",
+            remedy="or use --dry-run",
+            code=2,
+        ),
+    ),
+    "Outputs and the machine": (
+        Mistake(
+            "the output is there already",
+            "merge base adapter -o gpt2",
+            what="exists already",
+            where="gpt2",
+            remedy="use --overwrite to replace it",
+        ),
+        Mistake(
+            "the output is the input",
+            "rescale adapter --strength 2 -o adapter --overwrite",
+            what="is the input adapter",
+            where="adapter",
+            remedy="name another output",
+        ),
+        Mistake(
+            "the output's folder is not there",
+            "merge base adapter -o models/new/out",
+            what="no such folder",
+            where="models/new",
+            remedy="",
+        ),
+        Mistake(
+            "the disk is full",
+            "merge base adapter -o out",
+            what="no space left on device",
+            where="out",
+            remedy="",
+            code=4,
+            during=full_disk,
+        ),
+        Mistake(
+            "a pickle",
+            "inspect old.bin",
+            what="a pickle, which can run code",
+            where="old.bin",
+            remedy="--allow-pickle reads it",
+            prepare=writes("old.bin", SORTS["torch.save"].data),
+        ),
+        Mistake(
+            "weights that are not finite",
+            "merge base adapter -o out",
+            what="NaN",
+            where="adapter",
+            remedy="",
+            prepare=spoils(WEIGHTS),
         ),
     ),
 }

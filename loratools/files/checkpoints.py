@@ -1,11 +1,13 @@
 """Open a base model: find its weight files, and read their headers, its index and its config."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from loratools.errors import FormatError, UnsupportedError, listing, path_errors
+from loratools.files.contents import instead_of_base
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.files.swapped import refuse_half_swapped
@@ -21,6 +23,12 @@ from loratools.io.source import stored_tensors
 _GGUF = (
     "a GGUF file; merge into the safetensors model that it was made from, then convert the result"
 )
+_ADAPTER = (
+    "an adapter, where a base model is expected; a command takes the base first, and an adapter by "
+    "itself is for inspect"
+)
+#: Tensors that only adapters have; a model with LoRA layers inside has others beside them.
+_OF_ADAPTER = re.compile(r"[._]lora_|\.lora[._]|\.alpha$|\.dora_scale$|\.(hada|lokr)_w|\.oft_")
 
 
 def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
@@ -110,7 +118,10 @@ def _open_file(file: InputFile, where: str) -> Checkpoint:
         raise UnsupportedError(f"{where}: {_GGUF}")
     if _is_pickle(file.path.name):
         _refuse_pickle(file, where)
-    return Checkpoint(where, file.path, False, (Component((_open_shard(file),)),))
+    shard = _open_shard(file)
+    if shard.tensors and all(_OF_ADAPTER.search(tensor.name) for tensor in shard.tensors):
+        raise UnsupportedError(f"{where}: {_ADAPTER}")
+    return Checkpoint(where, file.path, False, (Component((shard,)),))
 
 
 def _open_shard(file: InputFile, component: str = "") -> Shard:
@@ -182,7 +193,9 @@ def _find_single(folder: Folder) -> str:
             f"name the one to use"
         )
     _refuse_other_weights(folder, names)
-    raise FormatError(f"{folder.where}: no safetensors file in this folder")
+    raise FormatError(
+        f"{folder.where}: no safetensors file in this folder; {instead_of_base(folder)}"
+    )
 
 
 def _refuse_other_weights(folder: Folder, names: Sequence[str]) -> None:
@@ -211,4 +224,4 @@ def _refuse_pickle(file: InputFile | None, where: str) -> NoReturn:
 
 def _refuse_adapter(folder: Folder, names: Iterable[str]) -> None:
     if any(is_adapter_file(name) for name in names if name.endswith(".safetensors")):
-        raise UnsupportedError(f"{folder.where}: an adapter, where a base model is expected")
+        raise UnsupportedError(f"{folder.where}: {_ADAPTER}")

@@ -1,11 +1,11 @@
 """Find the files in a folder that an adapter or a base is read from."""
 
-import re
 from collections.abc import Iterable, Iterator
 
 from loratools.errors import FormatError, listing
 from loratools.files.beside import WEIGHT_SUFFIXES, folders_of_adapters, of_adapter, of_model
 from loratools.files.checkpoints import weight_files
+from loratools.files.contents import OF_TRAINING, instead_of_adapter
 from loratools.files.manifest import refuse_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.formats import adapter_configs, adapter_weights, dialects, is_adapter_file
@@ -18,12 +18,6 @@ BASE_FOLDER = "base"
 _PICKLES = (".bin", ".pt", ".pth")
 _ARCHIVE = ".npz"
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
-#: Files from which a training is resumed, and others that it wrote on the way; hidden files.
-_OF_TRAINING = re.compile(
-    r"\.|(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state|random_states|"
-    r"custom_checkpoint|pytorch_model_fsdp|eva_state_dict)[^/]*(/|$)|training_args\.bin$|"
-    r"(global_step|checkpoint-)\d+/|(wandb|runs|logs)/|\d+_adapters\.(safetensors|npz)$"
-)
 #: Nobody trains in these formats: such files are converted from others, for other programs.
 _CONVERTED = (".gguf", ".onnx")
 
@@ -92,10 +86,9 @@ def find_weights(folder: Folder) -> str:
             raise FormatError(
                 f"{folder.where}: several weight files ({listing(files)}); name the one to use"
             )
-    inside = sorted({name for c in adapter_configs() for name in folder.folders_with(c)})
-    hint = f"; adapters are in its folders {listing(inside)}" if inside else ""
-    hint = "; it is a pipeline of diffusers, which is a base" if is_pipeline(folder) else hint
-    raise FormatError(f"{folder.where}: no adapter file in this folder{hint}")
+    raise FormatError(
+        f"{folder.where}: no adapter file in this folder; {instead_of_adapter(folder)}"
+    )
 
 
 def tensor_files(folder: Folder, file: str) -> tuple[str, ...]:
@@ -174,7 +167,7 @@ def weights_beside(folder: Folder, file: str, *, is_named: bool) -> tuple[str, .
         and not name.endswith(_CONVERTED)
         and common_stem(name) not in stems
         and name.rpartition("/")[0] not in others
-        and _OF_TRAINING.match(name) is None
+        and OF_TRAINING.match(name) is None
     )
 
 
@@ -188,7 +181,7 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
     """Group files by their stem and suffix, which all parts of one adapter have in common."""
     found: dict[str, list[str]] = {}
     for name in folder.names():
-        if name.endswith(suffix):
+        if name.endswith(suffix) and OF_TRAINING.match(name) is None:
             found.setdefault(common_stem(name), []).append(name)
     # An index may be there without its parts: reading it then reports which are missing.
     for stem in adapter_weights():

@@ -81,7 +81,8 @@ def _nearby(path: Path, name: str) -> str:
     if on_hub is not None and (rest[1:] or path.suffix != ".safetensors"):
         return f"did you mean hf://{on_hub[1]} on the Hub?"
     where = "this folder" if here == Path() else str(here)
-    return f"in {where} there is {listing(names, 3) or 'nothing'}"
+    shown = [each for each in names if not each.startswith(".")]
+    return f"in {where} there is {listing(shown, 3) or 'nothing'}"
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,12 +1,14 @@
 """What adapters change and a base does not have, in words."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import counted
+from loratools.errors import counted, shorten
+from loratools.names.looks import kind_of
 from loratools.names.matching import BaseNames
 from loratools.names.meant_for import meant_for
 
@@ -42,18 +44,39 @@ class Unmatched:
     def error(self, adapters: Sequence[Adapter]) -> str:
         """The first one, how many others there are in which models, and what its adapter is for."""
         first = self._complaints[0]
+        if another := self._another_kind(adapters[first.adapter]):
+            return another
         more = len(self._complaints) - 1
         rest = f" (and {more} more without a match{self._counted()})" if more else ""
         has_others = len(self._complaints) < sum(len(adapter.updates) for adapter in adapters)
         is_apart = has_others and self._models().total() == len(self._complaints)
         advice = "; --allow-unmatched merges the others" if is_apart else ""
-        return f"{first.reason}{rest}{self._meant(adapters[first.adapter])}{advice}"
+        own = adapters[first.adapter]
+        lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
+        none = (
+            f"; no update has a place: {_trained_on(own)}" if lost >= len(own.updates) > 1 else ""
+        )
+        return f"{first.reason}{rest}{self._meant(own)}{none}{advice}"
 
     def notes(self) -> Iterator[str]:
         """What is left out: a line for each model that is missing, and for each other target."""
         for model, count in self._models().items():
             yield f"left out: {counted(count, 'update')} of {self.names.not_there(model)}"
         yield from (f"left out: {c.reason}" for c in self._complaints if c.model is None)
+
+    def _another_kind(self, adapter: Adapter) -> str | None:
+        """What the adapter and the base look like, if they are of different kinds of model."""
+        kind, base = kind_of(adapter.updates), self.names.kind
+        if kind is None or base is None or kind == base:
+            return None
+        models = meant_for(adapter.updates)
+        which = f", {' or '.join(models)}" if 0 < len(models) <= _FEW else ""
+        own = self.names.words or " and ".join(sorted(self.names.models))
+        return (
+            f"another kind of model: by its names ({_example(adapter.updates)}), the adapter is "
+            f"for {kind}{which}, and the base ({_example(self.names.shapes)}) is {base}"
+            f"{own and f', {own}'}; {_trained_on(adapter)}"
+        )
 
     def _meant(self, adapter: Adapter) -> str:
         """What an adapter is for, if its names tell that it is another model than the base."""
@@ -75,3 +98,17 @@ class Unmatched:
         if others := len(self._complaints) - models.total():
             counts.append(f"{others} of models that it has")
         return f"; in all, {', '.join(counts)}"
+
+
+def _example(names: Iterable[str]) -> str:
+    """The first of the names that has a number, without the parameter's, for a message."""
+    names = [*names]
+    name = next((name for name in names if re.search(r"\d", name)), names[0])
+    return shorten(name.rpartition(".")[0], 70)
+
+
+def _trained_on(adapter: Adapter) -> str:
+    """What to do with an adapter on a base that is another model."""
+    named = adapter.provenance.base or adapter.provenance.family
+    called = f", which its files call {shorten(named, 60)!r}" if named else ""
+    return f"name the model that the adapter was trained on{called}"

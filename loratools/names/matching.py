@@ -16,6 +16,7 @@ from loratools.errors import MatchError, listing, shorten
 from loratools.names.architectures import Architecture, architectures
 from loratools.names.components import labelled
 from loratools.names.flattened import flattened_path
+from loratools.names.looks import Kind, kind_of
 from loratools.names.modules import hint, parts_in
 from loratools.names.nestings import described
 from loratools.names.other_names import OtherNames, Segment
@@ -93,6 +94,13 @@ class BaseNames:
     def words(self) -> str | None:
         """What the base was recognised as, in words; None if it was not."""
         return recognition(self.components)
+
+    @cached_property
+    def kind(self) -> Kind | None:
+        """The kind of model that the base is, as far as its names tell."""
+        if any(component.part == "denoiser" for component in self.components):
+            return "an image model"
+        return kind_of(self.shapes)
 
     @cached_property
     def _all(self) -> Names:

@@ -284,7 +284,7 @@ def test_a_path_with_a_plus_in_it_is_that_path(first: tuple[Path, Path], tmp_pat
     plus = changed.rename(tmp_path / "c+d+e")
     assert open_base(odd).where == str(odd)
     assert open_base(f"{odd}+{plus}").where == f"{odd}+{plus}"
-    with pytest.raises(FormatError, match="gone: no such folder"):
+    with pytest.raises(FormatError, match="gone: no such file or folder"):
         open_base(f"{odd}+{tmp_path / 'gone'}")
 
 
