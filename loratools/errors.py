@@ -129,13 +129,24 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r:.60}{hint}")
 
 
+#: What to do about errors of the system that have one remedy.
+_REMEDIES = {
+    errno.ENOSPC: "; make room, or name an output on another disk",
+    errno.EDQUOT: "; make room, or name an output on another disk",
+    errno.EROFS: "; name an output on another disk",
+    errno.EACCES: "; change its permissions, or name another path",
+    errno.EMFILE: "; raise the limit on open files, as with ulimit -n",
+}
+
+
 @contextmanager
 def storage_errors(path: object) -> Iterator[None]:
     """Turn an `OSError` into a `StorageError` that names the path."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        hint = _REMEDIES.get(error.errno or 0, "")
+        raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}{hint}") from error
 
 
 #: The system's answers to a path at which there is nothing, or can be nothing: too long, say.

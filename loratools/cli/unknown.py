@@ -49,11 +49,14 @@ def no_such_command(name: str, commands: list[str]) -> str:
 
 
 def advice(error: click.UsageError) -> str:
-    """The end of the message of an error that says only what is wrong: where help is."""
-    says_nothing = isinstance(error, click.MissingParameter) or (
+    """The end of the message of an error that says only what is wrong: what to give, or help."""
+    text = error.format_message()
+    if found := re.search(r"is not a valid (float|integer)( range)?\.$", text):
+        return " Give a number, such as " + ("0.5." if found[1] == "float" else "8.")
+    is_bare = isinstance(error, click.MissingParameter) or (
         isinstance(error, click.NoSuchOption) and not error.possibilities
     )
-    is_extra = re.match("Got unexpected extra argument[^;]*$", error.message) is not None
-    if error.ctx is None or not (says_nothing or is_extra):
+    is_extra = re.match("Got unexpected extra argument[^;]*$", text) is not None
+    if error.ctx is None or not (is_bare or is_extra):
         return ""
-    return f"{'' if error.message.endswith('.') else ';'} see {error.ctx.command_path} --help"
+    return f"{'' if text.endswith('.') else '.'} See {error.ctx.command_path} --help."

@@ -110,5 +110,6 @@ def check_counts(settings: Mapping[str, Any], weights: Collection[float], adapte
     ):
         if given and len(given) != adapters:
             raise click.UsageError(
-                f"{counted(len(given), what)} ({option}) for {counted(adapters, 'adapter')}."
+                f"{counted(len(given), what)} ({option}) for {counted(adapters, 'adapter')}; "
+                f"give one for each, or none."
             )

@@ -187,7 +187,9 @@ def _is_of_client(error: Exception) -> bool:
 def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
     """The client could not ask for a file's address; the exception's cause says why."""
     if is_offline():
-        return NetworkError(f"{what}: offline, and not in the cache")
+        return NetworkError(
+            f"{what}: offline, and not in the cache; fetch it once without --offline"
+        )
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):
         return _refusal(what, cause)

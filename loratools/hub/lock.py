@@ -130,7 +130,7 @@ def _read(path: Path) -> dict[str, Locked]:
     with path_errors(path, OutputError):
         if not path.exists():
             if not path.parent.is_dir():
-                raise OutputError(f"{path.parent}: no such folder")
+                raise OutputError(f"{path.parent}: no such folder; make it first")
             return {}
     fields = read_json(InputFile(path))
     found = fields.get("repositories")

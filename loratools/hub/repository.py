@@ -145,7 +145,9 @@ def resolve(name: HubName) -> Repository:
     reference = _reference(name)
     if client.is_offline():
         if not reference.is_file():
-            raise NetworkError(f"{name}: offline, and not in the cache")
+            raise NetworkError(
+                f"{name}: offline, and not in the cache; fetch it once without --offline"
+            )
         commit = read_small(reference, _LONGEST_REFERENCE).decode(errors="replace").strip()
     else:
         commit = reading.head(name)

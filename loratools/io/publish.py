@@ -198,7 +198,7 @@ def check_output(
         raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
     with path_errors(output, OutputError):
         if not parent.is_dir():
-            raise OutputError(f"{parent}: no such folder")
+            raise OutputError(f"{parent}: no such folder; make it first")
         with contextlib.suppress(FileNotFoundError):
             partial_path(output).lstat()  # fails where a name is too long for the file system
         for source in inputs:

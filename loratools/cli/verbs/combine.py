@@ -111,7 +111,8 @@ def command(
     adapters, weights = weighted(adapters, weights)
     if weights and len(weights) != len(adapters):
         raise click.UsageError(
-            f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}."
+            f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}; "
+            f"give one for each, or none."
         )
     from loratools.methods import MethodOptions
     from loratools.reshaping.combine import combine

@@ -1,0 +1,56 @@
+"""What kind of model names look like they are of."""
+
+import pytest
+
+import loratools
+from loratools.errors import MatchError
+from loratools.merging.unmatched import Unmatched
+from loratools.names.looks import kind_of
+from loratools.names.matching import BaseNames
+from tests.e2e.commands import FIXTURES, SINGLE, SMALL
+from tests.names.key_lists import key_list
+
+IMAGE = FIXTURES / "kohya/sd15-locon/sd15-locon.safetensors"
+
+
+@pytest.mark.parametrize("adapter", sorted((FIXTURES / "adapters").iterdir()), ids=lambda p: p.name)
+def test_adapters_of_language_models_look_like_it(adapter: object) -> None:
+    assert kind_of(loratools.open_adapter(str(adapter))) == "a language model"
+
+
+@pytest.mark.parametrize("adapter", sorted((FIXTURES / "kohya").glob("*/*.safetensors")))
+def test_adapters_of_image_models_look_like_it(adapter: object) -> None:
+    assert kind_of(loratools.open_adapter(str(adapter))) == "an image model"
+
+
+def test_names_that_many_models_have_look_like_none() -> None:
+    assert kind_of(["m.a.weight", "blocks.0.attn.qkv.weight"]) is None
+    assert kind_of(["vision_model.encoder.layers.0.self_attn.q_proj.weight"]) is None
+    assert kind_of([]) is None
+
+
+def test_an_adapter_of_another_kind_of_model_is_said_to_be_one_with_what_each_looks_like() -> None:
+    with pytest.raises(MatchError) as caught:
+        loratools.merge(SINGLE, IMAGE, output=None)
+    message = str(caught.value)
+    assert "another kind of model: by its names (lora_te_text_model" in message
+    assert "is for an image model, Stable Diffusion 1 or 2" in message
+    assert "the base (model.layers.0.input_layernorm) is a language model, llama" in message
+    assert "its files call 'v1-5-pruned-emaonly.safetensors'" in message
+
+
+def test_an_adapter_of_another_model_of_the_same_kind_is_not_said_to_be_of_another_kind() -> None:
+    with pytest.raises(MatchError, match="no update has a place: name the model that") as caught:
+        loratools.merge(SINGLE, FIXTURES / "adapters/gpt2-conv1d", output=None)
+    assert "another kind" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["flux1", "sdxl", "wan21_t2v", "sd3", "z_image", "qwen_image"])
+def test_an_adapter_of_a_language_model_is_not_for_an_image_model(model: str) -> None:
+    unmatched = Unmatched(BaseNames(key_list(model).tensors))
+    adapter = loratools.open_adapter(SMALL)
+    unmatched.add(0, next(iter(adapter)), "no such tensor")
+    message = unmatched.error([adapter])
+    assert "(model.layers.0.self_attn.q_proj), the adapter is for a language model" in message
+    assert "is an image model, " in message
+    assert "its files call 'stories260k'" in message
