@@ -78,7 +78,10 @@ def test_with_recursive_adapters_inside_of_adapters_are_items(tmp_path: Path) ->
 
 
 def test_links_to_folders_are_followed_to_adapters_only(tmp_path: Path) -> None:
-    folder(tmp_path / "else", ["plain/adapter_config.json", "loose/a.safetensors"])
+    folder(
+        tmp_path / "else",
+        ["plain/adapter_config.json", "plain/x/adapter_config.json", "loose/a.safetensors"],
+    )
     here = tmp_path / "here"
     here.mkdir()
     for name in ("plain", "loose"):
