@@ -12,6 +12,7 @@ from loratools.files.opening import AdapterLike, open_base, opened_adapter
 from loratools.idle import idle_updates
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
+from loratools.running.progress import Progress
 from loratools.traps import warnings
 
 
@@ -29,6 +30,7 @@ class Inspecting:
     blocks: bool = False
     allow_pickle: bool = False
     dialect_options: Mapping[str, str] | None = None
+    progress: Progress = None
 
     @property
     def reads_values(self) -> bool:
@@ -73,7 +75,7 @@ class Inspecting:
         from loratools.running.parallel import threads
 
         norms = weight_norms(plan)
-        with threads(None) as each:
+        with threads(None, self.progress) as each:
             if self.blocks:
                 described = replace(described, blocks=block_energies(adapter, norms, each))
             if not self.spectrum:

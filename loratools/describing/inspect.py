@@ -10,6 +10,7 @@ from loratools.describing.description import Inspection
 from loratools.describing.several import Inspections, are_several, find_each, inspect_each
 from loratools.errors import FormatError, OptionError
 from loratools.files.opening import AdapterLike
+from loratools.running.progress import Progress, shows_progress
 
 
 class _Arguments(TypedDict, total=False):
@@ -21,6 +22,7 @@ class _Arguments(TypedDict, total=False):
     allow_pickle: bool
     dialect_options: Mapping[str, str] | None
     variant: str | None
+    progress: Progress
 
 
 # A string is an iterable of strings too, and so is an adapter: each is one, which comes first.
@@ -35,6 +37,7 @@ def inspect(  # type: ignore[overload-overlap]
 def inspect(
     adapter: Iterable[AdapterLike], *, recursive: bool = False, **arguments: Unpack[_Arguments]
 ) -> Inspections: ...
+@shows_progress(" updates")
 def inspect(
     adapter: AdapterLike | Iterable[AdapterLike],
     *,
@@ -45,6 +48,7 @@ def inspect(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     variant: str | None = None,
+    progress: Progress = None,
     recursive: bool = False,
 ) -> Inspection | Inspections:
     """Describe an adapter, or several, by their headers; with `spectrum` or `blocks`, by values.
@@ -64,6 +68,8 @@ def inspect(
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
+        progress: called with the number of updates that are measured, and of those known so far;
+            True shows a bar on stderr. What it raises stops the inspection.
         recursive: look into folders at any depth; for a list.
 
     Raises:
@@ -72,7 +78,9 @@ def inspect(
         LoratoolsError: the one adapter, or the base, is malformed or of a kind that is not
             supported.
     """
-    inspecting = Inspecting(base, variant, spectrum, blocks, allow_pickle, dialect_options)
+    inspecting = Inspecting(
+        base, variant, spectrum, blocks, allow_pickle, dialect_options, progress
+    )
     if isinstance(adapter, str | Path | Adapter):
         if recursive:
             raise OptionError("recursive is for a list: inspect([folder], recursive=True)")

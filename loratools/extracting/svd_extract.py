@@ -43,6 +43,7 @@ from loratools.keywords import with_keywords
 from loratools.lowrank.ranks import RankRule, Wanted, rule_of
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map, threads
+from loratools.running.progress import Progress, shows_progress
 from loratools.running.watch import Watch
 from loratools.showing.shown import Brief
 
@@ -84,7 +85,7 @@ class _Arguments(Ranks, total=False):
     check: bool
     overwrite: bool | None
     jobs: int | None
-    progress: Callable[[int, int], None] | None
+    progress: Progress
     run: ExtractRun | None
     variant: str | None
 
@@ -125,6 +126,7 @@ def svd_extract(
     dry_run: bool = False,
     **arguments: Unpack[_Arguments],
 ) -> Adapter | ExtractReport: ...
+@shows_progress("B")
 def svd_extract(
     tuned: str | Path,
     base: str | Path,
@@ -143,7 +145,7 @@ def svd_extract(
     check: bool = False,
     overwrite: bool | None = None,
     jobs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     run: ExtractRun | None = None,
     variant: str | None = None,
     dry_run: bool = False,
@@ -174,7 +176,8 @@ def svd_extract(
         check: merge the result back and compare it with `tuned`.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
-        progress: called with the bytes done and the bytes in all; what it raises stops the verb.
+        progress: called with the bytes done and the bytes in all; True shows a bar on stderr.
+            What it raises stops the verb.
         run: how it runs, as one object.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.

@@ -11,6 +11,7 @@ from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, LocalFolder, check_json_size
+from loratools.running.progress import Progress
 
 #: The suffix of files that are read by byte ranges, without fetching them.
 _BY_PARTS = ".safetensors"
@@ -79,10 +80,10 @@ class HubFolder:
             check_json_size(self.repository.files[path].size, f"{self.where}/{name}")
         return InputFile(self.repository.fetch([path])[path])
 
-    def fetch(self, names: Iterable[str]) -> LocalFolder:
+    def fetch(self, names: Iterable[str], progress: Progress = None) -> LocalFolder:
         """The folder in the cache, with at least these files, each verified."""
         paths = [self.inside + name for name in names]
-        found = self.repository.fetch(paths)
+        found = self.repository.fetch(paths, progress)
         path, local = next(iter(found.items()))
         root = local.parents[path.count("/")]  # the cache's folder of this commit
         return LocalFolder(root / self.inside, self.where)

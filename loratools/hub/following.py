@@ -7,7 +7,7 @@ where the client began the file anew, a wrong one. Then the caller has to read t
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
@@ -19,12 +19,15 @@ _PAUSE_SECONDS = 0.004
 
 
 @contextmanager
-def following(folder: Path, pattern: str) -> Iterator["Follower"]:
+def following(
+    folder: Path, pattern: str, told: Callable[[int], object] | None = None
+) -> Iterator["Follower"]:
     """Hash the first file in `folder` that matches `pattern`, while it grows during the block.
 
+    `told` is called, by another thread, with the number of its bytes that have been read so far.
     Not on Windows, where the client could not rename a file that is being read.
     """
-    follower = Follower(folder, pattern)
+    follower = Follower(folder, pattern, told)
     thread = threading.Thread(target=follower.run, daemon=True)
     if os.name == "posix":
         thread.start()
@@ -44,9 +47,9 @@ class Follower:
         over: set when the file will grow no more.
     """
 
-    def __init__(self, folder: Path, pattern: str) -> None:
+    def __init__(self, folder: Path, pattern: str, told: Callable[[int], object] | None) -> None:
         self.over = threading.Event()
-        self._folder, self._pattern = folder, pattern
+        self._folder, self._pattern, self._told = folder, pattern, told
         self._digest = hashlib.sha256()
         self._end: os.stat_result | None = None
 
@@ -78,6 +81,8 @@ class Follower:
                 is_over = self.over.is_set()
                 if count := file.readinto(buffer):
                     self._digest.update(buffer[:count])
+                    if self._told is not None:
+                        self._told(file.tell())
                 elif is_over:
                     break
                 else:

@@ -1,9 +1,9 @@
 """A repository at one commit: its files with their hashes, cached or read by ranges of bytes."""
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import final
 
@@ -16,8 +16,10 @@ from loratools.hub.token import quoted
 from loratools.hub.verified import Verified, digest_like
 from loratools.io.json import json_text, parse_json
 from loratools.io.small import read_small, replace_text
+from loratools.running.progress import Progress
 
 _WORKERS = 8
+_TICK_SECONDS = 0.1
 #: Attempts at a file: one that arrives with another hash is fetched once more.
 _DOWNLOADS = 2
 #: The most bytes of a listing that we stored, and of a commit that the client's cache has noted.
@@ -50,8 +52,10 @@ class Repository:
             _write(self._tree, json_text([asdict(file) for file in known]))
         return {file.path: file for file in known}
 
-    def fetch(self, paths: Iterable[str]) -> dict[str, Path]:
+    def fetch(self, paths: Iterable[str], progress: Progress = None) -> dict[str, Path]:
         """Fetch files into the cache, each verified against its hash; local paths by `paths`.
+
+        `progress`, if it is a callback, is called with the bytes that are here and those in all.
 
         Raises:
             HubError, NetworkError, StorageError: a file does not arrive as it is listed; what came
@@ -60,8 +64,19 @@ class Repository:
         files = [self.files[path] for path in paths]
         try:
             check_distinct((file.path for file in files), self.name)
+            here, total = dict.fromkeys(self.files, 0), sum(file.size for file in files)
             with ThreadPoolExecutor(_WORKERS) as pool:
-                return {f.path: p for f, p in zip(files, pool.map(self._fetch, files), strict=True)}
+                futures = [pool.submit(self._fetch, file, here) for file in files]
+                try:
+                    while callable(progress) and wait(futures, _TICK_SECONDS).not_done:
+                        progress(sum(here.values()), total)
+                    found = {f.path: one.result() for f, one in zip(files, futures, strict=True)}
+                finally:
+                    for future in futures:
+                        future.cancel()
+            if callable(progress):
+                progress(total, total)
+            return found
         except HubError:
             self._forget_tree()
             raise
@@ -94,11 +109,13 @@ class Repository:
         """
         return reading.read(self.repo, self.commit, path, begin, count)
 
-    def _fetch(self, file: HubFile) -> Path:
+    def _fetch(self, file: HubFile, here: dict[str, int]) -> Path:
+        """Fetch a file; `here` is told how many of its bytes are in the cache."""
         verified = Verified(_state() / "verified")
         cached = reading.cached(self.repo, self.commit, file.path)
         for _ in range(_DOWNLOADS):  # a wrong file in the cache counts as the first
-            path, digest = (cached, None) if cached is not None else self._download(file)
+            path, digest = (cached, None) if cached is not None else self._download(file, here)
+            here[file.path] = file.size
             if verified.knows(path, file.digest):
                 return path
             # The hash from the download may be missing or wrong: see `following`.
@@ -112,12 +129,13 @@ class Repository:
             f"twice; it was deleted"
         )
 
-    def _download(self, file: HubFile) -> tuple[Path, str | None]:
+    def _download(self, file: HubFile, here: dict[str, int]) -> tuple[Path, str | None]:
         """Download a file; its path, and its SHA-256 where it could be hashed meanwhile."""
         if not file.is_large:
             return reading.download(self.repo, self.commit, file), None
         # The client writes HASH.XXXXXXXX.incomplete, and renames it.
-        with following(_cache(self.repo) / "blobs", f"{file.digest}.*") as follower:
+        told = partial(here.__setitem__, file.path)
+        with following(_cache(self.repo) / "blobs", f"{file.digest}.*", told) as follower:
             path = reading.download(self.repo, self.commit, file)
         return path, follower.digest_of(path)
 

@@ -1,7 +1,7 @@
 """Merge adapters into a base, from files to files: plan, check, stage, execute, publish."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from loratools.merging.planner import plan_merge
 from loratools.merging.report import MergeReport
 from loratools.merging.touched import sum_of
 from loratools.merging.weights import Adapters, weighted
+from loratools.running.progress import Progress, shows_progress
 from loratools.running.steps import Run
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _SLACK_BYTES = 2**20
 
 
+@shows_progress("B")
 def merge(
     base: str | Path,
     adapters: Adapters = (),
@@ -60,7 +62,7 @@ def merge(
     options: MergeOptions | None = None,
     overwrite: bool | None = None,
     jobs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     write: WriteOptions | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
@@ -92,7 +94,8 @@ def merge(
         options: the choices above and more, as one object.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
-        progress: called with the bytes done and the bytes in all; what it raises stops the merge.
+        progress: called with the bytes done and the bytes in all; True shows a bar on stderr.
+            What it raises stops the merge.
         write: how the output is written, as one object: shards, stochastic rounding, overlays.
         config: the `adapter_config.json` of an adapter that has none beside it.
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that

@@ -23,6 +23,7 @@ from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
+from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import Part, human_size
 from loratools.showing.shown import Shown
 
@@ -70,6 +71,7 @@ class Pulled(Shown):
         }
 
 
+@shows_progress("B")
 def pull(
     name: str,
     *,
@@ -79,6 +81,7 @@ def pull(
     lock: str | Path | None = None,
     overwrite: bool = False,
     variant: str | None = None,
+    progress: Progress = None,
     approve: Callable[[Pulled], object] | None = None,
 ) -> Pulled:
     """Fetch the adapter or base that a name on the Hub stands for, verified against listed hashes.
@@ -96,6 +99,8 @@ def pull(
         overwrite: replace an output that exists.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
+        progress: called with the bytes that have arrived of the files of one repository, and those
+            in all; True shows a bar on stderr. What it raises stops the pull.
         approve: called with the report before `output` has its name; if it raises, there is no
             output.
 
@@ -112,8 +117,8 @@ def pull(
         # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
         check_name(Path(output), is_folder=True)
-    fetched = _fetch(wanted, held, variant)
-    base = _fetch(_base_of(fetched), held, variant) if include_base else None
+    fetched = _fetch(wanted, held, variant, progress)
+    base = _fetch(_base_of(fetched), held, variant, progress) if include_base else None
     if held is not None:
         held.write()
     place = None if output is None else Path(output)
@@ -153,13 +158,13 @@ def _named(name: str, revision: str | None) -> HubName:
     return HubName(found.repo, revision, found.path)
 
 
-def _fetch(name: HubName, lock: "Lock | None", variant: str | None) -> _Fetched:
+def _fetch(name: HubName, lock: "Lock | None", variant: str | None, progress: Progress) -> _Fetched:
     from loratools.hub.folder import hub_place
     from loratools.hub.verified import sha256
 
     folder, file = hub_place(lock.pinned(name) if lock is not None else name)
     entries = _wanted(folder, file, variant)
-    local = folder.fetch(entries)
+    local = folder.fetch(entries, progress)
     digests = {}
     for entry in entries:
         listed = folder.listed(entry)

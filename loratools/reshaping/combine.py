@@ -22,6 +22,7 @@ from loratools.reshaping.rounding_error import rounding_error, rounding_note
 from loratools.reshaping.similarity import Similarity
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
+from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 
@@ -82,6 +83,7 @@ class _Arguments(Ranks, Reading, total=False):
     variant: str | None
     overwrite: bool
     jobs: int | None
+    progress: Progress
     approve: Callable[[CombineReport], object] | None
 
 
@@ -97,6 +99,7 @@ def combine(
 def combine(
     adapters: Adapters, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | CombineReport: ...
+@shows_progress(" steps")
 def combine(
     adapters: Adapters,
     *,
@@ -119,6 +122,7 @@ def combine(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    progress: Progress = None,
     approve: Callable[[CombineReport], object] | None = None,
 ) -> Adapter | CombineReport:
     """Make one adapter that has the effect of all adapters together.
@@ -155,6 +159,8 @@ def combine(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        progress: called with the number of steps that are done, and of those known so far; True
+            shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
@@ -180,7 +186,7 @@ def combine(
     ]
     opened, renamed = aligned(read)
     import_torch()
-    with threads(jobs) as each:
+    with threads(jobs, progress) as each:
 
         def make(rule: "RankRule | None") -> Combined:
             additive, lost = additive_all(opened, base, rule, each, variant)

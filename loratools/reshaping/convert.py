@@ -25,6 +25,7 @@ from loratools.reshaping.compared import Comparison, compare
 from loratools.reshaping.converted import Converted, converted, encoded
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import Map, threads
+from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 
@@ -93,6 +94,7 @@ class _Arguments(Reading, total=False):
     dtype: str | None
     drop: Sequence[str]
     overwrite: bool
+    progress: Progress
     approve: Callable[[ConvertReport], object] | None
 
 
@@ -108,6 +110,7 @@ def convert(
 def convert(
     adapter: AdapterLike, *, to: str, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | ConvertReport: ...
+@shows_progress(" steps")
 @collector_paused()
 def convert(
     adapter: AdapterLike,
@@ -122,6 +125,7 @@ def convert(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    progress: Progress = None,
     approve: Callable[[ConvertReport], object] | None = None,
 ) -> Adapter | ConvertReport:
     """Store the adapter in another format.
@@ -143,6 +147,8 @@ def convert(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the format that is read, by name: `{"out_proj": "once"}`.
+        progress: called with the number of steps that are done, and of those known so far; True
+            shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
@@ -157,7 +163,7 @@ def convert(
     found = converted(opened, dialect, None if read is None else _shapes(read), drop)
     source = opened.filed.dialect if opened.filed is not None else dialect.name
     files = encoded(found, dialect, source, stored)
-    with threads(None) as each:
+    with threads(None, progress) as each:
         if output is None:
             comparison = _compared(found.adapter, dialect, _in_memory(files), each)
         else:

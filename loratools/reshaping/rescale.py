@@ -20,6 +20,7 @@ from loratools.reshaping.rescaled import Rescaled, Rescaling, rescaled
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import threads
+from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import TARGETS, Column, Part, Table, numbers
 from loratools.showing.shown import Shown
 from loratools.traps import repaired
@@ -111,6 +112,7 @@ class _Arguments(Ranks, Reading, total=False):
     variant: str | None
     overwrite: bool
     repair: Sequence[str]
+    progress: Progress
     approve: Callable[[RescaleReport], object] | None
 
 
@@ -126,6 +128,7 @@ def rescale(
 def rescale(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | RescaleReport: ...
+@shows_progress(" steps")
 @collector_paused()
 def rescale(
     adapter: AdapterLike,
@@ -149,6 +152,7 @@ def rescale(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     repair: Sequence[str] = (),
+    progress: Progress = None,
     approve: Callable[[RescaleReport], object] | None = None,
 ) -> Adapter | RescaleReport:
     """Make the adapter stronger or weaker, or store the same strengths in another way.
@@ -183,6 +187,8 @@ def rescale(
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         repair: the names of traps, or `all`: what is wrong with the adapter is repaired first.
+        progress: called with the number of steps that are done, and of those known so far; True
+            shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
@@ -206,7 +212,7 @@ def rescale(
 
         rule = rule_of(rule, rank=rank, energy=energy, error=error)
     sound, repairs = repaired(opened, repair) if repair else (opened, ())
-    with threads(None) as each:
+    with threads(None, progress) as each:
 
         def make(rule: "RankRule | None") -> Rescaled:
             (additive,), lost = additive_all([sound], base, rule, each, variant)

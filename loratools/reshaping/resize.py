@@ -16,6 +16,7 @@ from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
+from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 
@@ -58,6 +59,7 @@ class ResizeReport(Shown):
 class _Arguments(Ranks, Reading, total=False):
     overwrite: bool
     jobs: int | None
+    progress: Progress
     approve: Callable[[ResizeReport], object] | None
 
 
@@ -73,6 +75,7 @@ def resize(
 def resize(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | ResizeReport: ...
+@shows_progress(" steps")
 def resize(
     adapter: AdapterLike,
     *,
@@ -87,6 +90,7 @@ def resize(
     config: str | Path | None = None,
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
+    progress: Progress = None,
     approve: Callable[[ResizeReport], object] | None = None,
 ) -> Adapter | ResizeReport:
     """Store the adapter at other ranks: the best approximation of each update, at its strength.
@@ -110,6 +114,8 @@ def resize(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
+        progress: called with the number of steps that are done, and of those known so far; True
+            shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
@@ -124,7 +130,7 @@ def resize(
     )
     rule = rule_of(rule, rank=rank, energy=energy, error=error)
     import_torch()
-    with threads(jobs) as each:
+    with threads(jobs, progress) as each:
         make = partial(resized, opened, each=each)
         found = make(rule or RankRule()) if limit is None else fitted(make, rule, opened, limit)
         rounding = rounding_error(found.adapter, each)

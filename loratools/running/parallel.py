@@ -3,16 +3,18 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
 from typing import Protocol, TypeVar
 
 from loratools.io.collector import collector_paused
+from loratools.running.progress import Progress
 
 #: The most batches of calls a thread gets. Handing out a call costs as much as a tiny call does, so
 #: very many calls are handed out several at once.
 _BATCHES = 256
+_TICK_SECONDS = 0.1
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -26,17 +28,34 @@ class Map(Protocol):
 
 
 @contextmanager
-def threads(jobs: int | None) -> Iterator[Map]:
+def threads(jobs: int | None, progress: Progress = None) -> Iterator[Map]:
     """A `map` on `jobs` threads (one a core if None); results do not depend on their number.
+
+    `progress`, if it is a callback, is called with the number of calls that are done and the number
+    of those known so far, at least ten times a second while a result is waited for.
 
     If a call fails, or the caller stops iterating, no further call begins, and those that have
     begun are waited for: they may be writing to a file that is closed or removed next.
     """
     workers = jobs or os.cpu_count() or 1
+    done = total = 0
+
+    def awaited(future: Future[list[_B]]) -> list[_B]:
+        nonlocal done
+        while callable(progress) and not wait([future], _TICK_SECONDS).done:
+            progress(done, total)
+        found = future.result()
+        done += len(found)
+        if callable(progress):
+            progress(done, total)
+        return found
+
     with ThreadPoolExecutor(workers) as pool:
 
         def each(function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterator[_B]:
+            nonlocal total
             todo, ended = list(items), Event()
+            total += len(todo)
             size = 1 + len(todo) // (workers * _BATCHES)
             futures = [
                 pool.submit(_batch, function, todo[begin : begin + size], ended)
@@ -44,7 +63,7 @@ def threads(jobs: int | None) -> Iterator[Map]:
             ]
             try:
                 for future in futures:
-                    yield from future.result()
+                    yield from awaited(future)
             finally:
                 ended.set()
                 wait([future for future in futures if not future.cancel()])

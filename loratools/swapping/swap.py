@@ -17,6 +17,7 @@ from loratools.merging.execute import WriteOptions
 from loratools.merging.merge import measured
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.weights import Adapters, weighted
+from loratools.running.progress import Progress, shows_progress
 from loratools.swapping.journal import Journal, journal_folder, journal_of, state_of
 from loratools.swapping.making import check_space, keep_originals, make_new
 from loratools.swapping.owned import open_own
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from loratools.merging.touched import Kept
 
 
+@shows_progress("B")
 def swap(
     model: str | Path,
     adapters: Adapters | None = None,
@@ -39,7 +41,7 @@ def swap(
     block_weights: Sequence[str] | None = None,
     options: MergeOptions | None = None,
     jobs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     write: WriteOptions | None = None,
     config: str | Path | None = None,
     allow_pickle: bool = False,
@@ -67,7 +69,8 @@ def swap(
             text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`).
         options: the choices above and more, as one object.
         jobs: the number of threads; None is one for each core.
-        progress: called with the bytes done and the bytes in all; what it raises leaves the model.
+        progress: called with the bytes done and the bytes in all; True shows a bar on stderr.
+            What it raises leaves the model.
         write: how tensors are written, as one object.
         config: the `adapter_config.json` of an adapter that has none beside it.
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that

@@ -676,7 +676,7 @@ def test_a_stdout_that_takes_nothing_is_an_error_without_a_traceback(
         else f'"$@" {redirection}; echo $? > {tmp_path}/code'
     )
     output = tmp_path / "merged"
-    command = [sys.executable, "-m", "loratools", "merge", SINGLE, SMALL, "-v", "-o", output]
+    command = [sys.executable, "-m", "loratools", "merge", SINGLE, SMALL, "-o", output]
     found = subprocess.run(
         ["bash", "-c", program, "-", *map(str, command)],
         capture_output=True,

@@ -22,6 +22,7 @@ from loratools.cli.options import (
     reading_options,
     where_option,
 )
+from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
 from loratools.cli.weights import weight_option, weighted
@@ -119,27 +120,29 @@ def command(
     from loratools.reshaping.combined import Combination
 
     answer = Answer(verbose=modules, as_json=as_json)
-    combine(
-        adapters,
-        output=output,
-        weights=weights or None,
-        combination=Combination(
-            method=settings["method"],
-            options=MethodOptions(**{name: settings[name] for name in METHOD_OPTIONS}),
-            where=settings["where"],
-            replaced=settings["replaced"],
-            seed=settings["seed"],
-            device=chosen_device(settings["device"]),
-        ),
-        rule=rank_rule(settings),
-        size=settings["size"],
-        base=settings["base"],
-        variant=settings["variant"],
-        overwrite=overwrite,
-        jobs=settings["jobs"],
-        config=settings["config"],
-        allow_pickle=settings["allow_pickle"],
-        dialect_options=settings["dialect_options"],
-        approve=answer.approve,
-    )
+    with progress_bar(" steps") as progress:
+        combine(
+            adapters,
+            output=output,
+            weights=weights or None,
+            combination=Combination(
+                method=settings["method"],
+                options=MethodOptions(**{name: settings[name] for name in METHOD_OPTIONS}),
+                where=settings["where"],
+                replaced=settings["replaced"],
+                seed=settings["seed"],
+                device=chosen_device(settings["device"]),
+            ),
+            rule=rank_rule(settings),
+            size=settings["size"],
+            base=settings["base"],
+            variant=settings["variant"],
+            overwrite=overwrite,
+            jobs=settings["jobs"],
+            config=settings["config"],
+            allow_pickle=settings["allow_pickle"],
+            dialect_options=settings["dialect_options"],
+            progress=progress,
+            approve=answer.approve,
+        )
     answer.print()

@@ -13,6 +13,7 @@ from loratools.cli.options import (
     reading_options,
     variant_option,
 )
+from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
 from loratools.formats import written
@@ -88,18 +89,20 @@ def command(
     from loratools.reshaping.convert import convert
 
     answer = Answer(as_json=as_json)
-    convert(
-        adapter,
-        output=output,
-        to=to,
-        base=base,
-        variant=variant,
-        dtype=dtype,
-        drop=drop,
-        overwrite=overwrite,
-        config=config,
-        allow_pickle=allow_pickle,
-        dialect_options=dialect_options,
-        approve=answer.approve,
-    )
+    with progress_bar(" steps") as progress:
+        convert(
+            adapter,
+            output=output,
+            to=to,
+            base=base,
+            variant=variant,
+            dtype=dtype,
+            drop=drop,
+            overwrite=overwrite,
+            config=config,
+            allow_pickle=allow_pickle,
+            dialect_options=dialect_options,
+            progress=progress,
+            approve=answer.approve,
+        )
     answer.print()

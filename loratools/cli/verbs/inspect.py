@@ -1,5 +1,6 @@
 """Describe an adapter."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from loratools.cli.options import (
     reading_options,
     variant_option,
 )
+from loratools.cli.progress import progress_bar
 from loratools.cli.several import inspect_several
 from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_lines
@@ -105,7 +107,8 @@ def command(
             raise click.UsageError(f"{given}: shown of one adapter; name one alone, or add --json.")
         found_each = find_each(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
         return inspect_several(found_each, inspecting, check=check, as_json=as_json)
-    found = inspecting.describe(adapters[0], config)
+    with progress_bar(" updates") as progress:
+        found = replace(inspecting, progress=progress).describe(adapters[0], config)
     if as_json:
         print_json(found)
     else:

@@ -4,6 +4,7 @@ import click
 
 from loratools.cli.command import Verb, section
 from loratools.cli.options import json_option, offline_option, overwrite_option, variant_option
+from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 
 
@@ -73,14 +74,16 @@ def command(
     from loratools.publishing.pull import pull
 
     answer = Answer(as_json=as_json)
-    pull(
-        name,
-        output=output,
-        revision=revision,
-        include_base=include_base,
-        lock=lock,
-        overwrite=overwrite,
-        variant=variant,
-        approve=answer.approve,
-    )
+    with progress_bar() as progress:
+        pull(
+            name,
+            output=output,
+            revision=revision,
+            include_base=include_base,
+            lock=lock,
+            overwrite=overwrite,
+            variant=variant,
+            progress=progress,
+            approve=answer.approve,
+        )
     answer.print()

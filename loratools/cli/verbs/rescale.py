@@ -18,6 +18,7 @@ from loratools.cli.options import (
     reading_options,
     where_option,
 )
+from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 from loratools.cli.unknown import OneOf
 from loratools.cli.weights import block_weights_option
@@ -150,19 +151,21 @@ def command(
     strength = settings["strength"]
     chosen = {name: settings[name] for name in (*rescaling_names[1:-1], "keep_replaced")}
     answer = Answer(as_json=as_json)
-    rescale(
-        adapter,
-        output=output,
-        rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
-        base=settings["base"],
-        variant=settings["variant"],
-        rule=rule,
-        size=settings["size"],
-        overwrite=overwrite,
-        config=settings["config"],
-        allow_pickle=settings["allow_pickle"],
-        dialect_options=settings["dialect_options"],
-        repair=settings["repair"],
-        approve=answer.approve,
-    )
+    with progress_bar(" steps") as progress:
+        rescale(
+            adapter,
+            output=output,
+            rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
+            base=settings["base"],
+            variant=settings["variant"],
+            rule=rule,
+            size=settings["size"],
+            overwrite=overwrite,
+            config=settings["config"],
+            allow_pickle=settings["allow_pickle"],
+            dialect_options=settings["dialect_options"],
+            repair=settings["repair"],
+            progress=progress,
+            approve=answer.approve,
+        )
     answer.print()

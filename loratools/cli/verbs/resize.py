@@ -16,6 +16,7 @@ from loratools.cli.options import (
     rank_rule,
     reading_options,
 )
+from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 
 
@@ -67,16 +68,18 @@ def command(
     from loratools.reshaping.resize import resize
 
     answer = Answer(verbose=modules, as_json=as_json)
-    resize(
-        adapter,
-        output=output,
-        rule=rule,
-        size=settings["size"],
-        overwrite=overwrite,
-        jobs=settings["jobs"],
-        config=settings["config"],
-        allow_pickle=settings["allow_pickle"],
-        dialect_options=settings["dialect_options"],
-        approve=answer.approve,
-    )
+    with progress_bar(" steps") as progress:
+        resize(
+            adapter,
+            output=output,
+            rule=rule,
+            size=settings["size"],
+            overwrite=overwrite,
+            jobs=settings["jobs"],
+            config=settings["config"],
+            allow_pickle=settings["allow_pickle"],
+            dialect_options=settings["dialect_options"],
+            progress=progress,
+            approve=answer.approve,
+        )
     answer.print()
