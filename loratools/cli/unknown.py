@@ -1,7 +1,7 @@
 """What was probably meant by a command, an option or a value that does not exist."""
 
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 import click
@@ -41,7 +41,7 @@ def no_such_command(name: str, commands: list[str]) -> str:
     """The message for a first argument that is no command."""
     others = {word: known for known, words in _OTHER_WORDS.items() for word in words}
     found = nearest(name, commands) or others.get(name.lower().replace("_", "-"))
-    if found is None and (re.search(r"[/.\\]", name) or Path(name).exists()):
+    if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"
     if found is None:
         return f"No such command {name!r}; loratools --help lists all commands"

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from loratools.cli.failures import printable
-from loratools.showing.parts import human_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _QUIET, _VERBOSE = "quiet", "verbose"
 _KEY = "loratools.verbosity"
@@ -62,12 +64,14 @@ def reporting() -> Iterator[None]:
     if not is_verbose():
         yield
         return
-    from loratools.io.opened import listening  # here, because help needs none of it
+    # Here, because help needs none of it.
+    from loratools.io.opened import listening
+    from loratools.showing.parts import human_size
 
     said: dict[str, None] = {}
     begin = time.monotonic()
 
-    def say(path: Path, size: int) -> None:
+    def say(path: "Path", size: int) -> None:
         line = printable(f"read: {path} ({human_size(size)})", limit=None)
         if line not in said:
             said[line] = None

@@ -1,7 +1,6 @@
 """Sizes as people write them: `500MB`, `5G`, `1.5GiB`."""
 
 import re
-from fractions import Fraction
 from typing import overload
 
 from loratools.errors import OptionError
@@ -30,6 +29,8 @@ def size_in_bytes(size: int | str | None) -> int | None:
     match = _SIZE.fullmatch(text)
     if match is None or (match[3] and not match[2]):
         raise OptionError(f"{text!r:.60} is not a size like 500MB or 5GiB")
+    from fractions import Fraction  # here, because help needs none of it
+
     number, letter, binary, byte = Fraction(match[1]), match[2].upper(), match[3], match[4]
     if isinstance(size, str) and not (letter or byte) and 0 < number < _LEAST_WITHOUT_UNIT:
         raise OptionError(f"{text!r} has no unit; did you mean {text}MB? (bytes are {text}B)")
