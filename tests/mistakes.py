@@ -359,8 +359,8 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "an image adapter swapped into a language model",
             "swap base --in style.safetensors",
             what="another kind of model",
-            where="the base (model.layers.0.",
-            remedy="is a language model, llama",
+            where="lora_te_text_model_encoder_layers_0",
+            remedy="name the model that the adapter was trained on",
         ),
         Mistake(
             "an adapter of another language model",
@@ -398,7 +398,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "convert adapter --to kohya -o out",
             what="cannot hold any of the 10 targets",
             where="adapter",
-            remedy="no matrix of an image model",
+            remedy="peft is a format for any model",
         ),
         Mistake(
             "a model and the same model",

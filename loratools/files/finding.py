@@ -17,6 +17,8 @@ from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, 
 BASE_FOLDER = "base"
 _PICKLES = (".bin", ".pt", ".pth")
 _ARCHIVE = ".npz"
+#: macOS puts a file of its own beside each one that it copies to another file system.
+_OF_MACOS = "._"
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
 #: Nobody trains in these formats: such files are converted from others, for other programs.
 _CONVERTED = (".gguf", ".onnx")
@@ -181,7 +183,8 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
     """Group files by their stem and suffix, which all parts of one adapter have in common."""
     found: dict[str, list[str]] = {}
     for name in folder.names():
-        if name.endswith(suffix) and OF_TRAINING.match(name) is None:
+        is_beside = suffix in _PICKLES and OF_TRAINING.match(name) is not None
+        if name.endswith(suffix) and not is_beside and not name.startswith(_OF_MACOS):
             found.setdefault(common_stem(name), []).append(name)
     # An index may be there without its parts: reading it then reports which are missing.
     for stem in adapter_weights():

@@ -172,7 +172,9 @@ class _Speller:
         if not found and readings(name.path):
             raise _RefusedError("no known model has all of these names; see --base")
         if not found:
-            raise _RefusedError("no matrix of an image model that is known here")
+            raise _RefusedError(
+                "no matrix of an image model that is known here; peft is a format for any model"
+            )
         if found[0].naming == "transformers":
             raise _RefusedError("in a text encoder, and nothing says in which")
         return "denoiser"

@@ -1,0 +1,58 @@
+"""A folder without weights is answered by what it holds."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import loratools
+from loratools.errors import FormatError
+from tests.e2e.commands import SINGLE, SMALL
+
+HELD = {
+    ("train.parquet", "README.md"): "a dataset (train.parquet)",
+    ("data.arrow",): "a dataset (data.arrow)",
+    ("1.png", "1.txt"): "pictures (1.png)",
+    ("model.onnx",): "it has model.onnx",
+    (): "it has no files",
+}
+TRAINING = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "training_args.bin")
+
+
+def folder(path: Path, *files: str) -> Path:
+    path.mkdir()
+    for file in files:
+        (path / file).touch()
+    return path
+
+
+@pytest.mark.parametrize("files", HELD)
+def test_a_folder_without_weights_is_answered_by_what_it_holds(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = folder(tmp_path / "x", *files)
+    with pytest.raises(FormatError) as caught:
+        loratools.open_adapter(made)
+    assert f"{HELD[files]}; name the folder or the file of an adapter" in str(caught.value)
+    with pytest.raises(FormatError) as caught:
+        loratools.merge(made, SMALL, output=None)
+    assert f"{HELD[files]}; name the folder or the file of a model" in str(caught.value)
+
+
+def test_the_state_of_a_training_is_no_adapter(tmp_path: Path) -> None:
+    made = folder(tmp_path / "x", *TRAINING)
+    with pytest.raises(FormatError, match=r"no adapter file .* the state of a training"):
+        loratools.open_adapter(made)
+
+
+def test_the_state_of_a_training_is_not_taken_for_the_adapter_beside_it(tmp_path: Path) -> None:
+    made = folder(tmp_path / "x", *TRAINING, "._style.safetensors")
+    shutil.copy(SMALL / "adapter_model.safetensors", made / "scheduler-style.safetensors")
+    opened = loratools.open_adapter(made, config=SMALL / "adapter_config.json")
+    assert [*opened] == [*loratools.open_adapter(SMALL)]
+
+
+def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
+    shutil.copytree(SINGLE, tmp_path / "models/one")
+    with pytest.raises(FormatError, match="models are in its folders one"):
+        loratools.merge(tmp_path / "models", SMALL, output=None)
