@@ -7,6 +7,7 @@ docstrings, in signatures and in the help of the command line.
 import inspect
 import re
 import shutil
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -168,9 +169,18 @@ def _sections(entry: Entry) -> Iterator[str]:
     if inspect.isfunction(entry.value) and entry.command is not None:
         yield "## On the command line"
         yield "\n".join(_command_table(entry))
+    if not is_error(entry.value) and not example_in(entry.docstring) and makers(entry):
+        maker = makers(entry)[0]
+        yield f"```python\n{example_in(maker.docstring)}\n```"
     for title, users in (("Taken by", takers(entry)), ("Returned by", makers(entry))):
         if users:
             yield f"{title} " + ", ".join(f"[`{user.name}`]({user.title}.md)" for user in users)
+
+
+def example_in(docstring: str) -> str:
+    """The example of a docstring, in the interpreter; empty without one."""
+    match = re.search(r"^Example:\n((?: {4}.*\n?)+)", docstring, re.MULTILINE)
+    return textwrap.dedent(match[1]).rstrip() if match else ""
 
 
 def exit_code(entry: Entry) -> int:

@@ -32,6 +32,14 @@ class Target:
         whole: the tensor that takes the weight's place, if there is one.
         indices: the numbers of the rows that others take the place of.
         rows: these other rows, in the order of `indices`; None without any.
+
+    Example:
+        >>> import loratools
+        >>> query = loratools.open_adapter("fixtures/adapters/plain")["layers.0.self_attn.q_proj"]
+        >>> query.update().shape
+        torch.Size([64, 64])
+        >>> len(query.singular_values())
+        8
     """
 
     where: str

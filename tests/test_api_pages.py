@@ -31,6 +31,12 @@ def test_public_name_has_a_page(name: str) -> None:
     assert any(directive in PAGES[f"{name}.md"] for directive in directives)
 
 
+@pytest.mark.parametrize("name", loratools.__all__)
+def test_each_page_has_an_example(name: str) -> None:
+    shown = (PAGES[f"{name}.md"], make_api.example_in(ENTRIES[name].docstring))
+    assert any("```python" in text or ">>> " in text for text in shown)
+
+
 def test_each_page_is_in_the_list_of_one_section() -> None:
     links = [
         line.removeprefix("api/")

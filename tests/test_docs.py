@@ -179,7 +179,8 @@ def modules_with_examples() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", [*modules_with_examples()])
-def test_examples_in_docstrings(name: str) -> None:
+def test_examples_in_docstrings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where the fixtures are
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.attempted
     assert not result.failed

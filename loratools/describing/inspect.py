@@ -72,6 +72,14 @@ def inspect(
             True shows a bar on stderr. What it raises stops the inspection.
         recursive: look into folders at any depth; for a list.
 
+    Example:
+        >>> import loratools
+        >>> found = loratools.inspect("fixtures/adapters/plain")
+        >>> found.parameters
+        46240
+        >>> found.is_sound
+        True
+
     Raises:
         OptionError: an option has a value that it cannot have; `config` is given with a list, or
             `recursive` without one.

@@ -36,6 +36,10 @@ class ExtractOptions(Brief):
         dtype: the dtype of the factors: `float32`, `bfloat16` or `float16`.
         device: the device that computes; the CPU if None. The last bits of the factors depend on
             it.
+
+    Example:
+        >>> import loratools
+        >>> options = loratools.ExtractOptions(full=["*embed_tokens*"], keep_residual=False)
     """
 
     only: tuple[str, ...] = ()

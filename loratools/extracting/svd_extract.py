@@ -67,6 +67,10 @@ class ExtractRun(Brief):
             extraction stops.
         approve: called with the report before the output gets its name, or at the end of a dry run.
             If it raises, no output is left.
+
+    Example:
+        >>> import loratools
+        >>> run = loratools.ExtractRun(resume=True, jobs=8)
     """
 
     overwrite: bool = False
@@ -182,6 +186,15 @@ def svd_extract(
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
         dry_run: check and report, but write nothing: only compare the tensors.
+
+    Example:
+        >>> import loratools, tempfile
+        >>> base, adapter = "fixtures/stories260k", "fixtures/adapters/plain"
+        >>> tuned = tempfile.mkdtemp() + "/tuned"
+        >>> report = loratools.merge(base, adapter, output=tuned)
+        >>> found = loratools.svd_extract(tuned, base, rank=8)
+        >>> found["layers.0.self_attn.q_proj"]
+        <model.layers.0.self_attn.q_proj.weight: LoRA, 64 × 64, rank 8, scaling 1>
 
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.

@@ -46,6 +46,12 @@ def adapter_from_tensors(
         dialect_options: options of the format, as for `open_adapter`.
         name: what messages call the adapter.
 
+    Example:
+        >>> import loratools, torch
+        >>> factors = {"q.lora_A.weight": torch.ones(4, 64), "q.lora_B.weight": torch.ones(64, 4)}
+        >>> loratools.adapter_from_tensors(factors, alpha=8)["q"]
+        <q.weight: LoRA, 64 × 64, rank 4, scaling 2>
+
     Raises:
         OptionError: a value is no tensor, or alpha is given although it is stated.
         FormatError, UnsupportedError: see `open_adapter`.

@@ -82,6 +82,14 @@ def open_adapter(
         headers: do not download files on the Hub (unless `allow_pickle` is set too): tensors that
             are needed are read from there.
 
+    Example:
+        >>> import loratools
+        >>> adapter = loratools.open_adapter("fixtures/adapters/plain")
+        >>> adapter
+        <Adapter fixtures/adapters/plain: LoRA, 35 targets>
+        >>> adapter["layers.0.self_attn.q_proj"].update().shape
+        torch.Size([64, 64])
+
     Raises:
         FormatError: a file is missing or malformed.
         OptionError: no format takes such an option, or not with this value.

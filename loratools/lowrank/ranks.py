@@ -57,6 +57,13 @@ class RankRule(Brief):
             multiple above.
         uniform: the same rank for all targets, the largest that any of them needs.
 
+    Example:
+        >>> import loratools
+        >>> rule = loratools.RankRule(energy=0.9, max_rank=6)
+        >>> small = loratools.resize("fixtures/adapters/plain", rule=rule)
+        >>> max(target.rank for target in small.values())
+        6
+
     Raises:
         OptionError: numbers are out of range or contradict each other.
     """

@@ -46,6 +46,13 @@ class WriteOptions(Brief):
             at least ten times a second. What it raises stops the merge.
         approve: called with the report before the output has its name, or at the end of a dry run.
             What it raises leaves no output.
+
+    Example:
+        >>> import loratools
+        >>> base, adapter = "fixtures/stories260k", "fixtures/adapters/plain"
+        >>> write = loratools.WriteOptions(max_shard_bytes="600kB")
+        >>> len(loratools.merge(base, adapter, write=write).files)
+        2
     """
 
     max_shard_bytes: int | str | None = None

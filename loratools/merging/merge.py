@@ -104,6 +104,13 @@ def merge(
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
 
+    Example:
+        >>> import loratools
+        >>> base, adapter = "fixtures/stories260k", "fixtures/adapters/plain"
+        >>> report = loratools.merge(base, [(adapter, 0.7)])  # output= writes it
+        >>> report.accounting
+        '70 of 70 adapter tensors applied to 35 weights; 13 base tensors unchanged'
+
     Raises:
         LoratoolsError: see `loratools.errors`; nothing is then left behind, and no input touched.
     """

@@ -39,6 +39,13 @@ class MergeOptions(Brief):
         block_weights: for each adapter, in order: weights of the blocks of an image model, as a
             text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`). None keep all
             at 1.
+
+    Example:
+        >>> import loratools
+        >>> base, adapter = "fixtures/stories260k", "fixtures/adapters/plain"
+        >>> options = loratools.MergeOptions(skip=["*.mlp.*"])
+        >>> loratools.merge(base, adapter, options=options).accounting
+        '40 of 70 adapter tensors applied to 20 weights; ...'
     """
 
     dtype: Dtype | None = None

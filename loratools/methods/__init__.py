@@ -82,6 +82,11 @@ class MethodOptions(Brief):
         lam: multiply the result by this; `--lambda` on the command line.
         select_topk: combine this share of the entries, those that differ most; all others are zero.
         t: how far to go from the first adapter (0) to the second (1).
+
+    Example:
+        >>> import loratools
+        >>> options = loratools.MethodOptions(density=0.5, normalize=False)
+        >>> combination = loratools.Combination(method="ties", options=options)
     """
 
     density: float | None = None

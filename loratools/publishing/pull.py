@@ -104,6 +104,12 @@ def pull(
         approve: called with the report before `output` has its name; if it raises, there is no
             output.
 
+    Example:
+        >>> import loratools
+        >>> pulled = loratools.pull("owner/name", lock="loratools.lock")  # doctest: +SKIP
+        >>> pulled.commit  # doctest: +SKIP
+        '1f0c7c3d…'
+
     Raises:
         HubError: there is no such thing, or it is not what the Hub or the lock file says.
         NetworkError: the Hub cannot be reached.

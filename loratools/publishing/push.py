@@ -62,6 +62,10 @@ class PushOptions(Brief):
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
         dry_run: check and report, but write nothing.
+
+    Example:
+        >>> import loratools
+        >>> options = loratools.PushOptions(branch="experiments", license="mit", dry_run=True)
     """
 
     branch: str = "main"
@@ -155,6 +159,12 @@ def push(
         message: the commit's message.
         base: the base to name in the pushed config: `owner/name`.
         dry_run: check and report, but write nothing.
+
+    Example:
+        >>> import loratools
+        >>> report = loratools.push("small", "owner/name", create=True)  # doctest: +SKIP
+        >>> report.changed  # doctest: +SKIP
+        ('README.md', 'adapter_config.json', 'adapter_model.safetensors')
 
     Raises:
         FormatError, UnsupportedError, NonFiniteError: it is not fit to be published.

@@ -164,6 +164,13 @@ def combine(
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
+    Example:
+        >>> import loratools
+        >>> one, other = "fixtures/adapters/plain", "fixtures/adapters/combine-r8"
+        >>> both = loratools.combine([(one, 0.7), other])
+        >>> both["layers.0.self_attn.q_proj"].rank  # 8 + 8; rank= truncates
+        16
+
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """

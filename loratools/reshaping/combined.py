@@ -49,6 +49,14 @@ class Combination(Brief):
             take the `first` adapter's, or the `average`.
         seed: the seed of random choices.
         device: the device that computes; the CPU if None.
+
+    Example:
+        >>> import loratools
+        >>> options = loratools.MethodOptions(density=0.5)
+        >>> combination = loratools.Combination(method="ties", options=options)
+        >>> pair = ["fixtures/adapters/combine-r4", "fixtures/adapters/combine-r8"]
+        >>> len(loratools.combine(pair, combination=combination, rank=8))
+        20
     """
 
     method: str = "linear"

@@ -152,6 +152,12 @@ def convert(
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
+    Example:
+        >>> import loratools
+        >>> converted = loratools.convert("fixtures/adapters/plain", to="mlx")  # output= writes it
+        >>> len(converted)
+        35
+
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """

@@ -192,6 +192,12 @@ def rescale(
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
+    Example:
+        >>> import loratools
+        >>> half = loratools.rescale("fixtures/adapters/plain", strength=0.5)
+        >>> half["layers.0.self_attn.q_proj"]
+        <model.layers.0.self_attn.q_proj.weight: LoRA, 64 × 64, rank 8, scaling 1>
+
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """

@@ -43,6 +43,13 @@ class Rescaling(Brief):
             `rslora` for alpha / √rank.
         balance: give the two factors of each update about the same norm, within a factor of 2.
         keep_replaced: keep tensors that are stored whole as they are; they have no strength.
+
+    Example:
+        >>> import loratools
+        >>> rescaling = loratools.Rescaling(where=[("*.mlp.*", 0.5)], fold=True)
+        >>> milder = loratools.rescale("fixtures/adapters/plain", rescaling=rescaling)
+        >>> milder["layers.0.mlp.up_proj"].scaling
+        1.0
     """
 
     strength: float = 1.0

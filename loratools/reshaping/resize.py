@@ -119,6 +119,12 @@ def resize(
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
 
+    Example:
+        >>> import loratools
+        >>> small = loratools.resize("fixtures/adapters/plain", rank=4)
+        >>> print(f"{small.report.certificates.total.error:.3f}")
+        0.389
+
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """

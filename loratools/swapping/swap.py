@@ -82,6 +82,12 @@ def swap(
         approve: called with the report before the model is changed, or at the end of a dry run;
             what it raises leaves the model.
 
+    Example:
+        >>> import loratools
+        >>> report = loratools.swap("fixtures/stories260k", "fixtures/adapters/plain", dry_run=True)
+        >>> report.adapters
+        (SwappedIn(path='fixtures/adapters/plain', weight=1.0),)
+
     Raises:
         LoratoolsError: see `loratools.errors`; unless the message says that the model is a mixture
             now, it is unchanged.
