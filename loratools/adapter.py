@@ -20,7 +20,7 @@ from loratools.errors import (
 from loratools.io.companions import Companion
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
-from loratools.target import Target
+from loratools.target import Target, table_of
 
 #: `info` explains; `problem` makes `inspect --check` fail; `refusal` also makes other verbs fail.
 Severity = Literal["info", "problem", "refusal"]
@@ -272,6 +272,11 @@ class Adapter(Mapping[str, Target]):
         kinds = ", ".join(self.kinds) or "whole tensors"
         where = self.where if self.report is None else f"in memory, made of {self.where}"
         return f"<Adapter {where}: {kinds}, {counted(len(self), 'target')}>"
+
+    def _repr_html_(self) -> str:
+        from loratools.showing.html import html_of
+
+        return html_of([repr(self)[1:-1], *([table_of(list(self.values()))] if len(self) else [])])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the adapter in its own format: a folder, or a file where the format has one.

@@ -1,7 +1,7 @@
 """What an adapter does to one weight, as a user asks for it: an item of an opened adapter."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -9,6 +9,7 @@ from loratools.deltas import Delta, Span, parameters_of
 from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, shorten
 from loratools.io.computed import stored_elements
 from loratools.io.source import Source
+from loratools.showing.parts import Column, Table, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,3 +225,21 @@ class Target:
                 if begin <= index < end:
                     after[index - begin] = new[number]
         return after
+
+
+def table_of(targets: Sequence[Target]) -> Table:
+    """A row for each target, as notebooks show an adapter."""
+    return Table(
+        [
+            Column("target", [target.name for target in targets]),
+            numbers("shape", ("×".join(map(str, target.shape)) for target in targets)),
+            numbers("rank", ("" if t.rank is None else str(t.rank) for t in targets)),
+            numbers("alpha", ("" if t.alpha is None else f"{t.alpha:.4g}" for t in targets)),
+            numbers(
+                "scaling",
+                ("" if t.scaling is None else f"{t.scaling:.4g}" for t in targets),
+                "factor of up · down",
+            ),
+            Column("kind", [target.kind for target in targets]),
+        ]
+    )

@@ -15,7 +15,7 @@ from loratools.showing.parts import Aside, Column, Fields, Part, Table
 
 _GAP = 2
 #: The first column is not narrower than this if it has longer names, which could not be read.
-_READABLE = 16
+_READABLE = 12
 #: A bar that is shorter than this says nothing.
 _SHORTEST_BAR = 5
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import loratools
 from loratools.cli import cli
 from tests.e2e.commands import FIXTURES
 
@@ -86,6 +87,9 @@ def test_a_width_that_is_none_is_not_asked_for(asked: str, monkeypatch: pytest.M
         ["resize", "combine-r8", "--energy", "0.9", "--dry-run"],
         ["rescale", "plain", "--strength", "0.5", "--dry-run"],
         ["rescale", "rslora-patterns", "--repair", "--dry-run"],
+        ["inspect", "plain", "dora", "../kohya/sd15-locon"],
+        ["svd-extract", "TUNED", "../stories260k", "--rank", "2", "--modules", "-o", "OUT"],
+        ["swap", "TUNED", "--in", "combine-r4", "--dry-run"],
         ["formats"],
     ],
     ids=lambda arguments: "-".join(arguments[:1]),
@@ -96,8 +100,10 @@ def test_tables_of_every_verb_fit(
     """All lines but those of text, which terminals wrap."""
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.chdir(FIXTURES / "adapters")
-    output = [str(tmp_path / "out") if each == "OUT" else each for each in arguments]
-    result = CliRunner().invoke(cli, output)
+    paths = {"OUT": str(tmp_path / "out"), "TUNED": str(tmp_path / "tuned")}
+    if "TUNED" in arguments:
+        loratools.merge("../stories260k", ["plain"], output=paths["TUNED"])
+    result = CliRunner().invoke(cli, [paths.get(each, each) for each in arguments])
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if "  " in line.strip()]
     assert rows

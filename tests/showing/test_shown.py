@@ -1,10 +1,13 @@
 """How reports and options look at Python's prompt and in a notebook."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import loratools
 from loratools import MergeOptions, Pulled, PushOptions, PushReport, RankRule, Rescaling
 from loratools.showing.html import html_of
 from loratools.showing.parts import Column, Fields, Table, aside, numbers
+from tests.e2e.commands import PLAIN
 from tests.merged import pair, write_adapter, write_base
 
 SCRIPT = "<script>alert(1)<"
@@ -135,3 +139,29 @@ def test_fields_without_a_text_are_left_out_of_html() -> None:
 
 def test_control_characters_are_escaped_in_html() -> None:
     assert "a\\x1b[31mb" in html_of(["a\x1b[31mb"])
+
+
+def test_an_adapter_of_a_thousand_targets_is_short_in_a_notebook(tmp_path: Path) -> None:
+    names = [f"model.layers.{n}.<script>" for n in range(1000)]
+    factors = {key: value for name in names for key, value in pair(name, 2, 3).items()}
+    adapter = loratools.open_adapter(write_adapter(tmp_path / "<b>", factors))
+    for shown in (adapter, loratools.inspect(tmp_path / "<b>"), adapter[names[0]]):
+        assert len(repr(shown).splitlines()) == 1
+        assert len(repr(shown)) < 500
+    html = adapter._repr_html_()
+    assert html.count("<tr") < 40
+    assert "… and 976 more" in html
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "model.layers.0.&lt;script&gt;.weight" in html
+
+
+def test_what_notebooks_show_imports_no_torch() -> None:
+    program = (
+        "import sys, loratools\n"
+        f"found = loratools.inspect({str(PLAIN)!r})\n"
+        "found._repr_html_(), repr(found), found.adapter._repr_html_()\n"
+        "print({'torch', 'click', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.split() == [b"set()"]
