@@ -46,7 +46,8 @@ class InspectionRow:
         inspection: the description of an adapter; None for anything else.
         other: what it is, if it is known to be no adapter; else None.
         error: the error of opening it; None for an adapter, and for what was not opened.
-        nbytes: the size of the adapter's tensors, or of the file; None for any other folder.
+        nbytes: the size of the adapter's tensors, or of the file; None for any other folder, or
+            other file on the Hub.
     """
 
     path: str

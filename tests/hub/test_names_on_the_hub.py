@@ -14,7 +14,7 @@ from loratools.errors import FormatError, UnsupportedError
 from loratools.files.opening import open_base
 from loratools.lowrank.ranks import RankRule
 from loratools.merging.execute import WriteOptions
-from tests.e2e.commands import PLAIN, SHARDED, SMALL
+from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SMALL
 from tests.hostile.test_sharded_adapters import split
 from tests.hub.server import Hub
 from tests.narrowing import present
@@ -151,6 +151,22 @@ def test_a_folder_of_adapters_names_those_in_it(hub: Hub) -> None:
     with pytest.raises(loratools.LoratoolsError, match="adapters are in its folders a, b"):
         loratools.inspect("hf://ann/many")
     assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
+
+
+def test_a_list_has_each_adapter_of_a_repository_and_names_the_rest(hub: Hub) -> None:
+    locon = (FIXTURES / "kohya/sd15-locon/sd15-locon.safetensors").read_bytes()
+    styles = {f"styles/{name}.safetensors": locon for name in ("v2", "v10")}
+    plain = {f"plain/{name}": data for name, data in folder(PLAIN).items()}
+    hub.create_repo("ann/several", {**styles, **plain, "README.md": b"x", "a/b/c.png": b"x"})
+    found = loratools.inspect(["hf://ann/several"])
+    assert [(row.name, row.verdict) for row in found] == [
+        (".gitattributes", "no adapter"), ("a/b", "no adapter"), ("plain", "ok"),
+        ("README.md", "no adapter"),
+        ("styles/v2.safetensors", "ok"), ("styles/v10.safetensors", "ok"),
+    ]  # fmt: skip
+    for row in found:
+        if row.inspection is not None:
+            assert loratools.inspect(row.path).to_json() == row.inspection.to_json()
 
 
 def test_an_inspection_reads_what_was_fetched_from_the_cache(
