@@ -18,6 +18,7 @@ _PUBLIC = {
     "loratools.describing.several": ("Inspections",),
     "loratools.errors": (
         "AnswerError",
+        "ArgumentError",
         "ConflictError",
         "FormatError",
         "HubError",

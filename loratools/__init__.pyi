@@ -5,6 +5,7 @@ from loratools.describing.description import Inspection as Inspection
 from loratools.describing.inspect import inspect as inspect
 from loratools.describing.several import Inspections as Inspections
 from loratools.errors import AnswerError as AnswerError
+from loratools.errors import ArgumentError as ArgumentError
 from loratools.errors import ConflictError as ConflictError
 from loratools.errors import FormatError as FormatError
 from loratools.errors import HubError as HubError
@@ -55,6 +56,7 @@ from loratools.version import __version__ as __version__
 __all__ = [
     "Adapter",
     "AnswerError",
+    "ArgumentError",
     "Combination",
     "CombineReport",
     "ConflictError",

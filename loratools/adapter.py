@@ -103,7 +103,8 @@ class Copy:
         if not same_bytes(self.source, self.of):
             raise FormatError(
                 f"{where}: {self.source.keys[0]} and {self.of.keys[0]} should be the same and are "
-                f"not"
+                f"not",
+                tensor=self.source.keys[0],
             )
 
 
@@ -293,7 +294,9 @@ class Adapter(Mapping[str, Target]):
     def _named(self, name: str) -> str:
         """The full name of the target that `name` means."""
         if not isinstance(name, str):
-            raise TargetError(f"{self.where}: {name!r:.60} is no name of a target, which is text")
+            raise TargetError(
+                f"{self.where}: {name!r:.60} is no name of a target, which is text", file=self.where
+            )
         for whole in (name, f"{name}.weight"):
             if whole in self.updates or whole in self.replaced or whole in self.rows:
                 return whole
@@ -302,12 +305,19 @@ class Adapter(Mapping[str, Target]):
         if len(fits) == 1:
             return fits[0]
         if fits:
-            raise TargetError(f"{self.where}: {name!r:.120} could be {listing(fits)}")
+            raise TargetError(
+                f"{self.where}: {name!r:.120} could be {listing(fits)}", file=self.where
+            )
         from difflib import get_close_matches
 
         near = get_close_matches(name, list(self), n=3, cutoff=0.4)
-        hint = f"; did you mean {listing(near)}?" if near else ""
-        raise TargetError(f"{self.where}: has no target {shorten(name)!r}{hint}")
+        hint = f"did you mean {listing(near)}?" if near else None
+        raise TargetError(
+            f"{self.where}: has no target {shorten(name)!r}",
+            tensor=name,
+            file=self.where,
+            hint=hint,
+        )
 
     @property
     def notes_beside(self) -> tuple[Note, ...]:
@@ -335,7 +345,7 @@ class Adapter(Mapping[str, Target]):
         """
         for note in self.notes:
             if note.severity == "refusal":
-                raise UnsupportedError(f"{self.where}: {note.message}")
+                raise UnsupportedError(f"{self.where}: {note.message}", file=self.where)
 
     @property
     def alpha_from(self) -> tuple[str, ...]:

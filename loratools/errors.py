@@ -10,6 +10,7 @@ LoratoolsError
 ├── NonFiniteError          a NaN or an infinity, read or made
 ├── OutputError             the output may not be written there
 ├── OptionError             an option has a value that it cannot have, or contradicts another one
+│   └── ArgumentError       an argument has a type that it cannot have, or there is no such argument
 ├── HubError                the Hub has no such thing, or refuses it
 │   ├── AnswerError         its answer is longer than any that makes sense, or compressed
 │   └── ConflictError       a branch has moved on from the expected commit
@@ -17,24 +18,75 @@ LoratoolsError
     └── NetworkError        the Hub cannot be reached, or its answer did not arrive
         └── UnansweredError the Hub may have made a commit or not: nothing says which
 
-A message is one line: where, what is wrong, found and expected, what to do.
+A message is one line: where, what is wrong, found and expected; what to do. The parts of it that a
+program may want are attributes as well.
 """
 
 import errno
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Self
 
 from loratools.nearest import did_you_mean
 
 
 class LoratoolsError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose. `str` of it is the whole message, on one line.
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(escaped(message))
+    Args:
+        message: says where, and what is wrong.
+        file: what the message begins with, if that is the name of a file.
+        tensor: the tensor, or the module, that the message names first, in full: the message may
+            shorten it.
+        hint: what to do about it; it is added to the message after a semicolon. Without one, it is
+            what follows the last semicolon of the message, as in a reason that was kept as a text.
+
+    Attributes:
+        file: the path, or the name on the Hub, of the file or folder with which the message begins;
+            None if it begins with none.
+        tensor: the full name of the tensor, the weight or the module that it is about, or of the
+            first of them; None if it is about none.
+        hint: what to do; None where there is no advice.
+    """
+
+    file: str | None
+    tensor: str | None
+    hint: str | None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        if hint is None and "; " in message:
+            message, _, hint = message.rpartition("; ")
+        super().__init__(escaped(message if hint is None else f"{message}; {hint}"))
+        self.file = None if file is None else str(file)
+        self.tensor = tensor
+        self.hint = None if hint is None else escaped(hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        made = partial(type(self), file=self.file, tensor=self.tensor, hint=self.hint)
+        return made, (self.complaint,)
+
+    @property
+    def complaint(self) -> str:
+        """The message without the hint."""
+        return str(self) if self.hint is None else str(self).removesuffix(f"; {self.hint}")
+
+    def within(self, file: str, tensor: str | None = None) -> Self:
+        """The same error, whose message begins with a file, and the name of a tensor in it."""
+        names = file if tensor is None else f"{file}: {shorten(tensor)}"
+        about = self.tensor if tensor is None else tensor
+        return type(self)(f"{names}: {self.complaint}", file=file, tensor=about, hint=self.hint)
 
 
 class FormatError(LoratoolsError):
@@ -80,6 +132,10 @@ class OutputError(LoratoolsError):
 
 class OptionError(LoratoolsError):
     """An option has a value that it cannot have, or contradicts another option or an argument."""
+
+
+class ArgumentError(OptionError, TypeError):
+    """An argument of a function of loratools is missing, unknown, or of a wrong type."""
 
 
 class HubError(LoratoolsError):
@@ -129,6 +185,35 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r:.60}{hint}")
 
 
+def named_file(error: LoratoolsError, names: Iterable[str]) -> str | None:
+    """The file with which the message of an error begins.
+
+    That is one of the `names`, or is in the folder or the repository that one of them is.
+    """
+    if isinstance(error, OptionError):  # these begin with the name of an option
+        return None
+    begin, colon, _ = str(error).partition(": ")
+    if begin.startswith("hf://") and colon:
+        return begin
+    for name in sorted(filter(None, names), key=len, reverse=True):
+        for spelled in (name, os.path.normpath(name)):
+            # After it comes what is wrong, the line of a text, or the rest of a path.
+            if found := re.match(rf"{re.escape(escaped(spelled))}([/\\].*?)?(: |, )", str(error)):
+                return spelled + (found[1] or "")
+    return None
+
+
+@contextmanager
+def about(tensor: str) -> Iterator[None]:
+    """Note the tensor, or its module, in an error that names it in its message."""
+    try:
+        yield
+    except LoratoolsError as error:
+        if error.tensor is None and escaped(shorten(tensor)) in str(error):
+            error.tensor = tensor
+        raise
+
+
 #: What to do about errors of the system that have one remedy.
 _REMEDIES = {
     errno.ENOSPC: "; make room, or name an output on another disk",
@@ -146,7 +231,8 @@ def storage_errors(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         hint = _REMEDIES.get(error.errno or 0, "")
-        raise StorageError(f"{path}: {(error.strerror or str(error)).lower()}{hint}") from error
+        what = f"{path}: {(error.strerror or str(error)).lower()}{hint}"
+        raise StorageError(what, file=path) from error
 
 
 #: The system's answers to a path at which there is nothing, or can be nothing: too long, say.
@@ -164,11 +250,12 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NOTHING_THERE:
                 raise
-            raise kind(f"{path}: {(error.strerror or str(error)).lower()}") from error
+            what = f"{path}: {(error.strerror or str(error)).lower()}"
+            raise kind(what, file=path) from error
         except ValueError as error:
             if "null" not in str(error):  # Python's own: a NUL in a path
                 raise
-            raise kind(f"{path}: {error}") from error
+            raise kind(f"{path}: {error}", file=path) from error
 
 
 def escaped(text: str) -> str:

@@ -26,7 +26,7 @@ def with_keywords(options: _Options, **given: object) -> _Options:
         own = getattr(options, name)
         if own not in (value, defaults[name]):
             raise OptionError(
-                f"{name} is given as {value!r:.60}, and in {type(options).__name__} as "
-                f"{own!r:.60}; give it once"
+                f"{name} is given as {value!r:.60}, and in {type(options).__name__} as {own!r:.60}",
+                hint="give it once",
             )
     return replace(options, **chosen)

@@ -133,7 +133,11 @@ class Target:
         rows = weight.shape[0] if weight is not None and self.delta is None else self.shape[0]
         end = rows if end is None else end
         if not 0 <= begin < end <= rows:
-            raise OptionError(f"{self._place}: rows {begin} to {end} are not some of its {rows}")
+            raise OptionError(
+                f"{self._place}: rows {begin} to {end} are not some of its {rows}",
+                file=self.where,
+                tensor=self.name,
+            )
         if self.delta is not None and self.delta.additive is not None and self.rows is None:
             block = self.delta.additive.dense_rows(begin, end)
             return block.reshape(end - begin, *self.shape[1:])
@@ -182,7 +186,12 @@ class Target:
     def _lora(self) -> "LoRA":
         lora = self.delta.factored() if self.delta is not None else None
         if lora is None:
-            raise UnsupportedError(f"{self._place}: {self.kind} has no factors; see update()")
+            raise UnsupportedError(
+                f"{self._place}: {self.kind} has no factors",
+                file=self.where,
+                tensor=self.name,
+                hint="see update()",
+            )
         return lora
 
     def _matrix(self, weight: "Tensor | None") -> "Tensor":
@@ -192,13 +201,18 @@ class Target:
     def _checked(self, weight: "Tensor | None") -> "Tensor":
         if weight is None:
             raise UnsupportedError(
-                f"{self._place}: {self.kind} depends on the weight of the base; give it as weight="
+                f"{self._place}: {self.kind} depends on the weight of the base",
+                file=self.where,
+                tensor=self.name,
+                hint="give it as weight=",
             )
         shape = tuple(weight.shape)
         fits = shape[1:] == self.shape[1:] if self._has_only_rows else shape == self.shape
         if not fits:
             raise ShapeMismatchError(
-                f"{self._place}: changes a weight {list(self.shape)}, not {list(shape)}"
+                f"{self._place}: changes a weight {list(self.shape)}, not {list(shape)}",
+                file=self.where,
+                tensor=self.name,
             )
         return weight
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from loratools.errors import LoratoolsError, escaped, shorten
 from loratools.io.source import Source
 
 runtime_checkable(Source)  # else beartype cannot tell one
@@ -65,6 +66,21 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
     with device_apart() as apart:
         yield apart
+
+
+@pytest.fixture(autouse=True, scope="session")
+def errors_have_their_parts() -> Iterator[None]:
+    """Every error made in a test names the tensor that it is given."""
+    make = LoratoolsError.__init__
+
+    def checked(self: LoratoolsError, message: str = "", **parts: Any) -> None:
+        make(self, message, **parts)
+        if parts.get("tensor") is not None:
+            assert escaped(shorten(parts["tensor"])) in str(self), f"{self} is about {parts}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoratoolsError, "__init__", checked)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 import loratools
 from loratools import errors
-from loratools.errors import FormatError, LoratoolsError, listing, shorten
+from loratools.errors import FormatError, LoratoolsError, about, listing, shorten
 
 CLASSES = [
     c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, LoratoolsError)
@@ -34,6 +34,37 @@ def test_error_can_be_sent_to_another_process() -> None:
     error = FormatError("a\nb")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (FormatError, "a\\nb")
+
+
+def test_an_error_keeps_its_parts_in_another_process_and_inside_of_a_larger_thing() -> None:
+    name = "layer." * 60
+    error = FormatError(f"{shorten(name)}: is odd", tensor=name, hint="see\nthere")
+    assert str(error) == f"{shorten(name)}: is odd; see\\nthere"
+    again = pickle.loads(pickle.dumps(error))
+    assert parts(again) == (str(error), None, name, "see\\nthere")
+    assert parts(error.within("x y")) == (f"x y: {error}", "x y", name, "see\\nthere")
+    whole = FormatError("is odd", hint="do").within("x", name)
+    assert parts(whole) == (f"x: {shorten(name)}: is odd; do", "x", name, "do")
+
+
+def parts(error: LoratoolsError) -> tuple[str, str | None, str | None, str | None]:
+    return str(error), error.file, error.tensor, error.hint
+
+
+def test_what_follows_the_last_semicolon_of_a_message_is_its_hint() -> None:
+    assert parts(FormatError("a; b; c", file="a")) == ("a; b; c", "a", None, "c")
+    assert parts(FormatError("a")) == ("a", None, None, None)
+
+
+def test_the_name_around_some_work_is_noted_in_an_error_that_says_it() -> None:
+    for message, own, noted in (
+        ("m.a: is odd", None, "m.a"),
+        ("m.a: is odd, and m.a.up", "m.a.up", "m.a.up"),
+        ("m.b: is odd", None, None),
+    ):
+        with pytest.raises(FormatError) as caught, about("m.a"):
+            raise FormatError(message, tensor=own)
+        assert caught.value.tensor == noted
 
 
 def test_listing_and_shortening_keep_both_ends() -> None:

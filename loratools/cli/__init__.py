@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -12,8 +13,9 @@ import click
 from loratools import registry
 from loratools.cli import verbs
 from loratools.cli.command import CONTEXT_SETTINGS, common_options
-from loratools.cli.failures import exit_code, message
+from loratools.cli.failures import Stopped, exit_code, failure, message
 from loratools.cli.layout import Context, write_examples, write_section
+from loratools.cli.options import asks_for_json
 from loratools.cli.signals import Stoppable, ignore_signals
 from loratools.cli.unknown import no_such_command
 
@@ -39,6 +41,15 @@ class _Verbs(click.Group):
     """A group with the `command` of each file in `cli/verbs/`, imported when it is needed."""
 
     context_class = Context
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command. Click would begin a new line on stderr at Ctrl-C, which is no JSON."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if asks_for_json():
+                raise Stopped(signal.SIGINT) from error
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for names in self._groups().values() for name in names]
@@ -109,13 +120,29 @@ def run() -> int:
     except BaseException as error:
         ignore_signals()
         code = exit_code(error)
-        if os.environ.get("LORATOOLS_DEBUG") == "1":
-            click.echo(_redacted(traceback.format_exc()), err=True, nl=False)
-        elif (text := message(error)) is not None:
+        if (text := _text(error, code)) is not None:
             with contextlib.suppress(OSError):  # stderr may be closed, too
-                click.echo(_redacted(text), err=True)
+                click.echo(text, err=True)
     ignore_signals()
     return code
+
+
+def _text(error: BaseException, code: int) -> str | None:
+    """What is printed of a failure: a line, a traceback, or one JSON object; None if nothing."""
+    is_debugged = os.environ.get("LORATOOLS_DEBUG") == "1"
+    if asks_for_json():
+        said = failure(error, sys.argv[1:])
+        if said is None:
+            return None
+        fields: dict[str, object] = {**said._asdict(), "exit_code": code}
+        if is_debugged:
+            fields["traceback"] = traceback.format_exc()
+        import json
+
+        shown = {n: _redacted(v) if isinstance(v, str) else v for n, v in fields.items()}
+        return json.dumps(shown)  # with escapes for what is not ASCII, which a pipe may not take
+    text = traceback.format_exc().rstrip("\n") if is_debugged else message(error)
+    return None if text is None else _redacted(text)
 
 
 def _redacted(text: str) -> str:

@@ -1,15 +1,18 @@
-"""The one table from failures to exit codes and messages.
+"""The one table from failures to exit codes and messages, as a line of text or as JSON.
 
 0 done · 1 bad input or refused · 2 usage · 3 a check found a difference · 4 input, output or
 memory failed · 70 a fault of loratools · 128 + n stopped by signal n.
 """
 
+import re
 import signal
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import click
 
 from loratools.cli.unknown import advice
-from loratools.errors import LoratoolsError, OptionError, StorageError, escaped
+from loratools.errors import LoratoolsError, OptionError, StorageError, escaped, named_file
 
 CHECK_FAILED = 3
 #: The exit code of a program that SIGPIPE ended, as most end in `program | head`. Not 0, which
@@ -71,30 +74,68 @@ def exit_code(error: BaseException) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
 
 
-def message(error: BaseException) -> str | None:
-    """One line for stderr; None where nothing needs to be said."""
+@final
+class Failure(NamedTuple):
+    """A failure in the parts that a program may want: the fields of its JSON, in order.
+
+    Attributes:
+        kind: the class of an error in Python; or `UsageError`, `signal`, `limit` or `fault`.
+        message: one line, which has the file, the tensor and the hint as well.
+        file: as `LoratoolsError` has it.
+        tensor: as `LoratoolsError` has it.
+        hint: as `LoratoolsError` has it.
+    """
+
+    kind: str
+    message: str
+    file: str | None = None
+    tensor: str | None = None
+    hint: str | None = None
+
+
+def failure(error: BaseException, words: Sequence[str] = ()) -> Failure | None:
+    """What there is to say about an error of a command of these words; None if nothing."""
     if isinstance(error, click.exceptions.Exit | BrokenPipeError | SystemExit):
         return None
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return _SIGNALS["SIGINT"]
+        return Failure("signal", _SIGNALS["SIGINT"])
     if isinstance(error, Stopped):
-        return _SIGNALS[signal.Signals(error.number).name]
+        return Failure("signal", _SIGNALS[signal.Signals(error.number).name])
     if isinstance(error, click.UsageError):
-        if isinstance(error, _HELP):
-            return error.format_message()
-        context = error.ctx.get_usage() + "\n" if error.ctx else ""
-        return context + printable(f"Error: {error.format_message()}{advice(error)}")
+        text = f"{error.format_message()}{advice(error)}"
+        return Failure("UsageError", text, hint=_usage_hint(error, text))
     if (lacking := _lacking(error)) is not None:
-        return f"Error: {lacking}"
+        _, _, hint = lacking.partition("; ")
+        return Failure("limit", lacking, hint=hint or None)
     if isinstance(error, OSError):
         name, reason = error.filename or "standard output", error.strerror or str(error)
-        error = LoratoolsError(f"{name}: {reason.lower()}")
+        error = StorageError(f"{name}: {reason.lower()}", file=error.filename)
     if isinstance(error, LoratoolsError):
-        return printable(f"Error: {error}")
-    return (
-        f"Error: a fault in loratools: {printable(f'{type(error).__name__}: {error}', 300)}; "
-        f"LORATOOLS_DEBUG=1 shows where, and a report is welcome"
+        file = error.file or named_file(error, words)
+        return Failure(type(error).__name__, str(error), file, error.tensor, error.hint)
+    what = printable(f"{type(error).__name__}: {error}", 300)
+    hint = "LORATOOLS_DEBUG=1 shows where, and a report is welcome"
+    return Failure("fault", f"a fault in loratools: {what}; {hint}", hint=hint)
+
+
+def message(error: BaseException) -> str | None:
+    """One line for stderr, after the usage if that is wrong; None where nothing is to be said."""
+    said = failure(error)
+    if said is None or said.kind == "signal" or isinstance(error, _HELP):
+        return said and said.message
+    context = (
+        error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
     )
+    return context + printable(f"Error: {said.message}")
+
+
+def _usage_hint(error: click.UsageError, text: str) -> str:
+    """What the message of a usage error suggests or advises; else, where the options are listed."""
+    if found := re.search(
+        r"(Did you mean|Possible options|Give |See loratools)[^()]*|(?<=; ).*", text
+    ):
+        return found[0]
+    return f"See {error.ctx.command_path if error.ctx else 'loratools'} --help."
 
 
 def _lacking(error: BaseException) -> str | None:

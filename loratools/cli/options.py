@@ -1,6 +1,7 @@
 """Options that several commands share, each defined once."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -112,8 +113,14 @@ def reading_options(command: Command, *, without: Collection[str] = ()) -> Comma
     return cast("Command", reading(command))
 
 
+def asks_for_json() -> bool:
+    """Whether `--json` is on the command line, which may be one that cannot be parsed."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
 def json_option(command: Command) -> Command:
-    """`--json`: print the report as one JSON object on stdout."""
+    """`--json`: print the report as one JSON object on stdout, and an error as one on stderr."""
     return click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")(
         command
     )

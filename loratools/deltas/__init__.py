@@ -221,5 +221,6 @@ def no_low_rank(delta: Delta) -> UnsupportedError:
 def _needs_weight(delta: Delta) -> UnsupportedError:
     return UnsupportedError(
         f"{delta.kind} depends on the weight it changes, so no other alpha gives it another "
-        f"strength; name that model with --base, and the ranks to keep with --rank"
+        f"strength",
+        hint="name that model with --base, and the ranks to keep with --rank",
     )

@@ -17,11 +17,14 @@ def check_stored(*sources: Source) -> None:
     for source in sources:
         if source.dtype not in FACTORS:
             raise UnsupportedError(
-                f"{source.keys[0]}: is stored as {source.dtype}; the tensors of an update are "
-                f"floats of 8 to 64 bits"
+                f"{source.keys[0]}: is stored as {source.dtype}, and the tensors of an update are "
+                f"floats of 8 to 64 bits",
+                tensor=source.keys[0],
             )
         if 0 in source.shape:
-            raise FormatError(f"{source.keys[0]}: {list(source.shape)} has no elements")
+            raise FormatError(
+                f"{source.keys[0]}: {list(source.shape)} has no elements", tensor=source.keys[0]
+            )
 
 
 def zero_factor(up: Source, *others: tuple[str, Source]) -> str | None:

@@ -28,7 +28,10 @@ class Diff:
         """Check that the values are a tensor with rows, and not a single number."""
         check_stored(self.values)
         if not self.values.shape:
-            raise ShapeMismatchError(f"{self.values.keys[0]}: is a single number, not a tensor")
+            raise ShapeMismatchError(
+                f"{self.values.keys[0]}: is a single number, not a tensor",
+                tensor=self.values.keys[0],
+            )
 
     @property
     def kind(self) -> str:

@@ -52,8 +52,9 @@ class DoRA:
         expected = self.shape[0 if self.axis == "row" else 1]
         if self.magnitude.shape != (expected,):
             raise ShapeMismatchError(
-                f"{self.magnitude.keys[0]}: has the shape {list(self.magnitude.shape)}; "
-                f"{counted(expected, 'magnitude is', 'magnitudes are')} expected"
+                f"{self.magnitude.keys[0]}: has the shape {list(self.magnitude.shape)}, where "
+                f"{counted(expected, 'magnitude is', 'magnitudes are')} expected",
+                tensor=self.magnitude.keys[0],
             )
 
     @property

@@ -34,8 +34,9 @@ class KaSA:
         check_stored(self.diagonal)
         if self.diagonal.shape != (self.lora.rank,):
             raise ShapeMismatchError(
-                f"{self.diagonal.keys[0]}: has the shape {list(self.diagonal.shape)}; "
-                f"{counted(self.lora.rank, 'entry is', 'entries are')} expected"
+                f"{self.diagonal.keys[0]}: has the shape {list(self.diagonal.shape)}, where "
+                f"{counted(self.lora.rank, 'entry is', 'entries are')} expected",
+                tensor=self.diagonal.keys[0],
             )
 
     @property

@@ -102,7 +102,8 @@ class LoRA:
         up, down = self.up.shape, self.down.shape
         if len(up) != 2 or len(down) != 2 or up[1] != down[0]:
             raise ShapeMismatchError(
-                f"{self.up.keys[0]}: factors {list(up)} and {list(down)} do not have the same rank"
+                f"{self.up.keys[0]}: factors {list(up)} and {list(down)} do not have the same rank",
+                tensor=self.up.keys[0],
             )
 
     @property

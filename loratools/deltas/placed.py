@@ -104,7 +104,8 @@ class Placed:
             runs = listing([f"{r.begin}:{r.begin + r.count} at {r.at}" for r in self.runs], 3)
             raise ShapeMismatchError(
                 f"{self.change.sources[0].keys[0]}: a change of shape {list(self.change.shape)} "
-                f"does not fit a weight of shape {list(self.shape)} with rows {runs or 'nowhere'}"
+                f"does not fit a weight of shape {list(self.shape)} with rows {runs or 'nowhere'}",
+                tensor=self.change.sources[0].keys[0],
             )
 
     @property

@@ -45,7 +45,8 @@ class Rows:
         if tuple(width) != self.values.shape[1:] or max(self.indices, default=0) >= rows:
             raise ShapeMismatchError(
                 f"{self.values.keys[0]}: rows {list(self.values.shape)} up to index "
-                f"{max(self.indices, default=0)} do not fit a weight of shape {list(self.shape)}"
+                f"{max(self.indices, default=0)} do not fit a weight of shape {list(self.shape)}",
+                tensor=self.values.keys[0],
             )
 
     @property

@@ -56,7 +56,8 @@ class Stacked:
         ):
             raise ShapeMismatchError(
                 f"{self.up.keys[0]}: stacked factors {list(up)} and {list(down)} do not fit each "
-                f"other and a weight of shape {list(self.shape)}"
+                f"other and a weight of shape {list(self.shape)}",
+                tensor=self.up.keys[0],
             )
 
     @property

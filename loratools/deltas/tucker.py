@@ -49,7 +49,8 @@ class Tucker:
         if len(up) != 2 or len(down) != 2 or core[:2] != (up[1], down[0]):
             raise ShapeMismatchError(
                 f"{self.core.keys[0]}: a core {list(core)} does not fit factors {list(up)} and "
-                f"{list(down)}; expected (m, n, kernel...) between (out, m) and (n, in)"
+                f"{list(down)}: expected (m, n, kernel...) between (out, m) and (n, in)",
+                tensor=self.core.keys[0],
             )
 
     @property

@@ -108,4 +108,4 @@ def _inspect_one(
         if isinstance(adapter, Adapter) or not are_several(adapter):
             raise
         hint = f"inspect([{str(adapter)!r}]) describes each"
-        raise FormatError(f"{error}; {hint}") from error
+        raise FormatError(error.complaint, file=error.file, hint=hint) from error

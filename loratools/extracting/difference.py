@@ -119,7 +119,8 @@ class Difference:
             weight += squares(base)
         if not math.isfinite(change + weight):
             raise NonFiniteError(
-                f"{shorten(self.after.name)}: holds a NaN or an infinity, or the base does"
+                f"{shorten(self.after.name)}: holds a NaN or an infinity, or the base does",
+                tensor=self.after.name,
             )
         return Norms(change, weight, self.noise)
 

@@ -215,7 +215,8 @@ def _match(
         if of in owners:
             raise MatchError(
                 f"{tuned.where}: {shorten(owners[of])} and {shorten(name)} both mean "
-                f"{shorten(of)} of the base"
+                f"{shorten(of)} of the base",
+                tensor=owners[of],
             )
         owners[of] = name
         found[name] = of

@@ -152,8 +152,8 @@ class ExtractPlan:
             raise LoratoolsError(
                 f"{self.pairing.tuned.where}: nothing to extract: "
                 f"{counted(len(left_out), 'change is', 'changes are')} left out, and "
-                f"{counted(same, 'tensor is that', 'tensors are those')} of the base; name the "
-                f"model that was trained, and then its base"
+                f"{counted(same, 'tensor is that', 'tensors are those')} of the base",
+                hint="name the model that was trained, and then its base",
             )
 
 

@@ -129,8 +129,9 @@ class _Planner:
     def _refuse(self, target: str, norms: "Norms | None", reason: str) -> None:
         if self.options.keep_residual:
             raise UnsupportedError(
-                f"{self.pairing.tuned.where}: {shorten(target)} has changed and is {reason}; leave "
-                f"it out with --skip {target!r}, or all such with --residual drop"
+                f"{self.pairing.tuned.where}: {shorten(target)} has changed and is {reason}",
+                tensor=target,
+                hint=f"leave it out with --skip {target!r}, or all such with --residual drop",
             )
         self.left_out[target] = LeftOut(reason, norms)
 

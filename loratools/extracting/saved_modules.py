@@ -35,8 +35,9 @@ def _with_namesakes(
     for module, why in modules.items():
         if not module or module in outer:
             raise UnsupportedError(
-                f"{shorten(why)}: PEFT saves whole modules, and this one holds others; "
-                f"leave it out with --skip {why!r}"
+                f"{shorten(why)}: PEFT saves whole modules, and this one holds others",
+                tensor=why,
+                hint=f"leave it out with --skip {why!r}",
             )
         for other in [*owned, *outer]:
             if other == module or not other.endswith(module):
@@ -44,7 +45,9 @@ def _with_namesakes(
             if other in outer or not _is_alike(other, module):
                 raise UnsupportedError(
                     f"{shorten(why)}: PEFT would save {shorten(other)} as well, whose name ends "
-                    f"with {shorten(module)}; leave it out with --skip {why!r}"
+                    f"with {shorten(module)}",
+                    tensor=why,
+                    hint=f"leave it out with --skip {why!r}",
                 )
             found[other] = why
     return found

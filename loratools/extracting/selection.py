@@ -43,7 +43,10 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     for name, packed, complaint in alone:
         if not options.only or matches_any(name, options.only):
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
-            raise MatchError(f"{pairing.tuned.where}: {shorten(name)}: {packed or complaint}{more}")
+            what, _, advice = (packed or complaint).partition("; ")
+            raise MatchError(
+                f"{pairing.tuned.where}: {shorten(name)}: {what}{more}", tensor=name, hint=advice
+            )
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
 
 
@@ -75,7 +78,9 @@ def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> boo
         if options.selects(pair) and not _is_grown(pair):
             raise MatchError(
                 f"{pairing.tuned.where}: {shorten(pair.names[0])} is {list(after.shape)} and "
-                f"{list(before.shape)} in the base; are both of one kind of model? (--skip it)"
+                f"{list(before.shape)} in the base",
+                tensor=pair.names[0],
+                hint="are both of one kind of model? --skip it",
             )
         return False
     return True

@@ -209,7 +209,7 @@ def svd_extract(
     rule = rule_of(rule, rank=rank, energy=energy, error=error)
     limit = size_in_bytes(size)
     if base_name is not None and not base_name.strip():
-        raise OptionError("the name of the base is empty; leave it out to have the path")
+        raise OptionError("the name of the base is empty", hint="leave it out to have the path")
     pairing = pair_up(
         open_base(tuned, companions=True, variant=variant), open_base(base, variant=variant)
     )
@@ -405,7 +405,8 @@ def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
     rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
     if rest >= size:
         raise OutputError(
-            f"{counted(rest, 'byte')} without any factors, more than {size}; use --residual drop"
+            f"{counted(rest, 'byte')} without any factors, more than {size}",
+            hint="use --residual drop",
         )
     return (size - rest) * 8 // BITS[options.stored_dtype]
 

@@ -170,12 +170,13 @@ def _find_index(folder: Folder) -> str | None:
     found = [n for n in names if n.endswith(INDEX_SUFFIX) and not is_adapter_file(n)]
     if len(found) > 1:
         raise FormatError(
-            f"{folder.where}: several indexes ({listing(found)}); name the one to use"
+            f"{folder.where}: several indexes ({listing(found)})", hint="name the one to use"
         )
     if found and "model.safetensors" in names:
         raise FormatError(
             f"{folder.where}: has both model.safetensors and {found[0]}, and readers differ in "
-            f"which they take; name the one to use"
+            f"which they take",
+            hint="name the one to use",
         )
     return found[0] if found else None
 
@@ -189,12 +190,12 @@ def _find_single(folder: Folder) -> str:
         return found[0]
     if found:
         raise FormatError(
-            f"{folder.where}: several safetensors files and no index ({listing(found)}); "
-            f"name the one to use"
+            f"{folder.where}: several safetensors files and no index ({listing(found)})",
+            hint="name the one to use",
         )
     _refuse_other_weights(folder, names)
     raise FormatError(
-        f"{folder.where}: no safetensors file in this folder; {instead_of_base(folder)}"
+        f"{folder.where}: no safetensors file in this folder", hint=f"{instead_of_base(folder)}"
     )
 
 
@@ -217,8 +218,8 @@ def _refuse_pickle(file: InputFile | None, where: str) -> NoReturn:
     if file is not None:
         refuse_no_pickle(file)
     raise UnsupportedError(
-        f"{where}: a pickle, which can run code when it is read; "
-        f"save the base model as safetensors first"
+        f"{where}: a pickle, which can run code when it is read",
+        hint="save the base model as safetensors first",
     )
 
 

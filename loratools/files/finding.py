@@ -86,10 +86,11 @@ def find_weights(folder: Folder) -> str:
         if found:
             files = [file for group in found.values() for file in group]
             raise FormatError(
-                f"{folder.where}: several weight files ({listing(files)}); name the one to use"
+                f"{folder.where}: several weight files ({listing(files)})",
+                hint="name the one to use",
             )
     raise FormatError(
-        f"{folder.where}: no adapter file in this folder; {instead_of_adapter(folder)}"
+        f"{folder.where}: no adapter file in this folder", hint=f"{instead_of_adapter(folder)}"
     )
 
 
@@ -208,8 +209,8 @@ def _one(folder: Folder, stem: str, suffix: str, files: list[str]) -> str:
         )
     if index is not None and whole in files:
         raise FormatError(
-            f"{folder.where}: has both {whole} and {index}, and readers differ in which they "
-            f"take; name the one to use"
+            f"{folder.where}: has both {whole} and {index}, and readers differ in which they take",
+            hint="name the one to use",
         )
     return index or whole
 

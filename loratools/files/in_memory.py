@@ -89,7 +89,7 @@ def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
     stated = [origin for origin in adapter.alpha_from if origin not in ("option", "assumed")]
     if stated:
         raise OptionError(
-            f"{adapter.where}: its alpha is stated ({', '.join(stated)}); leave alpha out"
+            f"{adapter.where}: its alpha is stated ({', '.join(stated)})", hint="leave alpha out"
         )
     updates = {}
     for target, update in adapter.updates.items():

@@ -108,7 +108,8 @@ def refuse_overlay(folder: Folder, expected: str) -> None:
     if is_overlay(folder):
         raise UnsupportedError(
             f"{folder.where}: an overlay, which has only the tensors that differ from its base, "
-            f"where {expected} is expected; BASE+{folder.where} reads the two as one model"
+            f"where {expected} is expected",
+            hint=f"BASE+{folder.where} reads the two as one model",
         )
 
 
@@ -116,8 +117,8 @@ def refuse_part_of_overlay(metadata: Mapping[str, str], where: str) -> None:
     """Raise an `UnsupportedError` if a file with this metadata is a part of an overlay."""
     if MARK in metadata:
         raise UnsupportedError(
-            f"{where}: a file of an overlay, which has only the tensors that differ from its base; "
-            f"BASE+FOLDER reads the two as one model"
+            f"{where}: a file of an overlay, which has only the tensors that differ from its base",
+            hint="BASE+FOLDER reads the two as one model",
         )
 
 
@@ -137,7 +138,8 @@ def read_manifest(folder: Folder) -> Manifest:
     """
     if not is_overlay(folder):
         raise FormatError(
-            f"{folder.where}: not an overlay: it has no {MANIFEST}; after BASE+ an overlay is named"
+            f"{folder.where}: not an overlay: it has no {MANIFEST}",
+            hint="after BASE+ an overlay is named",
         )
     where = f"{folder.where}/{MANIFEST}"
     fields = read_json(folder.open(MANIFEST))

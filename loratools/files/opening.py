@@ -139,7 +139,8 @@ def opened_adapter(
         )
     if config is not None or dialect_options:
         raise OptionError(
-            f"{adapter.where}: is open already; give config and dialect_options to open_adapter"
+            f"{adapter.where}: is open already",
+            hint="give config and dialect_options to open_adapter",
         )
     return adapter
 
@@ -196,9 +197,10 @@ def _open_alone(
 def _refuse_file_as_overlay(place: Place, name: str) -> NoReturn:
     path = place.folder.path and place.folder.path / name
     known = None if path is None else InputFile(path).sniffed()
+    what = known.name if known else "a file"
     raise FormatError(
-        f"{place.where}: not a folder, which an overlay is, but {known or 'a file'}"
-        + ("" if known else ": name the folder that merge --only-changed has written")
+        f"{place.where}: not a folder, which an overlay is, but {what}",
+        hint=known.advice if known else "name the folder that merge --only-changed has written",
     )
 
 
@@ -242,8 +244,8 @@ def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any]
     names = [name for name in adapter_configs() if name in folder.names()]
     if len(names) > 1:
         raise FormatError(
-            f"{folder.where}: has configs of several formats ({listing(names)}); name the one to "
-            f"use with --config"
+            f"{folder.where}: has configs of several formats ({listing(names)})",
+            hint="name the one to use with --config",
         )
     return _config(folder.open(names[0])) if names else None
 
@@ -252,8 +254,8 @@ def _config(file: InputFile) -> Mapping[str, Any]:
     fields = read_json(file)
     if (other := other_config(fields)) is not None:
         raise FormatError(
-            f"{file.where}: not the config of an adapter but {other}; name its "
-            f"{' or '.join(adapter_configs())} with --config"
+            f"{file.where}: not the config of an adapter but {other}",
+            hint=f"name its {' or '.join(adapter_configs())} with --config",
         )
     return fields
 
@@ -312,6 +314,6 @@ def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping
 
 def _refused_pickle(where: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{where}: a pickle, which can run code when it is read; --allow-pickle reads it with "
-        f"torch's restricted unpickler"
+        f"{where}: a pickle, which can run code when it is read",
+        hint="--allow-pickle reads it with torch's restricted unpickler",
     )

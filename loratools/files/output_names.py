@@ -16,12 +16,14 @@ def check_name(output: Path, *, is_folder: bool) -> None:
     """
     if is_folder and is_of_weights(output):
         raise OutputError(
-            f"{output}: the output is a folder, and this is the name of a file; name it "
-            f"{output.with_suffix('')}"
+            f"{output}: the output is a folder, and this is the name of a file",
+            hint=f"name it {output.with_suffix('')}",
         )
     if not (is_folder or is_safetensors(output)):
         name = output.with_suffix("") if is_of_weights(output) else output
-        raise OutputError(f"{output}: the output is a safetensors file; name it {name}.safetensors")
+        raise OutputError(
+            f"{output}: the output is a safetensors file", hint=f"name it {name}.safetensors"
+        )
 
 
 def says_folder(output: Path) -> bool:
@@ -33,8 +35,8 @@ def says_folder(output: Path) -> bool:
     if is_of_weights(output) and not is_safetensors(output):
         folder = output.with_suffix("")
         raise OutputError(
-            f"{output}: the output is a folder or a safetensors file; name it {folder} or "
-            f"{folder}.safetensors"
+            f"{output}: the output is a folder or a safetensors file",
+            hint=f"name it {folder} or {folder}.safetensors",
         )
     return not is_safetensors(output)
 

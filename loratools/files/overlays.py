@@ -39,8 +39,8 @@ def lay_over(base: Checkpoint, folder: Folder, *, headers: bool) -> Checkpoint:
     if different:
         raise MatchError(
             f"{folder.where}: was made for another base, {shorten(manifest.base.name)}: "
-            f"{base.where} {listing(different, 3)}; overlays are named after their own base, in "
-            f"the order in which they were made"
+            f"{base.where} {listing(different, 3)}",
+            hint="overlays are named after their own base, in the order in which they were made",
         )
     found = _shards(folder, manifest, headers=headers)
     companions = _companions(folder, manifest, headers=headers)
@@ -123,7 +123,8 @@ def _check_shard(found: Fingerprint, expected: Fingerprint, where: str) -> None:
         what = "values"
     if what:
         raise FormatError(
-            f"{where}/{expected.name}: has other {what} than {MANIFEST} says; copy the overlay anew"
+            f"{where}/{expected.name}: has other {what} than {MANIFEST} says",
+            hint="copy the overlay anew",
         )
 
 
@@ -187,7 +188,8 @@ def _check_places(base: Checkpoint, manifest: Manifest, old: Mapping[str, str]) 
         if kind != entry.replaces:
             raise FormatError(
                 f"{manifest.where}: says that {shorten(name)} replaces {_described(entry.replaces)}"
-                f", and the base has {_described(kind)}"
+                f", and the base has {_described(kind)}",
+                tensor=name,
             )
 
 
@@ -212,7 +214,7 @@ def _companions(folder: Folder, manifest: Manifest, *, headers: bool) -> tuple[C
     for companion in found:
         if companion.open().sha256() != manifest.beside[companion.name]:
             raise FormatError(
-                f"{folder.where}/{prefix}{companion.name}: is not the file that {MANIFEST} says; "
-                f"copy the overlay anew"
+                f"{folder.where}/{prefix}{companion.name}: is not the file that {MANIFEST} says",
+                hint="copy the overlay anew",
             )
     return found

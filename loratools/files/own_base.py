@@ -25,7 +25,7 @@ def without_adapter(found: Checkpoint, options: Mapping[str, str]) -> Checkpoint
     try:
         names = names_of(found.tensors)
     except FormatError as error:
-        raise FormatError(f"{found.where}: {error}") from error
+        raise error.within(found.where) from error
     return found.with_shards(lambda shard: _renamed(shard, names))
 
 

@@ -122,4 +122,5 @@ def _notes(
 
 
 def _why(lacking: Mapping[str, str]) -> str:
-    return "".join(f"; {component}: {reason}" for component, reason in lacking.items())
+    reasons = (f"{component}: {reason}" for component, reason in lacking.items())
+    return f" ({', '.join(reasons)})" if lacking else ""

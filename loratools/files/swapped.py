@@ -120,20 +120,20 @@ def read_state(folder: Path) -> SwapState | None:
     if not path.exists():
         if left := [p.name for p in folder.glob("*") if TENSOR_FILE.fullmatch(p.name)]:
             raise FormatError(
-                f"{path}: no such file, and without it nobody knows what {sorted(left)[0]} is for; "
-                f"put it back, or remove the folder and copy the model anew"
+                f"{path}: no such file, and without it nobody knows what {sorted(left)[0]} is for",
+                hint="put it back, or remove the folder and copy the model anew",
             )
         return None
     fields = read_json(InputFile(path, folder=folder))
     if (version := fields.get("version")) != _VERSION:
         raise FormatError(
-            f"{path}: of version {version!r:.20}, and this loratools reads version {_VERSION}; "
-            f"take the adapter out with the loratools that put it in"
+            f"{path}: of version {version!r:.20}, and this loratools reads version {_VERSION}",
+            hint="take the adapter out with the loratools that put it in",
         )
     if fields.pop("sha256", None) != _digest(fields):
         raise FormatError(
-            f"{path}: was edited or damaged; put it back, or remove the folder and copy the model "
-            f"anew"
+            f"{path}: was edited or damaged",
+            hint="put it back, or remove the folder and copy the model anew",
         )
     return _parsed(fields, path)
 
@@ -154,8 +154,8 @@ def refuse_half_swapped(base: Checkpoint) -> None:
         if state is not None and state.is_interrupted:
             model = inside(base.where, component.folder) if component.folder else base.where
             raise FormatError(
-                f"{model}: a swap has stopped in the middle, or is at work; "
-                f"loratools swap {model} completes it"
+                f"{model}: a swap has stopped in the middle, or is at work",
+                hint=f"loratools swap {model} completes it",
             )
 
 
@@ -177,5 +177,7 @@ def _parsed(fields: dict[str, Any], path: Path) -> SwapState:
     except (KeyError, TypeError, AttributeError, ValueError):
         is_sound = False
     if not is_sound:
-        raise FormatError(f"{path}: not the state of a swap; remove the folder and copy the model")
+        raise FormatError(
+            f"{path}: not the state of a swap", hint="remove the folder and copy the model"
+        )
     return state

@@ -56,7 +56,7 @@ def write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool
         file.close()
     written = InputFile(path)
     if written.size != layout.size or written.read(0, len(layout.header)) != layout.header:
-        raise StorageError(f"{path}: was not written as planned; check the disk")
+        raise StorageError(f"{path}: was not written as planned", hint="check the disk")
     return has_zeros
 
 
@@ -125,8 +125,9 @@ def _write(file: OutputFile, run: _Run) -> bool:
         name, culprit = next((n, source) for n, source in run if not is_finite(source.read()))
         if isinstance(culprit, Computed) and all(is_finite(s.read()) for s in culprit.sources):
             raise NonFiniteError(
-                f"{shorten(name)}: has numbers that are too large for {source.dtype}; "
-                f"a wider dtype holds them, as in `loratools convert --dtype`"
+                f"{shorten(name)}: has numbers that are too large for {source.dtype}",
+                tensor=name,
+                hint="a wider dtype holds them, as in `loratools convert --dtype`",
             )
         raise _not_finite(name, source.dtype)
     file.write_from(name, as_bytes(tensor))
@@ -134,7 +135,7 @@ def _write(file: OutputFile, run: _Run) -> bool:
 
 
 def _not_finite(name: str, dtype: str) -> NonFiniteError:
-    return NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {dtype})")
+    return NonFiniteError(f"{shorten(name)}: holds a NaN or an infinity (in {dtype})", tensor=name)
 
 
 def _has_zeros(values: "Tensor", sizes: Sequence[int]) -> bool:

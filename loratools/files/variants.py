@@ -55,8 +55,10 @@ def choose(found: Mapping[str, list[str]], variant: str | None, where: str) -> s
         return chosen
     options = " or ".join(f"--variant {name}" for name in found)
     if variant is None:
-        raise FormatError(f"{where}: has its weights more than once; choose with {options}")
-    raise FormatError(f"{where}: has no weights of the variant {shorten(variant)!r}; use {options}")
+        raise FormatError(f"{where}: has its weights more than once", hint=f"choose with {options}")
+    raise FormatError(
+        f"{where}: has no weights of the variant {shorten(variant)!r}", hint=f"use {options}"
+    )
 
 
 def stem_of(name: str) -> str:
@@ -96,6 +98,6 @@ def only_file(folder: Folder, names: list[str]) -> str:
             f"what belongs to them"
         )
     raise FormatError(
-        f"{folder.where}: has {listing(whole)}, and readers differ in which they take; name the "
-        f"one to use"
+        f"{folder.where}: has {listing(whole)}, and readers differ in which they take",
+        hint="name the one to use",
     )

@@ -136,8 +136,8 @@ def check_options(given: Mapping[str, str]) -> None:
     for name, value in given.items():
         if name not in known:
             raise OptionError(
-                f"{name!r:.60} is an option of no format; there is {listing(known) or 'none'}"
-                f"{did_you_mean(name, known)}"
+                f"{name!r:.60} is an option of no format",
+                hint=f"there is {listing(known) or 'none'}{did_you_mean(name, known)}",
             )
         dialect, option = known[name]
         if not option.takes(value):
@@ -183,14 +183,16 @@ def dialect_of(adapter: "Adapter", name: str | None = None) -> Dialect:
     """
     if name is None:
         if adapter.filed is None:
-            raise UnsupportedError(f"{adapter.where}: was read in no format; say which to write")
+            raise UnsupportedError(
+                f"{adapter.where}: was read in no format", hint="say which to write"
+            )
         name = adapter.filed.dialect
     dialect = dialect_named(name)
     if not can_write(dialect):
         others = listing(other.name for other in written())
         raise UnsupportedError(
-            f"{adapter.where}: the format {name} is read and not written; written are {others}; "
-            f"see convert"
+            f"{adapter.where}: the format {name} is read and not written: written are {others}",
+            hint="see convert",
         )
     return dialect
 
@@ -249,13 +251,16 @@ def _surest(bundle: "Bundle") -> Dialect:
     if surest is Sureness.NO and (what := no_adapter(bundle.tensors)):
         raise NotAnAdapterError(f"{bundle.where}: {what}")
     if surest is Sureness.NO:
+        what, _, advice = _appearance(bundle, found).partition("; ")
+        reads = f"loratools reads {', '.join(found)}"
         raise UnsupportedError(
-            f"{bundle.where}: {_appearance(bundle, found)}; loratools reads {', '.join(found)}"
+            f"{bundle.where}: {what}", hint=f"{advice}; {reads}" if advice else reads
         )
     if len(found) > 1:
         raise UnsupportedError(
             f"{bundle.where}: could be in the format {' or '.join(found)}, and nothing makes one "
-            f"of them likelier; remove what does not belong to it, a config or some of the tensors"
+            f"of them likelier",
+            hint="remove what does not belong to it, a config or some of the tensors",
         )
     return dialect_named(found[0])
 
@@ -270,7 +275,7 @@ def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> 
         if bundle.where in str(error):
             raise
         # Errors of updates name the keys of tensors: an update does not know its file.
-        raise type(error)(f"{bundle.where}: {error}") from error
+        raise error.within(bundle.where) from error
 
 
 @contextmanager
@@ -284,7 +289,9 @@ def _explained(bundle: "Bundle") -> Iterator[None]:
         reason = ungathered(bundle)
         if reason is None:
             raise
-        raise type(error)(f"{error}; {reason}") from error
+        raise type(error)(
+            error.complaint, file=error.file, tensor=error.tensor, hint=reason
+        ) from error
 
 
 def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:

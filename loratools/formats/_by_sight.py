@@ -111,7 +111,7 @@ NO_ADAPTERS = (
     Stranger(
         r"^first_stage_model\.|^(post_)?quant_conv\.|^decoder\.(up|up_blocks|mid|mid_block)\.",
         "a VAE",
-        "it is a model; no adapter of those that loratools reads changes one",
+        "it is a model, and no adapter of those that loratools reads changes one",
     ),
     Stranger(
         r"\.dropout_p$",

@@ -135,7 +135,9 @@ def _without_whole(names: Mapping[str, tuple[str, str]], mark: str, where: str) 
         if rest.startswith(mark) and (other := owners.get(rest.removeprefix(mark))):
             raise FormatError(
                 f"{where}: {shorten(other)} and {shorten(key)} may be one tensor, outside and "
-                f"inside of a wrapper called 'module'; rename or remove one of them"
+                f"inside of a wrapper called 'module'",
+                tensor=other,
+                hint="rename or remove one of them",
             )
     return {key: head + rests[key] for key, (head, _) in names.items()}
 

@@ -146,8 +146,9 @@ def _unwrapped(error: Exception) -> Exception:
 def _gated(what: object, error: GatedRepoError) -> HubError:
     place = f"{constants.ENDPOINT}/{error.repo_id}" if error.repo_id else "its page"
     return HubError(
-        f"{what}: gated; accept its conditions on {without_user(place)}, and give a token of that "
-        f"account in HF_TOKEN"
+        f"{what}: gated",
+        hint=f"accept its conditions on {without_user(place)}, and give a token of that "
+        f"account in HF_TOKEN",
     )
 
 
@@ -188,7 +189,7 @@ def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
     """The client could not ask for a file's address; the exception's cause says why."""
     if is_offline():
         return NetworkError(
-            f"{what}: offline, and not in the cache; fetch it once without --offline"
+            f"{what}: offline, and not in the cache", hint="fetch it once without --offline"
         )
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):
@@ -210,17 +211,19 @@ def _refusal(what: object, error: HfHubHTTPError) -> HubError | NetworkError:
     if status == 401 and token() is None:
         return HubError(f"{what}: {_missing()}")
     if status == 401:
-        return HubError(f"{what}: the token is not valid{said}; see HF_TOKEN")
+        return HubError(f"{what}: the token is not valid{said}", hint="see HF_TOKEN")
     if status == 403:
         return HubError(f"{what}: the token has no right to this{said}")
     if status in _BUSY:
-        return NetworkError(f"{what}: the Hub is busy or broken (status {status}){said}; try again")
+        return NetworkError(
+            f"{what}: the Hub is busy or broken (status {status}){said}", hint="try again"
+        )
     return HubError(f"{what}: refused with status {status}{said}")
 
 
 def _missing() -> str:
     if token() is None:
-        return "no such repository, or a private one: give a token in HF_TOKEN"
+        return "no such repository, or a private one; give a token in HF_TOKEN"
     return "no such repository, or a private one that the token may not see"
 
 

@@ -87,7 +87,8 @@ class Push:
         except UnansweredError as error:
             settled = self._settled(changed, before)
             if settled is None and is_last:
-                raise NetworkError(f"{error}; no commit was made") from None
+                what = f"{error.complaint}, and no commit was made"
+                raise NetworkError(what, hint=error.hint) from None
             return settled
         self._check(commit, changed)
         return Pushed(commit, changed, proposal)
@@ -140,6 +141,6 @@ class Push:
 
     def _overtaken(self, head: str) -> HubError:
         return HubError(
-            f"{HubName(self.repo)}: somebody has committed {head[:12]} to {self.branch} "
-            f"meanwhile; look at it, and push again"
+            f"{HubName(self.repo)}: somebody has committed {head[:12]} to {self.branch} meanwhile",
+            hint="look at it, and push again",
         )

@@ -64,8 +64,8 @@ class Lock:
             return name
         if is_commit(name.revision) and name.revision != locked.commit:
             raise HubError(
-                f"{self.path}: has {name.repo} at {locked.commit}, not at {name.revision}; take "
-                f"it out of the file to move on"
+                f"{self.path}: has {name.repo} at {locked.commit}, not at {name.revision}",
+                hint="take it out of the file to move on",
             )
         return HubName(name.repo, locked.commit, name.path)
 
@@ -84,15 +84,15 @@ class Lock:
         ):
             if other := [path for path in found if path not in known]:
                 raise HubError(
-                    f"{repository.name}: {listing(other)} {what}; take {repository.repo} out of "
-                    f"it to move on"
+                    f"{repository.name}: {listing(other)} {what}",
+                    hint=f"take {repository.repo} out of it to move on",
                 )
         changed = [path for path in digests if digests[path] != locked.files[path]]
         if changed:
             repository.discard(changed)
             first = changed[0]
             raise HubError(
-                f"{repository.name}: other bytes than in {self.path}, deleted: {listing(changed)}; "
+                f"{repository.name}: other bytes than in {self.path}, deleted: {listing(changed)}: "
                 f"{shorten(first)} has the SHA-256 {digests[first]}, and {locked.files[first]} "
                 f"there"
             )
@@ -110,8 +110,8 @@ class Lock:
                 if noted.get(repo, locked) != locked:
                     raise HubError(
                         f"{self.path}: another run has noted {shorten(repo)} at "
-                        f"{noted[repo].commit} meanwhile, and this one had it at {locked.commit}; "
-                        f"run again"
+                        f"{noted[repo].commit} meanwhile, and this one had it at {locked.commit}",
+                        hint="run again",
                     )
             if not noted.keys() >= self.used.keys():
                 replace_text(self.path, _text({**noted, **self.used}))
@@ -130,7 +130,7 @@ def _read(path: Path) -> dict[str, Locked]:
     with path_errors(path, OutputError):
         if not path.exists():
             if not path.parent.is_dir():
-                raise OutputError(f"{path.parent}: no such folder; make it first")
+                raise OutputError(f"{path.parent}: no such folder", hint="make it first")
             return {}
     fields = read_json(InputFile(path))
     found = fields.get("repositories")

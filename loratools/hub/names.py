@@ -63,7 +63,7 @@ class HubName:
         text = _SCHEME.sub("hf://", str(name), count=1)
         address = text.removeprefix("hf://")
         if (meant := hub_name_of(address)) is not None:
-            raise HubError(f"{shorten(address)}: an address; did you mean {meant}?")
+            raise HubError(f"{shorten(address)}: an address", hint=f"did you mean {meant}?")
         try:
             found = parse_hf_uri(text)
         except ValueError:

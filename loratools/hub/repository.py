@@ -126,7 +126,7 @@ class Repository:
             cached = None
         raise HubError(
             f"{self.name}/{file.path}: what arrived is not what the Hub lists ({file.digest}), "
-            f"twice; it was deleted"
+            f"twice, and was deleted"
         )
 
     def _download(self, file: HubFile, here: dict[str, int]) -> tuple[Path, str | None]:
@@ -164,7 +164,7 @@ def resolve(name: HubName) -> Repository:
     if client.is_offline():
         if not reference.is_file():
             raise NetworkError(
-                f"{name}: offline, and not in the cache; fetch it once without --offline"
+                f"{name}: offline, and not in the cache", hint="fetch it once without --offline"
             )
         commit = read_small(reference, _LONGEST_REFERENCE).decode(errors="replace").strip()
     else:

@@ -61,7 +61,8 @@ def _check_files(file: Path) -> None:
 
 def _no_token(source: str) -> HubError:
     return HubError(
-        f"{source}: not a token, which has letters, digits and signs of ASCII only; set it anew"
+        f"{source}: not a token, which has letters, digits and signs of ASCII only",
+        hint="set it anew",
     )
 
 

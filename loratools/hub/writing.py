@@ -124,7 +124,7 @@ def commit(
                 create_pr=proposes,
             )
     except (NetworkError, AnswerError) as error:
-        raise UnansweredError(str(error)) from None
+        raise UnansweredError(error.complaint, file=error.file, hint=error.hint) from None
     if not isinstance(made.oid, str) or not is_commit(made.oid):
         raise UnansweredError(f"{where}: {shorten(repr(made.oid))} in place of a commit")
     return made.oid, made.pr_num
@@ -165,7 +165,9 @@ def create(repo: str, *, private: bool) -> None:
     where = HubName(repo)
     asked(where, lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
     if private and not reading.is_private(repo):
-        raise HubError(f"{where}: is there already, and public; leave out --private to push to it")
+        raise HubError(
+            f"{where}: is there already, and public", hint="leave out --private to push to it"
+        )
 
 
 def branch(repo: str, name: str) -> None:

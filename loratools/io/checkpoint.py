@@ -115,7 +115,8 @@ class Checkpoint:
                 if name in tensors:
                     raise FormatError(
                         f"{self.where}: {shorten(name)} is in {tensors[name].file.path.name} "
-                        f"and in {shard.name}; a tensor may be in one file only"
+                        f"and in {shard.name}, and a tensor may be in one file only",
+                        tensor=name,
                     )
                 tensors[name] = tensor
         object.__setattr__(self, "_tensors", tensors)
@@ -145,7 +146,7 @@ class Checkpoint:
     def lacks(self) -> str:
         """The end of a message that a tensor was not found: the components that cannot be read."""
         found = (f"{name} ({reason})" for name, reason in self.lacking.items())
-        return f"; not read: {', '.join(found)}" if self.lacking else ""
+        return f" (not read: {', '.join(found)})" if self.lacking else ""
 
     def component_of(self, name: str) -> Component:
         """The component that a new tensor of this name belongs to.
@@ -158,7 +159,9 @@ class Checkpoint:
                 return component
         raise MatchError(
             f"{self.where}: {shorten(name)} would be new, and begins with no component of the "
-            f"pipeline that has weights; leave it out with --skip {name!r}"
+            f"pipeline that has weights",
+            tensor=name,
+            hint=f"leave it out with --skip {name!r}",
         )
 
     def with_shards(self, change: Callable[[Shard], Shard]) -> "Checkpoint":

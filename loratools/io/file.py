@@ -44,7 +44,7 @@ class InputFile:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
-            raise FormatError(f"{path}: not a regular file")
+            raise FormatError(f"{path}: not a regular file", file=path)
         self.size = status.st_size
         self._identity = _identity(status)
         self._is_streamed, self._is_kept = False, True
@@ -97,7 +97,7 @@ class InputFile:
         """
         with storage_errors(self.path), self.used() as fd:
             if pread_into(fd, buffer, offset) < len(buffer):
-                raise StorageError(f"{self.path}: became shorter while it was read")
+                raise StorageError(f"{self.path}: became shorter while it was read", file=self.path)
             _check_same(fd, self.path, self._identity)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -162,7 +162,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def _check_same(fd: int, path: Path, identity: tuple[int, ...]) -> None:
     if _identity(os.fstat(fd)) != identity:
-        raise StorageError(f"{path}: changed while it was read; run again")
+        raise StorageError(f"{path}: changed while it was read", file=path, hint="run again")
 
 
 def _open_same(
@@ -189,4 +189,4 @@ def _open(path: Path, folder: Path | None) -> int:
             what = _WRONG.get(error.errno or 0)
             if what is None:
                 raise
-            raise FormatError(f"{path}: {what}") from None
+            raise FormatError(f"{path}: {what}", file=path) from None

@@ -167,7 +167,7 @@ def read_json(file: InputFile) -> dict[str, Any]:
         known = file.sniffed()
         if known is None or known.sort == "text":
             raise
-        raise FormatError(f"{file.where}: not JSON but {known}") from error
+        raise FormatError(f"{file.where}: not JSON but {known.name}", hint=known.advice) from error
 
 
 def check_json_size(size: int, where: str) -> None:

@@ -106,21 +106,24 @@ def header_size(start: bytes, file_size: int, where: str) -> int:
     begins_otherwise = start[LENGTH_BYTES : LENGTH_BYTES + 1] not in (b"{", b"")
     is_other = is_short or begins_otherwise or size > MAX_HEADER_BYTES
     if is_other and (known := sniffed(start, file_size)) is not None:
-        raise FormatError(f"{where}: not a safetensors file but {known}")
+        raise FormatError(f"{where}: not a safetensors file but {known.name}", hint=known.advice)
     if is_short:
         raise FormatError(
             f"{where}: not a safetensors file: {counted(len(start), 'byte')}, at least "
-            f"{LENGTH_BYTES} expected; download it again"
+            f"{LENGTH_BYTES} expected",
+            hint="download it again",
         )
     if size > MAX_HEADER_BYTES:
         raise FormatError(
             f"{where}: not a safetensors file: the header would be {size} bytes long "
-            f"(at most {MAX_HEADER_BYTES} allowed); download it again"
+            f"(at most {MAX_HEADER_BYTES} allowed)",
+            hint="download it again",
         )
     if LENGTH_BYTES + size > file_size:
         raise FormatError(
             f"{where}: the file is truncated: its header alone has {LENGTH_BYTES + size} bytes, of "
-            f"which {LENGTH_BYTES + size - file_size} are missing; download it again"
+            f"which {LENGTH_BYTES + size - file_size} are missing",
+            hint="download it again",
         )
     return size
 
@@ -241,18 +244,22 @@ def _parse_json(text: bytes, where: str) -> dict[str, Any]:
 def _checked_tensor(name: str, entry: object, data_begin: int, where: str) -> TensorInfo:
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise FormatError(
-            f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only"
+            f"{where}: {shorten(name)}: an entry must have dtype, shape and data_offsets, only",
+            tensor=name,
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     check_kind(name, dtype, shape, where)
     if not are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where}: {shorten(name)}: data_offsets must be two positions")
+        raise FormatError(
+            f"{where}: {shorten(name)}: data_offsets must be two positions", tensor=name
+        )
     begin, end = offsets
     expected = checked_nbytes(name, dtype, tuple(shape), where)
     if end - begin != expected:
         raise FormatError(
             f"{where}: {shorten(name)}: {dtype} {shape} takes {counted(expected, 'byte')}, "
-            f"data_offsets give {end - begin}"
+            f"data_offsets give {end - begin}",
+            tensor=name,
         )
     return TensorInfo(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
 
@@ -268,16 +275,19 @@ def _check_contiguous(columns: Columns, data_begin: int, file_size: int, where: 
         if begin != position:
             fault = "overlaps the tensor before it" if begin < position else "leaves a gap"
             raise FormatError(
-                f"{where}: {shorten(name)}: {fault} (begins at {begin}, expected {position})"
+                f"{where}: {shorten(name)}: {fault} (begins at {begin}, expected {position})",
+                tensor=name,
             )
         position = end
     if position > file_size:
         raise FormatError(
             f"{where}: the file is truncated: {position - file_size} of its {position} bytes are "
-            f"missing; download it again"
+            f"missing",
+            hint="download it again",
         )
     if position < file_size:
         raise FormatError(
             f"{where}: {counted(file_size - position, 'byte follows', 'bytes follow')} the last "
-            f"tensor, where none are allowed; download it again"
+            f"tensor, where none are allowed",
+            hint="download it again",
         )

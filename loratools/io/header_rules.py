@@ -34,9 +34,11 @@ def check_kind(name: str, dtype: object, shape: Any, where: str) -> None:
         FormatError: either of them is not.
     """
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}")
+        raise FormatError(f"{where}: {shorten(name)}: unknown dtype {dtype!r:.40}", tensor=name)
     if not are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"{where}: {shorten(name)}: the shape is not a list of sizes")
+        raise FormatError(
+            f"{where}: {shorten(name)}: the shape is not a list of sizes", tensor=name
+        )
 
 
 def are_sizes(values: object) -> bool:
@@ -59,7 +61,9 @@ def checked_nbytes(name: str, dtype: str, shape: tuple[int, ...], where: str) ->
     bits = BITS[dtype] * math.prod(shape)
     # Other readers multiply size by size, and overflow before they come to a zero.
     if (bits or math.prod(size or 1 for size in shape)) >= 8 * MAX_SIZE:
-        raise FormatError(f"{where}: {shorten(name)}: the size overflows 64 bits")
+        raise FormatError(f"{where}: {shorten(name)}: the size overflows 64 bits", tensor=name)
     if bits % 8:
-        raise FormatError(f"{where}: {shorten(name)}: {dtype} {list(shape)} does not fill bytes")
+        raise FormatError(
+            f"{where}: {shorten(name)}: {dtype} {list(shape)} does not fill bytes", tensor=name
+        )
     return bits // 8

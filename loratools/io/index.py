@@ -38,7 +38,7 @@ class Index:
         held, listed = list(held), self.shards[shard]
         if missing := _without(listed, held):
             raise FormatError(
-                f"{self.where}: says that {shard} holds {listing(missing)}; it does not"
+                f"{self.where}: says that {shard} holds {listing(missing)}, which it does not"
             )
         if extra := _without(held, listed):
             raise FormatError(f"{self.where}: does not list {listing(extra)}, which {shard} holds")
@@ -76,8 +76,8 @@ def refuse_part(folder: Folder, name: str) -> None:
     parts = shard_parts(name)
     if parts is not None and parts[1] > 1:
         raise FormatError(
-            f"{folder.where}/{name}: one of {parts[1]} parts that are read as a whole; name their "
-            f"folder, or their index"
+            f"{folder.where}/{name}: one of {parts[1]} parts that are read as a whole",
+            hint="name their folder, or their index",
         )
 
 

@@ -41,8 +41,8 @@ def open_inside(folder: Path, name: str) -> int:
     blob = _cached_blob(folder, name)
     if blob is None:
         raise FormatError(
-            f"{link}: a link, and what it leads to may not be meant; put the file itself in its "
-            f"place"
+            f"{link}: a link, and what it leads to may not be meant",
+            hint="put the file itself in its place",
         )
     return _open_plain(blob.parent.parent, f"{blob.parent.name}/{blob.name}")
 

@@ -30,7 +30,8 @@ def refuse_missing(path: str | Path) -> None:
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(f"{path}: {_instead_of(str(path))}") from None
+        what, _, hint = _instead_of(str(path)).partition("; ")
+        raise FormatError(f"{path}: {what}", file=path, hint=hint) from None
 
 
 def hub_name_of(address: str) -> str | None:

@@ -44,7 +44,9 @@ def read_npz(file: InputFile) -> dict[str, Source]:
     """
     known = file.sniffed()
     if known is not None and known.sort != "zip":
-        raise FormatError(f"{file.where}: not an archive of numpy arrays but {known}")
+        raise FormatError(
+            f"{file.where}: not an archive of numpy arrays but {known.name}", hint=known.advice
+        )
     try:
         with zipfile.ZipFile(_Reader(file)) as archive:
             members = archive.infolist()
@@ -59,15 +61,15 @@ def read_npz(file: InputFile) -> dict[str, Source]:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as error:
         reason = str(error).lower()
         raise FormatError(
-            f"{file.where}: not a whole archive of arrays ({reason}); download it again"
+            f"{file.where}: not a whole archive of arrays ({reason})", hint="download it again"
         ) from error
 
 
 def _name(file: InputFile, member: zipfile.ZipInfo) -> str:
     if not member.filename.endswith(_ARRAY):
         raise FormatError(
-            f"{file.where}: a zip archive in which {member.filename!r:.120} is not an array; "
-            f"{UNPACK}"
+            f"{file.where}: a zip archive in which {member.filename!r:.120} is not an array",
+            hint=UNPACK,
         )
     if member.flag_bits & 1:
         raise UnsupportedError(f"{file.where}: {member.filename!r:.120} is encrypted")

@@ -33,8 +33,8 @@ def read_pickle(
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < _OLDEST_SAFE_TORCH:
         raise UnsupportedError(
-            f"{path}: torch {torch.__version__} cannot read a pickle safely; "
-            f"2.10 or newer is needed"
+            f"{path}: torch {torch.__version__} cannot read a pickle safely",
+            hint="2.10 or newer is needed",
         )
     refuse_no_pickle(InputFile(path))  # which raises unless it is a regular file that may be read
     try:
@@ -44,8 +44,8 @@ def read_pickle(
     except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         raise FormatError(
-            f"{path}: cannot be read as a pickled state dict: {reason}; download it again if it "
-            f"was cut off"
+            f"{path}: cannot be read as a pickled state dict: {reason}",
+            hint="download it again if it was cut off",
         ) from error
     if isinstance(loaded, list):
         loaded = {str(position): value for position, value in enumerate(loaded)}
@@ -69,7 +69,7 @@ def refuse_no_pickle(file: InputFile) -> None:
     """
     known = file.sniffed()
     if known is not None and known.sort != "pickle":
-        raise FormatError(f"{file.where}: not a pickle but {known}")
+        raise FormatError(f"{file.where}: not a pickle but {known.name}", hint=known.advice)
 
 
 def _keys(loaded: Mapping[object, object]) -> Iterator[str]:
@@ -89,7 +89,8 @@ def _held(path: Path, name: object, value: object) -> Held:
         raise FormatError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         raise FormatError(
-            f"{path}: {name} is sparse, nested or without numbers; an array of numbers was expected"
+            f"{path}: {name} is sparse, nested or without numbers, where an array of "
+            f"numbers is expected"
         )
     dtype = str(value.dtype).removeprefix("torch.")
     try:

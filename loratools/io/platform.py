@@ -85,7 +85,7 @@ def rename_new(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise OutputError(
-                f"{target}: appeared while this run was at work; it is left as it is"
+                f"{target}: appeared while this run was at work, and is left as it is"
             ) from error
         raise
 

@@ -96,7 +96,9 @@ class Staging:
             with original.used() as fd:
                 copied = copy_range(fd, 0, file.fileno(), 0, original.size)
             if copied != original.size:
-                raise StorageError(f"{original.where}: became shorter while it was read")
+                raise StorageError(
+                    f"{original.where}: became shorter while it was read", file=original.where
+                )
             os.fsync(file.fileno())
         original.check_unchanged()
 
@@ -144,7 +146,9 @@ class Staging:
 
     def _check_held(self) -> None:
         if not self._is_held():
-            raise StorageError(f"{self.folder}: another run has begun to write this output")
+            raise StorageError(
+                f"{self.folder}: another run has begun to write this output", file=self.folder
+            )
 
 
 @contextmanager
@@ -192,20 +196,20 @@ def check_output(
     if output.parts[:1] == ("hf:",):
         name = "/".join(output.parts[1:])  # a Path has one slash where two were written
         raise OutputError(
-            f"hf://{name}: an output is a path here; loratools push sends it to the Hub"
+            f"hf://{name}: an output is a path here", hint="loratools push sends it to the Hub"
         )
     if output.name in {"", ".."}:
-        raise OutputError(f"{str(output)!r}: has no name of its own; name the output itself")
+        raise OutputError(f"{str(output)!r}: has no name of its own", hint="name the output itself")
     with path_errors(output, OutputError):
         if not parent.is_dir():
-            raise OutputError(f"{parent}: no such folder; make it first")
+            raise OutputError(f"{parent}: no such folder", hint="make it first")
         with contextlib.suppress(FileNotFoundError):
             partial_path(output).lstat()  # fails where a name is too long for the file system
         for source in inputs:
             _check_apart(output, source)
         if os.path.lexists(output):
             if not overwrite:
-                raise OutputError(f"{output}: exists already; use --overwrite to replace it")
+                raise OutputError(f"{output}: exists already", hint="use --overwrite to replace it")
             _check_replaceable(output, is_folder=is_folder)
         free = shutil.disk_usage(parent).free
     if needed_bytes > free:
@@ -225,7 +229,9 @@ def _check_apart(output: Path, source: Path) -> None:
     for folder in (ancestor, *ancestor.resolve().parents):
         if source.exists() and folder.samefile(source):
             relation = "is" if folder == ancestor == output else "lies inside"
-            raise OutputError(f"{output}: {relation} the input {source}; name another output")
+            raise OutputError(
+                f"{output}: {relation} the input {source}", hint="name another output"
+            )
     if output.exists():
         place = output.resolve()
         # A model in the Hub's cache is a folder of links: the files may be inside the output even
@@ -233,16 +239,18 @@ def _check_apart(output: Path, source: Path) -> None:
         inside = entries(source) if source.is_dir() else []
         for file in (source, *(source / name for name in inside)):
             if file.resolve().is_relative_to(place):
-                raise OutputError(f"{output}: holds the input {file}; name another output")
+                raise OutputError(f"{output}: holds the input {file}", hint="name another output")
 
 
 def _check_replaceable(output: Path, *, is_folder: bool) -> None:
     """Refuse to replace anything that does not look like an earlier output."""
     if output.is_symlink():
-        raise OutputError(f"{output}: a link; name the folder or file itself")
+        raise OutputError(f"{output}: a link", hint="name the folder or file itself")
     if not (output.is_dir() if is_folder else output.is_file()):
         kind = "folder" if is_folder else "file"
-        raise OutputError(f"{output}: not a {kind}, and the output is one; name another output")
+        raise OutputError(
+            f"{output}: not a {kind}, and the output is one", hint="name another output"
+        )
     if not is_folder:
         return
     names = entries(output, 1)  # the components of a pipeline have folders of their own
@@ -261,7 +269,9 @@ class OpenFolder:
         try:
             self._fd: int | None = lock_folder(folder)
         except BlockingIOError as error:
-            raise StorageError(f"{folder}: another run is writing this output") from error
+            raise StorageError(
+                f"{folder}: another run is writing this output", file=folder
+            ) from error
 
     def __del__(self) -> None:
         self.close()

@@ -33,7 +33,9 @@ def size_in_bytes(size: int | str | None) -> int | None:
 
     number, letter, binary, byte = Fraction(match[1]), match[2].upper(), match[3], match[4]
     if isinstance(size, str) and not (letter or byte) and 0 < number < _LEAST_WITHOUT_UNIT:
-        raise OptionError(f"{text!r} has no unit; did you mean {text}MB? (bytes are {text}B)")
+        raise OptionError(
+            f"{text!r} has no unit", hint=f"did you mean {text}MB? (bytes are {text}B)"
+        )
     exponent = "KMGT".index(letter) + 1 if letter else 0
     found = int(number * (2**10 if binary else 10**3) ** exponent)  # exact, of any number of digits
     if found < 1:

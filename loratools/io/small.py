@@ -71,7 +71,9 @@ def only_one_in(folder: Path) -> Iterator[None]:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
             if time.monotonic() > end:
-                raise StorageError(f"{folder}: another program holds it; try again") from None
+                raise StorageError(
+                    f"{folder}: another program holds it", hint="try again"
+                ) from None
         time.sleep(_PAUSE_SECONDS)
     try:
         yield

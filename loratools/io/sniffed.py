@@ -26,10 +26,6 @@ class Known(NamedTuple):
     advice: str
     sort: Literal["pickle", "zip", "text", "other"] = "other"
 
-    def __str__(self) -> str:
-        """The kind and the advice, as they follow in a message after `not a … but`."""
-        return f"{self.name}: {self.advice}"
-
 
 #: The kinds that are known by bytes at one place: the bytes, where they are, and the kind.
 _MARKS: tuple[tuple[bytes, int, Known], ...] = (

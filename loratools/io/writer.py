@@ -146,7 +146,9 @@ class OutputFile:
         with storage_errors(self.path), source.used() as original, self._descriptor.used() as fd:
             if not self.is_direct:
                 if copy_range(original, begin, fd, offset, size) != size:
-                    raise StorageError(f"{source.path}: became shorter while it was read")
+                    raise StorageError(
+                        f"{source.path}: became shorter while it was read", file=source.path
+                    )
                 start_writeback(fd, offset, size)
                 return
             first, last = clone_range(original, begin, fd, offset, size)
@@ -252,7 +254,7 @@ def _open_same(path: Path, inode: int, flags: int) -> int:
     fd = os.open(path, os.O_RDWR | _O_BINARY | flags)
     if os.fstat(fd).st_ino != inode:
         os.close(fd)
-        raise StorageError(f"{path}: another run has begun to write this output")
+        raise StorageError(f"{path}: another run has begun to write this output", file=path)
     return fd
 
 

@@ -83,13 +83,16 @@ class RankRule(Brief):
                 raise OptionError(f"{name} is at most {_MOST}, not {shorten(str(number), 20)}")
         self._check_goal()
         if self.multiple_of < 1:
-            raise OptionError(f"ranks cannot be multiples of {self.multiple_of}; use 1 or more")
+            raise OptionError(
+                f"ranks cannot be multiples of {self.multiple_of}", hint="use 1 or more"
+            )
         if self.min_rank < 0:
-            raise OptionError(f"the smallest rank is {self.min_rank}; use 0 or more")
+            raise OptionError(f"the smallest rank is {self.min_rank}", hint="use 0 or more")
         if self._most is not None and self._most < max(self._least, 1):
             raise OptionError(
                 f"no rank is a multiple of {self.multiple_of} from {max(self.min_rank, 1)} to "
-                f"{self.max_rank}; raise the largest or lower the smallest"
+                f"{self.max_rank}",
+                hint="raise the largest or lower the smallest",
             )
 
     @property
@@ -104,18 +107,18 @@ class RankRule(Brief):
             OptionError: this rule has a goal.
         """
         for goal in self._goals:
-            raise OptionError(f"{other} and {goal} are both given; use one of them")
+            raise OptionError(f"{other} and {goal} are both given", hint="use one of them")
 
     def _check_goal(self) -> None:
         if len(self._goals) > 1:
-            raise OptionError(f"{' and '.join(self._goals)} are both given; use one of them")
+            raise OptionError(f"{' and '.join(self._goals)} are both given", hint="use one of them")
         if self.rank is not None:
             if self.rank < 1:
-                raise OptionError(f"a rank of {self.rank} keeps nothing; use 1 or more")
+                raise OptionError(f"a rank of {self.rank} keeps nothing", hint="use 1 or more")
             if (self.max_rank, self.min_rank, self.multiple_of) != (None, 0, 1):
                 raise OptionError(
-                    f"a fixed rank of {self.rank} leaves no choice; drop the smallest and largest "
-                    "rank and the multiple"
+                    f"a fixed rank of {self.rank} leaves no choice",
+                    hint="drop the smallest and largest rank and the multiple",
                 )
         if self.energy is not None and not 0 < self.energy <= 1:
             raise OptionError(f"energy is a share above 0 and at most 1, not {self.energy}")

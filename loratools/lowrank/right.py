@@ -103,5 +103,7 @@ def _projected_on(
         total += torch.dot(block.view(-1), block.view(-1)).item()
         take(begin, rows.cpu())
     if not torch.isfinite(squares.sum() + total):
-        raise NonFiniteError("the matrix has a NaN or an infinity; repair or leave out the tensor")
+        raise NonFiniteError(
+            "the matrix has a NaN or an infinity", hint="repair or leave out the tensor"
+        )
     return Right(matrix.shape, vectors.cpu(), squares.sqrt().cpu(), total, missing)

@@ -87,7 +87,7 @@ class Accounts:
         self._selection.check_used(base.tensors)
         if self._unmatched and not self._allow_unmatched:
             reason = self._unmatched.error(adapters)
-            raise MatchError(f"{base.where}: {reason}{base.lacks}")
+            raise MatchError(f"{base.where}{base.lacks}: {reason}", file=base.where)
         if not self.accounting.applied:
             raise MatchError(f"{base.where}: no adapter tensor is left to apply")
         return self._unmatched.notes()

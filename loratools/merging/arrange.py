@@ -186,7 +186,8 @@ def _all_metadata(component: Component, where: str) -> dict[str, str]:
                 raise UnsupportedError(
                     f"{where}: the headers of {shard.name} and of a file before it have different "
                     f"values of {shorten(key)!r}, so that their tensors cannot be put into other "
-                    f"files; merge without --max-shard-size"
+                    f"files",
+                    hint="merge without --max-shard-size",
                 )
     return metadata
 

@@ -261,6 +261,7 @@ def _check_finite(tensor: PlannedTensor, rounded: Tensor) -> None:
     if math.isfinite(rounded.sum()) or all(math.isfinite(v) for v in rounded.aminmax()):
         return
     raise NonFiniteError(
-        f"{shorten(tensor.name)}: holds a NaN or an infinity after the merge "
-        f"(in {tensor.dtype}); --allow-nonfinite writes it all the same"
+        f"{shorten(tensor.name)}: holds a NaN or an infinity after the merge (in {tensor.dtype})",
+        tensor=tensor.name,
+        hint="--allow-nonfinite writes it all the same",
     )

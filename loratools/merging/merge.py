@@ -175,8 +175,9 @@ def _check_adapters(
         return
     if len(layers_of(base)) == 1 and not holds_base(dialect_options):
         raise OptionError(
-            f"{base}: no adapter to merge; without one, only BASE+OVERLAY is written, or a file "
-            f"that holds adapter and base, as --keys base=PATTERN says"
+            f"{base}: no adapter to merge",
+            hint="without one, only BASE+OVERLAY is written, or a file "
+            "that holds adapter and base, as --keys base=PATTERN says",
         )
     if write.only_changed:
         raise OptionError("only_changed: nothing changes without an adapter")
@@ -195,8 +196,8 @@ def _files(
         return files
     if len(files) > 1:
         raise UnsupportedError(
-            f"{base.where}: a single file, which is merged into a single file and not split; "
-            f"name its folder to split it"
+            f"{base.where}: a single file, which is merged into a single file and not split",
+            hint="name its folder to split it",
         )
     return files if output is None else (replace(files[0], name=Path(output).name),)
 
@@ -258,7 +259,7 @@ def _verify(path: Path, file: PlannedFile) -> None:
     """Read a finished file's header back, and compare it with the planned layout."""
     planned = {tensor.name: tensor for tensor in file.layout.tensors.values()}
     if {tensor.name: tensor for tensor in InputFile(path).read_header().tensors} != planned:
-        raise StorageError(f"{path}: was not written as planned; check the disk")
+        raise StorageError(f"{path}: was not written as planned", hint="check the disk")
 
 
 def _made(

@@ -21,7 +21,8 @@ def refuse_overlap(adapter: Adapter, planned: PlannedTensor, change: Change, row
         if differing := rows.differing(whole):
             raise UnsupportedError(
                 f"{where}: trains rows {listing(map(str, differing))} of a tensor that is replaced "
-                f"whole by others; {remedy}"
+                f"whole by others",
+                hint=remedy,
             )
     for before in planned.changes:
         if before.rows is not None:
@@ -31,10 +32,11 @@ def refuse_overlap(adapter: Adapter, planned: PlannedTensor, change: Change, row
             if differing:
                 raise UnsupportedError(
                     f"{where}: trains rows {listing(map(str, differing))} that an adapter before "
-                    f"it trains too; {remedy}"
+                    f"it trains too",
+                    hint=remedy,
                 )
         elif before.adapter != change.adapter:
             raise UnsupportedError(
-                f"{where}: its rows would replace what an adapter before it has changed; name it "
-                f"before that one, which then changes the new rows too"
+                f"{where}: its rows would replace what an adapter before it has changed",
+                hint="name it before that one, which then changes the new rows too",
             )

@@ -12,7 +12,7 @@ from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
 from loratools.deltas import Delta, keys_of
 from loratools.deltas.placed import overlap, placed
 from loratools.deltas.rows import Rows
-from loratools.errors import MatchError, UnsupportedError, shorten
+from loratools.errors import MatchError, UnsupportedError, about, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
 from loratools.io.source import Source
@@ -114,7 +114,9 @@ class Planner:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)} is a tensor stored whole, of which the base "
                 f"has the rows in another order or in other tensors, and so it cannot replace "
-                f"them; --skip {target!r} leaves it out"
+                f"them",
+                tensor=target,
+                hint=f"--skip {target!r} leaves it out",
             )
         # A model for a task may have a head that its base lacks; models of images have none.
         if match is None and (names.components or not replacement.is_trained):
@@ -189,7 +191,8 @@ class Planner:
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)} is stored otherwise in the base, as "
-                f"{shorten(place.name)}: {error}"
+                f"{shorten(place.name)}: {error}",
+                tensor=target,
             ) from None
 
     def _refuse_missing(self, term: Term) -> None:
@@ -202,7 +205,7 @@ class Planner:
             lambda name: self.accounts.takes(name) and blocks.of(name) != 0,
         )
         for lost in (*missing(adapter.announced, planned), *lost_head(adapter, self.base, planned)):
-            raise UnsupportedError(f"{adapter.where}: {lost}")
+            raise UnsupportedError(f"{adapter.where}: {lost}", file=adapter.where)
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
     def _match(self, term: Term, target: str, update: Update) -> Match | None:
@@ -242,7 +245,8 @@ class Planner:
                 is_transposed=False,
                 rows=delta,
             )
-            refuse_overlap(term.adapter, self._planned(name), change, delta)
+            with about(change.target):
+                refuse_overlap(term.adapter, self._planned(name), change, delta)
             self.accounts.applied(term, keys_of(delta))
             self._change(term.adapter, name, change)
 
@@ -250,20 +254,22 @@ class Planner:
         if change.delta.additive is None and change.strength < 0:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(change.target)}: {change.delta.kind} depends on the "
-                f"weight it changed, so a weight of {change.strength:g} does not take it out again"
+                f"weight it changed, so a weight of {change.strength:g} does not take it out again",
+                tensor=change.target,
             )
         planned = self._planned(name)
         if planned.origin.dtype not in FLOATS:
             raise UnsupportedError(
                 f"{self.base.where}: {name} is stored as {planned.origin.dtype}, which are codes "
-                f"or indices; an update cannot be added to them"
+                f"or indices, to which no update can be added"
             )
         for other in planned.changes:
             is_same = other.adapter != change.adapter or other.target == change.target
             if not is_same and overlap(other.delta, change.delta):
                 raise MatchError(
                     f"{adapter.where}: {shorten(other.target)} and {shorten(change.target)} both "
-                    f"mean {name}"
+                    f"mean {name}",
+                    tensor=other.target,
                 )
         self.tensors[name] = replace(planned, changes=(*planned.changes, change))
 

@@ -22,13 +22,16 @@ def check_replacement(
     is_rounded = source.dtype in FACTORS and planned.dtype in FLOATS
     if source.dtype != planned.dtype and not is_rounded:
         raise FormatError(
-            f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in the base"
+            f"{adapter.where}: {shorten(target)} is {source.dtype}, and {planned.dtype} in the "
+            f"base",
+            tensor=target,
         )
     is_replaced = planned.origin is not base and planned.origin is not source
     if planned.changes or (is_replaced and not same_bytes(planned.origin, source)):
         raise FormatError(
             f"{adapter.where}: {shorten(target)} would replace what an adapter before it "
-            f"has changed"
+            f"has changed",
+            tensor=target,
         )
     if is_replaced:
         return None

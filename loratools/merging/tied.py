@@ -33,8 +33,8 @@ def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
     if not tied.separable:
         raise UnsupportedError(
             f"{plan.base.where}: {tied.embedding} is tied to more than a head in this kind of "
-            f"model, which cannot store them apart; leave it out with "
-            f"--skip {tied.embedding!r}"
+            f"model, which cannot store them apart",
+            hint=f"leave it out with --skip {tied.embedding!r}",
         )
     tensors[tied.head] = head
     note = (

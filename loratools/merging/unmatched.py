@@ -85,7 +85,7 @@ class Unmatched:
         is_for_base = any(model in (self.names.words or "") for model in models)
         if is_for_base or not 0 < len(models) <= _FEW or (parts and "denoiser" not in parts):
             return ""
-        return f"; by its names, the adapter is for {' or '.join(models)}"
+        return f", and by its names the adapter is for {' or '.join(models)}"
 
     def _models(self) -> Counter[str]:
         return Counter(complaint.model for complaint in self._complaints if complaint.model)
@@ -97,7 +97,7 @@ class Unmatched:
         counts = [f"{count} of {model}" for model, count in models.items()]
         if others := len(self._complaints) - models.total():
             counts.append(f"{others} of models that it has")
-        return f"; in all, {', '.join(counts)}"
+        return f": in all, {', '.join(counts)}"
 
 
 def _example(names: Iterable[str]) -> str:

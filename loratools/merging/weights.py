@@ -89,7 +89,7 @@ def weighted(
     names = [adapter for adapter, _ in pairs]
     own = [weight for _, weight in pairs if weight is not None]
     if own and weights is not None:
-        raise OptionError("weights are given beside adapters and as weights; give them once")
+        raise OptionError("weights are given beside adapters and as weights", hint="give them once")
     if own:
         weights = [1.0 if weight is None else weight for _, weight in pairs]
     return names, weights_for(weights, len(names))

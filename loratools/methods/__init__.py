@@ -58,7 +58,9 @@ class Task:
         """
         updates = self.read()
         if not all(each.up.isfinite().all() and each.down.isfinite().all() for each in updates):
-            raise NonFiniteError(f"{shorten(self.target)}: holds a NaN or an infinity")
+            raise NonFiniteError(
+                f"{shorten(self.target)}: holds a NaN or an infinity", tensor=self.target
+            )
         return updates
 
 
@@ -129,4 +131,4 @@ def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> 
     for field in fields(options):
         if getattr(options, field.name) is not None and field.name not in taken:
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
-            raise OptionError(f"{method} takes no {field.name}; {known}")
+            raise OptionError(f"{method} takes no {field.name}", hint=known)

@@ -58,7 +58,8 @@ class Stack:
             if abs(weight) * float(entries) > _LARGEST:
                 raise NonFiniteError(
                     f"{shorten(task.target)}: an update is too large to be combined entry by "
-                    f"entry: above {_LARGEST}"
+                    f"entry: above {_LARGEST}",
+                    tensor=task.target,
                 )
         narrow = [update.to(torch.float32, task.device) for update in task.updates]
         return cls(

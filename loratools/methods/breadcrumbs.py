@@ -49,8 +49,8 @@ def _counts(stack: Stack, options: MethodOptions) -> tuple[int, int]:
     density = options.density or DENSITY
     if options.gamma is not None and density + options.gamma > 1 + 1e-12:
         raise OptionError(
-            f"a density of {density} leaves no room for a gamma of {options.gamma}; together they "
-            f"are at most 1"
+            f"a density of {density} leaves no room for a gamma of {options.gamma}, and "
+            f"together they are at most 1"
         )
     count = share_of(stack, density)
     gamma = GAMMA if options.gamma is None else options.gamma

@@ -65,7 +65,7 @@ def _probabilities(options: MethodOptions) -> tuple[float, float]:
     if least <= 0 or most > 1:
         raise OptionError(
             f"an epsilon of {epsilon} around a density of {density} gives probabilities from "
-            f"{least} to {most}; they have to be above 0 and at most 1"
+            f"{least} to {most}, and they have to be above 0 and at most 1"
         )
     return least, epsilon
 

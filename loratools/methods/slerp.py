@@ -32,7 +32,9 @@ def combine(task: Task, options: MethodOptions) -> tuple[float, ...]:
     if len(weights) == 1:
         return weights
     if len(task.weights) > 2:
-        raise OptionError(f"slerp goes from one adapter to another; {len(task.weights)} given")
+        raise OptionError(
+            f"slerp goes from one adapter to another, and {len(task.weights)} are given"
+        )
     t = 0.5 if options.t is None else options.t
     pairs = zip(task.updates, task.weights, strict=True)
     angle = _angle(*(_unit(update, weight) for update, weight in pairs))

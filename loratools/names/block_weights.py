@@ -80,7 +80,8 @@ def block_weights(text: str, targets: Iterable[str]) -> BlockWeights:
         advice = f"SD-{text} or SDXL-{text}" if _is_preset(head) else f"names, as in {first}=1"
         raise MatchError(
             f"block weights: {text!r} has several meanings for the blocks of the adapter, "
-            f"{_spans(blocks)}: write {advice}"
+            f"{_spans(blocks)}",
+            hint=f"write {advice}",
         )
     return BlockWeights(dict(zip(blocks, found.pop(), strict=True)))
 
@@ -96,7 +97,7 @@ def block_weights_of(text: str, adapter: Adapter) -> BlockWeights:
     try:
         return block_weights(text, targets)
     except MatchError as error:
-        raise MatchError(f"{adapter.where}: {error}") from error
+        raise error.within(adapter.where) from error
 
 
 def _parts(text: str) -> tuple[list[str], list[str]]:
@@ -138,8 +139,9 @@ def _chosen(text: str, blocks: Collection[str]) -> list[str]:
     ends = parsed_label(first), parsed_label(last or first)
     if ends[0] is None or ends[1] is None:
         raise OptionError(
-            f"block weights: {text!r} is no block; blocks are BASE, IN04, M00, OUT07, B12, S03, "
-            f"ranges such as OUT03-OUT05, and rest"
+            f"block weights: {text!r} is no block",
+            hint="blocks are BASE, IN04, M00, OUT07, B12, S03, "
+            "ranges such as OUT03-OUT05, and rest",
         )
     begin, end = position(ends[0]), position(ends[1])
     return [block for block in blocks if begin <= position(block) <= end]
@@ -211,12 +213,13 @@ def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
         for order in LISTS
         if not _unlisted(order, blocks, own)
     ]
-    advice = f"; known lists of values for them: {listing(known, 3)}" if known else ""
+    hint = f"known lists of values for them: {listing(known, 3)}" if known else None
     lengths = dict.fromkeys(map(len, _alternatives(head)))
     near = [order for length in lengths for order in _of_length(length, blocks)]
     if not near:
         return MatchError(
-            f"block weights: {given} is not for the blocks of the adapter, {_spans(blocks)}{advice}"
+            f"block weights: {given} is not for the blocks of the adapter, {_spans(blocks)}",
+            hint=hint,
         )
     order = min(near, key=lambda order: len(_unlisted(order, blocks, own)))
     missed = _unlisted(order, blocks, own)
@@ -224,8 +227,8 @@ def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
     example = f"{missed[0]}=0" if len(missed) == 1 else "rest=0"
     return MatchError(
         f"block weights: {given} is for {order.order}, and {targets} of the adapter's targets "
-        f"{'is' if targets == 1 else 'are'} in {_spans(missed)}: add a weight for them, as in "
-        f"{example}{advice}"
+        f"{'is' if targets == 1 else 'are'} in {_spans(missed)}",
+        hint=f"add a weight for them, as in {example}" + (f", or use {hint}" if hint else ""),
     )
 
 

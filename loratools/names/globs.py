@@ -35,13 +35,10 @@ def no_match(glob: str, names: Collection[str], *, option: str | None = None) ->
         (m for form in _MEANT if any(matches(m := form.format(glob), name) for name in names)), None
     )
     if meant is not None:
-        return MatchError(f"{given} matches no target; did you mean {meant!r}?")
+        return MatchError(f"{given} matches no target", hint=f"did you mean {meant!r}?")
     near = [shorten(name) for name in _nearest(glob, names)]
-    return MatchError(
-        f"{given} matches no target; nearest: {', '.join(near)}"
-        if near
-        else f"{given} matches no target; there are none"
-    )
+    hint = f"nearest: {', '.join(near)}" if near else "there are none"
+    return MatchError(f"{given} matches no target", hint=hint)
 
 
 @final

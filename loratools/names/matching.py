@@ -146,7 +146,7 @@ class BaseNames:
             if (found := self._names(component).find(path, shape, may_transpose=may_transpose))
         ]
         if not matches:
-            raise MatchError(self._complaint(target, path, shape, inside))
+            raise MatchError(self._complaint(target, path, shape, inside), tensor=target)
         return _only(target, matches, takes)
 
     def match_name(self, target: str, takes: Callable[[str], bool] | None = None) -> Match | None:
@@ -265,8 +265,9 @@ def _only(target: str, matches: list[Match], takes: Callable[[str], bool] | None
         matches = [m for m in matches if any(takes(place.name) for place in m.places)] or matches
     if len({match.places for match in matches}) > 1:
         names = listing(match.name for match in matches)
-        choice = "; --only or --skip says which" if takes else ""
         raise MatchError(
-            f"{shorten(target)}: several base tensors fit equally well: {names}{choice}"
+            f"{shorten(target)}: several base tensors fit equally well: {names}",
+            tensor=target,
+            hint="--only or --skip says which" if takes else None,
         )
     return matches[0]

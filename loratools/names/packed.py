@@ -125,8 +125,8 @@ class Packed:
         more = f", like {others} more that the adapter changes" if others else ""
         raise UnsupportedError(
             f"{where}: {first} is stored {self.described(names[0])}{more}, and nothing can be "
-            f"added to codes: merge into the original float weights, then quantise the result; "
-            f"--skip {first!r} leaves it out"
+            f"added to codes: merge into the original float weights, then quantise the result",
+            hint=f"--skip {first!r} leaves it out",
         )
 
     def with_tied(self, *names: str) -> "Packed":

@@ -48,15 +48,17 @@ def _notes(
     if fields.get("transform_config"):
         raise UnsupportedError(
             f"{where}: its config.json declares transforms of weights (transform_config), so that "
-            f"weights in plain floats may be rotated, too; merge into the original weights"
+            f"weights in plain floats may be rotated, too",
+            hint="merge into the original weights",
         )
     tensors = [tensor for shard in component.shards for tensor in shard.tensors]
     unknown = next((t for t in tensors if _may_be_codes(t) and not packed.holds(t.name)), None)
     if is_converted and unknown is not None:
         raise UnsupportedError(
             f"{where}: {shorten(unknown.name)} is stored as {unknown.dtype}, and config.json "
-            f"declares a quantisation ({method}); it may be codes in a format that is not known, "
-            f"whose scales would change with --dtype"
+            f"declares a quantisation ({method}): it may be codes in a format that is not known, "
+            f"whose scales would change with --dtype",
+            tensor=unknown.name,
         )
     if not any(packed.holds(tensor.name) for tensor in tensors):
         yield (

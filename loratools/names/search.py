@@ -176,7 +176,8 @@ class Names:
             if len(meanings) > 1:
                 names = listing(f"{self.root}{match.name}" for match in fitting)
                 raise MatchError(
-                    f"{shorten(target)}: several base tensors fit equally well: {names}"
+                    f"{shorten(target)}: several base tensors fit equally well: {names}",
+                    tensor=target,
                 )
             if fitting:
                 return fitting[0]

@@ -57,7 +57,8 @@ def respelled(names: Collection[str], reference: Collection[str], where: str) ->
         if (other := owners.setdefault(new, name)) != name:
             raise MatchError(
                 f"{where}: {shorten(other)} and {shorten(name)} both mean {shorten(new)} in the "
-                f"other adapters"
+                f"other adapters",
+                tensor=other,
             )
     own = {stems[name] if name == new else _stem(new): name for name, new in renamed.items()}
     _refuse_exclusive(own, theirs, where)
@@ -94,13 +95,16 @@ def _changes(
         if len(found) > 1:
             raise MatchError(
                 f"{where}: {shorten(name)} may be any of {', '.join(map(shorten, found))} in the "
-                f"other adapters"
+                f"other adapters",
+                tensor=name,
             )
         for other, change in found.items():
             if change is None or changes.setdefault(change[0], change[1]) != change[1]:
                 raise MatchError(
                     f"{where}: {shorten(name)} may be {shorten(other)} of another adapter, which "
-                    f"cannot be told from the names; rename one of them"
+                    f"cannot be told from the names",
+                    tensor=name,
+                    hint="rename one of them",
                 )
     return changes
 
@@ -234,8 +238,9 @@ def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: 
             for mine, yours in _pairs(own, theirs, pattern, opposite):
                 raise MatchError(
                     f"{where}: {shorten(mine)} is a name of the blocks that {shorten(yours)} of "
-                    f"another adapter names in another way; convert one of them first: see "
-                    f"`loratools convert`"
+                    f"another adapter names in another way",
+                    tensor=mine,
+                    hint="convert one of them first: see `loratools convert`",
                 )
 
 

@@ -85,7 +85,8 @@ def distinct(plain: Mapping[str, str], where: str) -> Mapping[str, str]:
         if (other := owners.setdefault(short, name)) != name:
             raise FormatError(
                 f"{where}: {shorten(other)} and {shorten(name)} are both {shorten(short)}, "
-                f"without the wrappers in their names"
+                f"without the wrappers in their names",
+                tensor=other,
             )
     return plain
 

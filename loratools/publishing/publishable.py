@@ -94,7 +94,8 @@ def publishable(path: Path, *, all_files: bool, variant: str | None = None) -> P
     _check_names(path, {*own, *others})
     if others and not all_files:
         raise UnsupportedError(
-            f"{path}: holds files that are none of its own ({listing(others)}); --all sends them"
+            f"{path}: holds files that are none of its own ({listing(others)})",
+            hint="--all sends them",
         )
     return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model, variant)
 
@@ -107,8 +108,8 @@ def _adapters_files(folder: LocalFolder) -> list[str]:
 def _check_names(path: Path, names: Iterable[str]) -> None:
     if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
         raise UnsupportedError(
-            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read; "
-            f"take them out of the folder"
+            f"{path}: holds pickles ({listing(pickles)}), which can run code where they are read",
+            hint="take them out of the folder",
         )
     for name in sorted(names):
         check_path(name, str(path))
@@ -133,12 +134,12 @@ def _checked_adapter(path: Path, base: str | None) -> "Inspection":
     notes = [note for note in found.notes if note not in found.adapter.notes_beside]
     wrong = [note.message for note in notes if note.severity != "info"]
     if wrong:
-        raise FormatError(f"{path}: {wrong[0]}; loratools inspect --check {path} says all")
+        raise FormatError(f"{path}: {wrong[0]}", hint=f"loratools inspect --check {path} says all")
     named = base or found.adapter.provenance.base
     if named is not None and _is_local(named):
         raise UnsupportedError(
-            f"{path}: names {shorten(named)} as its base, which is a path on this machine; "
-            f"--base owner/name sends the name on the Hub"
+            f"{path}: names {shorten(named)} as its base, which is a path on this machine",
+            hint="--base owner/name sends the name on the Hub",
         )
     return found
 

@@ -193,8 +193,8 @@ def _wanted(folder: "HubFolder", file: str | None, variant: str | None) -> list[
     pickles = [name for name in found if is_pickle(name)]
     if pickles:
         raise UnsupportedError(
-            f"{folder.where}/{shorten(pickles[0])}: a pickle, which can run code when it is read; "
-            f"none is fetched"
+            f"{folder.where}/{shorten(pickles[0])}: a pickle, which can run code when it is "
+            f"read, and none is fetched"
         )
     return sorted({*found, *about})
 

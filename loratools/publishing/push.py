@@ -190,9 +190,9 @@ def push(
 def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
     name = HubName.parse(repo if is_hub_name(repo) else f"hf://{repo}")
     if name.path or name.revision:
-        raise HubError(f"{repo}: not of the form owner/name; a branch is given by --branch")
+        raise HubError(f"{repo}: not of the form owner/name", hint="a branch is given by --branch")
     if is_hub_name(folder):
-        raise UnsupportedError(f"{folder}: not a folder here; pull it first")
+        raise UnsupportedError(f"{folder}: not a folder here", hint="pull it first")
     if options.base is not None and is_hub_name(options.base):
         options = replace(options, base=HubName.parse(options.base).repo)
     if options.proposes and (options.tag or options.branch != "main"):
@@ -247,7 +247,7 @@ def _parent(name: HubName, options: PushOptions) -> str | None:
         if options.dry_run and options.create:
             return None
         if not reading.exists(name.repo):
-            raise HubError(f"{error}; --create makes one") from None
+            raise HubError(error.complaint, hint="--create makes one") from None
     if options.dry_run:
         return reading.head(name)  # from which the branch would be made
     writing.branch(name.repo, options.branch)
@@ -307,7 +307,9 @@ def _with_base(
     if dialect and dialect.base_field and config and config in files:
         fields = {**read_json(files[config]), dialect.base_field: base}
         return {config: encode_json(fields)}
-    raise UnsupportedError("there is no adapter's config here that names a base; leave out --base")
+    raise UnsupportedError(
+        "there is no adapter's config here that names a base", hint="leave out --base"
+    )
 
 
 def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":

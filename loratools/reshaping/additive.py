@@ -86,7 +86,8 @@ def _effect(adapter: Adapter, tensor: PlannedTensor, change: Change) -> _Effect:
     if math.prod(delta.shape) < math.prod(update.shape):
         raise UnsupportedError(
             f"{adapter.where}: {shorten(change.target)}: {delta.kind} depends on weights that are "
-            f"apart in the base, such as {shorten(tensor.name)}, and is one for all of them"
+            f"apart in the base, such as {shorten(tensor.name)}, and is one for all of them",
+            tensor=change.target,
         )
     return _Effect(change.target, replace(tensor, origin=origin), replace(change, delta=delta))
 

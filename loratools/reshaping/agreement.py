@@ -78,7 +78,9 @@ def _passengers(
             if policy != "first":
                 raise UnsupportedError(
                     f"{shorten(key)}: is carried along beside the updates and differs between the "
-                    f"adapters; --replaced first takes the first"
+                    f"adapters",
+                    tensor=key,
+                    hint="--replaced first takes the first",
                 )
             notes.append(f"{key}: the first is taken")
     return taken
@@ -94,7 +96,8 @@ def _refuse_overlap(adapters: Sequence[Adapter]) -> None:
                 if is_trained or (target in other.updates and target not in other.rows):
                     raise UnsupportedError(
                         f"{shorten(target)}: {rows_of.where} trains rows of what {other.where} "
-                        f"trains whole; which of them counts cannot be stored in one adapter"
+                        f"trains whole, and which of them counts cannot be stored in one adapter",
+                        tensor=target,
                     )
 
 
@@ -113,7 +116,9 @@ def _rows(
 ) -> ReplacedRows:
     stored = [rows for rows in found if rows is not None]
     if policy != "first" and any(rows.indices != stored[0].indices for rows in stored):
-        raise UnsupportedError(f"{shorten(target)}: the adapters have trained different rows of it")
+        raise UnsupportedError(
+            f"{shorten(target)}: the adapters have trained different rows of it", tensor=target
+        )
     sources = [rows.rows for rows in stored]
     is_complete = len(stored) == len(found)
     return replace(stored[0], rows=_agreed(target, sources, policy, notes, is_complete=is_complete))
@@ -128,17 +133,22 @@ def _agreed(
     if policy == "refuse":
         state = "differs between the adapters" if is_complete else "is in some of the adapters only"
         raise UnsupportedError(
-            f"{shorten(target)}: takes the place of the base's tensor and {state}; "
-            f"--replaced first or average decides"
+            f"{shorten(target)}: takes the place of the base's tensor and {state}",
+            tensor=target,
+            hint="--replaced first or average decides",
         )
     notes.append(f"{target}: {'the first' if policy == 'first' else 'the average'} is taken")
     if policy == "first" or len(sources) == 1:
         return first
     if any(source.shape != first.shape for source in sources):
-        raise UnsupportedError(f"{shorten(target)}: has different shapes, and no average")
+        raise UnsupportedError(
+            f"{shorten(target)}: has different shapes, and no average", tensor=target
+        )
     if any(source.dtype not in FACTORS for source in sources):
         dtypes = ", ".join(dict.fromkeys(torch_name(source.dtype) for source in sources))
-        raise UnsupportedError(f"{shorten(target)}: is stored as {dtypes}, which has no average")
+        raise UnsupportedError(
+            f"{shorten(target)}: is stored as {dtypes}, which has no average", tensor=target
+        )
     dtype = widest([source.dtype for source in sources])
     return Computed(tuple(sources), dtype, first.shape, _mean)
 

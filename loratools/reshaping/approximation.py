@@ -85,7 +85,8 @@ def approximate(
             # Not written with `>`, so that it is true of a NaN as well.
             if not update.svd.values[:1].sum() <= LARGEST:
                 raise NonFiniteError(
-                    f"{shorten(targets[i])}: the update is too large: above {LARGEST}"
+                    f"{shorten(targets[i])}: the update is too large: above {LARGEST}",
+                    tensor=targets[i],
                 )
         return found
 

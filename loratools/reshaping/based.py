@@ -41,8 +41,8 @@ def additive_all(
             continue
         if rule is None:
             raise UnsupportedError(
-                f"{adapter.where}: what {', '.join(adapter.kinds)} does to a weight has full rank; "
-                f"say how many ranks to keep, with --rank or another rule"
+                f"{adapter.where}: what {', '.join(adapter.kinds)} does to a weight has full rank",
+                hint="say how many ranks to keep, with --rank or another rule",
             )
         found = additive(adapter, checkpoint, rule, each)
         total = together(found.truncations.values())

@@ -117,8 +117,8 @@ def combined(
     check_options(combination.method, method.OPTIONS, combination.options)
     if rule is None and not method.LOW_RANK:
         raise OptionError(
-            f"{combination.method} makes updates of full rank; say how many ranks to keep, with "
-            f"--rank or another rule"
+            f"{combination.method} makes updates of full rank",
+            hint="say how many ranks to keep, with --rank or another rule",
         )
     job = Job(method.combine, combination.options, combination.seed, combination.device)
     found = results(parts, job, rule, each)
@@ -175,12 +175,13 @@ def _additive(adapter: Adapter, target: str) -> Additive:
     if delta.additive is None:
         raise UnsupportedError(
             f"{where}: {delta.kind} depends on the weight it changes, and cannot be added to "
-            f"others without it; name that model with --base, and the ranks to keep with --rank"
+            f"others without it",
+            hint="name that model with --base, and the ranks to keep with --rank",
         )
     if len(delta.shape) > 1 and delta.additive.factored() is None:
         raise UnsupportedError(
-            f"{where}: {delta.kind} has no factors of its own to combine; `loratools merge` adds "
-            f"it, and other adapters beside it, to a base"
+            f"{where}: {delta.kind} has no factors of its own to combine",
+            hint="`loratools merge` adds it, and other adapters beside it, to a base",
         )
     return delta.additive
 
@@ -214,11 +215,14 @@ def _check_alike(adapters: Sequence[Adapter], target: str, part: Part) -> None:
         if is_vector != part.is_vector or differs:
             raise UnsupportedError(
                 f"{shorten(target)}: is changed in another way in {adapters[number].where} than in "
-                f"{adapters[part.numbers[0]].where}"
+                f"{adapters[part.numbers[0]].where}",
+                tensor=target,
             )
         if update.delta.shape != first.delta.shape:
             raise ShapeMismatchError(
                 f"{shorten(target)}: changes a weight {list(update.delta.shape)} in "
                 f"{adapters[number].where} and {list(first.delta.shape)} in "
-                f"{adapters[part.numbers[0]].where}; are they of one base?"
+                f"{adapters[part.numbers[0]].where}",
+                tensor=target,
+                hint="are they of one base?",
             )

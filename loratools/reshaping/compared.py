@@ -132,7 +132,8 @@ def _error(adapter: Adapter, target: str, difference: _Difference) -> float:
 def _changed(adapter: Adapter, target: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"{adapter.where}: {shorten(target)} would be {what}: what was written of it does not mean "
-        f"the same"
+        f"the same",
+        tensor=target,
     )
 
 

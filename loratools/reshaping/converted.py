@@ -132,13 +132,25 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
     groups: dict[str, list[str]] = {}
     for target, reason in reasons.items():
         groups.setdefault(reason, []).append(target)
-    told = "; ".join(f"{listing(names, 3)}: {why}" for why, names in [*groups.items()][:_REASONS])
+    advice = dict.fromkeys(hint for _, hint in map(_parts, groups) if hint)
+    told = ", and ".join(
+        f"{listing(names, 3)}: {_parts(why)[0]}" for why, names in [*groups.items()][:_REASONS]
+    )
     if len(groups) > _REASONS:
-        told += f"; and {counted(len(groups) - _REASONS, 'other reason')}"
+        told += f", and {counted(len(groups) - _REASONS, 'other reason')}"
     what = f"any of the {count} targets" if count > 1 else "the only target"
     if len(reasons) < count:
         what = f"{len(reasons)} of {count} targets, which --drop leaves out"
-    raise UnsupportedError(f"{where}: the {dialect.name} format cannot hold {what}: {told}")
+    raise UnsupportedError(
+        f"{where}: the {dialect.name} format cannot hold {what}: {told}",
+        hint=", or ".join(advice) or None,
+    )
+
+
+def _parts(reason: str) -> tuple[str, str]:
+    """What a reason says, and its advice; the latter may be empty."""
+    what, _, hint = reason.partition("; ")
+    return what, hint
 
 
 def _targets(adapter: Adapter) -> tuple[str, ...]:

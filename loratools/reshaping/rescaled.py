@@ -104,7 +104,7 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
         try:
             delta = _rescaled(update.delta, local[target], rescaling)
         except UnsupportedError as error:
-            raise UnsupportedError(f"{adapter.where}: {shorten(target)}: {error}") from error
+            raise error.within(adapter.where, target) from error
         updates[target] = replace(update, delta=delta)
     notes = _whole_tensors(adapter, rescaling, blocks)
     if rescaling.block_weights is not None:
@@ -160,7 +160,9 @@ def _whole_tensors(adapter: Adapter, rescaling: Rescaling, blocks: BlockWeights)
     verb = "takes" if len(whole) == 1 else "take"
     what = f"{listing(whole)} {verb} the place of the base's tensors, at any strength"
     if not rescaling.keep_replaced:
-        raise UnsupportedError(f"{adapter.where}: {what}; --keep-replaced keeps them as they are")
+        raise UnsupportedError(
+            f"{adapter.where}: {what}", hint="--keep-replaced keeps them as they are"
+        )
     return (what,)
 
 
@@ -215,8 +217,9 @@ def _check_folded(
             continue
         if stored_norm(before.up) and not stored_norm(after.up):
             raise UnsupportedError(
-                f"{adapter.where}: {shorten(target)}: folded, up is zero in {after.up.dtype}; "
-                f"--balance gives it the norm of down"
+                f"{adapter.where}: {shorten(target)}: folded, up is zero in {after.up.dtype}",
+                tensor=target,
+                hint="--balance gives it the norm of down",
             )
 
 

@@ -78,7 +78,9 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
         elif len(update.delta.shape) > 1:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: {update.delta.kind} has no factors, and so "
-                f"no rank that could be another; `loratools merge` adds it to a base as it is"
+                f"no rank that could be another",
+                tensor=target,
+                hint="`loratools merge` adds it to a base as it is",
             )
     return loras
 
@@ -95,7 +97,7 @@ def _resized(where: str, target: str, update: Update, lora: LoRA) -> Update:
     try:
         return replace(update, delta=update.delta.with_low_rank(lora))
     except UnsupportedError as error:
-        raise UnsupportedError(f"{where}: {shorten(target)}: {error}") from error
+        raise error.within(where, target) from error
 
 
 def _notes(adapter: Adapter) -> tuple[str, ...]:

@@ -151,7 +151,9 @@ def _range(piece: Piece) -> tuple[int, int]:
     begin = min(run.begin for run in piece.runs)
     end = max(run.begin + run.count for run in piece.runs)
     if end - begin != sum(run.count for run in piece.runs):
-        raise UnsupportedError(f"{shorten(piece.name)} has rows of it that are apart")
+        raise UnsupportedError(
+            f"{shorten(piece.name)} has rows of it that are apart", tensor=piece.name
+        )
     return begin, end
 
 

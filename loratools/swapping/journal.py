@@ -99,7 +99,10 @@ class Journal:
             except (StorageError, FormatError) as again:
                 where = self.base.where
                 raise type(again)(
-                    f"{again}; {where} may be a mixture now, which loratools swap {where} completes"
+                    f"{again.complaint}, and {where} may be a mixture now",
+                    file=again.file,
+                    tensor=again.tensor,
+                    hint=f"loratools swap {where} completes it",
                 ) from again
             if not isinstance(error, StorageError):
                 raise
@@ -190,8 +193,8 @@ def state_of(base: Checkpoint) -> SwapState:
     state = read_state(folder) if folder.is_dir() else None
     if state is not None and state.headers != headers:
         raise FormatError(
-            f"{folder}: of another model, or the model's files were replaced; remove this folder "
-            f"to keep the model as it is now"
+            f"{folder}: of another model, or the model's files were replaced",
+            hint="remove this folder to keep the model as it is now",
         )
     return SwapState(headers) if state is None or state.is_clean else state
 

@@ -61,7 +61,7 @@ def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, di
         output.close()
     known = digests({tensor.name: tensor for tensor in tensors}, journal.jobs)
     if digests(tensors_in(InputFile(path)), journal.jobs) != known:
-        raise StorageError(f"{path}: was not written as planned; check the disk")
+        raise StorageError(f"{path}: was not written as planned", hint="check the disk")
     return name, known
 
 

@@ -27,19 +27,22 @@ def open_own(path: str | Path, variant: str | None = None) -> Checkpoint:
         StorageError: a file cannot be read.
     """
     if is_hub_name(path):
-        raise UnsupportedError(f"{path}: a swap rewrites files in place; pull the model with -o")
+        raise UnsupportedError(
+            f"{path}: a swap rewrites files in place", hint="pull the model with -o"
+        )
     if len(layers_of(path)) > 1:
         raise UnsupportedError(
-            f"{path}: a base with an overlay, and a swap rewrites one model; write it as one with "
-            f"loratools merge -o"
+            f"{path}: a base with an overlay, and a swap rewrites one model",
+            hint="write it as one with loratools merge -o",
         )
     with path_errors(path, FormatError):
         base = checkpoint_as_stored(place_here(Path(path)), variant)
         if base.is_pipeline:
             example = base.components[-1].folder
             raise UnsupportedError(
-                f"{path}: a pipeline, and a swap rewrites one model; name the folder of a "
-                f"component, such as {example}, or write the pipeline with loratools merge -o"
+                f"{path}: a pipeline, and a swap rewrites one model",
+                hint=f"name the folder of a "
+                f"component, such as {example}, or write the pipeline with loratools merge -o",
             )
         for shard in base.shards:
             _check_own(shard.file.path)
@@ -50,11 +53,11 @@ def _check_own(file: Path) -> None:
     """Refuse a file that is not, or may not be, this model's alone."""
     status = file.lstat()
     if stat.S_ISLNK(status.st_mode):
-        raise OutputError(f"{file}: a link, and what it leads to may be others' too; {_COPY}")
+        raise OutputError(f"{file}: a link, and what it leads to may be others' too", hint=_COPY)
     if status.st_nlink > 1:
-        raise OutputError(f"{file}: has {status.st_nlink} names (hard links); {_COPY}")
+        raise OutputError(f"{file}: has {status.st_nlink} names (hard links)", hint=_COPY)
     # Root may write what is read-only; that it is so shows that it is not to be written.
     if not status.st_mode & 0o222 or not os.access(file, os.W_OK):
-        raise OutputError(f"{file}: read-only; {_COPY}")
+        raise OutputError(f"{file}: read-only", hint=_COPY)
     if any(_CACHED_REPOSITORY.match(parent.name) for parent in file.resolve().parents):
-        raise OutputError(f"{file}: in a cache of the Hub, where others read it; {_COPY}")
+        raise OutputError(f"{file}: in a cache of the Hub, where others read it", hint=_COPY)

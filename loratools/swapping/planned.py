@@ -44,8 +44,8 @@ def planned(
     plan = with_pad_token(plan, beside)
     for reason in (*_other_tensors(plan), *_other_files(plan, beside, options)):
         raise UnsupportedError(
-            f"{base.where}: {reason}, and a swap changes numbers only; loratools merge -o writes "
-            f"this model"
+            f"{base.where}: {reason}, and a swap changes numbers only",
+            hint="loratools merge -o writes this model",
         )
     return MergeReport(
         plan=plan,

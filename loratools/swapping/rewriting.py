@@ -67,7 +67,8 @@ def originals_of(folder: Path, state: SwapState, jobs: int | None) -> dict[str, 
     originals = _found(folder, {n: t.originals for n, t in state.tensors.items()})
     if bad := _differing(originals, {n: t.original for n, t in state.tensors.items()}, jobs):
         raise FormatError(
-            f"{folder}: the original bytes of {listing(bad)} are damaged; copy the model anew"
+            f"{folder}: the original bytes of {listing(bad)} are damaged",
+            hint="copy the model anew",
         )
     return originals
 
@@ -82,8 +83,8 @@ def check_current(base: Checkpoint, state: SwapState, jobs: int | None) -> None:
     wanted = {name: tensor.current for name, tensor in state.tensors.items()}
     if bad := _differing(base.tensors, wanted, jobs):
         raise FormatError(
-            f"{base.where}: has changed since the last swap: {listing(bad)}; to keep it as it is "
-            f"now, remove its folder that ends in .loratools-swap"
+            f"{base.where}: has changed since the last swap: {listing(bad)}",
+            hint="to keep it as it is now, remove its folder that ends in .loratools-swap",
         )
 
 
@@ -131,7 +132,9 @@ def _copy(shard: Shard, pairs: list[tuple[Stored, Stored]], jobs: int | None) ->
 def _copy_one(fd: int, path: Path, pair: tuple[Stored, Stored]) -> None:
     tensor, source = pair
     if source.nbytes != tensor.nbytes:
-        raise FormatError(f"{source.file.path}: {shorten(source.name)} is of another size")
+        raise FormatError(
+            f"{source.file.path}: {shorten(source.name)} is of another size", tensor=source.name
+        )
     with source.file.used() as original:
         copied = copy_range(original, source.begin, fd, tensor.begin, source.nbytes)
     if copied != tensor.nbytes:
@@ -152,7 +155,9 @@ def _found(folder: Path, wanted: Mapping[str, str]) -> dict[str, Stored]:
     }
     for name, file in wanted.items():
         if name not in files[file]:
-            raise FormatError(f"{folder / file}: lacks {shorten(name)}; copy the model anew")
+            raise FormatError(
+                f"{folder / file}: lacks {shorten(name)}", tensor=name, hint="copy the model anew"
+            )
     return {name: files[file][name] for name, file in wanted.items()}
 
 

@@ -83,11 +83,11 @@ def repaired(adapter: "Adapter", chosen: Sequence[str]) -> Repaired:
     if unknown := [name for name in chosen if name not in (*names(), ALL)]:
         known, hint = ", ".join(names()), did_you_mean(unknown[0], names())
         raise OptionError(
-            f"no trap is called {listing(map(repr, unknown))}; there are {known}{hint}"
+            f"no trap is called {listing(map(repr, unknown))}", hint=f"there are {known}{hint}"
         )
     for name in chosen:
         if name != ALL and not (trap := traps()[name]).is_repaired:
-            raise UnsupportedError(f"{adapter.where}: {name} is not repaired here: {trap.cure}")
+            raise UnsupportedError(f"{adapter.where}: {name} is not repaired here", hint=trap.cure)
     changes: list[Change] = []
     for name, trap in traps().items():
         if name in chosen or ALL in chosen:

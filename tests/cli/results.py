@@ -1,5 +1,6 @@
 """What a run of a command should look like."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,30 @@ def refused(result: Result, code: int, says: str) -> bool:
     assert len(last) <= 500
     assert last.isprintable()
     assert all(line.startswith("Usage: ") for line in others)
+    return True
+
+
+def refused_as_json(result: Result, code: int, **fields: Any) -> bool:
+    """One line on stderr, which is the JSON of an error with these fields; nothing on stdout."""
+    assert result.code == code, result
+    assert result.out == ""
+    assert result.err.isascii()
+    assert result.err.count("\n") == 1
+    error = json.loads(result.err)
+    text = (str, None)
+    assert is_object(
+        error,
+        kind=str,
+        message=str,
+        file=text,
+        tensor=text,
+        hint=text,
+        exit_code=lambda c: c == code,
+    )
+    assert error["message"].isprintable()
+    assert (error["hint"] or "") in error["message"] or error["kind"] == "UsageError"
+    found = {name: error[name] for name in fields}
+    assert found == fields
     return True
 
 

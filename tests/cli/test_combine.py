@@ -343,7 +343,7 @@ WRONG = {
     "lambda": (["--lambda", "nan"], "lambda is a finite number, not nan"),
     "a bad rule": (["--rank", "0"], "a rank of 0 keeps nothing"),
     "two rules": (["--rank", "2", "--error", "0.5"], "rank and error are both given"),
-    "three for slerp": ([LARGE, "--method", "slerp"], "slerp goes from one adapter to another; 3"),
+    "three for slerp": ([LARGE, "--method", "slerp"], "from one adapter to another, and 3"),
     "another base's": (
         [FIXTURES / "adapters/gpt2-conv1d", "--rank", "0"],
         "a rank of 0 keeps nothing",

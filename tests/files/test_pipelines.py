@@ -159,7 +159,7 @@ def test_a_component_without_a_folder_is_noted(tmp_path: Path) -> None:
     assert base.notes == ("vae: not read: model_index.json names it, and there is no such folder",)
     for component in ("text_encoder", "unet"):
         shutil.rmtree(folder / component)
-    refused(folder, "a pipeline without safetensors files; text_encoder: model_index.json names it")
+    refused(folder, "a pipeline without safetensors files (text_encoder: model_index.json names it")
 
 
 def test_a_component_of_pickles_is_noted_and_not_read(tmp_path: Path) -> None:

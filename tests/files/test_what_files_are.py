@@ -117,7 +117,7 @@ def test_a_file_of_an_overlay_is_called_by_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.bin", "x.npz", "x.json"])
 def test_a_safetensors_file_under_another_name_is_called_one(tmp_path: Path, name: str) -> None:
     file = Path(shutil.copy(SMALL / WEIGHTS, tmp_path / name))
-    with pytest.raises(FormatError, match=r"but a safetensors file: name it \.safetensors"):
+    with pytest.raises(FormatError, match=r"but a safetensors file; name it \.safetensors"):
         loratools.open_adapter(SMALL if name == "x.json" else file, config=file)
 
 

@@ -159,7 +159,7 @@ def test_damaged_files_are_refused_by_what_is_wrong() -> None:
         rest = {name: source for name, source in whole.items() if name != key}
         with pytest.raises(FormatError, match=message):
             decode(files(rest))
-    with pytest.raises(FormatError, match="here: x: an unknown key; expected a model, a position"):
+    with pytest.raises(FormatError, match="here: x: an unknown key: expected a model, a position"):
         decode(files(whole | {"x": whole["unet:0:up"]}))
     for again in ("unet:00:up", "unet:\u0660:up", f"unet:{'1' * 5000}:up"):
         with pytest.raises(FormatError, match="an unknown key"):

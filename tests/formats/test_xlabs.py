@@ -90,7 +90,7 @@ def test_they_mean_what_diffusers_converts_them_to() -> None:
 
 def test_it_is_only_read() -> None:
     adapter = decode(bundle(adapter_file()))
-    with pytest.raises(UnsupportedError, match="the format xlabs is read and not written; written"):
+    with pytest.raises(UnsupportedError, match="the format xlabs is read and not written: written"):
         encode(adapter)
 
 

@@ -69,5 +69,5 @@ def test_coefficients_are_all_that_is_computed() -> None:
 
 
 def test_three_adapters_are_refused() -> None:
-    with pytest.raises(LoratoolsError, match="from one adapter to another; 3 given"):
+    with pytest.raises(LoratoolsError, match="from one adapter to another, and 3 are given"):
         run(slerp, task(row(1), row(2), row(3)))

@@ -195,7 +195,7 @@ def test_a_list_that_says_nothing_of_a_block_is_refused_until_its_weight_is_give
         (
             counted(25),
             FLUX[:3],
-            r"several meanings .*, B00 to B02: write names, as in B00=1$",
+            r"several meanings .*, B00 to B02; write names, as in B00=1$",
         ),
     ],
 )

@@ -166,7 +166,7 @@ def test_what_is_for_models_that_the_base_lacks_is_counted_by_model(
         loratools.merge(tmp_path / "unet.safetensors", adapter, output=output)
     not_there = "which the base does not have (it is SDXL, original layout)"
     assert f"a module {first}, {not_there} (and 24 more without a match" in str(refusal.value)
-    assert f"; in all, 12 {first}, 13 {second})" in str(refusal.value)
+    assert f": in all, 12 {first}, 13 {second})" in str(refusal.value)
     options = MergeOptions(allow_unmatched=True)
     report = loratools.merge(tmp_path / "unet.safetensors", adapter, output=output, options=options)
     assert [note for note in report.notes if "left out" in note] == [
@@ -193,7 +193,7 @@ def test_an_adapter_for_another_model_is_refused_with_what_both_are(
         with pytest.raises(MatchError) as refusal:
             loratools.merge(build(base).folder / SINGLE, path, output=tmp_path / "out")
         assert f"(it is {NAMES[base]}, original layout)" in str(refusal.value)
-        assert f"by its names, the adapter is for {NAMES[adapter]}" in str(refusal.value)
+        assert f"by its names the adapter is for {NAMES[adapter]}" in str(refusal.value)
 
 
 # With the fused weights of FLUX.1

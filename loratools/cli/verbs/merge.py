@@ -201,7 +201,7 @@ def _merge_in_place(
 
     if swapped := swap(base, dry_run=True, variant=settings["variant"]).adapters:
         raise OutputError(
-            f"{base}: {swapped[0].path} is in it; loratools swap --in puts others in its place, "
-            f"and swap --out takes it out"
+            f"{base}: {swapped[0].path} is in it",
+            hint="loratools swap --in puts others in its place, and swap --out takes it out",
         )
     run_swap(base, adapters, weights=weights, as_json=as_json, settings=settings)

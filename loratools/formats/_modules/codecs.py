@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 from loratools import registry
 from loratools.adapter import Note
 from loratools.deltas import Delta
-from loratools.errors import FormatError, listing
+from loratools.errors import FormatError, about, listing
 from loratools.formats._modules import kinds
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.kinds import Codec, StoredModule
@@ -49,10 +49,10 @@ class Codecs:
             ShapeMismatchError: they do not fit each other.
         """
         stored = {name: StoredModule(f"{where}: {name}", parts) for name, parts in modules.items()}
-        deltas = {
-            name: self.kind_of(module.name, module.parts).decode(module)
-            for name, module in stored.items()
-        }
+        deltas = {}
+        for name, module in stored.items():
+            with about(name):
+                deltas[name] = self.kind_of(module.name, module.parts).decode(module)
         axes = settled(stored, deltas)
         return Decoded({**deltas, **axes.changed}, axes.notes)
 

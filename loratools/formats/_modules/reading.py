@@ -54,8 +54,9 @@ def add_part(where: str, parts: dict[str, Source], part: str, key: str, source: 
     """
     if part in parts:
         raise FormatError(
-            f"{where}: {shorten(key)}: means the same tensor as "
-            f"{shorten(parts[part].keys[0])}; remove one of them"
+            f"{where}: {shorten(key)}: means the same tensor as {shorten(parts[part].keys[0])}",
+            tensor=key,
+            hint="remove one of them",
         )
     parts[part] = source
 
@@ -63,11 +64,13 @@ def add_part(where: str, parts: dict[str, Source], part: str, key: str, source: 
 def _refuse(where: str, keys: Iterable[str], spelling: Spelling, names: str) -> None:
     for key in keys:
         if (kind := other_kind(key, spelling)) is not None:
-            raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which cannot be read yet")
+            raise UnsupportedError(
+                f"{where}: {shorten(key)}: {kind}, which cannot be read yet", tensor=key
+            )
     for key in keys:
         parts = ", ".join(dict.fromkeys(spelling.parts.values()))
         raise FormatError(
-            f"{where}: {shorten(key)}: an unknown key; expected {parts} after {names}"
+            f"{where}: {shorten(key)}: an unknown key: expected {parts} after {names}", tensor=key
         )
 
 

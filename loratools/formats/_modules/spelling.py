@@ -72,7 +72,7 @@ def check_one_adapter(keys: Iterable[str], where: str) -> None:
     names = dict.fromkeys(match["name"] for match in named if match)
     if len(names) > 1:
         raise FormatError(
-            f"{where}: holds several adapters ({listing(names)}); save each by itself"
+            f"{where}: holds several adapters ({listing(names)})", hint="save each by itself"
         )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, final, get_args
 from loratools.adapter import Adapter, Filed, Update
 from loratools.deltas import Delta
 from loratools.deltas.lora import Origin, Scaling
-from loratools.errors import UnsupportedError, shorten
+from loratools.errors import UnsupportedError, about, shorten
 from loratools.formats._file_order import in_file_order
 from loratools.formats._modules.alphas import ALPHA, alpha_at, stored_alpha
 from loratools.formats._modules.codecs import Codecs, all_codecs
@@ -78,10 +78,10 @@ class SingleFile:
         scalings = [s for update in adapter.updates.values() if (s := update.delta.scaling)]
         dtypes = [scaling.source.dtype for scaling in scalings if scaling.source is not None]
         alphas = _Alphas(dtypes[0] if dtypes else None, self._left_out(adapter, scalings))
-        modules = [
-            self._module(adapter, target, update, codecs, alphas)
-            for target, update in adapter.updates.items()
-        ]
+        modules = []
+        for target, update in adapter.updates.items():
+            with about(target):
+                modules.append(self._module(adapter, target, update, codecs, alphas))
         filed = adapter.filed or Filed("")
         tensors = in_file_order(filed.order, dict(self._tensors(modules, {*filed.order})))
         metadata = corrected(filed.metadata, [*_sizes(modules)])
@@ -102,7 +102,8 @@ class SingleFile:
         for group, what in groups:
             for target in group:
                 raise UnsupportedError(
-                    f"{adapter.where}: {shorten(target)}: {self.file} has no place for {what}"
+                    f"{adapter.where}: {shorten(target)}: {self.file} has no place for {what}",
+                    tensor=target,
                 )
 
     def _module(

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from loratools.adapter import Adapter
 from loratools.deltas.lora import Rule
-from loratools.errors import UnsupportedError, shorten
+from loratools.errors import UnsupportedError, about, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig, head_modules, parse_config
 from loratools.formats._peft.config_initial import initial_config
@@ -70,11 +70,14 @@ def _check(config: PeftConfig, modules: Sequence[WrittenModule]) -> None:
         if name := config.saves_whole(module.path):
             raise UnsupportedError(
                 f"{config.where}: {shorten(module.path)}: PEFT saves {name!r} whole, and has no "
-                f"place for a {config.type.title} on it as well"
+                f"place for a {config.type.title} on it as well",
+                tensor=module.path,
             )
         if _numbers(config, module.path) != (module.rank, module.alpha):
             raise UnsupportedError(
-                f"{config.where}: {shorten(module.path)}: PEFT has no pattern for this module alone"
+                f"{config.where}: {shorten(module.path)}: PEFT has no pattern for this module "
+                f"alone",
+                tensor=module.path,
             )
 
 
@@ -128,7 +131,8 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter, type: PeftType) -> N
     """Make the config announce the trained rows and the tensors that are stored whole."""
     for target in adapter.rows:
         where = f"{adapter.where}: {shorten(target)}"
-        _refuse_without(type, "trainable_token_indices", where, "rows of trained tokens")
+        with about(target):
+            _refuse_without(type, "trainable_token_indices", where, "rows of trained tokens")
     if adapter.rows:
         config["trainable_token_indices"] = {
             target.removesuffix(".weight"): list(rows.indices)
@@ -148,7 +152,9 @@ def _set_replaced(config: dict[str, Any], adapter: Adapter, type: PeftType) -> N
             saved.append(head)
             names.add(head)
         elif target.endswith("bias"):
-            _refuse_without(type, "bias", f"{adapter.where}: {shorten(target)}", "a trained bias")
+            with about(target):
+                where = f"{adapter.where}: {shorten(target)}"
+                _refuse_without(type, "bias", where, "a trained bias")
             config["bias"] = "all" if config["bias"] == "none" else config["bias"]
         else:
             saved.append(target.rpartition(".")[0])

@@ -101,7 +101,9 @@ class Parts:
             if kind is not None:
                 raise UnsupportedError(
                     f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's "
-                    f"{config.type.title} does not have; remove it, if the config says the same"
+                    f"{config.type.title} does not have",
+                    tensor=source.keys[0],
+                    hint="remove it, if the config says the same",
                 )
 
     def copies(self) -> tuple[Copy, ...]:
@@ -133,7 +135,8 @@ def sort_keys(bundle: Bundle, codecs: Codecs) -> Parts:
             adapters[adapter] = None
     if len(adapters) > 1:
         raise FormatError(
-            f"{bundle.where}: holds several adapters ({listing(adapters)}); save each by itself"
+            f"{bundle.where}: holds several adapters ({listing(adapters)})",
+            hint="save each by itself",
         )
     trained = parts.saved.keys() | parts.plain.keys()
     for target in [name for name in parts.base_layers if name in trained]:
@@ -231,12 +234,12 @@ class _Sorter:
         """Put a whole tensor into its group; refuse a part that the type does not have."""
         unknown = f"not a part of {self._type.title} that is known here"
         if kind := named_part(name):
-            raise UnsupportedError(f"{self.where}: {shorten(key)}: {kind}, {unknown}")
+            raise UnsupportedError(f"{self.where}: {shorten(key)}: {kind}, {unknown}", tensor=key)
         if match := _SAVED.fullmatch(name):
             _add(self.parts.saved, f"{match['module']}.{match['rest']}", key, source)
             return match["adapter"]
         if re.search(r"(^|\.)lora_[^.]*(\.|$)", name):
-            raise UnsupportedError(f"{self.where}: {shorten(key)}: {unknown}")
+            raise UnsupportedError(f"{self.where}: {shorten(key)}: {unknown}", tensor=key)
         plain = _BASE_LAYER.sub("", name)
         group = self.parts.plain if plain == name else self.parts.base_layers
         _add(group, plain, key, source)
@@ -253,5 +256,7 @@ def _strip_prefix(key: str) -> tuple[int, str]:
 
 def _add(group: dict[str, Source], name: str, key: str, source: Source) -> None:
     if name in group:
-        raise FormatError(f"{shorten(key)}: says the same as {shorten(group[name].keys[0])}")
+        raise FormatError(
+            f"{shorten(key)}: says the same as {shorten(group[name].keys[0])}", tensor=key
+        )
     group[name] = source

@@ -79,7 +79,8 @@ def _module(
     if update.is_shared:
         raise UnsupportedError(
             f"{adapter.where}: {shorten(target)}: an update of the embedding and of the head that "
-            f"is tied to it; PEFT's would act on the embedding alone"
+            f"is tied to it, and PEFT's would act on the embedding alone",
+            tensor=target,
         )
     times = 1
     if target.endswith(_IN_PROJ):
@@ -126,7 +127,8 @@ def _check_paths(adapter: Adapter, modules: Sequence[WrittenModule]) -> None:
         if found.setdefault(module.path, settings) != settings:
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(module.path)}: PEFT gives the projections of an "
-                f"attention one rank and one alpha, and these differ"
+                f"attention one rank and one alpha, and these differ",
+                tensor=module.path,
             )
 
 
@@ -151,4 +153,4 @@ def _refuse_others(
             what = "not a module's weight"
         elif any(codec.takes(update.delta) for codec in codecs.beside):
             what += f" without a {codecs.type.title} on the same module"
-        raise UnsupportedError(f"{adapter.where}: {shorten(target)}: {what}")
+        raise UnsupportedError(f"{adapter.where}: {shorten(target)}: {what}", tensor=target)

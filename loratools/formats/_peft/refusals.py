@@ -29,7 +29,7 @@ def type_refused(peft_type: object, known: Sequence[str]) -> str:
     if not isinstance(peft_type, str):
         return "the config has no peft_type"
     if peft_type in NOT_WEIGHTS:
-        return f"peft_type {peft_type} {NOT_WEIGHTS[peft_type]}; it is no update of weights"
+        return f"peft_type {peft_type} {NOT_WEIGHTS[peft_type]}, and is no update of weights"
     verb = "is" if len(known) == 1 else "are"
     return f"peft_type {peft_type!r:.40} is not supported yet ({listing(known)} {verb})"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, final
 
 from loratools.adapter import Note, Update
-from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.errors import FormatError, UnsupportedError, about, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig
 from loratools.formats._peft.keys import OUT_PROJ_TIMES, Parts
@@ -62,12 +62,14 @@ class Decoder:
         """The updates of all modules, by target."""
         updates: dict[str, Update] = {}
         for module, roles in self.parts.modules.items():
-            usual = self._usual_update(module, roles)
-            found = ((f"{module}.weight", usual),) if usual else self._updates(module, roles)
-            for name, update in found:
-                if name in updates:
-                    raise FormatError(f"{self.where}: {shorten(name)} has two updates")
-                updates[name] = update
+            with about(module):
+                usual = self._usual_update(module, roles)
+                found = ((f"{module}.weight", usual),) if usual else self._updates(module, roles)
+                for name, update in found:
+                    if name in updates:
+                        what = f"{self.where}: {shorten(name)} has two updates"
+                        raise FormatError(what, tensor=name)
+                    updates[name] = update
         return updates
 
     def _usual_update(self, module: str, roles: Mapping[str, Source]) -> Update | None:
@@ -119,7 +121,8 @@ class Decoder:
         if _NESTED.search(module):
             raise UnsupportedError(
                 f"{self.where}: {shorten(module)}: nested wrappers (target_parameters, "
-                f"fused experts) cannot be merged yet"
+                f"fused experts) cannot be merged yet",
+                tensor=module,
             )
         return _Target(module, f"{module}.weight", f"{module}.bias")
 

@@ -85,11 +85,14 @@ def _bias(where: str, key: str, source: Source, updates: Mapping[str, Update]) -
     """The change of a bias, which is added with the scaling of the factors beside it."""
     weight = updates.get(f"{key.removesuffix(_BIAS)}.weight")
     if weight is None or weight.delta.scaling is None:
-        raise FormatError(f"{where}: {shorten(key)}: a bias of factors that are not in the file")
+        raise FormatError(
+            f"{where}: {shorten(key)}: a bias of factors that are not in the file", tensor=key
+        )
     if source.shape != weight.delta.shape[:1]:
         raise ShapeMismatchError(
-            f"{where}: {shorten(key)}: has the shape {list(source.shape)}; "
-            f"{counted(weight.delta.shape[0], 'number is', 'numbers are')} expected"
+            f"{where}: {shorten(key)}: has the shape {list(source.shape)}, where "
+            f"{counted(weight.delta.shape[0], 'number is', 'numbers are')} expected",
+            tensor=key,
         )
     scaling = replace(weight.delta.scaling, source=None)
     return Update(Diff(source, scaling))

@@ -117,8 +117,9 @@ def _sorted(bundle: Bundle) -> tuple[Mapping[str | None, Sequence[_Pair]], Mappi
             embeddings[key] = "the embedding of a new word, as textual inversion trains it"
         else:
             raise FormatError(
-                f"{bundle.where}: {shorten(key)}: an unknown key; expected a model, a position and "
-                f"up or down, such as unet:0:up"
+                f"{bundle.where}: {shorten(key)}: an unknown key: expected a model, a position and "
+                f"up or down, such as unet:0:up",
+                tensor=key,
             )
     found: dict[str | None, Sequence[_Pair]] = {
         model: tuple(_pairs(bundle.where, model, own)) for model, own in models.items()
@@ -135,7 +136,7 @@ def _pairs(where: str, model: str, own: Mapping[int, Mapping[str, Source]]) -> I
         if not _fit(pair):
             raise ShapeMismatchError(
                 f"{where}: {model}:{position}: up {list(pair.up.shape)} and down "
-                f"{list(pair.down.shape)} do not fit; expected (out, rank, 1...) and "
+                f"{list(pair.down.shape)} do not fit: expected (out, rank, 1...) and "
                 f"(rank, in, kernel...)"
             )
         yield pair
@@ -163,7 +164,8 @@ def _walk(
     every = [walk for walks in candidates.values() for walk in walks]
     raise UnsupportedError(
         f"{where}: the names of its layers are not stored, only their positions, and "
-        f"{_difference(shapes, every)}; only the trainer itself can merge it, into that model"
+        f"{_difference(shapes, every)}",
+        hint="only the trainer itself can merge it, into that model",
     )
 
 

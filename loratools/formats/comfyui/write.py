@@ -44,5 +44,6 @@ def _refuse_other_norms(adapter: Adapter) -> None:
         if isinstance(delta, DoRA) and delta.axis == "row":
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: a DoRA with a magnitude for each output, "
-                f"which ComfyUI does not apply as it was trained"
+                f"which ComfyUI does not apply as it was trained",
+                tensor=target,
             )

@@ -29,14 +29,17 @@ def clean_names(
     for target in targets:
         if weight_of(base, target, keys) is None:
             raise FormatError(
-                f"{shorten(target)}: has factors, and no weight inside, as base={base} says"
+                f"{shorten(target)}: has factors, and no weight inside, as base={base} says",
+                tensor=target,
             )
     names: dict[str, str] = {}
     owners: dict[str, str] = {}
     for key in (key for key, found in split.items() if found is None):
         name = names[key] = _clean(key, base, targets)
         if (other := owners.setdefault(name, key)) != key:
-            raise FormatError(f"{shorten(other)} and {shorten(key)} are both {shorten(name)}")
+            raise FormatError(
+                f"{shorten(other)} and {shorten(key)} are both {shorten(name)}", tensor=other
+            )
     return names
 
 

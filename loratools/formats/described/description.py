@@ -97,7 +97,9 @@ class Description:
         ]
         if len(found) > 1:
             fitting = listing(f"{part}={self.patterns[part]}" for _, part in found)
-            raise FormatError(f"{shorten(key)}: fits {fitting}; make one of them longer")
+            raise FormatError(
+                f"{shorten(key)}: fits {fitting}", tensor=key, hint="make one of them longer"
+            )
         return found[0] if found else None
 
     def stored(self, transposed: frozenset[str]) -> "Description":
@@ -142,22 +144,25 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, str]]:
     except FormatError as error:
         raise OptionError(f"keys: {error}") from error
     if file.size > _MAX_BYTES:
-        raise OptionError(f"{path}: {file.size} bytes are no description of keys")
+        raise OptionError(f"{path}: {file.size} bytes are no description of keys", file=path)
     try:
         found = yaml.safe_load(file.read(0, file.size).decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise OptionError(
-            f'{path}: not YAML: {reason}; a pattern is quoted: up: "{{target}}.B"'
+            f"{path}: not YAML: {reason}", file=path, hint='a pattern is quoted: up: "{target}.B"'
         ) from error
     if not isinstance(found, dict):
-        raise OptionError(f'{path}: not a list of parts with patterns, as up: "{{target}}.B"')
+        raise OptionError(
+            f'{path}: not a list of parts with patterns, as up: "{{target}}.B"', file=path
+        )
     for part, pattern in found.items():
         is_number = part == SCALE and isinstance(pattern, int | float)
         if not (is_number or isinstance(pattern, str)):
             raise OptionError(
-                f"{path}: {part!r:.80} is a {type(pattern).__name__} and no pattern; "
-                f'a pattern is quoted: up: "{{target}}.B"'
+                f"{path}: {part!r:.80} is a {type(pattern).__name__} and no pattern",
+                file=path,
+                hint='a pattern is quoted: up: "{target}.B"',
             )
         yield str(part), str(pattern)
 
@@ -173,16 +178,17 @@ def _description(pairs: Iterable[tuple[str, str]]) -> Description:
         part = name.removesuffix(_TRANSPOSED)
         if part not in (*PARTS, BASE) or (part != name and part not in _MAY_BE_TRANSPOSED):
             raise OptionError(
-                f"keys: {name!r:.80} is no part of an update; there are {', '.join(PARTS)} and "
-                f"{BASE}, and up.T and down.T for factors that are stored transposed"
+                f"keys: {name!r:.80} is no part of an update",
+                hint=f"there are {', '.join(PARTS)} and "
+                f"{BASE}, and up.T and down.T for factors that are stored transposed",
             )
         if part in patterns:
             raise OptionError(f"keys: {part} has two patterns, {patterns[part]} and {pattern}")
         before, *after = pattern.split(_TARGET)
         if len(after) != 1:
             raise OptionError(
-                f"keys: {name}={pattern} has {{target}} {counted(len(after), 'time')}; once it "
-                f"stands for the name of the module, as in {name}={{target}}.{name}"
+                f"keys: {name}={pattern} has {{target}} {counted(len(after), 'time')}",
+                hint=f"once it stands for the name of the module, as in {name}={{target}}.{name}",
             )
         patterns[part] = Pattern(before, after[0])
         if part != name:

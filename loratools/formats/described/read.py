@@ -83,18 +83,22 @@ def _sorted(bundle: Bundle, description: Description) -> tuple[Modules, Mapping[
             modules.setdefault(found[0], {})[found[1]] = source
     if not modules:
         raise FormatError(
-            f"{bundle.where}: no key fits {description.listed}; it has {listing(bundle.tensors)}"
+            f"{bundle.where}: no key fits {description.listed}, and it has "
+            f"{listing(bundle.tensors)}"
         )
     if others and description.base is None:
         raise FormatError(
-            f"{bundle.where}: {shorten(next(iter(others)))}: fits none of {description.listed}; "
-            f"base={{target}}.layer, or how it is spelled, is for files that hold the model too"
+            f"{bundle.where}: {shorten(next(iter(others)))}: fits none of {description.listed}",
+            tensor=next(iter(others)),
+            hint="base={target}.layer, or how it is spelled, is for files that hold the model too",
         )
     for target, parts in modules.items():
         needed = (description.patterns[p].key(target) for p in ("up", "down") if p not in parts)
         if (missing := next(needed, None)) is not None:
             stored = listing(source.keys[0] for source in parts.values())
-            raise FormatError(f"{bundle.where}: has {stored} and no {shorten(missing)}")
+            raise FormatError(
+                f"{bundle.where}: has {stored} and no {shorten(missing)}", tensor=missing
+            )
     return modules, others
 
 

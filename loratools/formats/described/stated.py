@@ -48,7 +48,9 @@ class Stated:
             return delta
         if scaling.origin != "assumed":
             if self.scale is not None:
-                raise OptionError("scale: the alpha in the file says it; leave out one of the two")
+                raise OptionError(
+                    "scale: the alpha in the file says it", hint="leave out one of the two"
+                )
             return delta
         return delta.with_scaling(self.scaling(scaling.rank))
 
@@ -98,7 +100,7 @@ def _strength(said: Mapping[str, str]) -> tuple[float | None, float | None]:
     """
     scale, alpha = (float(said[name]) if name in said else None for name in _STRENGTHS)
     if scale is not None and alpha is not None:
-        raise OptionError("scale, alpha: both say how strong the updates are; leave out one")
+        raise OptionError("scale, alpha: both say how strong the updates are", hint="leave out one")
     if 0 in (scale, alpha):
         raise OptionError("scale, alpha: a strength of 0 leaves nothing of the adapter")
     return scale, alpha

@@ -26,8 +26,9 @@ def encode(adapter: Adapter) -> Bundle:
     if adapter.filed is None:
         target = next(iter((*adapter.updates, *adapter.replaced, *adapter.rows)), "")
         raise UnsupportedError(
-            f"{adapter.where}: {shorten(target)}: nothing says how its keys are to be spelled; "
-            f"only an adapter that was read with --keys is written so"
+            f"{adapter.where}: {shorten(target)}: nothing says how its keys are to be spelled",
+            tensor=target,
+            hint="only an adapter that was read with --keys is written so",
         )
     said = stated(adapter.filed.metadata, {})
     description = said.description

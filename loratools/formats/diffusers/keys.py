@@ -171,12 +171,13 @@ def sort_keys(bundle: Bundle) -> Parts:
 def _unknown(where: str, key: str) -> LoratoolsError:
     if kind := lycoris_kind(key):
         return UnsupportedError(
-            f"{where}: {shorten(key)}: {kind}, which is not read in diffusers' format"
+            f"{where}: {shorten(key)}: {kind}, which is not read in diffusers' format", tensor=key
         )
     ends = ", ".join(f".{end}" for end in ENDS.values())
     return FormatError(
-        f"{where}: {shorten(key)}: an unknown key; expected a module and a part of its update: "
-        f"{ends}"
+        f"{where}: {shorten(key)}: an unknown key: expected a module and a part of its update: "
+        f"{ends}",
+        tensor=key,
     )
 
 
@@ -188,7 +189,9 @@ def _add(parts: Parts, place: Place, key: str, source: Source) -> None:
         modules = parts.modules.setdefault(place.component, {})
         name, found = place.part, modules.setdefault(place.module, {})
     if name in found:
-        raise FormatError(f"{shorten(key)}: says the same as {shorten(found[name].keys[0])}")
+        raise FormatError(
+            f"{shorten(key)}: says the same as {shorten(found[name].keys[0])}", tensor=key
+        )
     found[name] = source
     if is_alpha:
         return
@@ -208,5 +211,5 @@ def _check(parts: Parts, where: str) -> None:
         key = shorten(next(iter(next(iter(bare.values())).values())).keys[0])
         raise FormatError(
             f"{where}: {key}: does not say which component of the pipeline it belongs to, as the "
-            f"other keys do; diffusers leaves such a tensor out"
+            f"other keys do, and diffusers leaves such a tensor out"
         )

@@ -104,7 +104,9 @@ def _refuse_others(adapter: Adapter) -> None:
     where = adapter.where
     for group, what in ((adapter.replaced, "a tensor stored whole"), (adapter.rows, "single rows")):
         for target in group:
-            raise UnsupportedError(f"{where}: {shorten(target)}: diffusers has no place for {what}")
+            raise UnsupportedError(
+                f"{where}: {shorten(target)}: diffusers has no place for {what}", tensor=target
+            )
     codecs = codecs_of("LORA", where)
     known = {*ENDS, *_OTHER_PARTS}
     takers = [c for c in (*codecs.kinds, *codecs.beside) if known.issuperset(c.roles)]
@@ -115,15 +117,19 @@ def _refuse_others(adapter: Adapter) -> None:
         if component_of(target) is None and not is_single:
             raise UnsupportedError(
                 f"{name}: does not begin with a component of a pipeline, such as unet, transformer "
-                f"or text_encoder"
+                f"or text_encoder",
+                tensor=target,
             )
         if update.is_embedding or update.fan_in_fan_out:
             raise UnsupportedError(
                 f"{name}: diffusers has no place for an embedding, or for a weight stored as "
-                f"(in, out)"
+                f"(in, out)",
+                tensor=target,
             )
         if not any(codec.takes(update.delta) for codec in takers):
-            raise UnsupportedError(f"{name}: diffusers has no place for a {update.delta.kind}")
+            raise UnsupportedError(
+                f"{name}: diffusers has no place for a {update.delta.kind}", tensor=target
+            )
 
 
 def _is_scaled(adapter: Adapter) -> bool:

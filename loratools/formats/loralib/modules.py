@@ -35,7 +35,7 @@ def decoded(
     """
     if len(a.shape) != 2 or len(b.shape) != 2 or not b.shape[1] or a.shape[0] % b.shape[1]:
         raise ShapeMismatchError(
-            f"{where}: lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit; expected "
+            f"{where}: lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit: expected "
             f"(rank, in) and (out, rank)"
         )
     if weight is not None and len(weight.shape) > 2:
@@ -66,14 +66,15 @@ def _parts(
         verb = "is" if groups == 1 else "are"
         raise UnsupportedError(
             f"{where}: {groups} of {count} parts of a fused weight {verb} updated, and nothing "
-            f"says which; say it with --enable-lora, as in --enable-lora 101"
+            f"says which",
+            hint="say it with --enable-lora, as in --enable-lora 101",
         )
     if groups > 1 and b.shape[0] % groups:
         raise _unfit(where, a, b, weight)
     if groups > 1 and count is None:
         raise UnsupportedError(
-            f"{where}: {groups} parts of a fused weight are updated, and nothing says of how many; "
-            f"say it with --enable-lora, as in --enable-lora 101"
+            f"{where}: {groups} parts of a fused weight are updated, and nothing says of how many",
+            hint="say it with --enable-lora, as in --enable-lora 101",
         )
     return (True,) * groups
 

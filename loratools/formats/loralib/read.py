@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement
-from loratools.errors import FormatError, UnsupportedError, shorten
+from loratools.errors import FormatError, UnsupportedError, about, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.spelling import Spelling
@@ -53,16 +53,17 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         where = f"{bundle.where}: {shorten(name)}"
         if len(parts) < 2:
             there, missing = ("lora_A", "lora_B") if "lora_A" in parts else ("lora_B", "lora_A")
-            raise FormatError(f"{where} has {there} and no {missing}: half an update")
+            raise FormatError(f"{where} has {there} and no {missing}: half an update", tensor=name)
         target = f"{name}.weight"
-        updates[target] = decoded(
-            where,
-            parts["lora_A"],
-            parts["lora_B"],
-            whole.get(target),
-            alpha=alpha,
-            enabled=options["enable_lora"],
-        )
+        with about(name):
+            updates[target] = decoded(
+                where,
+                parts["lora_A"],
+                parts["lora_B"],
+                whole.get(target),
+                alpha=alpha,
+                enabled=options["enable_lora"],
+            )
     holds_model = any(target in whole for target in updates)
     return Adapter(
         where=bundle.where,
@@ -88,7 +89,8 @@ def _sorted(bundle: Bundle) -> tuple[Mapping[str, Mapping[str, Source]], Mapping
             modules.setdefault(split.module, {})[split.part] = source
         elif kind := named_part(key):
             raise UnsupportedError(
-                f"{bundle.where}: {shorten(key)}: {kind}, which microsoft/LoRA does not have"
+                f"{bundle.where}: {shorten(key)}: {kind}, which microsoft/LoRA does not have",
+                tensor=key,
             )
         else:
             whole[key] = source

@@ -74,7 +74,7 @@ def _type(fields: Mapping[str, Any], where: str) -> FineTuneType:
     found = fields.get("fine_tune_type", "dora" if fields.get("use_dora") else "lora")
     if found not in ("lora", "dora", "full"):
         raise UnsupportedError(
-            f"{where}: fine_tune_type is {found!r:.40}; only lora, dora and full are known here"
+            f"{where}: fine_tune_type is {found!r:.40}, and only lora, dora and full are known here"
         )
     return found  # type: ignore[no-any-return]
 

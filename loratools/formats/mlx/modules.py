@@ -43,7 +43,7 @@ def decoded(where: str, module: str, parts: Mapping[str, Source], config: MlxCon
         return _of_experts(where, a, b, parts, config)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
         raise ShapeMismatchError(
-            f"{where}: lora_a {list(a.shape)} and lora_b {list(b.shape)} do not fit; expected "
+            f"{where}: lora_a {list(a.shape)} and lora_b {list(b.shape)} do not fit: expected "
             f"(in, rank) and (rank, out), or (experts, rank, in) and (experts, out, rank)"
         )
     scaling = config.scaling(a.shape[1])
@@ -114,7 +114,7 @@ def encoded(
         )
     if update.is_embedding and not update.is_shared:
         raise UnsupportedError(
-            f"{where}: an update of the embedding alone; MLX's would act on the head too, in a "
+            f"{where}: an update of the embedding alone, and MLX's would act on the head too, in a "
             f"model that ties the two"
         )
     yield LORA_A, padded(turned.up, 1, rank)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement, Update
-from loratools.errors import UnsupportedError, listing, shorten
+from loratools.errors import UnsupportedError, about, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.spelling import Spelling
 from loratools.formats._part_names import named_part, possible_part
@@ -43,10 +43,11 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     """
     config = parse_config(bundle.config, bundle.where, options["scale"])
     modules, whole = _sorted(bundle)
-    updates = {
-        f"{name}.weight": decoded(f"{bundle.where}: {shorten(name)}", name, parts, config)
-        for name, parts in modules.items()
-    }
+    updates = {}
+    for name, parts in modules.items():
+        with about(name):
+            where = f"{bundle.where}: {shorten(name)}"
+            updates[f"{name}.weight"] = decoded(where, name, parts, config)
     replaced = dict(_replaced(bundle.where, whole, modules))
     fields = bundle.config or {}
     base = fields.get("model")
@@ -95,7 +96,9 @@ def _replaced(
     for key, source in whole.items():
         owner, _, parameter = key.rpartition(".")
         if kind := _part(key) or (owner in names and possible_part(key)):
-            raise UnsupportedError(f"{where}: {shorten(key)}: {kind}, which MLX does not have")
+            raise UnsupportedError(
+                f"{where}: {shorten(key)}: {kind}, which MLX does not have", tensor=key
+            )
         inner = next((owner.removesuffix(end) for end in _WRAPPED if owner.endswith(end)), None)
         if inner in names:
             yield f"{inner}.{parameter}", Replacement(source, is_trained=False)

@@ -7,7 +7,7 @@ multiplied into `lora_b`.
 
 from loratools.adapter import Adapter
 from loratools.deltas.dora import DoRA
-from loratools.errors import UnsupportedError, listing, shorten
+from loratools.errors import UnsupportedError, about, listing, shorten
 from loratools.formats.mlx.config import FineTuneType
 from loratools.formats.mlx.config_write import Contents, config_of
 from loratools.formats.mlx.modules import encoded, rank_of
@@ -32,8 +32,9 @@ def encode(adapter: Adapter) -> Bundle:
         where = f"{adapter.where}: {shorten(target)}"
         scaling = update.delta.scaling
         factor = 1.0 if is_common or scaling is None else scaling.value
-        for part, source in encoded(where, target, update, rank=rank, factor=factor):
-            tensors[f"{target.removesuffix('.weight')}.{part}"] = source
+        with about(target):
+            for part, source in encoded(where, target, update, rank=rank, factor=factor):
+                tensors[f"{target.removesuffix('.weight')}.{part}"] = source
     tensors |= {target: replacement.source for target, replacement in adapter.replaced.items()}
     # MLX takes floats of 8 bits for integers, so they are stored in 16 bits, which hold them.
     tensors = {key: cast(source, computed(source.dtype)) for key, source in tensors.items()}
@@ -60,7 +61,9 @@ def _refuse_others(adapter: Adapter) -> None:
     """Refuse what MLX has no place for beside updates, and updates of several kinds."""
     where = adapter.where
     for target in adapter.rows:
-        raise UnsupportedError(f"{where}: {shorten(target)}: MLX has no place for single rows")
+        raise UnsupportedError(
+            f"{where}: {shorten(target)}: MLX has no place for single rows", tensor=target
+        )
     if adapter.replaced and adapter.updates:
         raise UnsupportedError(
             f"{where}: {listing(adapter.replaced)}: MLX has no place for a whole tensor beside "
@@ -68,11 +71,13 @@ def _refuse_others(adapter: Adapter) -> None:
         )
     for target in adapter.updates:
         if not target.endswith(".weight"):
-            raise UnsupportedError(f"{where}: {shorten(target)}: not a module's weight")
+            raise UnsupportedError(
+                f"{where}: {shorten(target)}: not a module's weight", tensor=target
+            )
     deltas = {target: update.delta for target, update in adapter.updates.items()}
     others = [target for target, delta in deltas.items() if not isinstance(delta, DoRA)]
     if _type(adapter) == "dora" and others:
         raise UnsupportedError(
-            f"{where}: {listing(others)}: a {deltas[others[0]].kind} beside a DoRA; MLX has one "
-            f"kind of update in an adapter"
+            f"{where}: {listing(others)}: a {deltas[others[0]].kind} beside a DoRA, and MLX has "
+            f"one kind of update in an adapter"
         )

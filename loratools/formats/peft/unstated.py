@@ -37,7 +37,8 @@ def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) ->
     if not parts.modules:
         raise FormatError(
             f"{bundle.where}: no adapter_config.json beside it, and no factors of a LoRA in it, "
-            f"which alone can be read without; pass it with --config"
+            f"which alone can be read without",
+            hint="pass it with --config",
         )
     ranks = {
         path_of(module): (*source.shape, 1)[0]

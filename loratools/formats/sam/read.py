@@ -68,8 +68,9 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
             heads[key] = _LOST_BIAS
         else:
             raise FormatError(
-                f"{bundle.where}: {shorten(key)}: an unknown key; expected factors of queries and "
-                f"values, such as w_a_000 and w_b_000"
+                f"{bundle.where}: {shorten(key)}: an unknown key: expected factors of queries and "
+                f"values, such as w_a_000 and w_b_000",
+                tensor=key,
             )
     width = _checked_width(bundle.where, pairs)
     blocks = _separate(pairs) if options["qkv"] == "separate" else _fused(pairs, width)
@@ -97,21 +98,21 @@ def _checked_width(where: str, pairs: _Pairs) -> int:
         if up.shape != (width, *down.shape[:1]) or down.shape[1:] != (width,) or not width:
             raise ShapeMismatchError(
                 f"{where}: w_a_{position:03d} {list(down.shape)} and w_b_{position:03d} "
-                f"{list(up.shape)} do not fit; expected (rank, {width}) and ({width}, rank)"
+                f"{list(up.shape)} do not fit: expected (rank, {width}) and ({width}, rank)"
             )
         if (dtypes := {down.dtype, up.dtype}) != {pairs[0][_PARTS["a"]].dtype}:
             raise FormatError(
                 f"{where}: w_a_{position:03d} and w_b_{position:03d} are "
-                f"{listing(sorted(dtypes))}, others {pairs[0][_PARTS['a']].dtype}; factors of one "
-                f"weight have one dtype"
+                f"{listing(sorted(dtypes))}, others {pairs[0][_PARTS['a']].dtype}, and factors "
+                f"of one weight have one dtype"
             )
     wanted = _BLOCKS.get(width)
     if len(pairs) != 2 * (wanted or 0):
         known = f"of this width have {wanted} blocks" if wanted else "of this width are not known"
         raise UnsupportedError(
-            f"{where}: {counted(len(pairs), 'pair')} of factors for a model of width {width}; the "
-            f"blocks that they belong to are not stored, only their order, and models {known}; "
-            f"only the trainer itself can merge it, told the same blocks"
+            f"{where}: {counted(len(pairs), 'pair')} of factors for a model of width {width}, and "
+            f"the blocks that they belong to are not stored, only their order, and models {known}",
+            hint="only the trainer itself can merge it, told the same blocks",
         )
     return width
 

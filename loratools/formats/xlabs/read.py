@@ -59,8 +59,9 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         found = _KEY.fullmatch(key)
         if found is None:
             raise FormatError(
-                f"{bundle.where}: {shorten(key)}: an unknown key; expected the factors of an "
-                f"attention's processor, such as double_blocks.0.processor.qkv_lora1.down.weight"
+                f"{bundle.where}: {shorten(key)}: an unknown key: expected the factors of an "
+                f"attention's processor, such as double_blocks.0.processor.qkv_lora1.down.weight",
+                tensor=key,
             )
         parts = modules.setdefault(_module(found), {})
         add_part(bundle.where, parts, f"lora_{found['end']}.weight", key, source)
@@ -85,7 +86,8 @@ def _rows_of_linear1(up: Source) -> Source:
     if len(up.shape) != 2 or up.shape[0] % 3:
         raise ShapeMismatchError(
             f"{shorten(up.keys[0])}: {list(up.shape)} does not fit queries, keys and values of one "
-            f"width; expected (3 * width, rank)"
+            f"width: expected (3 * width, rank)",
+            tensor=up.keys[0],
         )
     rows = up.shape[0] // 3 * _WIDTHS_OF_LINEAR1
     return rearranged(up, (rows, up.shape[1]), partial(_padded, rows=rows))

@@ -33,7 +33,7 @@ def read_front_matter(block: str, where: str, *, first: int) -> tuple[dict[Any, 
         raise FormatError(f"{where}: the front matter has more than {LONGEST} characters")
     if "\ufeff" in block:
         # PyYAML's C loader skips it; its Python loader and other readers do not.
-        raise FormatError(f"{where}: a byte order mark inside the front matter; remove it")
+        raise FormatError(f"{where}: a byte order mark inside the front matter", hint="remove it")
     try:
         column = _column(block)
         fields = yaml.load(block, Loader=_loader())

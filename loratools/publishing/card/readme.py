@@ -73,7 +73,8 @@ def _section(card: str, where: str, start: int = 0) -> "slice | None":
     if len(begins) > 1 or len(ends) > 1:
         second = min(begins[1:2] + ends[1:2])
         raise FormatError(
-            f"{where}, line {_line(card, second)}: a second managed section; keep one of them"
+            f"{where}, line {_line(card, second)}: a second managed section",
+            hint="keep one of them",
         )
     if not ends or not begins or ends[0] < begins[0]:
         odd, other = (BEGIN, END) if begins else (END, BEGIN)
@@ -138,7 +139,7 @@ def _with_metadata(card: str, facts: CardFacts, where: str) -> str:
     completed = block + added.replace("\n", line_end)
     if not is_front_matter(completed):
         raise FormatError(
-            f"{where}: {', '.join(missing)} cannot be added to the front matter as it is written; "
-            f"write one key a line"
+            f"{where}: {', '.join(missing)} cannot be added to the front matter as it is written",
+            hint="write one key a line",
         )
     return opening + completed + closing + card[front.end() :]

@@ -110,10 +110,10 @@ def test_alpha_may_be_any_number(alpha: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("PROMPT_TUNING", "trains virtual tokens .*; it is no update of weights"),
-        ("PREFIX_TUNING", "trains keys and values .*; it is no update of weights"),
-        ("ADAPTION_PROMPT", "trains prompts .*; it is no update of weights"),
-        ("XLORA", "mixes its experts by each token; it is no update of weights"),
+        ("PROMPT_TUNING", "trains virtual tokens .*, and is no update of weights"),
+        ("PREFIX_TUNING", "trains keys and values .*, and is no update of weights"),
+        ("ADAPTION_PROMPT", "trains prompts .*, and is no update of weights"),
+        ("XLORA", "mixes its experts by each token, and is no update of weights"),
         ("new", "peft_type 'new' is not supported yet"),
         (None, "the config has no peft_type"),
         (3, "the config has no peft_type"),

@@ -145,7 +145,7 @@ def test_each_module_is_of_the_kind_of_its_own_parts() -> None:
     [
         (
             {"x": (2,), "y": (2,)},
-            r"here: no key fits up={target}\.B, down={target}\.A; it has x, y",
+            r"here: no key fits up={target}\.B, down={target}\.A, and it has x, y",
         ),
         (SHAPES | {"fc1.bias": (6,)}, r"here: fc1\.bias: fits none of up=.*; base={target}\.layer"),
         ({"fc1.A": (2, 5)}, r"here: has fc1\.A and no fc1\.B"),

@@ -143,7 +143,7 @@ def test_weights_beside_the_factors_are_the_models_own() -> None:
     [
         ({f"{Q}.lora_A": (2, 5)}, FormatError, "lora_A and no lora_B: half an update"),
         ({f"{Q}.lora_B": (5, 2)}, FormatError, "lora_B and no lora_A: half an update"),
-        (pair((3, 5), (6, 2)), ShapeMismatchError, "do not fit; expected (rank, in)"),
+        (pair((3, 5), (6, 2)), ShapeMismatchError, "do not fit: expected (rank, in)"),
         (
             {**pair((2, 5), (6, 2)), f"{Q}.weight": (7, 5)},
             ShapeMismatchError,

@@ -185,7 +185,7 @@ def test_what_is_no_whole_update_is_refused(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (fields(fine_tune_type="ia3"), "fine_tune_type is 'ia3'; only lora, dora and full"),
+        (fields(fine_tune_type="ia3"), "fine_tune_type is 'ia3', and only lora, dora and full"),
         (fields(lora_parameters=[8]), "lora_parameters must be an object"),
         (parameters(scale="20"), "scale must be a finite number"),
         (parameters(keys="q_proj"), "keys must be a list of names"),
@@ -385,10 +385,12 @@ def test_what_mlx_has_no_place_for_is_refused_by_name(
 def test_update_of_a_tied_embedding_is_none_of_the_embedding_alone() -> None:
     """MLX applies it to the head too, PEFT does not: each refuses the other's."""
     alone = {f"{P}wte.lora_embedding_A": (2, 9), f"{P}wte.lora_embedding_B": (4, 2)}
-    with pytest.raises(UnsupportedError, match=r"here: wte\.weight: .*the embedding alone; MLX's"):
+    with pytest.raises(
+        UnsupportedError, match=r"here: wte\.weight: .*the embedding alone, and MLX's"
+    ):
         encode(peft(alone), "mlx")
     both = decode(bundle({"wte.lora_a": (9, 2), "wte.lora_b": (2, 4)}, fields()))
-    with pytest.raises(UnsupportedError, match=r"here: wte\.weight: .*tied to it; PEFT's would"):
+    with pytest.raises(UnsupportedError, match=r"here: wte\.weight: .*tied to it, and PEFT's"):
         encode(both, "peft")
 
 

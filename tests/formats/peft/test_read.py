@@ -55,7 +55,7 @@ def test_part_without_its_pair_is_refused(shapes: Shapes, message: str) -> None:
         (parts(lora_magnitude_vector=(3,)), "4 magnitudes are expected"),
         (
             parts(**{"lora_B.bias": (3,)}),
-            r"q: lora_B.bias has the shape \[3\]; 4 numbers are expected",
+            r"q: lora_B.bias has the shape \[3\], where 4 numbers are expected",
         ),
         (parts(lora_diag=(3,)), "2 entries are expected"),
     ],

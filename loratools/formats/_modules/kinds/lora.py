@@ -34,7 +34,7 @@ class _LoRACodec(Codec):
         below, above = down.shape, up.shape
         if len(below) != len(above) or below[0] != above[1] or set(above[2:]) - {1}:
             raise ShapeMismatchError(
-                f"{module.name}: lora_down {list(below)} and lora_up {list(above)} do not fit; "
+                f"{module.name}: lora_down {list(below)} and lora_up {list(above)} do not fit: "
                 f"expected (rank, in, kernel...) and (out, rank, 1...)"
             )
         scaling = module.scaling(rank=below[0])

@@ -54,7 +54,7 @@ def _mismatch(
 ) -> ShapeMismatchError:
     return ShapeMismatchError(
         f"{where}: lora_down {list(down)}, lora_mid {list(core)} and lora_up {list(up)} do not "
-        f"fit; expected (rank, in, 1...), (rank, rank, kernel...) and (out, rank, 1...)"
+        f"fit: expected (rank, in, 1...), (rank, rank, kernel...) and (out, rank, 1...)"
     )
 
 

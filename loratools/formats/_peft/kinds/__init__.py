@@ -114,7 +114,9 @@ class WrittenModule(NamedTuple):
 
     def refused(self, reason: str) -> UnsupportedError:
         """An error that PEFT cannot store this update, with the reason."""
-        return UnsupportedError(f"{self.where}: {shorten(self.target)}: {reason}")
+        return UnsupportedError(
+            f"{self.where}: {shorten(self.target)}: {reason}", tensor=self.target
+        )
 
 
 @final

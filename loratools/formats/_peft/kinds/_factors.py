@@ -54,12 +54,14 @@ def _linear(module: StoredModule) -> LoRA:
     if is_kernel and 1 <= above[1] < below[0]:
         raise UnsupportedError(
             f"{module.name}: a grouped convolution, whose update has no "
-            f"counterpart in the shape of its weight"
+            f"counterpart in the shape of its weight",
+            tensor=module.path,
         )
     if len(below) < 2 or len(below) != len(above) or below[0] != above[1]:
         raise ShapeMismatchError(
             f"{module.name}: lora_A {list(below)} and lora_B {list(above)} do not have "
-            f"the same rank"
+            f"the same rank",
+            tensor=module.path,
         )
     return LoRA(flattened(up), flattened(down), module.scaling, (above[0], *below[1:]))
 
@@ -74,7 +76,8 @@ def _expanded(module: StoredModule, down: Source, up: Source) -> tuple[Source, S
     if len(stacked.shape) != 2 or stacked.shape[0] % count:
         raise ShapeMismatchError(
             f"{module.name}: the {part} factor {list(stacked.shape)} does not "
-            f"consist of the {counted(count, 'block')} that use_bdlora gives it"
+            f"consist of the {counted(count, 'block')} that use_bdlora gives it",
+            tensor=module.path,
         )
     expanded = in_blocks(stacked, count)
     return (expanded, up) if part == "down" else (down, expanded)
@@ -104,7 +107,8 @@ def _merged_linear(module: StoredModule, down: Source, up: Source, enabled: Sequ
     if not (groups and rank and fit) or up.shape[0] % groups:
         raise ShapeMismatchError(
             f"{module.name}: lora_A {list(down.shape)} and lora_B "
-            f"{list(up.shape)} do not fit enable_lora {list(enabled)}"
+            f"{list(up.shape)} do not fit enable_lora {list(enabled)}",
+            tensor=module.path,
         )
     up = flattened(up)
     rows = up.shape[0] // groups * len(enabled)
@@ -119,7 +123,8 @@ def _embedding(module: StoredModule) -> LoRA:
     if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
         raise ShapeMismatchError(
             f"{module.name}: lora_embedding_A {list(down.shape)} and lora_embedding_B "
-            f"{list(up.shape)} do not have the same rank"
+            f"{list(up.shape)} do not have the same rank",
+            tensor=module.path,
         )
     # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
     return LoRA(transposed(down), transposed(up), module.scaling, (down.shape[1], up.shape[0]))

@@ -21,7 +21,7 @@ _TRAINING = "used in training only"
 _REFUSED = {
     "alora_invocation_tokens": "aLoRA acts only after its invocation tokens, not on every token",
     "arrow_config": "Arrow mixes its experts by each token",
-    "use_qalora": "QA-LoRA pools the inputs of a quantised layer; it has no update of the weight",
+    "use_qalora": "QA-LoRA pools the inputs of a quantised layer: it has no update of the weight",
     "layer_replication": (
         "layer_replication: the adapter belongs to a model with repeated layers, "
         "which the base does not store"

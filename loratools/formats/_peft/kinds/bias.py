@@ -43,8 +43,9 @@ class _BiasCodec(BesideCodec):
             module.inert[bias.keys[0]] = "PEFT stores it and never applies it"
         elif bias.shape != outputs:
             raise ShapeMismatchError(
-                f"{module.name}: lora_B.bias has the shape {list(bias.shape)}; "
-                f"{counted(outputs[0], 'number is', 'numbers are')} expected"
+                f"{module.name}: lora_B.bias has the shape {list(bias.shape)}, where "
+                f"{counted(outputs[0], 'number is', 'numbers are')} expected",
+                tensor=module.path,
             )
         else:
             yield module.bias, Update(Diff(bias, module.config.scaling(module.path)))

@@ -1,0 +1,279 @@
+"""The border of the public functions: arguments are checked against annotations, and converted.
+
+What a signature promises is checked once, where a user's values come in, so nothing further inside
+has to ask. A value that means the same is converted to what is annotated: a number of numpy to
+Python's, one item to a list of it, a path in bytes to one in characters.
+"""
+
+import builtins
+import collections.abc
+import difflib
+import inspect
+import numbers
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from loratools.errors import ArgumentError, LoratoolsError, named_file, shorten
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+#: Annotations of what is given as one item or as several.
+_LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection, list)
+#: What a value of a type is called in a message.
+_WORDS: dict[object, str] = {
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    bool: "True or False",
+    Path: "a path",
+    collections.abc.Mapping: "a mapping",
+    collections.abc.Callable: "a function",
+}
+#: Types of which a message shows the value that was given; of others it names the type.
+_SHOWN = (str, bytes, int, float, complex, type(None))
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check and convert the arguments of a public function, and give its errors their file.
+
+    Raises:
+        ArgumentError: an argument is missing, unknown, or of another type than the annotated one.
+    """
+
+    @wraps(function)
+    def bordered(*args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = _converted(function, function.__qualname__, args, kwargs)
+        try:
+            return function(*arguments.args, **arguments.kwargs)
+        except LoratoolsError as error:
+            error.file = error.file or named_file(error, _names(arguments.arguments.values()))
+            raise
+
+    return bordered
+
+
+def checked_fields(kind: type[C]) -> type[C]:
+    """Check and convert the fields with which objects of a public dataclass are made.
+
+    Raises:
+        ArgumentError: as for `checked`.
+    """
+    make: Callable[..., None] = kind.__init__
+
+    @wraps(make)
+    def bordered(*args: object, **kwargs: object) -> None:
+        arguments = _converted(make, kind.__name__, args, kwargs)
+        make(*arguments.args, **arguments.kwargs)
+
+    kind.__init__ = bordered  # type: ignore[method-assign]
+    return kind
+
+
+def _converted(
+    function: Callable[..., object],
+    name: str,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> inspect.BoundArguments:
+    """The arguments of a call, as they are annotated."""
+    signature, annotations = _signature(function)
+    try:
+        arguments = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = next((key for key in kwargs if key not in signature.parameters), "")
+        near = difflib.get_close_matches(unknown, signature.parameters, 1)
+        hint = f"did you mean {near[0]}?" if near else None
+        raise ArgumentError(f"{name}: {error}", hint=hint) from None
+    for parameter, value in arguments.arguments.items():
+        if parameter in annotations:
+            try:
+                arguments.arguments[parameter] = _as(annotations[parameter], value)
+            except _OtherError as other:
+                raise ArgumentError(f"{name}: {parameter}: {other}") from None
+    return arguments
+
+
+@cache
+def _signature(function: Callable[..., object]) -> tuple[inspect.Signature, Mapping[str, object]]:
+    """The signature of a function, and the annotations of its parameters as objects."""
+    names = _Names(sys.modules[function.__module__].__dict__)
+    annotations = {
+        name: _resolved(annotation, names)
+        for name, annotation in function.__annotations__.items()
+        if name != "return"
+    }
+    return inspect.signature(function), annotations
+
+
+class _OtherError(Exception):
+    """A value is not what is annotated; the message says what is expected, and what was given."""
+
+    def __init__(self, expected: object, value: object) -> None:
+        is_shown = isinstance(value, _SHOWN)
+        shown = shorten(repr(value), 60) if is_shown else f"a {type(value).__name__}"
+        super().__init__(f"{_described(expected)} is expected, not {shown}")
+
+
+def _as(expected: object, value: object) -> object:
+    """`value` as the annotation `expected` says.
+
+    Raises:
+        _OtherError: it is something else.
+    """
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return _as_one_of(expected, inner, value)
+    if origin in _LISTS:
+        return _as_list(expected, inner[0], value)
+    if origin is tuple and Ellipsis not in inner:
+        return _as_tuple(expected, inner, value)
+    if origin is tuple:
+        return _as_list(expected, inner[0], value)
+    if origin is collections.abc.Mapping and isinstance(value, Mapping):
+        return {_as(inner[0], key): _as(inner[1], one) for key, one in value.items()}
+    if origin is typing.Literal:
+        return _as_one_of(expected, dict.fromkeys(map(type, inner)), value)
+    if _is_a(origin or expected, value):
+        return _plain(expected, value)
+    raise _OtherError(expected, value)
+
+
+def _is_a(expected: object, value: object) -> bool:
+    """Whether `value` is of a class, or of one of which only the name is known here."""
+    if expected in (object, typing.Any):
+        return True
+    if expected in (int, float):
+        kind = numbers.Integral if expected is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if expected is bool:
+        return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+    if expected is Path:
+        return isinstance(value, os.PathLike | bytes)
+    if expected is None or expected is type(None):
+        return value is None
+    if expected is collections.abc.Callable:
+        return callable(value)
+    assert isinstance(expected, type), expected
+    if issubclass(expected, _Later):
+        return any(kind.__name__ == expected.__name__ for kind in type(value).__mro__)
+    return isinstance(value, expected)
+
+
+def _plain(expected: object, value: object) -> object:
+    """A value as Python's own: numpy's numbers and paths in bytes are converted."""
+    if type(value) in (int, float, bool):
+        return value
+    if expected is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if expected is float and isinstance(value, numbers.Real):
+        return float(value)
+    if expected is bool:
+        return bool(value)
+    return os.fsdecode(value) if expected is Path and isinstance(value, bytes) else value
+
+
+def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> object:
+    """`value` as the first annotation that it fits; the error for a list is that of its items."""
+    kinds = tuple(kinds)
+    for kind in kinds:
+        try:
+            return _as(kind, value)
+        except _OtherError:
+            continue
+    # What is wrong with an item says more than that the whole is not what is expected.
+    for kind in kinds:
+        holder = typing.get_origin(kind)
+        if holder is collections.abc.Mapping and isinstance(value, Mapping):
+            _as(kind, value)
+        if holder in _LISTS and isinstance(value, list | tuple):
+            _as(kind, value)
+    raise _OtherError(expected, value)
+
+
+def _as_list(expected: object, item: object, value: object) -> object:
+    """A tuple of items; one item alone is a list of it."""
+    try:
+        return (_as(item, value),)
+    except _OtherError:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise _OtherError(expected, value) from None
+    return tuple(_as(item, one) for one in value)
+
+
+def _as_tuple(expected: object, items: tuple[object, ...], value: object) -> object:
+    if not isinstance(value, tuple | list) or len(value) != len(items):
+        raise _OtherError(expected, value)
+    return tuple(_as(item, one) for item, one in zip(items, value, strict=True))
+
+
+def _described(expected: object) -> str:
+    """What an annotation expects, in words."""
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        # Beside a path, a text is one too; and None needs no words.
+        kinds = [k for k in inner if k is not type(None) and not (k is str and Path in inner)]
+        return " or ".join(dict.fromkeys(map(_described, kinds)))
+    if origin in _LISTS or (origin is tuple and Ellipsis in inner):
+        items = (re.sub("^an? ", "", word) for word in _described(inner[0]).split(" or "))
+        return f"a list of {' or '.join(f'{item}s' for item in items)}"
+    if origin is tuple:
+        return f"a pair of {' and '.join(map(_described, inner))}"
+    if origin is typing.Literal:
+        return " or ".join(map(repr, inner))
+    kind = origin or expected
+    name = str(getattr(kind, "__name__", kind))
+    return _WORDS.get(kind) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+class _Dotted(type):
+    """The type of classes that have any other class as an attribute: `torch` has `device`."""
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _later(name)
+
+
+class _Later(metaclass=_Dotted):
+    """A class that only type checkers import: values are of it if theirs has the same name."""
+
+
+@cache
+def _later(name: str) -> type:
+    return _Dotted(name, (_Later,), {})
+
+
+class _Names(dict[str, object]):
+    """The names of a module, with a class of the same name for those that it does not have."""
+
+    def __missing__(self, name: str) -> object:
+        return getattr(builtins, name, None) or _later(name)
+
+
+def _resolved(annotation: object, names: _Names) -> object:
+    """An annotation without texts in it."""
+    if isinstance(annotation, str):
+        return eval(annotation, {}, names)
+    if isinstance(annotation, typing.ForwardRef):
+        return _resolved(annotation.__forward_arg__, names)
+    return annotation
+
+
+def _names(values: Iterable[object]) -> Iterator[str]:
+    """The names of files among arguments, in lists and options too, and of opened adapters."""
+    for value in values:
+        if isinstance(value, str | os.PathLike):
+            yield str(value)
+        elif isinstance(value, list | tuple):
+            yield from _names(value)
+        elif isinstance(where := getattr(value, "where", None), str):
+            yield where

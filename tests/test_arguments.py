@@ -1,0 +1,162 @@
+"""Arguments of public functions: wrong ones are refused, and those that mean the same pass."""
+
+import inspect
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pytest
+
+from loratools.arguments import checked, checked_fields
+from loratools.errors import ArgumentError, FormatError, OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from loratools import Adapter
+else:
+
+    class Adapter:
+        """A class with the name of one that is annotated, and that only type checkers import."""
+
+        where = "folder"
+
+
+@checked_fields
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a function."""
+
+    rank: int | None = None
+    names: tuple[str, ...] = ()
+    method: Literal["ties", "linear"] = "ties"
+
+
+@checked
+def made(
+    base: str | Path,
+    adapters: "str | Path | Adapter | Sequence[str | Path | Adapter | tuple[str, float]]" = (),
+    *,
+    weights: Sequence[float] | None = None,
+    is_new: bool = False,
+    options: Options | None = None,
+    device: "torch.device | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> tuple[object, ...]:
+    """Return what was given."""
+    return base, adapters, weights, is_new, options, device, progress, settings
+
+
+def an_adapter() -> "Adapter":
+    kind: type[Adapter] = Adapter
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"base": None}, "made: base: a path is expected, not None"),
+        ({"base": 1}, "made: base: a path is expected, not 1"),
+        ({"base": "b", "adapters": 2}, "adapters: a path or an Adapter or .* is expected, not 2"),
+        ({"base": "b", "adapters": ["a", None]}, "adapters: .* is expected, not None"),
+        ({"base": "b", "adapters": {"a": 1}}, "adapters: .* is expected, not a dict"),
+        ({"base": "b", "weights": ["0.5"]}, "weights: a number is expected, not '0.5'"),
+        ({"base": "b", "weights": "half"}, "a list of numbers is expected, not 'half'"),
+        ({"base": "b", "weights": [True]}, "weights: a number is expected, not True"),
+        ({"base": "b", "is_new": "no"}, "is_new: True or False is expected, not 'no'"),
+        ({"base": "b", "is_new": 1}, "is_new: True or False is expected, not 1"),
+        ({"base": "b", "options": {}}, "options: an Options is expected, not a dict"),
+        ({"base": "b", "device": "cuda"}, "device: a device is expected, not 'cuda'"),
+        ({"base": "b", "progress": True}, "progress: a function is expected, not True"),
+        ({"base": "b", "settings": {"alpha": 16}}, "settings: a text is expected, not 16"),
+        ({}, "made: missing a required argument: 'base'"),
+        ({"base": "b", "wieghts": [1]}, "'wieghts'; did you mean weights\\?"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_refused_in_one_line_that_names_it(
+    given: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ArgumentError, match=says) as caught:
+        made(**given)  # type: ignore[arg-type]
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, OptionError)
+    assert str(caught.value).startswith("made: ")
+
+
+@pytest.mark.parametrize(
+    ("rank", "shown"), [("eight", "'eight'"), (8.0, "8.0"), (True, "True"), ([8], "a list")]
+)
+def test_a_wrong_field_of_options_is_refused_where_they_are_made(rank: object, shown: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^Options: rank: an integer is expected, not {shown}"):
+        Options(rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^Options: rank: "):
+        replace(Options(), rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^Options: got an unexpected .* 'rnak'; did you mean"):
+        Options(rnak=8)  # type: ignore[call-arg]
+
+
+def test_one_item_where_a_list_belongs_is_a_list_of_it() -> None:
+    assert Options(names="q_proj").names == ("q_proj",)  # type: ignore[arg-type]
+    assert made("b", weights=0.5)[2] == (0.5,)  # type: ignore[arg-type]
+
+
+def test_values_that_mean_the_same_are_converted() -> None:
+    for rank in (np.int64(8), np.uint8(8), 8):
+        assert type(Options(rank=rank).rank) is int  # type: ignore[arg-type]
+    found = made(b"b", weights=np.array([0.5, 1], np.float32), is_new=np.bool_(True))  # type: ignore[arg-type]
+    assert found[0] == "b"
+    assert found[2] == (0.5, 1.0)
+    assert {type(weight) for weight in found[2]} == {float}
+    assert found[3] is True
+    assert made("b", weights=(n for n in (1, 2)))[2] == (1, 2)  # type: ignore[arg-type]
+
+
+def test_what_is_annotated_passes_as_it_is() -> None:
+    import torch
+
+    adapter, device, options = an_adapter(), torch.device("cpu"), Options(rank=1)
+    found = made(
+        Path("b"),
+        ["a", Path("c"), adapter, ("d", 0.5)],
+        options=options,
+        device=device,
+        progress=print,
+        settings={"alpha": "16"},
+    )
+    assert found[1] == ("a", Path("c"), adapter, ("d", 0.5))
+    assert found[0] == Path("b")
+    assert found[4:] == (options, device, print, {"alpha": "16"})
+    assert made("b", "a")[1] == "a"
+
+
+def test_an_error_has_the_file_that_its_message_begins_with() -> None:
+    @checked
+    def fail(base: str | Path, adapters: Sequence[object]) -> None:
+        raise FormatError(f"{begin}: is odd")
+
+    adapter = an_adapter()
+    for begin, file in (
+        ("a: b", "a: b"),
+        ("base/x.json", "base/x.json"),
+        ("list", "list"),
+        ("folder", "folder"),
+        ("base", "base"),
+        ("basement", None),
+        ("hf://ann/x@abc/y.json", "hf://ann/x@abc/y.json"),
+    ):
+        with pytest.raises(FormatError) as caught:
+            fail(Path("base"), ["a: b", ("list", 1.0), adapter])
+        assert caught.value.file == file, begin
+
+
+def test_the_signature_and_the_help_are_those_of_the_function() -> None:
+    assert list(inspect.signature(made).parameters)[:2] == ["base", "adapters"]
+    assert list(inspect.signature(Options).parameters) == ["rank", "names", "method"]
+    assert (made.__name__, made.__doc__) == ("made", "Return what was given.")
+    options = Options(rank=1)
+    assert pickle.loads(pickle.dumps(options)) == options
