@@ -4,6 +4,7 @@ Only on request (`--allow-pickle`), with torch's restricted unpickler and on the
 unpickler was broken twice (CVE-2025-32434, CVE-2026-24747), so an old torch is refused.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def read_pickle(
         )
     refuse_no_pickle(InputFile(path))  # which raises unless it is a regular file that may be read
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch 2.14 warns that it reads sparse tensors slowly, which are refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def test_tensors_of_a_list_are_named_by_their_positions(path: Path) -> None:
     found = read_pickle(path)
     assert list(found) == ["0", "1"]
     assert all(torch.equal(found[str(n)].read(), value) for n, value in enumerate(values))
+
+
+def test_warnings_of_torch_are_not_the_users_concern(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch 2.14 warns of sparse tensors, which are refused."""
+
+    def load(*arguments: object, **options: object) -> object:
+        warnings.warn("Validating sparse tensor invariants", UserWarning, stacklevel=2)
+        return {"a": torch.ones(2)}
+
+    torch.save({}, path)
+    monkeypatch.setattr(torch, "load", load)
+    assert list(read_pickle(path)) == ["a"]
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -37,4 +37,5 @@ def test_script_runs(
     assert any(line.startswith("35 of ") for line in user_script.look(adapter, base))
     assert len(user_script.make_models(adapter, base, tmp_path)) == 2
     assert len(user_script.make_adapters(adapter, tmp_path)) == 5
+    assert user_script.compute(adapter, tmp_path)[-1] == str(tmp_path / "saved")
     assert "adapter_config.json" in user_script.publish(tmp_path / "half", "ann/half")

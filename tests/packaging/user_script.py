@@ -41,6 +41,20 @@ def make_adapters(adapter: Path, folder: Path) -> list[str]:
     return [rescaled.adapter, str(converted.written), *combined.adapters, resized.adapter]
 
 
+def compute(adapter: Path, folder: Path) -> list[str]:
+    """One layer's update, and an adapter made in memory of two."""
+    opened = loratools.open_adapter(adapter)
+    query = opened["layers.0.self_attn.q_proj"]
+    rows = query.update(0, 8) - query.up[:8].double() @ query.down.double() * (query.scaling or 1)
+    both = loratools.combine([(opened, 0.7), (adapter, 0.3)], rank=4)
+    values = both[query.name].singular_values()
+    factors = {"q.lora_A.weight": query.down, "q.lora_B.weight": query.up}
+    made = loratools.adapter_from_tensors(factors, alpha=8)
+    notes = () if both.report is None else both.report.notes
+    saved = both.save(folder / "saved")
+    return [f"{query.norm():.3f}", *map(str, (rows.shape, values.shape)), *made, *notes, str(saved)]
+
+
 def publish(folder: Path, repo: str) -> list[str]:
     """Send an adapter to the Hub, and fetch it again."""
     pushed = loratools.push(folder, repo, loratools.PushOptions(create=True))
