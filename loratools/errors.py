@@ -68,8 +68,9 @@ class LoratoolsError(Exception):
     ) -> None:
         if hint is None and "; " in message:
             message, _, hint = message.rpartition("; ")
-        super().__init__(escaped(message if hint is None else f"{message}; {hint}"))
-        self.file = None if file is None else str(file)
+        whole = message if hint is None else f"{message}; {hint}"
+        super().__init__(escaped(_finished(whole)))
+        self.file = None if file is None else _finished(str(file))
         self.tensor = tensor
         self.hint = None if hint is None else escaped(hint)
 
@@ -256,6 +257,15 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
             if "null" not in str(error):  # Python's own: a NUL in a path
                 raise
             raise kind(f"{path}: {error}", file=path) from error
+
+
+#: The folder beside an output in which it is made, with the output in it where that is a file.
+_STAGED = re.compile(r"\.([^/\\]+)\.loratools-partial(?:[/\\]\1(?=$|:))?")
+
+
+def _finished(text: str) -> str:
+    """`text` with the names of outputs instead of those of the folders in which they are made."""
+    return _STAGED.sub(r"\1", text)
 
 
 def escaped(text: str) -> str:

@@ -1,10 +1,14 @@
 """What no message may have in it, on whichever way it reaches its reader."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+
+import loratools
 
 _PACKAGE = Path(__file__).parents[1] / "loratools"
 #: Words that follow a number without being counted by it.
@@ -37,6 +41,32 @@ def _nouns() -> tuple[str, ...]:
     return tuple(sorted(noun for noun in found if " " not in noun))
 
 
+#: What only the code knows: reprs of libraries, classes, lists of floats, folders in the making.
+_INTERNAL = re.compile(
+    r"\btorch\.\w+|\bnp\.\w+|PosixPath|dict_(?:keys|values|items)|<(?:class|function) "
+    r"| object at 0x|loratools-partial|\[(?:nan|inf|-?\d+\.\d+)[,\]]|frozenset|mappingproxy"
+)
+
+
+def internal_names(text: str) -> list[str]:
+    """The parts of a message on the command line that only readers of the code understand."""
+    names = "|".join(sorted(_in_python()))
+    found = re.findall(rf"(?<![\w.'\"/\[{{-])(?:{names})(?![\w'\"/=.:])", text)
+    return [*_INTERNAL.findall(text), *found]
+
+
+@cache
+def _in_python() -> frozenset[str]:
+    """The names of options and of their classes in Python, where the command line has others."""
+    public = [getattr(loratools, name) for name in loratools.__all__]
+    verbs = [one for one in public if inspect.isfunction(one)]
+    objects = [one for one in public if is_dataclass(one) and not hasattr(one, "to_json")]
+    names = {name for verb in verbs for name in inspect.signature(verb).parameters}
+    names |= {field.name for one in objects for field in fields(one)}
+    classes = {one.__name__ for one in objects if one.__name__.endswith(("Options", "Rule", "Run"))}
+    return frozenset(classes | {name for name in names if "_" in name or name == "lam"})
+
+
 def lengths_beside_a_noun() -> Iterator[str]:
     """The places in the package where a length is written before a noun, not by `counted`."""
     for tree in _trees():
@@ -46,7 +76,9 @@ def lengths_beside_a_noun() -> Iterator[str]:
             for value, after in zip(node.values, node.values[1:], strict=False):
                 if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
                     number = ast.unparse(value.value)
-                    noun = re.match(r" (?!of|more|other\b|in|given|and)[a-z]+", str(after.value))
+                    noun = re.match(
+                        r" (?!of|more|other\b|in|given|and|cannot)[a-z]+", str(after.value)
+                    )
                     if noun and re.match(r"len\(|sum\(", number):
                         yield f"{number}{noun[0]}"
 

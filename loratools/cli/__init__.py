@@ -18,6 +18,7 @@ from loratools.cli.layout import Context, write_examples, write_section
 from loratools.cli.options import asks_for_json
 from loratools.cli.signals import Stoppable, ignore_signals
 from loratools.cli.unknown import no_such_command
+from loratools.typed import on_command_line
 
 #: The verbs in the order of the help, and its headings.
 _GROUPS = {
@@ -114,7 +115,8 @@ def run() -> int:
     # Click's standalone mode would turn Ctrl-C into exit code 1.
     command = Stoppable(lambda: cli.main(prog_name="loratools", standalone_mode=False))
     try:
-        status = command.run()
+        with on_command_line():
+            status = command.run()
         sys.stdout.flush()
         code = status if isinstance(status, int) else 0
     except BaseException as error:

@@ -14,6 +14,7 @@ from loratools.errors import LoratoolsError, check_choice, check_finite, counted
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
 from loratools.showing.shown import Brief
+from loratools.typed import as_typed
 
 if TYPE_CHECKING:
     from loratools.extracting.difference import Norms
@@ -52,7 +53,7 @@ class ExtractOptions(Brief):
 
     def __post_init__(self) -> None:
         """Refuse a smallest change that is not finite, and an unknown dtype."""
-        check_finite("min_change", self.min_change or 0.0)
+        check_finite(as_typed("min_change"), self.min_change or 0.0)
         check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     @property

@@ -35,6 +35,7 @@ from loratools.formats._dialect import (
     Writer,
 )
 from loratools.nearest import did_you_mean
+from loratools.typed import as_typed
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
@@ -142,7 +143,8 @@ def check_options(given: Mapping[str, str]) -> None:
         dialect, option = known[name]
         if not option.takes(value):
             raise OptionError(
-                f"{name} of the format {dialect.name} is {option.choices}, not {value!r:.60}"
+                f"{as_typed(name)} of the format {dialect.name} is {option.choices}, "
+                f"not {value!r:.60}"
                 f"{did_you_mean(str(value), option.values)}"
             )
 

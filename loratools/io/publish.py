@@ -147,7 +147,7 @@ class Staging:
     def _check_held(self) -> None:
         if not self._is_held():
             raise StorageError(
-                f"{self.folder}: another run has begun to write this output", file=self.folder
+                f"{self.output}: another run has begun to write this output", file=self.output
             )
 
 

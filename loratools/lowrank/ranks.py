@@ -12,6 +12,7 @@ from loratools.keywords import with_keywords
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.showing.shown import Brief
+from loratools.typed import as_typed
 
 _EPS = float(np.finfo(np.float64).eps)
 #: A share of energy that rounding in float64 makes indistinguishable from zero.
@@ -80,7 +81,9 @@ class RankRule(Brief):
     def __post_init__(self) -> None:
         for name in ("rank", "min_rank", "multiple_of"):
             if (number := getattr(self, name)) is not None and number > _MOST:
-                raise OptionError(f"{name} is at most {_MOST}, not {shorten(str(number), 20)}")
+                raise OptionError(
+                    f"{as_typed(name)} is at most {_MOST}, not {shorten(str(number), 20)}"
+                )
         self._check_goal()
         if self.multiple_of < 1:
             raise OptionError(
@@ -107,11 +110,11 @@ class RankRule(Brief):
             OptionError: this rule has a goal.
         """
         for goal in self._goals:
-            raise OptionError(f"{other} and {goal} are both given", hint="use one of them")
+            raise _both(other, goal)
 
     def _check_goal(self) -> None:
         if len(self._goals) > 1:
-            raise OptionError(f"{' and '.join(self._goals)} are both given", hint="use one of them")
+            raise _both(*self._goals)
         if self.rank is not None:
             if self.rank < 1:
                 raise OptionError(f"a rank of {self.rank} keeps nothing", hint="use 1 or more")
@@ -121,9 +124,11 @@ class RankRule(Brief):
                     hint="drop the smallest and largest rank and the multiple",
                 )
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise OptionError(f"energy is a share above 0 and at most 1, not {self.energy}")
+            raise OptionError(
+                f"{as_typed('energy')} is a share above 0 and at most 1, not {self.energy}"
+            )
         if self.error is not None and not 0 <= self.error < 1:
-            raise OptionError(f"error is a share from 0 to below 1, not {self.error}")
+            raise OptionError(f"{as_typed('error')} is a share from 0 to below 1, not {self.error}")
         if self.parameters is not None and self.parameters < 1:
             raise OptionError(f"a budget of {self.parameters} elements keeps nothing")
 
@@ -291,3 +296,10 @@ def rule_of(
     if rank is energy is error is None:
         return rule
     return with_keywords(rule or RankRule(), rank=rank, energy=energy, error=error)
+
+
+def _both(*goals: str) -> OptionError:
+    """The error for goals of which only one can be met."""
+    return OptionError(
+        f"{' and '.join(map(as_typed, goals))} are both given", hint="use one of them"
+    )

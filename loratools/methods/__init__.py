@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from loratools.errors import NonFiniteError, OptionError, check_choice, shorten
 from loratools.showing.shown import Brief
+from loratools.typed import as_typed
 
 if TYPE_CHECKING:
     import torch
@@ -103,23 +104,23 @@ class MethodOptions(Brief):
 
     def __post_init__(self) -> None:
         """Check that each option is in its range."""
-        check_choice("majority_sign_method", self.majority_sign_method, ("total", "frequency"))
+        check_choice(
+            as_typed("majority_sign_method"), self.majority_sign_method, ("total", "frequency")
+        )
         for name in ("density", "select_topk"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
-                raise OptionError(f"{name} is a share above 0 and at most 1, not {share!r}")
+                raise OptionError(
+                    f"{as_typed(name)} is a share above 0 and at most 1, not {share!r}"
+                )
         for name in ("gamma", "epsilon"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
-                raise OptionError(f"{name} is a share from 0 to below 1, not {share!r}")
+                raise OptionError(f"{as_typed(name)} is a share from 0 to below 1, not {share!r}")
         if self.t is not None and not 0 <= self.t <= 1:
-            raise OptionError(f"t is a number from 0 to 1, not {self.t!r}")
+            raise OptionError(f"{as_typed('t')} is a number from 0 to 1, not {self.t!r}")
         if self.lam is not None and not math.isfinite(self.lam):
-            raise OptionError(f"lambda is a finite number, not {self.lam!r}")
-        if self.majority_sign_method not in (None, "total", "frequency"):
-            raise OptionError(
-                f"majority_sign_method is total or frequency, not {self.majority_sign_method!r}"
-            )
+            raise OptionError(f"{as_typed('lam')} is a finite number, not {self.lam!r}")
 
 
 def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> None:
@@ -130,5 +131,5 @@ def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> 
     """
     for field in fields(options):
         if getattr(options, field.name) is not None and field.name not in taken:
-            known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
-            raise OptionError(f"{method} takes no {field.name}", hint=known)
+            known = f"it takes {', '.join(map(as_typed, taken)) or 'no options'}"
+            raise OptionError(f"{method} takes no {as_typed(field.name)}", hint=known)

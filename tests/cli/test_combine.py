@@ -337,12 +337,15 @@ WRONG = {
     "NaN": (["-w", "nan", "-w", "1"], "weight is a finite number, not nan"),
     "NaN in places": (["--where", "*=nan"], "strength is a finite number, not nan"),
     "a method of full rank": (["--method", "ties"], "say how many ranks to keep, with --rank"),
-    "another method's option": (["--density", "0.5"], "linear takes no density; it takes"),
+    "another method's option": (
+        ["--density", "0.5"],
+        "linear takes no --density; it takes --normalize, --lambda",
+    ),
     "a density of 0": (["--method", "ties", "--density", "0", "--rank", "2"], "density is a share"),
     "a t above 1": (["--method", "slerp", "--t", "2"], "t is a number from 0 to 1, not 2.0"),
     "lambda": (["--lambda", "nan"], "lambda is a finite number, not nan"),
     "a bad rule": (["--rank", "0"], "a rank of 0 keeps nothing"),
-    "two rules": (["--rank", "2", "--error", "0.5"], "rank and error are both given"),
+    "two rules": (["--rank", "2", "--error", "0.5"], "--rank and --error are both given"),
     "three for slerp": ([LARGE, "--method", "slerp"], "from one adapter to another, and 3"),
     "another base's": (
         [FIXTURES / "adapters/gpt2-conv1d", "--rank", "0"],

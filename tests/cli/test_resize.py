@@ -188,7 +188,8 @@ USAGE = {
     "no rank": (["--rank", "half"], "'half' is not a valid integer"),
     "no share": (["--energy", "most"], "'most' is not a valid float"),
     "no size": (["--size", "small"], "'small' is not a size like 500MB"),
-    "no byte": (["--size", "0.1"], "less than a byte"),
+    "no byte": (["--size", "0.1B"], "less than a byte"),
+    "no unit": (["--size", "0.1"], "did you mean 0.1MB"),
     "no job": (["--rank", "2", "--jobs", "0"], "0 is not in the range"),
 }
 
@@ -208,9 +209,9 @@ BAD_RULES = {
     "too much energy": (["--energy", "90"], "energy is a share above 0 and at most 1, not 90.0"),
     "NaN": (["--energy", "nan"], "energy is a share .* not nan"),
     "all wrong": (["--error", "1"], "error is a share from 0 to below 1, not 1.0"),
-    "two goals": (["--rank", "2", "--energy", "0.5"], "rank and energy are both given"),
+    "two goals": (["--rank", "2", "--energy", "0.5"], "--rank and --energy are both given"),
     "two budgets": (["--size", "9kB", "--parameters", "9"], "are both given; use one of them"),
-    "a goal and a size": (["--size", "9kB", "--rank", "2"], "size and rank are both given"),
+    "a goal and a size": (["--size", "9kB", "--rank", "2"], "--size and --rank are both given"),
     "a bounded rank": (["--rank", "2", "--max-rank", "3"], "a fixed rank of 2 leaves no choice"),
     "crossed bounds": (["--min-rank", "3", "--max-rank", "2"], "no rank is a multiple of 1"),
     "no multiple": (["--multiple-of", "4", "--max-rank", "3"], "no rank is a multiple of 4"),
@@ -218,14 +219,14 @@ BAD_RULES = {
     "a negative bound": (["--min-rank", "-1"], "the smallest rank is -1; use 0 or more"),
     "no elements": (["--parameters", "0"], "a budget of 0 elements keeps nothing"),
     "a wide rank": (["--rank", str(10**12)], "rank is at most 1000000, not 1000000000000"),
-    "a wide bound": (["--min-rank", str(2**63)], f"min_rank is at most 1000000, not {2**63}"),
-    "wide multiples": (["--multiple-of", "1" * 99], "multiple_of is at most 1000000, not 1111"),
+    "a wide bound": (["--min-rank", str(2**63)], f"--min-rank is at most 1000000, not {2**63}"),
+    "wide multiples": (["--multiple-of", "1" * 99], "--multiple-of is at most 1000000, not 1111"),
 }
 #: Rules that ask too much of this adapter.
 HARD_RULES = {
     "few elements": (["--parameters", "99"], "takes 1120 elements, more than the budget of 99"),
     "few bytes": (["--size", "3kB"], r"takes 1120 elements, more than the budget of \d+"),
-    "no bytes": (["--size", "10"], r"\d+ bytes without any factors, more than 10"),
+    "no bytes": (["--size", "10B"], r"\d+ bytes without any factors, more than 10"),
 }
 
 

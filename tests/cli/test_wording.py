@@ -1,5 +1,6 @@
 """What messages say and how: `run_here` checks the words of every run in these tests and others."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 import loratools
-from tests.e2e.commands import run_here
+from tests.cli.results import refused
+from tests.e2e.commands import SINGLE, SMALL, run_here
 from tests.merged import pair, write_adapter, write_base
-from tests.wording import count_faults, lengths_beside_a_noun
+from tests.wording import count_faults, internal_names, lengths_beside_a_noun
 
 ONE = ["m.a"]
 SEVERAL = ["m.a", "m.b", "m.c"]
@@ -69,6 +71,46 @@ def test_every_verb_counts_one_and_several(
     unchanged = "1 base tensor" if rest == 1 else f"{rest} base tensors"
     said = f"{2 * count} of {2 * count} adapter tensors applied to {count} {weights}; {unchanged}"
     assert said in merged.out
+
+
+def test_names_of_internals_are_found() -> None:
+    for text in (
+        "linear takes no density; it takes lam", "min_rank is at most 5", "is torch.float16",
+        "MergeOptions has it", "PosixPath('x')", "dict_keys(['a'])", "of [nan, 0.0]",
+        ".out.loratools-partial: no space left on device",
+    ):  # fmt: skip
+        assert internal_names(text), text
+    assert (
+        internal_names("--min-rank, --lambda, a shape [4, 6], lambda_x at model.lam.weight") == []
+    )
+
+
+def test_an_option_is_named_as_it_is_typed(capsys: Any) -> None:
+    """With two dashes on the command line, and as the argument is called in Python."""
+    ties = ["combine", SMALL, SMALL, "--rank", 1, "--dry-run", "--method"]
+    assert refused(run_here(capsys, *ties, "ties", "--t", 0.5), 2, "takes no --t; .* --lambda")
+    assert refused(run_here(capsys, *ties, "ties", "--lambda", "nan"), 2, "--lambda is a finite")
+    resize = ["resize", SMALL, "--dry-run", "--rank", 1]
+    assert refused(run_here(capsys, *resize, "--energy", 0.5), 2, "--rank and --energy are both")
+    with pytest.raises(loratools.OptionError, match="lam is a finite number"):
+        loratools.MethodOptions(lam=float("nan"))
+    with pytest.raises(loratools.OptionError, match="min_rank is at most"):
+        loratools.RankRule(min_rank=10**9)
+
+
+@pytest.mark.parametrize("command", [["merge", SINGLE], ["merge", SINGLE / "model.safetensors"]])
+def test_the_folder_in_which_an_output_is_made_has_the_name_of_the_output(
+    command: list[object], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    output = tmp_path / "out.safetensors" if command[1] != SINGLE else tmp_path / "out"
+    monkeypatch.setattr("os.fsync", full)
+    result = run_here(capsys, *command, SMALL, "-o", output)
+    file = output if output.suffix else output / "model.safetensors"
+    assert refused(result, 4, f"^Error: {file}: no space left on device$")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_are_counted_in_python_too() -> None:

@@ -16,7 +16,7 @@ import pytest
 from loratools.cli import run
 from loratools.cli.signals import STOPPING
 from loratools.io.stopping import begin
-from tests.wording import count_faults
+from tests.wording import count_faults, internal_names
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SINGLE = FIXTURES / "stories260k"
@@ -48,6 +48,8 @@ def run_here(capsys: Any, *arguments: object) -> Result:
             begin()  # else this process would go on as one that is to end
     out, err = capsys.readouterr()
     assert count_faults(out + err) == []
+    if os.environ.get("LORATOOLS_DEBUG") != "1":  # which prints a traceback
+        assert internal_names(err) == []
     return Result(code, out, err)
 
 

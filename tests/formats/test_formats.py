@@ -255,7 +255,7 @@ def test_adapter_is_found_and_written_under_the_names_of_its_dialect(
     write_adapter(adapter, tmp_path / "written", inputs=[folder])
     assert sorted(path.name for path in (tmp_path / "written").iterdir()) == sorted(OURS.values())
     assert (tmp_path / "written" / "ours.json").read_text() == '{\n  "of": "us"\n}\n'
-    with pytest.raises(OutputError, match="this adapter is a folder"):
+    with pytest.raises(OutputError, match="the output is a folder"):
         write_adapter(adapter, tmp_path / "x.safetensors", inputs=[])
 
 

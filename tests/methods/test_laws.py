@@ -188,7 +188,7 @@ def test_values_out_of_range_are_refused(option: str, value: Any) -> None:
 def test_another_way_to_elect_signs_is_refused() -> None:
     options = MethodOptions()
     object.__setattr__(options, "majority_sign_method", "sum")  # past the types of the tests
-    with pytest.raises(LoratoolsError, match="is total or frequency, not 'sum'"):
+    with pytest.raises(LoratoolsError, match="is one of total, frequency, not 'sum'"):
         options.__post_init__()
 
 
