@@ -109,7 +109,7 @@ def test_the_folder_in_which_an_output_is_made_has_the_name_of_the_output(
     monkeypatch.setattr("os.fsync", full)
     result = run_here(capsys, *command, SMALL, "-o", output)
     file = output if output.suffix else output / "model.safetensors"
-    assert refused(result, 4, f"^Error: {file}: no space left on device$")
+    assert refused(result, 4, f"^Error: {file}: no space left on device; ")
     assert list(tmp_path.iterdir()) == []
 
 
