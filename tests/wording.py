@@ -58,12 +58,17 @@ def internal_names(text: str) -> list[str]:
 @cache
 def _in_python() -> frozenset[str]:
     """The names of options and of their classes in Python, where the command line has others."""
-    public = [getattr(loratools, name) for name in loratools.__all__]
-    verbs = [one for one in public if inspect.isfunction(one)]
-    objects = [one for one in public if is_dataclass(one) and not hasattr(one, "to_json")]
-    names = {name for verb in verbs for name in inspect.signature(verb).parameters}
-    names |= {field.name for one in objects for field in fields(one)}
-    classes = {one.__name__ for one in objects if one.__name__.endswith(("Options", "Rule", "Run"))}
+    public = {name: getattr(loratools, name) for name in loratools.__all__}
+    names = {
+        name
+        for one in public.values()
+        if inspect.isfunction(one)
+        for name in inspect.signature(one).parameters
+    }
+    for one in public.values():
+        if is_dataclass(one) and not hasattr(one, "to_json"):
+            names |= {field.name for field in fields(one)}
+    classes = {name for name in public if name.endswith(("Options", "Rule", "Run"))}
     return frozenset(classes | {name for name in names if "_" in name or name == "lam"})
 
 
@@ -77,7 +82,8 @@ def lengths_beside_a_noun() -> Iterator[str]:
                 if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
                     number = ast.unparse(value.value)
                     noun = re.match(
-                        r" (?!of|more|other\b|in|given|and|cannot)[a-z]+", str(after.value)
+                        r" (?!of|more|other\b|in|given|and|are given|cannot)[a-z]+",
+                        str(after.value),
                     )
                     if noun and re.match(r"len\(|sum\(", number):
                         yield f"{number}{noun[0]}"

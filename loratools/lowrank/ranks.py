@@ -299,7 +299,5 @@ def rule_of(
 
 
 def _both(*goals: str) -> OptionError:
-    """The error for goals of which only one can be met."""
-    return OptionError(
-        f"{' and '.join(map(as_typed, goals))} are both given", hint="use one of them"
-    )
+    names = " and ".join(map(as_typed, goals))
+    return OptionError(f"{names} are both given", hint="use one of them")
