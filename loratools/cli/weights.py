@@ -25,7 +25,9 @@ class WeightList(click.ParamType[tuple[float, ...]]):
         try:
             return tuple(float(number) for number in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a number, nor a list such as 0.7,0.3", param, ctx)
+            self.fail(
+                f"{value!r} is not a number, nor a list without spaces such as 0.7,0.3", param, ctx
+            )
 
 
 def weight_option(command: Command) -> Command:

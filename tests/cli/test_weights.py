@@ -89,7 +89,7 @@ def test_every_way_to_write_weights_gives_the_same_bytes(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["-w", "0.7,"], "'0.7,' is not a number, nor a list such as 0.7,0.3"),
+        (["-w", "0.7,"], "'0.7,' is not a number, nor a list without spaces"),
         (["-w", "0.7;0.3"], "is not a number, nor a list"),
         (["-w", "0.7,0.3"], "2 weights"),
         (["-w", "0.7,nan"], "2 weights"),
