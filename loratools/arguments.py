@@ -7,7 +7,6 @@ Python's, one item to a list of it, a path in bytes to one in characters.
 
 import builtins
 import collections.abc
-import difflib
 import inspect
 import numbers
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from loratools.errors import ArgumentError, LoratoolsError, named_file, shorten
+from loratools.nearest import nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,8 +90,8 @@ def _converted(
         arguments = signature.bind(*args, **kwargs)
     except TypeError as error:
         unknown = next((key for key in kwargs if key not in signature.parameters), "")
-        near = difflib.get_close_matches(unknown, signature.parameters, 1)
-        hint = f"did you mean {near[0]}?" if near else None
+        near = nearest(unknown, signature.parameters)
+        hint = None if near is None else f"did you mean {near}?"
         raise ArgumentError(f"{name}: {error}", hint=hint) from None
     for parameter, value in arguments.arguments.items():
         if parameter in annotations:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pytest
 
+import loratools
 from loratools.arguments import checked, checked_fields
 from loratools.errors import ArgumentError, FormatError, OptionError
 
@@ -160,3 +161,41 @@ def test_the_signature_and_the_help_are_those_of_the_function() -> None:
     assert (made.__name__, made.__doc__) == ("made", "Return what was given.")
     options = Options(rank=1)
     assert pickle.loads(pickle.dumps(options)) == options
+
+
+@pytest.mark.parametrize("name", loratools.__all__)
+def test_every_public_verb_and_its_options_check_their_arguments(name: str) -> None:
+    public = getattr(loratools, name)
+    is_options = isinstance(public, type) and name.endswith(
+        ("Options", "Rule", "Rescaling", "Combination", "ExtractRun")
+    )
+    if is_options:
+        assert hasattr(public.__init__, "__wrapped__")
+    elif inspect.isfunction(public) and name != "adapter_from_tensors":
+        assert hasattr(public, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: loratools.resize("x", rank="eight"), "^resize: rank: an integer is expected"),  # type: ignore[call-overload]
+        (lambda: loratools.merge(1, 2), "^merge: base: a path is expected, not 1"),  # type: ignore[arg-type]
+        (lambda: loratools.merge("b", "a", weights=["0.5"]), "^merge: weights: a number is "),  # type: ignore[list-item]
+        (
+            lambda: loratools.RankRule(rank=True),
+            "^RankRule: rank: an integer is expected",
+        ),
+        (lambda: loratools.open_adapter(None), "^open_adapter: path: a path is expected"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_type_is_answered_before_anything_is_read(
+    call: Callable[[], object], says: str
+) -> None:
+    with pytest.raises(ArgumentError, match=says):
+        call()
+
+
+def test_a_text_where_a_list_belongs_is_one_item() -> None:
+    with pytest.raises(FormatError, match=r"^gone: no such file"):
+        loratools.combine("gone")
+    assert loratools.ExtractOptions(only="a.*").only == ("a.*",)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
 from loratools.describing.several import Inspections, are_several, find_each, inspect_each
@@ -38,6 +39,7 @@ def inspect(
     adapter: Iterable[AdapterLike], *, recursive: bool = False, **arguments: Unpack[_Arguments]
 ) -> Inspections: ...
 @shows_progress(" updates")
+@checked
 def inspect(
     adapter: AdapterLike | Iterable[AdapterLike],
     *,

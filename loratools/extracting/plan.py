@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
+from loratools.arguments import checked_fields
 from loratools.errors import LoratoolsError, check_choice, check_finite, counted
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _V = TypeVar("_V")
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ExtractOptions(Brief):

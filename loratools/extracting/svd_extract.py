@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, Unpack, final, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked, checked_fields
 from loratools.errors import OptionError, OutputError, counted, storage_errors
 from loratools.extracting.adapter import adapter_of
 from loratools.extracting.changed import differing, measure
@@ -53,6 +54,7 @@ _SLACK_BYTES = 2**20
 _ENTRY_BYTES = 144
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class ExtractRun(Brief):
@@ -131,6 +133,7 @@ def svd_extract(
     **arguments: Unpack[_Arguments],
 ) -> Adapter | ExtractReport: ...
 @shows_progress("B")
+@checked
 def svd_extract(
     tuned: str | Path,
     base: str | Path,

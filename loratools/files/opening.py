@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.errors import FormatError, OptionError, UnsupportedError, listing, path_errors
 from loratools.files.beside import of_adapter
 from loratools.files.checkpoints import checkpoint_at
@@ -59,6 +60,7 @@ class Reading(TypedDict, total=False):
     dialect_options: Mapping[str, str] | None
 
 
+@checked
 def open_adapter(
     path: str | Path,
     *,

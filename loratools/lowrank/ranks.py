@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 
+from loratools.arguments import checked_fields
 from loratools.errors import LoratoolsError, OptionError, counted, shorten
 from loratools.keywords import with_keywords
 from loratools.lowrank.budget import Floats, spend
@@ -37,6 +38,7 @@ class Choice:
     gap: float = 0.0
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RankRule(Brief):

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
+from loratools.arguments import checked_fields
 from loratools.errors import StorageError
 from loratools.io.file import InputFile
 from loratools.io.hashes import placeholders, sealed_header
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _WAITING = 3
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class WriteOptions(Brief):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loratools.arguments import checked
 from loratools.errors import OptionError, StorageError, UnsupportedError
 from loratools.files.companions import Companions, changed_companions, companions
 from loratools.files.opening import AdapterLike, open_base, opened_adapter
@@ -48,6 +49,7 @@ _SLACK_BYTES = 2**20
 
 
 @shows_progress("B")
+@checked
 def merge(
     base: str | Path,
     adapters: Adapters = (),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, final, get_args
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked_fields
 from loratools.deltas import Delta
 from loratools.deltas.rows import Rows
 from loratools.errors import check_choice
@@ -24,6 +25,7 @@ from loratools.showing.shown import Brief
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class MergeOptions(Brief):

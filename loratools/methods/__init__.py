@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
+from loratools.arguments import checked_fields
 from loratools.errors import NonFiniteError, OptionError, check_choice, shorten
 from loratools.showing.shown import Brief
 from loratools.typed import as_typed
@@ -65,6 +66,7 @@ class Task:
         return updates
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MethodOptions(Brief):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from loratools.arguments import checked
 from loratools.errors import HubError, UnsupportedError, counted, shorten
 from loratools.files.finding import (
     BASE_FOLDER,
@@ -72,6 +73,7 @@ class Pulled(Shown):
 
 
 @shows_progress("B")
+@checked
 def pull(
     name: str,
     *,

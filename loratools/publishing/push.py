@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked, checked_fields
 from loratools.errors import (
     FormatError,
     HubError,
@@ -41,6 +42,7 @@ _CARD = "README.md"
 _MAX_TEXT_BYTES = 10_000_000
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class PushOptions(Brief):
@@ -132,6 +134,7 @@ class PushReport(Shown):
         }
 
 
+@checked
 def push(
     folder: AdapterLike,
     repo: str,

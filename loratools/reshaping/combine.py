@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.errors import OptionError
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import Reading, opened_adapter
@@ -100,6 +101,7 @@ def combine(
     adapters: Adapters, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | CombineReport: ...
 @shows_progress(" steps")
+@checked
 def combine(
     adapters: Adapters,
     *,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, final, get_args
 
 from loratools import methods, registry
 from loratools.adapter import Adapter
+from loratools.arguments import checked_fields
 from loratools.deltas import Additive
 from loratools.errors import (
     OptionError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from loratools.lowrank.truncation import Truncation
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class Combination(Brief):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.errors import UnsupportedError, check_choice, counted, listing
 from loratools.files.opening import (
     AdapterLike,
@@ -112,6 +113,7 @@ def convert(
 ) -> Adapter | ConvertReport: ...
 @shows_progress(" steps")
 @collector_paused()
+@checked
 def convert(
     adapter: AdapterLike,
     *,

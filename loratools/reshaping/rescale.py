@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
@@ -130,6 +131,7 @@ def rescale(
 ) -> Adapter | RescaleReport: ...
 @shows_progress(" steps")
 @collector_paused()
+@checked
 def rescale(
     adapter: AdapterLike,
     *,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from loratools.adapter import Adapter, Update
+from loratools.arguments import checked_fields
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import (
@@ -26,6 +27,7 @@ from loratools.showing.shown import Brief
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
 
 
+@checked_fields
 @final
 @dataclass(frozen=True, repr=False)
 class Rescaling(Brief):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
@@ -76,6 +77,7 @@ def resize(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter | ResizeReport: ...
 @shows_progress(" steps")
+@checked
 def resize(
     adapter: AdapterLike,
     *,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.errors import OptionError, escaped
 from loratools.files.opening import opened_adapter
 from loratools.files.swapped import SwappedIn, SwappedTensor, SwapState, refuse_half_swapped
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @shows_progress("B")
+@checked
 def swap(
     model: str | Path,
     adapters: Adapters | None = None,
