@@ -28,7 +28,7 @@ _ADAPTER = (
     "itself is for inspect"
 )
 #: Tensors that only adapters have; a model with LoRA layers inside has others beside them.
-_OF_ADAPTER = re.compile(r"[._]lora_|\.lora[._]|\.alpha$|\.dora_scale$|\.(hada|lokr)_w|\.oft_")
+_OF_ADAPTER = re.compile(r"(^|[._])lora_|\.lora[._]|\.alpha$|\.dora_scale$|\.(hada|lokr)_w|\.oft_")
 
 
 def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:

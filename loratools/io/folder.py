@@ -166,7 +166,7 @@ def read_json(file: InputFile) -> dict[str, Any]:
     except FormatError as error:
         known = file.sniffed()
         if known is None or known.sort == "text":
-            raise
+            raise FormatError(f"{error}; repair it, or download it again") from error
         raise FormatError(f"{file.where}: not JSON but {known.name}", hint=known.advice) from error
 
 

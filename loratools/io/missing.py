@@ -13,7 +13,9 @@ _PAGE = re.compile(
     r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?"
     r"(?:(?:tree|blob|resolve|raw)/(?P<revision>refs/pr/\d+|[^/?#]+)/?(?P<path>[^?#]*))?"
 )
-_ADDRESS = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+]+:/|(www\.)?(huggingface\.co|hf\.co|civitai\.com)/", re.IGNORECASE
+)
 _REPO = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./%-]+)?(?:/[\w./ -]+)?)/?")
 _NO_MODELS = ("datasets/", "spaces/", "docs/", "papers/", "collections/")
 #: Entries of a folder that are looked at.

@@ -37,7 +37,7 @@ def read_pickle(
             f"{path}: torch {torch.__version__} cannot read a pickle safely",
             hint="2.10 or newer is needed",
         )
-    refuse_no_pickle(InputFile(path))  # which raises unless it is a regular file that may be read
+    file = InputFile(path)  # raises unless this is a regular file that may be read
     try:
         with warnings.catch_warnings():
             # torch 2.14 warns that it reads sparse tensors slowly, which are refused below.
@@ -46,6 +46,7 @@ def read_pickle(
     except MemoryError:
         raise
     except Exception as error:  # the unpickler checks nothing: broken bytes can raise any error
+        refuse_no_pickle(file)
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
         raise FormatError(
             f"{path}: cannot be read as a pickled state dict: {reason}",

@@ -97,10 +97,10 @@ class BaseNames:
 
     @cached_property
     def kind(self) -> Kind | None:
-        """The kind of model that the base is, as far as its names tell."""
+        """The kind of model that the base is, as far as names tell: text encoders are of both."""
         if any(component.part == "denoiser" for component in self.components):
             return "an image model"
-        return kind_of(self.shapes)
+        return None if self.words else kind_of(self.shapes)
 
     @cached_property
     def _all(self) -> Names:

@@ -182,7 +182,7 @@ def test_a_broken_safetensors_file_is_not_replaced_by_a_pickle(folder: Path) -> 
 
 def test_an_adapter_is_no_base(fixtures: Path) -> None:
     text = refusal(fixtures / "adapters/plain", UnsupportedError)
-    assert text.endswith("an adapter, where a base model is expected")
+    assert "an adapter, where a base model is expected" in text
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device", "dangling link"])

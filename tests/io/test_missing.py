@@ -48,7 +48,17 @@ def test_an_address_of_the_hub_names_its_repository_revision_and_file(page: str,
     assert f"did you mean {name}?" in str(refused.value)
 
 
-@pytest.mark.parametrize("page", ["https://huggingface.co/datasets/a/b", "https://civitai.com/1"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://huggingface.co/datasets/a/b",
+        "huggingface.co/datasets/a/b",
+        "huggingface.co/ben",
+        "https://civitai.com/models/1",
+        "civitai.com/models/1",
+        "ftp://example.org/x.safetensors",
+    ],
+)
 def test_another_address_is_said_to_be_one(page: str) -> None:
     assert hub_name_of(page) is None
     with pytest.raises(FormatError, match="an address, and not a file; download it"):

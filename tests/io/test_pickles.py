@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,13 @@ def test_an_old_torch_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(UnsupportedError, match=r"2\.10 or newer is needed"):
         read_pickle(path)
+
+
+def test_a_torch_file_is_read_whatever_its_archive_begins_with(path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in reversed(members):
+            archive.writestr(name, data)
+    assert torch.equal(read_pickle(path)["a"].read(), torch.ones(2))

@@ -54,3 +54,7 @@ def test_an_adapter_of_a_language_model_is_not_for_an_image_model(model: str) ->
     assert "(model.layers.0.self_attn.q_proj), the adapter is for a language model" in message
     assert "is an image model, " in message
     assert "its files call 'stories260k'" in message
+
+
+def test_a_text_encoder_is_of_no_kind_because_both_have_it() -> None:
+    assert BaseNames(key_list("clip_l").tensors).kind is None
