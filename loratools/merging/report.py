@@ -10,6 +10,7 @@ from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
+from loratools.merging.taken_back import taken_back_note
 from loratools.merging.words import actions
 from loratools.names.averaged import averaged_note
 from loratools.showing.parts import Column, Part, Table, aside, human_size, numbers
@@ -65,7 +66,8 @@ class MergeReport(Shown):
             for adapter, _, blocks in self.plan.adapters_weighted
             if blocks.by_block
         ]
-        return (*self.plan.base.notes, *averaged, *blocks, *self.plan.notes, *self.beside)
+        back = taken_back_note(self.plan)
+        return (*self.plan.base.notes, *averaged, *blocks, *self.plan.notes, *back, *self.beside)
 
     @property
     def equals_base(self) -> bool:
