@@ -2,13 +2,14 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loratools.files.opening import open_adapter, open_base
 from loratools.io import inside
+from loratools.io.folder import LocalFolder
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 ADAPTER = FIXTURES / "adapters" / "embedding-vocab"
@@ -19,18 +20,17 @@ SHARDED = FIXTURES / "stories260k-bf16-sharded"
 def listed(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Path]]:
     """How often each folder was listed, by what lists it."""
     count: Counter[tuple[str, Path]] = Counter()
-    iterdir, entries = Path.iterdir, inside.entries
+    listed_here, entries = LocalFolder._listed_here, inside.entries
 
-    def counted_iterdir(path: Path) -> Iterator[Path]:
-        if FIXTURES in path.parents:  # and not one of the package, which registries list
-            count["its own files", path] += 1
-        return iterdir(path)
+    def counted_here(folder: LocalFolder, *, folders: bool) -> tuple[str, ...]:
+        count["its own files", folder.path] += 1
+        return listed_here(folder, folders=folders)
 
     def counted_entries(path: Path, depth: int | None = None) -> list[str]:
         count["files in its folders too", path] += 1
         return entries(path, depth)
 
-    monkeypatch.setattr(Path, "iterdir", counted_iterdir)
+    monkeypatch.setattr(LocalFolder, "_listed_here", counted_here)
     monkeypatch.setattr("loratools.io.folder.entries", counted_entries)
     return count
 
