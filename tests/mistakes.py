@@ -523,7 +523,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base adapter -w half -o out",
             what="'half' is not a number",
             where="'-w' / '--weight'",
-            remedy="nor a list such as 0.7,0.3",
+            remedy="nor a list without spaces such as 0.7,0.3",
             code=2,
         ),
         Mistake(
