@@ -69,8 +69,8 @@ class LoratoolsError(Exception):
         if hint is None and "; " in message:
             message, _, hint = message.rpartition("; ")
         whole = message if hint is None else f"{message}; {hint}"
-        super().__init__(escaped(_finished(whole)))
-        self.file = None if file is None else _finished(str(file))
+        super().__init__(escaped(finished_name(whole)))
+        self.file = None if file is None else finished_name(str(file))
         self.tensor = tensor
         self.hint = None if hint is None else escaped(hint)
 
@@ -263,7 +263,7 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
 _STAGED = re.compile(r"\.([^/\\]+)\.loratools-partial(?:[/\\]\1(?=$|:))?")
 
 
-def _finished(text: str) -> str:
+def finished_name(text: str) -> str:
     """`text` with the names of outputs instead of those of the folders in which they are made."""
     return _STAGED.sub(r"\1", text)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loratools.cli.failures import printable
+from loratools.errors import finished_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def reporting() -> Iterator[None]:
     begin = time.monotonic()
 
     def say(path: "Path", size: int) -> None:
-        line = printable(f"read: {path} ({human_size(size)})", limit=None)
+        line = printable(f"read: {finished_name(str(path))} ({human_size(size)})", limit=None)
         if line not in said:
             said[line] = None
             _echo(line)
