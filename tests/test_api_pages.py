@@ -1,5 +1,6 @@
 """The reference has a page for each public name, which says what else is known of it."""
 
+import dataclasses
 import inspect
 import re
 from typing import Any
@@ -87,6 +88,13 @@ def test_each_argument_is_described(entry: Any) -> None:
     names = set(inspect.signature(entry.value).parameters)
     assert names - described.keys() == set()
     assert [name for name in names if not described[name].endswith(".")] == []
+
+
+@pytest.mark.parametrize("entry", make_api.entries()["results"], ids=lambda entry: entry.title)
+def test_each_attribute_of_a_result_is_described(entry: Any) -> None:
+    names = {field.name for field in dataclasses.fields(entry.value)}
+    described = make_api.described_in(entry.docstring)
+    assert {name for name in names if not name.startswith("_")} - described.keys() == set()
 
 
 @pytest.mark.parametrize("name", VERBS)

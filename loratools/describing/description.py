@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 class Inspection(Shown):
     """The description of an adapter.
 
-    `spectra`, `blocks` and `coverage` are None unless they were asked for.
-
-    `nonfinite` are the stored tensors with a NaN or an infinity. `idle` are the updates that change
-    nothing, whatever the base, with the reason. `warnings` are notes on what other programs do with
-    the adapter.
+    Attributes:
+        adapter: the adapter.
+        groups: its updates, grouped by names that differ only in numbers.
+        spectra: the singular values of each update; None unless they were asked for.
+        blocks: the energy in each block of the model; None unless it was asked for.
+        nonfinite: the names of stored tensors with a NaN or an infinity.
+        idle: the updates that change nothing, whatever the base, with the reason.
+        coverage: what it changes of the base; None without one.
+        warnings: notes on what other programs do with the adapter.
     """
 
     adapter: Adapter

@@ -143,7 +143,11 @@ class InspectionRow:
 @final
 @dataclass(frozen=True, repr=False)
 class Inspections(Shown, Sequence[InspectionRow]):
-    """The descriptions of several adapters, and of what else was named or in a named folder."""
+    """The descriptions of several adapters, and of what else was named or in a named folder.
+
+    Attributes:
+        rows: one for each, in order.
+    """
 
     rows: tuple[InspectionRow, ...]
 

@@ -29,6 +29,7 @@ class MergeReport(Shown):
     """The account of a merge, or of the plan of one (`fidelity` is then empty).
 
     Attributes:
+        plan: what was to be done to each tensor.
         output: the path of the result; None for a dry run.
         files: the sizes of the output's weight files in bytes, by name.
         fidelity: by output tensor, how much of its update survived the rounding, if it is finite.

@@ -40,9 +40,15 @@ _SLACK_BYTES = 2**20
 @final
 @dataclass(frozen=True, repr=False)
 class Pulled(Shown):
-    """The result of a pull: the name with its commit, the local folder, and files with SHA-256.
+    """The result of a pull.
 
-    `base` is the same for the base model, where that was asked for.
+    Attributes:
+        name: the name, with its commit.
+        commit: the commit, in full.
+        folder: the folder on this disk.
+        files: the SHA-256 of each file, by its name.
+        nbytes: the size of all files in bytes.
+        base: the same for the base model, where that was asked for.
     """
 
     name: str

@@ -89,9 +89,17 @@ class PushOptions(Brief):
 @final
 @dataclass(frozen=True, repr=False)
 class PushReport(Shown):
-    """The result of a push: of all `files`, those in `changed` were sent, or would be.
+    """The result of a push.
 
-    `commit` is None after a dry run of a push to a repository that does not exist.
+    Attributes:
+        repo: the repository: `owner/name`.
+        commit: the commit; None after a dry run of a push to a repository that does not exist.
+        changed: the names of the files that were sent, or would be.
+        files: the names of all files.
+        left_out: the names of files in the folder that are not sent.
+        proposal: the number of the pull request; None without one.
+        tag: the tag of the commit; None without one.
+        dry_run: whether nothing was sent.
     """
 
     repo: str

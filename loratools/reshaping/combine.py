@@ -34,10 +34,18 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, repr=False)
 class CombineReport(Shown):
-    """The report of a combination; `certificates` is empty if nothing was truncated.
+    """The report of a combination.
 
-    `rounding` is the relative error that storing factors in 16 bits adds to the updates; None if
-    they are stored in more bits, or unchanged. `written` is None after a dry run.
+    Attributes:
+        adapters: the paths or names of the adapters.
+        weights: the weight of each, in order.
+        method: how the updates were combined.
+        certificates: how much each truncation lost; empty if nothing was truncated.
+        similarity: the angles between the adapters, and between each and the result.
+        notes: remarks for the user.
+        rounding: the relative error that storing factors in 16 bits adds to the updates; None if
+            they are stored in more bits, or unchanged.
+        written: what was written; None if nothing was.
     """
 
     adapters: tuple[str, ...]

@@ -34,11 +34,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, repr=False)
 class RescaleReport(Shown):
-    """The report of a rescaling; `written` is None after a dry run.
+    """The report of a rescaling.
 
-    `strengths` has the factor of each target's update: infinite if an alpha of 0 was changed.
-    `rounding` is the relative error of storing new factors in 16 bits; None if factors are
-    unchanged, or stored in more bits. `repairs` says what was changed to repair traps.
+    Attributes:
+        adapter: the path or the name of the adapter.
+        strengths: the factor of each target's update; infinite if an alpha of 0 was changed.
+        notes: remarks for the user.
+        rounding: the relative error of storing new factors in 16 bits; None if factors are
+            unchanged, or stored in more bits.
+        written: what was written; None if nothing was.
+        repairs: what was changed to repair traps.
     """
 
     adapter: str

@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, repr=False)
 class ResizeReport(Shown):
-    """The report of a change of ranks; `written` is None after a dry run.
+    """The report of a change of ranks.
 
-    `rounding` is the relative error that storing the factors in 16 bits adds to the certificates;
-    None if they are stored in more bits.
+    Attributes:
+        adapter: the path or the name of the adapter.
+        certificates: how much the truncation of each target lost.
+        notes: remarks for the user.
+        rounding: the relative error that storing the factors in 16 bits adds to the certificates;
+            None if they are stored in more bits.
+        written: what was written; None if nothing was.
     """
 
     adapter: str
