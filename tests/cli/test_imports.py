@@ -97,7 +97,7 @@ def test_merge_that_only_copies_never_imports_torch(models: Path) -> None:
         [
             "merge base whole -o folder",
             "merge base/model.safetensors whole -o file.safetensors",
-            "merge base whole -o split --max-shard-size 50",
+            "merge base whole -o split --max-shard-size 50B",
             "merge base whole -o typed --dtype bfloat16 --rounding stochastic",
             "merge base same -o same_as_before",
             "merge base both -o skipped --skip k.weight",
