@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from loratools.adapter import Adapter
-from loratools.errors import MatchError
+from loratools.errors import MatchError, about
 from loratools.io.checkpoint import Checkpoint
 from loratools.merging.plan import Accounting, MergeOptions
 from loratools.merging.unmatched import Unmatched
@@ -87,7 +87,8 @@ class Accounts:
         self._selection.check_used(base.tensors)
         if self._unmatched and not self._allow_unmatched:
             reason = self._unmatched.error(adapters)
-            raise MatchError(f"{base.where}{base.lacks}: {reason}", file=base.where)
+            with about(self._unmatched.first):
+                raise MatchError(f"{base.where}{base.lacks}: {reason}", file=base.where)
         if not self.accounting.applied:
             raise MatchError(f"{base.where}: no adapter tensor is left to apply")
         return self._unmatched.notes()

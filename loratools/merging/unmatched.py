@@ -18,9 +18,10 @@ _FEW = 3
 
 @final
 class _Complaint(NamedTuple):
-    """The number of an adapter, why the base lacks what it changes, and the model it lacks."""
+    """A target of the adapter of a number, why the base lacks it, and the model it lacks."""
 
     adapter: int
+    target: str
     reason: str
     model: str | None
 
@@ -35,11 +36,16 @@ class Unmatched:
 
     def add(self, adapter: int, target: str, reason: str) -> None:
         """Add a target of an adapter with this number."""
-        self._complaints.append(_Complaint(adapter, reason, self.names.lacking(target)))
+        self._complaints.append(_Complaint(adapter, target, reason, self.names.lacking(target)))
 
     def __bool__(self) -> bool:
         """Whether there is any."""
         return bool(self._complaints)
+
+    @property
+    def first(self) -> str:
+        """The first target that was added."""
+        return self._complaints[0].target
 
     def error(self, adapters: Sequence[Adapter]) -> str:
         """The first one, how many others there are in which models, and what its adapter is for."""
@@ -54,7 +60,9 @@ class Unmatched:
         own = adapters[first.adapter]
         lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
         none = (
-            f"; no update has a place: {_trained_on(own)}" if lost >= len(own.updates) > 1 else ""
+            f", and no update has a place; {_trained_on(own)}"
+            if lost >= len(own.updates) > 1
+            else ""
         )
         return f"{first.reason}{rest}{self._meant(own)}{none}{advice}"
 

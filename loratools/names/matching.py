@@ -146,7 +146,7 @@ class BaseNames:
             if (found := self._names(component).find(path, shape, may_transpose=may_transpose))
         ]
         if not matches:
-            raise MatchError(self._complaint(target, path, shape, inside), tensor=target)
+            raise MatchError(self._complaint(target, path, shape, inside))
         return _only(target, matches, takes)
 
     def match_name(self, target: str, takes: Callable[[str], bool] | None = None) -> Match | None:

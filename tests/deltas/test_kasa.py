@@ -43,5 +43,5 @@ def test_transposed_is_the_change_of_the_transposed_weight() -> None:
 
 
 def test_there_is_a_diagonal_entry_for_every_rank() -> None:
-    with pytest.raises(ShapeMismatchError, match="1 entries are expected"):
+    with pytest.raises(ShapeMismatchError, match="1 entry is expected"):
         KaSA(LORA, held([0.5, 0.5], "diagonal"))
