@@ -1,9 +1,23 @@
 """loratools: inspect, merge and reshape stored LoRA adapters. Exact, or it says by how much.
 
-The public names are the verbs, what they take and return, and the errors. Each is imported when it
-is first used, so that `import loratools` is cheap. Type checkers read them in `__init__.pyi`, which
-`scripts/make_stub.py` makes of the table below.
+The public names are the verbs, what they take and return, and the errors. Verbs take paths, names
+on the Hub (`hf://owner/name`) and opened adapters; `help(loratools.resize)` has all arguments.
+
+Example:
+    >>> import loratools
+    >>> adapter = loratools.open_adapter("fixtures/adapters/plain")
+    >>> adapter["layers.0.self_attn.q_proj"].update().shape  # ΔW, as a tensor
+    torch.Size([64, 64])
+    >>> both = loratools.combine([(adapter, 0.7), ("fixtures/adapters/combine-r4", 0.3)])
+    >>> small = loratools.resize(both, rank=4)  # in memory
+    >>> small.report
+    <ResizeReport: kept 94.87% of the energy, relative error 0.227; dry run: nothing written>
+    >>> loratools.merge("fixtures/stories260k", small).accounting  # output= writes it
+    '70 of 70 adapter tensors applied to 35 weights; 13 base tensors unchanged'
 """
+
+# Each name is imported when it is first used, so that `import loratools` is cheap. Type checkers
+# read them in `__init__.pyi`, which `scripts/make_stub.py` makes of the table below.
 
 import importlib
 from typing import Any
@@ -65,9 +79,10 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605 (a list, which type checkers read in
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        from loratools.nearest import did_you_mean
+        from loratools.nearest import meant
 
-        hint = "" if name.startswith("_") else did_you_mean(name, _MODULES)
+        found = None if name.startswith("_") else meant(name, _MODULES)
+        hint = "" if found is None else f"; did you mean {found!r}?"
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 

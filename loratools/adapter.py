@@ -3,13 +3,14 @@
 Every dialect is decoded to this form, and every verb works on it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, Protocol, Self, final
 
 from loratools.deltas import Delta, check_stored
 from loratools.errors import (
+    ArgumentError,
     FormatError,
     TargetError,
     UnsupportedError,
@@ -194,12 +195,14 @@ class Report(Protocol):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter(Mapping[str, Target]):
     """An adapter, with its parts by target: the full name of a parameter, as its trainer saw it.
 
-    It is a mapping from the names of targets to what it does to them. `adapter[name]` also takes
-    the name of a module, and the end of a name that no other target has: `adapter["0.q_proj"]`.
+    `open_adapter` reads one from files. It is a mapping from the names of targets to what it does
+    to them. `adapter[name]` also takes the name of a module, and the end of a name that no other
+    target has: `adapter["0.self_attn.q_proj"]`. An adapter equals itself alone, without a look at
+    its values; to compare what two of them do, compare the `update()` of their targets.
 
     Attributes:
         where: the adapter's file or folder, for messages.
@@ -220,6 +223,8 @@ class Adapter(Mapping[str, Target]):
             not read from files, or is to be written from all of the above alone.
         report: the report of the verb that made it in memory; None for one that was opened.
         saver: what writes it, given its path and whether to overwrite: modules above this one know.
+        made_of: the names of what a verb made it of in memory. Its tensors may still be read from
+            there, so that it must not be written there.
     """
 
     where: str
@@ -237,8 +242,22 @@ class Adapter(Mapping[str, Target]):
     beside: tuple[str, ...] = ()
     renamed: tuple[Note, ...] = ()
     filed: Filed | None = None
-    report: Report | None = field(default=None, compare=False)
-    saver: "Callable[[Adapter, Path, bool], object] | None" = field(default=None, compare=False)
+    report: Report | None = None
+    saver: "Callable[[Adapter, Path, bool], object] | None" = None
+    made_of: tuple[str, ...] = ()
+
+    def __new__(cls, *args: object, **fields: object) -> Self:
+        """An adapter that is not initialized yet.
+
+        Raises:
+            ArgumentError: a path is given, or tensors, and nothing else.
+        """
+        if len(args) == 1 and not fields:
+            raise ArgumentError(
+                f"Adapter: more than {shorten(repr(args[0]), 60)} is needed",
+                hint="open_adapter reads one from files, and adapter_from_tensors makes one",
+            )
+        return super().__new__(cls)
 
     def __getitem__(self, name: str) -> Target:
         """The target of this name, of this module, or whose name alone ends so.
@@ -268,10 +287,19 @@ class Adapter(Mapping[str, Target]):
         """The number of its targets."""
         return len(self.updates.keys() | self.replaced.keys() | self.rows.keys())
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same object, so that an adapter can be a key of a dictionary."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """The hash of the object."""
+        return object.__hash__(self)
+
     def __repr__(self) -> str:
         """One line: where it is, its kinds and the number of its targets."""
         kinds = ", ".join(self.kinds) or "whole tensors"
-        where = self.where if self.report is None else f"in memory, made of {self.where}"
+        made_of = listing(self.made_of or [self.where])
+        where = self.where if self.report is None else f"in memory, made of {made_of}"
         return f"<Adapter {where}: {kinds}, {counted(len(self), 'target')}>"
 
     def _repr_html_(self) -> str:
@@ -294,8 +322,11 @@ class Adapter(Mapping[str, Target]):
     def _named(self, name: str) -> str:
         """The full name of the target that `name` means."""
         if not isinstance(name, str):
+            first = next(iter(self), None)
             raise TargetError(
-                f"{self.where}: {name!r:.60} is no name of a target, which is text", file=self.where
+                f"{self.where}: {name!r:.60} is no name of a target, which is text",
+                file=self.where,
+                hint=first and f"use a name, such as {shorten(first)!r}, or list(adapter.values())",
             )
         for whole in (name, f"{name}.weight"):
             if whole in self.updates or whole in self.replaced or whole in self.rows:
@@ -308,9 +339,7 @@ class Adapter(Mapping[str, Target]):
             raise TargetError(
                 f"{self.where}: {name!r:.120} could be {listing(fits)}", file=self.where
             )
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, list(self), n=3, cutoff=0.4)
+        near = [target for target in self if _has_words(target, end)] or _alike(name, self)
         hint = f"did you mean {listing(near)}?" if near else None
         raise TargetError(
             f"{self.where}: has no target {shorten(name)!r}",
@@ -363,3 +392,15 @@ def _ends_with(target: str, end: str) -> bool:
     """Whether a target's name, or its module's, ends with a dot or `_` and `end`."""
     names = (target, target.removesuffix(".weight"))
     return any(name.endswith((f".{end}", f"_{end}")) for name in names)
+
+
+def _has_words(target: str, name: str) -> bool:
+    """Whether a target has all words of a name, in this order: `0.q_proj` of `0.attn.q_proj`."""
+    words = iter(target.split("."))
+    return bool(name) and all(word in words for word in name.split("."))
+
+
+def _alike(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(known), n=3, cutoff=0.4)

@@ -29,7 +29,8 @@ class Target:
     Attributes:
         where: the adapter's file or folder, for messages.
         name: the full name of the weight, as the trainer saw it.
-        delta: the update of the weight; None where it is only replaced.
+        delta: how the update is stored, of which `update()` is the ΔW; None where the weight is
+            only replaced.
         whole: the tensor that takes the weight's place, if there is one.
         indices: the numbers of the rows that others take the place of.
         rows: these other rows, in the order of `indices`; None without any.

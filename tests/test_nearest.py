@@ -65,6 +65,19 @@ def test_a_misspelt_name_of_the_package_is_answered_by_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("open", "open_adapter"), ("load", "open_adapter"), ("from_pretrained", "open_adapter"),
+        ("extract", "svd_extract"), ("fuse", "merge"), ("scale", "rescale"), ("save", "convert"),
+        ("from_state_dict", "adapter_from_tensors"),
+    ],
+)  # fmt: skip
+def test_another_programs_word_for_a_function_is_answered_by_ours(word: str, name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"did you mean '{name}'\?"):
+        getattr(loratools, word)
+
+
+@pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("inspekt", "inspect"), ("svd_extract", "svd-extract"), ("extract", "svd-extract"),

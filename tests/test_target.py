@@ -1,5 +1,6 @@
 """An opened adapter is a mapping of targets, whose numbers are those of the formula."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 from safetensors.torch import load_file
 
 import loratools
-from loratools import Adapter, MatchError, OptionError, ShapeMismatchError, UnsupportedError
+from loratools import (
+    Adapter,
+    ArgumentError,
+    MatchError,
+    OptionError,
+    OutputError,
+    ShapeMismatchError,
+    TargetError,
+    UnsupportedError,
+)
 from tests.hostile.checkpoints import lora, write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -43,6 +53,7 @@ def test_a_target_is_found_by_its_name_its_module_or_the_end_of_either(
     ("name", "message"),
     [
         ("q_proj", r"'q_proj' could be model.layers.0.self_attn.q_proj.weight, "),
+        ("layers.0.q_proj", r"did you mean model\.layers\.0\.self_attn\.q_proj\.weight\?$"),
         ("model.layers.0.self_attn.q_prj", "did you mean model.layers.0.self_attn.q_proj.weight"),
         ("roj", "no target 'roj'"),
         ("", "no target ''"),
@@ -57,6 +68,25 @@ def test_a_name_of_no_target_or_of_several_is_refused(
         adapter[name]
     assert name not in adapter
     assert adapter.get(name) is None
+
+
+def test_a_number_in_place_of_a_name_is_answered_by_how_names_look(adapter: Adapter) -> None:
+    with pytest.raises(TargetError, match=r"0 is no name .* such as 'model\.layers\.0\.mlp\.down"):
+        adapter[0]  # type: ignore[index]
+
+
+def test_an_adapter_equals_itself_alone_and_can_be_a_key(adapter: Adapter) -> None:
+    factors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)}
+    made = loratools.adapter_from_tensors(factors)
+    again = loratools.adapter_from_tensors(factors)
+    weights = {adapter: 0.7, made: 0.3}
+    assert weights[made] == 0.3
+    assert again not in weights
+
+
+def test_a_class_that_is_called_with_a_path_says_what_opens_one() -> None:
+    with pytest.raises(ArgumentError, match="open_adapter reads one from files"):
+        Adapter("fixtures/adapters/plain")  # type: ignore[call-arg]
 
 
 def test_an_update_is_the_product_of_the_stored_factors(fixtures: Path, adapter: Adapter) -> None:
@@ -132,6 +162,20 @@ def test_reprs_are_short(adapter: Adapter) -> None:
     made = loratools.resize(adapter, rank=2)
     assert repr(made).startswith(f"<Adapter in memory, made of {adapter.where}: LoRA, 35")
     assert repr(adapter[Q]) == f"<{Q}.weight: LoRA, 64 × 64, rank 8, scaling 2>"
+
+
+def test_what_an_adapter_is_made_of_is_named_and_not_overwritten(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    """Each of several, through more than one verb: its tensors are still read from there."""
+    names = [tmp_path / name for name in ("plain", "combine-r4")]
+    for name in names:
+        shutil.copytree(fixtures / "adapters" / name.name, name)
+    made = loratools.rescale(loratools.combine(names), strength=0.5)
+    for name in names:
+        assert str(name) in repr(made)
+        with pytest.raises(OutputError, match=f"is the input {name}"):
+            made.save(name, overwrite=True)
 
 
 def test_a_name_that_ends_another_is_still_that_of_its_own(tmp_path: Path) -> None:

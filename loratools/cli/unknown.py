@@ -6,21 +6,8 @@ from typing import Any
 
 import click
 
-from loratools.nearest import did_you_mean, nearest
+from loratools.nearest import did_you_mean, meant
 
-#: What other programs call the commands, and what people look for.
-_OTHER_WORDS = {
-    "inspect": ("info", "show", "describe", "view", "list", "ls", "stats", "check", "print"),
-    "merge": ("apply", "fuse", "bake", "load", "merge-and-unload"),
-    "svd-extract": ("extract", "diff", "distill"),
-    "combine": ("mix", "blend", "add", "sum", "average", "concat", "cat", "merge-adapters"),
-    "resize": ("prune", "shrink", "truncate", "compress", "reduce", "rank"),
-    "rescale": ("scale", "weight", "alpha", "strength", "repair", "fix"),
-    "convert": ("export", "translate", "save", "to"),
-    "pull": ("download", "get", "fetch", "clone"),
-    "push": ("upload", "publish"),
-    "swap": ("switch", "replace", "unload"),
-}
 #: `bf16` and `bfloat16` have less in common than two words usually need.
 _ALIKE = 0.5
 
@@ -39,8 +26,7 @@ class OneOf(click.Choice[str]):
 
 def no_such_command(name: str, commands: list[str]) -> str:
     """The message for a first argument that is no command."""
-    others = {word: known for known, words in _OTHER_WORDS.items() for word in words}
-    found = nearest(name, commands) or others.get(name.lower().replace("_", "-"))
+    found = meant(name, commands)
     if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"
     if found is None:

@@ -59,13 +59,23 @@ def name_of(name: str | Path) -> str:
     return str(name) if is_hub_name(name) else Path(name).absolute().name
 
 
+def origins(*names: str | Path | Adapter | None) -> tuple[str, ...]:
+    """The names, in place of an open adapter those of what it was read from or made of."""
+    found: dict[str, None] = {}
+    for name in names:
+        if isinstance(name, Adapter):
+            found |= dict.fromkeys(name.made_of or (name.where,))
+        elif name is not None:
+            found[str(name)] = None
+    return tuple(found)
+
+
 def local_paths(*names: str | Path | Adapter | None) -> list[Path]:
     """The names that are paths on this disk, which an output must not overwrite.
 
     In place of an index its folder is returned, since the files that it names are there; in place
     of a base with overlays, each of them; and in place of an open adapter, where it was read.
     """
-    given = [name.where if isinstance(name, Adapter) else name for name in names]
-    layers = [layer for name in given if name is not None for layer in layers_of(name)]
+    layers = [layer for name in origins(*names) for layer in layers_of(name)]
     paths = [Path(name) for name in layers if not is_hub_name(name)]
     return [path.parent if is_index(path.name) else path for path in paths]

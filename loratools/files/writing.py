@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar,
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, counted
 from loratools.files.output_names import check_name, says_folder
+from loratools.files.place import local_paths, origins
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
 from loratools.idle import NOTHING_LEFT, by_reason, idle_updates
@@ -88,7 +89,7 @@ def write_reported(
     adapter: Adapter,
     output: str | Path | None,
     *,
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path | Adapter | None],
     overwrite: bool,
     each: Map,
     approve: Callable[[_Report], object] | None,
@@ -97,7 +98,8 @@ def write_reported(
 ) -> Adapter | _Report:
     """Write `adapter`, and return the report with what was written.
 
-    With no output nothing is written, and the adapter is returned, with its report.
+    With no output nothing is written, and the adapter is returned, with its report. `inputs` are
+    what it was made of.
 
     `files` are its files in another dialect than its own. `verified` is given the path of the
     written files, and completes the report or raises. The report is then encoded as JSON and passed
@@ -110,7 +112,7 @@ def write_reported(
     if output is None:
         approved(report, approve)
         made = adapter if files is None else decode(files.bundle)
-        return replace(made, report=report, saver=adapter.saver)
+        return replace(made, report=report, saver=adapter.saver, made_of=origins(*inputs))
 
     def ready(written: Written, path: Path) -> None:
         nonlocal report
@@ -122,7 +124,7 @@ def write_reported(
     write_adapter(
         adapter,
         Path(output),
-        inputs=inputs,
+        inputs=local_paths(*inputs),
         overwrite=overwrite,
         each=each,
         files=files,

@@ -51,6 +51,10 @@ class InputFile:
         self._descriptor = self._reopened(fd)
         tell(path, self.size)
 
+    def __repr__(self) -> str:
+        """The class and the path."""
+        return f"InputFile({str(self.path)!r})"
+
     def _reopened(self, fd: int = -1) -> Descriptor:
         return Descriptor(self._opener(), fd)
 

@@ -12,6 +12,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from loratools.showing.parts import percentage
+
 Floats = NDArray[np.float64]
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -67,7 +69,7 @@ class TargetSpectrum:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Truncation:
     """The certificate of a truncation: how much energy it keeps, and how much it loses.
 
@@ -81,6 +83,10 @@ class Truncation:
     total: float
     lost: float
 
+    def __repr__(self) -> str:
+        """The rank, and what it keeps."""
+        return f"<Truncation: rank {self.rank}, {self.words}>"
+
     @property
     def energy(self) -> float:
         """The share of the energy that is kept; 1 for a zero update."""
@@ -90,6 +96,11 @@ class Truncation:
     def error(self) -> float:
         """The relative Frobenius error of the truncation."""
         return math.sqrt(self.lost / self.total) if self.total else 0.0
+
+    @property
+    def words(self) -> str:
+        """What is kept and what is lost, as reports say it."""
+        return f"kept {percentage(self.energy)}% of the energy, relative error {self.error:.3g}"
 
 
 def together(truncations: Iterable[Truncation]) -> Truncation:

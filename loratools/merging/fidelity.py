@@ -12,7 +12,7 @@ _LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fidelity:
     """How much of an update survived the rounding, as sums over elements.
 
@@ -26,6 +26,10 @@ class Fidelity:
     intended: float = 0.0
     product: float = 0.0
     moved: bool = False
+
+    def __repr__(self) -> str:
+        """What the sums mean, instead of the sums."""
+        return f"<Fidelity: relative error {self.relative_error:.3g}, cosine {self.cosine:.6f}>"
 
     def __add__(self, other: "Fidelity") -> "Fidelity":
         """The sums over the elements of both."""

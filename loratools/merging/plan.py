@@ -12,7 +12,7 @@ from loratools.adapter import Adapter
 from loratools.arguments import checked_fields
 from loratools.deltas import Delta
 from loratools.deltas.rows import Rows
-from loratools.errors import check_choice
+from loratools.errors import check_choice, counted, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored
@@ -186,7 +186,7 @@ class Accounting:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergePlan:
     """The whole plan of a merge.
 
@@ -216,6 +216,11 @@ class MergePlan:
     packed: Packed = NOTHING_PACKED
     recognised: str | None = None
     block_weights: tuple[BlockWeights, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: the base, and how much changes."""
+        changes = f"{len(self.changed)} of {counted(len(self.tensors), 'tensor')} changed"
+        return f"<MergePlan of {shorten(self.base.where)}: {changes}>"
 
     @property
     def adapters_weighted(self) -> Iterator[tuple[Adapter, float, BlockWeights]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.names.grouping import pattern_of
-from loratools.showing.parts import KEPT, LOST, TARGETS, Column, Part, Table, numbers
+from loratools.showing.parts import KEPT, LOST, TARGETS, Column, Part, Table, numbers, percentage
 from loratools.showing.shown import Shown
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Certificates(Shown):
             return
         single = {target: self.only(target) for target in self.truncations} if verbose else None
         yield _table(single or self.groups(), by_target=verbose)
-        total = self.total
-        yield f"kept {_share(total.energy)}% of the energy, relative error {total.error:.3g}"
+        yield self.total.words
         if self.gap:
             yield f"another choice of ranks could keep at most {self.gap:.1e} more"
 
@@ -90,7 +89,7 @@ def _table(rows: Mapping[str, Certificates], *, by_target: bool) -> Table:
             Column("targets", [name.removesuffix(".weight") for name in rows]),
             *([] if by_target else [counts]),
             numbers("rank", map(_ranks, rows.values())),
-            numbers("energy %", (_share(t.energy) for t in totals), KEPT),
+            numbers("energy %", (percentage(t.energy) for t in totals), KEPT),
             numbers("rel. error", (f"{t.error:.3g}" for t in totals), LOST),
         ]
     )
@@ -104,9 +103,3 @@ def _ranks(row: Certificates) -> str:
 
 def _range(least: int, most: int) -> str:
     return str(least) if least == most else f"{least}–{most}"
-
-
-def _share(share: float) -> str:
-    """A percentage, which is `<100` where a share below 1 would round to 100."""
-    text = f"{100 * share:.4g}"
-    return "<100" if share < 1 and text == "100" else text

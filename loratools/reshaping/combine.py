@@ -10,7 +10,6 @@ from loratools.arguments import checked
 from loratools.errors import OptionError
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import Reading, opened_adapter
-from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.sizes import size_in_bytes
 from loratools.keywords import with_keywords
@@ -232,7 +231,7 @@ def combine(
             report,
             found.adapter,
             output,
-            inputs=local_paths(*named, config, base),
+            inputs=(*named, config, base),
             overwrite=overwrite,
             each=each,
             approve=approve,

@@ -15,7 +15,6 @@ from loratools.files.opening import (
     open_base,
     opened_adapter,
 )
-from loratools.files.place import local_paths
 from loratools.files.writing import Files, Written, write_reported
 from loratools.formats import Dialect, decode, written
 from loratools.io.checkpoint import Checkpoint
@@ -189,7 +188,7 @@ def convert(
             ),
             found.adapter,
             output,
-            inputs=local_paths(adapter, config, base),
+            inputs=(adapter, config, base),
             overwrite=overwrite,
             each=each,
             approve=approve,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Unpack, final, overload
 from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
-from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.collector import collector_paused
 from loratools.io.sizes import size_in_bytes
@@ -242,7 +241,7 @@ def rescale(
             RescaleReport(opened.where, strengths, notes, rounding, None, repairs),
             found.adapter,
             output,
-            inputs=local_paths(adapter, config, base),
+            inputs=(adapter, config, base),
             overwrite=overwrite,
             each=each,
             approve=approve,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Unpack, final, overload
 from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
-from loratools.files.place import local_paths
 from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.sizes import size_in_bytes
 from loratools.reshaping.certificates import Certificates
@@ -154,7 +153,7 @@ def resize(
             ResizeReport(opened.where, certificates, notes, rounding, written=None),
             found.adapter,
             output,
-            inputs=local_paths(adapter, config),
+            inputs=(adapter, config),
             overwrite=overwrite,
             each=each,
             approve=approve,

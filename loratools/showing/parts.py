@@ -90,3 +90,9 @@ def human_size(size: int) -> str:
             return f"{number:.4g} {unit}"
         number /= 1000
     return f"{number:.4g} TB"
+
+
+def percentage(share: float) -> str:
+    """A share in percent, which is `<100` where a share below 1 would round to 100."""
+    text = f"{100 * share:.4g}"
+    return "<100" if share < 1 and text == "100" else text

@@ -24,6 +24,12 @@ class Shown(ABC):
         lines = [p for p in self.shown() if isinstance(p, str) and not isinstance(p, Aside)]
         return f"<{type(self).__name__}: {escaped(shorten('; '.join(lines), _LONGEST))}>"
 
+    def __str__(self) -> str:
+        """The report as the command prints it: `print(report)` shows its tables."""
+        from loratools.showing.lines import Look, lines_of
+
+        return "\n".join(lines_of(self.shown(), Look()))
+
     def _repr_html_(self) -> str:
         from loratools.showing.html import html_of
 

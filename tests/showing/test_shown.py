@@ -96,6 +96,29 @@ def test_html_has_what_the_command_prints(name: str, reports: dict[str, Any]) ->
                 assert all(escape(cell) in html for cell in [column.heading, *cells])
 
 
+@pytest.mark.parametrize("name", sorted(REPORTS))
+def test_a_printed_report_has_its_tables(name: str, reports: dict[str, Any]) -> None:
+    text = str(reports[name])
+    for part in reports[name].shown():
+        if isinstance(part, Table):
+            assert all(column.heading in text for column in part.columns)
+        if isinstance(part, Fields):
+            assert all(label in text for label, value in part.rows if value)
+    assert "object at 0x" not in text
+
+
+def test_the_parts_of_reports_have_short_reprs_that_say_what_they_mean(
+    reports: dict[str, Any],
+) -> None:
+    merged, resized = reports["MergeReport"], reports["ResizeReport"]
+    for part in (merged.plan, merged.total, resized.certificates.total):
+        assert len(repr(part)) < 500
+        assert re.match(
+            r"<(MergePlan of .*: 4 of 4 tensors changed|Fidelity: rel|Truncation)", repr(part)
+        )
+    assert re.search(r"0x[0-9a-f]{6}", repr(merged.plan.base)) is None
+
+
 def option_classes() -> Iterator[str]:
     for name, value in PUBLIC.items():
         if is_dataclass(value) and name not in REPORTS and name not in {"Adapter", "Target"}:
