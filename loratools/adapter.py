@@ -219,6 +219,7 @@ class Adapter(Mapping[str, Target]):
         announced: the parts that its config announces and that only a base shows to be missing.
         beside: other files of weights in its folder.
         renamed: the notes, among `notes`, on tensors that are read under other names.
+        unused: the notes, among `notes`, on options for reading that change nothing here.
         filed: what its dialect keeps of the files, to write them unchanged; None if the adapter was
             not read from files, or is to be written from all of the above alone.
         report: the report of the verb that made it in memory; None for one that was opened.
@@ -241,6 +242,7 @@ class Adapter(Mapping[str, Target]):
     announced: Announced = Announced()
     beside: tuple[str, ...] = ()
     renamed: tuple[Note, ...] = ()
+    unused: tuple[Note, ...] = ()
     filed: Filed | None = None
     report: Report | None = None
     saver: "Callable[[Adapter, Path, bool], object] | None" = None
@@ -360,11 +362,12 @@ class Adapter(Mapping[str, Target]):
     def remarks(self) -> tuple[Note, ...]:
         """The notes that a verb repeats when it makes a new adapter of this one.
 
-        These are the notes on other names, the problems, those on an alpha that was assumed, which
-        the new adapter may state, and the note on other files of weights.
+        These are the notes on other names and on options without a use, the problems, those on an
+        alpha that was assumed, which the new adapter may state, and the note on other files of
+        weights.
         """
         repeated = (n for n in self.notes if n.severity == "problem" or n.trap == "missing-alpha")
-        return (*self.renamed, *repeated, *self.notes_beside)
+        return (*self.renamed, *self.unused, *repeated, *self.notes_beside)
 
     def check_usable(self) -> None:
         """Check that no note refuses the adapter: that its tensors alone say what it does.

@@ -23,6 +23,10 @@ class OneOf(click.Choice[str]):
             hint = did_you_mean(str(value), self.choices, _ALIKE)
             self.fail(error.message.removesuffix(".") + (hint or "."), param, ctx)
 
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """The choices on one line, as messages are; Click's own has a line for each."""
+        return f"Choose from {', '.join(self.choices)}."
+
 
 def no_such_command(name: str, commands: list[str]) -> str:
     """The message for a first argument that is no command."""

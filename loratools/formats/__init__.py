@@ -103,8 +103,8 @@ def is_adapter_file(name: str) -> bool:
 def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapter":
     """The adapter in `bundle`, decoded by the dialect that is surest that the files are its own.
 
-    `options` may be options of any dialect; those of a dialect that does not read the files have no
-    effect.
+    `options` may be options of any dialect: one command may read adapters of several. Those that
+    change nothing here are named in notes.
 
     Raises:
         FormatError: the files contradict the dialect's rules, or two tensors have the same name.
@@ -113,6 +113,7 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
             cannot read this kind of update.
     """
     from loratools.formats._passengers import Passengers
+    from loratools.formats._unused import unused_options
     from loratools.formats._unwrapped import unwrapped_names
 
     check_options(options or {})
@@ -122,8 +123,14 @@ def decode(bundle: "Bundle", options: Mapping[str, str] | None = None) -> "Adapt
         dialect = _told(names.bundle, options or {}) or _surest(names.bundle)
         bundle, renamed = names.with_config(dialect.module_fields)
         adapter = passengers.beside(_decoded(dialect, bundle, options or {}), bundle)
-    notes = (*renamed, *adapter.notes)
-    return replace(adapter, notes=notes, renamed=renamed, model_config=bundle.model_config)
+    unused = tuple(unused_options(adapter, dialect, options or {}, dialects()))
+    return replace(
+        adapter,
+        notes=(*renamed, *unused, *adapter.notes),
+        renamed=renamed,
+        unused=unused,
+        model_config=bundle.model_config,
+    )
 
 
 def check_options(given: Mapping[str, str]) -> None:

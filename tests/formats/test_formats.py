@@ -29,6 +29,7 @@ from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
 from loratools.publishing.pull import _named_base
 from loratools.publishing.push import _with_base
+from loratools.typed import as_typed
 from tests.formats.bundles import bundle, config, lora
 from tests.formats.conftest import Toy
 from tests.narrowing import present
@@ -51,6 +52,22 @@ def test_surest_dialect_reads_whatever_its_place_in_the_alphabet(toy: Toy) -> No
     assert dialect_of(decode(bundle({"x": (2,)}, None))) == "zzz"
     assert dialect_of(decode(bundle(lora("q"), config()))) == "peft"
     assert dialect_of(decode(bundle(lora("q"), None))) == "zzz"
+
+
+@pytest.mark.parametrize("option", [o for o in formats.options() if not o.text], ids=lambda o: o.name)
+@pytest.mark.parametrize("shapes", [KOHYA, lora("q")], ids=["kohya", "peft"])
+def test_an_option_that_changes_nothing_is_said_not_to_be_used(
+    option: Option, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    value = option.values[-1] if len(option.values) > 1 else "0.5"
+    files = bundle(shapes, config() if shapes == lora("q") else None)
+    adapter = decode(files, {option.name: value})
+    is_own = option in formats.dialect_named(dialect_of(adapter)).options
+    says = f"{as_typed(option.name)} {value} is not used"
+    assert any(note.message.startswith(says) for note in adapter.remarks) or (
+        is_own and option != formats.ALPHA
+    )
+    assert not decode(files, {option.name: present(option.default)}).unused
 
 
 @pytest.mark.parametrize(
@@ -107,8 +124,8 @@ def test_option_reaches_its_dialect_alone_with_its_default(toy: Toy) -> None:
     found = [note.message for note in decode(bundle({"x": (2,)}, None)).notes]
     assert found == ["order=up"]
     chosen = {"order": "down", "out_proj": "once"}
-    found = [note.message for note in decode(bundle({"x": (2,)}, None), chosen).notes]
-    assert found == ["order=down"]
+    adapter = decode(bundle({"x": (2,)}, None), chosen)
+    assert [n.message for n in adapter.notes if n not in adapter.unused] == ["order=down"]
 
 
 @pytest.mark.parametrize(

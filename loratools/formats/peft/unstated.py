@@ -64,11 +64,10 @@ def _stored_alphas(
 def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
     """Notes on where the alpha comes from, if that is not the config, or not the config alone."""
     if config.unstated is None:
-        if alpha != "auto":
-            yield Note("info", f"its config says its alpha, so --alpha {alpha} is not used")
-    elif config.unstated.stored.keys() >= config.unstated.ranks.keys():
         return
-    elif config.unstated.alpha is None:
+    if config.unstated.stored.keys() >= config.unstated.ranks.keys():
+        return
+    if config.unstated.alpha is None:
         yield Note(
             "problem",
             "no adapter_config.json beside it, and nothing else says its alpha: taken as the rank, "
