@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from loratools.adapter import Adapter
+from loratools.errors import UnsupportedError
+from loratools.names.looks import kind_of
+from loratools.names.meant_for import meant_for
 from loratools.names.spelling import in_diffusers_names, mixes_unets, respelled
 
 
@@ -29,6 +33,29 @@ def aligned(adapters: Sequence[Adapter]) -> tuple[tuple[Adapter, ...], tuple[str
         found.append(_with_names(adapter, respelling.names))
         reference |= dict.fromkeys(respelling.names.values())
     return tuple(found), tuple(notes)
+
+
+def check_one_model(adapters: Sequence[Adapter]) -> None:
+    """Check that some model may have the modules of all adapters, as far as names tell.
+
+    Raises:
+        UnsupportedError: two adapters are for different kinds of model, or for image models of
+            which none is among those of the other.
+    """
+    kinds = [kind_of(adapter.updates) for adapter in adapters]
+    models = [meant_for(adapter.updates) for adapter in adapters]
+    for one, other in combinations(range(len(adapters)), 2):
+        is_other_kind = len({kinds[one], kinds[other]} - {None}) > 1
+        is_other_model = models[one] and models[other] and not set(models[one]) & set(models[other])
+        if is_other_kind or is_other_model:
+            said = [" or ".join(models[n]) or str(kinds[n]) for n in (other, one)]
+            where = adapters[other].where
+            raise UnsupportedError(
+                f"{where}: by the names of its modules it is for {said[0]}, and "
+                f"{adapters[one].where} for {said[1]}",
+                file=where,
+                hint="combine adapters of one base",
+            )
 
 
 def strangers(adapters: Sequence[Adapter]) -> tuple[str, ...]:

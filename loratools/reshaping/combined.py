@@ -22,7 +22,7 @@ from loratools.merging.weights import weights_for
 from loratools.methods import MethodOptions, check_options
 from loratools.names.bases import different_bases
 from loratools.reshaping.agreement import Agreement, Policy, agree
-from loratools.reshaping.alignment import aligned, strangers
+from loratools.reshaping.alignment import aligned, check_one_model, strangers
 from loratools.reshaping.rescaled import strengths_of
 from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
@@ -110,7 +110,7 @@ def combined(
             not take an option; or the number of weights is wrong.
         ShapeMismatchError: two adapters change weights of different shapes at one target.
         UnsupportedError: an update is not additive, whole tensors differ, or the adapters have
-            different formats.
+            different formats, or are for models of which none has the modules of all.
     """
     _check(adapters, weights)
     adapters, renamed = aligned(adapters)
@@ -164,9 +164,15 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
     if not adapters:
         raise OptionError("there are no adapters to combine")
     weights_for(weights, len(adapters))
-    formats = dict.fromkeys(a.filed.dialect for a in adapters if a.filed is not None)
+    check_one_model(adapters)
+    formats = {a.filed.dialect: a.where for a in reversed(adapters) if a.filed is not None}
     if len(formats) > 1:
-        raise UnsupportedError(f"adapters of one format are expected, not {', '.join(formats)}")
+        (other, elsewhere), *_, (first, where) = formats.items()
+        raise UnsupportedError(
+            f"{elsewhere}: is in the format {other}, and {where} in the format {first}",
+            file=elsewhere,
+            hint="`loratools convert --to` writes one in the format of the other",
+        )
     for adapter in adapters:
         adapter.check_usable()
 

@@ -328,7 +328,7 @@ REFUSED = {
     "a glob for nothing": (["--where", "*.mlp.*=2"], r"'\*\.mlp\.\*' matches no target"),
     "few bytes": (["--size", "1kB"], "bytes without any factors, more than 1000"),
     "DoRA": ([FIXTURES / "adapters/dora"], "adapters/dora: .*DoRA depends on the weight"),
-    "another format": ([KOHYA], "adapters of one format are expected, not peft, kohya"),
+    "another kind of model": ([KOHYA], "for Stable Diffusion 1 or 2, and .* for a language model"),
     "the second for output": (["-o", MIDDLE, "--overwrite"], "is the input"),
     "inside the second": (["-o", MIDDLE / "out"], "lies inside the input"),
 }

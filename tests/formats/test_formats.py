@@ -54,7 +54,9 @@ def test_surest_dialect_reads_whatever_its_place_in_the_alphabet(toy: Toy) -> No
     assert dialect_of(decode(bundle(lora("q"), None))) == "zzz"
 
 
-@pytest.mark.parametrize("option", [o for o in formats.options() if not o.text], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "option", [o for o in formats.options() if not o.text], ids=lambda o: o.name
+)
 @pytest.mark.parametrize("shapes", [KOHYA, lora("q")], ids=["kohya", "peft"])
 def test_an_option_that_changes_nothing_is_said_not_to_be_used(
     option: Option, shapes: Mapping[str, tuple[int, ...]]

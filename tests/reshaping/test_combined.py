@@ -385,8 +385,36 @@ def test_shapes_that_differ_are_refused_with_both() -> None:
 
 
 def test_formats_that_differ_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="of one format are expected, not peft, kohya"):
-        combined(adapter({Q: lora(0)}), adapter({Q: lora(0)}, format="kohya"))
+    says = "^two: is in the format kohya, and one in the format peft; .* --to` writes one in"
+    with pytest.raises(UnsupportedError, match=says):
+        combined(adapter({Q: lora(0)}), adapter({Q: lora(0)}, where="two", format="kohya"))
+
+
+SDXL = "lora_unet_input_blocks_7_1_transformer_blocks_9_attn1_to_q.weight"
+SD1 = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.weight"
+FLUX = "lora_unet_double_blocks_0_img_attn_qkv.weight"
+LLAMA = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("target", "other", "says"),
+    [
+        (SDXL, FLUX, "two: .* it is for .*FLUX.1.*, and one for SDXL; .* of one base"),
+        (SDXL, SD1, "two: .* it is for Stable Diffusion 1 or 2, and one for SDXL; .* of one base"),
+        (LLAMA, FLUX, "two: .* it is for .*FLUX.1.*, and one for a language model"),
+        (FLUX, LLAMA, "two: .* it is for a language model, and one for .*FLUX.1"),
+    ],
+)
+def test_adapters_of_which_no_model_has_all_modules_are_refused(
+    target: str, other: str, says: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=says):
+        combined(adapter({target: lora(0)}), adapter({other: lora(1)}, where="two"))
+
+
+def test_adapters_for_the_parts_of_one_pipeline_may_be_combined() -> None:
+    encoder = adapter({"lora_te1_text_model_encoder_layers_0_mlp_fc1.weight": lora(1)})
+    assert len(combined(adapter({SDXL: lora(0)}), encoder).adapter.updates) == 2
 
 
 def test_changes_that_depend_on_the_weight_are_refused() -> None:
