@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, final
 
+from loratools.arguments import checked
 from loratools.deltas import Delta, check_stored
 from loratools.errors import (
     ArgumentError,
@@ -309,6 +310,7 @@ class Adapter(Mapping[str, Target]):
 
         return html_of([repr(self)[1:-1], *([table_of(list(self.values()))] if len(self) else [])])
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the adapter in its own format: a folder, or a file where the format has one.
 

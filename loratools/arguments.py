@@ -38,6 +38,8 @@ _WORDS: dict[object, str] = {
     collections.abc.Mapping: "a mapping",
     collections.abc.Callable: "a function",
 }
+#: The same for classes that are not imported here.
+_BY_NAME = {"Tensor": "a tensor", "ndarray": "an array"}
 #: Types of which a message shows the value that was given; of others it names the type.
 _SHOWN = (str, bytes, int, float, complex, type(None))
 
@@ -89,17 +91,52 @@ def _converted(
     try:
         arguments = signature.bind(*args, **kwargs)
     except TypeError as error:
-        unknown = next((key for key in kwargs if key not in signature.parameters), "")
-        near = nearest(unknown, signature.parameters)
-        hint = None if near is None else f"did you mean {near}?"
-        raise ArgumentError(f"{name}: {error}", hint=hint) from None
+        raise _unbound(name, signature, annotations, kwargs, str(error)) from None
     for parameter, value in arguments.arguments.items():
         if parameter in annotations:
             try:
-                arguments.arguments[parameter] = _as(annotations[parameter], value)
+                given = _dtype_name(value) if parameter == "dtype" else value
+                arguments.arguments[parameter] = _as(annotations[parameter], given)
             except _OtherError as other:
                 raise ArgumentError(f"{name}: {parameter}: {other}") from None
     return arguments
+
+
+def _unbound(
+    name: str,
+    signature: inspect.Signature,
+    annotations: Mapping[str, object],
+    kwargs: Mapping[str, object],
+    reason: str,
+) -> ArgumentError:
+    """The error for arguments that do not fit a signature; an unknown name comes first."""
+    hint = _by_name(signature, annotations) if "too many positional" in reason else None
+    unknown = next((key for key in kwargs if key not in signature.parameters), None)
+    if unknown is not None:
+        near = nearest(unknown, signature.parameters)
+        hint = f"did you mean {near}?" if near else f"help(loratools.{name}) lists all"
+        reason = f"got an unexpected keyword argument {unknown!r}"
+    return ArgumentError(f"{name}: {reason}", hint=hint)
+
+
+def _by_name(signature: inspect.Signature, annotations: Mapping[str, object]) -> str:
+    """What to do about a call with too many arguments without names."""
+    parameters = [one for one in signature.parameters.values() if one.name != "self"]
+    named = [f"{one.name}=" for one in parameters if one.kind is one.KEYWORD_ONLY]
+    first = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
+    last = annotations.get(first[-1]) if first else None
+    is_several = any(typing.get_origin(kind) in _LISTS for kind in typing.get_args(last))
+    several = ", several as a list" if is_several else ""
+    by_name = f"by name: {', '.join(named[:3])}{', …' if named[3:] else ''}"
+    if not first:
+        return f"give each {by_name}"
+    return f"give {' and '.join(first)}{several}{f', and others {by_name}' if named else ''}"
+
+
+def _dtype_name(value: object) -> object:
+    """The name of a dtype of torch or numpy; other values as they are."""
+    is_dtype = any(kind.__name__ == "dtype" for kind in type(value).__mro__)
+    return str(value).removeprefix("torch.") if is_dtype else value
 
 
 @cache
@@ -119,7 +156,7 @@ class _OtherError(Exception):
 
     def __init__(self, expected: object, value: object) -> None:
         is_shown = isinstance(value, _SHOWN)
-        shown = shorten(repr(value), 60) if is_shown else f"a {type(value).__name__}"
+        shown = shorten(repr(value), 60) if is_shown else _one(type(value).__name__)
         super().__init__(f"{_described(expected)} is expected, not {shown}")
 
 
@@ -142,6 +179,8 @@ def _as(expected: object, value: object) -> object:
         return {_as(inner[0], key): _as(inner[1], one) for key, one in value.items()}
     if origin is typing.Literal:
         return _as_one_of(expected, dict.fromkeys(map(type, inner)), value)
+    if expected in (int, float, bool) and getattr(value, "ndim", None) == 0:
+        value = typing.cast(typing.Any, value).item()  # the number in a tensor of torch or numpy
     if _is_a(origin or expected, value):
         return _plain(expected, value)
     raise _OtherError(expected, value)
@@ -221,17 +260,40 @@ def _described(expected: object) -> str:
     if origin in (typing.Union, types.UnionType):
         # Beside a path, a text is one too; and None needs no words.
         kinds = [k for k in inner if k is not type(None) and not (k is str and Path in inner)]
-        return " or ".join(dict.fromkeys(map(_described, kinds)))
-    if origin in _LISTS or (origin is tuple and Ellipsis in inner):
-        items = (re.sub("^an? ", "", word) for word in _described(inner[0]).split(" or "))
-        return f"a list of {' or '.join(f'{item}s' for item in items)}"
+        single = [_described(kind) for kind in kinds if not _is_list(kind)]
+        lists = [_described(kind) for kind in kinds if _is_list(kind)]
+        them = _many(_either(single)) if single else ""
+        return _either([*single, *("a list of them" if many == them else many for many in lists)])
+    if _is_list(expected):
+        return _many(_described(inner[0]))
     if origin is tuple:
-        return f"a pair of {' and '.join(map(_described, inner))}"
+        return f"a pair ({'; '.join(map(_described, inner))})"
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
     kind = origin or expected
     name = str(getattr(kind, "__name__", kind))
-    return _WORDS.get(kind) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return _WORDS.get(kind) or _one(name)
+
+
+def _is_list(annotation: object) -> bool:
+    origin = typing.get_origin(annotation)
+    return origin in _LISTS or (origin is tuple and Ellipsis in typing.get_args(annotation))
+
+
+def _one(name: str) -> str:
+    return _BY_NAME.get(name) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _either(kinds: Iterable[str]) -> str:
+    """Alternatives, each once: `a path, an Adapter or a number`."""
+    *others, last = dict.fromkeys(filter(None, kinds))
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _many(item: str) -> str:
+    """A list of what is described: `a list of numbers`, `a list, each item a path or a number`."""
+    word = re.fullmatch(r"an? (\w+)", item)
+    return f"a list of {word[1]}s" if word else f"a list, each item {item}"
 
 
 class _Dotted(type):
@@ -241,6 +303,9 @@ class _Dotted(type):
         if name.startswith("__"):
             raise AttributeError(name)
         return _later(name)
+
+    def __getitem__(cls, parameters: object) -> type:
+        return cls  # `ndarray[Any, Any]`
 
 
 class _Later(metaclass=_Dotted):

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
+from loratools.arguments import checked
 from loratools.deltas import Delta, Span, parameters_of
 from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, shorten
 from loratools.io.computed import stored_elements
@@ -12,6 +13,7 @@ from loratools.io.source import Source
 from loratools.showing.parts import Column, Table, numbers
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from loratools.deltas.lora import LoRA
@@ -118,8 +120,13 @@ class Target:
         """
         return self._lora().down.read()
 
+    @checked
     def update(
-        self, begin: int = 0, end: int | None = None, *, weight: "Tensor | None" = None
+        self,
+        begin: int = 0,
+        end: int | None = None,
+        *,
+        weight: "Tensor | np.ndarray[Any, Any] | None" = None,
     ) -> "Tensor":
         """ΔW = W' - W in float64, with the scaling; of its rows `begin` to `end` if they are given.
 
@@ -131,7 +138,8 @@ class Target:
             ShapeMismatchError: `weight` has another shape.
             UnsupportedError: the change depends on the weight, and `weight` is not given.
         """
-        rows = weight.shape[0] if weight is not None and self.delta is None else self.shape[0]
+        before = self._fitting(weight)
+        rows = len(before) if before is not None and self.delta is None else self.shape[0]
         end = rows if end is None else end
         if not 0 <= begin < end <= rows:
             raise OptionError(
@@ -142,10 +150,18 @@ class Target:
         if self.delta is not None and self.delta.additive is not None and self.rows is None:
             block = self.delta.additive.dense_rows(begin, end)
             return block.reshape(end - begin, *self.shape[1:])
-        before = self._checked(weight).double()
+        if before is None:
+            raise UnsupportedError(
+                f"{self._place}: {self.kind} depends on the weight of the base",
+                file=self.where,
+                tensor=self.name,
+                hint="give it as weight=",
+            )
+        before = before.double()
         return (self._changed(before, begin, end) - before[begin:end]).clone()
 
-    def singular_values(self, *, weight: "Tensor | None" = None) -> "Tensor":
+    @checked
+    def singular_values(self, *, weight: "Tensor | np.ndarray[Any, Any] | None" = None) -> "Tensor":
         """The singular values of ΔW in float64, falling: at most as many as its factors have ranks.
 
         A convolution is seen as the matrix of its first dimension by all others. `weight` is as for
@@ -163,7 +179,8 @@ class Target:
         values: Tensor = torch.linalg.svdvals(self._matrix(weight))
         return values
 
-    def norm(self, *, weight: "Tensor | None" = None) -> float:
+    @checked
+    def norm(self, *, weight: "Tensor | np.ndarray[Any, Any] | None" = None) -> float:
         """The Frobenius norm of ΔW; `weight` is as for `update`."""
         from loratools.lowrank.factored import Factored, product_norm
 
@@ -195,27 +212,25 @@ class Target:
             )
         return lora
 
-    def _matrix(self, weight: "Tensor | None") -> "Tensor":
+    def _matrix(self, weight: "Tensor | np.ndarray[Any, Any] | None") -> "Tensor":
         update = self.update(weight=weight)
         return update.reshape(len(update), math.prod(update.shape[1:]))
 
-    def _checked(self, weight: "Tensor | None") -> "Tensor":
+    def _fitting(self, weight: "Tensor | np.ndarray[Any, Any] | None") -> "Tensor | None":
+        """The weight as a tensor, if it is given and has the shape of the change."""
         if weight is None:
-            raise UnsupportedError(
-                f"{self._place}: {self.kind} depends on the weight of the base",
-                file=self.where,
-                tensor=self.name,
-                hint="give it as weight=",
-            )
+            return None
+        import torch
+
         shape = tuple(weight.shape)
         fits = shape[1:] == self.shape[1:] if self._has_only_rows else shape == self.shape
-        if not fits:
+        if not fits or not shape:
             raise ShapeMismatchError(
                 f"{self._place}: changes a weight {list(self.shape)}, not {list(shape)}",
                 file=self.where,
                 tensor=self.name,
             )
-        return weight
+        return torch.as_tensor(weight)
 
     @property
     def _has_only_rows(self) -> bool:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
+import torch
 
 import loratools
 from loratools.arguments import checked, checked_fields
 from loratools.errors import ArgumentError, FormatError, OptionError
 
 if TYPE_CHECKING:
-    import torch
-
     from loratools import Adapter
 else:
 
@@ -62,7 +61,12 @@ def an_adapter() -> "Adapter":
     [
         ({"base": None}, "made: base: a path is expected, not None"),
         ({"base": 1}, "made: base: a path is expected, not 1"),
-        ({"base": "b", "adapters": 2}, "adapters: a path or an Adapter or .* is expected, not 2"),
+        (
+            {"base": "b", "adapters": 2},
+            r"adapters: a path, an Adapter or a list, each item a path, an Adapter or a pair "
+            r"\(a text; a number\) is expected, not 2",
+        ),
+        ({"base": print}, "base: a path is expected, not a builtin_function_or_method"),
         ({"base": "b", "adapters": ["a", None]}, "adapters: .* is expected, not None"),
         ({"base": "b", "adapters": {"a": 1}}, "adapters: .* is expected, not a dict"),
         ({"base": "b", "weights": ["0.5"]}, "weights: a number is expected, not '0.5'"),
@@ -76,6 +80,7 @@ def an_adapter() -> "Adapter":
         ({"base": "b", "settings": {"alpha": 16}}, "settings: a text is expected, not 16"),
         ({}, "made: missing a required argument: 'base'"),
         ({"base": "b", "wieghts": [1]}, "'wieghts'; did you mean weights\\?"),
+        ({"zzz": 1}, r"argument 'zzz'; help\(loratools.made\) lists all"),
     ],
     ids=str,
 )
@@ -101,6 +106,20 @@ def test_a_wrong_field_of_options_is_refused_where_they_are_made(rank: object, s
         Options(rnak=8)  # type: ignore[call-arg]
 
 
+def test_too_many_arguments_without_a_name_are_answered_by_which_have_one() -> None:
+    with pytest.raises(ArgumentError, match=r"give base and adapters, several as a list, and oth"):
+        made("b", "a", [0.5])  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"give each by name: rank=, names=, method=$"):
+        Options(8)  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"^combine: .*give adapters, several as a list"):
+        loratools.combine("a", "b")  # type: ignore[call-overload]
+
+
+def test_a_list_of_what_else_is_expected_is_a_list_of_them() -> None:
+    with pytest.raises(ArgumentError, match=r"a number\) or a list of them is expected, not None"):
+        loratools.combine(None)  # type: ignore[call-overload]
+
+
 def test_one_item_where_a_list_belongs_is_a_list_of_it() -> None:
     assert Options(names="q_proj").names == ("q_proj",)  # type: ignore[arg-type]
     assert made("b", weights=0.5)[2] == (0.5,)  # type: ignore[arg-type]
@@ -115,11 +134,14 @@ def test_values_that_mean_the_same_are_converted() -> None:
     assert {type(weight) for weight in found[2]} == {float}
     assert found[3] is True
     assert made("b", weights=(n for n in (1, 2)))[2] == (1, 2)  # type: ignore[arg-type]
+    tensor = torch.tensor([0.5, 1])
+    assert made("b", weights=tensor)[2] == made("b", weights=list(tensor))[2] == (0.5, 1.0)  # type: ignore[arg-type]
+    assert type(Options(rank=torch.tensor(8)).rank) is int  # type: ignore[arg-type]
+    for dtype in (torch.float16, np.dtype("float16")):
+        assert loratools.MergeOptions(dtype=dtype).dtype == "float16"  # type: ignore[arg-type]
 
 
 def test_what_is_annotated_passes_as_it_is() -> None:
-    import torch
-
     adapter, device, options = an_adapter(), torch.device("cpu"), Options(rank=1)
     found = made(
         Path("b"),

@@ -137,6 +137,30 @@ def test_an_update_that_depends_on_the_weight_asks_for_it(fixtures: Path) -> Non
         target.update(weight=torch.ones(3))
 
 
+def test_a_weight_of_another_shape_is_refused_by_every_kind(fixtures: Path) -> None:
+    """Also where the update does not depend on the weight, which is then of another model."""
+    for name in NAMES:
+        for target in loratools.open_adapter(fixtures / "adapters" / name).values():
+            with pytest.raises(ShapeMismatchError, match=r"\], not \[3, 3, 3\]"):
+                target.update(weight=torch.ones(3, 3, 3))
+
+
+def test_a_weight_may_be_an_array(fixtures: Path) -> None:
+    target = next(iter(loratools.open_adapter(fixtures / "adapters" / "dora").values()))
+    weight = torch.randn(target.shape)
+    assert torch.equal(target.update(weight=weight.numpy()), target.update(weight=weight))
+    assert target.norm(weight=weight.numpy()) > 0
+    for call in (target.update, target.norm, target.singular_values):
+        with pytest.raises(ArgumentError, match="weight: a tensor or an array is "):
+            call(weight="w")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [None, ["a"], 1])
+def test_an_adapter_is_saved_to_a_path_alone(adapter: Adapter, path: object) -> None:
+    with pytest.raises(ArgumentError, match=r"^Adapter\.save: path: a path is expected, not "):
+        adapter.save(path)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("begin", "end"), [(-1, 2), (0, 0), (3, 2), (0, 10**9)])
 def test_rows_that_a_target_lacks_are_refused(adapter: Adapter, begin: int, end: int) -> None:
     with pytest.raises(OptionError, match=f"rows {begin} to {end} are not some of its 64"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.adapter import Adapter
-from loratools.errors import OptionError, UnsupportedError, shorten
+from loratools.errors import ArgumentError, OptionError, UnsupportedError, shorten
 from loratools.files.finding import find_weights
 from loratools.files.opening import read_bundle
 from loratools.files.saving import save
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+#: How factors are named, for those who give them without such names.
+_KEYS = "each factor has a key: q_proj.lora_B.weight for up, q_proj.lora_A.weight for down"
 
 
 def adapter_from_tensors(
@@ -53,10 +57,16 @@ def adapter_from_tensors(
         <q.weight: LoRA, 64 × 64, rank 4, scaling 2>
 
     Raises:
-        OptionError: a value is no tensor, or alpha is given although it is stated.
+        ArgumentError: a value is no tensor.
+        OptionError: alpha is given although it is stated.
         FormatError, UnsupportedError: see `open_adapter`.
     """
     import_torch()
+    if not isinstance(tensors, Mapping):
+        raise ArgumentError(
+            f"{name}: a mapping from keys to tensors is expected, not {type(tensors).__name__}",
+            hint=_KEYS,
+        )
     held = {key: _held(name, key, value) for key, value in tensors.items()}
     nbytes = sum(source.tensor.nbytes for source in held.values())
     bundle = Bundle(name, held, dict(metadata or {}), config, (), nbytes)
@@ -114,7 +124,8 @@ def _held(name: str, key: object, value: object) -> Held:
         except TypeError as error:
             raise UnsupportedError(f"{where}: an array of {value.dtype}, not of numbers") from error
     if not isinstance(value, torch.Tensor):
-        raise OptionError(f"{where}: a tensor is expected, not {type(value).__name__}")
+        what = f"{where}: a tensor is expected, not {type(value).__name__}"
+        raise ArgumentError(what, hint=_KEYS if isinstance(value, tuple | list) else None)
     if value.is_sparse or value.is_quantized or value.is_meta:
         raise UnsupportedError(f"{where}: a tensor that does not hold its numbers one by one")
     tensor = value.detach().cpu().contiguous()

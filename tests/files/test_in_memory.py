@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import loratools
-from loratools import Adapter, OptionError, UnsupportedError
+from loratools import Adapter, ArgumentError, OptionError, UnsupportedError
 
 WEIGHTS = "adapter_model.safetensors"
 KOHYA = {
@@ -214,3 +214,13 @@ def test_an_opened_adapter_is_inspected_as_its_files_are(plain: Path, fixtures: 
     several = loratools.inspect([opened, plain, loratools.resize(opened, rank=2)])
     assert [row.verdict for row in several] == ["ok"] * 3
     assert [row.ranks for row in several] == [(8,), (8,), (2,)]
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [[torch.ones(2, 3)], {"q": (torch.ones(3, 2), torch.ones(2, 3))}],
+    ids=["list", "pair"],
+)
+def test_factors_without_keys_are_answered_by_how_keys_look(tensors: object) -> None:
+    with pytest.raises(ArgumentError, match=r"q_proj\.lora_B\.weight for up"):
+        loratools.adapter_from_tensors(tensors)  # type: ignore[arg-type]
