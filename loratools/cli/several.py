@@ -9,7 +9,7 @@ import click
 from loratools.cli.failures import CHECK_FAILED, printable
 from loratools.cli.progress import progress_bar
 from loratools.cli.tables import shown_lines
-from loratools.cli.text import print_lines
+from loratools.cli.text import print_faults, print_lines
 from loratools.describing.tables import row_table
 from loratools.errors import FormatError, StorageError, listing
 from loratools.io.json import json_text
@@ -70,6 +70,8 @@ def inspect_several(
         click.echo(json_text(objects, indent=2))
     else:
         print_lines(shown_lines(_text(lines, reads_values=check)))
+        if check:
+            print_faults(_faults(lines))
     _raise_unreadable(lines, check=check)
     return CHECK_FAILED if check and not is_sound else 0
 
@@ -107,9 +109,20 @@ def _text(lines: Sequence[_Line], *, reads_values: bool) -> Iterator[Part]:
         rows = [(line.name, *cells, line.verdict) for line, cells in shown]
         yield row_table(rows)
     yield from _said(lines)
-    yield from (f"Unreadable: {printable(str(line.error))}" for line in lines if line.error)
+    yield from _unreadable(lines)
     yield from _beside(line for line in lines if line.cells is None)
     yield _summary([line.verdict for line, _ in shown], reads_values=reads_values)
+
+
+def _faults(lines: Sequence[_Line]) -> Iterator[str]:
+    """Why a check of them fails."""
+    faulty = [line for line in lines if line.error is None and line.verdict != "no adapter"]
+    yield from _said(faulty)
+    yield from _unreadable(lines)
+
+
+def _unreadable(lines: Iterable[_Line]) -> Iterator[str]:
+    return (f"Unreadable: {printable(str(line.error))}" for line in lines if line.error)
 
 
 def _summary(verdicts: Sequence["Verdict"], *, reads_values: bool) -> str:

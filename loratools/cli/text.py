@@ -5,6 +5,7 @@ from typing import Protocol, final
 
 import click
 
+from loratools.cli.failures import printable
 from loratools.cli.options import Report, report_json
 from loratools.cli.tables import shown_lines
 from loratools.cli.verbosity import is_quiet
@@ -23,6 +24,12 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print each `Aside` on stderr, and other lines on stdout; nothing with `-q`."""
     for line in () if is_quiet() else lines:
         click.echo(line, err=isinstance(line, Aside))
+
+
+def print_faults(lines: Iterable[str]) -> None:
+    """Print on stderr, with `-q`, why a check fails: usual output has it among other lines."""
+    for line in lines if is_quiet() else ():
+        click.echo(printable(line), err=True)
 
 
 @final

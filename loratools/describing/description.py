@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from loratools.describing.spectrum import TargetSpectrum
 
 
+#: What a note is called, by its severity.
+_LABELS = {"info": "Note", "problem": "Problem", "refusal": "Refused"}
+
+
 @final
 @dataclass(frozen=True, repr=False)
 class Inspection(Shown):
@@ -136,9 +140,15 @@ class Inspection(Shown):
         if self.coverage is not None and self.coverage.refusal is None:
             yield coverage_fields(self.coverage)
         for note in self.notes:
-            label = {"info": "Note", "problem": "Problem", "refusal": "Refused"}[note.severity]
             trap = f" [{note.trap}]" if note.trap else ""
-            yield f"{label}: {note.message}{trap}"
+            yield f"{_LABELS[note.severity]}: {note.message}{trap}"
+
+    def faults(self) -> Iterator[str]:
+        """A line for each reason why it is not sound, with the adapter's name."""
+        where = shorten(self.adapter.where)
+        for note in self.notes:
+            if note.severity != "info":
+                yield f"{_LABELS[note.severity]}: {where}: {note.message}"
 
     def to_json(self) -> dict[str, Any]:
         """The description as the documented object that `inspect --json` prints."""

@@ -7,6 +7,7 @@ from loratools.adapter import Adapter, Filed, Replacement
 from loratools.describing.groups import TargetGroup
 from loratools.errors import counted, listing, shorten
 from loratools.names.grouping import pattern_of
+from loratools.names.meant_for import meant_for
 from loratools.showing.parts import Fields, human_size
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The most entries of the file's metadata that are shown.
 _METADATA_SHOWN = 12
+#: More image models than these say nothing about which it is.
+_MOST_MODELS = 3
 
 
 def adapter_fields(
@@ -25,13 +28,14 @@ def adapter_fields(
     made_by = f", written by {origin.trainer}" if origin.trainer else ""
     form = f", {filed.dialect} format" if filed else ""
     named = (origin.base or origin.family, origin.revision)
+    stated = " @ ".join(part for part in named if part)
     own = f"{sum(group.parameters for group in groups):,}"
     rows = adapter.rows.items()
     return Fields(
         [
             ("kind", f"{kinds}{form}{made_by}"),
             ("task", origin.task or ""),
-            ("base", " @ ".join(part for part in named if part)),
+            ("base", with_models(stated, meant_for(adapter.updates))),
             ("scaling", _scaling(groups)),
             ("parameters", f"{own} in updates, {replaced:,} replaced" if replaced else own),
             ("stored", f"{human_size(adapter.nbytes)}, {', '.join(dtypes)}"),
@@ -42,6 +46,12 @@ def adapter_fields(
             ("metadata", "" if filed is None else _metadata(filed)),
         ]
     )
+
+
+def with_models(stated: str, models: Sequence[str]) -> str:
+    """The base that an adapter names, and the image models that have all its modules, if few do."""
+    found = " or ".join(models) if len(models) <= _MOST_MODELS else ""
+    return f"{stated} ({found})" if stated and found else stated or found
 
 
 def coverage_fields(coverage: "Coverage") -> Fields:
@@ -68,7 +78,10 @@ def _scaling(groups: Sequence[TargetGroup]) -> str:
     rules = {"rank": "alpha / rank", "sqrt_rank": "alpha / √rank", "direct": "alpha", None: ""}
     used = dict.fromkeys(rules[group.rule] for group in groups if group.rule)
     origins = dict.fromkeys(group.alpha_from for group in groups if group.alpha_from)
-    return f"{', '.join(used)}; alpha from {', '.join(origins)}" if used else ""
+    stored = ", ".join(origin for origin in origins if origin != "assumed")
+    found = [f"alpha from {stored}"] if stored else []
+    found += ["alpha assumed"] if "assumed" in origins else []
+    return "; ".join([", ".join(used), *found]) if used else ""
 
 
 def _replaced(replaced: Mapping[str, Replacement]) -> Iterator[str]:

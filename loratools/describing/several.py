@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, final, get_args, overload
 from loratools.adapter import Adapter, Provenance
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
+from loratools.describing.fields import with_models
 from loratools.describing.tables import row_table
 from loratools.errors import (
     FormatError,
@@ -23,11 +24,10 @@ from loratools.files.opening import AdapterLike
 from loratools.files.place import place_of
 from loratools.formats import check_options
 from loratools.io.folder import Place
+from loratools.names.meant_for import meant_for
 from loratools.showing.parts import Part, human_size
 from loratools.showing.shown import Shown
 
-#: More models than these say nothing about which it is.
-_MOST_MODELS = 3
 #: More ranks than these are shown as the lowest and the highest.
 _MOST_RANKS = 3
 #: What is said of each. An adapter is refused if no verb can use it as it is; what is no adapter
@@ -100,8 +100,6 @@ class InspectionRow:
     @property
     def models(self) -> tuple[str, ...]:
         """The image models that have all modules of the adapter, as far as names tell."""
-        from loratools.names.meant_for import meant_for  # here, as one adapter alone needs none
-
         return () if self.inspection is None else meant_for(self.inspection.adapter.updates)
 
     @property
@@ -121,8 +119,7 @@ class InspectionRow:
         stated = origin.base or origin.family or ""
         if stated.startswith(("/", "~", ".")) or stated.count("/") > 1 or "\\" in stated:
             stated = stated.replace("\\", "/").rstrip("/").rpartition("/")[2]  # a path elsewhere
-        models = " or ".join(self.models) if len(self.models) <= _MOST_MODELS else ""
-        return f"{stated} ({models})" if stated and models else stated or models
+        return with_models(stated, self.models)
 
     def __repr__(self) -> str:
         return f"<InspectionRow {escaped(shorten(self.name))}: {self.verdict}>"

@@ -18,7 +18,7 @@ from loratools.cli.options import (
 from loratools.cli.progress import progress_bar
 from loratools.cli.several import inspect_several
 from loratools.cli.tables import shown_lines
-from loratools.cli.text import print_lines
+from loratools.cli.text import print_faults, print_lines
 
 
 @click.command(
@@ -113,4 +113,6 @@ def command(
         print_json(found)
     else:
         print_lines(shown_lines(found.shown(verbose=modules, spectrum=show_spectrum)))
+        if check:
+            print_faults(found.faults())
     return CHECK_FAILED if check and not found.is_sound else 0
