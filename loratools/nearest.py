@@ -10,7 +10,18 @@ _ALIKE = 0.6
 _OTHER_WORDS = {
     "open-adapter": ("open", "load", "read", "load-adapter", "read-adapter", "from-pretrained"),
     "adapter-from-tensors": ("from-tensors", "from-state-dict", "make-adapter", "create-adapter"),
-    "inspect": ("info", "show", "describe", "view", "list", "ls", "stats", "check", "print"),
+    "inspect": (
+        "info",
+        "show",
+        "describe",
+        "view",
+        "list",
+        "ls",
+        "stats",
+        "check",
+        "print",
+        "verify",
+    ),
     "merge": ("apply", "fuse", "bake", "load", "merge-and-unload"),
     "svd-extract": ("extract", "diff", "distill"),
     "combine": ("mix", "blend", "add", "sum", "average", "concat", "cat", "merge-adapters"),
@@ -19,7 +30,7 @@ _OTHER_WORDS = {
     "convert": ("export", "translate", "save", "to"),
     "pull": ("download", "get", "fetch", "clone"),
     "push": ("upload", "publish"),
-    "swap": ("switch", "replace", "unload"),
+    "swap": ("switch", "replace", "unload", "unmerge", "unfuse", "remove", "undo", "restore"),
 }
 
 

@@ -17,7 +17,7 @@ from loratools.cli.failures import Stopped, exit_code, failure, message
 from loratools.cli.layout import Context, write_examples, write_section
 from loratools.cli.options import asks_for_json
 from loratools.cli.signals import Stoppable, ignore_signals
-from loratools.cli.unknown import no_such_command
+from loratools.cli.unknown import no_such_command, option_of_a_command
 from loratools.typed import on_command_line
 
 #: The verbs in the order of the help, and its headings.
@@ -50,6 +50,18 @@ class _Verbs(click.Group):
         except KeyboardInterrupt as error:
             if asks_for_json():
                 raise Stopped(signal.SIGINT) from error
+            raise
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options of the program; one of a command is said to belong after it."""
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.NoSuchOption as error:
+            commands = self.list_commands(ctx)
+            for name in (*(arg for arg in args if arg in commands), *commands):
+                command = self.get_command(ctx, name)
+                if command and any(error.option_name in param.opts for param in command.params):
+                    raise option_of_a_command(error, name, ctx) from error
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from loratools.cli.layout import MAX_WIDTH, Context, write_examples, write_section
+from loratools.cli.unknown import no_such_option
 from loratools.cli.verbosity import reporting, verbosity_options
 from loratools.version import __version__
 
@@ -78,6 +79,13 @@ class Verb(click.Command):
         self.arguments = arguments or {}
         self.examples = tuple(examples)
         self.params += common_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; an option that the verb does not have is answered by its own."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise no_such_option(error, ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb, and with -v say what it read and how long it took."""

@@ -8,6 +8,17 @@ import click
 
 from loratools.nearest import did_you_mean, meant
 
+#: What other programs call the options.
+_OTHER_OPTIONS = {
+    "--overwrite": ("--force", "-f", "--yes", "-y", "--exist-ok", "--clobber", "--replace"),
+    "--weight": ("--strength", "--multiplier", "--ratio", "--factor", "--lora-scale"),
+    "--strength": ("--weight", "-w", "--multiplier", "--factor", "--scale-factor"),
+    "--dtype": ("--precision", "--torch-dtype", "--save-precision", "--type", "--outtype"),
+    "--output": ("--save-to", "--output-dir", "--out-dir", "--dest", "--destination"),
+    "--rank": ("--dim", "--new-rank", "-r", "--network-dim"),
+    "--to": ("--format", "--target", "-t"),
+    "--dry-run": ("-n", "--simulate", "--check"),
+}
 #: `bf16` and `bfloat16` have less in common than two words usually need.
 _ALIKE = 0.5
 
@@ -38,13 +49,38 @@ def no_such_command(name: str, commands: list[str]) -> str:
     return f"No such command {name!r}; did you mean loratools {found}?"
 
 
+def no_such_option(error: click.NoSuchOption, context: click.Context) -> click.UsageError:
+    """The error for an option that a verb does not have, with the one that was meant, if known."""
+    name = error.option_name
+    known = {option for param in context.command.params for option in param.opts}
+    for option, words in _OTHER_OPTIONS.items():
+        if option in known and name in words:
+            text = f"No such option {name!r}; did you mean {option!r}?"
+            return click.NoSuchOption(name, text, ctx=context)
+    return error
+
+
+def option_of_a_command(
+    error: click.NoSuchOption, command: str, context: click.Context
+) -> click.UsageError:
+    """The error for an option of a command that stands before it."""
+    name = error.option_name
+    return click.UsageError(
+        f"No such option {name!r} before a command; write it after, as in "
+        f"loratools {command} {name}",
+        ctx=context,
+    )
+
+
 def advice(error: click.UsageError) -> str:
     """The end of the message of an error that says only what is wrong: what to give, or help."""
     text = error.format_message()
     if found := re.search(r"is not a valid (float|integer)( range)?\.$", text):
         return " Give a number, such as " + ("0.5." if found[1] == "float" else "8.")
     is_bare = isinstance(error, click.MissingParameter) or (
-        isinstance(error, click.NoSuchOption) and not error.possibilities
+        isinstance(error, click.NoSuchOption)
+        and not error.possibilities
+        and "; did you mean" not in text
     )
     is_extra = re.match("Got unexpected extra argument[^;]*$", text) is not None
     if error.ctx is None or not (is_bare or is_extra):

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_refused_by_name(slug: str, reason: str) -> None:
 def test_flattened_names_are_grouped_by_the_numbers_between_underscores() -> None:
     shown = run(FIXTURES / "kohya/sd15-locon").stdout
     assert re.search(r"\nlora_unet_down_blocks_\*_attentions_\*_proj_in +2 +32×32×1×1 +4 ", shown)
-    assert "\nbase        v1-5-pruned-emaonly.safetensors\n" in shown
+    assert "\nbase        v1-5-pruned-emaonly.safetensors (Stable Diffusion 1 or 2)\n" in shown
 
 
 def test_metadata_is_shown_in_part_and_settings_first(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from loratools.cli import cli
 from loratools.version import __version__
-from tests.e2e.commands import PLAIN, SINGLE, run_here
+from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.server import Hub
 from tests.verbs import VERBS
@@ -52,6 +52,27 @@ def test_a_check_of_a_script_needs_no_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_here(capsys, "inspect", PLAIN, "--base", SINGLE, "--check", "-q").out == ""
+
+
+OTHER = FIXTURES / "adapters/gpt2-conv1d"
+
+
+@pytest.mark.parametrize("adapters", [[OTHER], [PLAIN, OTHER]])
+def test_a_check_that_fails_says_why_on_stderr_though_it_is_quiet(
+    adapters: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_here(capsys, "inspect", *adapters, "--base", SINGLE, "--check", "-q")
+    assert (result.code, result.out) == (3, "")
+    assert re.fullmatch(r"Refused: \S*gpt2-conv1d: would not merge: .*\n", result.err)
+
+
+def test_a_check_of_what_cannot_be_read_says_so_though_it_is_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 8)
+    result = run_here(capsys, "inspect", PLAIN, tmp_path / "broken.safetensors", "--check", "-q")
+    assert (result.code, result.out) == (3, "")
+    assert re.fullmatch(r"Unreadable: \S*broken\.safetensors: .*\n", result.err)
 
 
 def test_verbose_names_each_file_that_is_read_once_and_the_time(

@@ -1,0 +1,73 @@
+"""What is answered to options by another program's name, and to options before the command."""
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from loratools.cli import cli
+from loratools.cli.unknown import _OTHER_OPTIONS
+from tests.cli.results import refused, refused_as_json
+from tests.e2e.commands import PLAIN, SINGLE, run_here
+
+CONTEXT = click.Context(cli)
+VERBS = {name: cli.get_command(CONTEXT, name) for name in cli.list_commands(CONTEXT)}
+
+
+def options_of(verb: str) -> set[str]:
+    command = VERBS[verb]
+    assert command is not None
+    return {option for param in command.params for option in param.opts if option[0] == "-"}
+
+
+def other_words() -> Iterator[tuple[str, str, str]]:
+    """A verb, one of its options, and what other programs call that."""
+    for option, words in _OTHER_OPTIONS.items():
+        verbs = [verb for verb in VERBS if option in options_of(verb)]
+        assert verbs, f"no verb has {option}"
+        for word in words:
+            yield from ((verb, option, word) for verb in verbs if word not in options_of(verb))
+
+
+def test_an_option_by_another_name_is_answered_by_one_that_the_verb_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb, _, word in other_words():
+        result = run_here(capsys, verb, word)
+        assert refused(result, 2, f"^Error: No such option '{word}'; did you mean '--")
+        found = re.findall(r"'(--.*?)'", result.err)[-1]
+        assert found in options_of(verb)
+        assert word in _OTHER_OPTIONS[found]
+
+
+# formats has no option of its own but --json, which the next test has.
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "formats"])
+def test_an_option_before_the_command_is_said_to_belong_after_it(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = min(options_of(verb) - options_of_the_program())
+    says = rf"'{option}' before a command; write it after, as in loratools {verb} {option}$"
+    assert refused(run_here(capsys, option, verb), 2, says)
+
+
+def test_json_before_the_command_is_answered_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_here(capsys, "--json", "merge", SINGLE, PLAIN, "--dry-run")
+    assert refused_as_json(result, 2, hint="write it after, as in loratools merge --json")
+
+
+def options_of_the_program() -> set[str]:
+    return {option for param in cli.params for option in param.opts}
+
+
+def test_an_option_that_no_command_has_is_answered_by_the_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused(run_here(capsys, "--frobnicate", "merge"), 2, "See loratools --help")
+
+
+def test_values_to_choose_from_are_on_the_line_of_the_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    says = r"'--to'\. Choose from comfyui, diffusers, .*, peft\. See"
+    assert refused(run_here(capsys, "convert", PLAIN, "-o", "out"), 2, says)
