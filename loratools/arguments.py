@@ -19,7 +19,14 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from loratools.errors import ArgumentError, LoratoolsError, named_file, shorten
+from loratools.errors import (
+    EMPTY_PATH,
+    ArgumentError,
+    LoratoolsError,
+    OptionError,
+    named_file,
+    shorten,
+)
 from loratools.nearest import nearest
 
 P = ParamSpec("P")
@@ -28,7 +35,7 @@ C = TypeVar("C")
 
 #: Annotations of what is given as one item or as several.
 _LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection, list)
-#: What a value of a type is called in a message.
+#: What a value of a type is called in a message; by its name, if it is not imported here.
 _WORDS: dict[object, str] = {
     int: "an integer",
     float: "a number",
@@ -99,6 +106,8 @@ def _converted(
                 arguments.arguments[parameter] = _as(annotations[parameter], given)
             except _OtherError as other:
                 raise ArgumentError(f"{name}: {parameter}: {other}") from None
+            except _EmptyError:
+                raise OptionError(f"{name}: {parameter}: {EMPTY_PATH}") from None
     return arguments
 
 
@@ -151,13 +160,17 @@ def _signature(function: Callable[..., object]) -> tuple[inspect.Signature, Mapp
     return inspect.signature(function), annotations
 
 
+class _EmptyError(Exception):
+    """An empty text is where a path belongs."""
+
+
 class _OtherError(Exception):
     """A value is not what is annotated; the message says what is expected, and what was given."""
 
-    def __init__(self, expected: object, value: object) -> None:
+    def __init__(self, expected: object, value: object, message: str | None = None) -> None:
         is_shown = isinstance(value, _SHOWN)
         shown = shorten(repr(value), 60) if is_shown else _one(type(value).__name__)
-        super().__init__(f"{_described(expected)} is expected, not {shown}")
+        super().__init__(message or f"{_described(expected)} is expected, not {shown}")
 
 
 def _as(expected: object, value: object) -> object:
@@ -176,7 +189,7 @@ def _as(expected: object, value: object) -> object:
     if origin is tuple:
         return _as_list(expected, inner[0], value)
     if origin is collections.abc.Mapping and isinstance(value, Mapping):
-        return {_as(inner[0], key): _as(inner[1], one) for key, one in value.items()}
+        return {_as(inner[0], key): _as_item(inner[1], key, one) for key, one in value.items()}
     if origin is typing.Literal:
         return _as_one_of(expected, dict.fromkeys(map(type, inner)), value)
     if expected in (int, float, bool) and getattr(value, "ndim", None) == 0:
@@ -184,6 +197,14 @@ def _as(expected: object, value: object) -> object:
     if _is_a(origin or expected, value):
         return _plain(expected, value)
     raise _OtherError(expected, value)
+
+
+def _as_item(expected: object, key: object, value: object) -> object:
+    """`value` as annotated; the error names the key of the mapping that it is in."""
+    try:
+        return _as(expected, value)
+    except _OtherError as other:
+        raise _OtherError(expected, value, f"{shorten(str(key))}: {other}") from None
 
 
 def _is_a(expected: object, value: object) -> bool:
@@ -223,6 +244,8 @@ def _plain(expected: object, value: object) -> object:
 def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> object:
     """`value` as the first annotation that it fits; the error for a list is that of its items."""
     kinds = tuple(kinds)
+    if Path in kinds and isinstance(value, str | bytes) and not value:
+        raise _EmptyError
     for kind in kinds:
         try:
             return _as(kind, value)
@@ -297,7 +320,10 @@ def _many(item: str) -> str:
 
 
 class _Dotted(type):
-    """The type of classes that have any other class as an attribute: `torch` has `device`."""
+    """The type of classes that have any other class as an attribute: `torch` has `device`.
+
+    Their parameters are not checked: `np.ndarray[Any, Any]` is `np.ndarray`.
+    """
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):

@@ -34,6 +34,11 @@ from typing import Self
 
 from loratools.nearest import did_you_mean
 
+#: What is said of an empty path, which Python would take for the current folder.
+EMPTY_PATH = (
+    "an empty text is no path; set the variable that it comes from, or give . for this folder"
+)
+
 
 class LoratoolsError(Exception):
     """Root of all errors raised on purpose. `str` of it is the whole message, on one line.

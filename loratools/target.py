@@ -230,7 +230,14 @@ class Target:
                 file=self.where,
                 tensor=self.name,
             )
-        return torch.as_tensor(weight)
+        try:
+            return torch.as_tensor(weight)
+        except TypeError as error:
+            raise UnsupportedError(
+                f"{self._place}: the weight is an array of {weight.dtype}, not of numbers",
+                file=self.where,
+                tensor=self.name,
+            ) from error
 
     @property
     def _has_only_rows(self) -> bool:

@@ -13,7 +13,14 @@ import torch
 
 import loratools
 from loratools.arguments import checked, checked_fields
-from loratools.errors import ArgumentError, FormatError, OptionError
+from loratools.errors import (
+    ArgumentError,
+    FormatError,
+    LoratoolsError,
+    OptionError,
+    TargetError,
+)
+from tests.e2e.commands import PLAIN
 
 if TYPE_CHECKING:
     from loratools import Adapter
@@ -77,7 +84,7 @@ def an_adapter() -> "Adapter":
         ({"base": "b", "options": {}}, "options: an Options is expected, not a dict"),
         ({"base": "b", "device": "cuda"}, "device: a device is expected, not 'cuda'"),
         ({"base": "b", "progress": True}, "progress: a function is expected, not True"),
-        ({"base": "b", "settings": {"alpha": 16}}, "settings: a text is expected, not 16"),
+        ({"base": "b", "settings": {"alpha": 16}}, "settings: alpha: a text is expected, not 16"),
         ({}, "made: missing a required argument: 'base'"),
         ({"base": "b", "wieghts": [1]}, "'wieghts'; did you mean weights\\?"),
         ({"zzz": 1}, r"argument 'zzz'; help\(loratools.made\) lists all"),
@@ -193,7 +200,7 @@ def test_every_public_verb_and_its_options_check_their_arguments(name: str) -> N
     )
     if is_options:
         assert hasattr(public.__init__, "__wrapped__")
-    elif inspect.isfunction(public) and name != "adapter_from_tensors":
+    elif inspect.isfunction(public):
         assert hasattr(public, "__wrapped__")
 
 
@@ -215,6 +222,43 @@ def test_a_wrong_type_is_answered_before_anything_is_read(
 ) -> None:
     with pytest.raises(ArgumentError, match=says):
         call()
+
+
+def test_an_empty_text_is_no_path_to_any_verb() -> None:
+    for call in (
+        lambda: loratools.open_adapter(""),
+        lambda: loratools.open_adapter(PLAIN, config=""),
+        lambda: loratools.inspect(["", PLAIN]),
+        lambda: loratools.merge("", PLAIN),
+        lambda: loratools.combine([("", 1.0)]),
+        lambda: loratools.resize(PLAIN, rank=2, output=""),
+        lambda: loratools.open_adapter(PLAIN).save(""),
+        lambda: loratools.pull(""),
+        lambda: loratools.push(PLAIN, ""),
+    ):
+        with pytest.raises(LoratoolsError, match=r"an empty (text is no path|name)"):
+            call()
+
+
+def test_a_method_of_an_adapter_answers_a_wrong_type_in_one_line_too() -> None:
+    opened = loratools.open_adapter(PLAIN)
+    target = opened["layers.0.self_attn.q_proj"]
+    calls: dict[str, Callable[[], object]] = {
+        "Target.update: begin: an integer is expected, not 1.5": lambda: target.update(1.5),  # type: ignore[arg-type]
+        "Target.norm: weight: a tensor or an array": lambda: target.norm(weight="x"),  # type: ignore[arg-type]
+        "Target.singular_values: weight: a t": lambda: target.singular_values(weight=[1]),  # type: ignore[arg-type]
+        "Adapter.save: path: a path is expected, not None": lambda: opened.save(None),  # type: ignore[arg-type]
+        "Adapter.save: overwrite: True or": lambda: opened.save("x", overwrite=1),  # type: ignore[arg-type]
+        "from_tensors: config: a mapping is expected, not a list": (
+            lambda: loratools.adapter_from_tensors({}, config=[1])  # type: ignore[arg-type]
+        ),
+        "alpha: a number is": lambda: loratools.adapter_from_tensors({}, alpha="8"),  # type: ignore[arg-type]
+    }
+    for says, call in calls.items():
+        with pytest.raises(ArgumentError, match=says):
+            call()
+    with pytest.raises(TargetError, match=r"7 is no name of a target, .* use a name"):
+        opened[7]  # type: ignore[index]
 
 
 def test_a_text_where_a_list_belongs_is_one_item() -> None:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -47,6 +48,15 @@ def test_a_target_is_found_by_its_name_its_module_or_the_end_of_either(
 ) -> None:
     assert adapter[name].name == f"{Q}.weight"
     assert name in adapter
+
+
+def test_a_weight_may_be_an_array_of_numpy(fixtures: Path) -> None:
+    target = next(iter(loratools.open_adapter(fixtures / "adapters" / "dora").values()))
+    weight = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(target.update(weight=weight), target.update(weight=weight.numpy()))
+    assert target.norm(weight=weight) == target.norm(weight=weight.numpy())
+    with pytest.raises(UnsupportedError, match="an array of <U1, not of numbers"):
+        target.update(weight=np.full(target.shape, "x"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import click
 from loratools.cli.layout import MAX_WIDTH, Context, write_examples, write_section
 from loratools.cli.unknown import no_such_option
 from loratools.cli.verbosity import reporting, verbosity_options
+from loratools.errors import EMPTY_PATH
 from loratools.version import __version__
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -89,8 +90,19 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb, and with -v say what it read and how long it took."""
+        self._refuse_empty(ctx)
         with reporting():
             return super().invoke(ctx)
+
+    def _refuse_empty(self, ctx: click.Context) -> None:
+        """Refuse an empty path or name, such as the shell makes of a variable that is not set."""
+        for param in self.params:
+            if isinstance(param, click.Argument) or isinstance(param.type, click.Path):
+                given = ctx.params[str(param.name)]
+                if "" in (given if isinstance(given, tuple) else (given,)):
+                    is_path = isinstance(param.type, click.Path)
+                    text = EMPTY_PATH if is_path else "an empty text; give a name on the Hub"
+                    raise click.BadParameter(text, ctx, param)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the arguments, and the options by section."""

@@ -41,6 +41,8 @@ class OneOf(click.Choice[str]):
 
 def no_such_command(name: str, commands: list[str]) -> str:
     """The message for a first argument that is no command."""
+    if not name:
+        return "The command is an empty text; loratools --help lists all commands"
     found = meant(name, commands)
     if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"

@@ -60,7 +60,7 @@ def weighted(
     There are no weights if none is given, and where only some names have one, others have 1.
 
     Raises:
-        UsageError: weights are given in both ways.
+        UsageError: weights are given in both ways, or one without a name.
     """
     pairs = [_split(adapter) for adapter in adapters]
     names, own = tuple(name for name, _ in pairs), [weight for _, weight in pairs]
@@ -78,13 +78,16 @@ def weighted(
 def _split(adapter: str) -> tuple[str, float | None]:
     """The name and the weight in `NAME:WEIGHT`; a path that exists is a name, whatever is in it."""
     drive, rest = os.path.splitdrive(adapter)  # `C:` on Windows, and nothing elsewhere
-    name, _, number = rest.rpartition(":")
-    if not name or os.path.lexists(adapter):
+    name, colon, number = rest.rpartition(":")
+    if os.path.lexists(adapter):
         return adapter, None
     try:
-        return drive + name, float(number)
+        weight = float(number)
     except ValueError:
         return adapter, None
+    if colon and not name:
+        raise click.UsageError(f"{adapter!r} has a weight and no adapter; give ADAPTER:{number}.")
+    return (drive + name, weight) if colon else (adapter, None)
 
 
 def block_weights_option(command: Command, *, of_each: bool = False) -> Command:

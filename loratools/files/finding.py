@@ -17,8 +17,6 @@ from loratools.io.index import INDEX_ENDING, is_index, read_index, refuse_part, 
 BASE_FOLDER = "base"
 _PICKLES = (".bin", ".pt", ".pth")
 _ARCHIVE = ".npz"
-#: macOS puts a file of its own beside each one that it copies to another file system.
-_OF_MACOS = "._"
 _MODELS = ("model.safetensors", "model.safetensors.index.json")
 #: Nobody trains in these formats: such files are converted from others, for other programs.
 _CONVERTED = (".gguf", ".onnx")
@@ -185,7 +183,7 @@ def _by_stem(folder: Folder, suffix: str) -> Iterator[tuple[tuple[str, str], lis
     found: dict[str, list[str]] = {}
     for name in folder.names():
         is_beside = suffix in _PICKLES and OF_TRAINING.match(name) is not None
-        if name.endswith(suffix) and not is_beside and not name.startswith(_OF_MACOS):
+        if name.endswith(suffix) and not is_beside:
             found.setdefault(common_stem(name), []).append(name)
     # An index may be there without its parts: reading it then reports which are missing.
     for stem in adapter_weights():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.errors import ArgumentError, OptionError, UnsupportedError, shorten
 from loratools.files.finding import find_weights
 from loratools.files.opening import read_bundle
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    Tensors = Mapping[str, Tensor | NDArray[np.generic]]
+else:
+    Tensors = object  # not checked as arguments are: the function itself says how keys look
 
 #: How factors are named, for those who give them without such names.
 _KEYS = "each factor has a key: q_proj.lora_B.weight for up, q_proj.lora_A.weight for down"
 
 
+@checked
 def adapter_from_tensors(
-    tensors: "Mapping[str, Tensor | NDArray[np.generic]]",
+    tensors: Tensors,
     *,
     alpha: float | None = None,
     config: Mapping[str, Any] | None = None,

@@ -10,7 +10,7 @@ from loratools.hub.names import HubFile, HubName
 from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, LocalFolder, check_json_size
+from loratools.io.folder import Folder, LocalFolder, check_json_size, own_files
 from loratools.running.progress import Progress
 
 #: The suffix of files that are read by byte ranges, without fetching them.
@@ -44,7 +44,7 @@ class HubFolder:
         inside = self.inside
         paths = sorted(self.repository.files)
         names = (path[len(inside) :] for path in paths if path.startswith(inside))
-        return tuple(name for name in names if depth is None or name.count("/") <= depth)
+        return own_files(name for name in names if depth is None or name.count("/") <= depth)
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the direct subfolders that have a file of this name, sorted."""

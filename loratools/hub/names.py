@@ -8,7 +8,7 @@ from typing import final
 from urllib.parse import quote, urlsplit
 
 from loratools.errors import HubError, escaped, shorten
-from loratools.io.missing import hub_name_of
+from loratools.io.missing import hub_name_of, hub_name_of_page
 
 #: With one slash too: `Path("hf://owner/name")` makes one of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
@@ -53,6 +53,8 @@ class HubName:
     def parse(cls, name: str | Path) -> "HubName":
         """Parse `hf://…`; slashes in a revision are written as %2F, but for refs/pr/N.
 
+        A folder `tree` or `blob` of a repository is only read with a revision before it.
+
         Raises:
             HubError: it is malformed or not the name of a model, or an environment variable of
                 the Hub's client has an invalid value.
@@ -64,14 +66,17 @@ class HubName:
         address = text.removeprefix("hf://")
         if (meant := hub_name_of(address)) is not None:
             raise HubError(f"{shorten(address)}: an address", hint=f"did you mean {meant}?")
+        if (meant := hub_name_of_page(address)) is not None:
+            raise HubError(
+                f"{shorten(text)}: the path of a page of the Hub", hint=f"did you mean {meant}?"
+            )
         try:
             found = parse_hf_uri(text)
         except ValueError:
             found = None
         if found is None or found.type != "model":
-            raise HubError(
-                f"{shorten(str(name))}: not of the form hf://owner/name[@revision][/path]"
-            )
+            shown = f"{shorten(str(name))}:" if address else "an empty name is"
+            raise HubError(f"{shown} not of the form hf://owner/name[@revision][/path]")
         path = found.path_in_repo.strip("/")
         for part in filter(None, (path, found.revision)):  # both become paths in a cache
             check_path(part, text)

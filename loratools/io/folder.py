@@ -1,6 +1,7 @@
 """Folders of files, on this disk or elsewhere, and places in them."""
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,15 @@ from loratools.io.json import parse_json_object
 from loratools.io.missing import refuse_missing
 
 MAX_JSON_BYTES = 100_000_000
+#: macOS puts a file of its own beside each one that it copies to another file system.
+_OF_MACOS = re.compile(r"(?:^|/)\._[^/]*$")
 
 
 class Folder(Protocol):
-    """A folder whose files can be listed, and opened by their names."""
+    """A folder whose files can be listed, and opened by their names.
+
+    The files `._NAME`, which macOS makes beside others, are in no list: none is what its name says.
+    """
 
     @property
     def where(self) -> str:
@@ -73,6 +79,15 @@ class Folder(Protocol):
         ...
 
 
+def own_files(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without those of files that macOS makes beside others.
+
+    >>> own_files(["model.safetensors", "._model.safetensors", "unet/._config.json"])
+    ('model.safetensors',)
+    """
+    return tuple(name for name in names if not _OF_MACOS.search(name))
+
+
 @final
 @dataclass(frozen=True)
 class LocalFolder:
@@ -97,12 +112,12 @@ class LocalFolder:
 
     def _listed_here(self, *, folders: bool) -> tuple[str, ...]:
         with os.scandir(self.path) as scanned:
-            return tuple(sorted(entry.name for entry in scanned if entry.is_dir() == folders))
+            return own_files(sorted(entry.name for entry in scanned if entry.is_dir() == folders))
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in the folder and its subfolders, links and pipes too, sorted."""
         if depth not in self._listed:
-            self._listed[depth] = tuple(entries(self.path, depth))
+            self._listed[depth] = own_files(entries(self.path, depth))
         return self._listed[depth]
 
     def folders_with(self, name: str) -> tuple[str, ...]:

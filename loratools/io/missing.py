@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from loratools.errors import FormatError, listing
 from loratools.nearest import nearest
 
+_HUB = "huggingface.co"
 #: An address on the Hub's pages; a `Path` has one slash where an address has two.
 _PAGE = re.compile(
     r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?"
@@ -50,6 +51,17 @@ def hub_name_of(address: str) -> str | None:
     return f"hf://{found['repo']}{revision}" + (f"/{path}" if path else "")
 
 
+def hub_name_of_page(path: str) -> str | None:
+    """The `hf://` name of a page at this path of the Hub, if that says more than a name does.
+
+    >>> hub_name_of_page("ben/tales/blob/v1/x.safetensors")
+    'hf://ben/tales@v1/x.safetensors'
+    >>> hub_name_of_page("ben/tales/x.safetensors")
+    """
+    found = _PAGE.fullmatch(f"{_HUB}/{path}")
+    return hub_name_of(f"{_HUB}/{path}") if found and found["revision"] else None
+
+
 def _instead_of(name: str) -> str:
     """What a name that leads to nothing is, and what to do."""
     if (on_hub := hub_name_of(name)) is not None:
@@ -82,7 +94,8 @@ def _nearby(path: Path, name: str) -> str:
     is_plain = here == Path() and not name.startswith((".", "/"))
     on_hub = _REPO.fullmatch(name) if is_plain else None
     if on_hub is not None and (rest[1:] or path.suffix != ".safetensors"):
-        return f"did you mean hf://{on_hub[1]} on the Hub?"
+        meant = hub_name_of_page(on_hub[1]) or f"hf://{on_hub[1]}"
+        return f"did you mean {meant} on the Hub?"
     where = "this folder" if here == Path() else str(here)
     shown = [each for each in names if not each.startswith(".")]
     return f"in {where} there is {listing(shown, 3) or 'nothing'}"

@@ -28,6 +28,23 @@ def test_an_error_in_the_command_line_is_an_object_wherever_json_is_asked_for(
     assert refused_as_json(result, 2, kind="UsageError", file=None, tensor=None)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_empty_path_such_as_a_variable_that_is_not_set_gives_is_refused(
+    verb: str,
+    tmp_path: Path,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [verb, *VERBS[verb].arguments(hub, tmp_path), "--json"]
+    paths = [at for at, word in enumerate(command) if isinstance(word, Path)]
+    lines: list[list[object]] = [[*command[:at], "", *command[at + 1 :]] for at in paths]
+    lines.append(["", "--json"])
+    for words in lines:
+        result = run_here(capsys, *words)
+        assert refused_as_json(result, 2, kind="UsageError")
+        assert "an empty text" in json.loads(result.err)["message"]
+
+
 def test_an_error_before_the_verb_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--bogus", "--json"], ["--json"]):
         assert refused_as_json(run_here(capsys, *words), 2, kind="UsageError")

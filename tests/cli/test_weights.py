@@ -28,7 +28,6 @@ from tests.e2e.commands import PLAIN, SINGLE, SMALL, digests, run_here
         ([r"C:\x\a.safetensors"], [r"C:\x\a.safetensors"], []),
         ([r"C:\x\a.safetensors:0.7"], [r"C:\x\a.safetensors"], [0.7]),
         (["a:"], ["a:"], []),
-        ([":0.7"], [":0.7"], []),
         (["a:x"], ["a:x"], []),
     ],
 )
@@ -107,3 +106,8 @@ def test_a_weight_after_a_colon_that_is_not_finite_is_refused(
 ) -> None:
     result = run_here(capsys, "merge", SINGLE, f"{PLAIN}:nan", "--dry-run")
     assert refused(result, 2, "weight is a finite number, not nan")
+
+
+def test_a_weight_without_an_adapter_is_refused() -> None:
+    with pytest.raises(click.UsageError, match=r"':0\.7' has a weight and no adapter"):
+        weighted([":0.7"], ())

@@ -52,6 +52,22 @@ def test_the_state_of_a_training_is_not_taken_for_the_adapter_beside_it(tmp_path
     assert [*opened] == [*loratools.open_adapter(SMALL)]
 
 
+@pytest.mark.parametrize("original", [SINGLE, SMALL], ids=["base", "adapter"])
+def test_the_files_that_macos_makes_beside_others_are_not_read(
+    tmp_path: Path, original: Path
+) -> None:
+    made = tmp_path / "copied"
+    shutil.copytree(original, made)
+    for file in [*made.iterdir()]:
+        (made / f"._{file.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    (made / "._other.safetensors").write_bytes(b"\0\5\x16\7Mac OS X")
+    base, adapter = (made, SMALL) if original == SINGLE else (SINGLE, made)
+    report = loratools.merge(base, adapter, output=tmp_path / "merged")
+    assert not [word for word in (*report.left_out, *report.notes) if "._" in word]
+    assert not [*(tmp_path / "merged").rglob("._*")]
+    assert loratools.open_adapter(adapter).beside == ()
+
+
 def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
     shutil.copytree(SINGLE, tmp_path / "models/one")
     with pytest.raises(FormatError, match="models are in its folders one"):

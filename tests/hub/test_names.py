@@ -1,13 +1,15 @@
 """What a name on the Hub says."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.errors import HubError
+import loratools
+from loratools.errors import HubError, LoratoolsError
 from loratools.hub.answers import files_of
 from loratools.hub.names import HubName, check_path, is_commit, is_hub_name
 from tests.e2e.commands import PLAIN, run_apart
@@ -47,6 +49,29 @@ def test_revisions_of_pull_requests_need_no_quoting() -> None:
 def test_other_forms_are_refused(name: str) -> None:
     with pytest.raises(HubError, match="not of the form"):
         HubName.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("page", "meant"),
+    [
+        ("ben/tales/tree/main", "hf://ben/tales"),
+        ("ben/tales/tree/main/french", "hf://ben/tales/french"),
+        ("ben/tales/blob/main/x.safetensors", "hf://ben/tales/x.safetensors"),
+        ("ben/tales/resolve/v1/a/x.safetensors", "hf://ben/tales@v1/a/x.safetensors"),
+        ("ben/tales/tree/refs/pr/3", "hf://ben/tales@refs/pr/3"),
+    ],
+)
+def test_the_path_of_a_page_is_answered_by_the_name_of_what_it_shows(page: str, meant: str) -> None:
+    for name in (f"hf://{page}", f"https://huggingface.co/{page}", page):
+        with pytest.raises(LoratoolsError, match=rf"did you mean {re.escape(meant)}(\?| on)"):
+            loratools.open_adapter(name)
+    HubName.parse(meant)
+
+
+def test_a_folder_that_is_called_like_a_page_is_named_with_a_revision() -> None:
+    found = HubName.parse("hf://ben/tales@main/tree/oak")
+    assert found == HubName("ben/tales", "main", "tree/oak")
+    assert HubName.parse("hf://ben/tales/trees/oak").path == "trees/oak"
 
 
 @pytest.mark.parametrize(
