@@ -11,7 +11,7 @@ Example:
     >>> both = loratools.combine([(adapter, 0.7), ("fixtures/adapters/combine-r4", 0.3)])
     >>> small = loratools.resize(both, rank=4)  # in memory
     >>> small.report
-    <ResizeReport: kept 94.87% of the energy, relative error 0.227; dry run: nothing written>
+    <ResizeReport: kept 94.87% of the energy, relative error 0.227>
     >>> loratools.merge("fixtures/stories260k", small).accounting  # output= writes it
     '70 of 70 adapter tensors applied to 35 weights; 13 base tensors unchanged'
 """

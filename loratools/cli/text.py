@@ -36,8 +36,11 @@ def print_faults(lines: Iterable[str]) -> None:
 class Answer:
     """The text or the JSON of a report: made when a verb asks to approve it, printed at the end."""
 
-    def __init__(self, *, verbose: bool = False, as_json: bool) -> None:
+    def __init__(
+        self, *, verbose: bool = False, as_json: bool, writes_nothing: bool = False
+    ) -> None:
         self._verbose = verbose
+        self._writes_nothing = writes_nothing
         self._as_json = as_json
         self._lines: list[str] = []
 
@@ -46,7 +49,9 @@ class Answer:
         if self._as_json:
             self._lines = [report_json(report)]
         else:
-            self._lines = shown_lines(report.shown(verbose=self._verbose))
+            # The same report is that of an adapter in memory, which is no dry run.
+            end = ["dry run: nothing written"] if self._writes_nothing else []
+            self._lines = shown_lines([*report.shown(verbose=self._verbose), *end])
 
     def print(self) -> None:
         """Print what `approve` has made; with `-q`, only JSON."""

@@ -109,15 +109,16 @@ class ExtractReport(Shown):
         """The report in a few lines of words."""
         plan, total = self.plan, self.total
         stored = sum(truncation.rank > 0 for truncation in self.truncations.values())
-        found = f"{counted(len(plan.factored), 'matrix', 'matrices')} to factor"
-        if self.output is not None:
-            found = f"{counted(stored, 'matrix', 'matrices')} of low rank"
+        is_plan = bool(plan.factored) and not self.truncations
+        found = f"{counted(stored, 'matrix', 'matrices')} of low rank"
+        if is_plan:
+            found = f"{counted(len(plan.factored), 'matrix', 'matrices')} to factor"
         lines = [
             f"{found}, {counted(len(plan.whole), 'tensor')} whole, "
             f"{counted(len(plan.left_out), 'change')} left out; "
             f"{counted(plan.unchanged, 'tensor')} unchanged"
         ]
-        if self.output is None:
+        if is_plan:
             return tuple(lines)
         lines.append(
             f"energy kept: {total.energy:.6f}, relative error {total.error:.3g} "
@@ -136,9 +137,7 @@ class ExtractReport(Shown):
         if verbose and self.plan.factored:
             yield self._table()
         yield from self.lines
-        if self.output is None:
-            yield "dry run: nothing written"
-        else:
+        if self.output is not None:
             yield f"written: {self.output} ({human_size(self.nbytes or 0)})"
 
     def _table(self) -> Table:
@@ -154,7 +153,7 @@ class ExtractReport(Shown):
             numbers("energy", cells("energy", "{:.6f}"), KEPT),
             numbers("rel. error", cells("relative_error", "{:.3g}"), LOST),
         ]
-        return Table(columns if self.output else columns[:2])
+        return Table(columns if self.truncations else columns[:2])
 
     def to_json(self) -> dict[str, Any]:
         """The report as the documented object that `svd-extract --json` prints."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
+from loratools.errors import counted, escaped, shorten
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
 from loratools.files.writing import Ranks, Written, fitted, write_reported
 from loratools.io.collector import collector_paused
@@ -58,6 +59,13 @@ class RescaleReport(Shown):
         for target, strength in self.strengths.items():
             groups.setdefault(pattern_of(target), []).append(strength)
         return {pattern: tuple(strengths) for pattern, strengths in groups.items()}
+
+    def __repr__(self) -> str:
+        """How many updates were changed, by which factors, and where they were written."""
+        changed = tuple(strength for strength in self.strengths.values() if strength != 1)
+        said = f"{counted(len(changed), 'update')} {_times(changed)}" if changed else "unchanged"
+        written = f"; written: {shorten(self.written.path)}" if self.written else ""
+        return f"<RescaleReport: {escaped(said + written)}>"
 
     def shown(self, *, verbose: bool = False) -> Iterator[Part]:
         """What was repaired, the new strengths, and what was written."""

@@ -7,10 +7,8 @@ from loratools.showing.parts import Part, aside, human_size
 
 
 def written_parts(written: Written | None, notes: Iterable[str]) -> Iterator[Part]:
-    """The notes, and what was written, or that nothing was."""
+    """The notes, and what was written, if anything was."""
     for note in notes:
         yield aside("Note", note)
-    if written is None:
-        yield "dry run: nothing written"
-    else:
+    if written is not None:
         yield f"written: {written.path} ({human_size(written.nbytes)})"

@@ -319,7 +319,7 @@ def test_nothing_but_rounding_is_refused_and_leaves_nothing(
     base = write_base(tmp_path / "base", {LINEAR: weight})
     tuned = write_base(tmp_path / "tuned", {LINEAR: after})
     for dry_run in (True, False):
-        with pytest.raises(LoratoolsError, match="nothing to extract: 1 changes are left out"):
+        with pytest.raises(LoratoolsError, match="nothing to extract: 1 change is left out"):
             svd_extract(tuned, base, output=tmp_path / "out", rank=1, dry_run=dry_run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 

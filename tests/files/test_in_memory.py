@@ -105,6 +105,13 @@ VERBS: dict[str, tuple[Callable[[Adapter], Adapter], Callable[[Path, Path], obje
 }
 
 
+def assert_tells_the_same(in_memory: object, written: object) -> None:
+    """The reports say the same, such as what is lost, but for the path of what was written."""
+    *lines, last = str(written).splitlines()
+    assert last.startswith("written: ")
+    assert str(in_memory) == "\n".join(lines).rstrip()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_in_memory_makes_what_it_writes(
     verb: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +122,8 @@ def test_a_verb_in_memory_makes_what_it_writes(
     assert isinstance(made, Adapter)
     assert made.report is not None
     made.save(tmp_path / "saved")
-    written(plain, tmp_path / "written")
+    report = written(plain, tmp_path / "written")
+    assert_tells_the_same(made.report, report)
     saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
     assert saved == {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
 
@@ -180,13 +188,14 @@ def test_an_adapter_extracted_in_memory_is_the_one_that_is_written(
     base = fixtures / "stories260k"
     loratools.merge(base, plain, output=tmp_path / "tuned")
     made = loratools.svd_extract(tmp_path / "tuned", base, rank=8, base_name="base")
-    loratools.svd_extract(
+    written = loratools.svd_extract(
         tmp_path / "tuned", base, rank=8, base_name="base", output=tmp_path / "written"
     )
     made.save(tmp_path / "saved")
     saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
     assert saved == {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
     report = made.report
+    assert_tells_the_same(report, written)
     assert isinstance(report, loratools.ExtractReport)
     assert report.output is None
     assert report.truncations

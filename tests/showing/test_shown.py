@@ -119,6 +119,13 @@ def test_the_parts_of_reports_have_short_reprs_that_say_what_they_mean(
     assert re.search(r"0x[0-9a-f]{6}", repr(merged.plan.base)) is None
 
 
+def test_the_repr_of_a_rescaling_says_by_how_much() -> None:
+    assert repr(loratools.rescale(PLAIN, strength=0.5).report) == (
+        "<RescaleReport: 35 updates × 0.5>"
+    )
+    assert repr(loratools.rescale(PLAIN).report) == "<RescaleReport: unchanged>"
+
+
 def option_classes() -> Iterator[str]:
     for name, value in PUBLIC.items():
         if is_dataclass(value) and name not in REPORTS and name not in {"Adapter", "Target"}:

@@ -119,7 +119,7 @@ def command(
     from loratools.reshaping.combine import combine
     from loratools.reshaping.combined import Combination
 
-    answer = Answer(verbose=modules, as_json=as_json)
+    answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
     with progress_bar(" steps") as progress:
         combine(
             adapters,

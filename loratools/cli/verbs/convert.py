@@ -88,7 +88,7 @@ def command(
     output = checked_output(output, dry_run=dry_run)
     from loratools.reshaping.convert import convert
 
-    answer = Answer(as_json=as_json)
+    answer = Answer(as_json=as_json, writes_nothing=dry_run)
     with progress_bar(" steps") as progress:
         convert(
             adapter,

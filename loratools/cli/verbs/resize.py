@@ -67,7 +67,7 @@ def command(
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
     from loratools.reshaping.resize import resize
 
-    answer = Answer(verbose=modules, as_json=as_json)
+    answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
     with progress_bar(" steps") as progress:
         resize(
             adapter,

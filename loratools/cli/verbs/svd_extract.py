@@ -124,7 +124,7 @@ def command(
     from loratools.extracting.svd_extract import ExtractRun, svd_extract
 
     device = chosen_device(settings["device"])
-    answer = Answer(verbose=modules or dry_run, as_json=as_json)
+    answer = Answer(verbose=modules or dry_run, as_json=as_json, writes_nothing=dry_run)
     with progress_bar() as progress:
         report = svd_extract(
             tuned,
