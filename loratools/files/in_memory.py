@@ -78,7 +78,8 @@ def adapter_from_tensors(
     options = dict(dialect_options or {})
     if alpha is not None:
         options["alpha"] = repr(float(alpha))
-    adapter = replace(decode(bundle, options), saver=save)
+    # Not `name` alone, which may be that of a file, where the adapter is saved.
+    adapter = replace(decode(bundle, options), saver=save, made_of=(f"{name} (in memory)",))
     return adapter if alpha is None else _with_alpha(adapter, float(alpha))
 
 

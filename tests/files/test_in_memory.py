@@ -233,3 +233,14 @@ def test_an_opened_adapter_is_inspected_as_its_files_are(plain: Path, fixtures: 
 def test_factors_without_keys_are_answered_by_how_keys_look(tensors: object) -> None:
     with pytest.raises(ArgumentError, match=r"q_proj\.lora_B\.weight for up"):
         loratools.adapter_from_tensors(tensors)  # type: ignore[arg-type]
+
+
+def test_an_adapter_of_tensors_is_saved_under_its_own_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not read from there."""
+    monkeypatch.chdir(tmp_path)
+    made = loratools.adapter_from_tensors(KOHYA, alpha=1, name="made.safetensors")
+    made.save("made.safetensors")
+    made.save("made.safetensors", overwrite=True)
+    assert "made.safetensors (in memory)" in repr(loratools.combine([made, made], rank=1))
