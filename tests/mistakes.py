@@ -506,9 +506,10 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "a decimal comma in a weight after the adapter",
             "merge base adapter:0,7 -o out",
-            what="no such file or folder",
+            what="the weight of an adapter is a number after a colon",
             where="adapter:0,7",
-            remedy="did you mean adapter?",
+            remedy="write for example adapter:0.7",
+            code=2,
         ),
         Mistake(
             "quiet and verbose at once",

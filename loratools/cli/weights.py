@@ -1,13 +1,18 @@
 """The options for weights, of adapters and of blocks; and adapters written as `ADAPTER:0.7`."""
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, final
 
 import click
 
 from loratools.cli.options import Command
 from loratools.errors import counted
+
+#: The name of an adapter, with what may have been meant as its weight.
+_MARKED = re.compile(r"(.+?)\s*[:@*=×]\s*[^/\\]*$")
 
 
 @final
@@ -60,7 +65,8 @@ def weighted(
     There are no weights if none is given, and where only some names have one, others have 1.
 
     Raises:
-        UsageError: weights are given in both ways, or one without a name.
+        UsageError: weights are given in both ways, or one without a name; or what follows a name is
+            no weight.
     """
     pairs = [_split(adapter) for adapter in adapters]
     names, own = tuple(name for name, _ in pairs), [weight for _, weight in pairs]
@@ -81,13 +87,20 @@ def _split(adapter: str) -> tuple[str, float | None]:
     name, colon, number = rest.rpartition(":")
     if os.path.lexists(adapter):
         return adapter, None
-    try:
-        weight = float(number)
-    except ValueError:
-        return adapter, None
-    if colon and not name:
-        raise click.UsageError(f"{adapter!r} has a weight and no adapter; give ADAPTER:{number}.")
-    return (drive + name, weight) if colon else (adapter, None)
+    if colon:
+        with suppress(ValueError):
+            weight = float(number)
+            if not name:
+                raise click.UsageError(
+                    f"{adapter!r} has a weight and no adapter; give ADAPTER:{number}."
+                )
+            return drive + name, weight
+    if (found := _MARKED.match(rest)) and os.path.lexists(drive + found[1]):
+        raise click.UsageError(
+            f"{adapter!r}: the weight of an adapter is a number after a colon; "
+            f"write for example {drive + found[1]}:0.7"
+        )
+    return adapter, None
 
 
 def block_weights_option(command: Command, *, of_each: bool = False) -> Command:

@@ -214,7 +214,8 @@ def check_output(
         free = shutil.disk_usage(parent).free
     if needed_bytes > free:
         raise StorageError(
-            f"{parent}: {needed_bytes} bytes are needed and {free} are free on that file system"
+            f"{parent}: {needed_bytes} bytes are needed and {free} are free on that file system",
+            hint="make room, or name an output on another disk",
         )
 
 

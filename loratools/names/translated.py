@@ -112,7 +112,8 @@ class _Speller:
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
         if len(self._parts) > 1:
             raise _RefusedError(
-                f"one of {counted(len(self._parts), 'model')}, and a PEFT adapter belongs to one"
+                f"of {counted(len(self._parts), 'model')}, and a PEFT adapter is of one; --drop "
+                f"leaves out the others"
             )
         return ""
 

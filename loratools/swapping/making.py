@@ -40,7 +40,8 @@ def check_space(journal: Journal, new: Iterable[Stored], changed: Iterable[Plann
     if needed > free:
         raise StorageError(
             f"{journal.folder}: {needed} bytes are needed for original and new tensors, and {free} "
-            f"are free on that file system"
+            f"are free on that file system",
+            hint="make room there",
         )
 
 

@@ -58,7 +58,7 @@ class SwapReport(Shown):
             yield f"in: {_names(self.adapters)}"
             yield f"originals kept for {self.model}: {human_size(self.originals_bytes)}"
         else:
-            yield f"{self.model}: no adapter is in"
+            yield f"{self.model}: no adapter is in that swap or merge --in-place put there"
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `swap --json`."""

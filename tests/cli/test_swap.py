@@ -34,7 +34,8 @@ def test_adapters_go_in_by_their_weights_and_out_again(
     assert "each byte is as it was" in run_here(capsys, "swap", model, "--out").out
     assert digests(model) == digests(SHARDED)
     for option in ((), ("--out",)):
-        assert run_here(capsys, "swap", model, *option).out == f"{model}: no adapter is in\n"
+        said = "no adapter is in that swap or merge --in-place put there"
+        assert run_here(capsys, "swap", model, *option).out == f"{model}: {said}\n"
 
 
 def test_what_is_asked_for_must_make_sense(model: Path, capsys: Capture) -> None:

@@ -59,6 +59,18 @@ def test_weights_in_both_ways_are_refused() -> None:
         weighted(["a", "b:0"], (1.0, 1.0))
 
 
+@pytest.mark.parametrize("written", [":half", ":", ":0,7", "@0.7", "*0.7", "=0.7", ": 50%"])
+def test_what_follows_a_name_and_is_no_weight_is_answered_by_how_to_write_one(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    with pytest.raises(click.UsageError, match=r"number after a colon; write for example a:0\.7$"):
+        weighted([f"a{written}"], ())
+    Path(f"a{written}").mkdir()
+    assert weighted([f"a{written}"], ()) == ((f"a{written}",), ())
+
+
 @pytest.mark.parametrize("verb", ["merge", "combine", "swap"])
 def test_every_way_to_write_weights_gives_the_same_bytes(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

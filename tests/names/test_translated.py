@@ -156,7 +156,7 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
     ("flattened", tuple(f"lora_unet_{flat(p)}" for p in (FLUX_ALONE, SD1)), "comfyui", "no known"),
     ("apart", (SGM,), "comfyui", "in no part of a pipeline"),
     ("diffusers", (f"unet.{SD1}",), "language", "has language models"),
-    ("diffusers", (f"unet.{SD1}", f"text_encoder.{CLIP}"), "modules", "one of 2 models"),
+    ("diffusers", (f"unet.{SD1}", f"text_encoder.{CLIP}"), "modules", "of 2 models"),
     (
         "diffusers",
         ("transformer.transformer_blocks.0.ff_context.net.2",),
