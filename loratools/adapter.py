@@ -4,7 +4,7 @@ Every dialect is decoded to this form, and every verb works on it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, final
 
@@ -34,11 +34,19 @@ class Note:
     """Something a person should know about an adapter.
 
     `trap` is the name of the trap in `loratools.traps` that the note is about, if it is about one.
+    `file` is the config that the note is about, if it is about what one says; an error begins with
+    it.
     """
 
     severity: Severity
     message: str
     trap: str | None = None
+    file: str | None = None
+
+
+def stated_in(file: str | None, notes: Iterable[Note]) -> tuple[Note, ...]:
+    """Notes on what the config in `file` says; None where it is in no file of its own."""
+    return tuple(replace(note, file=file) for note in notes)
 
 
 @final
@@ -379,7 +387,8 @@ class Adapter(Mapping[str, Target]):
         """
         for note in self.notes:
             if note.severity == "refusal":
-                raise UnsupportedError(f"{self.where}: {note.message}", file=self.where)
+                where = note.file or self.where
+                raise UnsupportedError(f"{where}: {note.message}", file=where)
 
     @property
     def alpha_from(self) -> tuple[str, ...]:

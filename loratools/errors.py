@@ -220,6 +220,23 @@ def about(tensor: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def errors_of(where: str, file: str | None = None, hint: str | None = None) -> Iterator[None]:
+    """Begin the errors of a block with the name of what they are about: a file, or a part of it.
+
+    `file` is the file that it is, or is in, and `hint` the advice for a `FormatError` without one.
+    An error that names its file already stays as it is.
+    """
+    try:
+        yield
+    except LoratoolsError as error:
+        if error.file is not None:
+            raise
+        said = f"{where}: {error.complaint}"
+        advice = error.hint or (hint if isinstance(error, FormatError) else None)
+        raise type(error)(said, file=file, tensor=error.tensor, hint=advice) from error
+
+
 #: What to do about errors of the system that have one remedy.
 _REMEDIES = {
     errno.ENOSPC: "; make room, or name an output on another disk",

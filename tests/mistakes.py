@@ -6,6 +6,7 @@ on the page after `scripts/docs`.
 """
 
 import errno
+import json
 import os
 import shlex
 import shutil
@@ -95,6 +96,16 @@ def moves(name: str, into: str) -> Callable[[], object]:
 def spoils(name: str) -> Callable[[], object]:
     """Makes the last number of a file a NaN."""
     return lambda: Path(name).write_bytes(Path(name).read_bytes()[:-4] + b"\xff\xff\xff\x7f")
+
+
+def states(name: str, **fields: object) -> Callable[[], object]:
+    """Sets fields in a JSON file."""
+
+    def state() -> None:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+        Path(name).write_text(json.dumps({**found, **fields}), encoding="utf-8")
+
+    return state
 
 
 @contextmanager
@@ -327,6 +338,30 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ),
     ),
     "Adapters and bases": (
+        Mistake(
+            "a word for a number in a config",
+            "merge base adapter -o out",
+            what="r must be a finite number, is '8'",
+            where="adapter/adapter_config.json",
+            remedy="correct it there, or name another config with --config",
+            prepare=states("adapter/adapter_config.json", r="8"),
+        ),
+        Mistake(
+            "a config of your own without a field",
+            "inspect adapter --config mine.json",
+            what="lora_alpha is missing",
+            where="mine.json",
+            remedy="correct it there, or name another config with --config",
+            prepare=writes("mine.json", '{"peft_type": "LORA", "r": 4}'),
+        ),
+        Mistake(
+            "a config that announces what is not stored",
+            "merge base adapter -o out",
+            what="modules_to_save lists lm_head, which is not stored",
+            where="adapter/adapter_config.json",
+            remedy="--config with another modules_to_save goes without it",
+            prepare=states("adapter/adapter_config.json", modules_to_save=["lm_head"]),
+        ),
         Mistake(
             "adapter and base in the wrong order",
             "merge adapter base -o out",

@@ -93,7 +93,8 @@ def in_memory(folder: Path, *, where: str, companions: tuple[Companion, ...]) ->
     tensors: dict[str, Source] = {
         key: Held(key, source.read(), source.dtype) for key, source in bundle.tensors.items()
     }
-    return replace(decode(replace(bundle, tensors=tensors, companions=companions)), saver=save)
+    bundle = replace(bundle, tensors=tensors, companions=companions, config_file=None)
+    return replace(decode(bundle), saver=save)
 
 
 def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.files.fingerprint import Fingerprint
-from loratools.io.folder import Folder, read_json
+from loratools.io.folder import Folder, read_json_in
 from loratools.io.index import plain_name
 from loratools.io.json import encode_json
 from loratools.version import __version__
@@ -142,7 +142,7 @@ def read_manifest(folder: Folder) -> Manifest:
             hint="after BASE+ an overlay is named",
         )
     where = f"{folder.where}/{MANIFEST}"
-    fields = read_json(folder.open(MANIFEST))
+    fields = read_json_in(folder, MANIFEST)
     if fields.get(MARK) != _VERSION:
         raise UnsupportedError(
             f"{where}: {MARK} is {fields.get(MARK)!r:.40}, and this version reads {_VERSION}"

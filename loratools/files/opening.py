@@ -37,7 +37,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
 from loratools.io.companions import Companion
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, Place, read_json
+from loratools.io.folder import Folder, Place, name_in, read_json, read_json_in
 from loratools.io.index import is_index, read_index
 from loratools.io.missing import refuse_missing
 from loratools.io.pickles import read_pickle, refuse_no_pickle
@@ -225,7 +225,7 @@ def _fetched_files(folder: Folder, file: str) -> list[str]:
 
 def read_bundle(folder: Folder, file: str, where: str, config: str | Path | None = None) -> Bundle:
     """The content of an adapter's files: `file` in a folder, and what is beside it."""
-    fields = _read_config(folder, config)
+    config_file, fields = _read_config(folder, config)
     tensors, metadata, size = _read_tensors(folder, file)
     return Bundle(
         where=where,
@@ -235,38 +235,45 @@ def read_bundle(folder: Folder, file: str, where: str, config: str | Path | None
         companions=companions_in(folder),
         nbytes=size,
         model_config=_read_model_config(folder),
+        config_file=config_file,
     )
 
 
-def _read_config(folder: Folder, config: str | Path | None) -> Mapping[str, Any] | None:
+def _read_config(
+    folder: Folder, config: str | Path | None
+) -> tuple[str, Mapping[str, Any]] | tuple[None, None]:
+    """The name of the config's file in messages, and its fields; None twice without a config."""
     if config is not None:
         with path_errors(config, FormatError):
             refuse_missing(config)
-        return _config(InputFile(Path(config)))
+        return _config(InputFile(Path(config)), str(config))
     names = [name for name in adapter_configs() if name in folder.names()]
     if len(names) > 1:
         raise FormatError(
             f"{folder.where}: has configs of several formats ({listing(names)})",
             hint="name the one to use with --config",
         )
-    return _config(folder.open(names[0])) if names else None
+    if not names:
+        return None, None
+    return _config(folder.open(names[0]), name_in(folder, names[0]))
 
 
-def _config(file: InputFile) -> Mapping[str, Any]:
-    fields = read_json(file)
+def _config(file: InputFile, where: str) -> tuple[str, Mapping[str, Any]]:
+    fields = read_json(file, where)
     if (other := other_config(fields)) is not None:
         raise FormatError(
-            f"{file.where}: not the config of an adapter but {other}",
+            f"{where}: not the config of an adapter but {other}",
+            file=where,
             hint=f"name its {' or '.join(adapter_configs())} with --config",
         )
-    return fields
+    return where, fields
 
 
 def _read_model_config(folder: Folder) -> Mapping[str, Any] | None:
     """The `config.json` beside an adapter's config; one without the latter may be unrelated."""
     if folder.path is None or not _describes_model(folder):
         return None
-    return read_json(folder.open(MODEL_CONFIG))
+    return read_json_in(folder, MODEL_CONFIG)
 
 
 def _describes_model(folder: Folder) -> bool:

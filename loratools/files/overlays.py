@@ -16,7 +16,7 @@ from loratools.files.fingerprint import Fingerprint, fingerprint
 from loratools.files.manifest import BESIDE, MANIFEST, BaseIdentity, Manifest, read_manifest
 from loratools.io.checkpoint import Checkpoint, Component, Overlay, Shard, inside
 from loratools.io.companions import Companion
-from loratools.io.folder import Folder, read_json
+from loratools.io.folder import Folder, read_json_in
 from loratools.io.json import encode_json
 from loratools.io.source import Stored, stored_tensors
 
@@ -45,7 +45,7 @@ def lay_over(base: Checkpoint, folder: Folder, *, headers: bool) -> Checkpoint:
     found = _shards(folder, manifest, headers=headers)
     companions = _companions(folder, manifest, headers=headers)
     configs = {
-        path: read_json(folder.open(f"{BESIDE}/{path}"))
+        path: read_json_in(folder, f"{BESIDE}/{path}")
         for path in (inside(component.folder, _CONFIG) for component in base.components)
         if path in manifest.beside
     }

@@ -11,7 +11,7 @@ from typing import final
 from loratools.errors import FormatError, listing, shorten
 from loratools.files.beside import WEIGHT_SUFFIXES
 from loratools.files.variants import PLAIN, choose, only_file, variants
-from loratools.io.folder import Folder, read_json
+from loratools.io.folder import Folder, read_json_in
 from loratools.io.index import is_index
 
 MODEL_INDEX = "model_index.json"
@@ -97,7 +97,7 @@ def _components(folder: Folder) -> Iterator[tuple[str, bool]]:
     Those that are null in `model_index.json` are left out.
     """
     where = f"{folder.where}/{MODEL_INDEX}"
-    for name, entry in read_json(folder.open(MODEL_INDEX)).items():
+    for name, entry in read_json_in(folder, MODEL_INDEX).items():
         # An entry is the library and the name of a class; other fields are settings.
         is_class = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
         if is_class and not name.startswith("_"):

@@ -275,13 +275,13 @@ def _surest(bundle: "Bundle") -> Dialect:
 
 
 def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":
-    """The adapter in `bundle`; any error names the file, and options have their defaults."""
+    """The adapter in `bundle`; any error names its file, and options have their defaults."""
     values = {option.name: options.get(option.name, option.default) for option in dialect.options}
     given = {name: value for name, value in values.items() if value is not None}
     try:
         return _reader(dialect).decode(bundle, given)
     except LoratoolsError as error:
-        if bundle.where in str(error):
+        if error.file is not None or bundle.where in str(error):
             raise
         # Errors of updates name the keys of tensors: an update does not know its file.
         raise error.within(bundle.where) from error

@@ -167,22 +167,36 @@ def place_here(name: str | Path) -> Place:
     return Place(LocalFolder(path.parent, str(path.parent)), path.name, str(path))
 
 
-def read_json(file: InputFile) -> dict[str, Any]:
-    """The object in a JSON file.
+def name_in(folder: Folder, name: str) -> str:
+    """What messages call a file in a folder: its path on this disk, or its name on the Hub."""
+    is_path = folder.path is not None and folder.where == str(folder.path)
+    return str(folder.path / name) if folder.path and is_path else f"{folder.where}/{name}"
+
+
+def read_json_in(folder: Folder, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a folder, whose errors begin with `name_in`; see `read_json`."""
+    return read_json(folder.open(name), name_in(folder, name))
+
+
+def read_json(file: InputFile, where: str | None = None) -> dict[str, Any]:
+    """The object in a JSON file; errors begin with its path, or with `where`.
 
     Raises:
         FormatError: the file is not a JSON object, or too large; if it is known to be of another
             kind by its first bytes, the message says so.
         StorageError: the file cannot be read.
     """
+    where = where or file.where
     try:
-        check_json_size(file.size, file.where)
-        return parse_json_object(file.read(0, file.size), file.where)
+        check_json_size(file.size, where)
+        return parse_json_object(file.read(0, file.size), where)
     except FormatError as error:
         known = file.sniffed()
         if known is None or known.sort == "text":
-            raise FormatError(f"{error}; repair it, or download it again") from error
-        raise FormatError(f"{file.where}: not JSON but {known.name}", hint=known.advice) from error
+            what, advice = str(error), "repair it, or download it again"
+        else:
+            what, advice = f"{where}: not JSON but {known.name}", known.advice
+        raise FormatError(what, file=where, hint=advice) from error
 
 
 def check_json_size(size: int, where: str) -> None:

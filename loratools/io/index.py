@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 from typing import Any, final
 
 from loratools.errors import FormatError, listing
-from loratools.io.folder import Folder, read_json
+from loratools.io.folder import Folder, read_json_in
 
 INDEX_ENDING = ".index.json"
 #: The form of the names that all writers give to one file of several. Earlier versions of diffusers
@@ -89,7 +89,7 @@ def read_index(folder: Folder, name: str) -> Index:
         StorageError: the index cannot be read.
     """
     where = f"{folder.where}/{name}"
-    fields = read_json(folder.open(name))
+    fields = read_json_in(folder, name)
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{where}: has no weight_map")

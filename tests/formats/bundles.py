@@ -7,9 +7,10 @@ import torch
 
 from loratools.adapter import Adapter
 from loratools.formats import decode
-from loratools.io.bundle import Bundle
+from loratools.io.bundle import Bundle, ConfigName
 from loratools.io.source import Held
 
+HERE = ConfigName("here")
 PREFIX = "base_model.model."
 Shapes = Mapping[str, tuple[int, ...]]
 

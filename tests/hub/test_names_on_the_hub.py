@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 import loratools
-from loratools.errors import FormatError, UnsupportedError
+from loratools.errors import FormatError, LoratoolsError, UnsupportedError
 from loratools.files.opening import open_base
 from loratools.lowrank.ranks import RankRule
 from loratools.merging.execute import WriteOptions
@@ -242,3 +242,18 @@ def test_an_overlay_and_its_base_can_both_be_on_the_hub(stories: Hub, tmp_path: 
         open_base("hf://ann/overlay")
     with pytest.raises(UnsupportedError, match=r"an overlay, .* where an adapter is expected"):
         loratools.inspect("hf://ann/overlay")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("{", "not valid JSON"), ('{"peft_type": 3}', "peft_type")]
+)
+@pytest.mark.parametrize("headers", [True, False])
+def test_an_error_in_a_config_names_it_as_the_hub_does(
+    hub: Hub, text: str, what: str, headers: bool
+) -> None:
+    hub.create_repo("ann/mine", folder(SMALL) | {"adapter_config.json": text.encode()})
+    with pytest.raises(LoratoolsError, match=what) as caught:
+        loratools.open_adapter("hf://ann/mine", headers=headers)
+    file = f"hf://ann/mine@{hub.head('ann/mine')}/adapter_config.json"
+    assert caught.value.file == file
+    assert str(caught.value).startswith(f"{file}: ")

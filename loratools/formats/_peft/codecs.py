@@ -109,7 +109,7 @@ class Codecs:
         return min(zip(found, forms, strict=True), key=lambda pair: (-pair[0], len(pair[1])))[1]
 
 
-def codecs_of(peft_type: object, where: str) -> Codecs:
+def codecs_of(peft_type: object) -> Codecs:
     """The codecs of a `peft_type`.
 
     Raises:
@@ -117,7 +117,7 @@ def codecs_of(peft_type: object, where: str) -> Codecs:
     """
     known = _all_codecs()
     if not is_known(peft_type):
-        raise UnsupportedError(f"{where}: {type_refused(peft_type, tuple(known))}")
+        raise UnsupportedError(type_refused(peft_type, tuple(known)))
     return known[str(peft_type)]
 
 

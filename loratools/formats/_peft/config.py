@@ -23,6 +23,7 @@ from loratools.formats._peft.matches import (
     names_in,
 )
 from loratools.formats._peft.peft_type import PeftType
+from loratools.io.bundle import ConfigName
 
 #: The heads that PEFT trains for a task, whatever `modules_to_save` lists.
 _HEAD_MODULES = {
@@ -69,12 +70,12 @@ class PeftConfig:
 
     Rank and alpha are 1 where the type has none, so that stored tensors are applied unscaled.
     Where there is no config, `unstated` has the numbers in its place, and `fields` has none.
-    `origin` says where the fields were found.
+    `where` is the name of the config in messages, and `origin` says where the fields were found.
     Patterns are matched with all `modules` at once, because that may need a process of its own.
     Questions about other modules are answered too, but each starts the matching again.
     """
 
-    where: str
+    where: ConfigName
     type: PeftType
     fields: Mapping[str, Any]
     rank: int
@@ -251,33 +252,35 @@ class PeftConfig:
     @cached_property
     def _matches(self) -> Matches:
         numbers = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
-        return find_matches({**self.fields, **numbers}, self.modules, self.where)
+        with self.where.errors():
+            return find_matches({**self.fields, **numbers}, self.modules)
 
 
-def parse_config(fields: Mapping[str, Any], where: str, type: PeftType) -> PeftConfig:
-    """Parse the config of an adapter of this type.
+def parse_config(fields: Mapping[str, Any], where: ConfigName, type: PeftType) -> PeftConfig:
+    """Parse the config of an adapter of this type; errors begin with the name of the config.
 
     Raises:
         FormatError: a field of the scaling is missing or of the wrong type, or a field that names
             modules has the wrong type.
     """
-    for name in NAME_FIELDS:
-        check_names(fields, name, where)
-    check_layers(fields, where)
-    for name, kind in type.typed.items():
-        check_type(fields, name, kind, where)
-    scaling = type.scaling
-    if scaling is None:
-        return PeftConfig(where, type, fields, 1, 1.0, {}, {})
-    return PeftConfig(
-        where=where,
-        type=type,
-        fields=fields,
-        rank=integer(fields, scaling.rank, where),
-        alpha=number(fields, scaling.alpha, where),
-        rank_pattern=numbers(fields, "rank_pattern", int, where),
-        alpha_pattern=numbers(fields, "alpha_pattern", float, where),
-    )
+    with where.errors():
+        for name in NAME_FIELDS:
+            check_names(fields, name)
+        check_layers(fields)
+        for name, kind in type.typed.items():
+            check_type(fields, name, kind)
+        scaling = type.scaling
+        if scaling is None:
+            return PeftConfig(where, type, fields, 1, 1.0, {}, {})
+        return PeftConfig(
+            where=where,
+            type=type,
+            fields=fields,
+            rank=integer(fields, scaling.rank),
+            alpha=number(fields, scaling.alpha),
+            rank_pattern=numbers(fields, "rank_pattern", int),
+            alpha_pattern=numbers(fields, "alpha_pattern", float),
+        )
 
 
 def head_modules(task_type: object) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from loratools.formats._peft.config_initial import initial_config
 from loratools.formats._peft.kinds import BesideCodec, KindCodec, WrittenModule
 from loratools.formats._peft.peft_type import PeftType
 from loratools.formats._peft.smallest import smallest_patterns
+from loratools.io.bundle import ConfigName
 from loratools.names.saved import SavedNames
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -57,9 +58,10 @@ def config_of(adapter: Adapter, codecs: Codecs, stored: Contents) -> dict[str, A
         config[type.scaling.sqrt_rank] = stored.rule == "sqrt_rank"
     if stored.kind is not None:
         stored.kind.set_fields(config, stored.modules)
-    _set_ranks(config, adapter.where, type, stored.modules)
+    where = ConfigName(adapter.where)
+    _set_ranks(config, where, type, stored.modules)
     _set_replaced(config, adapter, type)
-    _check(parse_config(config, adapter.where, type), stored.modules)
+    _check(parse_config(config, where, type), stored.modules)
     return config
 
 
@@ -82,7 +84,7 @@ def _check(config: PeftConfig, modules: Sequence[WrittenModule]) -> None:
 
 
 def _set_ranks(
-    config: dict[str, Any], where: str, type: PeftType, modules: Sequence[WrittenModule]
+    config: dict[str, Any], where: ConfigName, type: PeftType, modules: Sequence[WrittenModule]
 ) -> None:
     """Make the config give every module its rank and its alpha, and name it as a target."""
     wanted = {module.path: (module.rank, module.alpha) for module in modules}

@@ -82,7 +82,7 @@ class Parts:
             replaced[target] = Replacement(source, is_trained)
         return replaced
 
-    def refuse_strays(self, config: PeftConfig) -> None:
+    def refuse_strays(self, config: PeftConfig, where: str) -> None:
         """Refuse parts of updates that would pass as whole tensors, such as kohya's alpha.
 
         A module in `modules_to_save` may have parameters with such names. A module that is updated
@@ -100,7 +100,7 @@ class Parts:
                 kind = kind or "neither a weight nor a bias of the module that it belongs to"
             if kind is not None:
                 raise UnsupportedError(
-                    f"{config.where}: {shorten(source.keys[0])}: {kind}, which PEFT's "
+                    f"{where}: {shorten(source.keys[0])}: {kind}, which PEFT's "
                     f"{config.type.title} does not have",
                     tensor=source.keys[0],
                     hint="remove it, if the config says the same",

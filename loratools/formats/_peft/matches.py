@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loratools.errors import errors_of
 from loratools.formats._peft.patterns import Pattern, matched, named
 
 #: The fields that are names or patterns of modules, or lists of them.
@@ -23,7 +24,7 @@ def names_in(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
 
-def find_matches(fields: Mapping[str, Any], modules: Sequence[str], where: str) -> Matches:
+def find_matches(fields: Mapping[str, Any], modules: Sequence[str]) -> Matches:
     """The patterns of each field that match each module, in file order.
 
     Raises:
@@ -32,8 +33,9 @@ def find_matches(fields: Mapping[str, Any], modules: Sequence[str], where: str) 
     found: dict[str, dict[str, list[str]]] = {f: {} for f in (*NUMBER_FIELDS, *NAME_FIELDS)}
     for field in ("target_modules", "exclude_modules"):
         if isinstance(fields.get(field), list):
-            found[field] = named(names_in(fields, field), modules, f"{where}: {field}")
-    for pattern, hits in matched([*_patterns(fields)], modules, where).items():
+            with errors_of(field):
+                found[field] = named(names_in(fields, field), modules)
+    for pattern, hits in matched([*_patterns(fields)], modules).items():
         of_field = found[pattern.field]
         for module, number in hits.items():
             what = pattern.text if number is None else number

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, final
 
-from loratools.errors import FormatError
+from loratools.errors import FormatError, errors_of, listing
 from loratools.formats._peft.name_tree import NameTree
 from loratools.io.regex import Regex, search
 
@@ -60,7 +60,7 @@ class Pattern:
         return {module: match.groupdict().get("idx") for module, match in found if match}
 
 
-def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> dict[Pattern, Hits]:
+def matched(patterns: Sequence[Pattern], modules: Sequence[str]) -> dict[Pattern, Hits]:
     """The modules that each of the patterns matches.
 
     Raises:
@@ -69,7 +69,8 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
     # To `re`, `$` also matches before a newline at the end, and `.` does not match a newline. A
     # lookup does neither, so if any path has a newline, `re` matches all patterns.
     names = [] if any("\n" in module for module in modules) else [*filter(_is_name, patterns)]
-    found = _look_up([name for name in names if name.rule != "layer"], modules, where)
+    with errors_of(listing({name.field: None for name in names})):
+        found = _look_up([name for name in names if name.rule != "layer"], modules)
     small = [name for name in names if name.rule == "layer"]
     if sum(len(p.text) + 1 for p in small) * sum(map(len, modules)) <= _LITTLE:
         found |= {pattern: pattern.hits_here(modules) for pattern in small}
@@ -77,12 +78,12 @@ def matched(patterns: Sequence[Pattern], modules: Sequence[str], where: str) -> 
     # The answers may be fewer: they end with the first pattern that exceeds the limits.
     for pattern, answer in zip(others, search([p.regex for p in others], modules), strict=False):
         if answer.fault is not None:
-            raise FormatError(f"{where}: {pattern.field}: {pattern.text!r:.80} {answer.fault}")
+            raise FormatError(f"{pattern.field}: {pattern.text!r:.80} {answer.fault}")
         found[pattern] = answer.hits
     return {pattern: found[pattern] for pattern in patterns}
 
 
-def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str, list[str]]:
+def named(names: Sequence[str], modules: Sequence[str]) -> dict[str, list[str]]:
     """The names in a list that mean each module: its whole path, or a suffix of it after a dot.
 
     A suffix that is itself the whole path of another module is looked up only for modules that no
@@ -90,15 +91,13 @@ def named(names: Sequence[str], modules: Sequence[str], where: str) -> dict[str,
     """
     paths, listed = set(modules), dict.fromkeys(names)
     found: dict[str, list[str]] = {module: [module] for module in modules if module in listed}
-    _add_ends(found, [name for name in listed if name not in paths], modules, where)
+    _add_ends(found, [name for name in listed if name not in paths], modules)
     others = [module for module in modules if module not in found]
-    _add_ends(found, [name for name in listed if name in paths], others, where)
+    _add_ends(found, [name for name in listed if name in paths], others)
     return found
 
 
-def _add_ends(
-    found: dict[str, list[str]], names: Sequence[str], modules: Sequence[str], where: str
-) -> None:
+def _add_ends(found: dict[str, list[str]], names: Sequence[str], modules: Sequence[str]) -> None:
     """Add to `found` the names that are suffixes of each module's path."""
     if not names:
         return
@@ -109,7 +108,7 @@ def _add_ends(
     # them in common, so each such suffix is looked up once.
     count = 1 + max(name.count(".") for name in names)
     ends = [".".join(module.rsplit(".", count)[-count:]) for module in modules]
-    hits_of = dict(_find_all(tree, dict.fromkeys(ends), where))
+    hits_of = dict(_find_all(tree, dict.fromkeys(ends)))
     for module, end in zip(modules, ends, strict=True):
         if hits := hits_of[end]:
             found[module] = [*found[module], *hits] if module in found else hits
@@ -119,9 +118,7 @@ def _is_name(pattern: Pattern) -> bool:
     return _NAME.fullmatch(pattern.text) is not None
 
 
-def _look_up(
-    patterns: Sequence[Pattern], modules: Sequence[str], where: str
-) -> dict[Pattern, Hits]:
+def _look_up(patterns: Sequence[Pattern], modules: Sequence[str]) -> dict[Pattern, Hits]:
     """The modules that each of the patterns, all of them names, matches."""
     ends: NameTree[Pattern] = NameTree()
     insides: NameTree[Pattern] = NameTree()
@@ -133,14 +130,14 @@ def _look_up(
         tree.add(pattern, _parts(match["name"]), is_whole=is_whole)
     found: dict[Pattern, dict[str, str | None]] = {pattern: {} for pattern in patterns}
     for tree, is_inside in ((ends, False), (insides, True)):
-        for module, hits in _find_all(tree, modules, where, inside=is_inside):
+        for module, hits in _find_all(tree, modules, inside=is_inside):
             for pattern in hits:
                 found[pattern][module] = None
     return dict(found)
 
 
 def _find_all(
-    tree: NameTree[_T], modules: Iterable[str], where: str, *, inside: bool = False
+    tree: NameTree[_T], modules: Iterable[str], *, inside: bool = False
 ) -> Iterator[tuple[str, list[_T]]]:
     """The values in `tree` whose names mean each module; with `inside`, or a module around it.
 
@@ -151,7 +148,7 @@ def _find_all(
         dots = [match.start() for match in _DOT.finditer(module)] if inside else []
         yield module, [value for end in (*dots, len(module)) for value in tree.find(module, end)]
         if tree.lookups > tree.limit(number):
-            raise FormatError(f"{where}: too many of the names match the same modules")
+            raise FormatError("too many of the names match the same modules")
 
 
 def _parts(name: str) -> list[str]:

@@ -26,8 +26,10 @@ CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def type_refused(peft_type: object, known: Sequence[str]) -> str:
     """The reason why an adapter of this `peft_type` cannot be read; the types `known` can be."""
+    if peft_type is None:
+        return "has no peft_type"
     if not isinstance(peft_type, str):
-        return "the config has no peft_type"
+        return f"peft_type must be a name, is {peft_type!r:.40}"
     if peft_type in NOT_WEIGHTS:
         return f"peft_type {peft_type} {NOT_WEIGHTS[peft_type]}, and is no update of weights"
     verb = "is" if len(known) == 1 else "are"
@@ -38,7 +40,7 @@ def refused_settings(config: PeftConfig) -> Iterator[Note]:
     """Notes on fields that give the stored tensors another meaning than an update of the base."""
     for setting, reason in config.type.refused.items():
         if config.fields.get(setting):
-            yield Note("refusal", reason)
+            yield Note("refusal", f"{setting}: {reason}")
     init = config.fields.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(CHANGED_BASE):
         yield Note(

@@ -72,7 +72,7 @@ def _exact_as_they_are(
     Their dots then mean any character.
     """
     patterns = {Pattern("", n.text, "end"): n for n in names if _PLAIN.fullmatch(n.text)}
-    hits = matched(list(patterns), list(numbers), "")
+    hits = matched(list(patterns), list(numbers))
     return {
         name
         for pattern, name in patterns.items()

@@ -42,12 +42,15 @@ class _Target(NamedTuple):
 class Decoder:
     """Decodes the parts of each module to updates, and collects notes on them.
 
-    `modules` are the paths of the modules so far. `other_ranks` has the modules whose tensors have
-    another rank than the config says, by these two ranks.
+    `where` names the adapter in messages. `modules` are the paths of the modules so far.
+    `other_ranks` has the modules whose tensors have another rank than the config says, by these two
+    ranks.
     """
 
-    def __init__(self, codecs: Codecs, config: PeftConfig, parts: Parts, out_proj: str) -> None:
-        self.where = config.where
+    def __init__(
+        self, where: str, codecs: Codecs, config: PeftConfig, parts: Parts, out_proj: str
+    ) -> None:
+        self.where = where
         self.codecs = codecs
         self.config = config
         self.parts = parts

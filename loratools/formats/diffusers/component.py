@@ -18,6 +18,7 @@ from loratools.formats._peft.refusals import refused_settings
 from loratools.formats._peft.updates import Decoder
 from loratools.formats.diffusers.keys import key_of
 from loratools.formats.diffusers.metadata import Fields, as_config, of_component
+from loratools.io.bundle import ConfigName
 from loratools.io.source import Source
 
 
@@ -108,14 +109,15 @@ def decode_component(
     modules: dict[str, dict[str, Source]],
     alphas: Mapping[str, Source],
     fields: Fields | None,
+    stated: ConfigName,
     where: str,
     alpha: float | None,
 ) -> Component:
     """The component of this name.
 
     `modules` are its tensors by module and by part, and `alphas` those of its modules. `fields` are
-    all fields in the metadata, None where there is none. `alpha` is for modules of which neither
-    says an alpha; None to take their ranks.
+    all fields in the metadata, None where there is none, and `stated` is where they were found.
+    `alpha` is for modules of which neither says an alpha; None to take their ranks.
 
     Raises:
         FormatError: a part of an update is missing, or a field cannot be read.
@@ -123,14 +125,16 @@ def decode_component(
         UnsupportedError: an update has no counterpart in the shape of a weight.
     """
     where = f"{where}: {name}" if name else where
-    codecs = codecs_of("LORA", where)
+    codecs = codecs_of("LORA")
     own_fields = None if fields is None else of_component(fields, name)
+    if name:
+        stated = replace(stated, part=f"{stated.part}: {name}" if stated.part else name)
     if own_fields:
-        parsed = parse_config(as_config(own_fields), where, codecs.type)
+        parsed = parse_config(as_config(own_fields), stated, codecs.type)
         config = replace(parsed, origin="metadata")
     else:
-        config = _inferred(modules, where, codecs.type, alpha)
-    decoder = Decoder(codecs, config.about([*modules]), Parts(modules=modules), "auto")
+        config = _inferred(modules, stated, codecs.type, alpha)
+    decoder = Decoder(where, codecs, config.about([*modules]), Parts(modules=modules), "auto")
     decoded = decoder.all_updates()
     own = {
         module: read_scaling(
@@ -141,7 +145,9 @@ def decode_component(
     return Component(name, own_fields, own, decoder, decoded)
 
 
-def _inferred(modules: Modules, where: str, type: PeftType, alpha: float | None) -> PeftConfig:
+def _inferred(
+    modules: Modules, where: ConfigName, type: PeftType, alpha: float | None
+) -> PeftConfig:
     """The config that diffusers makes of the tensors of a file without metadata."""
     fields = {
         "use_dora": any("lora_magnitude_vector" in parts for parts in modules.values()),

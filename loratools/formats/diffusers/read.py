@@ -15,7 +15,7 @@ from loratools.formats.diffusers.metadata import (
     read_metadata,
     with_fields,
 )
-from loratools.io.bundle import Bundle
+from loratools.io.bundle import REPAIR, Bundle, ConfigName
 
 
 def claim(bundle: Bundle) -> Sureness:
@@ -36,9 +36,10 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     given = given_fields(bundle)
     metadata = bundle.metadata if given is None else with_fields(bundle.metadata, given, where)
     fields = read_metadata(metadata, where)
+    stated = ConfigName(where, KEY, REPAIR) if given is None else bundle.config_name
     number = None if alpha == "auto" else float(alpha)
     components = [
-        decode_component(name, modules, parts.alphas.get(name, {}), fields, where, number)
+        decode_component(name, modules, parts.alphas.get(name, {}), fields, stated, where, number)
         for name, modules in parts.modules.items()
     ]
     updates = {target: update for c in components for target, update in c.updates()}

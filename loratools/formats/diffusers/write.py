@@ -107,7 +107,7 @@ def _refuse_others(adapter: Adapter) -> None:
             raise UnsupportedError(
                 f"{where}: {shorten(target)}: diffusers has no place for {what}", tensor=target
             )
-    codecs = codecs_of("LORA", where)
+    codecs = codecs_of("LORA")
     known = {*ENDS, *_OTHER_PARTS}
     takers = [c for c in (*codecs.kinds, *codecs.beside) if known.issuperset(c.roles)]
     # A file of a single model has no components, and is written again as it is.

@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 
 from loratools.adapter import Note
 from loratools.deltas.lora import Origin, Scaling
-from loratools.errors import FormatError, UnsupportedError
+from loratools.errors import FormatError, UnsupportedError, errors_of
 from loratools.formats._fields import check_type, integer, number
 
 FineTuneType = Literal["lora", "dora", "full"]
@@ -45,8 +45,8 @@ class MlxConfig:
         )
 
 
-def parse_config(fields: Mapping[str, Any] | None, where: str, scale: str) -> MlxConfig:
-    """Parse a config, or the absence of one.
+def parse_config(fields: Mapping[str, Any], scale: str) -> MlxConfig:
+    """Parse a config; one without fields is the absence of one.
 
     `scale` is the value of the option: `auto`, or a number.
 
@@ -54,49 +54,45 @@ def parse_config(fields: Mapping[str, Any] | None, where: str, scale: str) -> Ml
         FormatError: a field has the wrong type.
         UnsupportedError: the adapter was trained in a way that is not known.
     """
-    fields = fields or {}
-    check_type(fields, "lora_parameters", dict, where)
+    check_type(fields, "lora_parameters", dict)
     parameters = fields.get("lora_parameters") or {}
-    place = f"{where}: lora_parameters"
-    rank = integer(parameters, "rank", place) if "rank" in parameters else None
-    value, origin, notes = _scale(fields, parameters, place, scale)
+    with errors_of("lora_parameters"):
+        rank = integer(parameters, "rank") if "rank" in parameters else None
+        value, origin, notes = _scale(fields, parameters, scale)
+        keys = _keys(parameters)
     return MlxConfig(
-        type=_type(fields, where),
-        scale=value,
-        origin=origin,
-        keys=_keys(parameters, place),
-        rank=rank,
-        notes=notes,
+        type=_type(fields), scale=value, origin=origin, keys=keys, rank=rank, notes=notes
     )
 
 
-def _type(fields: Mapping[str, Any], where: str) -> FineTuneType:
+def _type(fields: Mapping[str, Any]) -> FineTuneType:
     found = fields.get("fine_tune_type", "dora" if fields.get("use_dora") else "lora")
     if found not in ("lora", "dora", "full"):
         raise UnsupportedError(
-            f"{where}: fine_tune_type is {found!r:.40}, and only lora, dora and full are known here"
+            f"fine_tune_type is {found!r:.40}, and only lora, dora and full are known here"
         )
     return found  # type: ignore[no-any-return]
 
 
-def _keys(parameters: Mapping[str, Any], place: str) -> tuple[str, ...] | None:
+def _keys(parameters: Mapping[str, Any]) -> tuple[str, ...] | None:
     keys = parameters.get("keys")
     if keys is None:
         return None
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FormatError(f"{place}: keys must be a list of names, is {keys!r:.40}")
+        raise FormatError(f"keys must be a list of names, is {keys!r:.40}")
     return tuple(keys)
 
 
 def _scale(
-    fields: Mapping[str, Any], parameters: Mapping[str, Any], place: str, option: str
+    fields: Mapping[str, Any], parameters: Mapping[str, Any], option: str
 ) -> tuple[float, Origin, tuple[Note, ...]]:
     """The scale, where it was found, and notes on it."""
-    stated = number(parameters, "scale", place) if "scale" in parameters else None
+    stated = number(parameters, "scale") if "scale" in parameters else None
     if option != "auto":
         notes = (Note("info", f"the scale is {option}, as asked"),) if stated is not None else ()
         return float(option), "option", notes
     if stated is None:
+        lacking = "lora_parameters has no scale" if fields else "nothing says its scale"
         what = f"taken as {_DEFAULT_SCALE:g}, the default of mlx-lm (MLX's first example had 2)"
         return (
             _DEFAULT_SCALE,
@@ -104,22 +100,22 @@ def _scale(
             (
                 Note(
                     "refusal",
-                    f"nothing says its scale: {what}; say it with --scale",
+                    f"{lacking}: {what}; say it with --scale",
                     "missing-alpha",
                 ),
             ),
         )
-    return float(stated), "config", tuple(_alpha_notes(fields, parameters, place, float(stated)))
+    return float(stated), "config", tuple(_alpha_notes(fields, parameters, float(stated)))
 
 
 def _alpha_notes(
-    fields: Mapping[str, Any], parameters: Mapping[str, Any], place: str, scale: float
+    fields: Mapping[str, Any], parameters: Mapping[str, Any], scale: float
 ) -> list[Note]:
     """Notes on an alpha beside the scale, which some versions of mlx-lm multiplied it with."""
     if parameters.get("alpha") is None or "rank" not in parameters:
         return []
-    alpha = number(parameters, "alpha", place)
-    product = scale * alpha / integer(parameters, "rank", place)
+    alpha = number(parameters, "alpha")
+    product = scale * alpha / integer(parameters, "rank")
     if product == scale:
         return []
     if "num_layers" in fields:

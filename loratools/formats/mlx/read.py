@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement, Update
+from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement, Update, stated_in
 from loratools.errors import UnsupportedError, about, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.spelling import Spelling
@@ -41,7 +41,9 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ShapeMismatchError: the tensors of a module do not fit each other.
         UnsupportedError: there is a part of an update that MLX does not have.
     """
-    config = parse_config(bundle.config, bundle.where, options["scale"])
+    fields = bundle.config or {}
+    with bundle.config_name.errors():
+        config = parse_config(fields, options["scale"])
     modules, whole = _sorted(bundle)
     updates = {}
     for name, parts in modules.items():
@@ -49,7 +51,6 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
             where = f"{bundle.where}: {shorten(name)}"
             updates[f"{name}.weight"] = decoded(where, name, parts, config)
     replaced = dict(_replaced(bundle.where, whole, modules))
-    fields = bundle.config or {}
     base = fields.get("model")
     return Adapter(
         where=bundle.where,
@@ -59,7 +60,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         copies=(),
         inert={},
         provenance=Provenance(base=base if isinstance(base, str) and base else None),
-        notes=tuple(_notes(config, updates, modules, replaced)),
+        notes=stated_in(bundle.config_file, _notes(config, updates, modules, replaced)),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
         filed=Filed(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from loratools.adapter import Adapter, Filed, Provenance, Replacement
+from loratools.adapter import Adapter, Filed, Provenance, Replacement, stated_in
 from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
 from loratools.formats._peft.announced import announced_of, announced_parts, other_ranks
@@ -38,21 +38,22 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         UnsupportedError: the `peft_type` has no codecs, or there is no tensor of an adapter.
     """
     if bundle.config is None:
-        codecs = unstated_codecs(bundle.where)
+        codecs = unstated_codecs()
         parts = sort_keys(bundle, codecs)
         config = unstated_config(bundle, codecs, parts, options["alpha"])
     else:
-        codecs = codecs_of(bundle.config.get("peft_type"), bundle.where)
-        config = parse_config(bundle.config, bundle.where, codecs.type)
+        with bundle.config_name.errors():
+            codecs = codecs_of(bundle.config.get("peft_type"))
+        config = parse_config(bundle.config, bundle.config_name, codecs.type)
         parts = sort_keys(bundle, codecs)
     config = config.about([path_of(module) for module in parts.modules])
-    decoder = Decoder(codecs, config, parts, options["out_proj"])
+    decoder = Decoder(bundle.where, codecs, config, parts, options["out_proj"])
     updates = decoder.all_updates()
     replaced = parts.replaced(config)
     if not (updates or parts.tokens or any(r.is_trained for r in replaced.values())):
         found = listing(bundle.tensors, 3) or "no tensors at all"
         raise UnsupportedError(f"{bundle.where}: holds no adapter tensor ({found})")
-    parts.refuse_strays(config)
+    parts.refuse_strays(config, bundle.where)
     version = config.text("peft_version")
     return Adapter(
         where=bundle.where,
@@ -68,13 +69,18 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
             trainer=f"peft {version}" if version else None,
         ),
         notes=(
-            *refused_settings(config),
+            *stated_in(bundle.config_file, refused_settings(config)),
             *alpha_notes(config, options["alpha"]),
             *parts.notes,
             *decoder.notes,
-            *other_ranks(decoder.other_ranks),
-            *announced_parts(config, codecs, parts.modules, parts.tokens),
-            *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
+            *stated_in(
+                bundle.config_file,
+                (
+                    *other_ranks(decoder.other_ranks),
+                    *announced_parts(config, codecs, parts.modules, parts.tokens),
+                    *disagreements(config, decoder.modules, _kept_whole(parts, replaced)),
+                ),
+            ),
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,

@@ -20,9 +20,9 @@ from loratools.io.bundle import Bundle
 _TYPE = "LORA"
 
 
-def unstated_codecs(where: str) -> Codecs:
+def unstated_codecs() -> Codecs:
     """The codecs of the type that an adapter without a config is taken to have."""
-    return codecs_of(_TYPE, where)
+    return codecs_of(_TYPE)
 
 
 def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) -> PeftConfig:
@@ -48,7 +48,7 @@ def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) ->
     }
     stored = dict(_stored_alphas(bundle.where, parts, ranks))
     unstated = Unstated(ranks, None if alpha == "auto" else float(alpha), stored)
-    return PeftConfig(bundle.where, codecs.type, {}, 1, 1.0, {}, {}, unstated=unstated)
+    return PeftConfig(bundle.config_name, codecs.type, {}, 1, 1.0, {}, {}, unstated=unstated)
 
 
 def _stored_alphas(

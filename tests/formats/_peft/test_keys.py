@@ -156,8 +156,8 @@ def test_trained_tokens_are_rows_of_their_embedding(key: str, indices: object) -
         ([1, -2], "does not say which rows"),
         ([1, True], "does not say which rows"),
         ([1.0, 2.0], "does not say which rows"),
-        ([1, 1], "trainable_token_indices has a row twice"),
-        ([1], r"has trained token rows \[2, 3\] for 1 index"),
+        ([1, 1], "trainable_token_indices has a row of model.tok twice"),
+        ([1], r"has 1 index for model.tok, whose trained rows are \[2, 3\]"),
     ],
     ids=str,
 )
@@ -263,10 +263,10 @@ def test_the_fast_place_of_a_pair_is_where_every_key_is_looked_up(
     pieces: list[str], part: str
 ) -> None:
     key = PREFIX + ".".join([*pieces, part])
-    sorter = _Sorter("here", codecs_of("LORA", "here"))
+    sorter = _Sorter("here", codecs_of("LORA"))
     source = Held(key, torch.zeros(1), "F32")
     if sorter.place_usual(key, source):
-        strict = _Sorter("here", codecs_of("LORA", "here"))
+        strict = _Sorter("here", codecs_of("LORA"))
         assert strict.place(key, source) == (1, None)
         assert sorter.parts == strict.parts
     else:
@@ -276,11 +276,11 @@ def test_the_fast_place_of_a_pair_is_where_every_key_is_looked_up(
 @pytest.mark.parametrize("key", ["lora_A.weight", "lora_A", ".lora_A.weight", f"{PREFIX}.lora_A"])
 def test_a_part_of_no_module_has_no_fast_place(key: str) -> None:
     source = Held(key, torch.zeros(1), "F32")
-    assert not _Sorter("here", codecs_of("LORA", "here")).place_usual(key, source)
+    assert not _Sorter("here", codecs_of("LORA")).place_usual(key, source)
 
 
 def test_an_ordinary_pair_has_the_fast_place() -> None:
-    sorter = _Sorter("here", codecs_of("LORA", "here"))
+    sorter = _Sorter("here", codecs_of("LORA"))
     tensors = {key: Held(key, torch.zeros(1), "F32") for key in PAIR}
     assert all(sorter.place_usual(key, source) for key, source in tensors.items())
     assert {m: [*roles] for m, roles in sorter.parts.modules.items()} == {

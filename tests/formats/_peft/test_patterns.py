@@ -15,7 +15,7 @@ from loratools.formats._peft.kinds._lora import LORA
 from loratools.formats._peft.name_tree import NameTree
 from loratools.formats._peft.patterns import Pattern, matched, named
 from loratools.io import regex
-from tests.formats.bundles import config, decoded, lora
+from tests.formats.bundles import HERE, config, decoded, lora
 
 PEFT: dict[str, Callable[[str, str], re.Match[str] | None]] = {  # as PEFT 0.21 writes them
     "end": lambda pattern, module: re.match(rf"(.*\.)?({pattern})$", module),
@@ -65,10 +65,10 @@ def test_patterns_match_what_they_match_in_peft(
     except re.error:
         expected = None
     if expected is None and modules:
-        with pytest.raises(FormatError, match=r"here: field: .* is not a regular expression"):
-            matched(patterns, modules, "here")
+        with pytest.raises(FormatError, match=r"^field: .* is not a regular expression"):
+            matched(patterns, modules)
     elif modules:
-        assert matched(patterns, modules, "here") == expected
+        assert matched(patterns, modules) == expected
 
 
 #: Few parts, so that a name of several is often the end of a path.
@@ -82,7 +82,7 @@ SHORT = st.lists(st.sampled_from(["q", "0"]), min_size=1, max_size=3).map(".".jo
 def test_listed_names_mean_the_paths_that_end_with_them(
     names: list[str], modules: list[str]
 ) -> None:
-    found = named(names, modules, "here")
+    found = named(names, modules)
     for module in modules:
         meant = {name for name in names if module == name or module.endswith(f".{name}")}
         assert set(found.get(module, ())) <= meant
@@ -95,7 +95,7 @@ def test_listed_names_mean_the_paths_that_end_with_them(
 @pytest.mark.parametrize("rule", sorted(PEFT))
 def test_names_take_no_process(name: str, rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regex, "_run", None)
-    assert matched([Pattern("field", name, rule)], ["x.layers.0.q", name], "here")
+    assert matched([Pattern("field", name, rule)], ["x.layers.0.q", name])
 
 
 def test_many_names_cost_a_few_lookups_a_module() -> None:
@@ -120,8 +120,10 @@ def test_names_made_to_match_one_module_all_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(NameTree, "limit", staticmethod(lambda paths: 1000))
     names = [f"{number:010b}".replace("0", ".").replace("1", "a") for number in range(1024)]
     patterns = [Pattern("rank_pattern", name, "end") for name in names]
-    with pytest.raises(FormatError, match="here: too many of the names match the same modules"):
-        matched(patterns, ["a" * 10], "here")
+    with pytest.raises(
+        FormatError, match="rank_pattern: too many of the names match the same modules"
+    ):
+        matched(patterns, ["a" * 10])
 
 
 ENDLESS = r"(\w+\.?)*!$"
@@ -143,7 +145,8 @@ def test_pattern_that_takes_for_ever_is_named_and_refused(
     module = "model.layers.0.self_attn.q_proj_with_a_long_name_of_its_own"
     with pytest.raises(FormatError) as caught:
         decoded(lora(module), None, **{field: FIELDS[field]})
-    assert str(caught.value) == f"here: {field}: {ENDLESS!r} takes longer than 2 s to be matched"
+    said = f"here: config: {field}: {ENDLESS!r} takes longer than 2 s to be matched"
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(
@@ -162,9 +165,8 @@ def test_pattern_that_takes_for_ever_is_named_and_refused(
 def test_pattern_that_is_none_is_named_with_its_field(fields: dict[str, Any]) -> None:
     with pytest.raises(FormatError) as caught:
         decoded(lora("layers.1.q"), **fields)
-    assert str(caught.value).startswith(
-        f"here: {next(iter(fields))}: '(q' is not a regular expression: missing ), unterminated"
-    )
+    said = f"{next(iter(fields))}: '(q' is not a regular expression: missing ), unterminated"
+    assert str(caught.value).startswith(f"here: config: {said}")
 
 
 @pytest.mark.parametrize("value", [5, 0, True, 1.5, {"q": 1}, ["q", None], [["q"]], [5]], ids=str)
@@ -172,17 +174,19 @@ def test_pattern_that_is_none_is_named_with_its_field(fields: dict[str, Any]) ->
     "field", ["target_modules", "exclude_modules", "layers_pattern", "modules_to_save"]
 )
 def test_names_of_a_wrong_type_are_refused(field: str, value: Any) -> None:
-    with pytest.raises(FormatError, match=f"here: {field} must be a name or a list of names, is "):
+    with pytest.raises(
+        FormatError, match=f"here: config: {field} must be a name or a list of names, is "
+    ):
         decoded(lora("q"), **{field: value})
 
 
 @pytest.mark.parametrize("value", ["1", True, 1.0, [1, "2"], {"1": 2}, [None]], ids=str)
 def test_layers_of_a_wrong_type_are_refused(value: Any) -> None:
-    message = "here: layers_to_transform must be a number or a list of numbers, is "
+    message = "here: config: layers_to_transform must be a number or a list of numbers, is "
     with pytest.raises(FormatError, match=message):
         decoded(lora("q"), layers_to_transform=value)
 
 
 def test_a_question_about_another_module_is_answered_too() -> None:
-    parsed = parse_config(config(rank_pattern={"q|k": 8}), "here", LORA).about(["a.q"])
+    parsed = parse_config(config(rank_pattern={"q|k": 8}), HERE, LORA).about(["a.q"])
     assert [parsed.expected_rank(module) for module in ("a.q", "b.k", "b.v")] == [8, 8, 2]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from loratools.deltas.lora import LoRA
-from loratools.errors import ShapeMismatchError, UnsupportedError, counted
+from loratools.errors import ShapeMismatchError, UnsupportedError, counted, errors_of, shorten
 from loratools.formats._fields import integer
 from loratools.formats._peft.config import PeftConfig
 from loratools.formats._peft.kinds import StoredModule, WrittenModule
@@ -74,11 +74,12 @@ def _expanded(module: StoredModule, down: Source, up: Source) -> tuple[Source, S
     part, count = blocks
     stacked = down if part == "down" else up
     if len(stacked.shape) != 2 or stacked.shape[0] % count:
-        raise ShapeMismatchError(
-            f"{module.name}: the {part} factor {list(stacked.shape)} does not "
-            f"consist of the {counted(count, 'block')} that use_bdlora gives it",
-            tensor=module.path,
-        )
+        with module.config.where.errors():
+            raise ShapeMismatchError(
+                f"{shorten(module.path)}: the {part} factor {list(stacked.shape)} does not "
+                f"consist of the {counted(count, 'block')} that use_bdlora gives it",
+                tensor=module.path,
+            )
     expanded = in_blocks(stacked, count)
     return (expanded, up) if part == "down" else (down, expanded)
 
@@ -92,7 +93,8 @@ def _blocks(config: PeftConfig, module: str) -> tuple[str, int] | None:
         # PEFT looks for these names anywhere in the path.
         names = settings.get(field)
         if isinstance(names, list) and any(str(name) in module for name in names):
-            return factor, integer(settings, "nblocks", f"{config.where}: use_bdlora")
+            with config.where.errors(), errors_of("use_bdlora"):
+                return factor, integer(settings, "nblocks")
     return None
 
 
@@ -105,11 +107,12 @@ def _merged_linear(module: StoredModule, down: Source, up: Source, enabled: Sequ
     rank = up.shape[1] if len(up.shape) > 1 else 0
     fit = len(down.shape) == 2 and down.shape[0] == groups * rank
     if not (groups and rank and fit) or up.shape[0] % groups:
-        raise ShapeMismatchError(
-            f"{module.name}: lora_A {list(down.shape)} and lora_B "
-            f"{list(up.shape)} do not fit enable_lora {list(enabled)}",
-            tensor=module.path,
-        )
+        with module.config.where.errors():
+            raise ShapeMismatchError(
+                f"{shorten(module.path)}: lora_A {list(down.shape)} and lora_B "
+                f"{list(up.shape)} do not fit enable_lora {list(enabled)}",
+                tensor=module.path,
+            )
     up = flattened(up)
     rows = up.shape[0] // groups * len(enabled)
     expand = partial(spread, groups=groups, enabled=tuple(enabled))

@@ -23,10 +23,9 @@ _REFUSED = {
     "arrow_config": "Arrow mixes its experts by each token",
     "use_qalora": "QA-LoRA pools the inputs of a quantised layer: it has no update of the weight",
     "layer_replication": (
-        "layer_replication: the adapter belongs to a model with repeated layers, "
-        "which the base does not store"
+        "the adapter belongs to a model with repeated layers, which the base does not store"
     ),
-    "target_parameters": "target_parameters (fused experts) cannot be merged yet",
+    "target_parameters": "fused experts cannot be merged yet",
 }
 
 LORA = PeftType(

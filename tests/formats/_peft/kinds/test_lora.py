@@ -95,7 +95,7 @@ class TestBlockDiagonal:
     @pytest.mark.parametrize("count", [None, 0, "2", 1.5])
     def test_number_of_blocks_must_be_one(self, count: Any) -> None:
         blocks = {"target_modules_bd_a": ["q"], "nblocks": count}
-        with pytest.raises(FormatError, match="here: use_bdlora: nblocks must be"):
+        with pytest.raises(FormatError, match="here: config: use_bdlora: nblocks must be"):
             decoded(PAIR, use_bdlora=blocks)
 
 
