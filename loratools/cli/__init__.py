@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import NoReturn
 
 import click
@@ -127,7 +129,7 @@ def run() -> int:
     # Click's standalone mode would turn Ctrl-C into exit code 1.
     command = Stoppable(lambda: cli.main(prog_name="loratools", standalone_mode=False))
     try:
-        with on_command_line():
+        with on_command_line(), _without_warnings():
             status = command.run()
         sys.stdout.flush()
         code = status if isinstance(status, int) else 0
@@ -139,6 +141,24 @@ def run() -> int:
                 click.echo(text, err=True)
     ignore_signals()
     return code
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Print no warnings and no bars of libraries: they are for programmers, and are no JSON.
+
+    LORATOOLS_DEBUG=1 shows the warnings, except with --json, for which stderr is one object.
+    """
+    if asks_for_json():
+        # Read when the Hub's client is imported, which happens later.
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    elif os.environ.get("LORATOOLS_DEBUG") == "1":
+        yield
+        return
+    with warnings.catch_warnings():
+        # The last step of a warning that is to be printed, whatever filters a library has set.
+        warnings.showwarning = lambda *arguments, **keywords: None
+        yield
 
 
 def _text(error: BaseException, code: int) -> str | None:

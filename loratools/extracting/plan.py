@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.adapter import Replacement
 from loratools.arguments import checked_fields
-from loratools.errors import LoratoolsError, check_choice, check_finite, counted
+from loratools.errors import LoratoolsError, check_choice, check_finite, counted, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
 from loratools.showing.shown import Brief
@@ -99,7 +99,7 @@ class LeftOut:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExtractPlan:
     """All that an extraction will do, except for the ranks.
 
@@ -121,6 +121,13 @@ class ExtractPlan:
     whole: Mapping[str, Replacement]
     left_out: Mapping[str, LeftOut]
     unchanged: int
+
+    def __repr__(self) -> str:
+        """One line: the two models, and how much is stored in which way."""
+        models = f"{shorten(self.pairing.tuned.where)} - {shorten(self.pairing.base.where)}"
+        factored = counted(len(self.factored), "matrix", "matrices")
+        whole, left_out = len(self.whole), len(self.left_out)
+        return f"<ExtractPlan of {models}: {factored}, {whole} whole, {left_out} left out>"
 
     def measured(self, norms: "Mapping[str, Norms]", options: ExtractOptions) -> "ExtractPlan":
         """Complete the plan with norms of changes, and leave out changes that are only rounding.

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from loratools.cli.failures import Stopped, exit_code, failure
 from loratools.errors import FormatError
+from loratools.files import opening
 from tests.cli.results import refused_as_json
 from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
@@ -178,3 +180,24 @@ def test_nothing_is_said_where_nobody_reads_or_nothing_failed() -> None:
 def test_json_after_two_dashes_is_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_here(capsys, "inspect", "--", "--json")
     assert result.err.startswith("Error: --json: no such file")
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_warning_of_a_library_is_printed_for_programmers_alone(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_adapter = opening.open_adapter
+
+    def warn(*arguments: Any, **keywords: Any) -> Any:
+        warnings.simplefilter("always")  # as libraries do
+        warnings.warn("this will change", FutureWarning, stacklevel=1)
+        return open_adapter(*arguments, **keywords)
+
+    monkeypatch.setattr(opening, "open_adapter", warn)
+    command = ["resize", SMALL, "--rank", "1", "--dry-run", *words]
+    with warnings.catch_warnings(record=True) as shown:
+        assert run_here(capsys, *command).err == ""
+        assert shown == []
+        monkeypatch.setenv("LORATOOLS_DEBUG", "1")
+        assert run_here(capsys, *command).err == ""
+        assert len(shown) == (0 if words else 1)

@@ -157,6 +157,13 @@ def test_a_long_table_is_cut_in_html_and_says_by_how_much() -> None:
     assert re.search(r"<th[^>]*>all</th>", html), "the totals are there"
 
 
+@pytest.mark.parametrize("name", ["ExtractReport", "MergeReport"])
+def test_a_plan_is_one_short_line_at_the_prompt(name: str, reports: dict[str, Any]) -> None:
+    shown = repr(reports[name].plan)
+    assert len(shown) < 500
+    assert shown.startswith(f"<{name.removesuffix('Report')}")
+
+
 def test_long_lists_of_notes_are_cut_in_html() -> None:
     html = html_of([aside("Note", str(n)) for n in range(100)])
     assert html.count("<div>") < 40
