@@ -15,6 +15,16 @@ def as_typed(name: str) -> str:
     return _OTHERS.get(name, f"--{name.replace('_', '-')}")
 
 
+def valued(name: str) -> str:
+    """An option that needs a value, for advice to give it: `base=`, or `--base` in a shell."""
+    return as_typed(name) if _is_on_command_line else f"{name}="
+
+
+def flag(name: str) -> str:
+    """An option that is switched on: `overwrite=True`, or `--overwrite` in a shell."""
+    return as_typed(name) if _is_on_command_line else f"{name}=True"
+
+
 @contextmanager
 def on_command_line() -> Iterator[None]:
     """Name options as on the command line, in this process and all of its threads."""

@@ -22,6 +22,7 @@ from loratools.deltas._stored import zero_factor as zero_factor
 from loratools.errors import UnsupportedError
 from loratools.io.computed import stored_elements
 from loratools.io.source import Source
+from loratools.typed import valued
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,5 +223,5 @@ def _needs_weight(delta: Delta) -> UnsupportedError:
     return UnsupportedError(
         f"{delta.kind} depends on the weight it changes, so no other alpha gives it another "
         f"strength",
-        hint="name that model with --base, and the ranks to keep with --rank",
+        hint=f"name that model with {valued('base')}, and the ranks to keep with {valued('rank')}",
     )

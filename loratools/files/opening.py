@@ -45,6 +45,7 @@ from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
 from loratools.traps import doubts
+from loratools.typed import flag, valued
 
 MODEL_CONFIG = "config.json"
 
@@ -251,7 +252,7 @@ def _read_config(
     if len(names) > 1:
         raise FormatError(
             f"{folder.where}: has configs of several formats ({listing(names)})",
-            hint="name the one to use with --config",
+            hint=f"name the one to use with {valued('config')}",
         )
     if not names:
         return None, None
@@ -264,7 +265,7 @@ def _config(file: InputFile, where: str) -> tuple[str, Mapping[str, Any]]:
         raise FormatError(
             f"{where}: not the config of an adapter but {other}",
             file=where,
-            hint=f"name its {' or '.join(adapter_configs())} with --config",
+            hint=f"name its {' or '.join(adapter_configs())} with {valued('config')}",
         )
     return where, fields
 
@@ -324,5 +325,5 @@ def _read_file(folder: Folder, name: str) -> tuple[Mapping[str, Source], Mapping
 def _refused_pickle(where: str) -> UnsupportedError:
     return UnsupportedError(
         f"{where}: a pickle, which can run code when it is read",
-        hint="--allow-pickle reads it with torch's restricted unpickler",
+        hint=f"{flag('allow_pickle')} reads it with torch's restricted unpickler",
     )

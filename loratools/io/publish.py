@@ -20,6 +20,7 @@ from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
+from loratools.typed import flag
 
 #: The number of descriptors reserved for removing a folder with its subfolders.
 _SPARE = 8
@@ -209,7 +210,9 @@ def check_output(
             _check_apart(output, source)
         if os.path.lexists(output):
             if not overwrite:
-                raise OutputError(f"{output}: exists already", hint="use --overwrite to replace it")
+                raise OutputError(
+                    f"{output}: exists already", hint=f"use {flag('overwrite')} to replace it"
+                )
             _check_replaceable(output, is_folder=is_folder)
         free = shutil.disk_usage(parent).free
     if needed_bytes > free:

@@ -28,6 +28,7 @@ from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
 from loratools.running.parallel import Map
 from loratools.showing.shown import Brief
+from loratools.typed import valued
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +121,7 @@ def combined(
     if rule is None and not method.LOW_RANK:
         raise OptionError(
             f"{combination.method} makes updates of full rank",
-            hint="say how many ranks to keep, with --rank or another rule",
+            hint=f"say how many ranks to keep, with {valued('rank')} or another rule",
         )
     job = Job(method.combine, combination.options, combination.seed, combination.device)
     found = results(parts, job, rule, each)
@@ -184,7 +185,8 @@ def _additive(adapter: Adapter, target: str) -> Additive:
         raise UnsupportedError(
             f"{where}: {delta.kind} depends on the weight it changes, and cannot be added to "
             f"others without it",
-            hint="name that model with --base, and the ranks to keep with --rank",
+            hint=f"name that model with {valued('base')}, "
+            f"and the ranks to keep with {valued('rank')}",
         )
     if len(delta.shape) > 1 and delta.additive.factored() is None:
         raise UnsupportedError(

@@ -244,3 +244,18 @@ def test_an_adapter_of_tensors_is_saved_under_its_own_name_too(
     made.save("made.safetensors")
     made.save("made.safetensors", overwrite=True)
     assert "made.safetensors (in memory)" in repr(loratools.combine([made, made], rank=1))
+
+
+def test_advice_in_python_is_in_the_words_of_python(
+    fixtures: Path, plain: Path, tmp_path: Path
+) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "use overwrite=True to replace it": lambda: loratools.open_adapter(plain).save(tmp_path),
+        "with base=, and the ranks to keep with rank=": lambda: loratools.combine(
+            fixtures / "adapters/dora"
+        ),
+        "with rank= or another rule": lambda: loratools.combine(plain, method="ties"),
+    }
+    for advice, call in calls.items():
+        with pytest.raises(loratools.LoratoolsError, match=advice):
+            call()

@@ -445,7 +445,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_an_output_that_exists_needs_a_flag(output: Path, is_folder: bool) -> None:
     make_old(output, is_folder)
-    with pytest.raises(OutputError, match="exists already; use --overwrite to replace it"):
+    with pytest.raises(OutputError, match="exists already; use overwrite=True to replace it"):
         check(output, is_folder=is_folder)
     check(output, is_folder=is_folder, overwrite=True)
 
