@@ -194,14 +194,17 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 def named_file(error: LoratoolsError, names: Iterable[str]) -> str | None:
     """The file with which the message of an error begins.
 
-    That is one of the `names`, or is in the folder or the repository that one of them is.
+    That is one of the `names`, or is in the folder or the repository that one of them is, or is the
+    folder that an output would be in.
     """
     if isinstance(error, OptionError):  # these begin with the name of an option
         return None
     begin, colon, _ = str(error).partition(": ")
     if begin.startswith("hf://") and colon:
         return begin
-    for name in sorted(filter(None, names), key=len, reverse=True):
+    ordered = sorted(filter(None, names), key=len, reverse=True)
+    parents = [os.path.split(os.path.normpath(name))[0] or os.curdir for name in ordered]
+    for name in (*ordered, *parents):
         for spelled in (name, os.path.normpath(name)):
             # After it comes what is wrong, the line of a text, or the rest of a path.
             if found := re.match(rf"{re.escape(escaped(spelled))}([/\\].*?)?(: |, )", str(error)):

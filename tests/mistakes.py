@@ -227,7 +227,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base hf://ben/tales -o out",
             what="offline, and not in the cache",
             where="hf://ben/tales",
-            remedy="fetch it once without --offline",
+            remedy="fetch it once without --offline and HF_HUB_OFFLINE",
             code=4,
         ),
     ),
@@ -425,7 +425,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base runs -o out",
             what="no adapter file in this folder",
             where="runs",
-            remedy="adapters are in its folders one",
+            remedy="name the folder of an adapter in it: one",
             prepare=moves("adapter", "runs/one"),
         ),
         Mistake(

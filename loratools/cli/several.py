@@ -78,7 +78,8 @@ def inspect_several(
 
 def _raise_unreadable(lines: Sequence[_Line], *, check: bool) -> None:
     failed = {line.name: line.error for line in lines if line.error is not None}
-    text = f"{len(failed)} of {len(lines)} cannot be read: {listing(failed)}"
+    rows = sum(line.cells is not None for line in lines)
+    text = f"{len(failed)} of {rows} cannot be read: {listing(failed)}"
     if any(isinstance(error, StorageError) for error in failed.values()):
         raise StorageError(text)
     if failed and not check:

@@ -20,7 +20,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 def instead_of_adapter(folder: Folder) -> str:
     """What a folder without an adapter is or holds, and what to name, as the end of a message."""
     if inside := sorted({name for c in adapter_configs() for name in folder.folders_with(c)}):
-        return f"adapters are in its folders {listing(inside)}"
+        return f"name the folder of an adapter in it: {listing(inside)}"
     if is_pipeline(folder):
         return "it is a pipeline of diffusers, which is a base"
     return f"{_contents(folder)}; name the folder or the file of an adapter"
@@ -29,7 +29,7 @@ def instead_of_adapter(folder: Folder) -> str:
 def instead_of_base(folder: Folder) -> str:
     """What a folder without a model's weights holds, and what to name."""
     if inside := folder.folders_with("config.json"):
-        return f"models are in its folders {listing(inside)}"
+        return f"name the folder of a model in it: {listing(inside)}"
     return f"{_contents(folder)}; name the folder or the file of a model"
 
 

@@ -189,7 +189,8 @@ def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
     """The client could not ask for a file's address; the exception's cause says why."""
     if is_offline():
         return NetworkError(
-            f"{what}: offline, and not in the cache", hint="fetch it once without --offline"
+            f"{what}: offline, and not in the cache",
+            hint="fetch it once without --offline and HF_HUB_OFFLINE",
         )
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):

@@ -164,7 +164,8 @@ def resolve(name: HubName) -> Repository:
     if client.is_offline():
         if not reference.is_file():
             raise NetworkError(
-                f"{name}: offline, and not in the cache", hint="fetch it once without --offline"
+                f"{name}: offline, and not in the cache",
+                hint="fetch it once without --offline and HF_HUB_OFFLINE",
             )
         commit = read_small(reference, _LONGEST_REFERENCE).decode(errors="replace").strip()
     else:

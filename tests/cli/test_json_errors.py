@@ -98,6 +98,19 @@ def test_an_output_that_exists_is_named_with_what_to_do(
     assert refused_as_json(result, 1, kind="OutputError", file=str(output), hint=hint)
 
 
+@pytest.mark.parametrize("output", ["gone/out", "gone/deep/out", "../gone/out"])
+def test_the_folder_of_an_output_is_the_file_of_the_error_about_it(
+    output: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, "rescale", SMALL, "--strength", 2, "-o", output, "--json")
+    folder = output.removesuffix("/out")
+    assert refused_as_json(result, 1, kind="OutputError", file=folder, hint="make it first")
+
+
 def test_a_tensor_is_named_in_full_with_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,5 +70,5 @@ def test_the_files_that_macos_makes_beside_others_are_not_read(
 
 def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
     shutil.copytree(SINGLE, tmp_path / "models/one")
-    with pytest.raises(FormatError, match="models are in its folders one"):
+    with pytest.raises(FormatError, match="name the folder of a model in it: one"):
         loratools.merge(tmp_path / "models", SMALL, output=None)

@@ -148,8 +148,8 @@ def test_a_folder_of_adapters_names_those_in_it(hub: Hub) -> None:
     hub.create_repo(
         "ann/many", {f"{n}/{p}": data for n in "ab" for p, data in folder(PLAIN).items()}
     )
-    with pytest.raises(loratools.LoratoolsError, match="adapters are in its folders a, b"):
-        loratools.inspect("hf://ann/many")
+    with pytest.raises(loratools.LoratoolsError, match="name the folder of an adapter in it: a, b"):
+        loratools.open_adapter("hf://ann/many")
     assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
 
 
