@@ -7,6 +7,7 @@ from loratools.extracting.pairing import Pair, Pairing
 from loratools.extracting.plan import ExtractOptions, Target
 from loratools.names.conv1d import conv1d_weights
 from loratools.names.globs import matches, no_match
+from loratools.names.looks import example, kind_of
 from loratools.names.packed import Packed
 from loratools.names.tied import is_embedding, is_lookup
 
@@ -40,6 +41,8 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
         for name in pairing.missing
         if not matches_any(name, options.skip)
     ]
+    if alone:
+        _check_related(pairing)
     for name, packed, complaint in alone:
         if not options.only or matches_any(name, options.only):
             more = f" (and {len(alone) - 1} more in one model only)" if len(alone) > 1 else ""
@@ -48,6 +51,32 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
                 f"{pairing.tuned.where}: {shorten(name)}: {what}{more}", tensor=name, hint=advice
             )
     return tuple(pair for pair in pairing.pairs.values() if _is_comparable(pairing, pair, options))
+
+
+def _check_related(pairing: Pairing) -> None:
+    """Refuse models of which one cannot have been trained from the other.
+
+    Raises:
+        MatchError: they have no tensor in common, or are different kinds of model by their names.
+    """
+    tuned, base = pairing.tuned, pairing.base
+    kinds = kind_of(tuned.tensors), kind_of(base.tensors)
+    is_other_kind = None not in kinds and kinds[0] != kinds[1]
+    has_common = any(pair.after.shape == pair.before.shape for pair in pairing.pairs.values())
+    if has_common and not is_other_kind:
+        return
+    own, of_base = example(tuned.tensors), example(base.tensors)
+    what = f"another model: none of its tensors ({own}) is one of {base.where} ({of_base})"
+    if is_other_kind:
+        what = (
+            f"another kind of model: by its names ({own}) it is {kinds[0]}, and the base "
+            f"{base.where} ({of_base}) is {kinds[1]}"
+        )
+    raise MatchError(
+        f"{tuned.where}: {what}",
+        file=tuned.where,
+        hint="name the model that was trained, and then the one that it was trained from",
+    )
 
 
 def _packed(name: str, own: Packed, other: Packed) -> str | None:

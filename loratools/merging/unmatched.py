@@ -1,14 +1,13 @@
 """What adapters change and a base does not have, in words."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
 from loratools.errors import counted, shorten
-from loratools.names.looks import kind_of
+from loratools.names.looks import example, kind_of
 from loratools.names.matching import BaseNames
 from loratools.names.meant_for import meant_for
 
@@ -81,8 +80,8 @@ class Unmatched:
         which = f", {' or '.join(models)}" if 0 < len(models) <= _FEW else ""
         own = self.names.words or " and ".join(sorted(self.names.models))
         return (
-            f"another kind of model: by its names ({_example(adapter.updates)}), the adapter is "
-            f"for {kind}{which}, and the base ({_example(self.names.shapes)}) is {base}"
+            f"another kind of model: by its names ({example(adapter.updates)}), the adapter is "
+            f"for {kind}{which}, and the base ({example(self.names.shapes)}) is {base}"
             f"{own and f', {own}'}; {_trained_on(adapter)}"
         )
 
@@ -106,13 +105,6 @@ class Unmatched:
         if others := len(self._complaints) - models.total():
             counts.append(f"{others} of models that it has")
         return f": in all, {', '.join(counts)}"
-
-
-def _example(names: Iterable[str]) -> str:
-    """The first of the names that has a number, without the parameter's, for a message."""
-    names = [*names]
-    name = next((name for name in names if re.search(r"\d", name)), names[0])
-    return shorten(name.rpartition(".")[0], 70)
 
 
 def _trained_on(adapter: Adapter) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Literal
 
+from loratools.errors import shorten
 from loratools.names.components import labelled
 from loratools.names.layouts import readings
 
@@ -17,7 +18,7 @@ _LANGUAGE = re.compile(
 )
 #: Labels of prefixes that programs for image models write, whatever follows.
 _OF_IMAGE = re.compile(
-    r"lora_(unet|te\d?|transformer)_|(unet|text_encoder(_\d)?)\.|diffusion_model\."
+    r"lora_(unet|te\d?|transformer)_|(unet|text_encoder(_\d)?)\.|(model\.)?diffusion_model\."
 )
 #: As many names are looked at: they tell, or no more of them would.
 _MOST = 200
@@ -35,6 +36,17 @@ def kind_of(names: Iterable[str]) -> Kind | None:
     if 2 * sum(map(_is_of_image, looked)) > len(looked):
         return "an image model"
     return "a language model" if 2 * sum(map(_is_of_language, looked)) > len(looked) else None
+
+
+def example(names: Iterable[str]) -> str:
+    """The first of the names that has a number, without the parameter's, for a message.
+
+    >>> example(["embed_tokens.weight", "layers.0.mlp.up_proj.weight"])
+    'layers.0.mlp.up_proj'
+    """
+    names = [*names]
+    name = next((name for name in names if re.search(r"\d", name)), names[0])
+    return shorten(name.rpartition(".")[0] or name, 70)
 
 
 def _is_of_image(name: str) -> bool:
