@@ -256,22 +256,23 @@ def _surest(bundle: "Bundle") -> Dialect:
     """
     claims = _claims(bundle)
     surest = max(claims.values(), default=Sureness.NO)
-    found = [dialect.name for dialect, claim in claims.items() if claim == surest]
+    found = [dialect for dialect, claim in claims.items() if claim == surest]
+    names = [dialect.name for dialect in found]
     if surest is Sureness.NO and (what := no_adapter(bundle.tensors)):
         raise NotAnAdapterError(f"{bundle.where}: {what}")
     if surest is Sureness.NO:
-        what, _, advice = _appearance(bundle, found).partition("; ")
-        reads = f"loratools reads {', '.join(found)}"
+        what, _, advice = _appearance(bundle, names).partition("; ")
+        reads = f"loratools reads {', '.join(names)}"
         raise UnsupportedError(
             f"{bundle.where}: {what}", hint=f"{advice}; {reads}" if advice else reads
         )
     if len(found) > 1:
         raise UnsupportedError(
-            f"{bundle.where}: could be in the format {' or '.join(found)}, and nothing makes one "
+            f"{bundle.where}: could be in the format {' or '.join(names)}, and nothing makes one "
             f"of them likelier",
             hint="remove what does not belong to it, a config or some of the tensors",
         )
-    return dialect_named(found[0])
+    return found[0]
 
 
 def _decoded(dialect: Dialect, bundle: "Bundle", options: Mapping[str, str]) -> "Adapter":

@@ -29,7 +29,9 @@ _PARTS_OF_VOCABULARIES = frozenset({
     "vocab-tgt.json", "vocab.json", "word_pronunciation.json", "word_shape.json",
 })  # fmt: skip
 _SETTINGS = frozenset({ADDED_TOKENS, "special_tokens_map.json", TOKENIZER_CONFIG})
+_TEMPLATES = frozenset({TEMPLATE, OLD_TEMPLATE})
 _MORE_TEMPLATES = "additional_chat_templates/"
+_OF_TOKENIZERS = _WHOLE_VOCABULARIES | _PARTS_OF_VOCABULARIES | _SETTINGS | _TEMPLATES
 _COMPARED_BYTES = 2**20
 
 
@@ -83,12 +85,12 @@ def is_settings(name: str) -> bool:
 
 def is_template(name: str) -> bool:
     """Whether a file is a chat template."""
-    return name in {TEMPLATE, OLD_TEMPLATE} or name.startswith(_MORE_TEMPLATES)
+    return name in _TEMPLATES or name.startswith(_MORE_TEMPLATES)
 
 
 def is_tokenizers(name: str) -> bool:
     """Whether a file belongs to a tokenizer."""
-    return is_vocabulary(name) or is_settings(name) or is_template(name)
+    return name in _OF_TOKENIZERS or name.startswith(_MORE_TEMPLATES)
 
 
 def has_tokenizer(names: Iterable[str], beside: Iterable[str]) -> bool:

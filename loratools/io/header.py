@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple, final
@@ -43,6 +43,8 @@ _ESCAPED = bytes([*range(32), ord("\\")])
 #: Different pairs of dtype and shape in a header that is read by `_ENTRY`. Each pair is parsed and
 #: checked by itself, which costs as much as ten entries.
 _MOST_KINDS = 10_000
+#: Longer texts are not remembered, of which a few would take much memory.
+_MOST_REMEMBERED = 2**19
 
 
 @final
@@ -176,14 +178,33 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
     if first is None or text[end + 1 :].strip(b" "):
         return None
     begin = first.start()
-    parts = _ENTRY.split(memoryview(text)[begin:end])
+    own = memoryview(text)[begin:end]
+    entries = _known_entries(bytes(own)) if len(own) <= _MOST_REMEMBERED else _entries(own)
+    if entries is None:
+        return None
+    try:
+        metadata = _metadata_before(text[:begin].decode())
+    except (FormatError, UnicodeDecodeError):
+        return None
+    past = [data_begin + end for end in entries.ends]
+    return Columns(*entries[:3], [data_begin, *past[:-1]], past), metadata
+
+
+# Adapters in a folder mostly have the same tensors, and only other metadata.
+@lru_cache(maxsize=8)
+def _known_entries(text: bytes) -> Columns | None:
+    return _entries(text)
+
+
+def _entries(text: bytes | memoryview) -> Columns | None:
+    """The entries of a header in its usual form, with positions from the end of the header on."""
+    parts = _ENTRY.split(text)
     between, texts, kinds, begins, ends = (parts[column::5] for column in range(5))
     joined, different = b'"'.join(texts), set(kinds)
     if any(between) or len(different) > _MOST_KINDS or joined != joined.translate(None, _ESCAPED):
         return None
     try:
-        metadata = _metadata_before(text[:begin].decode())
-        names = joined.decode().split('"')
+        names = tuple(joined.decode().split('"'))
         known = {kind: _checked_kind(kind) for kind in different}
     except (FormatError, UnicodeDecodeError):
         return None
@@ -196,8 +217,7 @@ def _read_compact(text: bytes, data_begin: int) -> _Contents | None:
         return None
     if begins[0] != b"0" or begins[1:] != ends[:-1]:
         return None
-    past_bytes = [data_begin + end for end in past]
-    return Columns(names, dtypes, shapes, [data_begin, *past_bytes[:-1]], past_bytes), metadata
+    return Columns(names, dtypes, shapes, [0, *past[:-1]], past)
 
 
 def _metadata_before(start: str) -> Mapping[str, str]:

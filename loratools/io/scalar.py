@@ -2,8 +2,10 @@
 
 import math
 import struct
+from collections.abc import Mapping
 from functools import cache
 
+from loratools.io.file import InputFile
 from loratools.io.source import Source, Stored
 
 #: The dtypes that a single number is read from; bfloat16 is the upper half of a float32.
@@ -33,6 +35,23 @@ def read_scalar(source: Source) -> float:
         return float(source.read().item())
     data = source.file.read(source.begin, source.nbytes)
     return _decode(data, source.dtype)
+
+
+def read_scalars(sources: Mapping[str, Source]) -> dict[str, float]:
+    """The numbers in many tensors of one element, as `read_scalar` reads each, by the same names.
+
+    Those in one file are read together.
+    """
+    numbers = {n: read_scalar(s) for n, s in sources.items() if not isinstance(s, Stored)}
+    files: dict[InputFile, dict[str, Stored]] = {}
+    for name, source in sources.items():
+        if isinstance(source, Stored):
+            files.setdefault(source.file, {})[name] = source
+    for file, stored in files.items():
+        read = file.read_each((source.begin, source.nbytes) for source in stored.values())
+        for (name, source), data in zip(stored.items(), read, strict=True):
+            numbers[name] = _decode(data, source.dtype)
+    return numbers
 
 
 def rounded(number: float, dtype: str) -> float:

@@ -4,6 +4,7 @@ Only what makes the image is looked at: text encoders are the same in many model
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from loratools.names.components import labelled
 from loratools.names.layouts import readings
@@ -16,6 +17,12 @@ def meant_for(targets: Iterable[str]) -> tuple[str, ...]:
     >>> meant_for(["lora_unet_joint_blocks_0_x_block_attn_qkv.weight"])
     ('Stable Diffusion 3',)
     """
+    return _meant_for(tuple(targets))
+
+
+# Many adapters in a folder have the same targets.
+@lru_cache(maxsize=8)
+def _meant_for(targets: tuple[str, ...]) -> tuple[str, ...]:
     found = [paths for target in targets if (paths := _paths(target)) is not None]
     families = [family for family in (found or [{}])[0] if all(family in paths for paths in found)]
     names = (_name(family, [paths[family] for paths in found]) for family in families)

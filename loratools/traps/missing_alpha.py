@@ -20,15 +20,17 @@ class _MissingAlpha(Trap):
 
     def find(self, seen: Seen) -> Iterator[Note]:
         missing = _missing(seen.adapter)
+        if not missing:
+            return
         others = _others(seen.adapter)
-        if missing and any(value != 1 for value in others):
+        if any(value != 1 for value in others):
             known = " or ".join(f"{value:.4g}" for value in others[:3])
             yield Note(
                 "problem",
                 f"no alpha, so the scaling is taken as 1, where other modules have {known}: "
                 f"{listed(missing)}",
             )
-        elif missing:
+        else:
             yield Note("info", f"no alpha, so the scaling is taken as 1: {listed(missing)}")
 
     def cured(self, adapter: Adapter) -> Mapping[str, Scaling]:

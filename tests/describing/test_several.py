@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools.describing.description import Inspection
 from loratools.describing.several import Inspections
 from loratools.errors import FormatError, NotAnAdapterError, OptionError, StorageError
+from loratools.formats._modules.spelling import Spelling, without_adapter
 from loratools.io.file import InputFile
+from loratools.io.header import _known_entries
+from loratools.names.grouping import pattern_of
+from loratools.names.meant_for import _meant_for
 from tests.e2e.commands import FIXTURES
 from tests.merged import at_most, pair, write_adapter, write_base
 from tests.narrowing import present
@@ -72,6 +76,29 @@ def test_each_adapter_of_a_list_is_described_as_alone(mixed: Path) -> None:
         assert present(row.inspection).to_json() == alone.to_json()
         assert row.path == row.name == str(name)
     assert found.is_sound
+
+
+def forget_other_adapters() -> None:
+    for remembered in (_known_entries, Spelling.split, without_adapter, pattern_of, _meant_for):
+        remembered.cache_clear()
+
+
+def test_what_is_remembered_of_one_adapter_changes_nothing_of_another(tmp_path: Path) -> None:
+    tensors = load_file(KOHYA)
+    other = {
+        key: tensor / 2 if key.endswith(".alpha") else tensor for key, tensor in tensors.items()
+    }
+    fewer = {key: tensor for key, tensor in tensors.items() if "_fc1." not in key}
+    assert 0 < len(fewer) < len(tensors)
+    save_file(tensors, tmp_path / "a.safetensors", {"ss_network_dim": "4"})
+    save_file(other, tmp_path / "b.safetensors", {"ss_sd_model_name": "base"})
+    save_file(fewer, tmp_path / "c.safetensors")
+    alone = []
+    for path in sorted(tmp_path.iterdir()):
+        forget_other_adapters()
+        alone += loratools.inspect([path]).to_json()
+    assert loratools.inspect([tmp_path]).to_json() == alone
+    assert len({json.dumps(row["targets"]) for row in alone}) == 3
 
 
 def test_a_string_is_one_path_and_a_list_of_one_is_a_list() -> None:

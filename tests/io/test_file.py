@@ -63,12 +63,20 @@ def test_a_socket_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             InputFile(tmp_path / "file")
 
 
+def test_many_places_are_read_as_each_of_them(path: Path) -> None:
+    file = InputFile(path)
+    places = [(3, 4), (254, 2), (3, 1), (256, 0)]
+    assert file.read_each(places) == [file.read(*place) for place in places]
+
+
 @pytest.mark.parametrize("size", [0, 100, 255])
 def test_a_file_that_became_shorter_is_an_error(path: Path, size: int) -> None:
     file = InputFile(path)
     os.truncate(path, size)
     with pytest.raises(StorageError, match="became shorter while it was read"):
         file.read(0, 256)
+    with pytest.raises(StorageError, match="became shorter while it was read"):
+        file.read_each([(0, 0), (255, 1)])
 
 
 def test_a_truncation_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
@@ -114,6 +122,8 @@ def test_a_file_that_was_written_to_is_an_error(path: Path, by: str) -> None:
         os.utime(path, ns=(0, 0))
     with pytest.raises(StorageError, match="changed while it was read; run again"):
         file.read(0, 256)
+    with pytest.raises(StorageError, match="changed while it was read; run again"):
+        file.read_each([(0, 2), (2, 2)])
     with pytest.raises(StorageError, match="changed while it was read; run again"):
         file.check_unchanged()
 

@@ -219,6 +219,17 @@ def test_a_header_of_very_many_shapes_costs_no_more_than_the_strict_reading() ->
     assert _read_compact(encode_header(empty[:-1], {})[8:], 8) is not None
 
 
+def test_the_tensors_of_a_header_are_found_whatever_metadata_was_before_equal_ones() -> None:
+    tensors = [("a", "F32", (2,)), ("b", "F16", (3, 1))]
+    for metadata in ({}, {"title": "x" * 100}, {"title": "x"}):
+        encoded = encode_header(tensors, metadata)
+        text, size = encoded[8:], len(encoded) + 14
+        columns, found = _read_strictly(text, len(encoded), "x")
+        header = parse_header(text, size, "x")
+        assert found == header.metadata == metadata
+        assert list(map(list, header.columns)) == list(map(list, columns))
+
+
 def test_tensors_come_in_the_order_of_their_bytes() -> None:
     text = (
         b'{"late":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},'

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.file import InputFile
-from loratools.io.scalar import SCALARS, _decode, read_scalar, rounded
-from loratools.io.source import Held, Stored
+from loratools.io.scalar import SCALARS, _decode, read_scalar, read_scalars, rounded
+from loratools.io.source import Held, Source, Stored, stored_tensors
 
 
 @pytest.mark.parametrize("dtype", SCALARS)
@@ -26,6 +26,18 @@ def test_number_is_that_of_torch_from_a_file_and_from_memory(
     (info,) = file.read_header().tensors
     assert read_scalar(Stored(*info, file)) == tensor.item()
     assert read_scalar(Held("x", tensor, dtype)) == tensor.item()
+
+
+def test_many_numbers_are_read_as_each_of_them(tmp_path: Path) -> None:
+    sources: dict[str, Source] = {"held": Held("held", torch.tensor(0.5), "F32")}
+    for number, name in enumerate(("one", "other")):
+        values = {dtype: torch.tensor(12 + number).to(to_torch(dtype)) for dtype in SCALARS}
+        save_file(values, tmp_path / name)
+        file = InputFile(tmp_path / name)
+        stored = stored_tensors(file, file.read_header())
+        sources |= {f"{name} {dtype}": source for dtype, source in stored.items()}
+    assert len(sources) == 1 + 2 * len(SCALARS)
+    assert read_scalars(sources) == {name: read_scalar(s) for name, s in sources.items()}
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in SCALARS if dtype.startswith("F8")])

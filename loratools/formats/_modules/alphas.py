@@ -1,27 +1,40 @@
 """The alpha of a module as a tensor of one number."""
 
 import math
+from collections.abc import Mapping
 
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError
 from loratools.io.dtypes import to_torch
-from loratools.io.scalar import SCALARS, read_scalar, rounded
+from loratools.io.scalar import SCALARS, read_scalar, read_scalars, rounded
 from loratools.io.source import Held, Source
 
 ALPHA = "alpha"
 
 
-def read_scaling(where: str, source: Source | None, *, rank: int) -> Scaling:
+def read_alphas(sources: Mapping[str, Source]) -> Mapping[str, float]:
+    """The alphas of modules, which are read together; without those that are no single number."""
+    return read_scalars(
+        {
+            module: source
+            for module, source in sources.items()
+            if math.prod(source.shape) == 1 and source.dtype in SCALARS
+        }
+    )
+
+
+def scaling_of(where: str, source: Source | None, alpha: float | None, *, rank: int) -> Scaling:
     """The scaling that a stored alpha gives to a module; a scaling of 1 where `source` is None.
+
+    `alpha` is the number that `read_alphas` found in the tensor.
 
     Raises:
         FormatError: the alpha is not a single finite number.
     """
     if source is None:
         return Scaling(alpha=rank, rank=rank, rule="rank", origin="assumed")
-    if math.prod(source.shape) != 1 or source.dtype not in SCALARS:
+    if alpha is None:
         raise FormatError(f"{where}: {source.dtype} {list(source.shape)} is not a single number")
-    alpha = read_scalar(source)
     if not math.isfinite(alpha):
         raise FormatError(f"{where}: is {alpha}")
     return Scaling(alpha=alpha, rank=rank, rule="rank", origin="tensor", source=source)

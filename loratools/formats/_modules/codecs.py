@@ -9,7 +9,7 @@ from loratools.adapter import Note
 from loratools.deltas import Delta
 from loratools.errors import FormatError, about, listing
 from loratools.formats._modules import kinds
-from loratools.formats._modules.alphas import ALPHA
+from loratools.formats._modules.alphas import ALPHA, read_alphas
 from loratools.formats._modules.kinds import Codec, StoredModule
 from loratools.formats._modules.magnitudes import DoRACodec, settled
 from loratools.io.source import Source
@@ -48,7 +48,11 @@ class Codecs:
             FormatError: a module's tensors form no update.
             ShapeMismatchError: they do not fit each other.
         """
-        stored = {name: StoredModule(f"{where}: {name}", parts) for name, parts in modules.items()}
+        alphas = read_alphas({n: parts[ALPHA] for n, parts in modules.items() if ALPHA in parts})
+        stored = {
+            name: StoredModule(f"{where}: {name}", parts, alphas.get(name))
+            for name, parts in modules.items()
+        }
         deltas = {}
         for name, module in stored.items():
             with about(name):

@@ -39,7 +39,7 @@ class DoRACodec(Codec):
         """The DoRA of a module; the shape of the magnitude says which axis it belongs to."""
         name, magnitude = _magnitude(module)
         parts = {part: source for part, source in module.parts.items() if part != name}
-        change = self._change.decode(StoredModule(module.name, parts))
+        change = self._change.decode(module._replace(parts=parts))
         shapes = _shapes(module, change.shape)
         if change.additive is None or not shapes.axes:
             raise ShapeMismatchError(

@@ -1,8 +1,7 @@
 """The metadata of a kohya file: its origin, and the ranks and alphas that it states."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, final
 
 from loratools.adapter import Note, Provenance
 from loratools.errors import FormatError, listing
@@ -20,8 +19,7 @@ _SETTINGS = (
 
 
 @final
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The rank and the alpha of a module, the dtype of its alpha, and whether it has a kernel.
 
     The dtype is "F64" where no tensor stores the alpha.
@@ -61,18 +59,19 @@ def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return {name: metadata[name] for name in _SETTINGS if name in metadata}
 
 
-def disagreements(metadata: Mapping[str, str], sizes: Sequence[Size]) -> Iterator[Note]:
+def disagreements(metadata: Mapping[str, str], sizes: Iterable[Size]) -> Iterator[Note]:
     """Notes on each rank or alpha in the metadata that is not what the tensors have.
 
-    The tensors count.
+    The tensors count. Their sizes are looked at only where the metadata states a number.
     """
     arguments = _arguments(metadata)
     stated = [(name, metadata.get(f"ss_{name}")) for name in ("network_dim", "network_alpha")]
     stated += [(name, arguments.get(name)) for name in ("conv_dim", "conv_alpha")]
-    for name, text in stated:
-        wanted = _values(name, arguments, sizes)
-        number = _number(text)
-        if number is None or all(_is_equal(number, value, dtype) for value, dtype in wanted):
+    numbers = [(name, text, n) for name, text in stated if (n := _number(text)) is not None]
+    different = [*dict.fromkeys(sizes)] if numbers else []
+    for name, text, number in numbers:
+        wanted = _values(name, arguments, different)
+        if all(_is_equal(number, value, dtype) for value, dtype in wanted):
             continue
         where = f"ss_{name}" if name.startswith("network") else f"{name} in {_ARGUMENTS}"
         found = listing(dict.fromkeys(_plain(value) for value, _ in wanted))

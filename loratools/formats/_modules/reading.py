@@ -125,11 +125,11 @@ def adapter_of(
 def _notes(bundle: Bundle, deltas: Mapping[str, Delta], codecs: Codecs) -> Iterator[Note]:
     if bundle.config is not None:
         yield Note("info", "a config does not belong to this format, and is not used")
-    yield from disagreements(bundle.metadata, [*_sizes(deltas.values(), codecs)])
+    yield from disagreements(bundle.metadata, _sizes(deltas.values(), codecs))
 
 
 def _sizes(deltas: Iterable[Delta], codecs: Codecs) -> Iterator[Size]:
-    """The rank and the alpha of each module, to be compared with the metadata."""
+    """The ranks and the alphas of modules, to be compared with the metadata."""
     for delta in deltas:
         codec, scaling = codecs.taking(delta), delta.scaling
         if codec is not None and scaling is not None:

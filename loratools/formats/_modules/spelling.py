@@ -7,7 +7,7 @@ it stops. Parts have one name in the code, that of kohya's files: `lora_down.wei
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, final
 
 from loratools.errors import FormatError, listing
@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spelling:
     """The ends of keys that a dialect reads, with the part that each of them means.
 
@@ -40,6 +40,9 @@ class Spelling:
 
     parts: Mapping[str, str]
 
+    # A key is split by the claims of several dialects and by the one that reads the file, and the
+    # files of a folder mostly have the same keys. Spellings are few and live as long as Python.
+    @lru_cache(maxsize=2**14)  # noqa: B019
     def split(self, key: str) -> Split | None:
         """The module and the part of a key, by the longest end that fits; None if none does."""
         if not key.endswith(self._ends):
@@ -57,6 +60,8 @@ class Spelling:
         return tuple(sorted(self.parts, key=len, reverse=True))
 
 
+# Asked of a key once when its file is checked, and once when it is decoded.
+@lru_cache(maxsize=2**14)
 def without_adapter(key: str) -> str:
     """A key without the name that PEFT gave the adapter in memory, if it has one."""
     return _NAMED.sub(r"\g<part>\g<end>", key) if ".lora_" in key else key
@@ -68,7 +73,7 @@ def check_one_adapter(keys: Iterable[str], where: str) -> None:
     Raises:
         FormatError: there are several, of which each has modules of its own.
     """
-    named = (_NAMED.search(key) for key in keys if ".lora_" in key)
+    named = (_NAMED.search(key) for key in keys if without_adapter(key) != key)
     names = dict.fromkeys(match["name"] for match in named if match)
     if len(names) > 1:
         raise FormatError(

@@ -128,8 +128,7 @@ def is_known(peft_type: object) -> bool:
 
 def has_part(keys: Iterable[str]) -> bool:
     """Whether a key has the name of a part of a module, in any type."""
-    part = _part_of(registry.names(kinds))
-    return any(part.search(key) for key in keys)
+    return any(map(_part_of(registry.names(kinds)).search, keys))
 
 
 def codecs_for(adapter: Adapter) -> Codecs:

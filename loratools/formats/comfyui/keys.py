@@ -11,6 +11,7 @@ sorts: names of diffusers, some with kohya's names of parts, and names of both k
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 
 from loratools.formats._modules.alphas import ALPHA
 from loratools.formats._modules.codecs import Codecs
@@ -33,6 +34,7 @@ _AI_TOOLKIT = Spelling({".magnitude": PEFT_MAGNITUDE})
 NAMES = f"the name of a module that begins with {' or '.join(_BEGINNINGS)}"
 
 
+@cache
 def spelling(codecs: Codecs) -> Spelling:
     """The names of parts in ComfyUI's files."""
     return spelled_alike(codecs.parts) | PEFT | OLD_DIFFUSERS | _AI_TOOLKIT
@@ -53,11 +55,17 @@ def has_names_of_diffusers(keys: Collection[str], codecs: Codecs) -> bool:
 
     Some of its parts have kohya's names, or flattened names of modules are beside them.
     """
-    own, kohyas = spelling(codecs), spelled_alike({*codecs.parts} - {ALPHA, PEFT_MAGNITUDE})
+    own, kohyas = spelling(codecs), _of_kohya(codecs)
     likely = [key for key in keys if _COMPONENT.match(key) and _PROCESSOR not in key]
     if likely and any(map(flattened_prefix, keys)):
         return any(map(own.split, likely))
     return any(map(kohyas.split, likely))
+
+
+@cache
+def _of_kohya(codecs: Codecs) -> Spelling:
+    """Kohya's names of parts, but for those that other formats have too."""
+    return spelled_alike({*codecs.parts} - {ALPHA, PEFT_MAGNITUDE})
 
 
 def spelled(keys: Iterable[str], codecs: Codecs) -> Mapping[Split, str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 from loratools.adapter import Note, Update
 from loratools.deltas.lora import Scaling
 from loratools.errors import listing, shorten
-from loratools.formats._modules.alphas import ALPHA, read_scaling
+from loratools.formats._modules.alphas import ALPHA, read_alphas, scaling_of
 from loratools.formats._peft.announced import announced_parts, other_ranks
 from loratools.formats._peft.codecs import codecs_of
 from loratools.formats._peft.config import PeftConfig, Unstated, parse_config
@@ -136,9 +136,13 @@ def decode_component(
         config = _inferred(modules, stated, codecs.type, alpha)
     decoder = Decoder(where, codecs, config.about([*modules]), Parts(modules=modules), "auto")
     decoded = decoder.all_updates()
+    numbers = read_alphas(alphas)
     own = {
-        module: read_scaling(
-            f"{where}: {shorten(module)}.{ALPHA}", source, rank=modules[module]["lora_A"].shape[0]
+        module: scaling_of(
+            f"{where}: {shorten(module)}.{ALPHA}",
+            source,
+            numbers.get(module),
+            rank=modules[module]["lora_A"].shape[0],
         )
         for module, source in alphas.items()
     }

@@ -1,6 +1,7 @@
 """The keys of kohya's files: a module's path, mostly with `_` for its dots, and a part's name."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from loratools.formats._modules.codecs import Codecs
 from loratools.formats._modules.spelling import PEFT, Spelling, Split, spelled_alike
@@ -11,6 +12,7 @@ _PREFIXES = ("lora_", "lycoris_", "oft_")
 _OTHERS = ("diffusion_model.", "transformer.", "unet.", "text_encoder")
 
 
+@cache
 def spelling(codecs: Codecs) -> Spelling:
     """The names of parts in kohya's files: its own, and PEFT's, which follow flattened names."""
     return spelled_alike(codecs.parts) | PEFT

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from loratools.adapter import Adapter
 from loratools.formats import Sureness
 from loratools.formats._modules.codecs import all_codecs
-from loratools.formats._modules.reading import adapter_of, other_kind, stored_modules
+from loratools.formats._modules.reading import adapter_of, stored_modules
+from loratools.formats._part_names import lycoris_kind
 from loratools.formats.kohya.keys import has_kohyas, is_name, spelling
 from loratools.io.bundle import Bundle
 
@@ -20,7 +21,8 @@ def claim(bundle: Bundle) -> Sureness:
     if not has_kohyas(bundle.tensors, codecs):
         return Sureness.NO
     own = spelling(codecs)
-    has_others = any(not is_name(key) or other_kind(key, own) for key in bundle.tensors)
+    unknown = [key for key in bundle.tensors if own.split(key) is None]
+    has_others = any(map(lycoris_kind, unknown)) or not all(map(is_name, bundle.tensors))
     return Sureness.POSSIBLE if has_others else Sureness.KEYS
 
 

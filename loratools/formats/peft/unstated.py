@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from loratools.adapter import Note
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, shorten
-from loratools.formats._modules.alphas import ALPHA, read_scaling
+from loratools.formats._modules.alphas import ALPHA, read_alphas, scaling_of
 from loratools.formats._peft.codecs import Codecs, codecs_of
 from loratools.formats._peft.config import PeftConfig, Unstated
 from loratools.formats._peft.keys import Parts
@@ -55,10 +55,12 @@ def _stored_alphas(
     where: str, parts: Parts, ranks: Mapping[str, int]
 ) -> Iterator[tuple[str, Scaling]]:
     """The scalings of modules with an alpha as a tensor, which is no whole tensor any more."""
-    for module in [module for module in ranks if f"{module}.{ALPHA}" in parts.plain]:
-        name = f"{module}.{ALPHA}"
-        source = parts.plain.pop(name)
-        yield module, read_scaling(f"{where}: {shorten(name)}", source, rank=ranks[module])
+    names = {module: f"{module}.{ALPHA}" for module in ranks}
+    alphas = {m: parts.plain.pop(name) for m, name in names.items() if name in parts.plain}
+    numbers = read_alphas(alphas)
+    for module, source in alphas.items():
+        name = f"{where}: {shorten(names[module])}"
+        yield module, scaling_of(name, source, numbers.get(module), rank=ranks[module])
 
 
 def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, final
 
 from loratools.deltas import Delta
 from loratools.deltas.lora import Scaling
-from loratools.formats._modules.alphas import ALPHA, read_scaling
+from loratools.formats._modules.alphas import ALPHA, scaling_of
 from loratools.io.source import Source
 
 
@@ -22,10 +22,12 @@ class StoredModule(NamedTuple):
     Attributes:
         name: the file and the module, for error messages.
         parts: the tensors by the names of their parts, which are kohya's: `lora_up.weight`.
+        alpha: the number in the part called `alpha`; None without one, or if it is no number.
     """
 
     name: str
     parts: Mapping[str, Source]
+    alpha: float | None
 
     def scaling(self, rank: int) -> Scaling:
         """The scaling that the module's alpha gives at this rank; 1 where no alpha is stored.
@@ -33,7 +35,7 @@ class StoredModule(NamedTuple):
         Raises:
             FormatError: the alpha is not a single finite number.
         """
-        return read_scaling(f"{self.name}.{ALPHA}", self.parts.get(ALPHA), rank=rank)
+        return scaling_of(f"{self.name}.{ALPHA}", self.parts.get(ALPHA), self.alpha, rank=rank)
 
 
 class Codec(ABC):
