@@ -23,8 +23,8 @@ from loratools.errors import UnansweredError as UnansweredError
 from loratools.errors import UnsupportedError as UnsupportedError
 from loratools.extracting.plan import ExtractOptions as ExtractOptions
 from loratools.extracting.report import ExtractReport as ExtractReport
-from loratools.extracting.svd_extract import ExtractRun as ExtractRun
 from loratools.extracting.svd_extract import svd_extract as svd_extract
+from loratools.extracting.writing import ExtractRun as ExtractRun
 from loratools.files.in_memory import adapter_from_tensors as adapter_from_tensors
 from loratools.files.opening import open_adapter as open_adapter
 from loratools.lowrank.ranks import RankRule as RankRule

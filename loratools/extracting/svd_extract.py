@@ -1,85 +1,34 @@
 """`svd_extract` as a function: reads two models, and writes an adapter of their difference."""
 
-import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, Unpack, final, overload
+from typing import Literal, Unpack, overload
 
 from loratools.adapter import Adapter
-from loratools.arguments import checked, checked_fields
-from loratools.errors import OptionError, OutputError, counted, storage_errors
-from loratools.extracting.adapter import adapter_of
+from loratools.arguments import checked
+from loratools.errors import OptionError
 from loratools.extracting.changed import differing, measure
-from loratools.extracting.check import Check
-from loratools.extracting.check import check as check_extraction
-from loratools.extracting.difference import Difference
-from loratools.extracting.factoring import Factoring, identity, input_files
+from loratools.extracting.factoring import input_files
 from loratools.extracting.pairing import Pair, Pairing, pair_up
-from loratools.extracting.parts import Part, Parts
 from loratools.extracting.plan import ExtractOptions, ExtractPlan
 from loratools.extracting.planner import plan_extract
 from loratools.extracting.report import ExtractReport
 from loratools.extracting.selection import comparable, matrices
-from loratools.files.beside import of_adapter
-from loratools.files.companions import laid_over
+from loratools.extracting.writing import ExtractRun, Work, companions_of, write
 from loratools.files.in_memory import in_memory
-from loratools.files.opening import companions_in, open_adapter, open_base
-from loratools.files.output_names import check_name
+from loratools.files.opening import open_base
 from loratools.files.place import layers_of
-from loratools.files.tensors import layout_of
-from loratools.files.writing import Ranks, approved, put_files
-from loratools.formats import encode
+from loratools.files.writing import Ranks, approved
 from loratools.hub.names import HubName, is_hub_name
-from loratools.io.checkpoint import Checkpoint
-from loratools.io.companions import Companion
-from loratools.io.dtypes import BITS, nbytes
-from loratools.io.folder import LocalFolder
-from loratools.io.publish import Staging, check_output, staged
 from loratools.io.sizes import size_in_bytes
 from loratools.io.streaming import stream
 from loratools.keywords import with_keywords
-from loratools.lowrank.ranks import RankRule, Wanted, rule_of
-from loratools.lowrank.settle import first_question, settle
+from loratools.lowrank.ranks import RankRule, rule_of
 from loratools.running.parallel import Map, threads
 from loratools.running.progress import Progress, shows_progress
 from loratools.running.watch import Watch
-from loratools.showing.shown import Brief
-
-_PARTS = "parts"
-_SLACK_BYTES = 2**20
-#: The most bytes that a tensor's entry in a file's header takes, besides its target's name.
-_ENTRY_BYTES = 144
-
-
-@checked_fields
-@final
-@dataclass(frozen=True, repr=False)
-class ExtractRun(Brief):
-    """How an extraction runs; the bytes of the output do not depend on it.
-
-    Attributes:
-        overwrite: replace an output that exists.
-        resume: go on where an interrupted run stopped, with the factors that it had finished; if
-            this run is interrupted, its own finished factors are kept as well.
-        jobs: the number of threads; None is one for each core.
-        progress: called by any thread with the bytes done and the bytes in all; if it raises, the
-            extraction stops.
-        approve: called with the report before the output gets its name, or at the end of a dry run.
-            If it raises, no output is left.
-
-    Example:
-        >>> import loratools
-        >>> run = loratools.ExtractRun(resume=True, jobs=8)
-    """
-
-    overwrite: bool = False
-    resume: bool = False
-    jobs: int | None = None
-    progress: Callable[[int, int], None] | None = None
-    approve: Callable[[ExtractReport], object] | None = None
 
 
 class _Arguments(Ranks, total=False):
@@ -232,14 +181,14 @@ def svd_extract(
             return report
         name = _base_name(base) if base_name is None else base_name
         if output is not None:
-            work = _Work(plan, rule, limit, options, Path(output), name, check)
-            return _write(work, run, watch, each)
+            work = Work(plan, rule, limit, options, Path(output), name, check)
+            return write(work, run, watch, each)
         with TemporaryDirectory(prefix="loratools-") as folder:
             made = Path(folder) / "adapter"
-            work = _Work(plan, rule, limit, options, made, name, check)
-            report = _write(work, run, watch, each)
+            work = Work(plan, rule, limit, options, made, name, check)
+            report = write(work, run, watch, each)
             where = f"{pairing.tuned.where} - {pairing.base.where}"
-            adapter = in_memory(made, where=where, companions=_companions(pairing.tuned))
+            adapter = in_memory(made, where=where, companions=companions_of(pairing.tuned))
             return replace(adapter, report=replace(report, output=None))
 
 
@@ -256,169 +205,7 @@ def _plan(
     return plan.measured(measure(moved, each, watch), options) if moved else plan
 
 
-@final
-@dataclass(frozen=True)
-class _Work:
-    """The plan of an extraction, and all choices about the adapter that is written."""
-
-    plan: ExtractPlan
-    goal: RankRule
-    size: int | None
-    options: ExtractOptions
-    output: Path
-    base_name: str
-    check: bool
-
-    @property
-    def rule(self) -> RankRule:
-        """The goal, with a budget of factors if there is a size, as far as the plan is known.
-
-        Raises:
-            OutputError: a file of this size has no room for factors.
-        """
-        if self.size is None:
-            return self.goal
-        return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
-
-
-def _write(work: _Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractReport:
-    pairing, output = work.plan.pairing, work.output
-    check_output(
-        output,
-        [path for model in (pairing.tuned, pairing.base) for path in model.paths],
-        is_folder=True,
-        needed_bytes=_needed_bytes(work),
-        overwrite=run.overwrite,
-    )
-    check_name(output, is_folder=True)
-    with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
-        _remove_all_but(staging.folder, _PARTS)
-        parts = Parts(staging.folder / _PARTS, identity(pairing, work.options))
-        report = _put(work, parts, staging, watch, each)
-        for file in input_files(pairing):
-            file.check_unchanged()
-        with storage_errors(parts.folder):
-            shutil.rmtree(parts.folder)
-        approved(report, run.approve)
-        staging.publish()
-    return report
-
-
-def _put(work: _Work, parts: Parts, staging: Staging, watch: Watch, each: Map) -> ExtractReport:
-    """Find the factors, write the adapter's files, and check those files if that is asked for."""
-    factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
-    wanted = first_question(_shapes(work.plan), work.rule)
-    found = factors([(target, wanted) for target in work.plan.factored])
-    first = dict(zip(work.plan.factored, found, strict=True))
-    norms = {target: part.norms for target, part in first.items()}
-    work = replace(work, plan=work.plan.measured(norms, work.options))
-    targets = list(work.plan.factored)
-
-    def find(questions: Sequence[tuple[int, Wanted]]) -> list[Part]:
-        return factors([(targets[i], more) for i, more in questions])
-
-    settled = settle([first[target] for target in targets], wanted, work.rule, find)
-    # Rank 0 leaves a target out: without singular values there is nothing to store at any rank.
-    ranks = [
-        rank if len(part.spectrum().values) else 0
-        for part, rank in zip(settled.found, settled.choice.ranks, strict=True)
-    ]
-    chosen = dict(zip(targets, zip(settled.found, ranks, strict=True), strict=True))
-    adapter = adapter_of(
-        work.plan,
-        chosen,
-        where=str(work.output),
-        base_name=work.base_name,
-        companions=_companions(work.plan.pairing.tuned),
-    )
-    dialect = work.plan.pairing.dialect
-    bundle = encode(adapter, dialect.name)
-    written = put_files(bundle, dialect, layout_of(bundle), staging, each)
-    return ExtractReport(
-        plan=work.plan,
-        truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},
-        gap=settled.choice.gap,
-        output=str(work.output),
-        nbytes=written.nbytes,
-        reused=factors.reused,
-        damaged=parts.damaged,
-        check=_checked(work, staging, chosen, watch, each),
-    )
-
-
-def _checked(
-    work: _Work,
-    staging: Staging,
-    chosen: Mapping[str, tuple[Part, int]],
-    watch: Watch,
-    each: Map,
-) -> Check | None:
-    if not work.check:
-        return None
-    return check_extraction(
-        work.plan,
-        open_adapter(staging.folder),
-        {target: (part.spectrum(), rank) for target, (part, rank) in chosen.items()},
-        work.options.stored_dtype,
-        unsure=math.fsum(part.unsure for part, _ in chosen.values()),
-        each=each,
-        tick=watch,
-    )
-
-
 def _base_name(base: str | Path) -> str:
     name, *overlays = layers_of(base)
     is_on_hub = is_hub_name(name) and not overlays
     return HubName.parse(name).repo if is_on_hub else str(base)
-
-
-def _companions(model: Checkpoint) -> tuple[Companion, ...]:
-    if not model.is_folder or model.path is None:
-        return ()
-    own = companions_in(LocalFolder(model.path, model.where))
-    found = laid_over({companion.name: companion for companion in own}, model)
-    return tuple(found[name] for name in of_adapter(found))
-
-
-def _shapes(plan: ExtractPlan) -> list[tuple[int, int]]:
-    pairs = [target.pair for target in plan.factored.values()]
-    return [Difference(pair.after, pair.before).shape for pair in pairs]
-
-
-def _needed_bytes(work: _Work) -> int:
-    """An estimate of the bytes of parts and output together, before the ranks are known."""
-    rule, plan = work.rule, work.plan
-    element = BITS[work.options.stored_dtype] // 8
-    sizes = map(sum, _shapes(plan))
-    factors = rule.parameters or (rule.rank or rule.min_rank) * sum(sizes)
-    whole = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    beside = sum(c.nbytes for c in _companions(plan.pairing.tuned))
-    return 2 * factors * element + whole + beside + _SLACK_BYTES
-
-
-def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
-    """The number of elements of factors that fit into a file of `size` bytes.
-
-    Raises:
-        OutputError: whole tensors and the header alone are larger.
-    """
-    rest = sum(nbytes(r.source.dtype, r.source.shape) for r in plan.whole.values())
-    # Targets that are not measured yet may still be left out, and then need no entry.
-    factored = [target for target in plan.factored if target in plan.changes]
-    rest += sum(_ENTRY_BYTES + len(target) for target in (*plan.whole, *2 * factored))
-    if rest >= size:
-        raise OutputError(
-            f"{counted(rest, 'byte')} without any factors, more than {size}",
-            hint="use --residual drop",
-        )
-    return (size - rest) * 8 // BITS[options.stored_dtype]
-
-
-def _remove_all_but(folder: Path, name: str) -> None:
-    """Remove all but the finished parts: an interrupted run's other files are written again."""
-    with storage_errors(folder):
-        for path in folder.iterdir():
-            if path.is_dir() and path.name != name:
-                shutil.rmtree(path)
-            elif not path.is_dir():
-                path.unlink()

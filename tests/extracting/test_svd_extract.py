@@ -20,7 +20,8 @@ from loratools.extracting.difference import Difference, Memory, Norms
 from loratools.extracting.pairing import natural, pair_up
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.report import ExtractReport
-from loratools.extracting.svd_extract import ExtractRun, svd_extract
+from loratools.extracting.svd_extract import svd_extract
+from loratools.extracting.writing import ExtractRun
 from loratools.files.checkpoints import open_checkpoint
 from loratools.io.source import Stored
 from loratools.lowrank import krylov, right

@@ -14,7 +14,8 @@ import pytest
 import loratools
 from loratools.extracting.plan import ExtractOptions
 from loratools.extracting.report import ExtractReport
-from loratools.extracting.svd_extract import ExtractRun, svd_extract
+from loratools.extracting.svd_extract import svd_extract
+from loratools.extracting.writing import ExtractRun
 from loratools.io.publish import partial_path
 from loratools.lowrank.ranks import RankRule
 from tests.e2e.commands import FIXTURES, digests

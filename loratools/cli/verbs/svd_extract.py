@@ -121,7 +121,8 @@ def command(
     import_torch()
     from loratools.extracting.plan import ExtractOptions
     from loratools.extracting.report import ExtractReport
-    from loratools.extracting.svd_extract import ExtractRun, svd_extract
+    from loratools.extracting.svd_extract import svd_extract
+    from loratools.extracting.writing import ExtractRun
 
     device = chosen_device(settings["device"])
     answer = Answer(verbose=modules or dry_run, as_json=as_json, writes_nothing=dry_run)
