@@ -10,7 +10,7 @@ from loratools.errors import FormatError, UnsupportedError, listing, path_errors
 from loratools.files.contents import instead_of_base
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
-from loratools.files.swapped import refuse_half_swapped
+from loratools.files.swapped import notes_on_swapped, refuse_half_swapped
 from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
@@ -50,7 +50,7 @@ def checkpoint_at(place: Place, variant: str | None = None) -> Checkpoint:
     """
     found = checkpoint_as_stored(place, variant)
     refuse_half_swapped(found)
-    return found
+    return replace(found, notes=(*found.notes, *notes_on_swapped(found)))
 
 
 def checkpoint_as_stored(place: Place, variant: str | None = None) -> Checkpoint:

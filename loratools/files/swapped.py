@@ -8,12 +8,12 @@ has its original bytes in one of the folder's safetensors files.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError
+from loratools.errors import FormatError, listing
 from loratools.io.checkpoint import Checkpoint, Shard, inside
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
@@ -145,18 +145,36 @@ def refuse_half_swapped(base: Checkpoint) -> None:
         FormatError: it is one; or the state of its swaps is damaged.
         StorageError: that state cannot be read.
     """
-    if base.path is None:
-        return
-    # A component of a pipeline is swapped by itself.
-    for component in base.components:
-        folder = _beside(component.shards[0])
-        state = read_state(folder) if folder.is_dir() else None
-        if state is not None and state.is_interrupted:
-            model = inside(base.where, component.folder) if component.folder else base.where
+    for model, state in _states(base):
+        if state.is_interrupted:
             raise FormatError(
                 f"{model}: a swap has stopped in the middle, or is at work",
                 hint=f"loratools swap {model} completes it",
             )
+
+
+def notes_on_swapped(base: Checkpoint) -> tuple[str, ...]:
+    """Notes on the adapters that swaps have put into a model, which is no base as it was trained.
+
+    Raises:
+        FormatError, StorageError: see `read_state`.
+    """
+    return tuple(
+        f"{model}: {listing(adapter.path for adapter in state.adapters)} "
+        f"{'is' if len(state.adapters) == 1 else 'are'} in it; loratools swap {model} --out takes "
+        f"all adapters out"
+        for model, state in _states(base)
+        if state.adapters
+    )
+
+
+def _states(base: Checkpoint) -> Iterator[tuple[str, SwapState]]:
+    """The states of a model on this disk; a component of a pipeline is swapped by itself."""
+    for component in base.components if base.path is not None else ():
+        folder = _beside(component.shards[0])
+        state = read_state(folder) if folder.is_dir() else None
+        if state is not None:
+            yield inside(base.where, component.folder) if component.folder else base.where, state
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

@@ -38,6 +38,20 @@ def test_adapters_go_in_by_their_weights_and_out_again(
         assert run_here(capsys, "swap", model, *option).out == f"{model}: {said}\n"
 
 
+def test_a_base_with_adapters_in_it_is_said_to_have_them(
+    model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    command = ["merge", model, SMALL, "--dry-run"]
+    for put_in in ([PLAIN], [PLAIN, SMALL]):
+        run_here(capsys, "swap", model, *(part for each in put_in for part in ("--in", each)))
+        said = f"Note: {model}: {', '.join(map(str, put_in))} {'is' if len(put_in) == 1 else 'are'}"
+        assert (
+            f"{said} in it; loratools swap {model} --out takes " in run_here(capsys, *command).err
+        )
+    run_here(capsys, "swap", model, "--out")
+    assert "in it; " not in run_here(capsys, *command).err
+
+
 def test_what_is_asked_for_must_make_sense(model: Path, capsys: Capture) -> None:
     for options in (
         ["--in", PLAIN, "--out"],
