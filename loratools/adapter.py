@@ -154,6 +154,7 @@ class Announced:
             ties the two.
         ties_ends: whether embedding and head were trained as one, if the base ties them.
         heads: suffixes of the names that a head for the task may have, if the model has one.
+        file: the config that announces them, if it is in a file of its own.
     """
 
     biases: Literal["all", "lora_only"] | None = None
@@ -162,6 +163,7 @@ class Announced:
     rows: tuple[str, ...] = ()
     ties_ends: bool = False
     heads: tuple[str, ...] = ()
+    file: str | None = None
 
 
 @final

@@ -15,7 +15,7 @@ from loratools.files.variants import PLAIN, choose, only_file, variants
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, Place, place_here, read_json_in
+from loratools.io.folder import Folder, Place, name_in, place_here, read_json_in
 from loratools.io.index import is_index, read_index, refuse_part
 from loratools.io.pickles import refuse_no_pickle
 from loratools.io.source import stored_tensors
@@ -110,7 +110,8 @@ def _open_component(folder: Folder, file: str, name: str = "") -> Component:
     else:
         shards, metadata = (_open_shard(folder.open(file), name),), {}
     config = read_json_in(folder, "config.json") if "config.json" in names else None
-    return Component(shards, index and inside(name, index), metadata, config)
+    config_file = None if config is None else name_in(folder, "config.json")
+    return Component(shards, index and inside(name, index), metadata, config, config_file)
 
 
 def _open_file(file: InputFile, where: str) -> Checkpoint:

@@ -16,7 +16,7 @@ from loratools.files.fingerprint import Fingerprint, fingerprint
 from loratools.files.manifest import BESIDE, MANIFEST, BaseIdentity, Manifest, read_manifest
 from loratools.io.checkpoint import Checkpoint, Component, Overlay, Shard, inside
 from loratools.io.companions import Companion
-from loratools.io.folder import Folder, read_json_in
+from loratools.io.folder import Folder, name_in, read_json_in
 from loratools.io.json import encode_json
 from loratools.io.source import Stored, stored_tensors
 
@@ -45,7 +45,7 @@ def lay_over(base: Checkpoint, folder: Folder, *, headers: bool) -> Checkpoint:
     found = _shards(folder, manifest, headers=headers)
     companions = _companions(folder, manifest, headers=headers)
     configs = {
-        path: read_json_in(folder, f"{BESIDE}/{path}")
+        path: (name_in(folder, f"{BESIDE}/{path}"), read_json_in(folder, f"{BESIDE}/{path}"))
         for path in (inside(component.folder, _CONFIG) for component in base.components)
         if path in manifest.beside
     }
@@ -140,11 +140,11 @@ def _laid_over(
     base: Checkpoint,
     manifest: Manifest,
     found: list[Shard],
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, tuple[str, Mapping[str, Any]]],
 ) -> tuple[Component, ...]:
     """The base's shards with the overlay's tensors in the places of those that they replace.
 
-    `configs` are the overlay's, by their paths in the base.
+    `configs` are the overlay's, each with the name of its file, by their paths in the base.
     """
     changed = {tensor.name: tensor for shard in found for tensor in shard.tensors}
     renamed = {old: new for new, old in manifest.renamed.items()}
@@ -162,11 +162,9 @@ def _laid_over(
             for shard in component.shards
         )
         last = replace(last, tensors=(*last.tensors, *new.get(component.folder, ())))
-        return replace(
-            component,
-            shards=(*shards, last),
-            config=configs.get(inside(component.folder, _CONFIG), component.config),
-        )
+        own = component.config_file, component.config
+        file, config = configs.get(inside(component.folder, _CONFIG), own)
+        return replace(component, shards=(*shards, last), config=config, config_file=file)
 
     return tuple(map(laid_over, base.components))
 

@@ -48,13 +48,14 @@ class Component:
     """The weight files of one model: of a component of a pipeline, or of a whole checkpoint.
 
     `index_name` is the path of their index in the checkpoint's folder, None without one. `config`
-    is the content of the `config.json` beside them.
+    is the content of the `config.json` beside them, and `config_file` the name of that file.
     """
 
     shards: tuple[Shard, ...]
     index_name: str | None = None
     index_metadata: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    config_file: str | None = None
 
     @property
     def folder(self) -> str:

@@ -205,7 +205,8 @@ class Planner:
             lambda name: self.accounts.takes(name) and blocks.of(name) != 0,
         )
         for lost in (*missing(adapter.announced, planned), *lost_head(adapter, self.base, planned)):
-            raise UnsupportedError(f"{adapter.where}: {lost}", file=adapter.where)
+            where = adapter.announced.file or adapter.where
+            raise UnsupportedError(f"{where}: {lost}", file=where)
         self.notes.extend(f"{adapter.where}: {line}" for line in odd(adapter.announced, planned))
 
     def _match(self, term: Term, target: str, update: Update) -> Match | None:

@@ -150,7 +150,7 @@ def packed_in(base: Checkpoint) -> Packed:
     notes: dict[str, str] = {}
     for shard in base.shards:
         if _NOTES in shard.metadata:
-            noted = _formats(shard.metadata[_NOTES], f"{base.where}: {shard.name}")
+            noted = _formats(shard.metadata[_NOTES], shard.file.where)
             notes |= {f"{shard.prefix}{module}": format_ for module, format_ in noted.items()}
     packed = find_packed({name: stored.dtype for name, stored in base.tensors.items()}, notes)
     shapes = {

@@ -47,8 +47,9 @@ def _notes(
     fields = (component.config or {})["quantization_config"]
     if fields.get("transform_config"):
         raise UnsupportedError(
-            f"{where}: its config.json declares transforms of weights (transform_config), so that "
-            f"weights in plain floats may be rotated, too",
+            f"{component.config_file}: quantization_config declares transforms of weights "
+            f"(transform_config), so that weights in plain floats may be rotated, too",
+            file=component.config_file,
             hint="merge into the original weights",
         )
     tensors = [tensor for shard in component.shards for tensor in shard.tensors]

@@ -217,7 +217,8 @@ def _base_of(adapter: _Fetched) -> HubName:
         found = HubName.parse(f"hf://{name}")
     except HubError:
         raise HubError(
-            f"{where}: its base is {shorten(str(name))!r}, which is no owner/name on the Hub"
+            f"{where}/{config}: its base is {shorten(str(name))!r}, which is no owner/name on the "
+            f"Hub"
         ) from None
     return HubName(found.repo, revision if isinstance(revision, str) else None)
 

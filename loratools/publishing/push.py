@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from loratools.hub.commits import Push
     from loratools.hub.writing import Addition
     from loratools.publishing.card.facts import CardFacts
+    from loratools.publishing.card.reports import Step
 
 _CARD = "README.md"
 _MAX_TEXT_BYTES = 10_000_000
@@ -57,7 +58,8 @@ class PushOptions(Brief):
         message: the commit's message.
         base: the base to name in the pushed config: `owner/name`.
         license: the license, such as `apache-2.0` or `mit`, for the card.
-        reports: what a command printed with --json, for the card; the oldest first. JSON objects.
+        reports: what a command printed with --json, for the card; the oldest first. JSON objects,
+            or the paths of files with one.
         template: a Jinja2 template for the card's section: its path.
         card: whether to write or complete a model card.
         all_files: send the other files of the folder too, which belong to no adapter or model.
@@ -78,7 +80,7 @@ class PushOptions(Brief):
     message: str | None = None
     base: str | None = None
     license: str | None = None
-    reports: Sequence[Mapping[str, Any]] = ()
+    reports: Sequence[Mapping[str, Any] | str | Path] = ()
     template: str | Path | None = None
     card: bool = True
     all_files: bool = False
@@ -209,6 +211,9 @@ def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
     if options.proposes and (options.tag or options.branch != "main"):
         raise OptionError("a pull request is made for main, and has no tag")
     template = None if options.template is None else _text(InputFile(Path(options.template)))
+    from loratools.publishing.card.reports import read_steps
+
+    steps = read_steps(options.reports)
     with path_errors(folder, FormatError):
         contents = publishable(Path(folder), all_files=options.all_files, variant=options.variant)
     with _hashing(contents.files) as additions:
@@ -218,7 +223,7 @@ def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
             written |= _with_base(contents.files, found, options.base)
         parent = _parent(name, options)
         if options.card:
-            facts = _facts(name.repo, found, options)
+            facts = _facts(name.repo, found, steps, options)
             card = contents.files.get(_CARD) or _card_of(name.repo, parent)
             written[_CARD] = _completed(card, facts, template, str(options.template)).encode()
         with _hashing(written) as more:
@@ -323,11 +328,13 @@ def _with_base(
     )
 
 
-def _facts(repo: str, found: "Inspection | Checkpoint", options: PushOptions) -> "CardFacts":
+def _facts(
+    repo: str, found: "Inspection | Checkpoint", steps: Sequence["Step"], options: PushOptions
+) -> "CardFacts":
     from loratools.publishing.card.facts import facts_of
 
     base_models = None if options.base is None else (options.base,)
-    return facts_of(repo, found, options.reports, base_models=base_models, licence=options.license)
+    return facts_of(repo, found, steps, base_models=base_models, licence=options.license)
 
 
 def _card_of(repo: str, commit: str | None) -> InputFile | None:

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import loratools
-from loratools.errors import FormatError, LoratoolsError
+from loratools.errors import FormatError, LoratoolsError, OptionError, UnsupportedError
 from loratools.formats import decode
 from loratools.formats._peft.matches import NAME_FIELDS, NUMBER_FIELDS
+from loratools.formats.described.description import parse
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
+from loratools.publishing.card.reports import read_steps
 from tests.formats.bundles import PREFIX, lora
 from tests.narrowing import present
 
@@ -142,3 +144,56 @@ def test_metadata_in_the_place_of_a_config_is_named(tmp_path: Path) -> None:
         loratools.open_adapter(file)
     assert caught.value.complaint == f"{file}: lora_adapter_metadata: unet: {SAID}"
     assert caught.value.file == str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("up: 3", "up"),
+        ('upp: "{target}.B"', "upp"),
+        ('up: "{target}.B"', "down"),
+        ('up: "B"\ndown: "{target}.A"', "up"),
+        ("scale: x", "scale"),
+        ("- up", "parts"),
+        ("up: [", "YAML"),
+    ],
+)
+def test_so_is_a_wrong_description_of_keys(tmp_path: Path, text: str, field: str) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(text)
+    with pytest.raises(OptionError, match=field) as caught:
+        parse(str(file))
+    assert caught.value.file == str(file)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("{", "JSON"), ("{}", "not the JSON of"), ('{"adapter": 1, "strengths": []}', "adapter")],
+)
+def test_so_is_a_wrong_report_for_a_card(tmp_path: Path, text: str, field: str) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(text)
+    with pytest.raises(FormatError, match=field) as caught:
+        read_steps([{"adapter": "a", "strengths": {}}, file])
+    assert caught.value.file == str(file)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_so_is_a_head_that_a_config_says_was_trained_and_that_is_lost(tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "a"
+    for path, name, tensors in (
+        (base, "model", {"x.q.weight": torch.ones(4, 3), "score.weight": torch.ones(2, 3)}),
+        (folder, "adapter_model", {key: torch.ones(shape) for key, shape in lora("x.q").items()}),
+    ):
+        path.mkdir()
+        save_file(tensors, path / f"{name}.safetensors")
+    (base / "config.json").write_text("{}")
+    file = folder / "adapter_config.json"
+    file.write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "task_type": "SEQ_CLS"})
+    )
+    with pytest.raises(UnsupportedError, match="task_type") as caught:
+        loratools.merge(base, folder, output=None)
+    assert caught.value.file == str(file)
+    assert str(caught.value).startswith(f"{file}: ")

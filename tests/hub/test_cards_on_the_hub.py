@@ -9,6 +9,7 @@ import loratools
 from loratools.files.checkpoints import open_checkpoint
 from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
+from loratools.publishing.card.reports import read_steps
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE
 from tests.hub.client import owner
 from tests.hub.server import Hub
@@ -23,7 +24,7 @@ def cards() -> Iterator[str]:
     yield complete_card(None, facts_of(REPO, plain, licence="apache-2.0"))
     yield complete_card(None, facts_of(REPO, plain, base_models=["ann/a", "ann/b"]))
     yield complete_card(None, facts_of(REPO, kohya, base_models=["ann/diffusion"]))
-    yield complete_card(None, facts_of(REPO, open_checkpoint(SINGLE), [merge]))
+    yield complete_card(None, facts_of(REPO, open_checkpoint(SINGLE), read_steps([merge])))
     yield complete_card("---\ntags: [mine]\r\n---\r\ntext", facts_of(REPO, plain))
 
 

@@ -68,8 +68,10 @@ def test_plain_weights_beside_awq_get_a_note(tmp_path: Path, adapter: Path) -> N
 def test_weights_that_may_be_rotated_are_refused(tmp_path: Path, adapter: Path) -> None:
     config = declaring("compressed-tensors", transform_config={"config_groups": {"R1": {}}})
     base = write_packed(tmp_path / "base", FORMATS["int4 of compressed-tensors"], config)
-    with pytest.raises(UnsupportedError, match="weights in plain floats may be rotated"):
+    with pytest.raises(UnsupportedError, match="weights in plain floats may be rotated") as caught:
         loratools.merge(base, adapter, output=tmp_path / "merged")
+    assert caught.value.file == str(base / "config.json")
+    assert str(caught.value).startswith(f"{caught.value.file}: quantization_config ")
 
 
 def test_floats_beside_codes_that_are_not_known_keep_their_dtype(

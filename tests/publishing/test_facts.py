@@ -18,7 +18,7 @@ from loratools.errors import FormatError
 from loratools.files.checkpoints import open_checkpoint
 from loratools.publishing.card.facts import CardFacts, CardTarget, facts_of, hub_id
 from loratools.publishing.card.readme import complete_card
-from loratools.publishing.card.reports import CardFigure, CardSource
+from loratools.publishing.card.reports import CardFigure, CardSource, read_steps
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, run_here
 from tests.narrowing import present
 from tests.oracles import WARNED, oracle
@@ -27,7 +27,7 @@ REPO = "ann/mine"
 
 
 def facts(name: str = "plain", reports: Sequence[Mapping[str, Any]] = (), **rest: Any) -> CardFacts:
-    return facts_of(REPO, loratools.inspect(FIXTURES / name), reports, **rest)
+    return facts_of(REPO, loratools.inspect(FIXTURES / name), read_steps(reports), **rest)
 
 
 class Report(Protocol):
@@ -176,7 +176,7 @@ def figures(found: CardFacts) -> dict[tuple[str, str, str | None], str]:
 
 def test_merge_gives_inputs_weights_and_fidelity(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["merge"]
-    found = facts_of(REPO, open_checkpoint(SINGLE), [report])
+    found = facts_of(REPO, open_checkpoint(SINGLE), read_steps([report]))
     assert found.sources == (
         CardSource("merge", "base", "stories260k-bf16-sharded"),
         CardSource("merge", "adapter", "small", 0.5),
@@ -252,7 +252,7 @@ def test_no_folder_of_this_machine_is_in_a_card(
 
 def test_bases_of_reports_on_the_hub_are_named_first(reports: dict[str, dict[str, Any]]) -> None:
     named = reports["merge"] | {"base": f"hf://ann/stories@{'a' * 40}"}
-    found = facts_of(REPO, open_checkpoint(SINGLE), [named, reports["merge"]])
+    found = facts_of(REPO, open_checkpoint(SINGLE), read_steps([named, reports["merge"]]))
     assert found.base_models == ("ann/stories",)
     assert found.sources[0].name == f"hf://ann/stories@{'a' * 40}"
     assert facts("adapters/plain", [named]).base_models == ("ann/stories",)
@@ -266,7 +266,7 @@ def test_a_base_with_overlays_is_named_without_folders(
     commit = f"hf://ann/stories@{'a' * 40}"
     for base, shown in ((commit, commit), ("/models/base", "base")):
         named = reports["merge"] | {"base": f"{base}+{overlay}"}
-        found = facts_of(REPO, open_checkpoint(SINGLE), [named])
+        found = facts_of(REPO, open_checkpoint(SINGLE), read_steps([named]))
         assert found.base_models == (("ann/stories",) if base == commit else ())
         assert found.sources[0].name == f"{shown}+{overlay.removeprefix('/models/secret/')}"
 
@@ -337,7 +337,7 @@ def test_usage_of_an_adapter_and_of_the_merged_model_run_and_agree(
     assert words[0] == "loratools"
     assert run_here(capsys, *[str(merged) if w == "merged" else w for w in words[1:]]).code == 0
     report = as_read(loratools.merge(SINGLE, PLAIN, output=None))
-    model_card = complete_card(None, facts_of(REPO, open_checkpoint(merged), [report]))
+    model_card = complete_card(None, facts_of(REPO, open_checkpoint(merged), read_steps([report])))
     adapted: dict[str, Any] = {}
     whole: dict[str, Any] = {}
     code = usage(card, "python").replace("ann/stories", str(SINGLE)).replace(REPO, str(PLAIN))

@@ -1,7 +1,5 @@
 """Publish an adapter or a merged model on the Hub."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -100,7 +98,7 @@ def command(
 
     options = PushOptions(
         **settings,
-        reports=[_report(path) for path in reports],
+        reports=reports,
         card=not no_card,
     )
     report = push(folder, repo, options)
@@ -108,10 +106,3 @@ def command(
         print_json(report)
     else:
         print_lines(shown_lines(report.shown()))
-
-
-def _report(path: str) -> Mapping[str, Any]:
-    from loratools.io.file import InputFile
-    from loratools.io.folder import read_json
-
-    return read_json(InputFile(Path(path)))

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import FormatError, OptionError, counted, listing, path_errors, shorten
+from loratools.errors import (
+    FormatError,
+    OptionError,
+    counted,
+    errors_of,
+    listing,
+    path_errors,
+    shorten,
+)
 from loratools.formats._modules.alphas import ALPHA
 from loratools.io.file import InputFile
 
@@ -118,20 +126,23 @@ def parse(text: str) -> Description:
             parts have the same pattern, a factor has none, or there is no such file.
     """
     if "=" not in text and text.strip().endswith((".yaml", ".yml", ".json")):
-        return _description(_read_yaml(Path(text.strip())))
+        file = text.strip()
+        with errors_of(file, file):
+            return _description(_read_yaml(Path(file)))
     return parsed_pairs(text)
 
 
 def parsed_pairs(text: str) -> Description:
     """The description in a text of pairs alone; errors as for `parse`."""
     # A key may contain spaces; a space before `NAME=` separates two patterns.
-    return _description(map(_pair, re.split(r"\s+(?=[\w.]+=)|\n", text.strip())))
+    with errors_of("keys"):
+        return _description(map(_pair, re.split(r"\s+(?=[\w.]+=)|\n", text.strip())))
 
 
 def _pair(text: str) -> tuple[str, str]:
     part, equals, pattern = text.partition("=")
     if not equals:
-        raise OptionError(f"keys: {text!r:.80} is neither PART=PATTERN nor a .yaml file")
+        raise OptionError(f"{text!r:.80} is neither PART=PATTERN nor a .yaml file")
     return part.strip(), pattern.strip()
 
 
@@ -144,24 +155,21 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, str]]:
     except FormatError as error:
         raise OptionError(f"keys: {error}") from error
     if file.size > _MAX_BYTES:
-        raise OptionError(f"{path}: {file.size} bytes are no description of keys", file=path)
+        raise OptionError(f"{file.size} bytes are no description of keys")
     try:
         found = yaml.safe_load(file.read(0, file.size).decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise OptionError(
-            f"{path}: not YAML: {reason}", file=path, hint='a pattern is quoted: up: "{target}.B"'
+            f"not YAML: {reason}", hint='a pattern is quoted: up: "{target}.B"'
         ) from error
     if not isinstance(found, dict):
-        raise OptionError(
-            f'{path}: not a list of parts with patterns, as up: "{{target}}.B"', file=path
-        )
+        raise OptionError('not a list of parts with patterns, as up: "{target}.B"')
     for part, pattern in found.items():
         is_number = part == SCALE and isinstance(pattern, int | float)
         if not (is_number or isinstance(pattern, str)):
             raise OptionError(
-                f"{path}: {part!r:.80} is a {type(pattern).__name__} and no pattern",
-                file=path,
+                f"{part!r:.80} is a {type(pattern).__name__} and no pattern",
                 hint='a pattern is quoted: up: "{target}.B"',
             )
         yield str(part), str(pattern)
@@ -178,16 +186,16 @@ def _description(pairs: Iterable[tuple[str, str]]) -> Description:
         part = name.removesuffix(_TRANSPOSED)
         if part not in (*PARTS, BASE) or (part != name and part not in _MAY_BE_TRANSPOSED):
             raise OptionError(
-                f"keys: {name!r:.80} is no part of an update",
+                f"{name!r:.80} is no part of an update",
                 hint=f"there are {', '.join(PARTS)} and "
                 f"{BASE}, and up.T and down.T for factors that are stored transposed",
             )
         if part in patterns:
-            raise OptionError(f"keys: {part} has two patterns, {patterns[part]} and {pattern}")
+            raise OptionError(f"{part} has two patterns, {patterns[part]} and {pattern}")
         before, *after = pattern.split(_TARGET)
         if len(after) != 1:
             raise OptionError(
-                f"keys: {name}={pattern} has {{target}} {counted(len(after), 'time')}",
+                f"{name}={pattern} has {{target}} {counted(len(after), 'time')}",
                 hint=f"once it stands for the name of the module, as in {name}={{target}}.{name}",
             )
         patterns[part] = Pattern(before, after[0])
@@ -204,14 +212,14 @@ def _number(text: str) -> str:
     except ValueError:
         is_number = False
     if not is_number:
-        raise OptionError(f"keys: {SCALE} is a number, not {text!r:.80}")
+        raise OptionError(f"{SCALE} is a number, not {text!r:.80}")
     return text
 
 
 def _check_parts(patterns: Mapping[str, Pattern]) -> None:
     if missing := [part for part in ("up", "down") if part not in patterns]:
-        raise OptionError(f"keys: no pattern for {listing(missing)}, as {missing[0]}={{target}}.B")
+        raise OptionError(f"no pattern for {listing(missing)}, as {missing[0]}={{target}}.B")
     parts: dict[Pattern, str] = {}
     for part, pattern in patterns.items():
         if (other := parts.setdefault(pattern, part)) != part:
-            raise OptionError(f"keys: {other} and {part} have the same pattern, {pattern}")
+            raise OptionError(f"{other} and {part} have the same pattern, {pattern}")

@@ -1,6 +1,7 @@
 """Reads PEFT's adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from loratools.adapter import Adapter, Filed, Provenance, Replacement, stated_in
 from loratools.errors import UnsupportedError, listing
@@ -84,7 +85,9 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
         ),
         companions=bundle.companions,
         nbytes=bundle.nbytes,
-        announced=announced_of(config, decoder.modules, replaced, parts.tokens),
+        announced=replace(
+            announced_of(config, decoder.modules, replaced, parts.tokens), file=bundle.config_file
+        ),
         filed=Filed(
             dialect="peft",
             config=bundle.config,

@@ -1,9 +1,9 @@
 """The facts about a stored adapter or a merged model that its model card states."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from loratools.describing.description import Inspection
 from loratools.describing.groups import TargetGroup
@@ -12,7 +12,7 @@ from loratools.files.place import layers_of
 from loratools.formats import Dialect, dialect_named
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.checkpoint import Checkpoint
-from loratools.publishing.card.reports import CardFigure, CardSource, Step, read_report
+from loratools.publishing.card.reports import CardFigure, CardSource, Step
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _ID = re.compile(f"(?:{_PART}/)?{_PART}")
@@ -84,22 +84,20 @@ class CardFacts:
 def facts_of(
     repo: str,
     stored: Inspection | Checkpoint,
-    reports: Sequence[Mapping[str, Any]] = (),
+    steps: Sequence[Step] = (),
     *,
     base_models: Sequence[str] | None = None,
     licence: str | None = None,
 ) -> CardFacts:
     """Collect the facts about a stored adapter or merged model.
 
-    `reports` are the objects that verbs print with `--json`, the first step first. `base_models`
-    are names on the Hub; by default, those named by the reports and, for an adapter, by itself.
-    Of paths on this machine only the last part is kept, and a base that is known only by a path is
-    left out.
+    `steps` are those that reports of verbs describe, the first one first. `base_models` are names
+    on the Hub; by default, those named by the reports and, for an adapter, by itself. Of paths on
+    this machine only the last part is kept, and a base that is known only by a path is left out.
 
     Raises:
-        FormatError: a report is not that of a verb, or a name or a licence is invalid.
+        FormatError: a name or a licence is invalid.
     """
-    steps = [read_report(report, f"report {n}") for n, report in enumerate(reports, 1)]
     if base_models is None:
         base_models = [name for name in map(hub_id, _bases(stored, steps)) if name is not None]
     return CardFacts(

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from statistics import median
 from typing import Any, TypeVar, final
 
-from loratools.errors import FormatError, HubError, listing
+from loratools.errors import FormatError, HubError, listing, path_errors
 from loratools.files.place import layers_of
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.file import InputFile
+from loratools.io.folder import read_json
 from loratools.names.grouping import pattern_of
 
 _T = TypeVar("_T")
@@ -54,6 +56,29 @@ class Step:
     sources: tuple[CardSource, ...]
     figures: tuple[CardFigure, ...]
     base: str | None = None
+
+
+def read_steps(reports: Iterable[Mapping[str, Any] | str | Path]) -> tuple[Step, ...]:
+    """Read the steps that reports describe: objects, or the paths of files with one.
+
+    Raises:
+        FormatError: as for `read_report`; the message names the file, or the report by its number.
+        StorageError: a file cannot be read.
+    """
+    return tuple(_read_step(report, number) for number, report in enumerate(reports, 1))
+
+
+def _read_step(report: Mapping[str, Any] | str | Path, number: int) -> Step:
+    if not isinstance(report, str | Path):
+        return read_report(report, f"report {number}")
+    file = str(report)
+    with path_errors(file, FormatError):
+        fields = read_json(InputFile(Path(file)), file)
+    try:
+        return read_report(fields, file)
+    except FormatError as error:
+        error.file = file  # the message begins with it, and with what was made of its fields
+        raise
 
 
 def read_report(report: object, where: str) -> Step:
