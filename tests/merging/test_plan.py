@@ -324,7 +324,9 @@ class TestSelection:
 
     def test_refusal_of_the_adapter_is_one_of_the_merge(self, base: Path) -> None:
         adapter = write_adapter(base.parent / "adapter", Q, use_qalora=True)
-        with pytest.raises(UnsupportedError, match="adapter: QA-LoRA"):
+        with pytest.raises(
+            UnsupportedError, match=r"adapter/adapter_config\.json: use_qalora: QA-LoRA"
+        ):
             merged(base, adapter)
 
     def test_whole_tensor_of_the_base_that_the_base_lacks_is_unmatched(self, base: Path) -> None:
