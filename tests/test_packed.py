@@ -423,8 +423,8 @@ def test_a_part_of_a_packed_fused_weight_is_refused_as_packed(tmp_path: Path) ->
     )
     adapter = write_adapter(tmp_path / "adapter", pair(PACKED, ROWS, COLUMNS))
     with pytest.raises(UnsupportedError, match=rf"{fused}\.weight is stored packed \(GPTQ"):
-        loratools.merge(base, adapter, output=tmp_path / "merged")
+        loratools.merge(base, adapter, output=tmp_path / "merged.safetensors")
     both = write_adapter(tmp_path / "both", pair(PACKED, ROWS, COLUMNS) | UPDATE)
     options = MergeOptions(skip=(f"{fused}.weight",))
-    report = loratools.merge(base, both, output=tmp_path / "merged", options=options)
+    report = loratools.merge(base, both, output=tmp_path / "merged.safetensors", options=options)
     assert [tensor.name for tensor in report.plan.changed] == [f"{PLAIN}.weight"]

@@ -67,7 +67,7 @@ BROKEN_FILES: Final = {
     "length of 0": Fault(container(""), "does not begin with '{'"),
     "no JSON at all": Fault(container(bytes(40)), "does not begin with '{'"),
     "a pickle": Fault(b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01.", "but a pickle"),
-    "a zip": Fault(b"PK\x03\x04\x14\0\0\0\x08" + bytes(60), "but a zip archive: unpack it"),
+    "a zip": Fault(b"PK\x03\x04\x14\0\0\0\x08" + bytes(60), "but a zip archive; unpack it"),
     "a web page": Fault(b"<!DOCTYPE html><html></html>", "but a web page (HTML)"),
     "a Git LFS pointer": Fault(b"version https://git-lfs.github.com/spec/v1\n", "but a Git LFS"),
     "an array": Fault(container("[]"), "does not begin with '{'"),

@@ -70,9 +70,12 @@ def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder: Path, name: objec
     [
         ({"a": ONE, "b": ONE}, f"does not list {OTHER}, another part by its name"),
         ({"a": ONE, "c": OTHER}, f"does not list b, which {ONE} holds"),
-        ({"a": ONE, "b": ONE, "c": ONE}, f"says that {ONE} holds c; it does not"),
+        ({"a": ONE, "b": ONE, "c": ONE}, f"says that {ONE} holds c, which it does not"),
         ({"a": ONE, "b": OTHER, "c": OTHER}, f"says that {ONE} holds|does not list b"),
-        ({"a": ONE, "b": ONE, "c": OTHER, "d": OTHER}, f"says that {OTHER} holds d; it does not"),
+        (
+            {"a": ONE, "b": ONE, "c": OTHER, "d": OTHER},
+            f"says that {OTHER} holds d, which it does not",
+        ),
         ({"a": ONE, "b": ONE, "c": "gone.safetensors"}, "gone.safetensors: no such file"),
         ({}, "has no weight_map"),
         (None, "has no weight_map"),
@@ -112,7 +115,7 @@ def test_a_tensor_is_in_one_file_only_whatever_the_index_says(folder: Path) -> N
 
     found = open_checkpoint(folder)
     with pytest.raises(
-        FormatError, match=r"a is in model-00001.* and in .*; a tensor may be in one"
+        FormatError, match=r"a is in model-00001.* and in .*, and a tensor may be in one"
     ):
         Checkpoint(str(folder), folder, True, (Component((found.shards[0], found.shards[0])),))
 

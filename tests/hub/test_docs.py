@@ -116,8 +116,9 @@ def test_a_release_fails_where_an_input_is_not_what_is_locked(hub: Hub) -> None:
     lock.write_text(text.replace(digest, "0" * 64))
     done = release("v2")
     assert done.returncode == 1
-    (message,) = done.stderr.splitlines()
-    assert re.match(r"Error: hf://ann/tales-r8@.*: other bytes than in .*loratools.lock", message)
+    error = json.loads(done.stderr)
+    assert error["file"].startswith("hf://ann/tales-r8@")
+    assert re.match(rf"{error['file']}: other bytes than in .*loratools.lock", error["message"])
     assert not done.stdout.endswith("made here\n")
 
 

@@ -62,7 +62,8 @@ def test_config_says_the_class_and_the_labels_of_the_head(
     }
     assert equal(tensors["classifier.weight"], new["classifier.weight"])
     notes = "\n".join(report.plan.notes)
-    assert f"the output is a {architecture} with {labels} labels" in notes
+    counted = "1 label" if labels == 1 else f"{labels} labels"
+    assert f"the output is a {architecture} with {counted}\n" in notes
     assert "labels are called LABEL_0" in notes
     assert report.warnings == ()
 
