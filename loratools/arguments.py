@@ -2,7 +2,7 @@
 
 What a signature promises is checked once, where a user's values come in, so nothing further inside
 has to ask. A value that means the same is converted to what is annotated: a number of numpy to
-Python's, one item to a list of it, a path in bytes to one in characters.
+Python's, one item to a list of it, a path in bytes or of `os.scandir` to a text.
 """
 
 import builtins
@@ -229,7 +229,7 @@ def _is_a(expected: object, value: object) -> bool:
 
 
 def _plain(expected: object, value: object) -> object:
-    """A value as Python's own: numpy's numbers and paths in bytes are converted."""
+    """A value as Python's own: numpy's numbers and paths of other types are converted."""
     if type(value) in (int, float, bool):
         return value
     if expected is int and isinstance(value, numbers.Integral):
@@ -238,7 +238,9 @@ def _plain(expected: object, value: object) -> object:
         return float(value)
     if expected is bool:
         return bool(value)
-    return os.fsdecode(value) if expected is Path and isinstance(value, bytes) else value
+    if isinstance(value, bytes | os.PathLike) and not isinstance(value, Path):
+        return os.fsdecode(value) if expected is Path else value
+    return value
 
 
 def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> object:

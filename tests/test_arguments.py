@@ -4,7 +4,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -137,6 +137,7 @@ def test_values_that_mean_the_same_are_converted() -> None:
         assert type(Options(rank=rank).rank) is int  # type: ignore[arg-type]
     found = made(b"b", weights=np.array([0.5, 1], np.float32), is_new=np.bool_(True))  # type: ignore[arg-type]
     assert found[0] == "b"
+    assert made(PurePath("b"))[0] == "b"  # type: ignore[arg-type]
     assert found[2] == (0.5, 1.0)
     assert {type(weight) for weight in found[2]} == {float}
     assert found[3] is True

@@ -171,10 +171,10 @@ def _text(error: BaseException, code: int) -> str | None:
         fields: dict[str, object] = {**said._asdict(), "exit_code": code}
         if is_debugged:
             fields["traceback"] = traceback.format_exc()
-        import json
+        from loratools.io.json import json_text
 
         shown = {n: _redacted(v) if isinstance(v, str) else v for n, v in fields.items()}
-        return json.dumps(shown)  # with escapes for what is not ASCII, which a pipe may not take
+        return json_text(shown, is_ascii=True)  # a pipe may not take anything else
     text = traceback.format_exc().rstrip("\n") if is_debugged else message(error)
     return None if text is None else _redacted(text)
 

@@ -14,7 +14,6 @@ from loratools.errors import (
     FormatError,
     LoratoolsError,
     NotAnAdapterError,
-    OptionError,
     escaped,
     path_errors,
     shorten,
@@ -218,20 +217,13 @@ def find_each(
     """Each of these adapters, unopened; and in place of a folder of adapters all that is in it.
 
     `recursive` and `allow_pickle` are as for `contents`.
-
-    Raises:
-        OptionError: one of them is neither a name nor an opened adapter.
     """
-    if not isinstance(adapters, Iterable):
-        raise _no_adapter(adapters)
     adapters = tuple(adapters)
     found: list[Found] = []
     for adapter in adapters:
         if isinstance(adapter, Adapter):
             found.append(_found(adapter.where, adapter, size=adapter.nbytes))
             continue
-        if not isinstance(adapter, str | Path):
-            raise _no_adapter(adapter)
         try:
             with path_errors(adapter, FormatError):
                 place = place_of(adapter)
@@ -241,12 +233,6 @@ def find_each(
         else:
             found += _at(place, items, is_alone=len(adapters) == 1)
     return tuple(found)
-
-
-def _no_adapter(value: object) -> OptionError:
-    return OptionError(
-        f"an adapter is a path, a name on the Hub or an opened adapter, not {value!r:.60}"
-    )
 
 
 def _items(place: Place, *, recursive: bool, allow_pickle: bool) -> tuple[Item, ...]:

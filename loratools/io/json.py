@@ -84,14 +84,14 @@ def encode_json(value: object, *, sort_keys: bool = False) -> bytes:
         raise FormatError(f"{near!r}: not Unicode, which JSON has to be") from error
 
 
-def json_text(value: object, **style: Any) -> str:
-    """`value` on one line, or in another style of `json.dumps`.
+def json_text(value: object, *, is_ascii: bool = False, **style: Any) -> str:
+    """`value` on one line, or in another style of `json.dumps`; `is_ascii` escapes all else.
 
     Raises:
         NonFiniteError: a number in it is a NaN or an infinity.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
+        return json.dumps(value, ensure_ascii=is_ascii, allow_nan=False, **style)
     except ValueError as error:
         raise NonFiniteError("a NaN or an infinity, where JSON has no number for it") from error
 

@@ -13,7 +13,7 @@ class _SmallMatrices(Trap):
     readers = (
         "vLLM copies it into a corner of the layer, and fills up the rest with zeros, silently"
     )
-    cure = "none, as it was trained on another model, and `merge` refuses it"
+    cure = "use the model that it was trained on, as `merge` refuses it for another"
     found_by = "`inspect --base`"
 
     def find(self, seen: Seen) -> Iterator[Note]:

@@ -173,4 +173,6 @@ def test_a_file_that_may_not_be_read_is_named(path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-c", program, path], capture_output=True, text=True, check=False
     )
-    assert found.stderr.strip().endswith("StorageError: file: permission denied")
+    assert found.stderr.strip().endswith(
+        "StorageError: file: permission denied; change its permissions, or name another path"
+    )
