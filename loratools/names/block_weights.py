@@ -228,7 +228,7 @@ def _silent(head: list[str], blocks: Counter[str], own: _Named) -> MatchError:
     return MatchError(
         f"block weights: {given} is for {order.order}, and {targets} of the adapter's targets "
         f"{'is' if targets == 1 else 'are'} in {_spans(missed)}",
-        hint=f"add a weight for them, as in {example}" + (f", or use {hint}" if hint else ""),
+        hint=f"give a weight for the rest, as in {example}" + (f", or use {hint}" if hint else ""),
     )
 
 

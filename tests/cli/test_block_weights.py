@@ -41,7 +41,9 @@ def test_block_weights_are_given_for_every_adapter_or_none(
     adapters = [SMALL, PLAIN] if verb == "merge" else ["--in", SMALL, "--in", PLAIN]
     result = run_here(capsys, verb, SINGLE, *adapters, "--block-weights", "ALL", "--dry-run")
     assert result.code == 2
-    assert "1 block weight (--block-weights) for 2 adapters." in result.err
+    assert (
+        "1 block weight (--block-weights) for 2 adapters; give one for each, or none." in result.err
+    )
 
 
 def test_swap_and_merge_in_place_write_what_merge_writes(

@@ -179,8 +179,8 @@ def test_a_typo_in_any_other_path_is_1(
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
 
 
-#: Names that no output can have: below a file or in a circle, too long, there already, or none.
-UNMADE = [*GONE[1:], "n" * 240, "..", ""]
+#: Names that no output can have: below a file or in a circle, too long, or there already.
+UNMADE = [*GONE[1:], "n" * 240, ".."]
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.writes])
@@ -195,6 +195,7 @@ def test_an_output_that_cannot_be_made_by_its_name_is_1(
     command[command.index("-o") + 1 :] = []
     for path in UNMADE:
         assert refused(run_here(capsys, *command, path), 1, "."), path
+    assert refused(run_here(capsys, *command, ""), 2, "an empty text is no path")  # usage
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
 
 
@@ -203,7 +204,7 @@ def test_a_pull_that_cannot_write_what_it_is_to_write_asks_no_hub(
     path: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(run_here(capsys, "pull", "ann/plain", "-o", path), 1, ".")
-    if path not in {"circle", "n" * 240, "..", ""}:
+    if path not in {"circle", "n" * 240, ".."}:
         assert refused(run_here(capsys, "pull", "ann/plain", "--lock", path), 1, ".")
     assert sorted(path.name for path in here.iterdir()) == ["circle", "file"]
 

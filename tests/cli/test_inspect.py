@@ -10,13 +10,15 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from loratools.cli import cli
+from loratools.typed import on_command_line
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 ADAPTERS = sorted([*(FIXTURES / "adapters").iterdir(), *(FIXTURES / "kohya").iterdir()])
 
 
 def run(*args: Path | str) -> Result:
-    return CliRunner().invoke(cli, ["inspect", *map(str, args)], standalone_mode=False)
+    with on_command_line():
+        return CliRunner().invoke(cli, ["inspect", *map(str, args)], standalone_mode=False)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)

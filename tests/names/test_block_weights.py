@@ -167,7 +167,7 @@ def test_a_list_that_says_nothing_of_a_block_is_refused_until_its_weight_is_give
         numbers(counted(17), LOCON)
     assert numbers(f"{counted(17)},rest=0", LOCON)["IN00"] == 0
     assert numbers(f"{counted(17)},rest=1", LOCON)["IN00"] == 1
-    with pytest.raises(MatchError, match=r"1 of the adapter's targets is in BASE; add .* BASE=0"):
+    with pytest.raises(MatchError, match=r"1 of the adapter's targets is in BASE; give .* BASE=0"):
         numbers(counted(57), [TIME, *FLUX])
     assert numbers(f"{counted(57)},BASE=0", [TIME, *FLUX])["S37"] == 57
 
