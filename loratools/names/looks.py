@@ -18,7 +18,7 @@ _LANGUAGE = re.compile(
 )
 #: Labels of prefixes that programs for image models write, whatever follows.
 _OF_IMAGE = re.compile(
-    r"lora_(unet|te\d?|transformer)_|(unet|text_encoder(_\d)?)\.|(model\.)?diffusion_model\."
+    r"lora_(unet|te\d?|transformer)_|(unet|text_encoder(_\d|s)?)\.|(model\.)?diffusion_model\."
 )
 #: As many names are looked at: they tell, or no more of them would.
 _MOST = 200

@@ -23,6 +23,20 @@ def test_adapters_of_image_models_look_like_it(adapter: object) -> None:
     assert kind_of(loratools.open_adapter(str(adapter))) == "an image model"
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("text_encoder.", "text_encoder_2.", "text_encoder_3."),
+        *("text_encoders.clip_l.transformer.", "text_encoders.qwen25_7b.transformer."),
+        *("lora_te_", "lora_te1_", "lora_te3_"),
+    ],
+)
+def test_a_text_encoder_of_a_pipeline_is_of_an_image_model_though_it_is_one_of_language(
+    prefix: str,
+) -> None:
+    assert kind_of([f"{prefix}model.layers.0.mlp.fc1.weight"]) == "an image model"
+
+
 def test_names_that_many_models_have_look_like_none() -> None:
     assert kind_of(["m.a.weight", "blocks.0.attn.qkv.weight"]) is None
     assert kind_of(["vision_model.encoder.layers.0.self_attn.q_proj.weight"]) is None
