@@ -95,15 +95,13 @@ class Bench:
     delays: dict[Job, tuple[float, float]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
 
-    @property
-    def output(self) -> Path:
-        """Where every run writes."""
-        return self.folder / "output"
+    def output(self, job: Job) -> Path:
+        """Where a run writes: a single file has the suffix of one."""
+        return self.folder / ("output.safetensors" if job.base.is_file() else "output")
 
-    @property
-    def partial(self) -> Path:
+    def partial(self, job: Job) -> Path:
         """The staging folder, the only thing that may be left beside the output."""
-        return self.folder / ".output.loratools-partial"
+        return self.folder / f".{self.output(job).name}.loratools-partial"
 
     def prepare(self, job: Job) -> None:
         """Reset the folder to what a run of `job` should find: no output, or the old one."""
@@ -112,7 +110,7 @@ class Bench:
         old = self.folder.with_name(f"{self.folder.name}-old") / job.base.name
         if job.overwrite:
             copy = shutil.copytree if old.is_dir() else shutil.copyfile
-            copy(old, self.output)
+            copy(old, self.output(job))
 
     def measure(self, job: Job) -> None:
         """Run a job undisturbed: note its old and complete output, and how long it takes.
@@ -127,30 +125,30 @@ class Bench:
             made.join()
         self.prepare(job)
         begin = time.monotonic()
-        process = _start(job.arguments(self.output))
-        _wait_for(self.partial, process)
+        process = _start(job.arguments(self.output(job)))
+        _wait_for(self.partial(job), process)
         appeared = time.monotonic()
         process.join()
         if process.exitcode:
             raise SystemExit(f"{job.name}: exit code {process.exitcode}")
         self.delays[job] = appeared - begin, time.monotonic() - appeared
-        self.complete[job] = digest(self.output)
+        self.complete[job] = digest(self.output(job))
         self.old[job] = digest(old) if job.overwrite else None
         if self.complete[job] == self.old[job]:
             raise SystemExit(f"{job.name}: the old output is no other than the new one")
 
     def state(self, job: Job) -> str:
         """Whether the output is complete, old, absent, or torn."""
-        found = digest(self.output)
+        found = digest(self.output(job))
         if found == self.complete[job]:
             return "complete"
         if found == self.old[job]:
             return "old" if job.overwrite else "absent"
         return "TORN"
 
-    def litter(self) -> list[str]:
+    def litter(self, job: Job) -> list[str]:
         """The names of everything beside the output."""
-        return sorted(path.name for path in self.folder.iterdir() if path != self.output)
+        return sorted(path.name for path in self.folder.iterdir() if path != self.output(job))
 
     def check(self, *, holds: bool, promise: str) -> None:
         """Note `promise` as broken unless it `holds`."""
@@ -160,21 +158,21 @@ class Bench:
 
     def check_state(self, job: Job, where: str) -> str:
         """The state of the output after a fault: it may not be torn, nor any input changed."""
-        state, litter = self.state(job), self.litter()
+        state, litter = self.state(job), self.litter(job)
         self.check(holds=state != "TORN", promise=f"{job.name}: {where}: torn")
-        known = litter in ([], [self.partial.name])
+        known = litter in ([], [self.partial(job).name])
         self.check(holds=known, promise=f"{job.name}: {where}: left {litter}")
         self.check(holds=digest(FIXTURES) == self.inputs, promise=f"{where}: an input has changed")
         return state
 
     def check_healing(self, job: Job) -> None:
         """Check that the next run completes the output and removes what was left."""
-        if self.output.exists() and not job.overwrite:
-            _remove(self.output)
-        process = _start(job.arguments(self.output))
+        if self.output(job).exists() and not job.overwrite:
+            _remove(self.output(job))
+        process = _start(job.arguments(self.output(job)))
         process.join()
         code = process.exitcode
-        healed = code == 0 and self.state(job) == "complete" and not self.litter()
+        healed = code == 0 and self.state(job) == "complete" and not self.litter(job)
         self.check(holds=healed, promise=f"{job.name}: the next run did not heal it (exit {code})")
 
 
@@ -190,8 +188,8 @@ def kill_loop(bench: Bench, kills: int, seed: int) -> Counter[tuple[str, str]]:
         killed = _kill_somewhere(bench, job, rng)
         state = bench.check_state(job, f"kill {number}")
         states[job.name, state if killed else f"{state}, ran to its end"] += 1
-        states[job.name, LEFTOVER] += bool(bench.litter())
-        if bench.litter() or number % 10 == 0:
+        states[job.name, LEFTOVER] += bool(bench.litter(job))
+        if bench.litter(job) or number % 10 == 0:
             bench.check_healing(job)
     return states
 
@@ -202,11 +200,11 @@ def _kill_somewhere(bench: Bench, job: Job, rng: random.Random) -> bool:
     Most kills come after the staging folder has appeared: before that nothing can be left.
     """
     before, after = bench.delays[job]
-    process = _start(job.arguments(bench.output))
+    process = _start(job.arguments(bench.output(job)))
     if rng.random() < 0.2:
         delay = rng.uniform(0, before)
     else:
-        _wait_for(bench.partial, process)
+        _wait_for(bench.partial(job), process)
         delay = rng.uniform(0, after)
     process.join(timeout=delay)
     process.kill()
@@ -238,7 +236,7 @@ def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
     # Only calls on these paths count: the promise says nothing of writes to a pipe or to stderr.
     paths = [part for path in _paths(bench, job) for part in ("-P", str(path))]
     found = subprocess.run(
-        [*trace, *paths, "-e", f"inject={injection}", *PROGRAM, *job.arguments(bench.output)],
+        [*trace, *paths, "-e", f"inject={injection}", *PROGRAM, *job.arguments(bench.output(job))],
         capture_output=True,
         text=True,
         check=False,
@@ -248,7 +246,7 @@ def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
     if "KILL" in injection and code:
         bench.check_healing(job)
         return code, state
-    bench.check(holds=not bench.litter(), promise=f"{where}: left {bench.litter()}")
+    bench.check(holds=not bench.litter(job), promise=f"{where}: left {bench.litter(job)}")
     bench.check(holds="Traceback" not in found.stderr, promise=f"{where}: a traceback")
     as_it_should = state == {0: "complete", 4: before}.get(code)
     bench.check(
@@ -259,9 +257,13 @@ def _run_failing(bench: Bench, job: Job, injection: str) -> tuple[int, str]:
 
 def _paths(bench: Bench, job: Job) -> Iterator[Path]:
     """The files and folders whose calls are counted: those that a run makes or renames."""
-    yield from (bench.output, bench.partial, bench.folder)
-    names = [path.name for path in job.base.iterdir()] if job.base.is_dir() else ["output"]
-    yield from (bench.partial / name for name in names)
+    yield from (bench.output(job), bench.partial(job), bench.folder)
+    names = (
+        [path.name for path in job.base.iterdir()]
+        if job.base.is_dir()
+        else [bench.output(job).name]
+    )
+    yield from (bench.partial(job) / name for name in names)
 
 
 def _known_calls() -> Iterator[str]:

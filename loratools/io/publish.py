@@ -55,7 +55,16 @@ class Staging:
             for _ in range(_SPARE):
                 self._spare.append(os.open(os.devnull, os.O_RDONLY))
             os.close(self._spare.pop())
-            self._held.append(claim_folder(self.folder, keep=self._resume))
+            try:
+                self._held.append(claim_folder(self.folder, keep=self._resume))
+            except NotADirectoryError as error:
+                # In backticks, because errors give the name of the output for that of its folder.
+                raise StorageError(
+                    f"{self.output}: is made in the folder `{self.folder.name}` beside it, and what"
+                    " has that name is no folder",
+                    file=self.output,
+                    hint="remove that, or name another output",
+                ) from error
 
     def remove(self) -> None:
         """Remove `folder` with what is in it: after an exchange, the old output.

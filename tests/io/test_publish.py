@@ -186,7 +186,8 @@ def test_the_name_of_the_partial_folder_is_no_trap(
         "pipe": lambda: os.mkfifo(folder),
     }
     make[kind]()
-    with pytest.raises(StorageError, match=f"{folder.name}: "):
+    says = f"^{output}: is made in the folder `{folder.name}` beside it, and .* no folder; remove"
+    with pytest.raises(StorageError, match=says):
         write(output, is_folder=is_folder)
     assert (precious / "file").read_text() == "mine"
     assert not output.exists()

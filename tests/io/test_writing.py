@@ -212,8 +212,17 @@ def test_dry_run_is_a_report_without_a_file(tmp_path: Path) -> None:
     assert report.to_json()["output"] is None
 
 
-@pytest.mark.parametrize(("path", "name"), [(SMALL, "made.safetensors"), (LOCON, "made")])
-def test_name_says_whether_it_is_a_file_or_a_folder(path: Path, name: str, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=f"^{tmp_path / name}: this adapter is "):
+@pytest.mark.parametrize(
+    ("path", "name", "kind", "better"),
+    [
+        (SMALL, "made.safetensors", "folder", "made"),
+        (LOCON, "made", "safetensors file", "made.safetensors"),
+    ],
+)
+def test_name_says_whether_it_is_a_file_or_a_folder(
+    path: Path, name: str, kind: str, better: str, tmp_path: Path
+) -> None:
+    says = f"^{tmp_path / name}: the output is a {kind}.*; name it {tmp_path / better}$"
+    with pytest.raises(OutputError, match=says):
         resize(path, output=tmp_path / name, rule=RankRule(rank=1))
     assert list(tmp_path.iterdir()) == []

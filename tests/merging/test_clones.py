@@ -164,7 +164,8 @@ def test_a_clone_does_not_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, adapter, how = case
-    made = [tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
+    suffix = ".safetensors" if base.is_file() else ""
+    made = [tmp_path / f"{name}{suffix}" for name in "abc"]
     merge(base, adapter, output=made[0], **how)
     monkeypatch.setenv("LORATOOLS_DIRECT", direct)
     with cloning():

@@ -226,7 +226,7 @@ def test_the_umask_decides_who_may_read_the_model(
             merge(base, SMALL, output=output)
     with umask(mask):
         merge(base, PLAIN, output=output, write=WriteOptions(overwrite=overwrite))
-        merge(base / "model.safetensors", PLAIN, output=tmp_path / "file")
+        merge(base / "model.safetensors", PLAIN, output=tmp_path / "file.safetensors")
     assert stat.S_IMODE(output.stat().st_mode) == mode | (mode & 0o444) >> 2
-    for file in (*output.iterdir(), tmp_path / "file"):
+    for file in (*output.iterdir(), tmp_path / "file.safetensors"):
         assert stat.S_IMODE(file.stat().st_mode) == mode, file.name
