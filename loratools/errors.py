@@ -296,7 +296,7 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
 
 #: The folder beside an output in which it is made, with the output in it where that is a file. In
 #: backticks, it is the folder itself that is meant.
-_STAGED = re.compile(r"(?<![^/\\\s])\.([^/\\`]+)\.loratools-partial(?:[/\\]\1(?=$|:))?")
+_STAGED = re.compile(r"""(?<![^/\\\s'"(])\.([^/\\`]+)\.loratools-partial(?:[/\\]\1(?=$|:))?""")
 
 
 def finished_name(text: str) -> str:

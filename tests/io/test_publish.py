@@ -194,6 +194,19 @@ def test_the_name_of_the_partial_folder_is_no_trap(
     assert os.path.lexists(folder)
 
 
+@pytest.mark.parametrize("name", ["v1.0 (final).safetensors", ".hidden", "it's"])
+def test_a_message_names_the_partial_folder_only_where_that_is_in_the_way(
+    tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / name
+    folder = partial_path(output)
+    assert str(StorageError(f"{folder / name}: full")) == f"{output}: full"
+    folder.write_text("mine")
+    with pytest.raises(StorageError) as caught:
+        write(output, is_folder=False)
+    assert f"{output}: is made in the folder `{folder.name}`" in str(caught.value)
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
 def test_the_umask_decides_who_may_read(
     output: Path, is_folder: bool, mask: int, mode: int
