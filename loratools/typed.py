@@ -1,11 +1,18 @@
-"""Options as messages name them: as on the command line while it runs, and else as in Python."""
+"""Options as messages name them: as on the command line while it runs, and else as in Python.
 
+The same goes for a command that is advised: it is one for a shell, or a call.
+"""
+
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: The options with another name on the command line than that of Python with other marks.
 _OTHERS = {"lam": "--lambda", "weights": "--weight", "max_shard_bytes": "--max-shard-size"}
+#: The commands that take a base and an adapter, with the adapter where it belongs.
+_BASE_FIRST = {"merge": "merge BASE {} -o OUT", "swap": "swap BASE --in {}"}
 _is_on_command_line = False
+_verb = ""
 
 
 def as_typed(name: str) -> str:
@@ -23,6 +30,37 @@ def valued(name: str) -> str:
 def flag(name: str) -> str:
     """An option that is switched on: `overwrite=True`, or `--overwrite` in a shell."""
     return as_typed(name) if _is_on_command_line else f"{name}=True"
+
+
+def rank_options() -> str:
+    """The options that say how many ranks to keep."""
+    *names, last = map(valued, ("rank", "energy", "error", "size"))
+    return f"{', '.join(names)} or {last}"
+
+
+def worded(shell: str, python: str) -> str:
+    """The first text on the command line, and else the second."""
+    return shell if _is_on_command_line else python
+
+
+def base_first(adapter: str) -> str:
+    """What to type where an adapter was given for a base."""
+    if not _is_on_command_line:
+        return f"give the base first, as in merge(base, {adapter!r})"
+    if _verb not in _BASE_FIRST:
+        return "name the model that it was trained on"
+    return f"the base comes first: loratools {_BASE_FIRST[_verb].format(shlex.quote(adapter))}"
+
+
+@contextmanager
+def running(verb: str) -> Iterator[None]:
+    """Advise the command with this name."""
+    global _verb  # noqa: PLW0603 - a process runs one at a time
+    before, _verb = _verb, verb
+    try:
+        yield
+    finally:
+        _verb = before
 
 
 @contextmanager

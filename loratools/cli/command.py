@@ -9,6 +9,7 @@ from loratools.cli.layout import MAX_WIDTH, Context, write_examples, write_secti
 from loratools.cli.unknown import no_such_option
 from loratools.cli.verbosity import reporting, verbosity_options
 from loratools.errors import EMPTY_PATH
+from loratools.typed import running
 from loratools.version import __version__
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -91,7 +92,7 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb, and with -v say what it read and how long it took."""
         self._refuse_empty(ctx)
-        with reporting():
+        with reporting(), running(str(self.name)):
             return super().invoke(ctx)
 
     def _refuse_empty(self, ctx: click.Context) -> None:

@@ -15,6 +15,7 @@ from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source
 from loratools.io.values import is_finite
 from loratools.names.both_ends import notes_on_both_ends
+from loratools.names.meant_for import meant_for
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 
@@ -164,6 +165,7 @@ class Inspection(Shown):
             "parameters": self.parameters,
             "replaced_parameters": self.replaced_parameters,
             "bytes": adapter.nbytes,
+            "models": list(meant_for(adapter.updates)),
             "dtypes": list(self.dtypes),
             "targets": [asdict(group) for group in self.groups],
             "replaced": [

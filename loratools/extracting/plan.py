@@ -159,10 +159,14 @@ class ExtractPlan:
         if not self.factored and not self.whole:
             left_out = self.left_out
             same = len(self.pairing.pairs) - len(left_out)
-            raise LoratoolsError(
-                f"{self.pairing.tuned.where}: nothing to extract: "
+            why = (
                 f"{counted(len(left_out), 'change is', 'changes are')} left out, and "
-                f"{counted(same, 'tensor is that', 'tensors are those')} of the base",
+                f"{counted(same, 'tensor is that', 'tensors are those')} of the base"
+                if left_out
+                else "both models have the same weights"
+            )
+            raise LoratoolsError(
+                f"{self.pairing.tuned.where}: nothing to extract: {why}",
                 hint="name the model that was trained, and then its base",
             )
 

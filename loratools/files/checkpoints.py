@@ -19,13 +19,10 @@ from loratools.io.folder import Folder, Place, name_in, place_here, read_json_in
 from loratools.io.index import is_index, read_index, refuse_part
 from loratools.io.pickles import refuse_no_pickle
 from loratools.io.source import stored_tensors
+from loratools.typed import base_first
 
 _GGUF = (
     "a GGUF file; merge into the safetensors model that it was made from, then convert the result"
-)
-_ADAPTER = (
-    "an adapter, where a base model is expected; a command takes the base first, and an adapter by "
-    "itself is for inspect"
 )
 #: Tensors that only adapters have; a model with LoRA layers inside has others beside them.
 _OF_ADAPTER = re.compile(r"(^|[._])lora_|\.lora[._]|\.alpha$|\.dora_scale$|\.(hada|lokr)_w|\.oft_")
@@ -121,7 +118,7 @@ def _open_file(file: InputFile, where: str) -> Checkpoint:
         _refuse_pickle(file, where)
     shard = _open_shard(file)
     if shard.tensors and all(_OF_ADAPTER.search(tensor.name) for tensor in shard.tensors):
-        raise UnsupportedError(f"{where}: {_ADAPTER}")
+        raise _not_a_base(where)
     return Checkpoint(where, file.path, False, (Component((shard,)),))
 
 
@@ -226,4 +223,10 @@ def _refuse_pickle(file: InputFile | None, where: str) -> NoReturn:
 
 def _refuse_adapter(folder: Folder, names: Iterable[str]) -> None:
     if any(is_adapter_file(name) for name in names if name.endswith(".safetensors")):
-        raise UnsupportedError(f"{folder.where}: {_ADAPTER}")
+        raise _not_a_base(folder.where)
+
+
+def _not_a_base(where: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{where}: an adapter, where a base model is expected", hint=base_first(where)
+    )

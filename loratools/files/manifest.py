@@ -10,6 +10,7 @@ from loratools.files.fingerprint import Fingerprint
 from loratools.io.folder import Folder, read_json_in
 from loratools.io.index import plain_name
 from loratools.io.json import encode_json
+from loratools.typed import worded
 from loratools.version import __version__
 
 MANIFEST = "overlay.json"
@@ -137,9 +138,10 @@ def read_manifest(folder: Folder) -> Manifest:
         StorageError: it cannot be read.
     """
     if not is_overlay(folder):
+        by_itself = worded("with a space in place of the +", "as an argument of its own")
         raise FormatError(
             f"{folder.where}: not an overlay: it has no {MANIFEST}",
-            hint="after BASE+ an overlay is named",
+            hint=f"if it is an adapter, name it after the base, {by_itself}",
         )
     where = f"{folder.where}/{MANIFEST}"
     fields = read_json_in(folder, MANIFEST)

@@ -110,7 +110,7 @@ def open_adapter(
         if is_pickle(file) and not allow_pickle:
             if folder.path is not None and not is_index(file):
                 refuse_no_pickle(folder.open(file))
-            raise _refused_pickle(f"{folder.path or folder.where}/{file}")
+            raise _refused_pickle(name_in(folder, file))
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = read_bundle(folder, file, place.where, config)
@@ -246,7 +246,7 @@ def _read_config(
     """The name of the config's file in messages, and its fields; None twice without a config."""
     if config is not None:
         with path_errors(config, FormatError):
-            refuse_missing(config)
+            _refuse_missing_config(folder, config)
         return _config(InputFile(Path(config)), str(config))
     names = [name for name in adapter_configs() if name in folder.names()]
     if len(names) > 1:
@@ -257,6 +257,18 @@ def _read_config(
     if not names:
         return None, None
     return _config(folder.open(names[0]), name_in(folder, names[0]))
+
+
+def _refuse_missing_config(folder: Folder, config: str | Path) -> None:
+    """Refuse a config that is not there; the adapter's folder may have one of that name."""
+    try:
+        refuse_missing(config)
+    except FormatError as error:
+        name = Path(config).name
+        if name not in folder.names():
+            raise
+        hint = f"did you mean {name_in(folder, name)}?"
+        raise FormatError(error.complaint, file=config, hint=hint) from None
 
 
 def _config(file: InputFile, where: str) -> tuple[str, Mapping[str, Any]]:

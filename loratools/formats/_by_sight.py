@@ -106,7 +106,8 @@ NO_ADAPTERS = (
     Stranger(
         r"^(model\.diffusion_model|cond_stage_model|conditioner\.embedders)\.",
         "a whole checkpoint",
-        "it is a base; svd-extract makes an adapter of it and the model that it was trained from",
+        "name an adapter in its place, or make one of a fine-tuned model with `loratools "
+        "svd-extract MODEL BASE`",
     ),
     Stranger(
         r"^first_stage_model\.|^(post_)?quant_conv\.|^decoder\.(up|up_blocks|mid|mid_block)\.",
@@ -122,8 +123,8 @@ NO_ADAPTERS = (
         r"(^|\.)(embed_tokens|wte|word_embeddings|q_proj|query|query_key_value|c_attn|to_q|qkv|"
         r"time_embedding\.linear_1|patch_embed\w*\.proj)\.weight$",
         "the weights of a model",
-        "they are a base; svd-extract makes an adapter of them and the model that they were "
-        "trained from, and --keys describes home-made LoRA layers among them",
+        "name an adapter in its place, or make one of a fine-tuned model with `loratools "
+        "svd-extract MODEL BASE` (home-made LoRA layers in it are read with --keys)",
     ),
 )
 

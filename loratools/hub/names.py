@@ -12,6 +12,7 @@ from loratools.io.missing import hub_name_of, hub_name_of_page
 
 #: With one slash too: `Path("hf://owner/name")` makes one of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
+_HALF = re.compile(r"[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ENDPOINT, _NUMBERS = "HF_ENDPOINT", ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 #: Limits of a path's parts, in bytes, on all usual file systems; and of the whole path, in
@@ -51,7 +52,9 @@ class HubName:
 
     @classmethod
     def parse(cls, name: str | Path) -> "HubName":
-        """Parse `hf://…`; slashes in a revision are written as %2F, but for refs/pr/N.
+        """Parse a name, whose hf:// may be left out; %2F is a slash in a revision.
+
+        Those of refs/pr/N need no %2F.
 
         A folder `tree` or `blob` of a repository is only read with a revision before it.
 
@@ -62,8 +65,8 @@ class HubName:
         _check_variables()
         from huggingface_hub import parse_hf_uri
 
-        text = _SCHEME.sub("hf://", str(name), count=1)
-        address = text.removeprefix("hf://")
+        address = _SCHEME.sub("", str(name), count=1)
+        text = f"hf://{address}"
         if (meant := hub_name_of(address)) is not None:
             raise HubError(f"{shorten(address)}: an address", hint=f"did you mean {meant}?")
         if (meant := hub_name_of_page(address)) is not None:
@@ -74,6 +77,12 @@ class HubName:
             found = parse_hf_uri(text)
         except ValueError:
             found = None
+        if found is None and _HALF.fullmatch(address):
+            scheme = "hf://" if is_hub_name(name) else ""
+            raise HubError(
+                f"{shorten(str(name))}: half of a name on the Hub",
+                hint=f"write {scheme}OWNER/{shorten(address)}",
+            )
         if found is None or found.type != "model":
             shown = f"{shorten(str(name))}:" if address else "an empty name is"
             raise HubError(f"{shown} not of the form hf://owner/name[@revision][/path]")

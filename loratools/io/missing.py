@@ -98,7 +98,7 @@ def _nearby(path: Path, name: str) -> str:
         return f"did you mean {meant} on the Hub?"
     where = "this folder" if here == Path() else str(here)
     shown = [each for each in names if not each.startswith(".")]
-    return f"in {where} there is {listing(shown, 3) or 'nothing'}"
+    return f"check the name: in {where} there is {listing(shown, 3) or 'nothing'}"
 
 
 def _names(folder: Path) -> list[str]:

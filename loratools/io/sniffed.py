@@ -62,7 +62,10 @@ _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\nsize (
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _NAMES = "it was saved in place of the file, as a login or an error often is; download the file"
 _NPZ = "name it .npz, if it is an adapter"
-_PICKLE = "save its tensors as safetensors, or for an adapter name it .bin and use --allow-pickle"
+_PICKLE = (
+    "if it is an adapter, name it .bin, and `loratools convert NAME.bin --allow-pickle --to "
+    "FORMAT` saves it as safetensors (for a model, PyTorch and safetensors do)"
+)
 
 
 def sniffed(start: bytes, size: int) -> Known | None:

@@ -86,9 +86,8 @@ class Accounts:
         """
         self._selection.check_used(base.tensors)
         if self._unmatched and not self._allow_unmatched:
-            reason = self._unmatched.error(adapters)
             with about(self._unmatched.first):
-                raise MatchError(f"{base.where}{base.lacks}: {reason}", file=base.where)
+                raise self._unmatched.error(adapters, base.where, base.lacks)
         if not self.accounting.applied:
             raise MatchError(f"{base.where}: no adapter tensor is left to apply")
         return self._unmatched.notes()

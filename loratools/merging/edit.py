@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from loratools.deltas import Apply, Product, Span, parts_of
-from loratools.errors import NonFiniteError, shorten
 from loratools.io.blocks import PIECE_ELEMENTS, block_rows, read_block, rows_of, spans
 from loratools.io.direct import buffer_for
 from loratools.io.dtypes import to_torch
 from loratools.io.rounding import Rounding, compute_dtype
 from loratools.io.source import Source, Stored
+from loratools.merging.blame import not_finite
 from loratools.merging.fidelity import Fidelity, measure
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.products import add_products
@@ -260,8 +260,4 @@ def _check_finite(tensor: PlannedTensor, rounded: Tensor) -> None:
     # A finite sum proves finite terms. One that is not may have overflowed; the extremes cannot.
     if math.isfinite(rounded.sum()) or all(math.isfinite(v) for v in rounded.aminmax()):
         return
-    raise NonFiniteError(
-        f"{shorten(tensor.name)}: holds a NaN or an infinity after the merge (in {tensor.dtype})",
-        tensor=tensor.name,
-        hint="--allow-nonfinite writes it all the same",
-    )
+    raise not_finite(tensor)

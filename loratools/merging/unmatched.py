@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import counted, shorten
-from loratools.names.looks import example, kind_of
+from loratools.errors import MatchError, counted, shorten
+from loratools.names.looks import kind_of
 from loratools.names.matching import BaseNames
 from loratools.names.meant_for import meant_for
 
@@ -46,24 +46,29 @@ class Unmatched:
         """The first target that was added."""
         return self._complaints[0].target
 
-    def error(self, adapters: Sequence[Adapter]) -> str:
-        """The first one, how many others there are in which models, and what its adapter is for."""
+    def error(self, adapters: Sequence[Adapter], base: str, lacks: str = "") -> MatchError:
+        """An error: the first one, how many others there are, and what its adapter is for.
+
+        `lacks` says what of the base was not read. An adapter of which nothing fits is named first,
+        as it is the wrong one; else the base is.
+        """
         first = self._complaints[0]
-        if another := self._another_kind(adapters[first.adapter]):
-            return another
+        own = adapters[first.adapter]
+        if another := self._another_kind(own, base):
+            return MatchError(f"{own.where}: {another}", file=own.where)
         more = len(self._complaints) - 1
         rest = f" (and {more} more without a match{self._counted()})" if more else ""
         has_others = len(self._complaints) < sum(len(adapter.updates) for adapter in adapters)
         is_apart = has_others and self._models().total() == len(self._complaints)
-        advice = "; --allow-unmatched merges the others" if is_apart else ""
-        own = adapters[first.adapter]
+        advice = "--allow-unmatched merges the others" if is_apart else None
         lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
-        none = (
-            f", and no update has a place; {_trained_on(own)}"
-            if lost >= len(own.updates) > 1
-            else ""
-        )
-        return f"{first.reason}{rest}{self._meant(own)}{none}{advice}"
+        if lost >= len(own.updates) > 1:
+            what = f"no update has a place in the base {base}{lacks}"
+            reason = f"{first.reason.partition('; ')[0]}{rest}{self._meant(own)}"
+            hint = ", or ".join(filter(None, (_trained_on(own), advice)))
+            return MatchError(f"{own.where}: {what}: {reason}", file=own.where, hint=hint)
+        said = f"{base}{lacks}: {first.reason}{rest}{self._meant(own)}"
+        return MatchError(said, file=base, hint=advice)
 
     def notes(self) -> Iterator[str]:
         """What is left out: a line for each model that is missing, and for each other target."""
@@ -71,7 +76,7 @@ class Unmatched:
             yield f"left out: {counted(count, 'update')} of {self.names.not_there(model)}"
         yield from (f"left out: {c.reason}" for c in self._complaints if c.model is None)
 
-    def _another_kind(self, adapter: Adapter) -> str | None:
+    def _another_kind(self, adapter: Adapter, base_name: str) -> str | None:
         """What the adapter and the base look like, if they are of different kinds of model."""
         kind, base = kind_of(adapter.updates), self.names.kind
         if kind is None or base is None or kind == base:
@@ -80,9 +85,8 @@ class Unmatched:
         which = f", {' or '.join(models)}" if 0 < len(models) <= _FEW else ""
         own = self.names.words or " and ".join(sorted(self.names.models))
         return (
-            f"another kind of model: by its names ({example(adapter.updates)}), the adapter is "
-            f"for {kind}{which}, and the base ({example(self.names.shapes)}) is {base}"
-            f"{own and f', {own}'}; {_trained_on(adapter)}"
+            f"for {kind}{which}, and {base_name} is {base}{own and f', {own}'} (by the "
+            f"names of their weights); {_trained_on(adapter)}"
         )
 
     def _meant(self, adapter: Adapter) -> str:
@@ -110,5 +114,6 @@ class Unmatched:
 def _trained_on(adapter: Adapter) -> str:
     """What to do with an adapter on a base that is another model."""
     named = adapter.provenance.base or adapter.provenance.family
-    called = f", which its files call {shorten(named, 60)!r}" if named else ""
-    return f"name the model that the adapter was trained on{called}"
+    if not named:
+        return "name the model that the adapter was trained on"
+    return f"name its own base: the adapter says that it was trained on {shorten(named, 60)!r}"

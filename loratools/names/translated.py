@@ -173,9 +173,9 @@ class _Speller:
         if not found and readings(name.path):
             raise _RefusedError("no known model has all of these names; see --base")
         if not found:
-            raise _RefusedError(
-                "no matrix of an image model that is known here; peft is a format for any model"
-            )
+            is_peft = self.source == "modules"
+            advice = "keep it in the peft format" if is_peft else "peft is a format for any model"
+            raise _RefusedError(f"no matrix of an image model that is known here; {advice}")
         if found[0].naming == "transformers":
             raise _RefusedError("in a text encoder, and nothing says in which")
         return "denoiser"

@@ -19,7 +19,7 @@ from loratools.files.manifest import is_overlay, overlay_files
 from loratools.files.output_names import check_name
 from loratools.files.writing import approved
 from loratools.formats import adapter_configs, dialects
-from loratools.hub.names import HubName, is_hub_name
+from loratools.hub.names import HubName
 from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
@@ -164,7 +164,7 @@ class _Fetched:
 
 
 def _named(name: str, revision: str | None) -> HubName:
-    found = HubName.parse(name if is_hub_name(name) else f"hf://{name}")
+    found = HubName.parse(name)
     if revision is None:
         return found
     if found.revision not in {None, revision}:

@@ -201,7 +201,7 @@ def push(
 
 
 def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
-    name = HubName.parse(repo if is_hub_name(repo) else f"hf://{repo}")
+    name = HubName.parse(repo)
     if name.path or name.revision:
         raise HubError(f"{repo}: not of the form owner/name", hint="a branch is given by --branch")
     if is_hub_name(folder):

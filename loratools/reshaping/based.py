@@ -8,6 +8,7 @@ from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
 from loratools.files.opening import open_base
 from loratools.running.parallel import Map
+from loratools.typed import rank_options
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule
@@ -42,7 +43,7 @@ def additive_all(
         if rule is None:
             raise UnsupportedError(
                 f"{adapter.where}: what {', '.join(adapter.kinds)} does to a weight has full rank",
-                hint="say how many ranks to keep, with --rank or another rule",
+                hint=f"say how many ranks to keep, with {rank_options()}",
             )
         found = additive(adapter, checkpoint, rule, each)
         total = together(found.truncations.values())

@@ -28,7 +28,7 @@ from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
 from loratools.running.parallel import Map
 from loratools.showing.shown import Brief
-from loratools.typed import valued
+from loratools.typed import rank_options, valued
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def combined(
     if rule is None and not method.LOW_RANK:
         raise OptionError(
             f"{combination.method} makes updates of full rank",
-            hint=f"say how many ranks to keep, with {valued('rank')} or another rule",
+            hint=f"say how many ranks to keep, with {rank_options()}",
         )
     job = Job(method.combine, combination.options, combination.seed, combination.device)
     found = results(parts, job, rule, each)

@@ -136,6 +136,6 @@ def test_an_output_that_exists_is_overwritten_on_demand(run: Run) -> None:
 
 def test_a_method_of_full_rank_gets_a_rank(run: Run) -> None:
     command = ["combine", "lora", "lora", "--method", "ties", "-o", "out"]
-    assert refused(run(*command), 2, "with --rank or another rule")
+    assert refused(run(*command), 2, "with --rank, --energy, --error or --size")
     assert run(*command, "--rank", 1).code == 0
     assert run(*command, "--energy", 0.5, "--overwrite").code == 0

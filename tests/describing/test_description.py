@@ -189,7 +189,7 @@ def test_the_json_object_is_json_with_the_documented_fields() -> None:
     fields = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert set(fields) == {
         "path", "format", "kinds", "provenance", "settings", "metadata", "parameters",
-        "replaced_parameters", "bytes", "dtypes", "targets", "replaced", "rows", "inert",
+        "replaced_parameters", "bytes", "models", "dtypes", "targets", "replaced", "rows", "inert",
         "weights_beside", "tokenizer_files", "modules", "blocks", "changing_nothing", "base",
         "notes", "sound",
     }  # fmt: skip

@@ -254,7 +254,8 @@ def test_advice_in_python_is_in_the_words_of_python(
         "with base=, and the ranks to keep with rank=": lambda: loratools.combine(
             fixtures / "adapters/dora"
         ),
-        "with rank= or another rule": lambda: loratools.combine(plain, method="ties"),
+        "give the base first, as in merge": lambda: loratools.merge(plain, plain),
+        "with rank=, energy=, error= or size=": lambda: loratools.combine(plain, method="ties"),
     }
     for advice, call in calls.items():
         with pytest.raises(loratools.LoratoolsError, match=advice):

@@ -96,7 +96,7 @@ def test_every_verb_takes_names(stories: Hub, tmp_path: Path, name: str) -> None
 def test_models_to_extract_from_have_names_too(stories: Hub, tmp_path: Path) -> None:
     """A model and itself, in which there is nothing to extract."""
     for model in (str(SHARDED), STORIES):
-        with pytest.raises(loratools.LoratoolsError, match=r"nothing to extract: .*48 tensors are"):
+        with pytest.raises(loratools.LoratoolsError, match="nothing to extract: both models"):
             loratools.svd_extract(model, model, output=tmp_path / "out", rule=RankRule(rank=2))
 
 
