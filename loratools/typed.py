@@ -9,8 +9,12 @@ from contextlib import contextmanager
 
 #: The options with another name on the command line than that of Python with other marks.
 _OTHERS = {"lam": "--lambda", "weights": "--weight", "max_shard_bytes": "--max-shard-size"}
-#: The commands that take a base and an adapter, with the adapter where it belongs.
-_BASE_FIRST = {"merge": "merge BASE {} -o OUT", "swap": "swap BASE --in {}"}
+#: What to do in the commands that begin with a model, where an adapter was given for it.
+_BASE_FIRST = {
+    "merge": "the base comes first: loratools merge BASE {} -o OUT",
+    "swap": "the base comes first: loratools swap BASE --in {}",
+    "svd-extract": "it takes two models: loratools svd-extract MODEL BASE --rank 16 -o OUT",
+}
 _is_on_command_line = False
 _verb = ""
 
@@ -49,7 +53,7 @@ def base_first(adapter: str) -> str:
         return f"give the base first, as in merge(base, {adapter!r})"
     if _verb not in _BASE_FIRST:
         return "name the model that it was trained on"
-    return f"the base comes first: loratools {_BASE_FIRST[_verb].format(shlex.quote(adapter))}"
+    return _BASE_FIRST[_verb].format(shlex.quote(adapter))
 
 
 @contextmanager

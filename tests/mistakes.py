@@ -377,6 +377,13 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             remedy="loratools swap BASE --in style.safetensors",
         ),
         Mistake(
+            "an adapter to extract from",
+            "svd-extract adapter base --rank 4 -o out",
+            what="an adapter, where a base model is expected",
+            where="adapter:",
+            remedy="it takes two models: loratools svd-extract MODEL BASE",
+        ),
+        Mistake(
             "a model as the adapter",
             "inspect base",
             what="not an adapter but the weights of a model",
