@@ -29,6 +29,7 @@ jaxtyping.install_import_hook(
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+os.environ.pop("COLUMNS", None)  # which pytest's workers set: it is how wide tables are
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses, which the socket guard does not reach
 # Tests send these signals, which a job in the background and nohup pass on as ignored.
 for name in ("SIGINT", "SIGQUIT", "SIGHUP"):

@@ -1,5 +1,6 @@
 """What adapters change and a base does not have, in words."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,9 @@ class Unmatched:
         lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
         if lost >= len(own.updates) > 1:
             what = f"no update has a place in the base {base}{lacks}"
-            reason = f"{first.reason.partition('; ')[0]}{rest}{self._meant(own)}"
+            # The nearest names are of no use where all differ.
+            told = re.sub(r"; nearest: .*?(?= \(|$)", "", first.reason)
+            reason = f"{told}{rest}{self._meant(own)}"
             hint = ", or ".join(filter(None, (_trained_on(own), advice)))
             return MatchError(f"{own.where}: {what}: {reason}", file=own.where, hint=hint)
         said = f"{base}{lacks}: {first.reason}{rest}{self._meant(own)}"
