@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "reference" / "api"
 
 #: Types of parts of results, which are not public names by themselves.
 PARTS = (
-    "loratools.adapter.Note",
+    "loratools.parts.Note",
     "loratools.describing.coverage.Coverage",
     "loratools.describing.groups.TargetGroup",
     "loratools.describing.several.InspectionRow",

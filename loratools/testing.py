@@ -249,7 +249,8 @@ def adapters(
     """
     from hypothesis import strategies as st
 
-    from loratools.adapter import Adapter, Filed, Provenance, Update
+    from loratools.adapter import Adapter
+    from loratools.parts import Filed, Provenance, Update
 
     def of(names: list[str]) -> "SearchStrategy[Adapter]":
         updates = {

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA
+from loratools.parts import Update
 from tests.narrowing import present
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.describing.fields import adapter_fields, coverage_fields
 from loratools.describing.groups import TargetGroup, groups_of, single
 from loratools.describing.tables import block_table, group_table, spectrum_table
@@ -16,6 +16,7 @@ from loratools.io.source import Source
 from loratools.io.values import is_finite
 from loratools.names.both_ends import notes_on_both_ends
 from loratools.names.meant_for import meant_for
+from loratools.parts import Note
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loratools.adapter import Adapter, Filed, Replacement
+from loratools.adapter import Adapter
 from loratools.describing.groups import TargetGroup
 from loratools.errors import counted, listing, shorten
 from loratools.names.grouping import pattern_of
 from loratools.names.meant_for import meant_for
+from loratools.parts import Filed, Replacement
 from loratools.showing.parts import Fields, human_size
 
 if TYPE_CHECKING:

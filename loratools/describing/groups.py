@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta, parameters_of
 from loratools.deltas.lora import Scaling
 from loratools.names.grouping import pattern_of
+from loratools.parts import Update
 
 
 @final

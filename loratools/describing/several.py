@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final, get_args, overload
 
-from loratools.adapter import Adapter, Provenance
+from loratools.adapter import Adapter
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
 from loratools.describing.fields import with_models
@@ -24,6 +24,7 @@ from loratools.files.place import place_of
 from loratools.formats import check_options
 from loratools.io.folder import Place
 from loratools.names.meant_for import meant_for
+from loratools.parts import Provenance
 from loratools.showing.parts import Part, human_size
 from loratools.showing.shown import Shown
 

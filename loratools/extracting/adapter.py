@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from loratools.adapter import Adapter, Provenance, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.extracting.plan import ExtractPlan, Target
 from loratools.io.companions import Companion
 from loratools.io.source import Source, transposed
+from loratools.parts import Provenance, Update
 
 #: PEFT's task types, by suffixes of the names of architectures.
 _TASKS = (

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
-from loratools.adapter import Replacement
 from loratools.arguments import checked_fields
 from loratools.errors import LoratoolsError, check_choice, check_finite, counted, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
+from loratools.parts import Replacement
 from loratools.showing.shown import Brief
 from loratools.typed import as_typed
 

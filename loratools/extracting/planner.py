@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
-from loratools.adapter import Replacement
 from loratools.errors import UnsupportedError, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.extracting.plan import ExtractOptions, ExtractPlan, LeftOut, Target
@@ -11,6 +10,7 @@ from loratools.extracting.saved_modules import saved_modules
 from loratools.extracting.selection import matches_any, wanted_whole
 from loratools.io.dtypes import FLOATS
 from loratools.io.source import Source
+from loratools.parts import Replacement
 
 if TYPE_CHECKING:
     from loratools.extracting.difference import Norms

@@ -20,12 +20,13 @@ from loratools.extracting.writing import ExtractRun, Work, companions_of, write
 from loratools.files.in_memory import in_memory
 from loratools.files.opening import open_base
 from loratools.files.place import layers_of
-from loratools.files.writing import Ranks, approved
+from loratools.files.writing import approved
 from loratools.hub.names import HubName, is_hub_name
 from loratools.io.sizes import size_in_bytes
 from loratools.io.streaming import stream
 from loratools.keywords import with_keywords
-from loratools.lowrank.ranks import RankRule, rule_of
+from loratools.lowrank.goals import Ranks, rule_of
+from loratools.lowrank.ranks import RankRule
 from loratools.running.parallel import Map, threads
 from loratools.running.progress import Progress, shows_progress
 from loratools.running.watch import Watch

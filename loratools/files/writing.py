@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, final
 
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, counted
@@ -39,16 +39,6 @@ class Written:
     path: str
     nbytes: int
     idle: tuple[str, ...] = ()
-
-
-class Ranks(TypedDict, total=False):
-    """The keyword arguments that say how many ranks are kept."""
-
-    rank: int | None
-    energy: float | None
-    error: float | None
-    size: int | str | None
-    rule: "RankRule | None"
 
 
 class Files(NamedTuple):

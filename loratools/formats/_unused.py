@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.errors import listing
 from loratools.formats._dialect import ALPHA, Dialect
+from loratools.parts import Note
 from loratools.typed import as_typed
 
 

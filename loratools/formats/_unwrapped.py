@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from loratools.adapter import Note
 from loratools.errors import FormatError, shorten
 from loratools.io.bundle import Bundle
 from loratools.names.flattened import flattened_prefix
@@ -20,6 +19,7 @@ from loratools.names.wrappers import (
     unwrapped,
     unwrapped_pattern,
 )
+from loratools.parts import Note
 
 #: What may follow a module's name. A name that continues with this after `module.` has no other
 #: module name: `module` is then the module itself, and no wrapper.

@@ -9,7 +9,6 @@ import numpy as np
 
 from loratools.arguments import checked_fields
 from loratools.errors import LoratoolsError, OptionError, counted, shorten
-from loratools.keywords import with_keywords
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.showing.shown import Brief
@@ -281,23 +280,6 @@ def _added(series: Sequence[Floats]) -> Floats:
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def rule_of(
-    rule: RankRule | None,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    error: float | None = None,
-) -> RankRule | None:
-    """The rule with a goal that is given by keyword; None where nothing is given.
-
-    Raises:
-        OptionError: a goal is given twice, or there are two.
-    """
-    if rank is energy is error is None:
-        return rule
-    return with_keywords(rule or RankRule(), rank=rank, energy=energy, error=error)
 
 
 def _both(*goals: str) -> OptionError:

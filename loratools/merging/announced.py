@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from loratools.adapter import Adapter, Announced
+from loratools.adapter import Adapter
 from loratools.errors import listing
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
@@ -13,6 +13,7 @@ from loratools.names.grouping import pattern_of
 from loratools.names.heads import known_heads
 from loratools.names.saved import SavedNames
 from loratools.names.tied import TiedHead
+from loratools.parts import Announced
 
 #: If it updates a tensor with such a suffix, PEFT 0.21 gives the update to the tied tensor as well;
 #: it does so for no other names.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import final
 
-from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta, keys_of
 from loratools.deltas.placed import overlap, placed
 from loratools.deltas.rows import Rows
@@ -32,6 +32,7 @@ from loratools.names.conv1d import square_is_transposed
 from loratools.names.matching import Match, Place
 from loratools.names.packed import packed_in
 from loratools.names.quantised import declared_notes
+from loratools.parts import ReplacedRows, Replacement, Update
 
 
 def plan_merge(

@@ -6,8 +6,8 @@ adds both updates to the one tensor that they share.
 
 from collections.abc import Iterable, Iterator
 
-from loratools.adapter import Note
 from loratools.names.tied import find_tied_head
+from loratools.parts import Note
 
 #: The text about two such updates in a model that ties embedding and head.
 MERGED_TWICE = (

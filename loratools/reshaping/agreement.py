@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
-from loratools.adapter import Adapter, ReplacedRows, Replacement
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, listing, shorten
 from loratools.io.computed import Computed
 from loratools.io.dtypes import FACTORS, torch_name
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
+from loratools.parts import ReplacedRows, Replacement
 from loratools.reshaping.factors import widest
 
 if TYPE_CHECKING:

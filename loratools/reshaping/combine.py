@@ -10,9 +10,10 @@ from loratools.arguments import checked
 from loratools.errors import OptionError
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import Reading, opened_adapter
-from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.io.sizes import size_in_bytes
 from loratools.keywords import with_keywords
+from loratools.lowrank.goals import Ranks, rule_of
 from loratools.merging.weights import Adapters, weighted
 from loratools.reshaping.alignment import aligned
 from loratools.reshaping.based import additive_all
@@ -190,10 +191,7 @@ def combine(
     combination = with_keywords(combination or Combination(), method=method, where=where, seed=seed)
     options = with_keywords(combination.options, density=density)
     combination = replace(combination, options=options)
-    if any(goal is not None for goal in (rank, energy, error)):
-        from loratools.lowrank.ranks import rule_of
-
-        rule = rule_of(rule, rank=rank, energy=energy, error=error)
+    rule = rule_of(rule, rank=rank, energy=energy, error=error)
     read = [
         opened_adapter(
             one, config=config, allow_pickle=allow_pickle, dialect_options=dialect_options

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Additive, Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, counted, shorten
 from loratools.io.dtypes import to_torch
 from loratools.io.source import Reshaped, Source, Stored
 from loratools.io.values import same_bytes
+from loratools.parts import Update
 from loratools.running.parallel import Map
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, final
 
-from loratools.adapter import Adapter, Filed
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, counted, listing, shorten
 from loratools.files.writing import Files
 from loratools.formats import Dialect, dialect_named, encode
@@ -16,6 +16,7 @@ from loratools.io.source import Source
 from loratools.names.crossing import Piece
 from loratools.names.globs import matches, no_match
 from loratools.names.translated import translated
+from loratools.parts import Filed
 from loratools.reshaping.respelled import respelled
 from loratools.version import __version__
 

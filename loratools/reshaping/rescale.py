@@ -11,10 +11,11 @@ from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.errors import counted, escaped, shorten
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
-from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.io.collector import collector_paused
 from loratools.io.sizes import size_in_bytes
 from loratools.keywords import with_keywords
+from loratools.lowrank.goals import Ranks, rule_of
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.rescaled import Rescaled, Rescaling, rescaled
@@ -227,10 +228,7 @@ def rescale(
         alpha=alpha,
         fold=fold,
     )
-    if any(goal is not None for goal in (rank, energy, error)):
-        from loratools.lowrank.ranks import rule_of
-
-        rule = rule_of(rule, rank=rank, energy=energy, error=error)
+    rule = rule_of(rule, rank=rank, energy=energy, error=error)
     sound, repairs = repaired(opened, repair) if repair else (opened, ())
     with threads(None, progress) as each:
 

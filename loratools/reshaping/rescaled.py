@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.arguments import checked_fields
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
@@ -20,6 +20,7 @@ from loratools.errors import (
 from loratools.io.computed import multiplied
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 from loratools.names.globs import matches, no_match
+from loratools.parts import Update
 from loratools.reshaping.factors import scaling_of
 from loratools.showing.shown import Brief
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Unpack, final, overload
 from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.files.opening import AdapterLike, Reading, opened_adapter
-from loratools.files.writing import Ranks, Written, fitted, write_reported
+from loratools.files.writing import Written, fitted, write_reported
 from loratools.io.sizes import size_in_bytes
+from loratools.lowrank.goals import Ranks, rule_of
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note
@@ -134,7 +135,7 @@ def resize(
     Raises:
         LoratoolsError: see `loratools.errors`; no output is left then, and no input was changed.
     """
-    from loratools.lowrank.ranks import RankRule, rule_of
+    from loratools.lowrank.ranks import RankRule
 
     limit = size_in_bytes(size)
     opened = opened_adapter(

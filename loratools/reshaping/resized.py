@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError, shorten
+from loratools.parts import Update
 from loratools.reshaping.approximation import Decomposed, approximate, rooms
 from loratools.reshaping.factors import Sum, sum_of, widest
 from loratools.running.parallel import Map

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, final
 
-from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas._fused import Part, divided, fused, has_different_scalings, rows_of_parts
 from loratools.deltas.placed import Run
 from loratools.errors import LoratoolsError, UnsupportedError, shorten
 from loratools.io.source import Source, sliced
 from loratools.names.crossing import Piece
+from loratools.parts import ReplacedRows, Replacement, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,8 +16,9 @@ from loratools.errors import OptionError, UnsupportedError, listing
 from loratools.nearest import did_you_mean
 
 if TYPE_CHECKING:
-    from loratools.adapter import Adapter, Note
+    from loratools.adapter import Adapter
     from loratools.io.checkpoint import Checkpoint
+    from loratools.parts import Note
     from loratools.traps._trap import Change as Change
     from loratools.traps._trap import Seen, Trap
 

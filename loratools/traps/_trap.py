@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
 from loratools.errors import listing
+from loratools.parts import Note
 
 if TYPE_CHECKING:
     from loratools.io.checkpoint import Checkpoint

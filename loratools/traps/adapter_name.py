@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.errors import counted, shorten
+from loratools.parts import Note
 from loratools.traps._trap import Change, Seen, Trap
 
 #: Ends of keys that nearly all tensors have, and in which there is no such name.

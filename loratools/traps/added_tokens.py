@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loratools.adapter import Note
 from loratools.errors import counted
 from loratools.io.companions import ADDED_TOKENS
 from loratools.io.folder import read_json
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from loratools.adapter import Note
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, scalings
 
 

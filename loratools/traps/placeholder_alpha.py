@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 #: No training has such a scaling: in 16 bits, every factor would be lost in the rounding of it.

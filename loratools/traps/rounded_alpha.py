@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
 from loratools.formats._modules.metadata import stated_alphas
 from loratools.io.dtypes import BITS, torch_name
 from loratools.io.scalar import SCALARS, rounded
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, scalings
 
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from loratools.adapter import Note
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 #: The names of the files that diffusers converts for Stable Diffusion 1, 2 and XL. What it converts

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from loratools.adapter import Note
 from loratools.errors import MatchError, listing
 from loratools.names.matching import BaseNames
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap
 
 

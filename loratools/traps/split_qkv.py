@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.formats._modules.metadata import stated_size
+from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
 
 if TYPE_CHECKING:

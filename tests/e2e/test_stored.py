@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from loratools import RankRule, Rescaling, combine, open_adapter, rescale, resize
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError
+from loratools.parts import Update
 from tests.adapters import assert_same, effects
 from tests.e2e.commands import FIXTURES, unchanged
 

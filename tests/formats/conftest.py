@@ -18,7 +18,8 @@ DIALECT = Dialect({fields})
 '''
 _READ = '''"""Reads nothing."""
 
-from loratools.adapter import Adapter, Filed, Note, Provenance
+from loratools.adapter import Adapter
+from loratools.parts import Filed, Note, Provenance
 from loratools.formats import Sureness
 
 
@@ -49,7 +50,7 @@ def decode(bundle, options):
 '''
 _WRITE = '''"""Writes what was filed only."""
 
-from loratools.adapter import Filed
+from loratools.parts import Filed
 from loratools.io.bundle import Bundle
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import loratools
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
 from loratools.formats import Dialect, can_write, decode, dialects, encode
+from loratools.parts import Update
 from tests.adapters import assert_same, effects
 from tests.formats.bundles import decoded, lora
 from tests.narrowing import present

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from loratools import CombineReport, RankRule, Rescaling, combine, open_adapter, rescale, resize
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import LoratoolsError, NonFiniteError, OutputError
 from loratools.files.writing import budget, fitted, write_adapter
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Held
+from loratools.parts import Update
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, digests, unchanged
 from tests.narrowing import present, report_of
 

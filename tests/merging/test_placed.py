@@ -15,7 +15,6 @@ from torch import Tensor
 
 import loratools
 from loratools import WriteOptions
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -28,6 +27,7 @@ from loratools.io.source import Held
 from loratools.merging import edit, merge, products, steps
 from loratools.merging.plan import Accounting, Change, MergePlan, PlannedTensor
 from loratools.merging.report import MergeReport
+from loratools.parts import Update
 from loratools.testing import deltas, diffs, eighths, exact_scalings, loras, shapes, tuckers
 from tests.deltas.computing import held
 from tests.deltas.places import places, rows_of

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import loratools
-from loratools.adapter import Provenance
 from loratools.files.checkpoints import open_checkpoint
 from loratools.names.bases import another_base, different_bases
+from loratools.parts import Provenance
 from tests.merged import eighths, pair, write_adapter, write_base
 from tests.reshaping.adapters import adapter, lora
 

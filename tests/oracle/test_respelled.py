@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter, Filed, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.formats import decode, dialect_named
 from loratools.io.source import Held
+from loratools.parts import Filed, Update
 from loratools.reshaping.compared import compare
 from loratools.reshaping.converted import converted, encoded
 from tests.formats.bundles import decoded, lora

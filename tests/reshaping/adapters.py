@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter, Filed, Provenance, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import LoRA, Rule, Scaling
 from loratools.io.source import Held
+from loratools.parts import Filed, Provenance, ReplacedRows, Replacement, Update
 from tests.merging.computing import DTYPES
 
 

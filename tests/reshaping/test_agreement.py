@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from loratools.adapter import Copy, ReplacedRows
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.source import Held
+from loratools.parts import Copy, ReplacedRows
 from loratools.reshaping.agreement import Policy, agree
 from tests.reshaping.adapters import adapter, lora, whole
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loratools import LoratoolsError, methods, registry
-from loratools.adapter import Adapter, Note, ReplacedRows, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
@@ -23,6 +23,7 @@ from loratools.errors import (
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
 from loratools.methods import MethodOptions
+from loratools.parts import Note, ReplacedRows, Update
 from loratools.reshaping import results
 from loratools.reshaping.combined import Combination, Combined
 from loratools.reshaping.combined import combined as combine

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratools.adapter import Adapter, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA
@@ -18,6 +18,7 @@ from loratools.deltas.tucker import Tucker
 from loratools.errors import UnsupportedError
 from loratools.io.computed import cast
 from loratools.io.source import Held, Source
+from loratools.parts import ReplacedRows, Replacement, Update
 from loratools.reshaping.compared import compare
 from loratools.reshaping.factors import scaling_of
 from loratools.testing import dtypes, loras

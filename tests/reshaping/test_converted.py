@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratools.adapter import Adapter, Filed, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.errors import UnsupportedError
@@ -19,6 +19,7 @@ from loratools.formats import Dialect, can_write, decode, dialect_named, encode,
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Held
+from loratools.parts import Filed, Update
 from loratools.reshaping.compared import compare
 from loratools.reshaping.converted import converted, encoded
 from loratools.reshaping.factors import scaling_of

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
@@ -19,6 +19,7 @@ from loratools.errors import LoratoolsError, MatchError, UnsupportedError
 from loratools.files.opening import open_adapter
 from loratools.formats import encode
 from loratools.io.source import Held
+from loratools.parts import Replacement, Update
 from loratools.reshaping.rescaled import Rescaling, rescaled, strengths_of
 from loratools.testing import adapters, loras
 from tests.adapters import effects, lora_of

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.dora import DoRA
 from loratools.deltas.kasa import KaSA
 from loratools.deltas.lora import Scaling
@@ -17,6 +17,7 @@ from loratools.errors import NonFiniteError, UnsupportedError
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
 from loratools.lowrank.truncation import together
+from loratools.parts import Update
 from loratools.reshaping.resized import resized
 from loratools.running.parallel import threads
 from loratools.testing import adapters, loras, normals

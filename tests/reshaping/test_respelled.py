@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loratools.adapter import Adapter, Filed, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA, Scaling
@@ -15,6 +15,7 @@ from loratools.errors import UnsupportedError
 from loratools.formats import decode, dialect_named
 from loratools.io.source import Held
 from loratools.names.crossing import Piece
+from loratools.parts import Filed, ReplacedRows, Replacement, Update
 from loratools.reshaping.compared import compare
 from loratools.reshaping.converted import converted, encoded
 from loratools.reshaping.respelled import Respelled, respelled

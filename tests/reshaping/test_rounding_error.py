@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.io.computed import rearranged
 from loratools.io.source import Held
 from loratools.lowrank.ranks import RankRule
+from loratools.parts import Update
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from loratools.reshaping.resized import resized
 from loratools.reshaping.rounding_error import rounding_error, rounding_note

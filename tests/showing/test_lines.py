@@ -15,7 +15,7 @@ NAMES = (
     "base_model.model.model.layers.*.self_attn.q_proj",
     "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora",
     "hf://organisation-with-a-long-name/stable-diffusion-xl-base-1.0@main/unet",
-    "/home/ann/adapters/2024-05-01 first try/adapter_model.safetensors",
+    "adapters of ann/2024-05-01 first try/checkpoint-1000/adapter_model.safetensors",
     "模型.层.注意力机制的投影矩阵與說明文字非常長非常長非常長非常長",
     "a\x1b[31mb\u202ec.layers.0",
     "short",

@@ -5,7 +5,6 @@ from functools import cache, cached_property
 from typing import NamedTuple, final
 
 from loratools import registry
-from loratools.adapter import Note
 from loratools.deltas import Delta
 from loratools.errors import FormatError, about, listing
 from loratools.formats._modules import kinds
@@ -13,6 +12,7 @@ from loratools.formats._modules.alphas import ALPHA, read_alphas
 from loratools.formats._modules.kinds import Codec, StoredModule
 from loratools.formats._modules.magnitudes import DoRACodec, settled
 from loratools.io.source import Source
+from loratools.parts import Note
 
 
 @final

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from loratools.adapter import Note
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.errors import ShapeMismatchError, listing
@@ -15,6 +14,7 @@ from loratools.formats._modules.kinds import Codec, StoredModule
 from loratools.formats._modules.spelling import PEFT_MAGNITUDE
 from loratools.io.computed import rearranged, same_numbers
 from loratools.io.source import Source
+from loratools.parts import Note
 
 if TYPE_CHECKING:
     from torch import Tensor

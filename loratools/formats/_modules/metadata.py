@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
-from loratools.adapter import Note, Provenance
 from loratools.errors import FormatError, listing
 from loratools.io.json import json_text, parse_json
 from loratools.io.scalar import rounded
+from loratools.parts import Note, Provenance
 
 _ARGUMENTS = "ss_network_args"
 #: What tools write for a rank or an alpha that differs between modules.

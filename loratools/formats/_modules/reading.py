@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from loratools.adapter import Adapter, Filed, Note, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.errors import FormatError, UnsupportedError, shorten
 from loratools.formats._modules.codecs import Codecs, all_codecs
@@ -17,6 +17,7 @@ from loratools.formats._modules.spelling import Spelling, check_one_adapter, wit
 from loratools.formats._part_names import lycoris_kind
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
+from loratools.parts import Filed, Note, Update
 
 Modules = Mapping[str, Mapping[str, Source]]
 

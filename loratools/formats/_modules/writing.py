@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final, get_args
 
-from loratools.adapter import Adapter, Filed, Update
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import UnsupportedError, about, shorten
@@ -18,6 +18,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
 from loratools.io.hashes import OF_TRAINING, placeholders, seal
 from loratools.io.source import Source
+from loratools.parts import Filed, Update
 
 #: The key of a part of a module.
 KeyOf = Callable[[str, str], str]

@@ -6,13 +6,13 @@ values with which training starts in its place.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loratools.adapter import Announced, Note
 from loratools.errors import counted, listing, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig, head_modules
 from loratools.formats._peft.kinds import Announcement, Modules
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
+from loratools.parts import Announced, Note
 
 _BIASES = ("none", "all", "lora_only")
 

@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, field
 from typing import final
 
-from loratools.adapter import Copy, Note, Replacement
 from loratools.errors import FormatError, UnsupportedError, listing, shorten
 from loratools.formats._part_names import named_part, possible_part
 from loratools.formats._peft.codecs import Codecs
@@ -17,6 +16,7 @@ from loratools.formats._peft.config import PeftConfig
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
+from loratools.parts import Copy, Note, Replacement
 
 PREFIX = "base_model.model."
 #: The prefix of tensors that belong to the whole model.

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.lora import Rule, Scaling
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.keys import OUT_PROJ_TIMES
 from loratools.formats._peft.kinds import KindCodec, WrittenModule
+from loratools.parts import Update
 
 _IN_PROJ = ".in_proj_weight"
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from loratools.adapter import Note
 from loratools.errors import listing
 from loratools.formats._peft.config import PeftConfig
+from loratools.parts import Note
 
 #: The values of `peft_type` that are no updates of weights, each with what it does instead.
 NOT_WEIGHTS = {

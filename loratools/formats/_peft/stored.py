@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.formats._peft.codecs import codecs_for
 from loratools.formats._peft.config_write import Contents, config_of
 from loratools.formats._peft.kinds import BesideCodec, KindCodec, WrittenModule
 from loratools.formats._peft.modules import common_kind, common_rule, modules_of
 from loratools.io.source import Source
+from loratools.parts import Update
 
 
 @final

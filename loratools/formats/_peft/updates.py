@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, final
 
-from loratools.adapter import Note, Update
 from loratools.errors import FormatError, UnsupportedError, about, shorten
 from loratools.formats._peft.codecs import Codecs
 from loratools.formats._peft.config import PeftConfig
 from loratools.formats._peft.keys import OUT_PROJ_TIMES, Parts
 from loratools.formats._peft.kinds import StoredModule
 from loratools.io.source import Source
+from loratools.parts import Note, Update
 
 #: The last PEFT that is known to apply the update of a MultiheadAttention's out_proj twice, in
 #: training and in merging. All versions do since 0.15, the first with such updates. Files without a

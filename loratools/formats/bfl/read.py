@@ -7,7 +7,7 @@ norms, and read more channels than the model does.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Note, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.errors import FormatError, ShapeMismatchError, counted, shorten
 from loratools.formats import Sureness
@@ -17,6 +17,7 @@ from loratools.formats._modules.reading import adapter_of, other_kind, stored_mo
 from loratools.formats._modules.spelling import PEFT, Spelling, without_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
+from loratools.parts import Note, Replacement, Update
 
 #: The modules at the root of FLUX.1.
 _ROOTS = (

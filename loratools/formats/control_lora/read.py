@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Note, Replacement
+from loratools.adapter import Adapter
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of, stored_modules
 from loratools.formats._modules.spelling import Spelling
 from loratools.io.bundle import Bundle
+from loratools.parts import Note, Replacement
 
 #: The key of an empty tensor, by which programs recognise such a file.
 _MARK = "lora_controlnet"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from loratools.adapter import Adapter, Note
+from loratools.adapter import Adapter
 from loratools.errors import FormatError, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.reading import adapter_of
@@ -14,6 +14,7 @@ from loratools.formats.described.orientation import Modules, transposed_parts
 from loratools.formats.described.stated import KEYS, stated, without_strength
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source, transposed
+from loratools.parts import Note
 
 _OF_MODEL = "a tensor of the model that the file holds too"
 

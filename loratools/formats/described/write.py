@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._modules.writing import SingleFile
 from loratools.formats.described.description import PARTS, Description
 from loratools.formats.described.stated import Stated, stated, without_strength
 from loratools.io.bundle import Bundle
 from loratools.io.source import transposed
+from loratools.parts import Update
 
 _PART_OF = {name: part for part, name in PARTS.items()}
 

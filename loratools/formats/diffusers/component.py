@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, final
 
-from loratools.adapter import Note, Update
 from loratools.deltas.lora import Scaling
 from loratools.errors import listing, shorten
 from loratools.formats._modules.alphas import ALPHA, read_alphas, scaling_of
@@ -20,6 +19,7 @@ from loratools.formats.diffusers.keys import key_of
 from loratools.formats.diffusers.metadata import Fields, as_config, of_component
 from loratools.io.bundle import ConfigName
 from loratools.io.source import Source
+from loratools.parts import Note, Update
 
 
 @final

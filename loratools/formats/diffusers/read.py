@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from loratools.adapter import Adapter, Filed, Note, Provenance
+from loratools.adapter import Adapter
 from loratools.errors import listing, shorten
 from loratools.formats import Sureness
 from loratools.formats.diffusers.component import Component, decode_component
@@ -16,6 +16,7 @@ from loratools.formats.diffusers.metadata import (
     with_fields,
 )
 from loratools.io.bundle import REPAIR, Bundle, ConfigName
+from loratools.parts import Filed, Note, Provenance
 
 
 def claim(bundle: Bundle) -> Sureness:

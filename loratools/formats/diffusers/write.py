@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, final
 
-from loratools.adapter import Adapter, Filed, Provenance, Update
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._file_order import in_file_order
 from loratools.formats._peft.codecs import codecs_of
@@ -19,6 +19,7 @@ from loratools.formats.diffusers.metadata import (
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import nbytes
 from loratools.io.source import Source
+from loratools.parts import Filed, Provenance, Update
 
 #: The parts of updates that PEFT stores and diffusers does not.
 _OTHER_PARTS = ("lora_embedding_A", "lora_embedding_B")

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Filed, Provenance
+from loratools.adapter import Adapter
 from loratools.formats._modules.codecs import all_codecs
 from loratools.formats._modules.spelling import Split
 from loratools.formats._modules.writing import SingleFile
 from loratools.formats.kohya.keys import is_flat, is_name, spelled
 from loratools.io.bundle import Bundle
+from loratools.parts import Filed, Provenance
 
 _NAMES = "the flattened name of a module"
 #: Entries of which `corrected` makes the rank and the alpha of the tensors.

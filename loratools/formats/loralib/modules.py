@@ -9,13 +9,13 @@ which some parts, of equal size, are updated: `lora_A` has the rows of each, (ra
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.adapter import Update
 from loratools.deltas.lora import LoRA, Origin, Scaling
 from loratools.deltas.stacked import Stacked
 from loratools.errors import ShapeMismatchError, UnsupportedError
 from loratools.formats._peft.tensors import spread
 from loratools.io.computed import rearranged
 from loratools.io.source import Source
+from loratools.parts import Update
 
 if TYPE_CHECKING:
     from torch import Tensor

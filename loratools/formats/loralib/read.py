@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement
+from loratools.adapter import Adapter
 from loratools.errors import FormatError, UnsupportedError, about, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.alphas import ALPHA
@@ -11,6 +11,7 @@ from loratools.formats._part_names import named_part
 from loratools.formats.loralib.modules import decoded
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
+from loratools.parts import Filed, Note, Provenance, Replacement
 
 _FACTORS = Spelling({f".{part}": part for part in ("lora_A", "lora_B")})
 _ENDS = tuple(_FACTORS.parts)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from loratools.adapter import Note
 from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import FormatError, UnsupportedError, errors_of
 from loratools.formats._fields import check_type, integer, number
+from loratools.parts import Note
 
 FineTuneType = Literal["lora", "dora", "full"]
 #: The scale of mlx-lm where nothing else is set. The first version of MLX's example had 2.

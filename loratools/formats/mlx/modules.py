@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import LoRA
@@ -20,6 +19,7 @@ from loratools.formats.mlx.config import MlxConfig
 from loratools.io.computed import multiplied, rearranged
 from loratools.io.source import Source
 from loratools.names.tied import is_lookup
+from loratools.parts import Update
 
 if TYPE_CHECKING:
     from torch import Tensor

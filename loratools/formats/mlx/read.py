@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from loratools.adapter import Adapter, Filed, Note, Provenance, Replacement, Update, stated_in
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, about, listing, shorten
 from loratools.formats import Sureness
 from loratools.formats._modules.spelling import Spelling
@@ -12,6 +12,7 @@ from loratools.formats.mlx.config import MlxConfig, parse_config
 from loratools.formats.mlx.modules import LORA_A, LORA_B, MAGNITUDE, decoded, rank_of
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
+from loratools.parts import Filed, Note, Provenance, Replacement, Update, stated_in
 
 _FACTORS = Spelling({f".{part}": part for part in (LORA_A, LORA_B)})
 _MAGNITUDES = Spelling({f".{MAGNITUDE}": MAGNITUDE})

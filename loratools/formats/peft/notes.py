@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from loratools.adapter import Note, Severity
 from loratools.errors import listing
 from loratools.formats._peft.announced import has_other_head
 from loratools.formats._peft.config import PeftConfig, head_modules
 from loratools.formats._peft.keys import HEADS
 from loratools.names.saved import SavedNames
+from loratools.parts import Note, Severity
 
 _HEADS = {"classifier", "score"}
 #: The first PEFT since 0.6 that saves the biases of `lora_only`.

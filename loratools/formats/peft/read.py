@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from loratools.adapter import Adapter, Filed, Provenance, Replacement, stated_in
+from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError, listing
 from loratools.formats import Sureness
 from loratools.formats._peft.announced import announced_of, announced_parts, other_ranks
@@ -16,6 +16,7 @@ from loratools.formats.peft.notes import disagreements
 from loratools.formats.peft.tokens import replaced_rows
 from loratools.formats.peft.unstated import alpha_notes, unstated_codecs, unstated_config
 from loratools.io.bundle import Bundle
+from loratools.parts import Filed, Provenance, Replacement, stated_in
 
 
 def claim(bundle: Bundle) -> Sureness:

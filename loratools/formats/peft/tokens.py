@@ -1,9 +1,9 @@
 """The rows of an embedding that PEFT trained for single tokens, beside any type of adapter."""
 
-from loratools.adapter import ReplacedRows
 from loratools.errors import FormatError, counted
 from loratools.formats._peft.config import PeftConfig
 from loratools.io.source import Source
+from loratools.parts import ReplacedRows
 
 
 def replaced_rows(config: PeftConfig, module: str, source: Source) -> ReplacedRows:

@@ -6,7 +6,6 @@ the modules and the kind of update, but not the alpha, unless it is a tensor of 
 
 from collections.abc import Iterator, Mapping
 
-from loratools.adapter import Note
 from loratools.deltas.lora import Scaling
 from loratools.errors import FormatError, shorten
 from loratools.formats._modules.alphas import ALPHA, read_alphas, scaling_of
@@ -15,6 +14,7 @@ from loratools.formats._peft.config import PeftConfig, Unstated
 from loratools.formats._peft.keys import Parts
 from loratools.formats._peft.updates import path_of
 from loratools.io.bundle import Bundle
+from loratools.parts import Note
 
 #: The type that is taken: of all types, most adapters have it, and no other has its parts.
 _TYPE = "LORA"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.adapter import Adapter, Replacement
+from loratools.adapter import Adapter
 from loratools.errors import (
     FormatError,
     ShapeMismatchError,
@@ -26,6 +26,7 @@ from loratools.formats._modules.reading import adapter_of
 from loratools.io.bundle import Bundle
 from loratools.io.computed import joined
 from loratools.io.source import Source
+from loratools.parts import Replacement
 
 if TYPE_CHECKING:
     from torch import Tensor

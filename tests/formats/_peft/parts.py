@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from loratools.adapter import Update
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.io.source import Held
+from loratools.parts import Update
 from tests.formats.bundles import PREFIX
 
 

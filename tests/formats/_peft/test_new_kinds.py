@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from loratools.adapter import Adapter, ReplacedRows, Replacement
+from loratools.adapter import Adapter
 from loratools.deltas import Delta
 from loratools.describing.description import inspect_adapter
 from loratools.errors import FormatError, UnsupportedError
@@ -18,6 +18,7 @@ from loratools.formats._peft.peft_type import OPTIONAL_FIELDS
 from loratools.formats.peft.read import claim
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
+from loratools.parts import ReplacedRows, Replacement
 from loratools.reshaping.rescaled import Rescaling, rescaled
 from tests.deltas.toys import TOYS, assert_does
 from tests.formats.bundles import PREFIX, bundle, config, lora, notes

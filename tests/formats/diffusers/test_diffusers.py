@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -28,6 +28,7 @@ from loratools.formats import Sureness, decode, encode
 from loratools.formats.diffusers.read import claim
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
+from loratools.parts import Update
 from tests.adapters import assert_same, effects
 from tests.narrowing import present
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import loratools
 from loratools import MergeOptions
-from loratools.adapter import Adapter, Filed, Provenance, ReplacedRows, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas import keys_of
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
@@ -32,6 +32,7 @@ from loratools.formats.kohya.read import claim
 from loratools.io.bundle import Bundle
 from loratools.io.dtypes import FLOATS, to_torch
 from loratools.io.source import Held
+from loratools.parts import Filed, Provenance, ReplacedRows, Replacement, Update
 from tests.formats.kohya.modules import (
     TEXT,
     TRAINED,

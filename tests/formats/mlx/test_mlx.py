@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import loratools
-from loratools.adapter import Adapter, Update
+from loratools.adapter import Adapter
 from loratools.deltas.dora import DoRA
 from loratools.deltas.stacked import Stacked
 from loratools.errors import FormatError, ShapeMismatchError, UnsupportedError
@@ -23,6 +23,7 @@ from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
+from loratools.parts import Update
 from tests.adapters import assert_same, effects
 from tests.formats.bundles import Shapes, bundle, notes
 from tests.formats.bundles import config as peft_config

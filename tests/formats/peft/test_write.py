@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratools.adapter import Adapter, Replacement, Update
+from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
@@ -18,6 +18,7 @@ from loratools.errors import UnsupportedError
 from loratools.files.opening import open_adapter
 from loratools.files.writing import write_adapter
 from loratools.formats import decode, encode
+from loratools.parts import Replacement, Update
 from loratools.testing import adapters
 from tests.adapters import assert_same, effects, lora_of
 from tests.formats._peft.parts import held, update

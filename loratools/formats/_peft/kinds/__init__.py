@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.lora import Scaling
 from loratools.errors import UnsupportedError, shorten
 from loratools.formats._peft.config import PeftConfig
 from loratools.formats._peft.peft_type import PeftType
 from loratools.io.source import Source
+from loratools.parts import Update
 
 #: The roles of the tensors that are one update together: `("lora_A", "lora_B")`.
 Form = tuple[str, ...]

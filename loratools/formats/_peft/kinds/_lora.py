@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.formats._peft.kinds import Form, KindCodec, StoredModule, WrittenModule
@@ -16,6 +15,7 @@ from loratools.formats._peft.kinds._factors import (
 )
 from loratools.formats._peft.peft_type import OPTIONAL_FIELDS, SETTINGS, PeftType, ScalingFields
 from loratools.io.source import Source
+from loratools.parts import Update
 
 _TRAINING = "used in training only"
 _REFUSED = {

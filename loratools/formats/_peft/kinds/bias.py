@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.diff import Diff
 from loratools.errors import ShapeMismatchError, counted
@@ -17,6 +16,7 @@ from loratools.formats._peft.kinds._factors import LINEAR
 from loratools.formats._peft.kinds._lora import LORA
 from loratools.io.computed import multiplied
 from loratools.io.source import Held, Source
+from loratools.parts import Update
 
 
 @final

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.formats._peft.config import PeftConfig
@@ -17,6 +16,7 @@ from loratools.formats._peft.kinds._factors import (
 )
 from loratools.formats._peft.kinds._lora import LoRAKind, lora_in
 from loratools.io.source import Source
+from loratools.parts import Update
 
 
 @final

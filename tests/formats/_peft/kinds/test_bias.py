@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from loratools.adapter import Update
 from loratools.deltas.diff import Diff
 from loratools.deltas.lora import Scaling
 from loratools.errors import UnsupportedError
 from loratools.formats import decode, encode
 from loratools.io.source import Held
+from loratools.parts import Update
 from tests.adapters import assert_same, effects
 from tests.formats._peft.parts import held, update
 from tests.formats.bundles import PREFIX, decoded, lora

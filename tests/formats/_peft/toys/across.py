@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.deltas.lora import LoRA
 from loratools.formats._peft.kinds import KindCodec, StoredModule, WrittenModule
 from loratools.formats._peft.peft_type import PeftType
 from loratools.io.source import Source
+from loratools.parts import Update
 
 
 @final

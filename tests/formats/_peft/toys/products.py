@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.formats._peft.kinds import KindCodec, StoredModule, WrittenModule
 from loratools.formats._peft.peft_type import SETTINGS, PeftType, ScalingFields
 from loratools.io.source import Source
+from loratools.parts import Update
 from tests.deltas.toys import Products
 
 _UPS, _DOWNS = ("toy_w1_a", "toy_w2_a"), ("toy_w1_b", "toy_w2_b")

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
-from loratools.adapter import Update
 from loratools.deltas import Delta
 from loratools.formats._peft.kinds import KindCodec, StoredModule, WrittenModule
 from loratools.formats._peft.peft_type import PeftType
 from loratools.io.source import Source
+from loratools.parts import Update
 from tests.deltas.toys import Stretched
 
 
