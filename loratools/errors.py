@@ -71,11 +71,11 @@ class LoratoolsError(Exception):
         tensor: str | None = None,
         hint: str | None = None,
     ) -> None:
-        if hint is None and "; " in message:
+        if hint is None and "; " in (message.partition(": ")[2] or message):  # not in a path
             message, _, hint = message.rpartition("; ")
         whole = message if hint is None else f"{message}; {hint}"
-        super().__init__(escaped(finished_name(whole)))
-        self.file = None if file is None else finished_name(str(file))
+        super().__init__(escaped(whole))
+        self.file = None if file is None else str(file)
         self.tensor = tensor
         self.hint = None if hint is None else escaped(hint)
 
@@ -87,6 +87,11 @@ class LoratoolsError(Exception):
     def complaint(self) -> str:
         """The message without the hint."""
         return str(self) if self.hint is None else str(self).removesuffix(f"; {self.hint}")
+
+    def renames(self, path: re.Pattern[str], name: str) -> None:
+        """Name a file or folder by another name in the message, and in `file`."""
+        self.args = (path.sub(lambda _: escaped(name), str(self)),)
+        self.file = self.file and path.sub(lambda _: name, self.file)
 
     def within(self, file: str, tensor: str | None = None) -> Self:
         """The same error, whose message begins with a file, and the name of a tensor in it."""
@@ -292,16 +297,6 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
             if "null" not in str(error):  # Python's own: a NUL in a path
                 raise
             raise kind(f"{path}: {error}", file=path) from error
-
-
-#: The folder beside an output in which it is made, with the output in it where that is a file. In
-#: backticks, it is the folder itself that is meant.
-_STAGED = re.compile(r"""(?<![^/\\\s'"(])\.([^/\\`]+)\.loratools-partial(?:[/\\]\1(?=$|:))?""")
-
-
-def finished_name(text: str) -> str:
-    """`text` with the names of outputs instead of those of the folders in which they are made."""
-    return _STAGED.sub(r"\1", text)
 
 
 def escaped(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import loratools
 from loratools import errors
-from loratools.errors import FormatError, LoratoolsError, about, listing, shorten
+from loratools.errors import FormatError, LoratoolsError, StorageError, about, listing, shorten
 
 CLASSES = [
     c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, LoratoolsError)
@@ -96,3 +96,9 @@ def tree(text: str) -> Iterator[tuple[str, str]]:
         depth = len(branch[1]) // 4
         yield branch[2], above[depth]
         above[depth + 1] = branch[2]
+
+
+def test_a_semicolon_in_a_path_begins_no_hint() -> None:
+    assert StorageError("a; b.bin: input/output error").hint is None
+    assert StorageError("a; b.bin: is full; make room").hint == "make room"
+    assert StorageError("nothing to do; name an adapter").hint == "name an adapter"

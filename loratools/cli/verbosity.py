@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from loratools.cli.failures import printable
-from loratools.errors import finished_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,13 +66,14 @@ def reporting() -> Iterator[None]:
         return
     # Here, because help needs none of it.
     from loratools.io.opened import listening
+    from loratools.io.publish import finished_path
     from loratools.showing.parts import human_size
 
     said: dict[str, None] = {}
     begin = time.monotonic()
 
     def say(path: "Path", size: int) -> None:
-        line = printable(f"read: {finished_name(str(path))} ({human_size(size)})", limit=None)
+        line = printable(f"read: {finished_path(path)} ({human_size(size)})", limit=None)
         if line not in said:
             said[line] = None
             _echo(line)

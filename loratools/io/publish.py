@@ -8,6 +8,7 @@ removes it; a lock on it keeps a second run out while the first is alive. Where 
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from loratools.errors import OutputError, StorageError, path_errors, storage_errors
+from loratools.errors import (
+    LoratoolsError,
+    OutputError,
+    StorageError,
+    escaped,
+    path_errors,
+    storage_errors,
+)
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
@@ -58,13 +66,19 @@ class Staging:
             try:
                 self._held.append(claim_folder(self.folder, keep=self._resume))
             except NotADirectoryError as error:
-                # In backticks, because errors give the name of the output for that of its folder.
+                # In backticks, in which `names_output` leaves the folder its name.
                 raise StorageError(
                     f"{self.output}: is made in the folder `{self.folder.name}` beside it, and what"
                     " has that name is no folder",
                     file=self.output,
                     hint="remove that, or name another output",
                 ) from error
+
+    def names_output(self, error: LoratoolsError) -> None:
+        """Let an error about the folder, or a file in it, name the output that was asked for."""
+        folder, name = (re.escape(escaped(str(path))) for path in (self.folder, self.output.name))
+        inside = "" if self.is_folder else rf"(?:[/\\]{name}(?=$|:))?"
+        error.renames(re.compile(f"(?<!`){folder}{inside}"), str(self.output))
 
     def remove(self) -> None:
         """Remove `folder` with what is in it: after an exchange, the old output.
@@ -177,6 +191,9 @@ def staged(
         try:
             staging.claim()
             yield staging
+        except LoratoolsError as error:
+            staging.names_output(error)
+            raise
         finally:
             try:
                 staging.remove()
@@ -190,6 +207,11 @@ def staged(
 def partial_path(output: Path) -> Path:
     """The path of the staging folder in which an output is made."""
     return output.with_name(f".{output.name}.loratools-partial")
+
+
+def finished_path(path: Path) -> str:
+    """The path that a file in a staging folder gets when its output is finished; else its own."""
+    return re.sub(r"\.([^/\\]+)\.loratools-partial(?:[/\\]\1$)?", r"\1", str(path))
 
 
 def check_output(

@@ -200,7 +200,12 @@ def test_a_message_names_the_partial_folder_only_where_that_is_in_the_way(
 ) -> None:
     output = tmp_path / name
     folder = partial_path(output)
-    assert str(StorageError(f"{folder / name}: full")) == f"{output}: full"
+    with (
+        pytest.raises(StorageError) as caught,
+        staged(output, is_folder=False, overwrite=False),
+    ):
+        raise StorageError(f"{folder / name}: full")
+    assert str(caught.value) == f"{output}: full"
     folder.write_text("mine")
     with pytest.raises(StorageError) as caught:
         write(output, is_folder=False)
@@ -600,3 +605,18 @@ def test_a_name_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="file name too long"):
             write(tmp_path / ("n" * length), is_folder=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_an_error_within_a_run_names_the_output_and_no_other_path_that_is_like_it(
+    tmp_path: Path, is_folder: bool
+) -> None:
+    output = tmp_path / ("made" if is_folder else "made.safetensors")
+    other = tmp_path / ".other.loratools-partial"
+    with (
+        pytest.raises(StorageError) as raised,
+        staged(output, is_folder=is_folder, overwrite=False) as staging,
+    ):
+        raise StorageError(f"{staging.made}: torn, as {other} is", file=staging.made)
+    assert str(raised.value) == f"{output}: torn, as {other} is"
+    assert raised.value.file == str(output)
