@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 import numpy
@@ -300,8 +300,9 @@ def _command_table(entry: Entry) -> Iterator[str]:
 
 def kinds_in(annotation: object) -> Iterator[type]:
     """The classes of loratools that an annotation names."""
-    if isinstance(annotation, type) and annotation.__module__.startswith("loratools."):
-        yield annotation
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and kind.__module__.startswith("loratools."):
+        yield kind
     # Those of a Callable are a list.
     for each in annotation if isinstance(annotation, list) else get_args(annotation):
         yield from kinds_in(each)

@@ -6,7 +6,7 @@ Every dialect is decoded to this form, and every verb works on it.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
 from loratools.arguments import checked
 from loratools.errors import (
@@ -44,9 +44,20 @@ class Report(Protocol):
         ...
 
 
+if TYPE_CHECKING:
+    import typing_extensions  # type checkers know it, so that it is no dependency
+
+    # With a default, so that `Adapter` alone is any adapter; `typing` has defaults from 3.13 on.
+    R_co = typing_extensions.TypeVar(
+        "R_co", bound=Report | None, covariant=True, default=Report | None
+    )
+else:
+    R_co = TypeVar("R_co", covariant=True)
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Adapter(Mapping[str, Target]):
+class Adapter(Mapping[str, Target], Generic[R_co]):
     """An adapter, with its parts by target: the full name of a parameter, as its trainer saw it.
 
     `open_adapter` reads one from files. It is a mapping from the names of targets to what it does
@@ -72,7 +83,9 @@ class Adapter(Mapping[str, Target]):
         unused: the notes, among `notes`, on options for reading that change nothing here.
         filed: what its dialect keeps of the files, to write them unchanged; None if the adapter was
             not read from files, or is to be written from all of the above alone.
-        report: the report of the verb that made it in memory; None for one that was opened.
+        report: the report of the verb that made it in memory; None for one that was opened. Its
+            type is a parameter: `combine` makes an `Adapter[CombineReport]`, and `Adapter` alone is
+            any of them.
         saver: what writes it, given its path and whether to overwrite: modules above this one know.
         made_of: the names of what a verb made it of in memory. Its tensors may still be read from
             there, so that it must not be written there.
@@ -94,7 +107,7 @@ class Adapter(Mapping[str, Target]):
     renamed: tuple[Note, ...] = ()
     unused: tuple[Note, ...] = ()
     filed: Filed | None = None
-    report: Report | None = None
+    report: R_co = None  # type: ignore[assignment]  # which R_co has where no report is given
     saver: "Callable[[Adapter, Path, bool], object] | None" = None
     made_of: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -31,8 +31,9 @@ PUBLIC = {name: getattr(loratools, name) for name in loratools.__all__}
 
 def types_in(annotation: object) -> Iterator[type]:
     """The types of ours that an annotation names."""
-    if isinstance(annotation, type) and annotation.__module__.startswith("loratools."):
-        yield annotation
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and kind.__module__.startswith("loratools."):
+        yield kind
     # Those of a Callable are a list.
     for each in annotation if isinstance(annotation, list) else get_args(annotation):
         yield from types_in(each)

@@ -47,7 +47,6 @@ from loratools.formats._peft import refusals as peft_refusals
 from loratools.formats._peft.kinds import Codec
 from loratools.formats._peft.kinds._lora import LORA
 from tests.merged import pair, write_adapter
-from tests.narrowing import present
 from tests.packed import COLUMNS, FORMATS, PLAIN, ROWS, write_packed
 
 ROOT = Path(__file__).parent.parent
@@ -500,9 +499,9 @@ def test_fields_of_rescale_json_are_the_documented_ones(fixtures: Path, tmp_path
     rescaling = Rescaling(strength=0.5, keep_replaced=True)
     stabilised = fixtures / "adapters" / "rslora-patterns"
     reports = [
-        present(loratools.rescale(adapter, rescaling=rescaling).report),
+        loratools.rescale(adapter, rescaling=rescaling).report,
         loratools.rescale(adapter, output=tmp_path / "written", rescaling=rescaling),
-        present(loratools.rescale(stabilised, repair=["rslora"]).report),
+        loratools.rescale(stabilised, repair=["rslora"]).report,
     ]
     assert_documented([report.to_json() for report in reports], "rescale --json")
 
@@ -510,21 +509,18 @@ def test_fields_of_rescale_json_are_the_documented_ones(fixtures: Path, tmp_path
 def test_fields_of_combine_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
     adapters = [fixtures / "adapters" / name for name in ("combine-r4", "combine-r8")]
     vocabulary = fixtures / "adapters" / "embedding-vocab"
+    first = Combination(replaced="first")
     reports = [
-        present(loratools.combine(adapters).report),
+        loratools.combine(adapters).report,
         loratools.combine(adapters, rule=RankRule(rank=3), output=tmp_path / "three"),
-        present(
-            loratools.combine(
-                [*adapters, vocabulary], combination=Combination(replaced="first")
-            ).report
-        ),
+        loratools.combine([*adapters, vocabulary], combination=first).report,
     ]
     assert_documented([report.to_json() for report in reports], "combine --json")
 
 
 def test_fields_of_resize_json_are_the_documented_ones(fixtures: Path, tmp_path: Path) -> None:
     reports = [
-        present(loratools.resize(fixtures / "adapters" / "dora", rank=2).report),
+        loratools.resize(fixtures / "adapters" / "dora", rank=2).report,
         loratools.resize(fixtures / "adapters" / "plain", size=100_000, output=tmp_path / "small"),
     ]
     assert_documented([report.to_json() for report in reports], "resize --json")

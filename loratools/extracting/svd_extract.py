@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, Unpack, overload
+from typing import Literal, Unpack, cast, overload
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
@@ -54,7 +54,7 @@ def svd_extract(
     output: None = None,
     dry_run: Literal[False] = False,
     **arguments: Unpack[_Arguments],
-) -> Adapter: ...
+) -> Adapter[ExtractReport]: ...
 @overload
 def svd_extract(
     tuned: str | Path,
@@ -81,7 +81,7 @@ def svd_extract(
     output: str | Path | None = None,
     dry_run: bool = False,
     **arguments: Unpack[_Arguments],
-) -> Adapter | ExtractReport: ...
+) -> Adapter[ExtractReport] | ExtractReport: ...
 @shows_progress("B")
 @checked
 def svd_extract(
@@ -106,7 +106,7 @@ def svd_extract(
     run: ExtractRun | None = None,
     variant: str | None = None,
     dry_run: bool = False,
-) -> Adapter | ExtractReport:
+) -> Adapter[ExtractReport] | ExtractReport:
     """Make an adapter that turns `base` into `tuned`, as nearly as the ranks allow.
 
     Without a goal for the ranks, all singular values that are not zero are kept. Differences are
@@ -190,7 +190,8 @@ def svd_extract(
             report = write(work, run, watch, each)
             where = f"{pairing.tuned.where} - {pairing.base.where}"
             adapter = in_memory(made, where=where, companions=companions_of(pairing.tuned))
-            return replace(adapter, report=replace(report, output=None))
+            adapter = replace(adapter, report=replace(report, output=None))
+            return cast("Adapter[ExtractReport]", adapter)
 
 
 def _plan(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, final
 
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, counted
@@ -85,7 +85,7 @@ def write_reported(
     approve: Callable[[_Report], object] | None,
     files: Files | None = None,
     verified: Callable[[_Report, Path], _Report] = lambda report, path: report,
-) -> Adapter | _Report:
+) -> Adapter[_Report] | _Report:
     """Write `adapter`, and return the report with what was written.
 
     With no output nothing is written, and the adapter is returned, with its report. `inputs` are
@@ -102,7 +102,8 @@ def write_reported(
     if output is None:
         approved(report, approve)
         made = adapter if files is None else decode(files.bundle)
-        return replace(made, report=report, saver=adapter.saver, made_of=origins(*inputs))
+        made = replace(made, report=report, saver=adapter.saver, made_of=origins(*inputs))
+        return cast("Adapter[_Report]", made)
 
     def ready(written: Written, path: Path) -> None:
         nonlocal report

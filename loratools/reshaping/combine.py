@@ -99,7 +99,7 @@ class _Arguments(Ranks, Reading, total=False):
 @overload
 def combine(
     adapters: Adapters, *, output: None = None, **arguments: Unpack[_Arguments]
-) -> Adapter: ...
+) -> Adapter[CombineReport]: ...
 @overload
 def combine(
     adapters: Adapters, *, output: str | Path, **arguments: Unpack[_Arguments]
@@ -107,7 +107,7 @@ def combine(
 @overload
 def combine(
     adapters: Adapters, *, output: str | Path | None, **arguments: Unpack[_Arguments]
-) -> Adapter | CombineReport: ...
+) -> Adapter[CombineReport] | CombineReport: ...
 @shows_progress(" steps")
 @checked
 def combine(
@@ -134,7 +134,7 @@ def combine(
     dialect_options: Mapping[str, str] | None = None,
     progress: Progress = None,
     approve: Callable[[CombineReport], object] | None = None,
-) -> Adapter | CombineReport:
+) -> Adapter[CombineReport] | CombineReport:
     """Make one adapter that has the effect of all adapters together.
 
     Without a goal for the ranks nothing is truncated.

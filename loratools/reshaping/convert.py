@@ -101,7 +101,7 @@ class _Arguments(Reading, total=False):
 @overload
 def convert(
     adapter: AdapterLike, *, to: str, output: None = None, **arguments: Unpack[_Arguments]
-) -> Adapter: ...
+) -> Adapter[ConvertReport]: ...
 @overload
 def convert(
     adapter: AdapterLike, *, to: str, output: str | Path, **arguments: Unpack[_Arguments]
@@ -109,7 +109,7 @@ def convert(
 @overload
 def convert(
     adapter: AdapterLike, *, to: str, output: str | Path | None, **arguments: Unpack[_Arguments]
-) -> Adapter | ConvertReport: ...
+) -> Adapter[ConvertReport] | ConvertReport: ...
 @shows_progress(" steps")
 @collector_paused()
 @checked
@@ -128,7 +128,7 @@ def convert(
     dialect_options: Mapping[str, str] | None = None,
     progress: Progress = None,
     approve: Callable[[ConvertReport], object] | None = None,
-) -> Adapter | ConvertReport:
+) -> Adapter[ConvertReport] | ConvertReport:
     """Store the adapter in another format.
 
     What is written is read back before the output gets its name, and every update is compared with

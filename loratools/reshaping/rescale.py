@@ -133,7 +133,7 @@ class _Arguments(Ranks, Reading, total=False):
 @overload
 def rescale(
     adapter: AdapterLike, *, output: None = None, **arguments: Unpack[_Arguments]
-) -> Adapter: ...
+) -> Adapter[RescaleReport]: ...
 @overload
 def rescale(
     adapter: AdapterLike, *, output: str | Path, **arguments: Unpack[_Arguments]
@@ -141,7 +141,7 @@ def rescale(
 @overload
 def rescale(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
-) -> Adapter | RescaleReport: ...
+) -> Adapter[RescaleReport] | RescaleReport: ...
 @shows_progress(" steps")
 @collector_paused()
 @checked
@@ -169,7 +169,7 @@ def rescale(
     repair: Sequence[str] = (),
     progress: Progress = None,
     approve: Callable[[RescaleReport], object] | None = None,
-) -> Adapter | RescaleReport:
+) -> Adapter[RescaleReport] | RescaleReport:
     """Make the adapter stronger or weaker, or store the same strengths in another way.
 
     Strengths go into alpha, where they are exact, and are in comparison with the adapter as it was.

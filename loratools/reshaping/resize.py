@@ -72,7 +72,7 @@ class _Arguments(Ranks, Reading, total=False):
 @overload
 def resize(
     adapter: AdapterLike, *, output: None = None, **arguments: Unpack[_Arguments]
-) -> Adapter: ...
+) -> Adapter[ResizeReport]: ...
 @overload
 def resize(
     adapter: AdapterLike, *, output: str | Path, **arguments: Unpack[_Arguments]
@@ -80,7 +80,7 @@ def resize(
 @overload
 def resize(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
-) -> Adapter | ResizeReport: ...
+) -> Adapter[ResizeReport] | ResizeReport: ...
 @shows_progress(" steps")
 @checked
 def resize(
@@ -99,7 +99,7 @@ def resize(
     dialect_options: Mapping[str, str] | None = None,
     progress: Progress = None,
     approve: Callable[[ResizeReport], object] | None = None,
-) -> Adapter | ResizeReport:
+) -> Adapter[ResizeReport] | ResizeReport:
     """Store the adapter at other ranks: the best approximation of each update, at its strength.
 
     A rank that grows is filled with zeros. Without a goal, all singular values that are not zero

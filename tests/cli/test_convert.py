@@ -21,7 +21,7 @@ from tests.cli.results import refused
 from tests.cli.test_imports import codes_without_torch
 from tests.e2e.commands import FIXTURES, PLAIN, run_here
 from tests.merged import write_base
-from tests.narrowing import present, report_of
+from tests.narrowing import present
 
 ADAPTERS = FIXTURES / "adapters"
 KOHYA = FIXTURES / "kohya" / "sd15-locon" / "sd15-locon.safetensors"
@@ -98,7 +98,7 @@ def test_a_glob_of_what_to_drop_that_matches_nothing_is_an_error(
 
 def test_a_dry_run_compares_what_it_would_write(workplace: Path) -> None:
     made = loratools.convert(PLAIN, to="peft", dtype="bfloat16")
-    dry = report_of(made, loratools.ConvertReport)
+    dry = made.report
     wet = loratools.convert(PLAIN, output="x", to="peft", dtype="bfloat16")
     assert dry.comparison == wet.comparison
     assert 0 < present(dry.comparison.worst)[1] < 2.0**-8
@@ -394,7 +394,7 @@ def test_fused_weights_are_cut_and_their_parts_fused_again(
 
 def test_the_report_has_several_names_of_a_target_as_a_list(workplace: Path) -> None:
     write_flux(workplace / "a.safetensors")
-    report = present(loratools.convert("a.safetensors", to="diffusers").report)
+    report = loratools.convert("a.safetensors", to="diffusers").report
     names = report.to_json()["names"]
     block = "transformer.transformer_blocks.0"
     assert names["diffusion_model.double_blocks.0.img_attn.qkv.weight"] == [

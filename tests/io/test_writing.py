@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loratools import CombineReport, RankRule, Rescaling, combine, open_adapter, rescale, resize
+from loratools import RankRule, Rescaling, combine, open_adapter, rescale, resize
 from loratools.adapter import Adapter
 from loratools.deltas.lora import LoRA, Scaling
 from loratools.errors import LoratoolsError, NonFiniteError, OutputError
@@ -19,7 +19,7 @@ from loratools.io.dtypes import nbytes
 from loratools.io.source import Held
 from loratools.parts import Update
 from tests.e2e.commands import FIXTURES, PLAIN, SMALL, digests, unchanged
-from tests.narrowing import present, report_of
+from tests.narrowing import present
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -207,7 +207,7 @@ def test_truncated_factors_fit_into_a_narrow_dtype(narrow: Adapter, tmp_path: Pa
 
 def test_dry_run_is_a_report_without_a_file(tmp_path: Path) -> None:
     made = combine([SMALL, SMALL], output=None, rule=RankRule(rank=4))
-    report = report_of(made, CombineReport)
+    report = made.report
     assert report.written is None
     assert report.certificates.ranks == (4, 4)
     assert report.to_json()["output"] is None

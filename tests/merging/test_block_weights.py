@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loratools
-from loratools import MergeOptions, MergeReport, RescaleReport, Rescaling
+from loratools import MergeOptions, MergeReport, Rescaling
 from loratools.errors import MatchError, OptionError, UnsupportedError
 from loratools.files.opening import open_adapter, open_base
 from tests.merged import merged, pair, update, write_adapter, write_base
-from tests.narrowing import present, report_of
+from tests.narrowing import present
 
 Q, K = "self_attn.q_proj", "self_attn.k_proj"
 LAYERS = [f"model.layers.{number}.{part}" for number in range(4) for part in (Q, K)]
@@ -205,7 +205,7 @@ class TestKindsWithoutStrength:
         with pytest.raises(UnsupportedError, match="DoRA depends on the weight"):
             loratools.rescale(dora, output=None, rescaling=Rescaling(block_weights="B00=0.5"))
         made = loratools.rescale(dora, output=None, rescaling=Rescaling(block_weights="ALL"))
-        assert set(report_of(made, RescaleReport).strengths.values()) == {1.0}
+        assert set(made.report.strengths.values()) == {1.0}
 
     @pytest.fixture
     def with_embedding(self, adapter: Path, tmp_path: Path) -> Path:
@@ -246,7 +246,7 @@ class TestKindsWithoutStrength:
             loratools.rescale(with_embedding, output=None, rescaling=by_name)
         other = Rescaling(block_weights="B00=0.5")
         made = loratools.rescale(with_embedding, output=None, rescaling=other)
-        assert report_of(made, RescaleReport).written is None
+        assert made.report.written is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import loratools
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.server import Hub
 from tests.packaging import user_script
@@ -38,4 +39,7 @@ def test_script_runs(
     assert len(user_script.make_models(adapter, base, tmp_path)) == 2
     assert len(user_script.make_adapters(adapter, tmp_path)) == 5
     assert user_script.compute(adapter, tmp_path)[-1] == str(tmp_path / "saved")
+    loratools.merge(base, adapter, output=tmp_path / "tuned")
+    lines = user_script.report(adapter, tmp_path / "tuned", base)
+    assert lines[:2] == ["0.5", "ties (0.7, 1.0)"]
     assert "adapter_config.json" in user_script.publish(tmp_path / "half", "ann/half")

@@ -50,9 +50,38 @@ def compute(adapter: Path, folder: Path) -> list[str]:
     values = both[query.name].singular_values()
     factors = {"q.lora_A.weight": query.down, "q.lora_B.weight": query.up}
     made = loratools.adapter_from_tensors(factors, alpha=8)
-    notes = () if both.report is None else both.report.notes
     saved = both.save(folder / "saved")
-    return [f"{query.norm():.3f}", *map(str, (rows.shape, values.shape)), *made, *notes, str(saved)]
+    return [f"{query.norm():.3f}", *map(str, (rows.shape, values.shape)), *made, str(saved)]
+
+
+def remarks(adapter: loratools.Adapter) -> list[str]:
+    """What a verb that made an adapter remarked, whichever it was; one that was opened has none."""
+    return [] if adapter.report is None else list(adapter.report.notes)
+
+
+def half(adapter: Path) -> loratools.Adapter[loratools.RescaleReport]:
+    """The adapter, half as strong."""
+    return loratools.rescale(adapter, strength=0.5)
+
+
+def report(adapter: Path, model: Path, base: Path) -> list[str]:
+    """What the report of each adapter made in memory says, and only that verb's."""
+    rescaled = half(adapter)
+    combined = loratools.combine([(rescaled, 0.7), adapter], method="ties", rank=8)
+    resized = loratools.resize(combined, rank=4)
+    converted = loratools.convert(resized, to="mlx")
+    extracted = loratools.svd_extract(model, base, rank=4)
+    lines = [
+        f"{max(rescaled.report.strengths.values())}",
+        f"{combined.report.method} {combined.report.weights}",
+        f"{resized.report.certificates.total.error:.3f}",
+        f"{converted.report.source} to {converted.report.target}",
+        f"{extracted.report.total.energy:.6f}",
+    ]
+    made: list[loratools.Adapter] = [rescaled, combined, resized, converted, extracted]
+    for each in (*made, loratools.open_adapter(adapter)):
+        lines += remarks(each)
+    return lines
 
 
 def publish(folder: Path, repo: str) -> list[str]:

@@ -20,7 +20,6 @@ from loratools.publishing.card.facts import CardFacts, CardTarget, facts_of, hub
 from loratools.publishing.card.readme import complete_card
 from loratools.publishing.card.reports import CardFigure, CardSource, read_steps
 from tests.e2e.commands import FIXTURES, PLAIN, SHARDED, SINGLE, SMALL, run_here
-from tests.narrowing import present
 from tests.oracles import WARNED, oracle
 
 REPO = "ann/mine"
@@ -158,11 +157,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "merge": loratools.merge(
             SHARDED, [small, PLAIN], weights=[0.5, 1], output=place / "merged"
         ),
-        "combine": present(
-            loratools.combine([(small, 1), (PLAIN, 0.25)], method="ties", rank=2).report
-        ),
-        "resize": present(loratools.resize(small, rank=2).report),
-        "rescale": present(loratools.rescale(small, rescaling=rescaling).report),
+        "combine": loratools.combine([(small, 1), (PLAIN, 0.25)], method="ties", rank=2).report,
+        "resize": loratools.resize(small, rank=2).report,
+        "rescale": loratools.rescale(small, rescaling=rescaling).report,
     }
     made["svd-extract"] = loratools.svd_extract(
         place / "merged", SHARDED, rule=RankRule(rank=2), output=place / "out", check=True
