@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.errors import ArgumentError, OptionError, UnsupportedError, shorten
+from loratools.files.decoded import decoded
 from loratools.files.finding import find_weights
 from loratools.files.opening import read_bundle
 from loratools.files.saving import save
-from loratools.formats import decode
 from loratools.io.bundle import Bundle
 from loratools.io.companions import Companion
 from loratools.io.dtypes import from_torch_name
@@ -79,7 +79,7 @@ def adapter_from_tensors(
     if alpha is not None:
         options["alpha"] = repr(float(alpha))
     # Not `name` alone, which may be that of a file, where the adapter is saved.
-    adapter = replace(decode(bundle, options), saver=save, made_of=(f"{name} (in memory)",))
+    adapter = replace(decoded(bundle, options), saver=save, made_of=(f"{name} (in memory)",))
     return adapter if alpha is None else _with_alpha(adapter, float(alpha))
 
 
@@ -94,7 +94,7 @@ def in_memory(folder: Path, *, where: str, companions: tuple[Companion, ...]) ->
         key: Held(key, source.read(), source.dtype) for key, source in bundle.tensors.items()
     }
     bundle = replace(bundle, tensors=tensors, companions=companions, config_file=None)
-    return replace(decode(bundle), saver=save)
+    return replace(decoded(bundle), saver=save)
 
 
 def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:

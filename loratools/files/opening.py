@@ -11,6 +11,7 @@ from loratools.arguments import checked
 from loratools.errors import FormatError, OptionError, UnsupportedError, listing, path_errors
 from loratools.files.beside import of_adapter
 from loratools.files.checkpoints import checkpoint_at
+from loratools.files.decoded import decoded
 from loratools.files.finding import (
     adapter_files,
     base_files,
@@ -31,7 +32,7 @@ from loratools.files.manifest import (
 from loratools.files.overlays import lay_over
 from loratools.files.place import layers_of, place_of
 from loratools.files.saving import save
-from loratools.formats import adapter_configs, check_options, decode, no_adapter
+from loratools.formats import adapter_configs, check_options, no_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
@@ -44,7 +45,6 @@ from loratools.io.pickles import read_pickle, refuse_no_pickle
 from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
-from loratools.traps import doubts
 from loratools.typed import flag, valued
 
 MODEL_CONFIG = "config.json"
@@ -114,8 +114,7 @@ def open_adapter(
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = read_bundle(folder, file, place.where, config)
-        adapter = replace(decode(bundle, dialect_options), beside=beside, saver=save)
-        return replace(adapter, notes=(*adapter.notes, *doubts(adapter)))
+        return replace(decoded(bundle, dialect_options, beside=beside), saver=save)
 
 
 def opened_adapter(

@@ -13,7 +13,7 @@ from loratools.io.computed import Computed
 from loratools.io.dtypes import FACTORS, FLOATS, nbytes
 from loratools.io.file import InputFile
 from loratools.io.finite import is_finite_throughout, is_zero_throughout
-from loratools.io.source import Source, Stored, as_bytes
+from loratools.io.source import Named, Source, Stored, as_bytes
 from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.running.parallel import Map
@@ -123,6 +123,7 @@ def _write(file: OutputFile, run: _Run) -> bool:
     tensor = source.read().contiguous()
     if source.dtype in FACTORS and not is_finite(tensor):
         name, culprit = next((n, source) for n, source in run if not is_finite(source.read()))
+        culprit = culprit.source if isinstance(culprit, Named) else culprit
         if isinstance(culprit, Computed) and all(is_finite(s.read()) for s in culprit.sources):
             raise NonFiniteError(
                 f"{shorten(name)}: has numbers that are too large for {source.dtype}",

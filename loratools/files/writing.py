@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, final
 
 from loratools.adapter import Adapter
-from loratools.errors import OutputError, counted
+from loratools.errors import OutputError, UnsupportedError, counted
+from loratools.files.decoded import as_read_back
 from loratools.files.output_names import check_name, says_folder
 from loratools.files.place import local_paths, origins
 from loratools.files.tensors import layout_of, write_tensors
@@ -88,8 +89,8 @@ def write_reported(
 ) -> Adapter[_Report] | _Report:
     """Write `adapter`, and return the report with what was written.
 
-    With no output nothing is written, and the adapter is returned, with its report. `inputs` are
-    what it was made of.
+    With no output nothing is written, and the adapter is returned as it would be read from its
+    files, with its report. `inputs` are what it was made of.
 
     `files` are its files in another dialect than its own. `verified` is given the path of the
     written files, and completes the report or raises. The report is then encoded as JSON and passed
@@ -100,8 +101,8 @@ def write_reported(
         LoratoolsError: see `write_adapter`.
     """
     if output is None:
+        made = _read_back(adapter, files)
         approved(report, approve)
-        made = adapter if files is None else decode(files.bundle)
         made = replace(made, report=report, saver=adapter.saver, made_of=origins(*inputs))
         return cast("Adapter[_Report]", made)
 
@@ -122,6 +123,19 @@ def write_reported(
         ready=ready,
     )
     return report
+
+
+def _read_back(adapter: Adapter, files: Files | None) -> Adapter:
+    """The adapter as it would be read from its files; the adapter itself if it has no such format.
+
+    `files` are those in another dialect than its own.
+    """
+    with collector_paused():
+        try:
+            bundle = encode(adapter) if files is None else files.bundle
+        except UnsupportedError:
+            return adapter  # it can be merged and converted; whoever saves it is told the reason
+        return as_read_back(bundle)
 
 
 def approved(report: _Printable, approve: Callable[[_Printable], object] | None) -> None:

@@ -240,6 +240,48 @@ class Sliced:
         return self.source.read_rows(self.begin + begin, self.begin + end)
 
 
+@final
+@dataclass(frozen=True)
+class Named:
+    """A tensor under the key that it is to have in a file; it counts as one that is stored there.
+
+    What it is computed from, and in which steps, is of no concern to what is made of it then.
+    """
+
+    key: str
+    source: Source
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The one key that it is to have."""
+        return (self.key,)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the source."""
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the source."""
+        return self.source.shape
+
+    def read(self) -> "Tensor":
+        """The whole tensor."""
+        return self.source.read()
+
+    def read_rows(self, begin: int, end: int) -> "Tensor":
+        """Rows `begin` to `end`."""
+        return self.source.read_rows(begin, end)
+
+
+def named(source: Source, key: str) -> Source:
+    """The source under this key alone."""
+    if isinstance(source, Stored):
+        return source._replace(name=key)  # its bytes can still be copied
+    return Named(key, source.source if isinstance(source, Named) else source)
+
+
 def forget_rows(source: Source, begin: int, end: int) -> None:
     """Say that stored rows will not be read again soon; see `InputFile.forget`."""
     if isinstance(source, Stored):
