@@ -10,7 +10,6 @@ import collections.abc
 import inspect
 import numbers
 import os
-import re
 import sys
 import types
 import typing
@@ -19,34 +18,24 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from loratools.annotated import LISTS, described, is_list, named
 from loratools.errors import (
     EMPTY_PATH,
     ArgumentError,
     LoratoolsError,
     OptionError,
+    counted,
     named_file,
     shorten,
 )
-from loratools.nearest import nearest
+from loratools.nearest import meant_argument
 
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
 
-#: Annotations of what is given as one item or as several.
-_LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection, list)
-#: What a value of a type is called in a message; by its name, if it is not imported here.
-_WORDS: dict[object, str] = {
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-    bool: "True or False",
-    Path: "a path",
-    collections.abc.Mapping: "a mapping",
-    collections.abc.Callable: "a function",
-}
-#: The same for classes that are not imported here.
-_BY_NAME = {"Tensor": "a tensor", "ndarray": "an array"}
+#: The least value of numbers that mean the same in every function.
+_LEAST = {"jobs": 1}
 #: Types of which a message shows the value that was given; of others it names the type.
 _SHOWN = (str, bytes, int, float, complex, type(None))
 
@@ -105,10 +94,21 @@ def _converted(
                 given = _dtype_name(value) if parameter == "dtype" else value
                 arguments.arguments[parameter] = _as(annotations[parameter], given)
             except _OtherError as other:
-                raise ArgumentError(f"{name}: {parameter}: {other}") from None
+                raise ArgumentError(f"{name}: {parameter}: {other}", hint=other.hint) from None
             except _EmptyError:
                 raise OptionError(f"{name}: {parameter}: {EMPTY_PATH}") from None
+            _check_least(name, parameter, arguments.arguments[parameter])
     return arguments
+
+
+def _check_least(name: str, parameter: str, value: object) -> None:
+    """Refuse a number that is too small in every function."""
+    least = _LEAST.get(parameter)
+    if least is not None and isinstance(value, int) and value < least:
+        raise OptionError(
+            f"{name}: {parameter}: {least} or more is expected, not {value}",
+            hint="leave it out for the default",
+        )
 
 
 def _unbound(
@@ -122,8 +122,10 @@ def _unbound(
     hint = _by_name(signature, annotations) if "too many positional" in reason else None
     unknown = next((key for key in kwargs if key not in signature.parameters), None)
     if unknown is not None:
-        near = nearest(unknown, signature.parameters)
+        near = meant_argument(unknown, signature.parameters)
         hint = f"did you mean {near}?" if near else f"help(loratools.{name}) lists all"
+        if unknown == "dry_run" and "output" in signature.parameters:
+            hint = "without output=, nothing is written"
         reason = f"got an unexpected keyword argument {unknown!r}"
     return ArgumentError(f"{name}: {reason}", hint=hint)
 
@@ -134,7 +136,7 @@ def _by_name(signature: inspect.Signature, annotations: Mapping[str, object]) ->
     named = [f"{one.name}=" for one in parameters if one.kind is one.KEYWORD_ONLY]
     first = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
     last = annotations.get(first[-1]) if first else None
-    is_several = any(typing.get_origin(kind) in _LISTS for kind in typing.get_args(last))
+    is_several = any(typing.get_origin(kind) in LISTS for kind in typing.get_args(last))
     several = ", several as a list" if is_several else ""
     by_name = f"by name: {', '.join(named[:3])}{', …' if named[3:] else ''}"
     if not first:
@@ -167,10 +169,29 @@ class _EmptyError(Exception):
 class _OtherError(Exception):
     """A value is not what is annotated; the message says what is expected, and what was given."""
 
-    def __init__(self, expected: object, value: object, message: str | None = None) -> None:
-        is_shown = isinstance(value, _SHOWN)
-        shown = shorten(repr(value), 60) if is_shown else _one(type(value).__name__)
-        super().__init__(message or f"{_described(expected)} is expected, not {shown}")
+    def __init__(
+        self,
+        expected: object,
+        value: object,
+        message: str | None = None,
+        *,
+        given: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        given = given or _shown(value)
+        super().__init__(message or f"{described(expected)} is expected, not {given}")
+        self.hint = hint
+
+
+def _shown(value: object) -> str:
+    """A value that was given, or else what it is."""
+    if isinstance(value, _SHOWN):
+        return shorten(repr(value), 60)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if type(value) is tuple:
+        return f"a tuple of {counted(len(value), 'item')}"
+    return named(type(value).__name__)
 
 
 def _as(expected: object, value: object) -> object:
@@ -182,8 +203,10 @@ def _as(expected: object, value: object) -> object:
     origin, inner = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
         return _as_one_of(expected, inner, value)
-    if origin in _LISTS:
+    if origin in LISTS:
         return _as_list(expected, inner[0], value)
+    if origin is collections.abc.Callable:
+        return _as_function(expected, inner[0], value)
     if origin is tuple and Ellipsis not in inner:
         return _as_tuple(expected, inner, value)
     if origin is tuple:
@@ -204,7 +227,29 @@ def _as_item(expected: object, key: object, value: object) -> object:
     try:
         return _as(expected, value)
     except _OtherError as other:
-        raise _OtherError(expected, value, f"{shorten(str(key))}: {other}") from None
+        said = f"{shorten(str(key))}: {other}"
+        raise _OtherError(expected, value, said, hint=other.hint) from None
+
+
+def _as_function(expected: object, parameters: object, value: object) -> object:
+    """A function that can be called with as many arguments as are annotated."""
+    if not callable(value) or isinstance(value, type):  # tqdm, where one of its bars is meant
+        raise _OtherError(expected, value)
+    try:
+        inspect.signature(value).bind(*(parameters if isinstance(parameters, list) else ()))
+    except ValueError:  # some that are written in C have no signature
+        return value
+    except TypeError:
+        raise _OtherError(expected, value, given=_called(value)) from None
+    return value
+
+
+def _called(function: Callable[..., object]) -> str:
+    """How a function is called: `update(n=1)`."""
+    if isinstance(function, type):
+        return _shown(function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return shorten(f"{name}{inspect.signature(function)}", 60)
 
 
 def _is_a(expected: object, value: object) -> bool:
@@ -220,8 +265,6 @@ def _is_a(expected: object, value: object) -> bool:
         return isinstance(value, os.PathLike | bytes)
     if expected is None or expected is type(None):
         return value is None
-    if expected is collections.abc.Callable:
-        return callable(value)
     assert isinstance(expected, type), expected
     if issubclass(expected, _Later):
         return any(kind.__name__ == expected.__name__ for kind in type(value).__mro__)
@@ -230,6 +273,12 @@ def _is_a(expected: object, value: object) -> bool:
 
 def _plain(expected: object, value: object) -> object:
     """A value as Python's own: numpy's numbers and paths of other types are converted."""
+    if expected is float and isinstance(value, numbers.Real):
+        try:
+            float(value)
+        except OverflowError:
+            said = "a number of at most 1.8e308 is expected, not a larger one"
+            raise _OtherError(expected, value, said) from None
     if type(value) in (int, float, bool):
         return value
     if expected is int and isinstance(value, numbers.Integral):
@@ -253,14 +302,21 @@ def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> obje
             return _as(kind, value)
         except _OtherError:
             continue
+    given = [kind for kind in kinds if kind is not type(None)]
+    if len(given) == 1:
+        return _as(given[0], value)
     # What is wrong with an item says more than that the whole is not what is expected.
     for kind in kinds:
         holder = typing.get_origin(kind)
         if holder is collections.abc.Mapping and isinstance(value, Mapping):
             _as(kind, value)
-        if holder in _LISTS and isinstance(value, list | tuple):
+        if holder in LISTS and isinstance(value, list | tuple | set | frozenset):
             _as(kind, value)
-    raise _OtherError(expected, value)
+        if holder is tuple and isinstance(value, tuple) and not any(map(is_list, kinds)):
+            _as(kind, value)
+    is_function = any(typing.get_origin(kind) is collections.abc.Callable for kind in kinds)
+    shown = _called(value) if is_function and callable(value) else None
+    raise _OtherError(expected, value, given=shown, hint=_hint(filter(is_list, kinds), value))
 
 
 def _as_list(expected: object, item: object, value: object) -> object:
@@ -269,56 +325,30 @@ def _as_list(expected: object, item: object, value: object) -> object:
         return (_as(item, value),)
     except _OtherError:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-            raise _OtherError(expected, value) from None
+            raise _OtherError(expected, value, hint=_hint([expected], value)) from None
+        # The order of texts in a list, which are globs, does not matter.
+        is_ordered = typing.get_origin(expected) is not collections.abc.Iterable
+        if isinstance(value, set | frozenset) and is_ordered and item is not str:
+            raise _OtherError(expected, value, given="a set, which has no order") from None
     return tuple(_as(item, one) for one in value)
+
+
+def _hint(lists: Iterable[object], value: object) -> str | None:
+    """What to do about a mapping where a list of pairs is expected."""
+    items = [item for kind in lists for item in typing.get_args(kind)]
+    kinds = [*items, *(one for item in items for one in typing.get_args(item))]
+    has_pairs = any(typing.get_origin(kind) is tuple and not is_list(kind) for kind in kinds)
+    return "give its items()" if has_pairs and isinstance(value, Mapping) else None
 
 
 def _as_tuple(expected: object, items: tuple[object, ...], value: object) -> object:
     if not isinstance(value, tuple | list) or len(value) != len(items):
         raise _OtherError(expected, value)
-    return tuple(_as(item, one) for item, one in zip(items, value, strict=True))
-
-
-def _described(expected: object) -> str:
-    """What an annotation expects, in words."""
-    origin, inner = typing.get_origin(expected), typing.get_args(expected)
-    if origin in (typing.Union, types.UnionType):
-        # Beside a path, a text is one too; and None needs no words.
-        kinds = [k for k in inner if k is not type(None) and not (k is str and Path in inner)]
-        single = [_described(kind) for kind in kinds if not _is_list(kind)]
-        lists = [_described(kind) for kind in kinds if _is_list(kind)]
-        them = _many(_either(single)) if single else ""
-        return _either([*single, *("a list of them" if many == them else many for many in lists)])
-    if _is_list(expected):
-        return _many(_described(inner[0]))
-    if origin is tuple:
-        return f"a pair ({'; '.join(map(_described, inner))})"
-    if origin is typing.Literal:
-        return " or ".join(map(repr, inner))
-    kind = origin or expected
-    name = str(getattr(kind, "__name__", kind))
-    return _WORDS.get(kind) or _one(name)
-
-
-def _is_list(annotation: object) -> bool:
-    origin = typing.get_origin(annotation)
-    return origin in _LISTS or (origin is tuple and Ellipsis in typing.get_args(annotation))
-
-
-def _one(name: str) -> str:
-    return _BY_NAME.get(name) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
-
-
-def _either(kinds: Iterable[str]) -> str:
-    """Alternatives, each once: `a path, an Adapter or a number`."""
-    *others, last = dict.fromkeys(filter(None, kinds))
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def _many(item: str) -> str:
-    """A list of what is described: `a list of numbers`, `a list, each item a path or a number`."""
-    word = re.fullmatch(r"an? (\w+)", item)
-    return f"a list of {word[1]}s" if word else f"a list, each item {item}"
+    try:
+        return tuple(_as(item, one) for item, one in zip(items, value, strict=True))
+    except _OtherError as other:
+        said = f"in {shorten(repr(value), 60)}: {other}"
+        raise _OtherError(expected, value, said, hint=other.hint) from None
 
 
 class _Dotted(type):

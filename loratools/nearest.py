@@ -1,6 +1,6 @@
 """The name that was probably meant by one that is not known, for the end of a message."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 #: How alike two words are at least, from 0 to 1: `inspekt` and `inspect` are 0.86.
 _ALIKE = 0.6
@@ -33,6 +33,34 @@ _OTHER_WORDS = {
     "swap": ("switch", "replace", "unload", "unmerge", "unfuse", "remove", "undo", "restore"),
 }
 
+#: The same for arguments in Python. Options of commands have other dashes, and letters alone.
+_OTHER_ARGUMENTS = {
+    "rank": ("r", "dim", "k", "lora-rank", "network-dim"),
+    "strength": ("scale", "scaling", "factor", "multiplier", "weight", "ratio", "lora-scale"),
+    "weights": ("scale", "scaling", "strength", "multiplier", "ratio", "alphas", "lora-scale"),
+    "method": ("combination-type", "merge-method", "how", "mode", "strategy"),
+    "output": ("save-to", "output-dir", "out-dir", "save-directory", "dest", "file", "o"),
+    "overwrite": ("force", "exist-ok", "replace", "clobber"),
+    "jobs": ("threads", "workers", "num-workers", "num-threads", "max-workers", "num-proc"),
+    "progress": ("verbose", "tqdm", "bar", "callback"),
+    "only": ("include", "target-modules", "targets", "modules", "layers", "filter"),
+    "skip": ("exclude", "exclude-modules", "ignore"),
+    "drop": ("exclude", "skip", "ignore", "remove"),
+    "to": ("format", "target", "target-format"),
+    "dtype": ("precision", "torch-dtype", "save-precision"),
+    "seed": ("random-state", "rng", "generator"),
+    "size": ("max-size", "nbytes"),
+    "error": ("tolerance", "tol"),
+    "base": ("model", "base-model"),
+    "adapter": ("path", "folder", "file", "lora", "model"),
+    "adapters": ("path", "paths", "lora", "loras"),
+    "path": ("folder", "file", "adapter"),
+    "tensors": ("state-dict", "weights"),
+    "config": ("peft-config", "lora-config"),
+    "name": ("repo", "repo-id"),
+    "repo": ("name", "repo-id"),
+}
+
 
 def nearest(word: str, known: Iterable[str], alike: float = _ALIKE) -> str | None:
     """The known name most like a word, if any is; case and the sort of dash do not count.
@@ -63,8 +91,21 @@ def meant(word: str, known: Iterable[str]) -> str | None:
     >>> meant("extract", ["svd_extract", "ExtractRun"])
     'svd_extract'
     """
+    return _meant(word, known, _OTHER_WORDS)
+
+
+def meant_argument(word: str, known: Iterable[str]) -> str | None:
+    """The same for the argument of a function.
+
+    >>> meant_argument("r", ["output", "rank"])
+    'rank'
+    """
+    return _meant(word, known, _OTHER_ARGUMENTS)
+
+
+def _meant(word: str, known: Iterable[str], other: Mapping[str, Sequence[str]]) -> str | None:
     plain = {_plain(name): name for name in known}
-    for name, words in _OTHER_WORDS.items():
+    for name, words in other.items():
         if name in plain and _plain(word) in words:
             return plain[name]
     return nearest(word, plain.values())

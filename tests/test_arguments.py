@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def an_adapter() -> "Adapter":
         (
             {"base": "b", "adapters": 2},
             r"adapters: a path, an Adapter or a list, each item a path, an Adapter or a pair "
-            r"\(a text; a number\) is expected, not 2",
+            r"\(a text, a number\) is expected, not 2",
         ),
         ({"base": print}, "base: a path is expected, not a builtin_function_or_method"),
         ({"base": "b", "adapters": ["a", None]}, "adapters: .* is expected, not None"),
@@ -83,7 +83,10 @@ def an_adapter() -> "Adapter":
         ({"base": "b", "is_new": 1}, "is_new: True or False is expected, not 1"),
         ({"base": "b", "options": {}}, "options: an Options is expected, not a dict"),
         ({"base": "b", "device": "cuda"}, "device: a device is expected, not 'cuda'"),
-        ({"base": "b", "progress": True}, "progress: a function is expected, not True"),
+        (
+            {"base": "b", "progress": True},
+            "progress: a function of 2 arguments is expected, not True",
+        ),
         ({"base": "b", "settings": {"alpha": 16}}, "settings: alpha: a text is expected, not 16"),
         ({}, "made: missing a required argument: 'base'"),
         ({"base": "b", "wieghts": [1]}, "'wieghts'; did you mean weights\\?"),
@@ -111,6 +114,92 @@ def test_a_wrong_field_of_options_is_refused_where_they_are_made(rank: object, s
         replace(Options(), rank=rank)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"^Options: got an unexpected .* 'rnak'; did you mean"):
         Options(rnak=8)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        (lambda: None, r"<lambda>\(\)"),
+        (lambda done: None, r"<lambda>\(done\)"),
+        ([].append, r"append\(object, /\)"),
+        (Options, "the class Options"),
+    ],
+)
+def test_a_function_that_cannot_be_called_as_it_will_be_is_refused_at_once(
+    progress: object, shown: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"a function of 2 arguments is expected, not {shown}$"):
+        made("b", progress=progress)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=f"2 arguments, True or False is expected, not {shown}"):
+        loratools.resize(PLAIN, progress=progress)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("progress", [print, lambda done, total: None, lambda *_: None, max])
+def test_a_function_that_can_be_called_as_it_will_be_passes(progress: Callable[..., None]) -> None:
+    assert made("b", progress=progress)[6] is progress
+
+
+def test_what_is_wrong_with_a_pair_is_said_of_its_part() -> None:
+    for pair, says in (
+        (("x", "0.5"), r"adapters: in \('x', '0.5'\): a number is expected, not '0.5'$"),
+        ((PLAIN, True), "a number is expected, not True$"),
+        ((3, 0.5), r"adapters: in \(3, 0.5\): a path or an Adapter is expected, not 3$"),
+        ((PLAIN, 0.5, 1), "is expected, not a tuple of 3 items$"),
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            loratools.combine([pair])  # type: ignore[list-item]
+
+
+def test_a_set_is_no_list_where_order_counts() -> None:
+    numbers: dict[str, object] = {"weights": {0.7, 0.3}}
+    for call in (
+        lambda: made("b", **numbers),  # type: ignore[arg-type]
+        lambda: loratools.combine({PLAIN, "other"}),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(ArgumentError, match=r"expected, not a set, which has no order$"):
+            call()
+    assert Options(names={"q_proj"}).names == ("q_proj",)  # type: ignore[arg-type]
+    assert len(loratools.inspect({PLAIN})) == 1
+
+
+def test_a_mapping_for_a_list_of_pairs_is_answered_by_its_items() -> None:
+    strengths: Any = {"*": 0.5}
+    for call in (
+        lambda: made("b", strengths),
+        lambda: loratools.rescale(PLAIN, where=strengths),
+    ):
+        with pytest.raises(ArgumentError, match=r"not a dict; give its items\(\)$") as caught:
+            call()
+        assert caught.value.hint == "give its items()"
+    assert made("b", strengths.items())[1] == (("*", 0.5),)
+
+
+def test_a_number_that_no_float_can_hold_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"strength: a number of at most 1\.8e308 is expected"):
+        loratools.rescale(PLAIN, strength=10**400)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_a_number_of_threads_is_at_least_one(jobs: int) -> None:
+    for call in (
+        lambda: loratools.resize(PLAIN, rank=2, jobs=jobs),
+        lambda: loratools.WriteOptions(jobs=jobs),
+        lambda: loratools.ExtractRun(jobs=jobs),
+    ):
+        with pytest.raises(OptionError, match=f"jobs: 1 or more is expected, not {jobs}; leave it"):
+            call()
+
+
+def test_another_librarys_word_for_an_argument_is_answered_by_ours() -> None:
+    for call, says in (
+        (lambda: loratools.resize(PLAIN, r=4), "'r'; did you mean rank"),  # type: ignore[call-overload]
+        (lambda: loratools.rescale(PLAIN, scale=0.5), "did you mean strength"),  # type: ignore[call-overload]
+        (lambda: loratools.merge(PLAIN, scaling=[0.5]), "did you mean weights"),  # type: ignore[call-arg]
+        (lambda: loratools.resize(PLAIN, force=True), "did you mean overwrite"),  # type: ignore[call-overload]
+        (lambda: loratools.resize(PLAIN, dry_run=True), "; without output=, nothing is wr"),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            call()
 
 
 def test_too_many_arguments_without_a_name_are_answered_by_which_have_one() -> None:
