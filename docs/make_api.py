@@ -38,6 +38,7 @@ PARTS = (
     "loratools.lowrank.spectrum.Spectrum",
     "loratools.lowrank.truncation.Truncation",
     "loratools.merging.fidelity.Fidelity",
+    "loratools.merging.taken_back.TakenBack",
     "loratools.reshaping.certificates.Certificates",
     "loratools.reshaping.compared.Comparison",
     "loratools.reshaping.similarity.Angles",

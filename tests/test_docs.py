@@ -481,6 +481,8 @@ def test_fields_of_merge_json_are_the_documented_ones(fixtures: Path, tmp_path: 
     reports = [
         loratools.merge(base, adapters / "dora", output=tmp_path / "dora"),
         loratools.merge(base, odd, output=None, options=MergeOptions(block_weights=["B00=0"])),
+        loratools.merge(base, [(adapters / "plain", -1)], output=tmp_path / "without"),
+        loratools.merge(base, [(adapters / "plain", -1)]),
         loratools.merge(
             base, [adapters / "embedding-vocab", adapters / "plain"], output=tmp_path / "two"
         ),

@@ -21,6 +21,9 @@ from loratools.io.source import Source
 #: of the block's first element in its tensor.
 Round = Callable[[Tensor, Tensor, int], None]
 
+#: The integers of as many bytes as a float, to look at its bits.
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @final
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def round_stochastically(seed: int, name: str) -> Round:
     def rounding(value: Tensor, rounded: Tensor, position: int) -> None:
         round_to_nearest(value, rounded)
         excess = value.double() - rounded.double()
-        other = _neighbour(rounded, is_above=excess > 0)
+        other = numbers_at(ordinals(rounded) + excess.sign().long(), rounded.dtype)
         share = excess / (other.double() - rounded.double())
         chance = _uniform(key, position, value.numel()).view_as(value)
         rounded.copy_(torch.where((excess != 0) & (chance < share), other, rounded))
@@ -88,16 +91,19 @@ def round_stochastically(seed: int, name: str) -> Round:
     return rounding
 
 
-def _neighbour(values: Tensor, is_above: Tensor) -> Tensor:
-    """Of each value the next larger one of its dtype or, where not `is_above`, the next smaller."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
-    bits = values.view(integers)
+def ordinals(values: Tensor) -> Tensor:
+    """The place of each value among all of its dtype in rising order, as int64; 0 for zeros."""
+    integers = INTEGERS[values.dtype.itemsize]
+    bits = values.view(integers).long()
     # The bits are sign and magnitude: one more is the next value away from zero.
-    away = is_above == ~torch.signbit(values)
-    neighbour = torch.where(away, bits + 1, bits - 1).to(integers)
-    # Zero has no such neighbours in its bits: they are the smallest numbers of either sign.
-    smallest = torch.where(is_above, 1, torch.iinfo(integers).min + 1).to(integers)
-    return torch.where(values == 0, smallest, neighbour).view(values.dtype)
+    return torch.where(bits < 0, torch.iinfo(integers).min - bits, bits)
+
+
+def numbers_at(order: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values of `dtype` at these `ordinals`; zero is positive."""
+    integers = INTEGERS[dtype.itemsize]
+    bits = torch.where(order < 0, torch.iinfo(integers).min - order, order)
+    return bits.to(integers).view(dtype)
 
 
 def rounds_to(source: Source, stored: Source) -> bool:

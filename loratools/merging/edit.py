@@ -4,6 +4,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import final
@@ -19,8 +20,10 @@ from loratools.io.rounding import Rounding, compute_dtype
 from loratools.io.source import Source, Stored
 from loratools.merging.blame import not_finite
 from loratools.merging.fidelity import Fidelity, measure
+from loratools.merging.originals import taken_back
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.products import add_products
+from loratools.merging.taken_back import TakenBack, taken_out
 from loratools.merging.touched import changing, edges
 
 #: A thread's memory for blocks is used again, since the kernel provides new pages more slowly than
@@ -87,6 +90,9 @@ class _Kernel:
         # A loop that rounds to 16 bits takes the base through float32, which float64 does not fit.
         is_cut = tensor.origin.dtype == "F64" and to_torch(tensor.dtype).itemsize == 2
         self.is_simple = rounding.seed is None and not is_cut
+        # Only what is rounded to nearest in its own dtype can be what it was before.
+        is_countable = rounding.seed is None and tensor.dtype == tensor.origin.dtype
+        self.taken_out = taken_out(tensor) if is_countable else frozenset()
         self.finish = rounding.of(tensor.name)
         self.moved: set[tuple[int, ...]] = set()
         self._views: tuple[Tensor, Tensor] | None = None
@@ -136,7 +142,8 @@ class _Kernel:
         """The changes of the rows from `first` on, if they are products and no other functions."""
         changes = [part for n in numbers for part in parts_of(self.changes[n])]
         products = [part for part in changes if isinstance(part, Product)]
-        if not self.is_simple or len(products) < len(changes):
+        is_counted = self.taken_out.intersection(numbers)
+        if not self.is_simple or is_counted or len(products) < len(changes):
             return []
         return [product for product in products if product.covers(first)]
 
@@ -175,7 +182,20 @@ class _Kernel:
         self.finish(value, rounded, position)
         # Compared only until something has moved, which is nearly always at the first piece.
         moved = moved or self._moves(before, rounded, position)
-        return measure(before, rounded, vectors, moved=moved)
+        back = self._taken_back(before, update, first, numbers)
+        return replace(measure(before, rounded, vectors, moved=moved), taken_back=back)
+
+    def _taken_back(
+        self, before: Tensor, update: Tensor, first: int, numbers: tuple[int, ...]
+    ) -> TakenBack | None:
+        """Count the originals of elements that an update is taken out of; None if none is."""
+        out = tuple(number for number in numbers if number in self.taken_out)
+        if not out:
+            return None
+        if out != numbers:
+            update = torch.zeros_like(update)
+            self._apply(update, first, out)
+        return taken_back(before, update, to_torch(self.tensor.dtype))
 
     def _memory(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Memory for the stored values, and for two more such blocks.

@@ -7,6 +7,8 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from loratools.merging.taken_back import TakenBack
+
 #: Between these, a sum of squares in float32 has lost nothing that matters to over- or underflow.
 _LEAST_SUM, _MOST_SUM = 2.0**-64, 2.0**100
 
@@ -19,13 +21,15 @@ class Fidelity:
     `error` is ‖realised - intended‖², `intended` is ‖intended‖² and `product` their inner product
     ⟨realised, intended⟩, where the intended update is the computed weight minus the base's, and
     the realised one the rounded weight minus the base's. `moved` says whether any number is another
-    than it would be without the update.
+    than it would be without the update. `taken_back` counts the elements that an update is taken
+    out of; None if there are none, or if they were not counted.
     """
 
     error: float = 0.0
     intended: float = 0.0
     product: float = 0.0
     moved: bool = False
+    taken_back: TakenBack | None = None
 
     def __repr__(self) -> str:
         """What the sums mean, instead of the sums."""
@@ -38,6 +42,7 @@ class Fidelity:
             self.intended + other.intended,
             self.product + other.product,
             self.moved or other.moved,
+            _sum(self.taken_back, other.taken_back),
         )
 
     @property
@@ -70,6 +75,10 @@ class Fidelity:
         if realised <= 0:
             return 0.0
         return min(1.0, self.product / math.sqrt(realised * self.intended))
+
+
+def _sum(one: TakenBack | None, other: TakenBack | None) -> TakenBack | None:
+    return one + other if one and other else one or other
 
 
 def measure(

@@ -10,7 +10,7 @@ from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
-from loratools.merging.taken_back import taken_back_note
+from loratools.merging.taken_back import TakenBack, by_dtype, taken_back_notes
 from loratools.merging.words import actions
 from loratools.names.averaged import averaged_note
 from loratools.showing.parts import Column, Part, Table, aside, human_size, numbers
@@ -67,8 +67,13 @@ class MergeReport(Shown):
             for adapter, _, blocks in self.plan.adapters_weighted
             if blocks.by_block
         ]
-        back = taken_back_note(self.plan)
+        back = taken_back_notes(self.taken_back)
         return (*self.plan.base.notes, *averaged, *blocks, *self.plan.notes, *back, *self.beside)
+
+    @property
+    def taken_back(self) -> Mapping[str, TakenBack]:
+        """How many elements out of which an update is taken are not what they were, by dtype."""
+        return by_dtype(self.plan.changed, self.fidelity)
 
     @property
     def equals_base(self) -> bool:
@@ -247,6 +252,9 @@ class MergeReport(Shown):
                 for format_, (weights, tensors) in plan.packed.counts.items()
             ],
             "fidelity": _fidelity(total),
+            "taken_back": [
+                {"dtype": name, **asdict(part)} for name, part in self.taken_back.items()
+            ],
             "equals_base": self.equals_base,
             "overlay": self.is_overlay,
             "files": dict(self.files),

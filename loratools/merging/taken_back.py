@@ -1,28 +1,115 @@
-"""What is known of numbers from which an update is taken out again, which had been rounded."""
+"""What is known of numbers out of which a merge takes an update that had been rounded into them."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, final
 
 from loratools.errors import counted
 from loratools.io.dtypes import BITS, torch_name
-from loratools.merging.plan import MergePlan
+from loratools.merging.plan import PlannedTensor
+from loratools.merging.touched import changing, edges
+
+if TYPE_CHECKING:
+    from loratools.merging.fidelity import Fidelity
+
+#: The dtypes whose rounding can be counted. For float64, no dtype is wider.
+_ROUNDED = ("BF16", "F16", "F32")
 
 
-def taken_back_note(plan: MergePlan) -> tuple[str, ...]:
-    """A note on weights of 16 bits that an adapter with a negative weight changes.
+@final
+@dataclass(frozen=True)
+class TakenBack:
+    """How many elements are not what they were before an update was merged into them.
 
-    If a merge has put the adapter into them, that merge has rounded, and several numbers may have
-    become the same one. Which of them it was is not stored, so the number of elements that are not
-    what they were is known only beside the original; at most it is the number given here.
+    Rounding may have made one number of several, and which of them it was is not stored. The counts
+    hold if one merge of this update made the numbers, and rounded them to nearest in their dtype.
+
+    Attributes:
+        elements: all that the update is taken out of.
+        most: those that may not be what they were, as they have several possible originals.
+        expected: how many of these it would be on average if all originals are equally likely; None
+            if the originals were not counted, and `most` is all elements.
+        foreign: those without a possible original, which no such merge has made.
     """
-    sizes: dict[str, int] = {}
-    for tensor in plan.changed:
-        is_narrow = BITS[tensor.origin.dtype] < 32
-        if is_narrow and any(c.strength * c.block_weight < 0 for c in tensor.changes):
+
+    elements: int
+    most: int
+    expected: float | None
+    foreign: int
+
+    def __add__(self, other: "TakenBack") -> "TakenBack":
+        """The counts of the elements of both."""
+        is_counted = self.expected is not None and other.expected is not None
+        return TakenBack(
+            self.elements + other.elements,
+            self.most + other.most,
+            (self.expected or 0) + (other.expected or 0) if is_counted else None,
+            self.foreign + other.foreign,
+        )
+
+
+def taken_out(tensor: PlannedTensor) -> frozenset[int]:
+    """The changes that take an update out of the base's tensor, as indices of `tensor.changes`.
+
+    There are none where the output has a narrower dtype: the numbers that may have been rounded to
+    the same one of the base differ less than those of the output do.
+    """
+    stored = tensor.origin.dtype
+    is_narrowed = BITS[tensor.dtype] < BITS[stored]
+    if tensor.origin is not tensor.base or stored not in _ROUNDED or is_narrowed:
+        return frozenset()
+    return frozenset(
+        number
+        for number, change in enumerate(tensor.changes)
+        if change.strength * change.block_weight < 0
+    )
+
+
+def by_dtype(
+    tensors: Iterable[PlannedTensor], fidelity: "Mapping[str, Fidelity]"
+) -> dict[str, TakenBack]:
+    """The counts of all tensors that an update is taken out of, by the name of their dtype."""
+    found: dict[str, TakenBack] = {}
+    for tensor in tensors:
+        if numbers := taken_out(tensor):
+            measured = fidelity.get(tensor.name)
+            part = (measured and measured.taken_back) or _uncounted(tensor, numbers)
             name = torch_name(tensor.origin.dtype)
-            sizes[name] = sizes.get(name, 0) + math.prod(tensor.shape)
-    return tuple(
-        f"a negative weight takes an update out of {counted(size, 'element')} in {name}; where a "
-        f"merge had rounded them, up to all of them are not what they were, and only the original "
-        f"base shows how many; what swap --in has put in, swap --out takes out to the last byte"
-        for name, size in sizes.items()
+            found[name] = found[name] + part if name in found else part
+    return found
+
+
+def _uncounted(tensor: PlannedTensor, numbers: frozenset[int]) -> TakenBack:
+    rows = sum(
+        last - first
+        for first, last in pairwise(edges(tensor))
+        if numbers.intersection(changing(tensor, first))
+    )
+    elements = rows * math.prod(tensor.shape[1:])
+    return TakenBack(elements, elements, None, 0)
+
+
+def taken_back_notes(found: Mapping[str, TakenBack]) -> Iterator[str]:
+    """A note for each dtype."""
+    for dtype, part in found.items():
+        out_of = f"a negative weight takes an update out of {counted(part.elements, 'element')}"
+        swaps = "a swap takes out to the last byte what it has put in"
+        yield f"{out_of} in {dtype}; {_known(part, dtype)}; {swaps}"
+
+
+def _known(part: TakenBack, dtype: str) -> str:
+    if part.expected is None:
+        return "where a merge had rounded them, up to all of them are not what they were before it"
+    if part.foreign:
+        return (
+            f"{part.foreign} of them cannot come from a merge of this update alone into {dtype}, "
+            f"so how many are what they were is not known"
+        )
+    if not part.most:
+        return "if a merge of this update alone made them, all are what they were before it"
+    return (
+        f"if a merge of this update alone made them, about {part.expected:.0f}, and at most "
+        f"{part.most}, are not what they were before it"
     )
