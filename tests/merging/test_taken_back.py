@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import loratools
@@ -14,6 +15,7 @@ from loratools.merging.originals import count_originals, has_one_original
 from loratools.merging.taken_back import TakenBack
 from tests import reference
 from tests.merged import merged, write_adapter, write_base
+from tests.narrowing import present
 
 ROUNDED = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -125,12 +127,26 @@ def test_an_element_with_one_original_is_what_it_was(dtype: torch.dtype) -> None
     assert torch.equal(back[counts == 1], weight[counts == 1])
 
 
+def test_errors_of_a_merge_in_float32_make_no_numbers_foreign() -> None:
+    weight = (0.02 * normal(2000, 500, seed=0)).bfloat16()
+    update = 0.02 * normal(2000, 500, seed=1)
+    number = (weight.float() + update * (1 + 2.0**-23)).bfloat16()
+    counts = count_originals(number.float(), -update, torch.bfloat16)
+    back = (number.float() - update).bfloat16()
+    assert counts.min() == 1
+    assert torch.equal(back[counts == 1], weight[counts == 1])
+
+
 def test_numbers_that_no_merge_of_the_update_has_made_are_counted(tmp_path: Path) -> None:
-    write_base(tmp_path / "base", {"m.a.weight": normal(60, 40, seed=0).to(torch.bfloat16)})
-    write_adapter(tmp_path / "adapter", factors("m.a", size=0.5))
+    weight = normal(60, 40, seed=0).to(torch.bfloat16)
+    write_base(tmp_path / "base", {"m.a.weight": weight, "m.b.weight": weight.clone()})
+    write_adapter(tmp_path / "adapter", factors("m.a", "m.b", size=0.5))
     _, report = merged(tmp_path / "base", tmp_path / "adapter", weights=[-1])
     found = report.taken_back["bfloat16"]
-    assert 0 < found.foreign < found.elements
+    parts = [present(fidelity.taken_back).foreign for fidelity in report.fidelity.values()]
+    assert len(parts) == 2
+    assert 0 < min(parts) < max(parts) < 60 * 40
+    assert found.foreign == sum(parts)
     assert (
         f"{found.foreign} of them cannot come from a merge of this update alone into bfloat16"
         in report.notes[0]
@@ -178,6 +194,17 @@ def test_elements_that_are_not_counted_may_all_differ(how: str, tmp_path: Path) 
     assert report.taken_back == {"float16": TakenBack(size, size, None, 0)}
     (note,) = report.notes
     assert f"{size} elements in float16; where a merge had rounded them, up to all of" in note
+
+
+def test_rows_that_the_update_is_not_in_are_not_counted(tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    qkv = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    save_file({qkv: normal(180, 40, seed=0).half()}, base)
+    adapter = write_adapter(tmp_path / "a", factors("transformer_blocks.0.attn.to_k", size=0.1))
+    plan = loratools.merge(base, [(adapter, -1)])
+    _, report = merged(base, adapter, weights=[-1], output=tmp_path / "out.safetensors")
+    for found in (plan, report):
+        assert found.taken_back["float16"].elements == 60 * 40
 
 
 @pytest.mark.parametrize(("stored", "written"), [(torch.float64, None), (torch.float32, "float16")])
