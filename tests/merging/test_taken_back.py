@@ -200,9 +200,12 @@ def test_rows_that_the_update_is_not_in_are_not_counted(tmp_path: Path) -> None:
     base = tmp_path / "base.safetensors"
     qkv = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight"
     save_file({qkv: normal(180, 40, seed=0).half()}, base)
-    adapter = write_adapter(tmp_path / "a", factors("transformer_blocks.0.attn.to_k", size=0.1))
-    plan = loratools.merge(base, [(adapter, -1)])
-    _, report = merged(base, adapter, weights=[-1], output=tmp_path / "out.safetensors")
+    q, k = (
+        write_adapter(tmp_path / part, factors(f"transformer_blocks.0.attn.to_{part}", size=0.1))
+        for part in "qk"
+    )
+    plan = loratools.merge(base, [(q, 1), (k, -1)])
+    _, report = merged(base, q, k, weights=[1, -1], output=tmp_path / "out.safetensors")
     for found in (plan, report):
         assert found.taken_back["float16"].elements == 60 * 40
 
