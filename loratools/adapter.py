@@ -17,9 +17,12 @@ from loratools.errors import (
     listing,
     shorten,
 )
+from loratools.guesses import OF_A_TARGET, OF_AN_ADAPTER, Answering, word_for
 from loratools.io.companions import Companion
+from loratools.nearest import meant
 from loratools.parts import (
     Announced,
+    ByTarget,
     Copy,
     Filed,
     Note,
@@ -29,6 +32,9 @@ from loratools.parts import (
     Update,
 )
 from loratools.target import Target, table_of
+
+#: The functions of loratools that take an adapter first, or one after a base.
+_VERBS = ("combine", "convert", "inspect", "merge", "push", "rescale", "resize", "swap")
 
 
 class Report(Protocol):
@@ -57,7 +63,7 @@ else:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Adapter(Mapping[str, Target], Generic[R_co]):
+class Adapter(Answering, Mapping[str, Target], Generic[R_co]):
     """An adapter, with its parts by target: the full name of a parameter, as its trainer saw it.
 
     `open_adapter` reads one from files. It is a mapping from the names of targets to what it does
@@ -124,6 +130,11 @@ class Adapter(Mapping[str, Target], Generic[R_co]):
             )
         return super().__new__(cls)
 
+    def __post_init__(self) -> None:
+        """Keep the parts from being changed: what was decoded of them would be wrong then."""
+        for name in ("updates", "replaced", "rows"):
+            object.__setattr__(self, name, ByTarget.of(getattr(self, name)))
+
     def __getitem__(self, name: str) -> Target:
         """The target of this name, of this module, or whose name alone ends so.
 
@@ -172,6 +183,20 @@ class Adapter(Mapping[str, Target], Generic[R_co]):
 
         return html_of([repr(self)[1:-1], *([table_of(list(self.values()))] if len(self) else [])])
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    @classmethod
+    def _meant(cls, name: str) -> str | None:
+        found = word_for(name, OF_AN_ADAPTER)
+        if found is not None:
+            return f"did you mean {found}?"
+        found = name if hasattr(Target, name) else word_for(name, OF_A_TARGET)
+        if found is not None:
+            return f"a target has it: adapter[name].{found}"
+        verb = meant(name, _VERBS)
+        return verb and f"did you mean loratools.{verb}?"
+
     @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the adapter in its own format: a folder, or a file where the format has one.
@@ -206,7 +231,9 @@ class Adapter(Mapping[str, Target], Generic[R_co]):
                 f"{self.where}: {name!r:.120} could be {listing(fits)}", file=self.where
             )
         near = [target for target in self if _has_words(target, end)] or _alike(name, self)
-        hint = f"did you mean {listing(near)}?" if near else None
+        first = next(iter(self), "")
+        has = f"list(adapter) has the names, such as {shorten(first)!r}" if first else None
+        hint = f"did you mean {listing(near)}?" if near else has
         raise TargetError(
             f"{self.where}: has no target {shorten(name)!r}",
             tensor=name,

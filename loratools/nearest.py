@@ -8,7 +8,19 @@ _ALIKE = 0.6
 #: What other programs call the commands and functions, and what people look for. The first that is
 #: known counts: `load` opens an adapter in Python, where there is a function for that.
 _OTHER_WORDS = {
-    "open-adapter": ("open", "load", "read", "load-adapter", "read-adapter", "from-pretrained"),
+    "open-adapter": (
+        "open",
+        "load",
+        "read",
+        "load-adapter",
+        "read-adapter",
+        "from-pretrained",
+        "load-lora",
+        "load-lora-weights",
+        "load-file",
+        "safe-open",
+        "peftmodel",
+    ),
     "adapter-from-tensors": ("from-tensors", "from-state-dict", "make-adapter", "create-adapter"),
     "inspect": (
         "info",
@@ -27,7 +39,7 @@ _OTHER_WORDS = {
     "combine": ("mix", "blend", "add", "sum", "average", "concat", "cat", "merge-adapters"),
     "resize": ("prune", "shrink", "truncate", "compress", "reduce", "rank"),
     "rescale": ("scale", "weight", "alpha", "strength", "repair", "fix"),
-    "convert": ("export", "translate", "save", "to"),
+    "convert": ("export", "translate", "save", "save-adapter", "to"),
     "pull": ("download", "get", "fetch", "clone"),
     "push": ("upload", "publish"),
     "swap": ("switch", "replace", "unload", "unmerge", "unfuse", "remove", "undo", "restore"),

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, Literal, Never, Self, TypeVar, final
 
 from loratools.deltas import Delta, check_stored
-from loratools.errors import FormatError
+from loratools.errors import FormatError, counted, listing
 from loratools.io.source import Source
 from loratools.io.values import same_bytes
+from loratools.showing.shown import Brief
 
 #: `info` explains; `problem` makes `inspect --check` fail; `refusal` also makes other verbs fail.
 Severity = Literal["info", "problem", "refusal"]
@@ -53,6 +54,34 @@ class Update:
     fan_in_fan_out: bool | None = None
     is_embedding: bool = False
     is_shared: bool = False
+
+
+_Part = TypeVar("_Part")
+
+
+@final
+class ByTarget(dict[str, _Part]):
+    """Parts of an adapter by the names of their targets, which can be read but not changed."""
+
+    @classmethod
+    def of(cls, parts: Mapping[str, _Part]) -> Self:
+        """The parts in a mapping, which is copied unless it cannot be changed either."""
+        return parts if isinstance(parts, cls) else cls(parts)
+
+    def __repr__(self) -> str:
+        """One line: how many there are, and the names of the first targets."""
+        return f"<{counted(len(self), 'part')}{': ' if self else ''}{listing(self, limit=2)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ByTarget, (dict(self),)
+
+    def _refuse(self, *_: object, **__: object) -> Never:
+        raise TypeError(
+            "an adapter cannot be changed; verbs such as loratools.rescale make others of it"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
 
 @final
@@ -152,8 +181,8 @@ class Announced:
 
 
 @final
-@dataclass(frozen=True)
-class Filed:
+@dataclass(frozen=True, repr=False)
+class Filed(Brief):
     """What a dialect keeps of the files that it read, to write them again unchanged.
 
     It does not affect what the adapter does. Without it, an adapter can be written in any dialect

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.arguments import checked
 from loratools.deltas import Delta, Span, parameters_of
 from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, shorten
+from loratools.guesses import OF_A_TARGET, Answering, word_for
 from loratools.io.computed import stored_elements
 from loratools.io.source import Source
 from loratools.showing.parts import Column, Table, numbers
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Target:
+class Target(Answering):
     """What an adapter does to one weight. Numbers are read when they are asked for, and not kept.
 
     An additive update, such as a LoRA, is the same for every weight W: W' = W + ΔW. Others, such as
@@ -59,6 +60,23 @@ class Target:
         rank = "" if self.rank is None else f", rank {self.rank}"
         scaling = "" if self.scaling is None else f", scaling {self.scaling:g}"
         return f"<{self.name}: {self.kind}, {size}{rank}{scaling}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same target of the same adapter, without a look at its values."""
+        return isinstance(other, Target) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        """The hash of what it is of."""
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return (self.where, self.name, id(self.delta), id(self.whole), id(self.rows))
+
+    @classmethod
+    def _meant(cls, name: str) -> str | None:
+        found = word_for(name, OF_A_TARGET)
+        return found and f"did you mean {found}?"
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,13 @@
 """An opened adapter is a mapping of targets, whose numbers are those of the formula."""
 
+import copy
+import operator
+import pickle
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +25,7 @@ from loratools import (
     TargetError,
     UnsupportedError,
 )
+from loratools.guesses import OF_A_TARGET, OF_AN_ADAPTER
 from tests.hostile.checkpoints import lora, write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -80,6 +87,13 @@ def test_a_name_of_no_target_or_of_several_is_refused(
     assert adapter.get(name) is None
 
 
+def test_a_name_like_no_other_is_answered_by_where_names_are(adapter: Adapter) -> None:
+    with pytest.raises(
+        TargetError, match=r"has no target 'zz'; list\(adapter\) has the names, such"
+    ):
+        adapter["zz"]
+
+
 def test_a_number_in_place_of_a_name_is_answered_by_how_names_look(adapter: Adapter) -> None:
     with pytest.raises(TargetError, match=r"0 is no name .* such as 'model\.layers\.0\.mlp\.down"):
         adapter[0]  # type: ignore[index]
@@ -92,6 +106,70 @@ def test_an_adapter_equals_itself_alone_and_can_be_a_key(adapter: Adapter) -> No
     weights = {adapter: 0.7, made: 0.3}
     assert weights[made] == 0.3
     assert again not in weights
+
+
+def test_a_target_equals_itself_however_often_it_is_asked_for(adapter: Adapter) -> None:
+    assert adapter[Q] == adapter[f"{Q}.weight"]
+    assert adapter[Q] in adapter.values()
+    assert len({adapter[Q], *adapter.values()}) == len(adapter)
+    assert adapter[Q] != loratools.open_adapter(adapter.where)[Q]
+
+
+def test_the_parts_of_an_adapter_cannot_be_changed(adapter: Adapter) -> None:
+    parts: Any = adapter.updates
+    first = next(iter(parts))
+    changes: list[Callable[[], object]] = [
+        lambda: parts.update({first: None}),
+        lambda: parts.pop(first),
+        lambda: parts.setdefault("x", None),
+        lambda: operator.setitem(parts, first, None),
+        lambda: operator.delitem(parts, first),
+        lambda: parts.__ior__({"x": None}),
+        parts.clear,
+        parts.popitem,
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match=r"cannot be changed; verbs such as loratools\.rescale"):
+            change()
+    assert len(adapter) == len(adapter.updates) == 35
+    for again in (pickle.loads(pickle.dumps(adapter)), copy.deepcopy(adapter)):
+        assert list(again.updates) == list(adapter.updates)
+        assert torch.equal(again[Q].update(), adapter[Q].update())
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("targets", "did you mean list(adapter)?"),
+        ("path", "did you mean where?"),
+        ("rank", "a target has it: adapter[name].rank"),
+        ("lora_A", "a target has it: adapter[name].down"),
+        ("merge_and_unload", "did you mean loratools.merge?"),
+        ("scale", "a target has it: adapter[name].scaling"),
+        ("resize", "did you mean loratools.resize?"),
+    ],
+)
+def test_another_librarys_word_for_an_attribute_is_answered_by_ours(
+    adapter: Adapter, word: str, answer: str
+) -> None:
+    with pytest.raises(AttributeError, match=rf"^'Adapter' .* '{word}'; {re.escape(answer)}$"):
+        getattr(adapter, word)
+    with pytest.raises(
+        AttributeError, match=r"'Target' .* 'delta_weight'; did you mean update\(\)\?"
+    ):
+        getattr(adapter[Q], "delta_weight")  # noqa: B009  (which type checkers know not to be there)
+
+
+def test_an_attribute_that_is_advised_is_there_and_the_other_is_not(adapter: Adapter) -> None:
+    for told, others in ((adapter, OF_AN_ADAPTER), (adapter[Q], OF_A_TARGET)):
+        for ours, words in others.items():
+            assert "(adapter)" in ours or hasattr(told, ours.removesuffix("()")), ours
+            assert not [word for word in words if hasattr(told, word)]
+    assert not hasattr(adapter, "_rank")
+
+
+def test_notebooks_complete_the_names_of_targets(adapter: Adapter) -> None:
+    assert adapter._ipython_key_completions_() == list(adapter)
 
 
 def test_a_class_that_is_called_with_a_path_says_what_opens_one() -> None:
@@ -196,6 +274,10 @@ def test_reprs_are_short(adapter: Adapter) -> None:
     made = loratools.resize(adapter, rank=2)
     assert repr(made).startswith(f"<Adapter in memory, made of {adapter.where}: LoRA, 35")
     assert repr(adapter[Q]) == f"<{Q}.weight: LoRA, 64 × 64, rank 8, scaling 2>"
+    assert repr(adapter.updates).startswith("<35 parts: model.layers.0.mlp.down_proj.weight, ")
+    combined = loratools.combine([adapter, made])
+    for brief in (adapter.updates, adapter.filed, combined.report.similarity):
+        assert len(repr(brief)) < 400
 
 
 def test_what_an_adapter_is_made_of_is_named_and_not_overwritten(

@@ -18,6 +18,7 @@ from loratools.io.source import Reshaped, Source, Stored
 from loratools.io.values import same_bytes
 from loratools.parts import Update
 from loratools.running.parallel import Map
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,8 @@ _EPS = 2.0**-52
 
 
 @final
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Brief):
     """The relative errors of updates, whole tensors and rows that were written, by target.
 
     An error is the Frobenius norm of the difference over that of the original; it is 0 where both

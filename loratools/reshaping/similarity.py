@@ -12,6 +12,7 @@ from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of
 from loratools.running.parallel import Map
 from loratools.showing.parts import Column, Table, numbers
+from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +72,8 @@ class Angles:
 
 
 @final
-@dataclass(frozen=True)
-class Similarity:
+@dataclass(frozen=True, repr=False)
+class Similarity(Brief):
     """The angles of groups of targets whose names differ only in numbers, by pattern.
 
     The combined result is compared as well, as the last of the adapters.
