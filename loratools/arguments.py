@@ -219,7 +219,8 @@ def _as(expected: object, value: object) -> object:
         value = typing.cast(typing.Any, value).item()  # the number in a tensor of torch or numpy
     if _is_a(origin or expected, value):
         return _plain(expected, value)
-    raise _OtherError(expected, value)
+    is_config = origin is collections.abc.Mapping and hasattr(value, "to_dict")
+    raise _OtherError(expected, value, hint="give its to_dict()" if is_config else None)
 
 
 def _as_item(expected: object, key: object, value: object) -> object:

@@ -15,8 +15,11 @@ def with_keywords(options: _Options, **given: object) -> _Options:
     """The options with the fields that are given by keyword; None stands for one that is not.
 
     Raises:
-        OptionError: a field is given by keyword, and the object has another value than the default.
+        OptionError: a field is given by keyword, and the object has another value than the default;
+            or it is the empty list of what to take, which would be taken for none at all.
     """
+    if given.get("only") == ():
+        raise OptionError("only is an empty list", hint="leave it out to take all")
     chosen = {name: value for name, value in given.items() if value is not None}
     defaults = {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()

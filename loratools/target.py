@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any, final
 
 from loratools.arguments import checked
 from loratools.deltas import Delta, Span, parameters_of
-from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, shorten
+from loratools.errors import (
+    NonFiniteError,
+    OptionError,
+    ShapeMismatchError,
+    UnsupportedError,
+    about,
+    shorten,
+)
 from loratools.guesses import OF_A_TARGET, Answering, word_for
 from loratools.io.computed import stored_elements
+from loratools.io.given import plain_tensor
 from loratools.io.source import Source
+from loratools.io.values import is_finite
 from loratools.showing.parts import Column, Table, numbers
 
 if TYPE_CHECKING:
@@ -184,6 +193,9 @@ class Target(Answering):
 
         A convolution is seen as the matrix of its first dimension by all others. `weight` is as for
         `update`.
+
+        Raises:
+            NonFiniteError: ΔW holds a NaN or an infinity, and so has none.
         """
         import torch
 
@@ -191,10 +203,18 @@ class Target(Answering):
 
         if self._is_product:
             lora = self._lora()
-            return singular_values(
-                lora.up.read().double() * lora.scaling.value, lora.down.read().double()
+            up = lora.up.read().double() * lora.scaling.value
+            matrices = [up, lora.down.read().double()]
+        else:
+            matrices = [self._matrix(weight)]
+        if not all(map(is_finite, matrices)):
+            raise NonFiniteError(
+                f"{self._place}: the update holds a NaN or an infinity",
+                file=self.where,
+                tensor=self.name,
+                hint="inspect(adapter, spectrum=True) names the tensors that do",
             )
-        values: Tensor = torch.linalg.svdvals(self._matrix(weight))
+        values: Tensor = (singular_values if self._is_product else torch.linalg.svdvals)(*matrices)
         return values
 
     @checked
@@ -238,8 +258,6 @@ class Target(Answering):
         """The weight as a tensor, if it is given and has the shape of the change."""
         if weight is None:
             return None
-        import torch
-
         shape = tuple(weight.shape)
         fits = shape[1:] == self.shape[1:] if self._has_only_rows else shape == self.shape
         if not fits or not shape:
@@ -248,14 +266,11 @@ class Target(Answering):
                 file=self.where,
                 tensor=self.name,
             )
-        try:
-            return torch.as_tensor(weight)
-        except TypeError as error:
-            raise UnsupportedError(
-                f"{self._place}: the weight is an array of {weight.dtype}, not of numbers",
-                file=self.where,
-                tensor=self.name,
-            ) from error
+        with about(self.name):
+            before = plain_tensor(f"{self._place}: weight", weight)
+            if before.is_complex():
+                raise UnsupportedError(f"{self._place}: weight: a tensor of complex numbers")
+        return before
 
     @property
     def _has_only_rows(self) -> bool:

@@ -1,6 +1,7 @@
 """An opened adapter is a mapping of targets, whose numbers are those of the formula."""
 
 import copy
+import math
 import operator
 import pickle
 import re
@@ -19,6 +20,7 @@ from loratools import (
     Adapter,
     ArgumentError,
     MatchError,
+    NonFiniteError,
     OptionError,
     OutputError,
     ShapeMismatchError,
@@ -62,7 +64,7 @@ def test_a_weight_may_be_an_array_of_numpy(fixtures: Path) -> None:
     weight = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(target.update(weight=weight), target.update(weight=weight.numpy()))
     assert target.norm(weight=weight) == target.norm(weight=weight.numpy())
-    with pytest.raises(UnsupportedError, match="an array of <U1, not of numbers"):
+    with pytest.raises(UnsupportedError, match="weight: an array of <U1, which torch"):
         target.update(weight=np.full(target.shape, "x"))
 
 
@@ -223,6 +225,35 @@ def test_an_update_that_depends_on_the_weight_asks_for_it(fixtures: Path) -> Non
         target.update()
     with pytest.raises(ShapeMismatchError, match=r"changes a weight \[.*\], not \[3\]"):
         target.update(weight=torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        (
+            torch.ones(64, 64, device="meta"),
+            "weight: a tensor on the device meta, which has no val",
+        ),
+        (torch.ones(64, 64).to_sparse(), r"weight: a sparse tensor; give its to_dense\(\)$"),
+        (torch.ones(64, 64, dtype=torch.complex64), "weight: a tensor of complex numbers$"),
+    ],
+)
+def test_a_weight_that_has_no_numbers_is_refused(
+    fixtures: Path, weight: torch.Tensor, says: str
+) -> None:
+    target = loratools.open_adapter(fixtures / "adapters" / "dora")[Q]
+    with pytest.raises(UnsupportedError, match=says) as caught:
+        target.update(weight=weight)
+    assert caught.value.tensor == f"{Q}.weight"
+
+
+def test_an_update_with_a_nan_has_no_singular_values() -> None:
+    factors = {"q.lora_A.weight": torch.full((2, 4), math.nan), "q.lora_B.weight": torch.ones(4, 2)}
+    target = loratools.adapter_from_tensors(factors)["q"]
+    with pytest.raises(NonFiniteError, match=r"^tensors: q\.weight: .* holds a NaN") as caught:
+        target.singular_values()
+    assert caught.value.tensor == "q.weight"
+    assert math.isnan(target.norm())
 
 
 def test_a_weight_of_another_shape_is_refused_by_every_kind(fixtures: Path) -> None:

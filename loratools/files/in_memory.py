@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import ArgumentError, OptionError, UnsupportedError, shorten
+from loratools.errors import ArgumentError, OptionError, UnsupportedError, check_finite, shorten
 from loratools.files.decoded import decoded
 from loratools.files.finding import find_weights
 from loratools.files.opening import read_bundle
@@ -16,6 +18,7 @@ from loratools.io.bundle import Bundle
 from loratools.io.companions import Companion
 from loratools.io.dtypes import from_torch_name
 from loratools.io.folder import place_here
+from loratools.io.given import plain_tensor
 from loratools.io.source import Held, Source
 from loratools.running.parallel import import_torch
 
@@ -50,7 +53,7 @@ def adapter_from_tensors(
         tensors: torch tensors or numpy arrays by the keys of the format: `….lora_A.weight` and
             `….lora_B.weight` are PEFT's, `….lora_down.weight` and `….lora_up.weight` kohya's.
         alpha: the alpha of all updates, where neither tensors nor config state one.
-        config: the content of PEFT's `adapter_config.json`.
+        config: the content of PEFT's `adapter_config.json`, or the `to_dict()` of its config.
         metadata: the metadata of the safetensors file, as kohya's trainer writes it.
         dialect_options: options of the format, as for `open_adapter`.
         name: what messages call the adapter.
@@ -74,9 +77,11 @@ def adapter_from_tensors(
         )
     held = {key: _held(name, key, value) for key, value in tensors.items()}
     nbytes = sum(source.tensor.nbytes for source in held.values())
-    bundle = Bundle(name, held, dict(metadata or {}), config, (), nbytes)
+    fields = None if config is None else {key: _as_json(one) for key, one in config.items()}
+    bundle = Bundle(name, held, dict(metadata or {}), fields, (), nbytes)
     options = dict(dialect_options or {})
     if alpha is not None:
+        check_finite("alpha", alpha)
         options["alpha"] = repr(float(alpha))
     # Not `name` alone, which may be that of a file, where the adapter is saved.
     adapter = replace(decoded(bundle, options), saver=save, made_of=(f"{name} (in memory)",))
@@ -118,6 +123,24 @@ def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
     return replace(adapter, updates=updates, notes=notes)
 
 
+def _instead_of(value: object) -> str | None:
+    """What to give in place of a value that is no tensor."""
+    if isinstance(value, Real):
+        return f"give torch.tensor({value})"
+    return _KEYS if isinstance(value, tuple | list) else None
+
+
+def _as_json(value: object) -> object:
+    """A value of a config as its file would have it: PEFT's own objects hold sets and enums."""
+    if isinstance(value, Enum):
+        return _as_json(value.value)
+    if isinstance(value, Mapping):
+        return {str(_as_json(key)): _as_json(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_as_json, value), key=str)
+    return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
+
+
 def _held(name: str, key: object, value: object) -> Held:
     import numpy as np
     import torch
@@ -125,17 +148,10 @@ def _held(name: str, key: object, value: object) -> Held:
     if not isinstance(key, str):
         raise OptionError(f"{name}: the key of a tensor is text, not {key!r:.60}")
     where = f"{name}: {shorten(key)}"
-    if isinstance(value, np.ndarray):
-        try:
-            value = torch.from_numpy(value)
-        except TypeError as error:
-            raise UnsupportedError(f"{where}: an array of {value.dtype}, not of numbers") from error
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor | np.ndarray):
         what = f"{where}: a tensor is expected, not {type(value).__name__}"
-        raise ArgumentError(what, hint=_KEYS if isinstance(value, tuple | list) else None)
-    if value.is_sparse or value.is_quantized or value.is_meta:
-        raise UnsupportedError(f"{where}: a tensor that does not hold its numbers one by one")
-    tensor = value.detach().cpu().contiguous()
+        raise ArgumentError(what, hint=_instead_of(value))
+    tensor = plain_tensor(where, value)
     try:
         dtype = from_torch_name(str(tensor.dtype).removeprefix("torch."))
     except KeyError:

@@ -1,6 +1,7 @@
 """Adapters in memory: made of tensors, or by verbs without an output, they are those of files."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,8 +70,18 @@ def test_an_alpha_that_is_stated_is_not_given_again() -> None:
             "a.lora_A.weight: a tensor is expected, not list",
         ),
         ({1: torch.ones(2)}, OptionError, "the key of a tensor is text, not 1"),
-        ({"a": np.array(["x"])}, UnsupportedError, "an array of <U1, not of numbers"),
-        ({"a": torch.ones(2, 2).to_sparse()}, UnsupportedError, "does not hold its numbers"),
+        (
+            {"a": np.array(["x"])},
+            UnsupportedError,
+            "a: an array of <U1, which torch does not know; ",
+        ),
+        (
+            {"a": torch.ones(2, 2).to_sparse()},
+            UnsupportedError,
+            r"a sparse tensor; .* to_dense\(\)$",
+        ),
+        ({"a": torch.ones(2, device="meta")}, UnsupportedError, "meta, which has no values; load"),
+        ({"a.alpha": 8.0}, OptionError, r"expected, not float; give torch.tensor\(8.0\)$"),
         ({"a": torch.ones(2, dtype=torch.complex128)}, UnsupportedError, "complex128"),
     ],
 )
@@ -79,6 +90,56 @@ def test_what_is_no_tensor_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         loratools.adapter_from_tensors(tensors)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda array: array.astype(">f4"),
+        lambda array: np.ascontiguousarray(array[:, ::-1])[:, ::-1],
+        lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    ],
+    ids=["of the other order of bytes", "backwards", "read only"],
+)
+@pytest.mark.filterwarnings("error")
+def test_an_array_is_read_however_it_is_stored(changed: Callable[[np.ndarray], np.ndarray]) -> None:
+    arrays = {key: np.ascontiguousarray(tensor.numpy()) for key, tensor in KOHYA.items()}
+    stored = loratools.adapter_from_tensors({key: changed(one) for key, one in arrays.items()})
+    for target, same in zip(
+        stored.values(), loratools.adapter_from_tensors(arrays).values(), strict=True
+    ):
+        assert torch.equal(target.update(), same.update())
+
+
+def test_a_config_without_a_type_is_answered_by_that_of_a_lora() -> None:
+    with pytest.raises(UnsupportedError, match=r"has no peft_type, which is 'LORA' for a LoRA$"):
+        loratools.adapter_from_tensors(
+            {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)},
+            config={"r": 2, "lora_alpha": 16},
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_sparse_tensor_is_refused_in_any_layout() -> None:
+    for tensor in (torch.ones(2, 2).to_sparse_csr(), torch.ones(2, 2).to_sparse_csc()):
+        with pytest.raises(UnsupportedError, match=r"a: a sparse tensor; give its to_dense\(\)$"):
+            loratools.adapter_from_tensors({"a": tensor})
+
+
+def test_an_alpha_is_finite() -> None:
+    with pytest.raises(OptionError, match=r"^alpha is a finite number, not nan$"):
+        loratools.adapter_from_tensors(KOHYA, alpha=math.nan)
+
+
+def test_no_globs_of_what_to_take_are_refused_and_not_taken_for_all(
+    plain: Path, fixtures: Path
+) -> None:
+    base = fixtures / "stories260k"
+    with pytest.raises(OptionError, match=r"^only is an empty list; leave it out to take all$"):
+        loratools.merge(base, plain, only=[])
+    with pytest.raises(OptionError, match=r"^only is an empty list"):
+        loratools.svd_extract(base, base, only=[])
+    assert loratools.merge(base, plain, skip=[]).accounting.startswith("70 of 70")
 
 
 VERBS: dict[str, tuple[Callable[[Adapter], Adapter], Callable[[Path, Path], object]]] = {

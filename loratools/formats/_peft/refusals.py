@@ -27,7 +27,7 @@ CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 def type_refused(peft_type: object, known: Sequence[str]) -> str:
     """The reason why an adapter of this `peft_type` cannot be read; the types `known` can be."""
     if peft_type is None:
-        return "has no peft_type"
+        return "has no peft_type, which is 'LORA' for a LoRA"
     if not isinstance(peft_type, str):
         return f"peft_type must be a name, is {peft_type!r:.40}"
     if peft_type in NOT_WEIGHTS:
