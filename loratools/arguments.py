@@ -94,11 +94,21 @@ def _converted(
                 given = _dtype_name(value) if parameter == "dtype" else value
                 arguments.arguments[parameter] = _as(annotations[parameter], given)
             except _OtherError as other:
-                raise ArgumentError(f"{name}: {parameter}: {other}", hint=other.hint) from None
+                hint = other.hint or _order(name, signature, parameter, len(args))
+                raise ArgumentError(f"{name}: {parameter}: {other}", hint=hint) from None
             except _EmptyError:
                 raise OptionError(f"{name}: {parameter}: {EMPTY_PATH}") from None
             _check_least(name, parameter, arguments.arguments[parameter])
     return arguments
+
+
+def _order(name: str, signature: inspect.Signature, parameter: str, given: int) -> str | None:
+    """The order of arguments, where a wrong one is among the first, `given` without names."""
+    parameters = signature.parameters.values()
+    first = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
+    if parameter not in first[:given] or len(first) == 1 or first[0] == "self":
+        return None
+    return f"the order is {name}({', '.join(first)})"
 
 
 def _check_least(name: str, parameter: str, value: object) -> None:

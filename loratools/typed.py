@@ -50,7 +50,7 @@ def worded(shell: str, python: str) -> str:
 def base_first(adapter: str) -> str:
     """What to type where an adapter was given for a base."""
     if not _is_on_command_line:
-        return f"give the base first, as in merge(base, {adapter!r})"
+        return f"give the base first, as in merge(base, {adapter!r}), or two models to svd_extract"
     if _verb not in _BASE_FIRST:
         return "name the model that it was trained on"
     return _BASE_FIRST[_verb].format(shlex.quote(adapter))

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ from loratools.errors import (
     OptionError,
     TargetError,
 )
-from tests.e2e.commands import PLAIN
+from tests.e2e.commands import PLAIN, SINGLE
 
 if TYPE_CHECKING:
     from loratools import Adapter
@@ -200,6 +201,22 @@ def test_another_librarys_word_for_an_argument_is_answered_by_ours() -> None:
     ):
         with pytest.raises(ArgumentError, match=says):
             call()
+
+
+def test_a_wrong_argument_without_a_name_is_answered_by_their_order() -> None:
+    adapter: Any = loratools.open_adapter(PLAIN)
+    for call, says in (
+        (
+            lambda: loratools.merge(adapter, SINGLE),
+            "an Adapter; the order is merge(base, adapters)",
+        ),
+        (lambda: loratools.svd_extract(PLAIN, adapter), "the order is svd_extract(tuned, base)"),
+        (lambda: loratools.push("me/tales", adapter), "the order is push(folder, repo, options)"),
+    ):
+        with pytest.raises(ArgumentError, match=f"{re.escape(says)}$"):
+            call()
+    with pytest.raises(ArgumentError, match=r"^combine: base: a path is expected, not an Adapter$"):
+        loratools.combine(PLAIN, base=adapter)
 
 
 def test_too_many_arguments_without_a_name_are_answered_by_which_have_one() -> None:

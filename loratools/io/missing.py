@@ -74,7 +74,13 @@ def _instead_of(name: str) -> str:
     for other in others:
         if other not in ("", name) and Path(other).exists():
             return f"no such file or folder; did you mean {other}?"
-    return f"no such file or folder; {_nearby(Path(name), name)}"
+    return f"no such file or folder; {_nearby(Path(_at_home(name)), name)}"
+
+
+def missing_folder(folder: Path) -> str:
+    """What to do about a folder for an output that is not there."""
+    home = _at_home(f"{folder}/")
+    return "make it first" if home == f"{folder}/" else f"write {home}, as only shells read ~"
 
 
 def _at_home(name: str) -> str:

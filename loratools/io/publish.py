@@ -26,6 +26,7 @@ from loratools.errors import (
 )
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
+from loratools.io.missing import missing_folder
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
 from loratools.typed import flag
@@ -234,7 +235,7 @@ def check_output(
         raise OutputError(f"{str(output)!r}: has no name of its own", hint="name the output itself")
     with path_errors(output, OutputError):
         if not parent.is_dir():
-            raise OutputError(f"{parent}: no such folder", hint="make it first")
+            raise OutputError(f"{parent}: no such folder", hint=missing_folder(parent))
         with contextlib.suppress(FileNotFoundError):
             partial_path(output).lstat()  # fails where a name is too long for the file system
         for source in inputs:

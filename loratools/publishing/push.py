@@ -1,5 +1,6 @@
 """Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from loratools.arguments import checked, checked_fields
 from loratools.errors import (
     FormatError,
     HubError,
+    LoratoolsError,
     OptionError,
     UnsupportedError,
     counted,
@@ -27,6 +29,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
+from loratools.io.missing import refuse_missing
 from loratools.keywords import with_keywords
 from loratools.publishing.publishable import Publishable, publishable
 from loratools.showing.parts import Part, aside
@@ -196,8 +199,13 @@ def push(
         return _push(folder, repo, options)
     with TemporaryDirectory(prefix="loratools-") as place:
         weights = dialect_of(folder).weights
-        folder.save(Path(place) / ("adapter" if weights else "adapter.safetensors"))
-        return _push(Path(place) / "adapter" if weights else place, repo, options)
+        files = Path(place) / "adapter" if weights else Path(place)
+        try:
+            folder.save(files if weights else files / "adapter.safetensors")
+            return _push(files, repo, options)
+        except LoratoolsError as error:  # the user knows nothing of that folder
+            error.renames(re.compile(re.escape(str(files))), folder.where)
+            raise
 
 
 def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
@@ -215,6 +223,7 @@ def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
 
     steps = read_steps(options.reports)
     with path_errors(folder, FormatError):
+        refuse_missing(folder)
         contents = publishable(Path(folder), all_files=options.all_files, variant=options.variant)
     with _hashing(contents.files) as additions:
         found = contents.checked(options.base)

@@ -69,6 +69,14 @@ def set_weight(folder: Path, value: float) -> None:
     save_file(tensors, path)
 
 
+def test_an_opened_adapter_that_is_refused_is_named_as_its_user_knows_it(adapter: Path) -> None:
+    set_base(adapter, "/models/llama")
+    opened = loratools.open_adapter(adapter)
+    with pytest.raises(UnsupportedError, match=rf"^{adapter}: names /models/llama as") as caught:
+        loratools.push(opened, "ann/plain", dry_run=True)
+    assert caught.value.file == str(adapter)
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "match"),
     [

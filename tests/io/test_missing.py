@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import loratools
-from loratools.errors import FormatError, HubError
+from loratools.errors import FormatError, HubError, OutputError
 from loratools.hub.names import HubName
 from loratools.io.missing import hub_name_of, refuse_missing
 from tests.e2e.commands import SINGLE, SMALL
@@ -82,6 +82,7 @@ def test_another_address_is_said_to_be_one(page: str) -> None:
         ("with space ", "did you mean with space?"),
         ("adapters\\style.safetensors", "did you mean adapters/style.safetensors?"),
         ("~/adapters", "did you mean {here}/adapters?"),
+        ("~/tales", "check the name: in {here} there is adapters"),
         ("file:///{here}/adapters", "did you mean /"),
     ],
 )
@@ -94,7 +95,7 @@ def test_the_message_says_what_was_probably_meant(
     assert says.replace("{here}", str(here)) in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["adapter", "base", "overlay", "config", "swap"])
+@pytest.mark.parametrize("place", ["adapter", "base", "overlay", "config", "swap", "push"])
 def test_every_place_in_which_a_path_is_given_says_it(place: str, here: Path) -> None:
     calls: dict[str, Callable[[str], object]] = {
         "adapter": loratools.inspect,
@@ -102,6 +103,19 @@ def test_every_place_in_which_a_path_is_given_says_it(place: str, here: Path) ->
         "overlay": lambda name: loratools.merge(f"{SINGLE}+{name}", SMALL, output=None),
         "config": lambda name: loratools.inspect(SMALL, config=name),
         "swap": lambda name: loratools.swap(name, SMALL),
+        "push": lambda name: loratools.push(name, "me/tales", dry_run=True),
     }
     with pytest.raises(FormatError, match=r"adaptors: no such .*; did you mean adapters\?"):
         calls[place]("adaptors")
+
+
+def test_an_output_in_a_folder_that_only_a_shell_knows_is_answered_by_its_path(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    adapter = loratools.open_adapter(SMALL)
+    for name, folder in (("~/out", here), ("~/new/out", here / "new")):
+        with pytest.raises(OutputError, match=rf"; write {folder}/?, as only shells read ~$"):
+            adapter.save(name)
+    with pytest.raises(OutputError, match=r"no such folder; make it first$"):
+        adapter.save("new/out")
