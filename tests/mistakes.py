@@ -341,7 +341,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "a word for a number in a config",
             "merge base adapter -o out",
-            what="r must be a finite number, is '8'",
+            what='r must be a finite number, is "8"',
             where="adapter/adapter_config.json",
             remedy="correct it there, or name another config with --config",
             prepare=states("adapter/adapter_config.json", r="8"),

@@ -79,6 +79,9 @@ SORTS = {
     "JPEG": Sort(b"\xff\xd8\xff\xe0" + bytes(60), "a picture (JPEG)", "name the file"),
     "WebP": Sort(b"RIFF\0\0\0\0WEBPVP8 " + bytes(60), "a picture (WebP)", "name the file"),
     "MP4": Sort(b"\0\0\0 ftypisom" + bytes(60), "a video", "name the file"),
+    "UTF-16 without a mark": Sort(
+        '{"r": 8}'.encode("utf-16-le"), "a text in UTF-16", "save it in UTF-8"
+    ),
     "UTF-16": Sort("{}".encode("utf-16"), "a text in UTF-16", "save it in UTF-8"),
     "nothing": Sort(b"", "an empty file (0 bytes)", "download it again"),
     "nothing but zeros": Sort(bytes(5000), "nothing but zeros", "download it again"),

@@ -6,6 +6,8 @@ memory failed · 70 a fault of loratools · 128 + n stopped by signal n.
 
 import re
 import signal
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
@@ -139,12 +141,15 @@ def _usage_hint(error: click.UsageError, text: str) -> str:
 
 
 def _lacking(error: BaseException) -> str | None:
-    """The message for too little memory or too few threads; None for any other error.
+    """The message for too little memory, too few threads, or no torch; None for any other error.
 
     Python and torch have no class of error for most of these.
     """
     if isinstance(error, MemoryError):
         return "out of memory"
+    if isinstance(error, ImportError | OSError) and _is_of_torch(error):
+        reason = printable(str(error), 200)
+        return f"torch cannot be loaded: {reason}; install it again, or allow more memory"
     if not isinstance(error, RuntimeError):
         return None
     # torch has a class for it on a GPU, and none on the CPU.
@@ -153,6 +158,15 @@ def _lacking(error: BaseException) -> str | None:
     if str(error) == "can't start new thread":
         return "no further thread can be started; use fewer --jobs, or end other programs"
     return None
+
+
+def _is_of_torch(error: BaseException) -> bool:
+    """Whether torch is not installed, or a library of its own could not be loaded with it."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return True
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    names = {str(frame.f_globals.get("__name__")) for frame in frames}
+    return "torch" in names and "torch" not in sys.modules  # Python removes what failed to load
 
 
 def printable(text: str, limit: int | None = _LONGEST) -> str:

@@ -11,7 +11,7 @@ from loratools.files.contents import instead_of_base
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.files.swapped import notes_on_swapped, refuse_half_swapped
-from loratools.files.variants import PLAIN, choose, only_file, variants
+from loratools.files.variants import PLAIN, choose, no_such_variant, only_file, variants
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
 from loratools.io.file import InputFile
@@ -157,8 +157,8 @@ def _find(folder: Folder, variant: str | None) -> str:
     # Of a model of transformers the files without a variant's name are meant, if there are any.
     is_diffusers = any(name.startswith("diffusion_") for group in found.values() for name in group)
     if variant is not None or is_diffusers or (found and PLAIN not in found):
-        if not found:
-            raise FormatError(f"{folder.where}: no weights of the variant {variant!r:.60}")
+        if variant is not None and variant not in found:
+            raise no_such_variant(folder.where, variant, found)
         return only_file(folder, found[choose(found, variant, folder.where)])
     return _find_index(folder) or _find_single(folder)
 

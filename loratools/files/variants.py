@@ -53,12 +53,24 @@ def choose(found: Mapping[str, list[str]], variant: str | None, where: str) -> s
     chosen = next((name for name in (variant, PLAIN) if name in found), None)
     if variant is not None and chosen is not None:
         return chosen
-    options = " or ".join(f"--variant {name}" for name in found)
     if variant is None:
-        raise FormatError(f"{where}: has its weights more than once", hint=f"choose with {options}")
-    raise FormatError(
-        f"{where}: has no weights of the variant {shorten(variant)!r}", hint=f"use {options}"
+        raise FormatError(
+            f"{where}: has its weights more than once", hint=f"choose with {_options(found)}"
+        )
+    raise no_such_variant(where, variant, found)
+
+
+def no_such_variant(where: str, variant: str, found: Iterable[str]) -> FormatError:
+    """The error for a variant that a model does not have, with those that it has."""
+    instead = _options(found)
+    return FormatError(
+        f"{where}: has no weights of the variant {shorten(variant)!r}",
+        hint=f"use {instead}" if instead else "leave it out",
     )
+
+
+def _options(found: Iterable[str]) -> str:
+    return " or ".join(f"--variant {name}" for name in found)
 
 
 def stem_of(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratools.errors import FormatError, errors_of
+from loratools.io.json import in_json
 
 
 def check_names(fields: Mapping[str, Any], name: str) -> None:
@@ -16,7 +17,7 @@ def check_names(fields: Mapping[str, Any], name: str) -> None:
     value = fields.get(name)
     items = value if isinstance(value, list) else ["" if value is None else value]
     if not all(isinstance(item, str) for item in items):
-        raise FormatError(f"{name} must be a name or a list of names, is {value!r:.40}")
+        raise FormatError(f"{name} must be a name or a list of names, is {in_json(value)}")
 
 
 def check_layers(fields: Mapping[str, Any]) -> None:
@@ -25,7 +26,7 @@ def check_layers(fields: Mapping[str, Any]) -> None:
     items = value if isinstance(value, list) else [0 if value is None else value]
     if not all(type(item) is int for item in items):
         raise FormatError(
-            f"layers_to_transform must be a number or a list of numbers, is {value!r:.40}"
+            f"layers_to_transform must be a number or a list of numbers, is {in_json(value)}"
         )
 
 
@@ -34,14 +35,14 @@ def check_type(fields: Mapping[str, Any], name: str, kind: type) -> None:
     value = fields.get(name)
     if value and not isinstance(value, kind):
         what = "a list" if kind is list else "an object"
-        raise FormatError(f"{name} must be {what}, is {value!r:.40}")
+        raise FormatError(f"{name} must be {what}, is {in_json(value)}")
 
 
 def integer(fields: Mapping[str, Any], name: str) -> int:
     """The value of a field that must be a positive integer."""
     value = number(fields, name)
     if value < 1 or not float(value).is_integer():
-        raise FormatError(f"{name} must be a positive integer, is {value!r}")
+        raise FormatError(f"{name} must be a positive integer, is {in_json(value)}")
     return int(value)
 
 
@@ -51,7 +52,7 @@ def number(fields: Mapping[str, Any], name: str) -> float:
         raise FormatError(f"{name} is missing, which must be a finite number")
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-        raise FormatError(f"{name} must be a finite number, is {value!r:.40}")
+        raise FormatError(f"{name} must be a finite number, is {in_json(value)}")
     return value
 
 

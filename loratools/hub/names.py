@@ -12,6 +12,8 @@ from loratools.io.missing import hub_name_of, hub_name_of_page
 
 #: With one slash too: `Path("hf://owner/name")` makes one of two.
 _SCHEME = re.compile(r"hf:/{1,2}(?=[^/])")
+#: What no name on the Hub begins with, and paths do.
+_PATHS = ("/", "./", "../", "~")
 _HALF = re.compile(r"[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ENDPOINT, _NUMBERS = "HF_ENDPOINT", ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
@@ -77,6 +79,10 @@ class HubName:
             found = parse_hf_uri(text)
         except ValueError:
             found = None
+        if address.startswith(_PATHS):  # the parser would leave a slash out
+            raise HubError(
+                f"{shorten(str(name))}: a path, and not a name on the Hub", hint="write OWNER/NAME"
+            )
         if found is None and _HALF.fullmatch(address):
             scheme = "hf://" if is_hub_name(name) else ""
             raise HubError(

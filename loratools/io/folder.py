@@ -193,7 +193,7 @@ def read_json(file: InputFile, where: str | None = None) -> dict[str, Any]:
     except FormatError as error:
         known = file.sniffed()
         if known is None or known.sort == "text":
-            what, advice = str(error), "repair it, or download it again"
+            what, advice = error.complaint, error.hint or "repair it, or download it again"
         else:
             what, advice = f"{where}: not JSON but {known.name}", known.advice
         raise FormatError(what, file=where, hint=advice) from error

@@ -7,6 +7,7 @@ else. Integers stay exact; other numbers have the value of the nearest float64, 
 Nesting is limited, so that code that recurses over values never reaches Python's recursion limit.
 """
 
+import codecs
 import json
 import math
 import re
@@ -33,6 +34,11 @@ def parse_json(text: bytes, where: str) -> Any:
         FormatError: it is not UTF-8, not JSON, an object has a key twice, or it is nested more
             than 100 deep.
     """
+    if text.startswith(codecs.BOM_UTF8):
+        raise FormatError(
+            f"{where}: not valid JSON: it begins with a byte order mark (BOM)",
+            hint="save it in UTF-8 without one",
+        )
     try:
         value = json.loads(
             text.decode("utf-8"),
@@ -65,8 +71,17 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     """
     value = parse_json(text, where)
     if not isinstance(value, dict):
-        raise FormatError(f"{where}: must be a JSON object, is {type(value).__name__}")
+        raise FormatError(f"{where}: must be a JSON object, is {in_json(value)}")
     return value
+
+
+def in_json(value: object) -> str:
+    """A value as it is written in JSON, shortened: for the message about a value that is wrong.
+
+    >>> in_json(None), in_json({"r": "8"})
+    ('null', '{"r": "8"}')
+    """
+    return shorten(json.dumps(value, ensure_ascii=False, default=repr), 40)
 
 
 def encode_json(value: object, *, sort_keys: bool = False) -> bytes:

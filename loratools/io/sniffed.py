@@ -58,6 +58,8 @@ _MARKS: tuple[tuple[bytes, int, Known], ...] = (
 _ONNX = re.compile(rb"\x08[\x01-\x20]\x12[\x01-\x7f][ -~]")
 #: Beginnings of pickles: the mark of protocols 2 to 5; of the first, a dict, list or name.
 _OPS = re.compile(rb"\x80[\x02-\x05].|\([dl]p\d+\n|c[\w.]+\n\w+\n", re.DOTALL)
+#: JSON in UTF-16 without a byte order mark: its brace, then letters and zeros in turn.
+_UNMARKED_UTF_16 = re.compile(rb"(\{\0[\n\r \"]\0|\0\{\0[\n\r \"])")
 _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\nsize (\d+))?", re.DOTALL)
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _NAMES = "it was saved in place of the file, as a login or an error often is; download the file"
@@ -141,7 +143,7 @@ def _onnx(start: bytes, size: int) -> Known | None:
 
 def _text(start: bytes, size: int) -> Known | None:
     """A text, by what it is written in; the last character may be cut."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or _UNMARKED_UTF_16.match(start):
         return Known("a text in UTF-16", "save it in UTF-8")
     try:
         text = start.decode("utf-8-sig", errors="strict" if size <= len(start) else "ignore")

@@ -130,7 +130,7 @@ def is_lookup(name: str, rows: int, config: Mapping[str, Any] | None) -> bool:
     module = name.removesuffix(".weight").rpartition(".")[2]
     if _ends(name, _EMBEDDINGS) or module in _LOOKUPS:
         return True
-    counts = {(config or {}).get(count) for count in _ROW_COUNTS}
+    counts = [(config or {}).get(count) for count in _ROW_COUNTS]
     return "embed" in module and not _ends(name, _HEADS) and rows in counts
 
 
@@ -141,12 +141,18 @@ def _is_tied(config: Mapping[str, Any] | None) -> bool:
     for fields in (config, text_config if isinstance(text_config, dict) else {}):
         if isinstance(fields.get("tie_word_embeddings"), bool):
             return bool(fields["tie_word_embeddings"])
-    return config.get("model_type") in _TIED_BY_DEFAULT | _TIED_OTHERWISE
+    return _model_type(config) in _TIED_BY_DEFAULT | _TIED_OTHERWISE
 
 
 def _is_separable(config: Mapping[str, Any]) -> bool:
-    is_otherwise = config.get("model_type") in _TIED_OTHERWISE
+    is_otherwise = _model_type(config) in _TIED_OTHERWISE
     return not (is_otherwise or config.get("is_encoder_decoder"))
+
+
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    """The model's type, by which names are looked up; None if it is not a text."""
+    found = config.get("model_type")
+    return found if isinstance(found, str) else None
 
 
 def _head_name(embedding: str) -> str:

@@ -1,5 +1,6 @@
 """Publish an adapter or a merged model on the Hub: checked, described, and as one commit."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from loratools.keywords import with_keywords
 from loratools.publishing.publishable import Publishable, publishable
 from loratools.showing.parts import Part, aside
 from loratools.showing.shown import Brief, Shown
+from loratools.typed import as_typed, flag
 
 if TYPE_CHECKING:
     from loratools.describing.description import Inspection
@@ -209,6 +211,10 @@ def push(
 
 
 def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
+    if not os.path.lexists(folder) and os.path.lexists(repo):
+        raise FormatError(
+            f"{folder}: no such folder", hint="the folder comes first, and then OWNER/NAME"
+        )
     name = HubName.parse(repo)
     if name.path or name.revision:
         raise HubError(f"{repo}: not of the form owner/name", hint="a branch is given by --branch")
@@ -217,7 +223,15 @@ def _push(folder: str | Path, repo: str, options: PushOptions) -> PushReport:
     if options.base is not None and is_hub_name(options.base):
         options = replace(options, base=HubName.parse(options.base).repo)
     if options.proposes and (options.tag or options.branch != "main"):
-        raise OptionError("a pull request is made for main, and has no tag")
+        raise OptionError(
+            "a pull request is made for main, and has no tag",
+            hint=f"leave {as_typed('branch')} and {as_typed('tag')} out",
+        )
+    if options.private and not options.create:
+        raise OptionError(
+            f"{as_typed('private')} is for a repository that is made",
+            hint=f"give {flag('create')} too, or leave it out",
+        )
     template = None if options.template is None else _text(InputFile(Path(options.template)))
     from loratools.publishing.card.reports import read_steps
 

@@ -1,6 +1,8 @@
 """Whatever is wrong in a config, the error names the file that the config is in, and the field."""
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from loratools.formats.described.description import parse
 from loratools.io.bundle import Bundle
 from loratools.io.source import Held
 from loratools.publishing.card.reports import read_steps
+from tests.e2e.commands import SINGLE, SMALL
 from tests.formats.bundles import PREFIX, lora
 from tests.narrowing import present
 
@@ -109,7 +112,7 @@ def test_so_is_one_in_a_config_of_mlx() -> None:
 
 
 WRONG_RANK = {**GOOD, "r": "x"}
-SAID = "r must be a finite number, is 'x'"
+SAID = 'r must be a finite number, is "x"'
 
 
 def test_the_file_is_the_one_that_was_named(
@@ -197,3 +200,23 @@ def test_so_is_a_head_that_a_config_says_was_trained_and_that_is_lost(tmp_path: 
         loratools.merge(base, folder, output=None)
     assert caught.value.file == str(file)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+#: Fields of a config.json that decide how weights are read, beside those of the fixture.
+OF_MODELS = (
+    *("text_config", "is_encoder_decoder", "pad_token_id", "id2label", "num_labels"),
+    *("quantization_config", "max_position_embeddings", "type_vocab_size", "_class_name"),
+)
+
+
+@pytest.mark.parametrize("wrong", [[1], {"a": [1]}, [[None]]], ids=str)
+def test_a_field_of_a_models_config_with_a_wrong_type_is_no_fault(
+    tmp_path: Path, wrong: object
+) -> None:
+    """The base is read as without the field, or refused in one line."""
+    base = Path(shutil.copytree(SINGLE, tmp_path / "base"))
+    fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    for field in (*fields, *OF_MODELS):
+        (base / "config.json").write_text(json.dumps({**fields, field: wrong}), encoding="utf-8")
+        with contextlib.suppress(LoratoolsError):
+            loratools.merge(base, SMALL, output=None)

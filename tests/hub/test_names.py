@@ -51,6 +51,13 @@ def test_other_forms_are_refused(name: str) -> None:
         HubName.parse(name)
 
 
+@pytest.mark.parametrize("path", ["/ann/plain", "./ann/plain", "../ann/plain", "~/plain"])
+def test_a_path_on_this_disk_is_no_name_on_the_hub(path: str) -> None:
+    """The Hub's own parser leaves a slash out, so that /ann/plain would be published."""
+    with pytest.raises(HubError, match="a path, and not a name on the Hub"):
+        HubName.parse(path)
+
+
 @pytest.mark.parametrize(
     ("page", "meant"),
     [

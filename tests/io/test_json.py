@@ -59,8 +59,10 @@ def test_a_hundred_levels_are_read_and_brackets_in_a_text_are_none(text: bytes) 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b"1", b'"a"'])
 def test_an_object_is_no_other_value(text: bytes) -> None:
-    with pytest.raises(FormatError, match="must be a JSON object, is "):
+    """The value is shown as it is in the file, and not in Python's words."""
+    with pytest.raises(FormatError) as caught:
         parse_json_object(text, "some.json")
+    assert str(caught.value) == f"some.json: must be a JSON object, is {text.decode()}"
 
 
 def test_a_whole_pair_of_surrogates_is_a_character() -> None:

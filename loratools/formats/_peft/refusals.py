@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from loratools.errors import listing
 from loratools.formats._peft.config import PeftConfig
+from loratools.io.json import in_json
 from loratools.parts import Note
 
 #: The values of `peft_type` that are no updates of weights, each with what it does instead.
@@ -29,7 +30,7 @@ def type_refused(peft_type: object, known: Sequence[str]) -> str:
     if peft_type is None:
         return "has no peft_type, which is 'LORA' for a LoRA"
     if not isinstance(peft_type, str):
-        return f"peft_type must be a name, is {peft_type!r:.40}"
+        return f"peft_type must be a name, is {in_json(peft_type)}"
     if peft_type in NOT_WEIGHTS:
         return f"peft_type {peft_type} {NOT_WEIGHTS[peft_type]}, and is no update of weights"
     verb = "is" if len(known) == 1 else "are"

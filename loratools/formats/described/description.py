@@ -22,6 +22,7 @@ from loratools.errors import (
 )
 from loratools.formats._modules.alphas import ALPHA
 from loratools.io.file import InputFile
+from loratools.io.missing import refuse_missing
 
 #: The parts of an update as users call them, with the names that they have in the code.
 PARTS = {
@@ -151,9 +152,10 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, str]]:
 
     try:
         with path_errors(path, OptionError):
+            refuse_missing(path)
             file = InputFile(path)
     except FormatError as error:
-        raise OptionError(f"keys: {error}") from error
+        raise OptionError(error.complaint, file=path, hint=error.hint) from error
     if file.size > _MAX_BYTES:
         raise OptionError(f"{file.size} bytes are no description of keys")
     try:

@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 from loratools.deltas.lora import Origin, Scaling
 from loratools.errors import FormatError, UnsupportedError, errors_of
 from loratools.formats._fields import check_type, integer, number
+from loratools.io.json import in_json
 from loratools.parts import Note
 
 FineTuneType = Literal["lora", "dora", "full"]
@@ -79,7 +80,7 @@ def _keys(parameters: Mapping[str, Any]) -> tuple[str, ...] | None:
     if keys is None:
         return None
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FormatError(f"keys must be a list of names, is {keys!r:.40}")
+        raise FormatError(f"keys must be a list of names, is {in_json(keys)}")
     return tuple(keys)
 
 
