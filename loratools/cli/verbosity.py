@@ -1,8 +1,9 @@
 """`-q` and `-v`: how much a command says, wherever they stand on the command line."""
 
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -86,5 +87,7 @@ def reporting() -> Iterator[None]:
 
 
 def _echo(line: str) -> None:
-    with suppress(OSError):  # stderr may be closed, or lead to a full disk
+    loaded = sys.modules.get("tqdm")  # no bar is shown if nothing has loaded it
+    bar_is_away = loaded.tqdm.external_write_mode(sys.stderr) if loaded else nullcontext()
+    with suppress(OSError), bar_is_away:  # stderr may be closed, or lead to a full disk
         click.echo(line, err=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,16 @@ def test_verbose_names_each_file_that_is_read_once_and_the_time(
         assert sorted(line.split(" (")[0] for line in lines) == [
             f"read: {PLAIN / f}" for f in files
         ]
+
+
+def test_what_verbose_says_stands_on_lines_of_its_own_beside_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    said = run_here(capsys, "inspect", PLAIN, OTHER, "--check", "-v").err
+    assert "/s]" in said  # the bar
+    assert said.count("read: ") > 1
+    assert re.findall(r"(?<![\r\n])read: ", said) == []
 
 
 def test_quiet_and_verbose_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
