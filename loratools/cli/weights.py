@@ -10,9 +10,11 @@ import click
 
 from loratools.cli.options import Command
 from loratools.errors import counted
+from loratools.io.missing import named_in_prompt
 
 #: The name of an adapter, with what may have been meant as its weight.
 _MARKED = re.compile(r"(.+?)\s*[:@*=×]\s*[^/\\]*$")
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)%?,?")
 
 
 @final
@@ -65,8 +67,8 @@ def weighted(
     There are no weights if none is given, and where only some names have one, others have 1.
 
     Raises:
-        UsageError: weights are given in both ways, or one without a name; or what follows a name is
-            no weight.
+        UsageError: weights are given in both ways, or one without a name; what follows a name is
+            no weight; or a number or a part of a prompt stands for an adapter.
     """
     pairs = [_split(adapter) for adapter in adapters]
     names, own = tuple(name for name, _ in pairs), [weight for _, weight in pairs]
@@ -87,6 +89,15 @@ def _split(adapter: str) -> tuple[str, float | None]:
     name, colon, number = rest.rpartition(":")
     if os.path.lexists(adapter):
         return adapter, None
+    if _NUMBER.fullmatch(adapter):
+        raise click.UsageError(
+            f"{adapter!r} is a number in the place of an adapter; weights are written -w 0.7,0.3, "
+            "without a space, or after the adapters, as in style.safetensors:0.7."
+        )
+    if (named := named_in_prompt(adapter)) is not None:
+        raise click.UsageError(
+            f"{adapter!r} is written as in a prompt; name the file, as in {':'.join(named)}"
+        )
     if colon:
         with suppress(ValueError):
             weight = float(number)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 from loratools.files.beside import WEIGHT_SUFFIXES, is_hidden
+from loratools.files.contents import OF_TRAINING
 from loratools.files.finding import (
     common_stem,
     config_among,
@@ -153,6 +154,7 @@ class _Walk:
             parts = shard_parts(name)
             if parts is None or parts[0] not in indexed:
                 yield Item(at + name, other_by_name(name, allow_pickle=self.allow_pickle))
+        yield from (Item(at + name, _HIDDEN) for name in folder.of_macos())
         for name in folder.folders():
             yield from self._subfolder(folder, name, at, depth)
 
@@ -186,7 +188,11 @@ class _Walk:
 
 
 def whole_at(folder: Folder, path: str) -> Item | None:
-    """The adapter or the model that a folder is; None if its files are things of their own."""
+    """The adapter or the model that a folder is; None if its files are things of their own.
+
+    The usual name of an adapter's file makes an adapter of a folder only without other such files:
+    what was downloaded under this name lies among others as they do.
+    """
     names = folder.names()
     if MANIFEST in names:
         return Item(path, _OVERLAY)
@@ -194,8 +200,8 @@ def whole_at(folder: Folder, path: str) -> Item | None:
         return Item(path, _PIPELINE)
     if is_model(folder) and (variants(names) or any(n.startswith("pytorch_model") for n in names)):
         return Item(path, _MODEL)
-    weights = {
-        common_stem(n) for n in names if n.endswith(_TENSORS) or is_archive(n) or is_pickle(n)
-    }
-    has_adapter = config_among(names) is not None or weights.intersection(adapter_weights())
-    return Item(path) if has_adapter else None
+    if config_among(names) is not None:
+        return Item(path)
+    own = [n for n in names if not is_index(n) and OF_TRAINING.match(n) is None]
+    opened = {common_stem(name) for name in own if other_by_name(name) is None}
+    return Item(path) if len(opened) == 1 and opened.intersection(adapter_weights()) else None

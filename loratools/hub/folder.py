@@ -10,7 +10,7 @@ from loratools.hub.names import HubFile, HubName
 from loratools.hub.remote import RemoteFile
 from loratools.hub.repository import Repository, resolve
 from loratools.io.file import InputFile
-from loratools.io.folder import Folder, LocalFolder, check_json_size, own_files
+from loratools.io.folder import Folder, LocalFolder, check_json_size, is_of_macos, own_files
 from loratools.running.progress import Progress
 
 #: The suffix of files that are read by byte ranges, without fetching them.
@@ -41,10 +41,17 @@ class HubFolder:
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The sorted paths of all files in the folder, at most `depth` folders down if given."""
+        listed = self._paths()
+        return own_files(name for name in listed if depth is None or name.count("/") <= depth)
+
+    def of_macos(self) -> tuple[str, ...]:
+        """The names of the files that macOS has put directly into the folder, sorted."""
+        return tuple(name for name in self._paths() if "/" not in name and is_of_macos(name))
+
+    def _paths(self) -> list[str]:
         inside = self.inside
         paths = sorted(self.repository.files)
-        names = (path[len(inside) :] for path in paths if path.startswith(inside))
-        return own_files(name for name in names if depth is None or name.count("/") <= depth)
+        return [path[len(inside) :] for path in paths if path.startswith(inside)]
 
     def folders_with(self, name: str) -> tuple[str, ...]:
         """The names of the direct subfolders that have a file of this name, sorted."""

@@ -22,7 +22,8 @@ _OF_MACOS = re.compile(r"(?:^|/)\._[^/]*$")
 class Folder(Protocol):
     """A folder whose files can be listed, and opened by their names.
 
-    The files `._NAME`, which macOS makes beside others, are in no list: none is what its name says.
+    The files `._NAME`, which macOS makes beside others, are in no list but their own: none is what
+    its name says.
     """
 
     @property
@@ -47,6 +48,10 @@ class Folder(Protocol):
         Raises:
             StorageError: a subfolder cannot be read.
         """
+        ...
+
+    def of_macos(self) -> tuple[str, ...]:
+        """The names of the files that macOS has put directly into the folder, sorted."""
         ...
 
     def folders_with(self, name: str) -> tuple[str, ...]:
@@ -85,7 +90,12 @@ def own_files(names: Iterable[str]) -> tuple[str, ...]:
     >>> own_files(["model.safetensors", "._model.safetensors", "unet/._config.json"])
     ('model.safetensors',)
     """
-    return tuple(name for name in names if not _OF_MACOS.search(name))
+    return tuple(name for name in names if not is_of_macos(name))
+
+
+def is_of_macos(path: str) -> bool:
+    """Whether a file is one that macOS has made beside another."""
+    return _OF_MACOS.search(path) is not None
 
 
 @final
@@ -108,11 +118,19 @@ class LocalFolder:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
+        return own_files(self._files)
+
+    def of_macos(self) -> tuple[str, ...]:
+        """The names of the files that macOS has put directly into the folder, sorted."""
+        return tuple(name for name in self._files if is_of_macos(name))
+
+    @cached_property
+    def _files(self) -> tuple[str, ...]:
         return self._listed_here(folders=False)
 
     def _listed_here(self, *, folders: bool) -> tuple[str, ...]:
         with os.scandir(self.path) as scanned:
-            return own_files(sorted(entry.name for entry in scanned if entry.is_dir() == folders))
+            return tuple(sorted(entry.name for entry in scanned if entry.is_dir() == folders))
 
     def all_names(self, *, depth: int | None = None) -> tuple[str, ...]:
         """The paths of all files in the folder and its subfolders, links and pipes too, sorted."""
@@ -126,7 +144,7 @@ class LocalFolder:
 
     def folders(self) -> tuple[str, ...]:
         """The names of the direct subfolders, sorted; links to folders are among them."""
-        return self._listed_here(folders=True)
+        return own_files(self._listed_here(folders=True))
 
     def subfolder(self, name: str) -> "LocalFolder":
         """The direct subfolder of this name, which must be there."""

@@ -19,6 +19,9 @@ _ADDRESS = re.compile(
 )
 _REPO = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./%-]+)?(?:/[\w./ -]+)?)/?")
 _NO_MODELS = ("datasets/", "spaces/", "docs/", "papers/", "collections/")
+_WEIGHTS = ".safetensors"
+#: A prompt of stable-diffusion-webui names a file of its folder without the suffix.
+_PROMPT = re.compile(r"<\w+:(?P<name>[^:<>]+)(?::(?P<weight>[^:<>]*))?(?::[^<>]*)?>")
 #: Entries of a folder that are looked at.
 _MOST = 10_000
 
@@ -33,7 +36,7 @@ def refuse_missing(path: str | Path) -> None:
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
-        what, _, hint = _instead_of(str(path)).partition("; ")
+        what, _, hint = (_broken_link(Path(path)) or _instead_of(str(path))).partition("; ")
         raise FormatError(f"{path}: {what}", file=path, hint=hint) from None
 
 
@@ -62,6 +65,26 @@ def hub_name_of_page(path: str) -> str | None:
     return hub_name_of(f"{_HUB}/{path}") if found and found["revision"] else None
 
 
+def named_in_prompt(text: str) -> tuple[str, str] | None:
+    """The file and the weight that a part of a prompt stands for; None for any other text.
+
+    >>> named_in_prompt("<lora:style:0.7>")
+    ('style.safetensors', '0.7')
+    """
+    found = _PROMPT.fullmatch(text)
+    if found is None:
+        return None
+    name = found["name"].removesuffix(_WEIGHTS)
+    return f"{name}{_WEIGHTS}", found["weight"] or "1"
+
+
+def _broken_link(path: Path) -> str | None:
+    """What a link that leads to nothing is, and what to do; None for anything else."""
+    if not path.is_symlink():
+        return None
+    return f"a link to {os.readlink(path)}, which is not there; name the file itself, or link to it"
+
+
 def _instead_of(name: str) -> str:
     """What a name that leads to nothing is, and what to do."""
     if (on_hub := hub_name_of(name)) is not None:
@@ -70,6 +93,8 @@ def _instead_of(name: str) -> str:
         return f"an address, and not a path; did you mean /{unquote(name[5:]).lstrip('/')}?"
     if _ADDRESS.match(name):
         return "an address, and not a file; download it, and name the file"
+    if (named := named_in_prompt(name)) is not None:
+        return f"written as in a prompt, and not a path; did you mean {named[0]}?"
     others = (name.strip(" '\"\n\r"), _at_home(name), name.replace("\\", "/"))
     for other in others:
         if other not in ("", name) and Path(other).exists():
@@ -93,7 +118,9 @@ def _nearby(path: Path, name: str) -> str:
     here = next((parent for parent in path.parents if parent.is_dir()), Path())
     part, *rest = path.relative_to(here).parts if path.parts else ("",)
     names = _names(here)
-    found = next((n for n in names if Path(n).stem == Path(part).stem), nearest(part, names))
+    same = [n for n in names if Path(n).stem in (part, Path(part).stem)]
+    # A picture or a text of the same name lies beside many a file of weights.
+    found = min(same, key=lambda n: not n.lower().endswith(_WEIGHTS), default=nearest(part, names))
     if found is not None:
         whole = Path(here, found, *rest)
         return f"did you mean {whole if whole.exists() else here / found}?"

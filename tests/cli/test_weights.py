@@ -71,6 +71,31 @@ def test_what_follows_a_name_and_is_no_weight_is_answered_by_how_to_write_one(
     assert weighted([f"a{written}"], ()) == ((f"a{written}",), ())
 
 
+@pytest.mark.parametrize("number", ["0.3", "-1", ".5", "70%", "0,7", "0.7,"])
+def test_a_number_in_the_place_of_an_adapter_is_answered_by_how_weights_are_written(
+    number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.UsageError, match=r"in the place of an adapter; .* -w 0\.7,0\.3, wi"):
+        weighted([number, "a", "b"], (0.7,))
+    Path(number).mkdir()
+    assert weighted([number, "a"], (0.7, 0.3)) == ((number, "a"), (0.7, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("<lora:style:0.7>", "style.safetensors:0.7"),
+        ("<lora:style>", "style.safetensors:1"),
+        ("<lyco:my style.safetensors:0.7:0.5>", "my style.safetensors:0.7"),
+    ],
+)
+def test_a_part_of_a_prompt_is_answered_by_the_file_and_its_weight(prompt: str, says: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        weighted(["a", prompt], ())
+    assert str(caught.value).endswith(f"name the file, as in {says}")
+
+
 @pytest.mark.parametrize("verb", ["merge", "combine", "swap"])
 def test_every_way_to_write_weights_gives_the_same_bytes(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

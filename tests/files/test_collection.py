@@ -26,9 +26,9 @@ def test_every_file_is_an_item_and_named_for_what_it_is(tmp_path: Path) -> None:
     assert listed(
         tmp_path,
         ["a.safetensors", "a.png", "A.JPG", "b.civitai.info", "notes.txt", "c.pt", "d.ckpt",
-         "e.gguf", "f.onnx", ".DS_Store", "noend", "g.safetensors.part", "h.npz"],
+         "e.gguf", "f.onnx", ".DS_Store", "noend", "g.safetensors.part", "h.npz", "._a.safetensors"],
     ) == {
-        ".DS_Store": "hidden", "A.JPG": "an image", "a.png": "an image", "a.safetensors": "",
+        "._a.safetensors": "hidden", ".DS_Store": "hidden", "A.JPG": "an image", "a.png": "an image", "a.safetensors": "",
         "b.civitai.info": "JSON", "c.pt": "a pickle", "d.ckpt": "a pickle", "e.gguf": "a GGUF file",
         "f.onnx": "weights for other programs", "g.safetensors.part": "an unfinished download",
         "h.npz": "", "noend": "of an unknown kind", "notes.txt": "text",
@@ -121,6 +121,9 @@ def test_pickles_are_opened_if_that_is_allowed_or_an_adapter_has_such_a_name(
         (["adapter_config.json", "a.safetensors", "checkpoint-1/adapter_config.json"], False),
         (["config.json", "model.safetensors", "lora/adapter_config.json"], False),
         (["notes.txt", "x.pt"], False),
+        (["pytorch_lora_weights.safetensors", "b.safetensors"], True),
+        (["pytorch_lora_weights.safetensors", "optimizer.bin", "x.png"], False),
+        (["adapters.safetensors", "0000100_adapters.safetensors"], False),
         ([], False),
     ],
 )  # fmt: skip

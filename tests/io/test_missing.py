@@ -31,7 +31,8 @@ PAGES = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapters").mkdir()
-    (tmp_path / "adapters/style.safetensors").touch()
+    for name in ("style.safetensors", "v1.5.json", "v1.5.preview.png", "v1.5.safetensors"):
+        (tmp_path / "adapters" / name).touch()
     (tmp_path / "with space").touch()
     return tmp_path
 
@@ -73,9 +74,11 @@ def test_another_address_is_said_to_be_one(page: str) -> None:
         ("hf:ben/tales", "did you mean hf://ben/tales on the Hub?"),
         ("adapters/stile.safetensors", "did you mean adapters/style.safetensors?"),
         ("adapters/style", "did you mean adapters/style.safetensors?"),
+        ("adapters/v1.5", "did you mean adapters/v1.5.safetensors?"),
+        ("<lora:style:0.7>", "as in a prompt, and not a path; did you mean style.safetensors?"),
         ("adapters/STYLE.safetensor", "did you mean adapters/style.safetensors?"),
         ("adaptors/style.safetensors", "did you mean adapters/style.safetensors?"),
-        ("adapters/tales", "in adapters there is style.safetensors"),
+        ("adapters/tales", "in adapters there is style.safetensors, v1.5.json"),
         ("adapters/tales.safetensors/x", "no such file or folder"),
         ("ben/tales.safetensors", "in this folder there is adapters, with space"),
         ("./ben/tales", "in this folder there is"),
@@ -93,6 +96,12 @@ def test_the_message_says_what_was_probably_meant(
     with pytest.raises(FormatError) as caught:
         refuse_missing(name.replace("{here}", str(here)))
     assert says.replace("{here}", str(here)) in str(caught.value)
+
+
+def test_a_link_to_nothing_is_no_name_to_try_again(here: Path) -> None:
+    (here / "link.safetensors").symlink_to("gone.safetensors")
+    with pytest.raises(FormatError, match=r"link\.safetensors: a link to gone\.safetensors, which"):
+        refuse_missing("link.safetensors")
 
 
 @pytest.mark.parametrize("place", ["adapter", "base", "overlay", "config", "swap", "push"])
