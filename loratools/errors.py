@@ -192,7 +192,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """
     choices = list(choices)
     if value is not None and value not in choices:
-        hint = did_you_mean(str(value), choices, alike=0.5)
+        hint = did_you_mean(str(value), choices)
         raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r:.60}{hint}")
 
 

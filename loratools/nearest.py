@@ -73,8 +73,22 @@ _OTHER_ARGUMENTS = {
     "repo": ("name", "repo-id"),
 }
 
+#: The same for values: dtypes, and formats by the programs that write or read them.
+_OTHER_VALUES = {
+    "float16": ("fp16", "f16", "half"),
+    "bfloat16": ("bf16",),
+    "float32": ("fp32", "f32", "float", "full"),
+    "float64": ("fp64", "f64", "double"),
+    "kohya": (
+        "a1111", "automatic1111", "webui", "sd-webui", "forge", "civitai", "kohya-ss", "sd-scripts",
+    ),
+    "comfyui": ("comfy", "comfy-ui", "ai-toolkit", "onetrainer"),
+    "mlx": ("mlx-lm", "mlx-vlm"),
+    "peft": ("hf", "huggingface", "transformers", "vllm"),
+}  # fmt: skip
 
-def nearest(word: str, known: Iterable[str], alike: float = _ALIKE) -> str | None:
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like a word, if any is; case and the sort of dash do not count.
 
     >>> nearest("svd_extrakt", ["resize", "svd-extract"])
@@ -83,17 +97,17 @@ def nearest(word: str, known: Iterable[str], alike: float = _ALIKE) -> str | Non
     from difflib import get_close_matches
 
     plain = {_plain(name): name for name in known}
-    found = get_close_matches(_plain(word), plain, n=1, cutoff=alike)
+    found = get_close_matches(_plain(word), plain, n=1, cutoff=_ALIKE)
     return plain[found[0]] if found else None
 
 
-def did_you_mean(word: str, known: Iterable[str], alike: float = _ALIKE) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known; empty if no name is like it.
 
     >>> did_you_mean("tie", ["slerp", "ties"])
     "; did you mean 'ties'?"
     """
-    found = nearest(word, known, alike)
+    found = _meant(word, known, _OTHER_VALUES)
     return "" if found is None else f"; did you mean {found!r}?"
 
 

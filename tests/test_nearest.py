@@ -27,6 +27,18 @@ def test_of_names_that_are_not_alike_none_is_named() -> None:
     assert did_you_mean("zzz", ["merge"]) == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("a1111", "kohya"), ("sd-scripts", "kohya"), ("ComfyUI", "comfyui"), ("half", "float16"),
+     ("flux", None), ("sdxl", None), ("pony", None)],
+)  # fmt: skip
+def test_a_program_is_answered_by_the_format_that_it_reads_and_a_model_by_none(
+    word: str, value: str | None
+) -> None:
+    known = ["bfloat16", "comfyui", "diffusers", "float16", "kohya", "mlx", "peft"]
+    assert did_you_mean(word, known) == (f"; did you mean {value!r}?" if value else "")
+
+
 def _unchecked(options: MethodOptions, **values: object) -> MethodOptions:
     """The options with values that the tests' own checks of types would refuse."""
     for name, value in values.items():
@@ -41,7 +53,7 @@ MISSPELT: dict[str, Callable[[], object]] = {
     "ties": lambda: loratools.Combination(method="tie"),
     "average": lambda: loratools.Combination(replaced="avrage"),  # type: ignore[arg-type]
     "total": lambda: _unchecked(MethodOptions(), majority_sign_method="totl").__post_init__(),
-    "kohya": lambda: loratools.convert(SMALL, output=None, to="kohia"),
+    "kohya": lambda: loratools.convert(SMALL, output=None, to="a1111"),
     "float32": lambda: loratools.convert(SMALL, output=None, to="peft", dtype="fp32"),
     "out_proj": lambda: loratools.open_adapter(SMALL, dialect_options={"out_porj": "once"}),
     "once": lambda: loratools.open_adapter(SMALL, dialect_options={"out_proj": "onc"}),

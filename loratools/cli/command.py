@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from loratools.cli.layout import MAX_WIDTH, Context, write_examples, write_section
-from loratools.cli.unknown import no_such_option
+from loratools.cli.unknown import names_of_files, no_such_option
 from loratools.cli.verbosity import reporting, verbosity_options
 from loratools.errors import EMPTY_PATH
 from loratools.typed import running
@@ -84,10 +84,11 @@ class Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; an option that the verb does not have is answered by its own."""
+        given = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            raise no_such_option(error, ctx) from error
+            raise names_of_files(given, ctx) or no_such_option(error, ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb, and with -v say what it read and how long it took."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from loratools.nearest import did_you_mean, meant
 _OTHER_OPTIONS = {
     "--overwrite": ("--force", "-f", "--yes", "-y", "--exist-ok", "--clobber", "--replace"),
     "--weight": ("--strength", "--multiplier", "--ratio", "--factor", "--lora-scale"),
+    "--block-weights": ("--lbw", "--lbws"),
     "--strength": ("--weight", "-w", "--multiplier", "--factor", "--scale-factor"),
     "--dtype": ("--precision", "--torch-dtype", "--save-precision", "--type", "--outtype"),
     "--output": ("--save-to", "--output-dir", "--out-dir", "--dest", "--destination"),
@@ -19,8 +21,10 @@ _OTHER_OPTIONS = {
     "--to": ("--format", "--target", "-t"),
     "--dry-run": ("-n", "--simulate", "--check"),
 }
-#: `bf16` and `bfloat16` have less in common than two words usually need.
-_ALIKE = 0.5
+#: What a verb without an option is answered, where another verb has it.
+_ELSEWHERE = {
+    "--block-weights": "`loratools rescale --block-weights` writes an adapter with them",
+}
 
 
 class OneOf(click.Choice[str]):
@@ -31,7 +35,7 @@ class OneOf(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            hint = did_you_mean(str(value), self.choices, _ALIKE)
+            hint = did_you_mean(str(value), self.choices)
             self.fail(error.message.removesuffix(".") + (hint or "."), param, ctx)
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
@@ -59,7 +63,17 @@ def no_such_option(error: click.NoSuchOption, context: click.Context) -> click.U
         if option in known and name in words:
             text = f"No such option {name!r}; did you mean {option!r}?"
             return click.NoSuchOption(name, text, ctx=context)
+        if option in _ELSEWHERE and name in (option, *words):
+            return click.UsageError(f"No such option {name!r}; {_ELSEWHERE[option]}.", ctx=context)
     return error
+
+
+def names_of_files(args: Sequence[str], context: click.Context) -> click.UsageError | None:
+    """The error for the first of the arguments that is a file, and looks like an option."""
+    name = next((arg for arg in args if arg.startswith("-") and os.path.lexists(arg)), None)
+    if name is None:
+        return None
+    return click.UsageError(f"{name!r} is read as options; write ./{name}", ctx=context)
 
 
 def option_of_a_command(

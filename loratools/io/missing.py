@@ -82,7 +82,7 @@ def _broken_link(path: Path) -> str | None:
     """What a link that leads to nothing is, and what to do; None for anything else."""
     if not path.is_symlink():
         return None
-    return f"a link to {os.readlink(path)}, which is not there; name the file itself, or link to it"
+    return f"a link to {path.readlink()}, which is not there; name the file itself, or link to it"
 
 
 def _instead_of(name: str) -> str:

@@ -10,6 +10,7 @@ on what a block that is not listed gets, 0 or 1, so `rest=` has to say it. Where
 named, the others keep a weight of 1.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from loratools.names.block_lists import LISTS, PRESETS, BlockList
 from loratools.names.blocks import BASE, block_of, parsed_label, position, stack_of
 
 _REST = "rest"
+#: `<lora:style:1:lbw=OUTD>`, or the last part of it, as sd-webui-lora-block-weight reads it.
+_IN_A_PROMPT = re.compile(r"(?:^|:)lbw=([^:>]*)", re.IGNORECASE)
 
 
 @final
@@ -102,6 +105,10 @@ def block_weights_of(text: str, adapter: Adapter) -> BlockWeights:
 
 def _parts(text: str) -> tuple[list[str], list[str]]:
     """The list or the preset at the beginning, and what follows it about blocks by name."""
+    if found := _IN_A_PROMPT.search(text):
+        raise OptionError(
+            f"block weights: {text!r} is written as in a prompt", hint=f"write {found[1]}"
+        )
     items = [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",")]
     head = [item for item in items if "=" not in item]
     named = items[len(head) :]
@@ -172,8 +179,23 @@ def _alternatives(head: list[str]) -> list[list[str]]:
         return [text.split(",") for text in PRESETS[head[0].upper()]]
     presets = [name for name in PRESETS if not name.startswith(("SD-", "SDXL-"))]
     for item in head:
+        _refuse_words(item)
         _number(item, f", and no preset, which are {', '.join(presets)}")
     return [head]
+
+
+def _refuse_words(item: str) -> None:
+    """Refuse a preset or the name of a block in the place of a number."""
+    if item.upper() in PRESETS:
+        raise OptionError(
+            f"block weights: {item!r} is a preset, and not one number of a list",
+            hint="give those of each adapter on their own",
+        )
+    label, _, number = item.partition(":")
+    if parsed_label(label) is not None:
+        raise OptionError(
+            f"block weights: {item!r} is a block", hint=f"write {label}={number or 0.5}"
+        )
 
 
 def _is_preset(head: list[str]) -> bool:

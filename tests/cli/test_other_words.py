@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -39,6 +40,23 @@ def test_an_option_by_another_name_is_answered_by_one_that_the_verb_has(
         found = re.findall(r"'(--.*?)'", result.err)[-1]
         assert found in options_of(verb)
         assert word in _OTHER_OPTIONS[found]
+
+
+def test_block_weights_are_answered_by_rescale_where_a_verb_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for word in ("--block-weights", "--lbw"):
+        result = run_here(capsys, "combine", PLAIN, word, "OUTD")
+        assert refused(result, 2, f"No such option '{word}'; `loratools rescale --block-weights`")
+
+
+def test_a_file_that_begins_with_a_dash_is_answered_by_how_to_name_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.safetensors").touch()
+    result = run_here(capsys, "inspect", PLAIN, "-dash.safetensors")
+    assert refused(result, 2, r"'-dash.safetensors' is read as options; write ./-dash.safetensors$")
 
 
 # formats has no option of its own but --json, which the next test has.
