@@ -21,7 +21,7 @@ _WORDS: dict[object, str] = {
     collections.abc.Callable: "a function",
 }
 #: The same for classes that are not imported here.
-_BY_NAME = {"Tensor": "a tensor", "ndarray": "an array"}
+_BY_NAME = {"Tensor": "a tensor", "ndarray": "an array", "device": "a torch.device"}
 
 
 def described(expected: object) -> str:

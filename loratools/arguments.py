@@ -36,6 +36,8 @@ C = TypeVar("C")
 
 #: The least value of numbers that mean the same in every function.
 _LEAST = {"jobs": 1}
+#: The largest integer that is looked at, so that messages can have it.
+_MOST = 10**100
 #: Types of which a message shows the value that was given; of others it names the type.
 _SHOWN = (str, bytes, int, float, complex, type(None))
 
@@ -188,13 +190,16 @@ class _OtherError(Exception):
         given: str | None = None,
         hint: str | None = None,
     ) -> None:
-        given = given or _shown(value)
-        super().__init__(message or f"{described(expected)} is expected, not {given}")
+        super().__init__(
+            message or f"{described(expected)} is expected, not {given or _shown(value)}"
+        )
         self.hint = hint
 
 
 def _shown(value: object) -> str:
     """A value that was given, or else what it is."""
+    if isinstance(value, int) and abs(value) > _MOST:  # Python refuses to print the longest
+        return "a larger one"
     if isinstance(value, _SHOWN):
         return shorten(repr(value), 60)
     if isinstance(value, type):
@@ -290,6 +295,9 @@ def _plain(expected: object, value: object) -> object:
         except OverflowError:
             said = "a number of at most 1.8e308 is expected, not a larger one"
             raise _OtherError(expected, value, said) from None
+    if expected is int and isinstance(value, numbers.Integral) and abs(int(value)) > _MOST:
+        said = "an integer of at most 100 digits is expected, not a larger one"
+        raise _OtherError(expected, value, said)
     if type(value) in (int, float, bool):
         return value
     if expected is int and isinstance(value, numbers.Integral):
@@ -358,7 +366,7 @@ def _as_tuple(expected: object, items: tuple[object, ...], value: object) -> obj
     try:
         return tuple(_as(item, one) for item, one in zip(items, value, strict=True))
     except _OtherError as other:
-        said = f"in {shorten(repr(value), 60)}: {other}"
+        said = f"in ({shorten(', '.join(map(_shown, value)), 60)}): {other}"
         raise _OtherError(expected, value, said, hint=other.hint) from None
 
 

@@ -83,7 +83,7 @@ def an_adapter() -> "Adapter":
         ({"base": "b", "is_new": "no"}, "is_new: True or False is expected, not 'no'"),
         ({"base": "b", "is_new": 1}, "is_new: True or False is expected, not 1"),
         ({"base": "b", "options": {}}, "options: an Options is expected, not a dict"),
-        ({"base": "b", "device": "cuda"}, "device: a device is expected, not 'cuda'"),
+        ({"base": "b", "device": "cuda"}, "device: a torch.device is expected, not 'cuda'"),
         (
             {"base": "b", "progress": True},
             "progress: a function of 2 arguments is expected, not True",
@@ -178,6 +178,31 @@ def test_a_mapping_for_a_list_of_pairs_is_answered_by_its_items() -> None:
 def test_a_number_that_no_float_can_hold_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"strength: a number of at most 1\.8e308 is expected"):
         loratools.rescale(PLAIN, strength=10**400)
+
+
+def test_an_integer_that_python_does_not_print_is_refused_in_one_line() -> None:
+    huge: Any = 10**5000
+    calls: dict[str, Callable[[], object]] = {
+        "rank: an integer of at most 100 digits is": lambda: loratools.resize(PLAIN, rank=huge),
+        "size: an integer or a text is ": lambda: loratools.resize(PLAIN, size=huge),
+        "strength: a number of at most 1.8": lambda: loratools.rescale(PLAIN, strength=huge),
+        r"in \('\*', a larger one\): a number": lambda: loratools.rescale(
+            PLAIN, where=[("*", huge)]
+        ),
+        "path: a path is expected, not a larger one$": lambda: loratools.open_adapter(huge),
+    }
+    for says, call in calls.items():
+        with pytest.raises(ArgumentError, match=says):
+            call()
+
+
+@pytest.mark.parametrize("name", ["nonsense", "meta"])
+def test_a_device_that_cannot_compute_is_refused_where_it_is_chosen(name: str) -> None:
+    with pytest.raises(OptionError, match=f"^device '{name}' cannot be used: "):
+        loratools.ExtractOptions(device=name)
+    with pytest.raises(OptionError, match=r"^device 'meta' cannot be used: "):
+        loratools.Combination(device=torch.device("meta"))
+    assert loratools.ExtractOptions(device="cpu").device == "cpu"
 
 
 @pytest.mark.parametrize("jobs", [0, -1])

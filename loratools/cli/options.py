@@ -274,16 +274,13 @@ def chosen_device(name: str | None) -> "torch.device | None":
     """
     if name is None:
         return None
-    import torch
+    from loratools.lowrank.devices import usable_device
 
     try:
-        one = torch.ones((), dtype=torch.float64, device=name)
-        one.item()  # fails on torch's `meta` device, whose tensors have no values
-        return one.device
-    # torch raises any of these where it was built without the device, or the device lacks float64.
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise click.UsageError(f"Device {name!r} cannot be used: {reason}") from error
+        return usable_device(name)
+    except OptionError as error:
+        text = str(error)
+        raise click.UsageError(f"{text[0].upper()}{text[1:]}") from error
 
 
 def where_option(command: Command) -> Command:
@@ -350,7 +347,7 @@ _GOALS = (
         type=float,
         metavar="E",
         help="The least ranks that lose at most this share of the norm of each update, from 0 "
-        "to 1.",
+        "to below 1.",
     ),
     click.option(
         "--size",

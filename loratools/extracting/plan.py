@@ -54,9 +54,13 @@ class ExtractOptions(Brief):
     device: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a smallest change that is not finite, and an unknown dtype."""
+        """Refuse a smallest change that is not finite, and an unknown dtype or device."""
         check_finite(as_typed("min_change"), self.min_change or 0.0)
         check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        if self.device is not None:
+            from loratools.lowrank.devices import usable_device
+
+            usable_device(self.device)
 
     @property
     def stored_dtype(self) -> str:

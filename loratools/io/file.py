@@ -21,6 +21,7 @@ from loratools.io.platform import (
     pread_into,
 )
 from loratools.io.sniffed import SNIFFED_BYTES, Known, sniffed
+from loratools.typed import worded
 
 _HASHED_BYTES = 2**20
 
@@ -182,7 +183,8 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def _check_same(fd: int, path: Path, identity: tuple[int, ...]) -> None:
     if _identity(os.fstat(fd)) != identity:
-        raise StorageError(f"{path}: changed while it was read", file=path, hint="run again")
+        hint = worded("run again", "read it again")
+        raise StorageError(f"{path}: changed while it was read", file=path, hint=hint)
 
 
 def _open_same(

@@ -50,7 +50,8 @@ class RankRule(Brief):
         rank: this rank for every target.
         energy: the least ranks that keep this share of the energy of each update (the sum of its
             squared singular values), above 0 and at most 1.
-        error: the least ranks that lose at most this share of the norm of each update, from 0 to 1.
+        error: the least ranks that lose at most this share of the norm of each update, from 0 to
+            below 1.
         parameters: the best ranks with at most this many parameters: elements of all factors
             together.
         max_rank: no rank above this.

@@ -44,7 +44,8 @@ class Combination(Brief):
     """The choices of how adapters are combined.
 
     Attributes:
-        method: how the updates are combined: the name of a file in `loratools/methods`.
+        method: how the updates are combined: `linear`, `ties`, `dare_ties`, `knots` or others, of
+            which the message about an unknown one has a list.
         options: the options of the method.
         where: multiply the strength of targets that match by F, for each pair of a glob and F:
             `[("*.attn.*", 0.5)]`; of several that match, the last counts.
@@ -70,10 +71,14 @@ class Combination(Brief):
     device: "torch.device | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse strengths that are not finite, and an unknown method or policy."""
+        """Refuse strengths that are not finite, and an unknown method, policy or device."""
         check_choice("method", self.method, registry.names(methods))
         check_choice("replaced", self.replaced, get_args(Policy))
         check_finite("strength", *(strength for _, strength in self.where))
+        if self.device is not None:
+            from loratools.lowrank.devices import usable_device
+
+            usable_device(self.device)
 
 
 @final

@@ -120,11 +120,11 @@ def test_a_file_that_was_written_to_is_an_error(path: Path, by: str) -> None:
     else:
         path.write_bytes(bytes(256))
         os.utime(path, ns=(0, 0))
-    with pytest.raises(StorageError, match="changed while it was read; run again"):
+    with pytest.raises(StorageError, match="changed while it was read; read it again"):
         file.read(0, 256)
-    with pytest.raises(StorageError, match="changed while it was read; run again"):
+    with pytest.raises(StorageError, match="changed while it was read; read it again"):
         file.read_each([(0, 2), (2, 2)])
-    with pytest.raises(StorageError, match="changed while it was read; run again"):
+    with pytest.raises(StorageError, match="changed while it was read; read it again"):
         file.check_unchanged()
 
 
