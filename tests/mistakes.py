@@ -440,7 +440,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "convert adapter --to kohya -o out",
             what="cannot hold any of the 10 targets",
             where="adapter",
-            remedy="keep it in the peft format",
+            remedy="keep it in its format",
         ),
         Mistake(
             "a model and the same model",

@@ -15,6 +15,9 @@ _GAP = 2
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 #: In a command: an option and its value, and what is between quotes.
 _WORDS_OF_ONE = re.compile(r"--?[\w-]+ (?=[^-\s])('[^']*')?|'[^']*'")
+#: The same in a text, where a word after an option is none of its own, but a number is; and a
+#: command, unless it is so long that a narrow line has no room for it.
+_ONE_IN_TEXT = re.compile(r"(?<![\w-])--?[a-z][\w-]* (?=\d)|`[^`]{1,20}`")
 
 
 @final
@@ -47,20 +50,23 @@ class Formatter(click.HelpFormatter):
         """Write what a command does, and the command; one that is too long is continued."""
         self.write(self._wrapped(what, self.current_indent) + "\n")
         indent = self.current_indent + _GAP
-        joined = _WORDS_OF_ONE.sub(lambda words: words[0].replace(" ", _NO_BREAK), command)
-        parts = self._wrapped(joined, indent, room=len(" \\")).splitlines()
-        self.write(f" \\\n{' ' * _GAP}".join(parts).replace(_NO_BREAK, " ") + "\n")
+        parts = self._wrapped(command, indent, len(" \\"), _WORDS_OF_ONE).splitlines()
+        self.write(f" \\\n{' ' * _GAP}".join(parts) + "\n")
 
-    def _wrapped(self, text: str, indent: int, room: int = 0) -> str:
+    def _wrapped(
+        self, text: str, indent: int, room: int = 0, whole: re.Pattern[str] = _ONE_IN_TEXT
+    ) -> str:
+        """The text in lines, of which none begins inside of a match of `whole`."""
         margin = " " * indent
+        words = filter(None, re.split(r"[ \n]+", text))  # and not at spaces without a break
         return textwrap.fill(
-            " ".join(filter(None, re.split(r"[ \n]+", text))),  # and not at spaces without a break
+            whole.sub(lambda one: one[0].replace(" ", _NO_BREAK), " ".join(words)),
             max(self.width - room, indent + 1),
             initial_indent=margin,
             subsequent_indent=margin,
             break_on_hyphens=False,
             break_long_words=False,
-        )
+        ).replace(_NO_BREAK, " ")
 
 
 @final

@@ -30,6 +30,6 @@ def check_stored(*sources: Source) -> None:
 def zero_factor(up: Source, *others: tuple[str, Source]) -> str | None:
     """The reason why a product of factors, the others with their names, is zero; else None."""
     if is_zero(up):
-        return "up is zero throughout, as before training"
+        return "up is zero throughout, as before training or with a strength of 0"
     zero = next((name for name, source in others if is_zero(source)), None)
     return None if zero is None else f"{zero} is zero throughout"

@@ -111,7 +111,9 @@ class Inspection(Shown):
         coverage = self.coverage
         if coverage is not None:
             if coverage.refusal is not None:
-                yield Note("refusal", f"would not merge: {coverage.refusal}")
+                # What is shown of one of several begins with its name already.
+                why = coverage.refusal.removeprefix(f"{self.adapter.where}: ")
+                yield Note("refusal", f"would not merge: {why}")
             if coverage.another_base is not None:
                 yield Note("info", coverage.another_base)
             yield from (Note("info", f"{coverage.base}: {said}") for said in coverage.files)

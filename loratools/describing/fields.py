@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from loratools.adapter import Adapter
 from loratools.describing.groups import TargetGroup
 from loratools.errors import counted, listing, shorten
+from loratools.names.families import either
 from loratools.names.grouping import pattern_of
 from loratools.names.meant_for import meant_for
 from loratools.parts import Filed, Replacement
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 #: The most entries of the file's metadata that are shown.
 _METADATA_SHOWN = 12
 #: More image models than these say nothing about which it is.
-_MOST_MODELS = 3
+_MOST_MODELS = 4
 
 
 def adapter_fields(
@@ -51,7 +52,7 @@ def adapter_fields(
 
 def with_models(stated: str, models: Sequence[str]) -> str:
     """The base that an adapter names, and the image models that have all its modules, if few do."""
-    found = " or ".join(models) if len(models) <= _MOST_MODELS else ""
+    found = either(models) if 0 < len(models) <= _MOST_MODELS else ""
     return f"{stated} ({found})" if stated and found else stated or found
 
 

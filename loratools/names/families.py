@@ -211,6 +211,11 @@ def architecture_of(family: str) -> Architecture:
 
 
 def either(names: Collection[str]) -> str:
-    """Several names, one of which is meant, or the first of many."""
-    first = [*names][:4]
-    return " or ".join(first) + (" or others" if len(names) > len(first) else "")
+    """Several names, one of which is meant, or the first of many.
+
+    >>> either(["SDXL"]), either(["Chroma", "FLUX.1", "HunyuanVideo"])
+    ('SDXL', 'Chroma, FLUX.1 or HunyuanVideo')
+    """
+    first = [*names]
+    *most, last = first if len(first) <= 4 else [*first[:4], "others"]
+    return f"{', '.join(most)} or {last}" if most else last

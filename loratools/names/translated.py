@@ -173,8 +173,8 @@ class _Speller:
         if not found and readings(name.path):
             raise _RefusedError("no known model has all of these names; see --base")
         if not found:
-            is_peft = self.source == "modules"
-            advice = "keep it in the peft format" if is_peft else "peft is a format for any model"
+            names_modules = self.source == "modules"  # as PEFT does, and others
+            advice = "keep it in its format" if names_modules else "peft is a format for any model"
             raise _RefusedError(f"no matrix of an image model that is known here; {advice}")
         if found[0].naming == "transformers":
             raise _RefusedError("in a text encoder, and nothing says in which")

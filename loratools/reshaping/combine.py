@@ -60,8 +60,9 @@ class CombineReport(Shown):
     def shown(self, *, verbose: bool = False) -> Iterator[Part]:
         """How similar the adapters are, what was kept of each target, and what was written."""
         if self.similarity.groups:
-            for number, adapter in enumerate(self.adapters, 1):
-                yield f"{number}  {adapter}"
+            pairs = zip(self.adapters, self.weights, strict=True)
+            for number, (adapter, weight) in enumerate(pairs, 1):
+                yield f"{number}  {adapter}" + ("" if weight == 1 else f" × {weight:g}")
             yield self.similarity.table(len(self.adapters))
         yield from self.certificates.shown(verbose=verbose)
         yield from written_parts(self.written, self.notes)

@@ -68,7 +68,7 @@ def test_it_says_how_adapters_go_together(run: Callable[..., Result], output: Pa
         result = run(SMALL, MIDDLE, "-w", "0.5", "-w", "0.3", "-o", output)
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line]
-    assert lines[:2] == [f"1  {SMALL}", f"2  {MIDDLE}"]
+    assert lines[:2] == [f"1  {SMALL} × 0.5", f"2  {MIDDLE} × 0.3"]
     assert lines[2].split() == [
         *("targets", "cosine", "opposed", "with", "1", "with", "2"),
     ]

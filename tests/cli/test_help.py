@@ -57,6 +57,15 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_broken(
     assert words(shown) == words(help_of(name, capsys))
 
 
+@pytest.mark.parametrize("width", range(50, 101, 5))
+def test_an_option_and_its_number_are_on_one_line(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("merge", "combine"):
+        assert re.findall(r"--?[a-z][\w-]*\n +\d\S*", help_of(name, capsys)) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_verb_explains_its_arguments_and_has_examples(
     name: str, capsys: pytest.CaptureFixture[str]

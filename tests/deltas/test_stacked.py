@@ -66,7 +66,7 @@ def test_zero_in_any_part_is_nothing() -> None:
     zero, up, down = Held("zero", torch.zeros(3, 4, 2), "F32"), random(3, 4, 2), random(3, 2, 5)
     assert Stacked(up, down, SCALING, (3, 4, 5)).nothing() is None
     assert Stacked(zero, down, SCALING, (3, 4, 5)).nothing() == (
-        "up is zero throughout, as before training"
+        "up is zero throughout, as before training or with a strength of 0"
     )
     off = Scaling(alpha=0, rank=2, rule="direct", origin="config")
     assert "alpha is 0" in str(Stacked(up, down, off, (3, 4, 5)).nothing())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import loratools
 from loratools.describing.description import Inspection
+from loratools.describing.fields import with_models
 from loratools.describing.several import Inspections
 from loratools.errors import (
     ArgumentError,
@@ -241,6 +242,24 @@ def test_more_adapters_than_files_may_be_open(tmp_path: Path) -> None:
     os.close(lowest)
     with at_most(lowest + 20):
         assert len(loratools.inspect([tmp_path]).adapters) == 80
+
+
+@pytest.mark.parametrize(
+    ("stated", "models", "base"),
+    [
+        ("", ["FLUX.1"], "FLUX.1"),
+        ("flux1", ["FLUX.1", "HunyuanVideo"], "flux1 (FLUX.1 or HunyuanVideo)"),
+        # The names of most trainers' LoRAs for FLUX.1 are in all of these.
+        ("", ["Chroma", "FLUX.1", "FLUX.2", "HunyuanVideo"],
+         "Chroma, FLUX.1, FLUX.2 or HunyuanVideo"),
+        ("x", ["a", "b", "c", "d", "e"], "x"),
+        ("x", [], "x"),
+    ],
+)  # fmt: skip
+def test_a_base_is_told_with_the_few_models_that_it_may_be(
+    stated: str, models: list[str], base: str
+) -> None:
+    assert with_models(stated, models) == base
 
 
 def test_the_models_of_an_adapter_are_told_by_its_modules() -> None:

@@ -21,7 +21,7 @@ from loratools.merging.report import MergeReport
 from tests.merged import eighths, merged, pair, write_adapter, write_base
 
 TARGETS = {"target_modules": ["q"]}
-UP_IS_ZERO = "up is zero throughout, as before training"
+UP_IS_ZERO = "up is zero throughout, as before training or with a strength of 0"
 NO_ALPHA = "alpha is 0, which some converters write where none was set"
 IN_PLACE = "the weight has these numbers already"
 

@@ -334,7 +334,7 @@ def in_rows(delta: Delta, name: str) -> Delta:
     return placed(delta, (Run(0, 2 * NAMES.index(name), 2),), (7, 4))
 
 
-UP_IS_ZERO = "up is zero throughout, as before training"
+UP_IS_ZERO = "up is zero throughout, as before training or with a strength of 0"
 LOST = "all of it is lost to rounding to bfloat16"
 NO_PRODUCT = "the product of its factors is zero, or too small for float64"
 

@@ -161,7 +161,7 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
         "diffusers",
         ("transformer.transformer_blocks.0.ff_context.net.2",),
         "flattened",
-        "of .* or FLUX.1 or .*, for which kohya's format has different names; --base decides",
+        "of .*, FLUX.1, .* or others, for which kohya's format has different names; --base decides",
     ),
     ("diffusers", (f"text_encoder.{CLIP}",), "flattened", "SD 1, SD 2 or SDXL"),
     ("diffusers", (f"text_encoder.{CLIP}",), "comfyui", "SD 1, SD 2 or SDXL"),
@@ -348,8 +348,7 @@ def test_a_base_of_another_model_is_named_and_refused() -> None:
     )
     (reason,) = found.refused.values()
     assert reason == (
-        "a module of Chroma or FLUX.1 or FLUX.2 or HunyuanVideo, and the base is SDXL, original "
-        "layout"
+        "a module of Chroma, FLUX.1, FLUX.2 or HunyuanVideo, and the base is SDXL, original layout"
     ), reason
 
 

@@ -46,9 +46,11 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
         "--to",
         type=OneOf([dialect.name for dialect in written()]),
         required=True,
-        help="The format to write.",
+        help="The format to write; the web UIs of A1111 and Forge read kohya.",
     ),
-    click.option("--dtype", type=OneOf(_DTYPES), help="The dtype of the new tensors."),
+    click.option(
+        "--dtype", type=OneOf(_DTYPES), help="The dtype of the new tensors.  [default: as they are]"
+    ),
     click.option("--drop", multiple=True, metavar="GLOB", help="Leave targets that match out."),
 )
 @output_options

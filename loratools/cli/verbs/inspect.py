@@ -1,4 +1,4 @@
-"""Describe an adapter."""
+"""Describe an adapter, or each in a folder."""
 
 from dataclasses import replace
 from typing import Any

@@ -29,7 +29,7 @@ from loratools.cli.unknown import OneOf
     short_help=__doc__,
     cls=Verb,
     arguments={
-        "TUNED": "The fine-tuned model, in one of the same forms.",
+        "TUNED": "The fine-tuned model, in one of the forms of BASE.",
         "BASE": BASE,
     },
     examples=(
