@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from loratools.traps import traps
+from loratools.typed import on_command_line
 
 PAGE = Path(__file__).parent / "reference" / "traps.md"
 
@@ -23,7 +24,8 @@ changed. [Where alpha is](../explanation/alpha.md) explains the rules behind thi
 
 def page() -> str:
     """The text of the page, from the traps."""
-    return "\n".join([_HEAD, *map(_section, traps())])
+    with on_command_line():
+        return "\n".join([_HEAD, *map(_section, traps())])
 
 
 def _section(name: str) -> str:

@@ -16,6 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from loratools.errors import LoratoolsError, escaped, shorten
 from loratools.io.source import Source
+from loratools.parts import Note
+from loratools.showing.shown import Shown
+from tests.wording import shell_words
 
 runtime_checkable(Source)  # else beartype cannot tell one
 # Before the first import of these modules. The tower lets an int stand for a float.
@@ -71,16 +74,42 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 @pytest.fixture(autouse=True, scope="session")
 def errors_have_their_parts() -> Iterator[None]:
-    """Every error made in a test names the tensor that it is given."""
+    """Every error made in a test names the tensor that it is given, and options as they are typed.
+
+    That is: none of the command line's in Python.
+    """
     make = LoratoolsError.__init__
 
     def checked(self: LoratoolsError, message: str = "", **parts: Any) -> None:
         make(self, message, **parts)
+        maker = sys._getframe(1).f_globals["__name__"]
+        if not maker.startswith(("loratools.hub", "loratools.publishing")):  # not yet
+            assert shell_words(str(self)) == [], str(self)
         if parts.get("tensor") is not None:
             assert escaped(shorten(parts["tensor"])) in str(self), f"{self} is about {parts}"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LoratoolsError, "__init__", checked)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def notes_and_reports_are_in_the_words_of_their_reader() -> Iterator[None]:
+    """In Python they name no option of the command line: see `shell_words`."""
+    make, text = Note.__init__, Shown.__str__
+
+    def checked(self: Note, *args: Any, **fields: Any) -> None:
+        make(self, *args, **fields)
+        assert shell_words(self.message) == [], self.message
+
+    def shown(self: Shown) -> str:
+        found = text(self)
+        assert shell_words(found) == [], found
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Note, "__init__", checked)
+        patch.setattr(Shown, "__str__", shown)
         yield
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import loratools
+from loratools import typed
 
 _PACKAGE = Path(__file__).parents[1] / "loratools"
 #: Words that follow a number without being counted by it.
@@ -34,7 +35,8 @@ def count_faults(text: str) -> list[str]:
 @cache
 def _nouns() -> tuple[str, ...]:
     """One of everything that the package counts."""
-    calls = (node for tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.Call))
+    nodes = (node for tree in package_trees() for node in ast.walk(tree))
+    calls = (node for node in nodes if isinstance(node, ast.Call))
     counts = (call for call in calls if getattr(call.func, "id", "") == "counted")
     words = (argument for call in counts for argument in call.args[1:2])
     found = {str(word.value) for word in words if isinstance(word, ast.Constant)}
@@ -72,9 +74,18 @@ def _in_python() -> frozenset[str]:
     return frozenset(classes | {name for name in names if "_" in name or name == "lam"})
 
 
+#: Options and commands of a shell, beside other marks of the names of options than a path has.
+_SHELL = re.compile(r"(?:(?<=[ `(])|^)--[a-z][a-z-]+|(?:[`;,] ?|^)loratools [a-z-]+ (?:-|[A-Z])\S*")
+
+
+def shell_words(text: str) -> list[str]:
+    """The options of the command line that a message names where none is running: in Python."""
+    return [] if typed.as_typed("base") == "--base" else _SHELL.findall(text)
+
+
 def lengths_beside_a_noun() -> Iterator[str]:
     """The places in the package where a length is written before a noun, not by `counted`."""
-    for tree in _trees():
+    for tree in package_trees():
         for node in ast.walk(tree):
             if not isinstance(node, ast.JoinedStr):
                 continue
@@ -90,5 +101,5 @@ def lengths_beside_a_noun() -> Iterator[str]:
 
 
 @cache
-def _trees() -> tuple[ast.AST, ...]:
+def package_trees() -> tuple[ast.AST, ...]:
     return tuple(ast.parse(file.read_text()) for file in sorted(_PACKAGE.rglob("*.py")))

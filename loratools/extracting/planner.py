@@ -11,6 +11,7 @@ from loratools.extracting.selection import matches_any, wanted_whole
 from loratools.io.dtypes import FLOATS
 from loratools.io.source import Source
 from loratools.parts import Replacement
+from loratools.typed import drop_residual, one_of
 
 if TYPE_CHECKING:
     from loratools.extracting.difference import Norms
@@ -131,7 +132,8 @@ class _Planner:
             raise UnsupportedError(
                 f"{self.pairing.tuned.where}: {shorten(target)} has changed and is {reason}",
                 tensor=target,
-                hint=f"leave it out with --skip {target!r}, or all such with --residual drop",
+                hint=f"leave it out with {one_of('skip', target)}, or all such with "
+                f"{drop_residual()}",
             )
         self.left_out[target] = LeftOut(reason, norms)
 

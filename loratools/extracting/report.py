@@ -10,6 +10,7 @@ from loratools.extracting.plan import ExtractPlan
 from loratools.names.both_ends import MERGED_TWICE
 from loratools.showing.parts import KEPT, LOST, Column, Part, Table, aside, human_size, numbers
 from loratools.showing.shown import Shown
+from loratools.typed import one_of
 
 if TYPE_CHECKING:
     from loratools.extracting.check import Check
@@ -98,10 +99,10 @@ class ExtractReport(Shown):
     def _tied_notes(self) -> Iterator[str]:
         for target, planned in self.plan.factored.items():
             twin = planned.pair.twin
-            if twin in self.plan.factored:
+            if twin is not None and twin in self.plan.factored:
                 yield (
                     f"{twin} and {target} are one tensor, and its update is stored for both ends: "
-                    f"{MERGED_TWICE}; or store both whole, with --full {twin!r}"
+                    f"{MERGED_TWICE}; or store both whole, with {one_of('full', twin)}"
                 )
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from loratools.errors import UnsupportedError, shorten
 from loratools.extracting.pairing import natural
 from loratools.io.source import Source
+from loratools.typed import one_of
 
 
 def saved_modules(
@@ -37,7 +38,7 @@ def _with_namesakes(
             raise UnsupportedError(
                 f"{shorten(why)}: PEFT saves whole modules, and this one holds others",
                 tensor=why,
-                hint=f"leave it out with --skip {why!r}",
+                hint=f"leave it out with {one_of('skip', why)}",
             )
         for other in [*owned, *outer]:
             if other == module or not other.endswith(module):
@@ -47,7 +48,7 @@ def _with_namesakes(
                     f"{shorten(why)}: PEFT would save {shorten(other)} as well, whose name ends "
                     f"with {shorten(module)}",
                     tensor=why,
-                    hint=f"leave it out with --skip {why!r}",
+                    hint=f"leave it out with {one_of('skip', why)}",
                 )
             found[other] = why
     return found

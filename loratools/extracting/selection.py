@@ -10,6 +10,7 @@ from loratools.names.globs import matches, no_match
 from loratools.names.looks import example, kind_of
 from loratools.names.packed import Packed
 from loratools.names.tied import is_embedding, is_lookup
+from loratools.typed import as_typed, valued
 
 
 def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
@@ -24,20 +25,25 @@ def comparable(pairing: Pairing, options: ExtractOptions) -> tuple[Pair, ...]:
     if options.full and pairing.dialect.components:
         raise UnsupportedError(
             f"{pairing.tuned.where}: diffusers loads no whole tensors from the adapter of a "
-            f"pipeline, so nothing can be stored with --full"
+            f"pipeline, so nothing can be stored with {valued('full')}"
         )
     tuned, base = pairing.packed
     alone = [
         (
             name,
             _packed(name, tuned, base),
-            "the base has no such tensor; --skip it, or store it whole with --full",
+            f"the base has no such tensor; {as_typed('skip')} it, or store it whole with "
+            f"{valued('full')}",
         )
         for name, stored in pairing.new.items()
         if not Pair(name, (name, name), stored, stored).matches((*options.skip, *options.full))
     ]
     alone += [
-        (name, _packed(name, base, tuned), "the tuned model has no such tensor; --skip it")
+        (
+            name,
+            _packed(name, base, tuned),
+            f"the tuned model has no such tensor; {as_typed('skip')} it",
+        )
         for name in pairing.missing
         if not matches_any(name, options.skip)
     ]
@@ -85,11 +91,13 @@ def _packed(name: str, own: Packed, other: Packed) -> str | None:
     A weight that is packed may be stored under other names: `q.weight` as `q.qweight`, for example.
     """
     if own.holds(name):
-        return f"is stored {own.described(name)}, and not so in the other model; --skip it"
+        return (
+            f"is stored {own.described(name)}, and not so in the other model; {as_typed('skip')} it"
+        )
     found = other.or_packed(name, None)
     if found is None:
         return None
-    return f"is stored {other.described(found.name)} in the other model; --skip it"
+    return f"is stored {other.described(found.name)} in the other model; {as_typed('skip')} it"
 
 
 def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:
@@ -98,7 +106,7 @@ def _check_globs(pairing: Pairing, options: ExtractOptions) -> None:
     for option in ("only", "skip", "full"):
         for glob in getattr(options, option):
             if not any(matches(glob, name) for name in names):
-                raise no_match(glob, dict.fromkeys(names), option=f"--{option}")
+                raise no_match(glob, dict.fromkeys(names), option=option)
 
 
 def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> bool:
@@ -109,7 +117,7 @@ def _is_comparable(pairing: Pairing, pair: Pair, options: ExtractOptions) -> boo
                 f"{pairing.tuned.where}: {shorten(pair.names[0])} is {list(after.shape)} and "
                 f"{list(before.shape)} in the base",
                 tensor=pair.names[0],
-                hint="are both of one kind of model? --skip it",
+                hint=f"are both of one kind of model? {as_typed('skip')} it",
             )
         return False
     return True

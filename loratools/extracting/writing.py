@@ -34,6 +34,7 @@ from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map
 from loratools.running.watch import Watch
 from loratools.showing.shown import Brief
+from loratools.typed import drop_residual
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
@@ -222,7 +223,7 @@ def _elements(plan: ExtractPlan, options: ExtractOptions, size: int) -> int:
     if rest >= size:
         raise OutputError(
             f"{counted(rest, 'byte')} without any factors, more than {size}",
-            hint="use --residual drop",
+            hint=f"use {drop_residual()}",
         )
     return (size - rest) * 8 // BITS[options.stored_dtype]
 

@@ -19,7 +19,7 @@ from loratools.io.folder import Folder, Place, name_in, place_here, read_json_in
 from loratools.io.index import is_index, read_index, refuse_part
 from loratools.io.pickles import refuse_no_pickle
 from loratools.io.source import stored_tensors
-from loratools.typed import base_first
+from loratools.typed import as_typed, base_first
 
 _GGUF = (
     "a GGUF file; merge into the safetensors model that it was made from, then convert the result"
@@ -60,7 +60,7 @@ def checkpoint_as_stored(place: Place, variant: str | None = None) -> Checkpoint
             return _open_folder(folder, variant)
         if variant is not None:
             raise FormatError(
-                f"{place.where}: a file, and --variant chooses among those of a folder"
+                f"{place.where}: a file, and {as_typed('variant')} chooses among those of a folder"
             )
         if is_index(file) and ".safetensors." in file:
             component = _open_component(folder, file)

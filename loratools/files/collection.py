@@ -20,6 +20,7 @@ from loratools.files.variants import variants
 from loratools.formats import adapter_weights, is_adapter_file
 from loratools.io.folder import Folder
 from loratools.io.index import is_index, shard_parts
+from loratools.typed import flag
 
 _TENSORS = ".safetensors"
 _INDEX = f"{_TENSORS}.index"
@@ -33,25 +34,32 @@ class Other(NamedTuple):
         name: one of them, in words.
         plural: several of them.
         has_weights: whether it has weights, or may have some.
-        advice: what to do to have it looked into, where that is possible.
+        told: what is not done with it, and what does it; `{}` stands for an option.
+        option: the name of that option.
     """
 
     name: str
     plural: str
     has_weights: bool = False
-    advice: str | None = None
+    told: str | None = None
+    option: str | None = None
+
+    @property
+    def advice(self) -> str | None:
+        """What is not done with it, and what does it; None where nothing does."""
+        return self.told and self.told.format(self.option and flag(self.option))
 
 
 _HIDDEN = Other("hidden", "hidden")
 _PICKLE = Other(
-    "a pickle", "pickles", True, "not read, as a pickle can run code; --allow-pickle reads it"
+    "a pickle", "pickles", True, "not read, as a pickle can run code; {} reads it", "allow_pickle"
 )
 _OTHER_WEIGHTS = Other("weights for other programs", "weights for other programs", has_weights=True)
 _UNKNOWN = Other("of an unknown kind", "of unknown kinds")
 _MODEL = Other("a model", "models", has_weights=True)
 _PIPELINE = Other("a pipeline of diffusers", "pipelines of diffusers", has_weights=True)
 _OVERLAY = Other("an overlay of a base", "overlays of bases", has_weights=True)
-_DEEPER = Other("a folder", "folders", True, "not looked into; --recursive does that")
+_DEEPER = Other("a folder", "folders", True, "not looked into; {} does that", "recursive")
 _LINK = Other("a link", "links", True, "not followed; name it to have its folder looked into")
 
 #: What files with these suffixes are; the first row that has a suffix decides.

@@ -45,7 +45,7 @@ from loratools.io.pickles import read_pickle, refuse_no_pickle
 from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
-from loratools.typed import flag, valued
+from loratools.typed import flag, valued, worded
 
 MODEL_CONFIG = "config.json"
 
@@ -200,9 +200,10 @@ def _refuse_file_as_overlay(place: Place, name: str) -> NoReturn:
     path = place.folder.path and place.folder.path / name
     known = None if path is None else InputFile(path).sniffed()
     what = known.name if known else "a file"
+    made_by = worded("merge --only-changed", flag("only_changed"))
     raise FormatError(
         f"{place.where}: not a folder, which an overlay is, but {what}",
-        hint=known.advice if known else "name the folder that merge --only-changed has written",
+        hint=known.advice if known else f"name the folder that {made_by} has written",
     )
 
 

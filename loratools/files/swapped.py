@@ -18,6 +18,7 @@ from loratools.io.checkpoint import Checkpoint, Shard, inside
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
+from loratools.typed import completing_swap, worded
 
 STATE = "state.json"
 _VERSION = 1
@@ -149,7 +150,7 @@ def refuse_half_swapped(base: Checkpoint) -> None:
         if state.is_interrupted:
             raise FormatError(
                 f"{model}: a swap has stopped in the middle, or is at work",
-                hint=f"loratools swap {model} completes it",
+                hint=f"{completing_swap(model)} completes it",
             )
 
 
@@ -161,7 +162,8 @@ def notes_on_swapped(base: Checkpoint) -> tuple[str, ...]:
     """
     return tuple(
         f"{model}: {listing(adapter.path for adapter in state.adapters)} "
-        f"{'is' if len(state.adapters) == 1 else 'are'} in it; loratools swap {model} --out takes "
+        f"{'is' if len(state.adapters) == 1 else 'are'} in it; "
+        f"{worded(f'loratools swap {model} --out', f'swap({model!r}, [])')} takes "
         f"all adapters out"
         for model, state in _states(base)
         if state.adapters

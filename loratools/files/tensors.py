@@ -17,6 +17,7 @@ from loratools.io.source import Named, Source, Stored, as_bytes
 from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.running.parallel import Map
+from loratools.typed import command, valued
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +129,7 @@ def _write(file: OutputFile, run: _Run) -> bool:
             raise NonFiniteError(
                 f"{shorten(name)}: has numbers that are too large for {source.dtype}",
                 tensor=name,
-                hint="a wider dtype holds them, as in `loratools convert --dtype`",
+                hint=f"a wider dtype holds them, as in `{command('convert', valued('dtype'))}`",
             )
         raise _not_finite(name, source.dtype)
     file.write_from(name, as_bytes(tensor))

@@ -12,6 +12,7 @@ from loratools.errors import FormatError, listing, shorten
 from loratools.io.checkpoint import INDEX_SUFFIX
 from loratools.io.folder import Folder
 from loratools.io.index import shard_parts
+from loratools.typed import option
 
 #: The name, for an option, of the files that have no variant's name.
 PLAIN: Final = "none"
@@ -70,7 +71,7 @@ def no_such_variant(where: str, variant: str, found: Iterable[str]) -> FormatErr
 
 
 def _options(found: Iterable[str]) -> str:
-    return " or ".join(f"--variant {name}" for name in found)
+    return " or ".join(option("variant", name) for name in found)
 
 
 def stem_of(name: str) -> str:

@@ -35,7 +35,7 @@ from loratools.formats._dialect import (
     Writer,
 )
 from loratools.nearest import did_you_mean
-from loratools.typed import as_typed
+from loratools.typed import as_typed, of_format
 
 if TYPE_CHECKING:
     from loratools.adapter import Adapter
@@ -311,8 +311,8 @@ def _appearance(bundle: "Bundle", readable: Iterable[str]) -> str:
     if name := seen(bundle.tensors, readable):
         return f"looks like {name}, which cannot be read yet"
     return (
-        f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)}); --keys describes "
-        f"the keys of home-made LoRA layers"
+        f"not an adapter of a known kind (it holds {listing(bundle.tensors, 3)}); "
+        f"{of_format('keys')} describes the keys of home-made LoRA layers"
     )
 
 

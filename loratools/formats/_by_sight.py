@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, final
 
+from loratools.typed import worded
+
 
 @final
 class Sight(NamedTuple):
@@ -46,14 +48,21 @@ class Stranger(NamedTuple):
     Attributes:
         keys: a regular expression; the file is recognised where it matches a part of any key.
         name: what errors call it.
-        advice: what to do with it.
+        told: what to do with it.
+        in_python: the same for Python, if it names an option or a command.
         every: whether it has to match each key, and the whole of it.
     """
 
     keys: str
     name: str
-    advice: str
+    told: str
     every: bool = False
+    in_python: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """What to do with it."""
+        return self.told if self.in_python is None else worded(self.told, self.in_python)
 
 
 _TEXTUAL_INVERSION = (
@@ -108,6 +117,8 @@ NO_ADAPTERS = (
         "a whole checkpoint",
         "name an adapter in its place, or make one of a fine-tuned model with `loratools "
         "svd-extract MODEL BASE`",
+        in_python="name an adapter in its place, or make one of a fine-tuned model with "
+        "svd_extract(model, base)",
     ),
     Stranger(
         r"^first_stage_model\.|^(post_)?quant_conv\.|^decoder\.(up|up_blocks|mid|mid_block)\.",
@@ -125,6 +136,9 @@ NO_ADAPTERS = (
         "the weights of a model",
         "name an adapter in its place, or make one of a fine-tuned model with `loratools "
         "svd-extract MODEL BASE` (home-made LoRA layers in it are read with --keys)",
+        in_python="name an adapter in its place, or make one of a fine-tuned model with "
+        "svd_extract(model, base) (home-made LoRA layers in it are read with "
+        "dialect_options={'keys': …})",
     ),
 )
 

@@ -9,14 +9,11 @@ from loratools.errors import errors_of
 from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Source
+from loratools.typed import valued
 
 #: Computes, from a finished file, the metadata entries that depend on its tensors. Their values
 #: are as long as the placeholders that were written for them.
 Seal = Callable[[InputFile], Mapping[str, str]]
-
-
-#: What to do about a config in a file that says something wrong.
-REPAIR = "correct it there, or name another config with --config"
 
 
 @final
@@ -38,6 +35,11 @@ class ConfigName:
     def errors(self) -> AbstractContextManager[None]:
         """Begin the errors of a block with the name: those about what the config says."""
         return errors_of(str(self), self.file, self.hint)
+
+
+def repair() -> str:
+    """What to do about a config in a file that says something wrong."""
+    return f"correct it there, or name another config with {valued('config')}"
 
 
 @final
@@ -66,4 +68,4 @@ class Bundle:
         """The name of the config in messages."""
         if self.config_file is None:
             return ConfigName(self.where, "config")
-        return ConfigName(self.config_file, hint=REPAIR)
+        return ConfigName(self.config_file, hint=repair())

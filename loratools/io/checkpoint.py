@@ -12,6 +12,7 @@ from loratools.errors import FormatError, MatchError, shorten
 from loratools.io.companions import Companion
 from loratools.io.file import InputFile
 from loratools.io.source import Stored
+from loratools.typed import one_of
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -162,7 +163,7 @@ class Checkpoint:
             f"{self.where}: {shorten(name)} would be new, and begins with no component of the "
             f"pipeline that has weights",
             tensor=name,
-            hint=f"leave it out with --skip {name!r}",
+            hint=f"leave it out with {one_of('skip', name)}",
         )
 
     def with_shards(self, change: Callable[[Shard], Shard]) -> "Checkpoint":

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, final
 
 from loratools.errors import shorten
 from loratools.io.header_rules import MAX_HEADER_BYTES
+from loratools.typed import worded
 
 #: The first bytes that tell what a file is; tar has its mark at byte 257.
 SNIFFED_BYTES = 1024
@@ -19,12 +20,19 @@ _ANOTHER = "name the file that is meant"
 class Known(NamedTuple):
     """A kind of file: its name with an article, and what to do with a file of this kind.
 
-    `sort` is what reads such a file, if anything here does, or whether people can.
+    `in_python` says the latter for Python, if it names an option or a command. `sort` is what reads
+    such a file, if anything here does, or whether people can.
     """
 
     name: str
-    advice: str
+    told: str
     sort: Literal["pickle", "zip", "text", "other"] = "other"
+    in_python: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """What to do with it."""
+        return self.told if self.in_python is None else worded(self.told, self.in_python)
 
 
 #: The kinds that are known by bytes at one place: the bytes, where they are, and the kind.
@@ -67,6 +75,10 @@ _NPZ = "name it .npz, if it is an adapter"
 _PICKLE = (
     "if it is an adapter, name it .bin, and `loratools convert NAME.bin --allow-pickle --to "
     "FORMAT` saves it as safetensors (for a model, PyTorch and safetensors do)"
+)
+_PICKLE_IN_PYTHON = (
+    "if it is an adapter, name it .bin, and convert('NAME.bin', allow_pickle=True, to=…, output=…) "
+    "saves it as safetensors (for a model, PyTorch and safetensors do)"
 )
 
 
@@ -127,14 +139,18 @@ def _archive(start: bytes, size: int) -> Known | None:
         return None
     name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
     if name.endswith((b"/data.pkl", b"/.format_version")):
-        return Known("a PyTorch pickle (a zip archive)", _PICKLE, "pickle")
+        return Known("a PyTorch pickle (a zip archive)", _PICKLE, "pickle", _PICKLE_IN_PYTHON)
     if name.endswith(b".npy"):
         return Known("an archive of numpy arrays (.npz)", _NPZ, "zip")
     return Known("a zip archive", UNPACK, "zip")
 
 
 def _pickle(start: bytes, size: int) -> Known | None:
-    return Known("a pickle, as PyTorch writes", _PICKLE, "pickle") if _OPS.match(start) else None
+    return (
+        Known("a pickle, as PyTorch writes", _PICKLE, "pickle", _PICKLE_IN_PYTHON)
+        if _OPS.match(start)
+        else None
+    )
 
 
 def _onnx(start: bytes, size: int) -> Known | None:

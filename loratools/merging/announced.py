@@ -14,6 +14,7 @@ from loratools.names.heads import known_heads
 from loratools.names.saved import SavedNames
 from loratools.names.tied import TiedHead
 from loratools.parts import Announced
+from loratools.typed import one_of, valued
 
 #: If it updates a tensor with such a suffix, PEFT 0.21 gives the update to the tied tensor as well;
 #: it does so for no other names.
@@ -99,8 +100,8 @@ def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[
     is_another = stored.isdisjoint(trained) and any(map(saved.hold, stored))
     if any(map(planned.is_wanted, lost)) and not is_another:
         yield (
-            f"task_type is {task}, and the trained {listing(lost, 3)} is not stored; --config with "
-            f"another task_type goes without it"
+            f"task_type is {task}, and the trained {listing(lost, 3)} is not stored; "
+            f"{valued('config')} with another task_type goes without it"
         )
 
 
@@ -110,7 +111,7 @@ def _biases(announced: Announced, planned: Planned) -> str | None:
         return None
     return (
         f"bias is {announced.biases!r}, and the trained {listing(biases, 3)} are not stored "
-        f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); --config with another bias goes "
+        f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); {valued('config')} with another bias goes "
         f"without them"
     )
 
@@ -140,7 +141,8 @@ def _parts(announced: Announced, planned: Planned) -> str | None:
         return None
     return (
         f"modules_to_save means {listing(parts, 3)} too, which is not stored, as the rest is: what "
-        f"was trained there is lost, and PEFT does not load such an adapter; --skip {parts[0]!r} "
+        f"was trained there is lost, and PEFT does not load such an adapter; "
+        f"{one_of('skip', parts[0])} "
         f"leaves it as in the base"
     )
 
@@ -167,7 +169,7 @@ def _end(announced: Announced, planned: Planned) -> str | None:
         return None
     return (
         f"ensure_weight_tying is set, and no update of {lost[0]} is stored, which the base ties to "
-        f"the other end: PEFT trains both as one and stores both; --config without "
+        f"the other end: PEFT trains both as one and stores both; {valued('config')} without "
         f"ensure_weight_tying goes without it"
     )
 

@@ -21,6 +21,7 @@ from loratools.io.source import Stored
 from loratools.io.writer import Layout, lay_out
 from loratools.merging.heads import config_with_head
 from loratools.merging.plan import MergePlan, PlannedTensor
+from loratools.typed import as_typed
 
 
 @final
@@ -187,7 +188,7 @@ def _all_metadata(component: Component, where: str) -> dict[str, str]:
                     f"{where}: the headers of {shard.name} and of a file before it have different "
                     f"values of {shorten(key)!r}, so that their tensors cannot be put into other "
                     f"files",
-                    hint="merge without --max-shard-size",
+                    hint=f"merge without {as_typed('max_shard_bytes')}",
                 )
     return metadata
 

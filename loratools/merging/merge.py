@@ -40,6 +40,7 @@ from loratools.merging.touched import sum_of
 from loratools.merging.weights import Adapters, weighted
 from loratools.running.progress import Progress, shows_progress
 from loratools.running.steps import Run
+from loratools.typed import of_format
 
 if TYPE_CHECKING:
     from loratools.merging.steps import Measured
@@ -179,7 +180,7 @@ def _check_adapters(
         raise OptionError(
             f"{base}: no adapter to merge",
             hint="without one, only BASE+OVERLAY is written, or a file "
-            "that holds adapter and base, as --keys base=PATTERN says",
+            f"that holds adapter and base, as {of_format('keys', 'base=PATTERN')} says",
         )
     if write.only_changed:
         raise OptionError("only_changed: nothing changes without an adapter")

@@ -33,6 +33,7 @@ from loratools.names.matching import Match, Place
 from loratools.names.packed import packed_in
 from loratools.names.quantised import declared_notes
 from loratools.parts import ReplacedRows, Replacement, Update
+from loratools.typed import one_of
 
 
 def plan_merge(
@@ -117,7 +118,7 @@ class Planner:
                 f"has the rows in another order or in other tensors, and so it cannot replace "
                 f"them",
                 tensor=target,
-                hint=f"--skip {target!r} leaves it out",
+                hint=f"{one_of('skip', target)} leaves it out",
             )
         # A model for a task may have a head that its base lacks; models of images have none.
         if match is None and (names.components or not replacement.is_trained):

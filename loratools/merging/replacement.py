@@ -8,6 +8,7 @@ from loratools.io.values import same_bytes
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.weights import Weight
 from loratools.names.tied import is_embedding
+from loratools.typed import one_of, worded
 
 
 def check_replacement(
@@ -53,13 +54,17 @@ def check_weight(weight: Weight, target: str, where: str) -> None:
         return
     message = (
         f"{where}: {shorten(target)} replaces the base's tensor whole, which has no weight of "
-        f"{given:g}; leave it out with --skip {target!r}, or "
+        f"{given:g}; leave it out with {one_of('skip', target)}, or "
     )
     if given <= 0 or given != weight.whole:
         raise UnsupportedError(f"{message}use weight 1 for it")
+    rescaling = worded(
+        f"loratools rescale --strength {given:g} --keep-replaced",
+        f"rescale(rescaling=Rescaling(strength={given:g}, keep_replaced=True))",
+    )
     raise UnsupportedError(
-        f"{message}merge with weight 1 what `loratools rescale --strength {given:g} "
-        f"--keep-replaced` makes of the adapter: all its other updates have that weight"
+        f"{message}merge with weight 1 what `{rescaling}` makes of the adapter: all its other "
+        f"updates have that weight"
     )
 
 

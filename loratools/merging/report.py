@@ -15,6 +15,7 @@ from loratools.merging.words import actions
 from loratools.names.averaged import averaged_note
 from loratools.showing.parts import Column, Part, Table, aside, human_size, numbers
 from loratools.showing.shown import Shown
+from loratools.typed import option, worded
 
 if TYPE_CHECKING:
     from loratools.merging.fidelity import Fidelity
@@ -175,11 +176,14 @@ class MergeReport(Shown):
         if self.is_stochastic or total is None or total.relative_error <= WORRYING_LOSS:
             return self.plan.warnings
         is_narrow = any(BITS[self.plan.tensors[name].dtype] < 32 for name in self.fidelity)
-        wider = "write --dtype float32, " if is_narrow and not self.is_in_place else ""
+        wider = (
+            f"write {option('dtype', 'float32')}, " if is_narrow and not self.is_in_place else ""
+        )
         return (
             *self.plan.warnings,
             f"{total.relative_error:.0%} of the update is lost to rounding: it is too weak for "
-            f"the dtype of the weights; {wider}use --rounding stochastic, or keep the adapter "
+            f"the dtype of the weights; {wider}use "
+            f"{worded('--rounding stochastic', 'WriteOptions(seed=0)')}, or keep the adapter "
             f"apart",
         )
 

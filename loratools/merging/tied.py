@@ -7,6 +7,7 @@ from loratools.errors import UnsupportedError
 from loratools.io.values import same_bytes
 from loratools.merging.plan import MergePlan, PlannedTensor
 from loratools.names.tied import TiedHead
+from loratools.typed import one_of
 
 
 def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
@@ -34,7 +35,7 @@ def with_tied_ends(plan: MergePlan, tied: TiedHead) -> MergePlan:
         raise UnsupportedError(
             f"{plan.base.where}: {tied.embedding} is tied to more than a head in this kind of "
             f"model, which cannot store them apart",
-            hint=f"leave it out with --skip {tied.embedding!r}",
+            hint=f"leave it out with {one_of('skip', tied.embedding)}",
         )
     tensors[tied.head] = head
     note = (

@@ -11,6 +11,7 @@ from loratools.errors import MatchError, counted, shorten
 from loratools.names.looks import kind_of
 from loratools.names.matching import BaseNames
 from loratools.names.meant_for import meant_for
+from loratools.typed import flag
 
 #: An adapter whose names more models have may be for any.
 _FEW = 3
@@ -61,7 +62,7 @@ class Unmatched:
         rest = f" (and {more} more without a match{self._counted()})" if more else ""
         has_others = len(self._complaints) < sum(len(adapter.updates) for adapter in adapters)
         is_apart = has_others and self._models().total() == len(self._complaints)
-        advice = "--allow-unmatched merges the others" if is_apart else None
+        advice = f"{flag('allow_unmatched')} merges the others" if is_apart else None
         lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
         if lost >= len(own.updates) > 1:
             what = f"no update has a place in the base {base}{lacks}"

@@ -20,8 +20,7 @@ from loratools.names.flattened import without_kernel
 from loratools.names.other_names import Shape, fits
 from loratools.names.patterns import depths_of
 from loratools.names.rules import Part, Rows, Side
-
-_SEE_BASE = "see --base"
+from loratools.typed import see_base
 
 
 @final
@@ -94,7 +93,7 @@ class Crossing:
         rules = self.architecture.rules
         found = rules.parts(name, self._depths)
         if not self.base and found != rules.parts(name, {}):
-            raise MatchError("in the last block if the model has no more of them", hint=_SEE_BASE)
+            raise MatchError("in the last block if the model has no more of them", hint=see_base())
         if found is None:
             raise MatchError(f"no name that is known of {self.architecture.name}")
         if not found:
@@ -106,7 +105,7 @@ class Crossing:
         rules = self.architecture.rules
         found = rules.wholes(name, self._depths)
         if not self.base and found != rules.wholes(name, {}):
-            raise MatchError("in the last block if the model has no more of them", hint=_SEE_BASE)
+            raise MatchError("in the last block if the model has no more of them", hint=see_base())
         if not found:
             raise MatchError(f"no name that is known of {self.architecture.name}")
         return found
@@ -143,7 +142,7 @@ class Crossing:
         others = [other.diffusers for other in self._parts(part.original)]
         if all(other in self.shapes for other in others):
             return sum(self.shapes[other][0] for other in others)
-        raise MatchError("rows of a tensor of unknown size", hint=_SEE_BASE)
+        raise MatchError("rows of a tensor of unknown size", hint=see_base())
 
 
 def _runs(rows: Rows, of_all: int, of_part: int | None) -> tuple[Run, ...]:
@@ -155,7 +154,7 @@ def _runs(rows: Rows, of_all: int, of_part: int | None) -> tuple[Run, ...]:
     if rows.is_transposed or rows.is_reshaped:
         raise MatchError("of another shape in the other layout, so no rows of it")
     if of_part is None:
-        raise MatchError("how many rows are whose is not known", hint=_SEE_BASE)
+        raise MatchError("how many rows are whose is not known", hint=see_base())
     ranges = rows.resolved(of_all, of_part)
     if ranges is None:
         raise MatchError(

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import final
 
 from loratools.errors import MatchError, shorten
+from loratools.typed import one_of
 
 #: Corrections of a glob that are suggested if they match, the most frequent mistake first.
 _MEANT = ("{}.*", "{}*", "*.{}", "*.{}.*", "*{}*")
@@ -28,9 +29,9 @@ def matches(glob: str, *names: str) -> bool:
 def no_match(glob: str, names: Collection[str], *, option: str | None = None) -> MatchError:
     """The error for a glob that matches no name; it suggests a correction or the nearest names.
 
-    `option` is the command-line option that the glob was given with.
+    `option` is the name of the option that the glob was given with.
     """
-    given = f"{option} {glob!r}" if option else repr(glob)
+    given = one_of(option, glob) if option else repr(glob)
     meant = next(
         (m for form in _MEANT if any(matches(m := form.format(glob), name) for name in names)), None
     )
@@ -61,7 +62,7 @@ class Selection:
         self._seen |= dict.fromkeys(names)
         chosen, skipped = (
             self._hit(option, globs, names)
-            for option, globs in (("--only", self._only), ("--skip", self._skip))
+            for option, globs in (("only", self._only), ("skip", self._skip))
         )
         return (chosen or not self._only) and not skipped
 
@@ -78,7 +79,7 @@ class Selection:
         Raises:
             MatchError: a glob has matched nothing; the nearest names are in the message.
         """
-        for option, globs, names in (("--only", self._only, ()), ("--skip", self._skip, untouched)):
+        for option, globs, names in (("only", self._only, ()), ("skip", self._skip, untouched)):
             for glob in globs:
                 is_used = (option, glob) in self._used
                 if not is_used and not any(matches(glob, name) for name in names):

@@ -30,6 +30,7 @@ from loratools.names.pipeline import (
     with_root,
 )
 from loratools.names.search import Found, Names
+from loratools.typed import valued
 
 
 @final
@@ -268,6 +269,6 @@ def _only(target: str, matches: list[Match], takes: Callable[[str], bool] | None
         raise MatchError(
             f"{shorten(target)}: several base tensors fit equally well: {names}",
             tensor=target,
-            hint="--only or --skip says which" if takes else None,
+            hint=f"{valued('only')} or {valued('skip')} says which" if takes else None,
         )
     return matches[0]

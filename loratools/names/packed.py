@@ -17,6 +17,7 @@ from loratools.names.flattened import flattened_path
 from loratools.names.matching import BaseNames, Match, Place
 from loratools.names.modules import fused_with
 from loratools.names.packed_signs import Sign, signs
+from loratools.typed import one_of
 
 #: ComfyUI's notes in a header on the modules that are packed.
 _NOTES = "_quantization_metadata"
@@ -126,7 +127,7 @@ class Packed:
         raise UnsupportedError(
             f"{where}: {first} is stored {self.described(names[0])}{more}, and nothing can be "
             f"added to codes: merge into the original float weights, then quantise the result",
-            hint=f"--skip {first!r} leaves it out",
+            hint=f"{one_of('skip', first)} leaves it out",
         )
 
     def with_tied(self, *names: str) -> "Packed":

@@ -13,6 +13,7 @@ from loratools.io.checkpoint import Checkpoint, Component
 from loratools.io.dtypes import NOT_CODES
 from loratools.io.source import Stored
 from loratools.names.packed import Packed
+from loratools.typed import valued
 
 
 def declared_method(config: Mapping[str, Any] | None) -> str | None:
@@ -58,7 +59,7 @@ def _notes(
         raise UnsupportedError(
             f"{where}: {shorten(unknown.name)} is stored as {unknown.dtype}, and config.json "
             f"declares a quantisation ({method}): it may be codes in a format that is not known, "
-            f"whose scales would change with --dtype",
+            f"whose scales would change with {valued('dtype')}",
             tensor=unknown.name,
         )
     if not any(packed.holds(tensor.name) for tensor in tensors):

@@ -16,6 +16,7 @@ from loratools.names.flattened import flattened_prefix
 from loratools.names.ldm import diffusers_name, is_ldm_name
 from loratools.names.nestings import RENESTED, described, prefix_changes
 from loratools.names.unets import UNET_ROOTS
+from loratools.typed import worded
 
 #: Names of blocks that no model has side by side. Two adapters with names of either side spell one
 #: model in ways that cannot be translated, because one of them fuses modules.
@@ -236,11 +237,12 @@ def _refuse_exclusive(own: Mapping[str, str], theirs: Mapping[str, str], where: 
     for one, other in _EXCLUSIVE:
         for pattern, opposite in ((one, other), (other, one)):
             for mine, yours in _pairs(own, theirs, pattern, opposite):
+                converting = worded("`loratools convert`", "convert()")
                 raise MatchError(
                     f"{where}: {shorten(mine)} is a name of the blocks that {shorten(yours)} of "
                     f"another adapter names in another way",
                     tensor=mine,
-                    hint="convert one of them first: see `loratools convert`",
+                    hint=f"convert one of them first: see {converting}",
                 )
 
 

@@ -19,6 +19,7 @@ from loratools.names.families import SIDES, Families, architecture_of, either
 from loratools.names.language import is_called_alike
 from loratools.names.layouts import Naming, namings, readings
 from loratools.names.unets import UNETS
+from loratools.typed import see_base, valued
 
 _FORMATS = {
     "flattened": "kohya's format",
@@ -112,8 +113,8 @@ class _Speller:
             raise _RefusedError("a module of which it is not known that MLX and PEFT call it so")
         if len(self._parts) > 1:
             raise _RefusedError(
-                f"of {counted(len(self._parts), 'model')}, and a PEFT adapter is of one; --drop "
-                f"leaves out the others"
+                f"of {counted(len(self._parts), 'model')}, and a PEFT adapter is of one; "
+                f"{valued('drop')} leaves out the others"
             )
         return ""
 
@@ -144,7 +145,7 @@ class _Speller:
             )
         raise _RefusedError(
             "the text encoder of SD 1, SD 2 or SDXL, which the names alone do not tell; "
-            f"{_FORMATS[self.target]} has different names for it; see --base"
+            f"{_FORMATS[self.target]} has different names for it; {see_base()}"
         )
 
     def _component(self, name: Named) -> str:
@@ -171,7 +172,7 @@ class _Speller:
             return name.part
         found = self.families.readings(name)
         if not found and readings(name.path):
-            raise _RefusedError("no known model has all of these names; see --base")
+            raise _RefusedError(f"no known model has all of these names; {see_base()}")
         if not found:
             names_modules = self.source == "modules"  # as PEFT does, and others
             advice = "keep it in its format" if names_modules else "peft is a format for any model"
@@ -195,7 +196,7 @@ class _Speller:
         if not common:
             raise _RefusedError(
                 f"of {either(families)}, for which {_FORMATS[self.target]} has different names; "
-                f"--base decides"
+                f"{valued('base')} decides"
             )
         return common[0]
 
@@ -216,7 +217,7 @@ class _Speller:
             stored = [path for path in paths if f"{path}.{name.parameter}" in base.shapes]
             paths = dict.fromkeys(stored) or paths
         if len(paths) > 1 and self.target != "flattened":
-            raise _RefusedError(f"may be {' or '.join(sorted(paths))}; --base decides")
+            raise _RefusedError(f"may be {' or '.join(sorted(paths))}; {valued('base')} decides")
         return [_alone(path, name, rows) for path in paths]
 
     def _crossed(self, family: str, name: str, rows: int) -> list[tuple[Piece, ...]]:
@@ -255,15 +256,15 @@ class _Speller:
             and not self.families.pairs
             and self.target not in ("modules", "language")
         ):
-            raise _RefusedError("no known model has all of these names; see --base")
+            raise _RefusedError(f"no known model has all of these names; {see_base()}")
         if name.is_flattened and self.target != "flattened":
-            raise _RefusedError("no module of a known model has this flattened name; see --base")
+            raise _RefusedError(f"no module of a known model has this flattened name; {see_base()}")
         same_names = {self.source, self.target} == {"comfyui", "flattened"}
         if same_names or name.prefix == "unet." or self.target in ("modules", "language"):
             return _alone(name.path, name, rows)
         raise _RefusedError(
             f"a module of no known model, so it cannot be told whether {_FORMATS[self.target]} "
-            f"calls it so; see --base"
+            f"calls it so; {see_base()}"
         )
 
     def _wanted(self, family: str) -> tuple[Naming, ...] | None:

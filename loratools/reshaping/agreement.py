@@ -12,6 +12,7 @@ from loratools.io.source import Source
 from loratools.io.values import same_bytes
 from loratools.parts import ReplacedRows, Replacement
 from loratools.reshaping.factors import widest
+from loratools.typed import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ def _passengers(
                     f"{shorten(key)}: is carried along beside the updates and differs between the "
                     f"adapters",
                     tensor=key,
-                    hint="--replaced first takes the first",
+                    hint=f"{option('replaced', 'first')} takes the first",
                 )
             notes.append(f"{key}: the first is taken")
     return taken
@@ -136,7 +137,7 @@ def _agreed(
         raise UnsupportedError(
             f"{shorten(target)}: takes the place of the base's tensor and {state}",
             tensor=target,
-            hint="--replaced first or average decides",
+            hint=f"{option('replaced', 'first')} or average decides",
         )
     notes.append(f"{target}: {'the first' if policy == 'first' else 'the average'} is taken")
     if policy == "first" or len(sources) == 1:

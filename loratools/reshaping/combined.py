@@ -28,7 +28,7 @@ from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
 from loratools.running.parallel import Map
 from loratools.showing.shown import Brief
-from loratools.typed import rank_options, valued
+from loratools.typed import command, rank_options, valued
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +177,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
         raise UnsupportedError(
             f"{elsewhere}: is in the format {other}, and {where} in the format {first}",
             file=elsewhere,
-            hint="`loratools convert --to` writes one in the format of the other",
+            hint=f"`{command('convert', valued('to'))}` writes one in the format of the other",
         )
     for adapter in adapters:
         adapter.check_usable()
@@ -196,7 +196,7 @@ def _additive(adapter: Adapter, target: str) -> Additive:
     if len(delta.shape) > 1 and delta.additive.factored() is None:
         raise UnsupportedError(
             f"{where}: {delta.kind} has no factors of its own to combine",
-            hint="`loratools merge` adds it, and other adapters beside it, to a base",
+            hint=f"`{command('merge')}` adds it, and other adapters beside it, to a base",
         )
     return delta.additive
 

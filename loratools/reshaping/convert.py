@@ -28,6 +28,7 @@ from loratools.running.parallel import Map, threads
 from loratools.running.progress import Progress, shows_progress
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
+from loratools.typed import valued
 
 #: The dtypes that an adapter can be converted to, by their names in torch.
 DTYPES = tuple(map(torch_name, FLOATS))
@@ -64,7 +65,7 @@ class ConvertReport(Shown):
         others = "" if new == len(self.names) else f", {new} in the other layout"
         yield f"{self.source} → {self.target}: {counted(len(self.names), 'target')}{others}"
         if self.dropped:
-            yield f"left out by --drop: {listing(self.dropped)}"
+            yield f"left out by {valued('drop')}: {listing(self.dropped)}"
         yield from self.comparison.lines
         yield from written_parts(self.written, self.notes)
 

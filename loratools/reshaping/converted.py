@@ -18,6 +18,7 @@ from loratools.names.globs import matches, no_match
 from loratools.names.translated import translated
 from loratools.parts import Filed
 from loratools.reshaping.respelled import respelled
+from loratools.typed import as_typed, valued
 from loratools.version import __version__
 
 #: The entry of a file's metadata that says where a converted adapter came from.
@@ -141,7 +142,7 @@ def refuse(where: str, dialect: Dialect, reasons: Mapping[str, str], count: int)
         told += f", and {counted(len(groups) - _REASONS, 'other reason')}"
     what = f"any of the {count} targets" if count > 1 else "the only target"
     if len(reasons) < count:
-        what = f"{len(reasons)} of {count} targets, which --drop leaves out"
+        what = f"{len(reasons)} of {count} targets, which {valued('drop')} leaves out"
     raise UnsupportedError(
         f"{where}: the {dialect.name} format cannot hold {what}: {told}",
         hint=", or ".join(advice) or None,
@@ -172,7 +173,7 @@ def _without(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, tuple[str,
     names = (*_targets(adapter), *adapter.inert)
     for glob in drop:
         if not any(matches(glob, name) for name in names):
-            raise no_match(glob, names, option="--drop")
+            raise no_match(glob, names, option="drop")
     dropped = tuple(name for name in names if any(matches(glob, name) for glob in drop))
     if not dropped:
         return adapter, ()
@@ -193,7 +194,7 @@ def _without(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, tuple[str,
         filed=filed,
     )
     if not _targets(left):
-        raise UnsupportedError(f"{adapter.where}: --drop leaves nothing to convert")
+        raise UnsupportedError(f"{adapter.where}: {as_typed('drop')} leaves nothing to convert")
     return left, dropped
 
 

@@ -23,6 +23,7 @@ from loratools.names.globs import matches, no_match
 from loratools.parts import Update
 from loratools.reshaping.factors import scaling_of
 from loratools.showing.shown import Brief
+from loratools.typed import flag
 
 #: The scaling rules, by their names on the command line.
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
@@ -164,7 +165,7 @@ def _whole_tensors(adapter: Adapter, rescaling: Rescaling, blocks: BlockWeights)
     what = f"{listing(whole)} {verb} the place of the base's tensors, at any strength"
     if not rescaling.keep_replaced:
         raise UnsupportedError(
-            f"{adapter.where}: {what}", hint="--keep-replaced keeps them as they are"
+            f"{adapter.where}: {what}", hint=f"{flag('keep_replaced')} keeps them as they are"
         )
     return (what,)
 
@@ -222,7 +223,7 @@ def _check_folded(
             raise UnsupportedError(
                 f"{adapter.where}: {shorten(target)}: folded, up is zero in {after.up.dtype}",
                 tensor=target,
-                hint="--balance gives it the norm of down",
+                hint=f"{flag('balance')} gives it the norm of down",
             )
 
 

@@ -12,6 +12,7 @@ from loratools.parts import Update
 from loratools.reshaping.approximation import Decomposed, approximate, rooms
 from loratools.reshaping.factors import Sum, sum_of, widest
 from loratools.running.parallel import Map
+from loratools.typed import command
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule, Wanted
@@ -81,7 +82,7 @@ def _factored(adapter: Adapter) -> dict[str, LoRA]:
                 f"{adapter.where}: {shorten(target)}: {update.delta.kind} has no factors, and so "
                 f"no rank that could be another",
                 tensor=target,
-                hint="`loratools merge` adds it to a base as it is",
+                hint=f"`{command('merge')}` adds it to a base as it is",
             )
     return loras
 

@@ -22,6 +22,7 @@ from loratools.io.platform import sync_folder
 from loratools.io.publish import OpenFolder, claim_folder
 from loratools.io.stopping import check_stop, finish, unfinished
 from loratools.swapping.rewriting import check_sources, header_digest, rewrite
+from loratools.typed import completing_swap
 
 _NEW_STATE = f"{STATE}.new"
 
@@ -102,7 +103,7 @@ class Journal:
                     f"{again.complaint}, and {where} may be a mixture now",
                     file=again.file,
                     tensor=again.tensor,
-                    hint=f"loratools swap {where} completes it",
+                    hint=f"{completing_swap(where)} completes it",
                 ) from again
             if not isinstance(error, StorageError):
                 raise

@@ -11,6 +11,7 @@ from loratools.files.place import layers_of
 from loratools.hub.names import is_hub_name
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.folder import place_here
+from loratools.typed import merging, worded
 
 _CACHED_REPOSITORY = re.compile(r"(models|datasets|spaces)--")
 _COPY = "copy the model first (cp -rL), and swap in the copy"
@@ -28,12 +29,13 @@ def open_own(path: str | Path, variant: str | None = None) -> Checkpoint:
     """
     if is_hub_name(path):
         raise UnsupportedError(
-            f"{path}: a swap rewrites files in place", hint="pull the model with -o"
+            f"{path}: a swap rewrites files in place",
+            hint=worded("pull the model with -o", "pull the model to an output"),
         )
     if len(layers_of(path)) > 1:
         raise UnsupportedError(
             f"{path}: a base with an overlay, and a swap rewrites one model",
-            hint="write it as one with loratools merge -o",
+            hint=f"write it as one with {merging()}",
         )
     with path_errors(path, FormatError):
         base = checkpoint_as_stored(place_here(Path(path)), variant)
@@ -42,7 +44,7 @@ def open_own(path: str | Path, variant: str | None = None) -> Checkpoint:
             raise UnsupportedError(
                 f"{path}: a pipeline, and a swap rewrites one model",
                 hint=f"name the folder of a "
-                f"component, such as {example}, or write the pipeline with loratools merge -o",
+                f"component, such as {example}, or write the pipeline with {merging()}",
             )
         for shard in base.shards:
             _check_own(shard.file.path)

@@ -16,6 +16,7 @@ from loratools.merging.padding import with_pad_token
 from loratools.merging.plan import MergeOptions, MergePlan, PlannedTensor
 from loratools.merging.planner import plan_merge
 from loratools.merging.report import MergeReport
+from loratools.typed import merging
 
 
 def on_originals(base: Checkpoint, originals: Mapping[str, Stored]) -> Checkpoint:
@@ -45,7 +46,7 @@ def planned(
     for reason in (*_other_tensors(plan), *_other_files(plan, beside, options)):
         raise UnsupportedError(
             f"{base.where}: {reason}, and a swap changes numbers only",
-            hint="loratools merge -o writes this model",
+            hint=f"{merging()} writes this model",
         )
     return MergeReport(
         plan=plan,

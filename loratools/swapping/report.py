@@ -9,6 +9,7 @@ from loratools.files.swapped import SwappedIn
 from loratools.merging.report import MergeReport
 from loratools.showing.parts import Part, aside, human_size
 from loratools.showing.shown import Shown
+from loratools.typed import worded
 
 
 @final
@@ -58,7 +59,8 @@ class SwapReport(Shown):
             yield f"in: {_names(self.adapters)}"
             yield f"originals kept for {self.model}: {human_size(self.originals_bytes)}"
         else:
-            yield f"{self.model}: no adapter is in that swap or merge --in-place put there"
+            put = worded("swap or merge --in-place", "a swap")
+            yield f"{self.model}: no adapter is in that {put} put there"
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of `swap --json`."""

@@ -1,6 +1,6 @@
 """The contract of a trap: what it is, who goes wrong and how, how it is found and repaired."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
@@ -41,12 +41,15 @@ class Trap(ABC):
     what: ClassVar[str]
     #: The programs that go wrong, and how.
     readers: ClassVar[str]
-    #: What is done about it: by `rescale --repair`, or else by the user.
-    cure: ClassVar[str]
     #: The commands that find it.
     found_by: ClassVar[str] = "`inspect`"
     #: Whether the trap leaves open what the update is, so that every verb has to show it.
     is_doubt: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def cure(self) -> str:
+        """What is done about it: by `rescale --repair`, or else by the user."""
 
     @property
     def is_repaired(self) -> bool:

@@ -7,6 +7,7 @@ from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
+from loratools.typed import repairing
 
 
 class _DroppedAlpha(Trap):
@@ -26,7 +27,7 @@ class _DroppedAlpha(Trap):
             yield Note(
                 "problem",
                 f"alpha is a tensor, for which diffusers refuses the file, or applies a scaling of "
-                f"1 and not of {values} (`rescale --repair` writes alpha into the metadata): "
+                f"1 and not of {values} ({repairing()} writes alpha into the metadata): "
                 f"{listed(dropped)}",
             )
 

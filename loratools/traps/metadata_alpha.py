@@ -6,6 +6,7 @@ from loratools.adapter import Adapter
 from loratools.deltas.lora import Origin
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
+from loratools.typed import folding
 
 
 class _MetadataAlpha(Trap):
@@ -13,7 +14,11 @@ class _MetadataAlpha(Trap):
     readers = (
         "ComfyUI, Forge and sd-scripts do not read it, and apply the update with a scaling of 1"
     )
-    cure = "`rescale --fold` puts the scaling into the factors, which are rounded once"
+
+    @property
+    def cure(self) -> str:
+        """What is done about it."""
+        return f"{folding()} puts the scaling into the factors, which are rounded once"
 
     def find(self, seen: Seen) -> Iterator[Note]:
         found = {
@@ -26,7 +31,7 @@ class _MetadataAlpha(Trap):
             yield Note(
                 "info",
                 f"only the metadata says that the scaling is {value:.4g}: ComfyUI applies the "
-                f"update with 1 (`rescale --fold` puts the scaling into the factors): "
+                f"update with 1 ({folding()} puts the scaling into the factors): "
                 f"{listed(targets)}",
             )
 

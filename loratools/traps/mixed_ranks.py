@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, scalings
+from loratools.typed import folding
 
 
 class _MixedRanks(Trap):
@@ -13,7 +14,11 @@ class _MixedRanks(Trap):
         "SGLang and mlx-lm load adapters of one rank only. A tool that changed ranks after the "
         "training, and not alpha, changed the strengths as well"
     )
-    cure = "`rescale --fold` gives all modules a scaling of 1, which no reader gets wrong"
+
+    @property
+    def cure(self) -> str:
+        """What is done about it."""
+        return f"{folding()} gives all modules a scaling of 1, which no reader gets wrong"
 
     def find(self, seen: Seen) -> Iterator[Note]:
         shared: dict[tuple[float, str], dict[int, float]] = {}
@@ -29,7 +34,7 @@ class _MixedRanks(Trap):
                     "problem" if origin == "option" else "info",
                     f"one alpha of {alpha:.10g} for modules of rank {ranks}, whose scalings are "
                     f"{found}; a program that takes one rank for all of them applies other "
-                    f"strengths (`rescale --fold` makes all scalings 1)",
+                    f"strengths ({folding()} makes all scalings 1)",
                 )
 
 

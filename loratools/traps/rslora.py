@@ -7,6 +7,7 @@ from loratools.adapter import Adapter
 from loratools.deltas.lora import Scaling
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, scalings
+from loratools.typed import repairing
 
 
 class _RSLoRA(Trap):
@@ -25,7 +26,7 @@ class _RSLoRA(Trap):
                 "info",
                 f"only the config says that alpha is divided by the root of the rank: for SGLang, "
                 f"llama.cpp and ComfyUI, which do not read it, the update is {weaker} times "
-                f"weaker (`rescale --repair rslora` writes alpha for the rank)",
+                f"weaker ({repairing('rslora')} writes alpha for the rank)",
             )
 
     def cured(self, adapter: Adapter) -> Mapping[str, Scaling]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
+from loratools.typed import worded
 
 #: The names of the files that diffusers converts for Stable Diffusion 1, 2 and XL. What it converts
 #: for other models keeps the alphas.
@@ -21,7 +22,12 @@ class _SeveralAlphas(Trap):
         "diffusers 0.42, where it converts a kohya file of Stable Diffusion 1, 2 or XL, gives all "
         "modules of a component the alpha that most of them have"
     )
-    cure = "`convert --to diffusers` writes each alpha into the metadata, where diffusers reads it"
+
+    @property
+    def cure(self) -> str:
+        """What is done about it."""
+        converting = worded("`convert --to diffusers`", "`convert(to='diffusers')`")
+        return f"{converting} writes each alpha into the metadata, where diffusers reads it"
 
     def find(self, seen: Seen) -> Iterator[Note]:
         alphas: dict[str, dict[str, float]] = {}

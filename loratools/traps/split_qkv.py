@@ -9,6 +9,7 @@ from loratools.deltas.lora import LoRA, Scaling
 from loratools.formats._modules.metadata import stated_size
 from loratools.parts import Note
 from loratools.traps._trap import Seen, Trap, listed, scalings
+from loratools.typed import repairing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class _SplitQKV(Trap):
             yield Note(
                 "problem",
                 f"{parts} projections are fused to a block-diagonal lora_up, and alpha is still "
-                f"that of one: the update is {parts} times too weak; `rescale --repair` "
+                f"that of one: the update is {parts} times too weak; {repairing()} "
                 f"multiplies alpha by {parts}: {listed(targets)}",
             )
 

@@ -37,5 +37,5 @@ def test_a_tensor_that_one_model_alone_has_does_not_make_it_another(tmp_path: Pa
     base = write_base(tmp_path / "base", common)
     new = {"model.layers.1.mlp.up_proj.weight": torch.ones(4, 4)}
     tuned = write_base(tmp_path / "tuned", common | new)
-    with pytest.raises(MatchError, match=r"layers\.1.*: the base has no such tensor; --skip it"):
+    with pytest.raises(MatchError, match=r"layers\.1.*: the base has no such tensor; skip it"):
         loratools.svd_extract(tuned, base, dry_run=True)

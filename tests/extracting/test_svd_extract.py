@@ -244,7 +244,7 @@ def test_glob_that_matches_no_tensor_is_refused_with_the_nearest(
 ) -> None:
     globs: dict[str, Any] = {field: ("*layers.0*", "layers.1")}
     options = ExtractOptions(**globs)
-    with pytest.raises(MatchError, match=rf"--{field} 'layers.1' .*did you mean '\*.layers.1.\*'"):
+    with pytest.raises(MatchError, match=rf"{field}=\['layers.1'\].*did you mean '\*.layers.1.\*'"):
         folders({LINEAR: random(20, 12, seed=9)}, options=options)
 
 

@@ -100,7 +100,7 @@ def test_a_checkpoint_beside_the_components_is_no_part_of_the_pipeline(tmp_path:
 def test_of_several_variants_one_is_chosen(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base", variants=("", "fp16"))
     (folder / file_of("vae", "fp16")).unlink()
-    refused(folder, "text_encoder: has its weights more than once; choose with --variant")
+    refused(folder, "text_encoder: has its weights more than once; choose with variant=")
     half = open_base(folder, variant="fp16")
     files = [file_of("text_encoder", "fp16"), file_of("unet", "fp16"), file_of("vae")]
     assert [shard.name for shard in half.shards] == files
@@ -117,13 +117,13 @@ def test_of_several_variants_one_is_chosen(tmp_path: Path) -> None:
 def test_the_only_variant_is_taken_and_said(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base", variants=("fp16",))
     assert open_base(folder).notes == ("files of the variant fp16: text_encoder, unet, vae",)
-    refused(folder, "no weights of the variant 'none'; use --variant fp16", variant="none")
+    refused(folder, "no weights of the variant 'none'; use variant='fp16'", variant="none")
 
 
 def test_a_component_alone_has_variants_too(tmp_path: Path) -> None:
     folder = write_pipeline(tmp_path / "base", variants=("", "fp16"))
     unet = folder / "unet"
-    refused(unet, "choose with --variant")
+    refused(unet, "choose with variant=")
     assert open_base(unet, variant="fp16").shards[0].name == file_of("unet", "fp16")[5:]
     # A model of transformers is what its loader takes, unless another variant is asked for.
     text = folder / "text_encoder"
@@ -132,7 +132,7 @@ def test_a_component_alone_has_variants_too(tmp_path: Path) -> None:
     (text / "model.safetensors").unlink()
     assert open_base(text).shards[0].name == "model.fp16.safetensors"
     refused(text, "no weights of the variant 'bf16'", variant="bf16")
-    refused(folder / file_of("vae"), "a file, and --variant chooses", variant="fp16")
+    refused(folder / file_of("vae"), "a file, and variant chooses", variant="fp16")
 
 
 # What is not as it should be

@@ -114,5 +114,7 @@ def test_published_file_of_settings_alone_is_named(fixtures: Path) -> None:
 
 def test_unknown_keys_are_shown_with_what_describes_them(tmp_path: Path) -> None:
     save_file({"fc1.A": TENSOR, "fc1.B": TENSOR.T.contiguous()}, tmp_path / "home.safetensors")
-    with pytest.raises(UnsupportedError, match=r"it holds fc1\.A, fc1\.B\); --keys describes"):
+    with pytest.raises(
+        UnsupportedError, match=r"it holds fc1\.A, fc1\.B\); .*'keys': …} describes"
+    ):
         loratools.open_adapter(tmp_path / "home.safetensors")

@@ -112,7 +112,7 @@ def test_passengers_that_differ_are_refused_or_the_first_is_taken() -> None:
     )
     for policy in ("refuse", "average"):
         with pytest.raises(
-            UnsupportedError, match=r"bundle_emb\.a: .* differs .* --replaced first"
+            UnsupportedError, match=r"bundle_emb\.a: .* differs .* Combination\(replaced='first'\)"
         ):
             agree([one, other], policy)
     found = agree([one, other], "first")

@@ -242,7 +242,7 @@ class TestKindsWithoutStrength:
 
     def test_rescale_keeps_whole_tensors_only_if_asked(self, with_embedding: Path) -> None:
         by_name = Rescaling(block_weights="BASE=0.5")
-        with pytest.raises(UnsupportedError, match="--keep-replaced"):
+        with pytest.raises(UnsupportedError, match="keep_replaced=True"):
             loratools.rescale(with_embedding, output=None, rescaling=by_name)
         other = Rescaling(block_weights="B00=0.5")
         made = loratools.rescale(with_embedding, output=None, rescaling=other)

@@ -141,7 +141,7 @@ def test_an_earlier_name_of_an_index_is_not_given_to_new_files(tmp_path: Path, l
 
 def test_one_variant_is_merged_and_the_others_are_left_out(tmp_path: Path, lora: Path) -> None:
     base = write_pipeline(tmp_path / "base", variants=("", "fp16"))
-    with pytest.raises(FormatError, match="choose with --variant"):
+    with pytest.raises(FormatError, match="choose with variant="):
         merge(base, lora)
     out, report = merge(base, lora, variant="fp16")
     assert_merged(out)
@@ -334,9 +334,7 @@ def test_a_glob_says_which_of_two_transformers_an_adapter_is_for(
     save_file(
         {f"lora_unet_{module.replace('.', '_')}.{key}": t for key, t in keys.items()}, adapter
     )
-    with pytest.raises(
-        MatchError, match=r"several base tensors fit .* --only or --skip says which"
-    ):
+    with pytest.raises(MatchError, match=r"several base tensors fit .* only= or skip= says which"):
         merge(base, adapter)
     (other,) = {*folders} - {chosen}
     for number, options in enumerate(
@@ -358,7 +356,7 @@ def test_leaving_out_is_advised_only_if_something_is_left(tmp_path: Path) -> Non
         save_file(tensors, adapter := tmp_path / "adapter.safetensors")
         with pytest.raises(MatchError, match="which the base does not have") as refusal:
             merge(unet, adapter)
-        advice = "--allow-unmatched merges the others"
+        advice = "allow_unmatched=True merges the others"
         assert (advice in str(refusal.value)) == (tensors is both)
 
 

@@ -107,7 +107,7 @@ class TestReplaced:
 
     def test_whole_tensor_has_no_weight_but_one(self, base: Path) -> None:
         adapter = write_adapter(base.parent / "adapter", Q | self.BIAS, bias="lora_only")
-        with pytest.raises(UnsupportedError, match=r"no weight of 0\.5; leave it out with --skip"):
+        with pytest.raises(UnsupportedError, match=r"no weight of 0\.5; leave it out with skip="):
             merged(base, adapter, weights=[0.5])
         options = MergeOptions(skip=("*.bias",))
         tensors, report = merged(base, adapter, weights=[0.5], options=options)
@@ -294,7 +294,7 @@ class TestSelection:
         adapter = write_adapter(base.parent / "adapter", Q)
         globs: Any = {field: ("*.q.*", "*.qq.*")}
         with pytest.raises(
-            MatchError, match=rf"--{field} '\*.qq.\*' matches no target; nearest: .*q"
+            MatchError, match=rf"{field}=\['\*.qq.\*'\] matches no target; nearest: .*q"
         ):
             merged(base, adapter, options=MergeOptions(**globs))
 

@@ -204,7 +204,7 @@ def test_of_two_models_that_a_target_fits_the_selected_one_is_meant(target: str)
         assert base.match(target, shape, takes=stored.__eq__).name == stored
         assert present(base.match_name("blocks.0.ffn.0.weight", stored.__eq__)).name == stored
     for takes in (lambda _: True, lambda _: False):
-        with pytest.raises(MatchError, match=r"several base .*; --only or --skip says which"):
+        with pytest.raises(MatchError, match=r"several base .*; only= or skip= says which"):
             base.match(target, shape, takes=takes)
 
 

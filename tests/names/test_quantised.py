@@ -80,6 +80,6 @@ def test_floats_beside_codes_that_are_not_known_keep_their_dtype(
     unknown = Format("unknown", {".self_attn.q_proj.words": ("I16", (4, 4))})
     base = write_packed(tmp_path / "base", unknown, declaring())
     options = MergeOptions(dtype="float32")
-    with pytest.raises(UnsupportedError, match=r"q_proj\.words is stored as I16.*with --dtype"):
+    with pytest.raises(UnsupportedError, match=r"q_proj\.words is stored as I16.*with dtype="):
         loratools.merge(base, adapter, output=None, options=options)
     loratools.merge(base, adapter, output=None)

@@ -161,7 +161,7 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
         "diffusers",
         ("transformer.transformer_blocks.0.ff_context.net.2",),
         "flattened",
-        "of .*, FLUX.1, .* or others, for which kohya's format has different names; --base decides",
+        "of .*, FLUX.1, .* or others, for which kohya's format has different names; base= decides",
     ),
     ("diffusers", (f"text_encoder.{CLIP}",), "flattened", "SD 1, SD 2 or SDXL"),
     ("diffusers", (f"text_encoder.{CLIP}",), "comfyui", "SD 1, SD 2 or SDXL"),
@@ -172,10 +172,10 @@ REFUSED: list[tuple[Style, tuple[str, ...], Style, str]] = [
         "flattened",
         (f"lora_unet_{flat(FLUX_ALONE)}",),
         "diffusers",
-        "how many rows are whose is not known; see --base",
+        "how many rows are whose is not known; see base=",
     ),
     ("flattened", (f"lora_te3_{flat(T5)}",), "diffusers", "text_encoder_2 of Flux"),
-    ("flattened", ("lora_unet_unheard_of_0_to_q",), "comfyui", "see --base"),
+    ("flattened", ("lora_unet_unheard_of_0_to_q",), "comfyui", "see base="),
     ("flattened", ("lora_te_layers_0_mlp_up_proj",), "comfyui", "in no part of a pipeline"),
     (
         "comfyui",
@@ -213,7 +213,7 @@ def test_a_base_settles_which_of_several_models_a_name_is_of() -> None:
     """Names of Qwen-Image's attention are those of Flux and SD 3 in diffusers, too."""
     name = "transformer.transformer_blocks.0.attn.add_q_proj.weight"
     alone = translated([name], "diffusers", "flattened")
-    assert "--base decides" in alone.refused[name]
+    assert "base= decides" in alone.refused[name]
     base = ("transformer_blocks.0.img_mod.1.weight", "transformer_blocks.0.attn.to_q.weight")
     found = translated([name], "diffusers", "flattened", base)
     assert names_of(found) == {name: "lora_unet_transformer_blocks_0_attn_add_q_proj.weight"}
@@ -326,7 +326,7 @@ def test_rows_of_unknown_number_need_a_base_or_all_parts() -> None:
     fused = {"diffusion_model.layers.0.attention.qkv.weight": (10, 4)}
     alone = translated_shapes(fused, "comfyui", "diffusers")
     (reason,) = alone.refused.values()
-    assert reason == "how many rows are whose is not known; see --base"
+    assert reason == "how many rows are whose is not known; see base="
     parts = {
         f"transformer.layers.0.attn.to_{p}.weight": (n, 4)
         for p, n in zip("qkv", (6, 2, 2), strict=True)
@@ -336,7 +336,7 @@ def test_rows_of_unknown_number_need_a_base_or_all_parts() -> None:
     assert {piece.rows for (piece,) in found.pieces.values()} == {10}
     del parts["transformer.layers.0.attn.to_k.weight"]
     some = translated_shapes(parts, "diffusers", "comfyui")
-    assert all("of unknown size; see --base" in text for text in some.refused.values())
+    assert all("of unknown size; see base=" in text for text in some.refused.values())
 
 
 def test_a_base_of_another_model_is_named_and_refused() -> None:

@@ -386,7 +386,7 @@ def test_shapes_that_differ_are_refused_with_both() -> None:
 
 
 def test_formats_that_differ_are_refused() -> None:
-    says = "^two: is in the format kohya, and one in the format peft; .* --to` writes one in"
+    says = r"^two: is in the format kohya, and one in the format peft; `convert\(to=\)` writes"
     with pytest.raises(UnsupportedError, match=says):
         combined(adapter({Q: lora(0)}), adapter({Q: lora(0)}, where="two", format="kohya"))
 
@@ -428,7 +428,7 @@ def test_changes_that_depend_on_the_weight_are_refused() -> None:
 
 def test_matrix_that_is_stored_whole_is_refused() -> None:
     diff = replace(bias(1.0), values=Held("diff", torch.ones(20, 30), "F32"))
-    with pytest.raises(UnsupportedError, match=r"diff has no factors .* `loratools merge` adds"):
+    with pytest.raises(UnsupportedError, match=r"diff has no factors .* `merge\(\)` adds"):
         combined(adapter({Q: diff}))
 
 

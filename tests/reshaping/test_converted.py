@@ -150,7 +150,7 @@ def test_a_conversion_there_and_back_keeps_every_update(conversion: Conversion) 
         refused = ""
     if refused:
         # The names say less than the old ones did, or are those of another layout.
-        assert re.search("--base decides|nothing says in which", refused), refused
+        assert re.search("base= decides|nothing says in which", refused), refused
         return
     renamed = {
         n: name

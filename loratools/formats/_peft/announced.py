@@ -13,6 +13,7 @@ from loratools.formats._peft.kinds import Announcement, Modules
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
 from loratools.parts import Announced, Note
+from loratools.typed import valued
 
 _BIASES = ("none", "all", "lora_only")
 
@@ -83,8 +84,8 @@ def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note
             "refusal",
             f"the config says rank {expected}, and the tensors have rank {rank}: "
             f"{listing(paths, 3)}; the scaling divides by the one that it was trained with, and "
-            f"PEFT does not load such an adapter; --config with the right r or rank_pattern "
-            f"settles it",
+            f"PEFT does not load such an adapter; {valued('config')} with the right r or "
+            f"rank_pattern settles it",
         )
 
 
@@ -115,7 +116,7 @@ def _parts(
             f"{part.field} is set, and {len(lacking)} of {counted(len(modules), 'module')} "
             f"{'has' if len(lacking) == 1 else 'have'} no {part.role}: {listing(lacking, 3)}; "
             f"what was trained there is lost, and PEFT takes {part.instead} for it; "
-            f"--config with another {part.field} goes without it",
+            f"{valued('config')} with another {part.field} goes without it",
         )
 
 

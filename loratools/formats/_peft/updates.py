@@ -11,6 +11,7 @@ from loratools.formats._peft.keys import OUT_PROJ_TIMES, Parts
 from loratools.formats._peft.kinds import StoredModule
 from loratools.io.source import Source
 from loratools.parts import Note, Update
+from loratools.typed import of_format
 
 #: The last PEFT that is known to apply the update of a MultiheadAttention's out_proj twice, in
 #: training and in merging. All versions do since 0.15, the first with such updates. Files without a
@@ -140,7 +141,8 @@ class Decoder:
                 Note(
                     "info",
                     f"{module}: the update counts twice, as PEFT {version or 'before 0.18'} "
-                    f"applied it in training and in merging (--out-proj once to change that)",
+                    f"applied it in training and in merging ({of_format('out_proj', 'once')} to "
+                    f"change that)",
                     _TRAP,
                 )
             )
@@ -149,7 +151,8 @@ class Decoder:
             Note(
                 "refusal",
                 f"{module}: PEFT up to 0.21.2 applies this update twice; whether {version} does "
-                f"is not known here; say it with --out-proj once or twice",
+                f"is not known here; say it with "
+                f"{of_format('out_proj', 'once')} or {of_format('out_proj', 'twice')}",
                 _TRAP,
             )
         )

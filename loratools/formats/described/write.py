@@ -10,6 +10,7 @@ from loratools.formats.described.stated import Stated, stated, without_strength
 from loratools.io.bundle import Bundle
 from loratools.io.source import transposed
 from loratools.parts import Update
+from loratools.typed import of_format
 
 _PART_OF = {name: part for part, name in PARTS.items()}
 
@@ -29,7 +30,7 @@ def encode(adapter: Adapter) -> Bundle:
         raise UnsupportedError(
             f"{adapter.where}: {shorten(target)}: nothing says how its keys are to be spelled",
             tensor=target,
-            hint="only an adapter that was read with --keys is written so",
+            hint=f"only an adapter that was read with {of_format('keys')} is written so",
         )
     said = stated(adapter.filed.metadata, {})
     description = said.description

@@ -15,7 +15,7 @@ from loratools.formats.diffusers.metadata import (
     read_metadata,
     with_fields,
 )
-from loratools.io.bundle import REPAIR, Bundle, ConfigName
+from loratools.io.bundle import Bundle, ConfigName, repair
 from loratools.parts import Filed, Note, Provenance
 
 
@@ -37,7 +37,7 @@ def decode(bundle: Bundle, options: Mapping[str, str]) -> Adapter:
     given = given_fields(bundle)
     metadata = bundle.metadata if given is None else with_fields(bundle.metadata, given, where)
     fields = read_metadata(metadata, where)
-    stated = ConfigName(where, KEY, REPAIR) if given is None else bundle.config_name
+    stated = ConfigName(where, KEY, repair()) if given is None else bundle.config_name
     number = None if alpha == "auto" else float(alpha)
     components = [
         decode_component(name, modules, parts.alphas.get(name, {}), fields, stated, where, number)

@@ -16,6 +16,7 @@ from loratools.formats._peft.tensors import spread
 from loratools.io.computed import rearranged
 from loratools.io.source import Source
 from loratools.parts import Update
+from loratools.typed import of_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,14 +68,14 @@ def _parts(
         raise UnsupportedError(
             f"{where}: {groups} of {count} parts of a fused weight {verb} updated, and nothing "
             f"says which",
-            hint="say it with --enable-lora, as in --enable-lora 101",
+            hint=_say_which(),
         )
     if groups > 1 and b.shape[0] % groups:
         raise _unfit(where, a, b, weight)
     if groups > 1 and count is None:
         raise UnsupportedError(
             f"{where}: {groups} parts of a fused weight are updated, and nothing says of how many",
-            hint="say it with --enable-lora, as in --enable-lora 101",
+            hint=_say_which(),
         )
     return (True,) * groups
 
@@ -122,3 +123,7 @@ def _unfit(where: str, a: Source, b: Source, weight: Source | None) -> ShapeMism
     return ShapeMismatchError(
         f"{where}: lora_A {list(a.shape)} and lora_B {list(b.shape)}{beside or ' do not fit'}"
     )
+
+
+def _say_which() -> str:
+    return f"say it with {of_format('enable_lora', '101')}, for the first and the last of three"

@@ -12,6 +12,7 @@ from loratools.formats.loralib.modules import decoded
 from loratools.io.bundle import Bundle
 from loratools.io.source import Source
 from loratools.parts import Filed, Note, Provenance, Replacement
+from loratools.typed import of_format
 
 _FACTORS = Spelling({f".{part}": part for part in ("lora_A", "lora_B")})
 _ENDS = tuple(_FACTORS.parts)
@@ -105,7 +106,7 @@ def _notes(bundle: Bundle, alpha: str, *, holds_model: bool) -> Iterator[Note]:
         yield Note(
             "problem",
             "nothing says its alpha: taken as the rank, a scaling of 1, which is a guess "
-            "(microsoft/LoRA's default alpha is 1 at any rank); say it with --alpha",
+            f"(microsoft/LoRA's default alpha is 1 at any rank); say it with {of_format('alpha')}",
             trap="missing-alpha",
         )
     if holds_model:

@@ -9,6 +9,7 @@ from loratools.errors import FormatError, UnsupportedError, errors_of
 from loratools.formats._fields import check_type, integer, number
 from loratools.io.json import in_json
 from loratools.parts import Note
+from loratools.typed import of_format
 
 FineTuneType = Literal["lora", "dora", "full"]
 #: The scale of mlx-lm where nothing else is set. The first version of MLX's example had 2.
@@ -101,7 +102,7 @@ def _scale(
             (
                 Note(
                     "refusal",
-                    f"{lacking}: {what}; say it with --scale",
+                    f"{lacking}: {what}; say it with {of_format('scale')}",
                     "missing-alpha",
                 ),
             ),
@@ -128,6 +129,7 @@ def _alpha_notes(
             "refusal",
             f"lora_parameters has a scale of {scale:g} and an alpha of {alpha:g}, and older mlx-lm "
             f"wrote it: its first versions applied scale * alpha / rank = {product:g}, later ones "
-            f"the scale alone; say which with --scale {product:g} or --scale {scale:g}",
+            f"the scale alone; say which with "
+            f"{of_format('scale', f'{product:g}')} or {of_format('scale', f'{scale:g}')}",
         )
     ]

@@ -15,6 +15,7 @@ from loratools.formats._peft.keys import Parts
 from loratools.formats._peft.updates import path_of
 from loratools.io.bundle import Bundle
 from loratools.parts import Note
+from loratools.typed import of_format, valued
 
 #: The type that is taken: of all types, most adapters have it, and no other has its parts.
 _TYPE = "LORA"
@@ -38,7 +39,7 @@ def unstated_config(bundle: Bundle, codecs: Codecs, parts: Parts, alpha: str) ->
         raise FormatError(
             f"{bundle.where}: no adapter_config.json beside it, and no factors of a LoRA in it, "
             f"which alone can be read without",
-            hint="pass it with --config",
+            hint=f"pass it with {valued('config')}",
         )
     ranks = {
         path_of(module): (*source.shape, 1)[0]
@@ -74,7 +75,7 @@ def alpha_notes(config: PeftConfig, alpha: str) -> Iterator[Note]:
             "problem",
             "no adapter_config.json beside it, and nothing else says its alpha: taken as the rank, "
             "a scaling of 1, which is a guess (PEFT's default alpha is 8 at any rank); pass its "
-            "config with --config, or its alpha with --alpha",
+            f"config with {valued('config')}, or its alpha with {of_format('alpha')}",
             trap="missing-alpha",
         )
     else:

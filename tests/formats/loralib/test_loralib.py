@@ -63,9 +63,11 @@ def test_alpha_that_nothing_says_is_the_rank_and_a_problem() -> None:
     (update,) = adapter.updates.values()
     scaling = present(update.delta.scaling)
     assert (scaling.value, scaling.origin) == (1, "assumed")
-    assert [note.trap for note in adapter.notes if "say it with --alpha" in note.message] == [
-        "missing-alpha"
-    ]
+    assert [
+        note.trap
+        for note in adapter.notes
+        if "say it with dialect_options={'alpha': …}" in note.message
+    ] == ["missing-alpha"]
 
 
 def test_what_is_read_is_written_in_another_format() -> None:
@@ -100,7 +102,7 @@ def test_merged_linear_is_a_grouped_convolution_with_zeros_between(
 
 def test_parts_without_the_weight_are_those_that_are_said() -> None:
     files = whole(pair((4, 5), (8, 2)))
-    with pytest.raises(UnsupportedError, match=r"2 parts of a fused .* --enable-lora 101"):
+    with pytest.raises(UnsupportedError, match=r"2 parts of a fused .*'enable_lora': '101'"):
         read(files)
     assert read(files, enable_lora="101").updates[f"{Q}.weight"].delta.shape == (12, 5)
     with pytest.raises(UnsupportedError, match=r"2 of 3 parts .* nothing says which"):

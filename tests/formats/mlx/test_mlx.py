@@ -202,7 +202,7 @@ def test_config_that_is_not_mlxs_is_refused(config: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "shapes", "severity", "message"),
     [
-        (None, lora(Q), "refusal", "nothing says its scale.*--scale"),
+        (None, lora(Q), "refusal", "nothing says its scale.*{'scale': …}"),
         (parameters(rank=3), lora(Q), "problem", "a rank of 3, and tensors have 2"),
         (parameters(keys=["v_proj"]), PAIRS, "problem", "not in keys"),
         (fields(fine_tune_type="dora"), lora(Q), "refusal", "no magnitudes are stored"),
@@ -226,8 +226,8 @@ def test_scale_and_alpha_of_older_versions_are_not_guessed() -> None:
     shapes = lora(Q, rank=8)
     adapter = decode(bundle(shapes, older(16)))
     (refusal,) = notes(adapter, "refusal")
-    assert "--scale 20 or --scale 10" in refusal
-    with pytest.raises(UnsupportedError, match="--scale 20"):
+    assert "dialect_options={'scale': '20'} or dialect_options={'scale': '10'}" in refusal
+    with pytest.raises(UnsupportedError, match=r"{'scale': '20'}"):
         adapter.check_usable()
     assert notes(decode(bundle(shapes, older(8))), "refusal") == []
 

@@ -181,7 +181,8 @@ class TestAttention:
         refusals = notes(decoded(self.SHAPES, peft_version=version), "refusal")
         assert refusals == [
             f"mha.out_proj: PEFT up to 0.21.2 applies this update twice; whether {version} does "
-            f"is not known here; say it with --out-proj once or twice"
+            f"is not known here; say it with dialect_options={{'out_proj': 'once'}} or "
+            f"dialect_options={{'out_proj': 'twice'}}"
         ]
 
     @pytest.mark.parametrize(("asked", "times"), [("once", 1), ("twice", 2)])

@@ -29,8 +29,8 @@ def test_alpha_that_nothing_states_is_the_rank_and_a_problem(prefix: bool) -> No
     assert [(s.value, s.origin) for s in scalings] == [(1, "assumed"), (1, "assumed")]
     (problem,) = notes(adapter, "problem")
     assert "alpha: taken as the rank, a scaling of 1, which is a guess" in problem
-    assert "--config" in problem
-    assert "--alpha" in problem
+    assert "config=" in problem
+    assert "dialect_options={'alpha'" in problem
 
 
 def test_given_alpha_is_divided_by_the_rank_of_each_module() -> None:
