@@ -6,7 +6,7 @@ Every dialect is decoded to this form, and every verb works on it.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, TypeVar, final
 
 from loratools.arguments import checked
 from loratools.errors import (
@@ -97,6 +97,8 @@ class Adapter(Answering, Mapping[str, Target], Generic[R_co]):
             there, so that it must not be written there.
     """
 
+    _MADE_BY = "open_adapter reads one from files, and adapter_from_tensors makes one"
+
     where: str
     updates: Mapping[str, Update]
     replaced: Mapping[str, Replacement]
@@ -116,19 +118,6 @@ class Adapter(Answering, Mapping[str, Target], Generic[R_co]):
     report: R_co = None  # type: ignore[assignment]  # which R_co has where no report is given
     saver: "Callable[[Adapter, Path, bool], object] | None" = None
     made_of: tuple[str, ...] = ()
-
-    def __new__(cls, *args: object, **fields: object) -> Self:
-        """An adapter that is not initialized yet.
-
-        Raises:
-            ArgumentError: a path is given, or tensors, and nothing else.
-        """
-        if len(args) == 1 and not fields:
-            raise ArgumentError(
-                f"Adapter: more than {shorten(repr(args[0]), 60)} is needed",
-                hint="open_adapter reads one from files, and adapter_from_tensors makes one",
-            )
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Keep the parts from being changed: what was decoded of them would be wrong then."""
@@ -196,6 +185,18 @@ class Adapter(Answering, Mapping[str, Target], Generic[R_co]):
             return f"a target has it: adapter[name].{found}"
         verb = meant(name, _VERBS)
         return verb and f"did you mean loratools.{verb}?"
+
+    if not TYPE_CHECKING:  # to which there are no such operators
+
+        def _compute(self, *_: object) -> Never:
+            raise ArgumentError(
+                "adapters have no arithmetic",
+                hint="loratools.combine([(one, 0.7), other]) adds them, and "
+                "loratools.rescale(adapter, strength=0.5) multiplies one",
+            )
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __neg__ = _compute
+        __mul__ = __rmul__ = __truediv__ = __matmul__ = _compute
 
     @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -1,7 +1,9 @@
-"""The attribute that was meant by one that an object lacks, for those who know other libraries."""
+"""What was meant by an attribute that an object lacks, for those who know other libraries."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from loratools.errors import ArgumentError, shorten
 
 #: What other libraries call the attributes of a target.
 OF_A_TARGET = {
@@ -52,6 +54,22 @@ OF_AN_ADAPTER = {
 
 class Answering:
     """A class whose objects answer an attribute that they lack by the one that was meant."""
+
+    #: What makes objects of the class, for those who call it with a path.
+    _MADE_BY: ClassVar[str]
+
+    def __new__(cls, *args: object, **fields: object) -> Self:
+        """An object that is not initialized yet.
+
+        Raises:
+            ArgumentError: a path is given, or tensors, and nothing else.
+        """
+        if len(args) == 1 and not fields:
+            raise ArgumentError(
+                f"{cls.__name__}: more than {shorten(repr(args[0]), 60)} is needed",
+                hint=cls._MADE_BY,
+            )
+        return super().__new__(cls)
 
     @classmethod
     def _meant(cls, name: str) -> str | None:

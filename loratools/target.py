@@ -56,6 +56,8 @@ class Target(Answering):
         8
     """
 
+    _MADE_BY = "an item of an adapter is one: open_adapter(path)[name]"
+
     where: str
     name: str
     delta: Delta | None = None

@@ -24,6 +24,7 @@ from loratools import (
     OptionError,
     OutputError,
     ShapeMismatchError,
+    Target,
     TargetError,
     UnsupportedError,
 )
@@ -170,6 +171,22 @@ def test_an_attribute_that_is_advised_is_there_and_the_other_is_not(adapter: Ada
     assert not hasattr(adapter, "_rank")
 
 
+def test_arithmetic_of_adapters_is_answered_by_the_verbs(adapter: Adapter) -> None:
+    one: Any = adapter
+    sums: list[Callable[[], object]] = [
+        lambda: one + one,
+        lambda: sum([one, one]),
+        lambda: 0.5 * one,
+        lambda: one * torch.tensor(0.5),
+        lambda: one - one,
+        lambda: -one,
+        lambda: one / 2,
+    ]
+    for compute in sums:
+        with pytest.raises(ArgumentError, match=r"no arithmetic; loratools\.combine\(.*rescale\("):
+            compute()
+
+
 def test_notebooks_complete_the_names_of_targets(adapter: Adapter) -> None:
     assert adapter._ipython_key_completions_() == list(adapter)
 
@@ -177,6 +194,8 @@ def test_notebooks_complete_the_names_of_targets(adapter: Adapter) -> None:
 def test_a_class_that_is_called_with_a_path_says_what_opens_one() -> None:
     with pytest.raises(ArgumentError, match="open_adapter reads one from files"):
         Adapter("fixtures/adapters/plain")  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"an adapter is one: open_adapter\(path\)\[name\]$"):
+        Target("fixtures/adapters/plain")  # type: ignore[call-arg]
 
 
 def test_an_update_is_the_product_of_the_stored_factors(fixtures: Path, adapter: Adapter) -> None:

@@ -10,6 +10,8 @@ from loratools.arguments import checked_fields
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import (
+    FormatError,
+    NonFiniteError,
     OptionError,
     UnsupportedError,
     check_choice,
@@ -92,6 +94,7 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
 
     Raises:
         MatchError: a glob matches no target, or block weights do not fit the adapter.
+        NonFiniteError: an alpha would be too large for a number.
         UnsupportedError: a kind or a whole tensor cannot get another strength, folding rounds a
             factor to zero, or the adapter cannot be merged exactly.
     """
@@ -109,6 +112,12 @@ def rescaled(adapter: Adapter, rescaling: Rescaling) -> Rescaled:
             delta = _rescaled(update.delta, local[target], rescaling)
         except UnsupportedError as error:
             raise error.within(adapter.where, target) from error
+        except FormatError as error:  # of an alpha above 1.8e308
+            raise NonFiniteError(
+                f"{adapter.where}: {shorten(target)}: no number holds its alpha at this strength",
+                tensor=target,
+                hint="use a smaller one",
+            ) from error
         updates[target] = replace(update, delta=delta)
     notes = _whole_tensors(adapter, rescaling, blocks)
     if rescaling.block_weights is not None:

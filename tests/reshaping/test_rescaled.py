@@ -15,7 +15,7 @@ from loratools.adapter import Adapter
 from loratools.deltas.diff import Diff
 from loratools.deltas.dora import DoRA
 from loratools.deltas.lora import Scaling
-from loratools.errors import LoratoolsError, MatchError, UnsupportedError
+from loratools.errors import LoratoolsError, MatchError, NonFiniteError, UnsupportedError
 from loratools.files.opening import open_adapter
 from loratools.formats import encode
 from loratools.io.source import Held
@@ -103,6 +103,12 @@ def test_alpha_after_zero_is_infinitely_stronger() -> None:
     found = rescaled(plain(lora_alpha=0), Rescaling(alpha=1))
     assert set(found.strengths.values()) == {math.inf}
     assert [scaling.alpha for scaling in scalings(found.adapter)] == [1, 1, 1]
+
+
+def test_a_strength_that_no_alpha_can_have_is_refused_with_the_name_of_the_target() -> None:
+    with pytest.raises(NonFiniteError, match=r"a\.0\.q\.weight: no number holds its ") as caught:
+        rescaled(plain(), Rescaling(strength=1e308, alpha=1e308))
+    assert caught.value.hint == "use a smaller one"
 
 
 @given(delta=loras((4, 3)))
