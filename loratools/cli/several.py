@@ -60,12 +60,11 @@ def inspect_several(
     lines: list[_Line] = []
     objects: list[dict[str, Any]] = []
     is_sound = True
-    with progress_bar(" files") as progress:
-        for row in inspect_each(found, inspecting):
+    with progress_bar("adapters") as progress:
+        for row in inspect_each(found, inspecting, progress):
             lines.append(_line_of(row))
             objects += [row.to_json()] if as_json else []
             is_sound = is_sound and row.is_sound
-            progress(len(lines), len(found))
     if as_json:
         click.echo(json_text(objects, indent=2))
     else:

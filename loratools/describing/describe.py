@@ -30,7 +30,6 @@ class Inspecting:
     blocks: bool = False
     allow_pickle: bool = False
     dialect_options: Mapping[str, str] | None = None
-    progress: Progress = None
 
     @property
     def reads_values(self) -> bool:
@@ -45,8 +44,17 @@ class Inspecting:
         return open_base(self.base, headers=not self.reads_values, variant=self.variant)
 
     @collector_paused()
-    def describe(self, adapter: AdapterLike, config: str | Path | None = None) -> Inspection:
-        """Describe an adapter, which is opened unless it is; errors as for `opened_adapter`."""
+    def describe(
+        self,
+        adapter: AdapterLike,
+        config: str | Path | None = None,
+        *,
+        progress: Progress = None,
+    ) -> Inspection:
+        """Describe an adapter, which is opened unless it is; errors as for `opened_adapter`.
+
+        `progress` is told of what is measured: it is not called where headers are enough.
+        """
         opened = opened_adapter(
             adapter,
             config=config,
@@ -54,9 +62,9 @@ class Inspecting:
             dialect_options=self.dialect_options,
             headers=not self.reads_values,
         )
-        return self._measured(opened)
+        return self._measured(opened, progress)
 
-    def _measured(self, adapter: Adapter) -> Inspection:
+    def _measured(self, adapter: Adapter, progress: Progress) -> Inspection:
         coverage = plan = None
         base = self.opened_base
         if base is not None:
@@ -74,13 +82,15 @@ class Inspecting:
         from loratools.describing.spectrum import measure_spectra, weight_norms
         from loratools.running.parallel import threads
 
-        norms = weight_norms(plan)
-        with threads(None, self.progress) as each:
+        with threads(None, progress, len(adapter.updates)) as each:
+            # A base is much larger than an adapter.
+            reading, adding, measuring = each.split(20 * bool(base), self.blocks, self.spectrum)
+            norms = weight_norms(plan, reading)
             if self.blocks:
-                described = replace(described, blocks=block_energies(adapter, norms, each))
+                described = replace(described, blocks=block_energies(adapter, norms, adding))
             if not self.spectrum:
                 return described
-            spectra = tuple(measure_spectra(adapter, norms, each))
+            spectra = tuple(measure_spectra(adapter, norms, measuring))
         return replace(
             described,
             spectra=spectra,

@@ -26,6 +26,10 @@ class _Arguments(TypedDict, total=False):
     progress: Progress
 
 
+def _unit(adapter: object = None, *_positional: object, **_settings: object) -> str:
+    return "targets" if isinstance(adapter, str | Path | Adapter) else "adapters"
+
+
 # A string is an iterable of strings too, and so is an adapter: each is one, which comes first.
 @overload
 def inspect(  # type: ignore[overload-overlap]
@@ -38,7 +42,7 @@ def inspect(  # type: ignore[overload-overlap]
 def inspect(
     adapter: Iterable[AdapterLike], *, recursive: bool = False, **arguments: Unpack[_Arguments]
 ) -> Inspections: ...
-@shows_progress(" updates")
+@shows_progress(_unit)
 @checked
 def inspect(
     adapter: AdapterLike | Iterable[AdapterLike],
@@ -70,8 +74,9 @@ def inspect(
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
-        progress: called with the number of updates that are measured, and of those known so far;
-            True shows a bar on stderr. What it raises stops the inspection.
+        progress: called with the work that is done, in targets, and the number of all targets,
+            while values are measured; for a list, with the number of adapters that are described,
+            and of all. True shows a bar on stderr. What it raises stops the inspection.
         recursive: look into folders at any depth; for a list.
 
     Example:
@@ -88,24 +93,22 @@ def inspect(
         LoratoolsError: the one adapter, or the base, is malformed or of a kind that is not
             supported.
     """
-    inspecting = Inspecting(
-        base, variant, spectrum, blocks, allow_pickle, dialect_options, progress
-    )
+    inspecting = Inspecting(base, variant, spectrum, blocks, allow_pickle, dialect_options)
     if isinstance(adapter, str | Path | Adapter):
         if recursive:
             raise OptionError("recursive is for a list: inspect([folder], recursive=True)")
-        return _inspect_one(adapter, inspecting, config)
+        return _inspect_one(adapter, inspecting, config, progress)
     if config is not None:
         raise OptionError("config is that of one adapter, and not of a list")
     found = find_each(adapter, recursive=recursive, allow_pickle=allow_pickle)
-    return Inspections(tuple(inspect_each(found, inspecting)))
+    return Inspections(tuple(inspect_each(found, inspecting, progress)))
 
 
 def _inspect_one(
-    adapter: AdapterLike, inspecting: Inspecting, config: str | Path | None
+    adapter: AdapterLike, inspecting: Inspecting, config: str | Path | None, progress: Progress
 ) -> Inspection:
     try:
-        return inspecting.describe(adapter, config)
+        return inspecting.describe(adapter, config, progress=progress)
     except FormatError as error:
         if isinstance(adapter, Adapter) or not are_several(adapter):
             raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final, get_args, overload
 
@@ -25,6 +26,8 @@ from loratools.formats import check_options
 from loratools.io.folder import Place
 from loratools.names.meant_for import meant_for
 from loratools.parts import Provenance
+from loratools.running.progress import Progress
+from loratools.running.share import Meter
 from loratools.showing.parts import Part, human_size
 from loratools.showing.shown import Shown
 
@@ -281,21 +284,31 @@ def _size(path: str) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def inspect_each(found: Iterable[Found], inspecting: Inspecting) -> Iterator[InspectionRow]:
+def inspect_each(
+    found: Sequence[Found], inspecting: Inspecting, progress: Progress = None
+) -> Iterator[InspectionRow]:
     """The rows of what was found, one after another, each with its description or its error.
+
+    `progress` is called with the number of those that are described, and of all.
 
     Raises:
         LoratoolsError: the base cannot be read, or an option has a value that it cannot have.
     """
     check_options(inspecting.dialect_options or {})
     _ = inspecting.opened_base  # an error of the base is none of an adapter
-    for row, adapter in found:
-        yield row if adapter is None else _inspected(row, adapter, inspecting)
+    meter = Meter(progress, len(found))
+    for number, (row, adapter) in enumerate(found, 1):
+        described = row if adapter is None else _inspected(row, adapter, inspecting, meter)
+        meter.reach(Fraction(number, len(found)))
+        yield described
+    meter.end()
 
 
-def _inspected(row: InspectionRow, adapter: AdapterLike, inspecting: Inspecting) -> InspectionRow:
+def _inspected(
+    row: InspectionRow, adapter: AdapterLike, inspecting: Inspecting, meter: Meter
+) -> InspectionRow:
     try:
-        found = inspecting.describe(adapter)
+        found = inspecting.describe(adapter, progress=lambda done, total: meter.again())
     except NotAnAdapterError as error:
         other = Other(error.what, error.what, has_weights=True)
         return replace(row, other=other, error=error)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, final
 
@@ -94,7 +95,7 @@ def _beside(lora: LoRA, delta: Delta) -> Iterator[Source]:
     yield from (source for source in delta.sources if id(source) not in factors)
 
 
-def weight_norms(plan: "MergePlan | None") -> Mapping[str, float]:
+def weight_norms(plan: "MergePlan | None", each: "Map" = map) -> Mapping[str, float]:
     """The Frobenius norm of the rows that each target's update changes; none without a plan."""
     from loratools.io.blocks import stored_norm
 
@@ -104,4 +105,5 @@ def weight_norms(plan: "MergePlan | None") -> Mapping[str, float]:
             # A fused weight has other rows too, and a tied head those of its embedding again.
             _, own = alone(change.delta, tensor.origin)
             rows.setdefault(change.target, {})[own] = None
-    return {target: math.hypot(*map(stored_norm, own)) for target, own in rows.items()}
+    norms = iter(each(stored_norm, [source for own in rows.values() for source in own]))
+    return {target: math.hypot(*islice(norms, len(own))) for target, own in rows.items()}

@@ -50,9 +50,9 @@ def _differs(tick: Tick, pair: Pair) -> bool:
 
 
 def _norms(tick: Tick, pair: Pair) -> Norms:
+    norms = Norms(0.0, 0.0)  # of codes or indices, which have no norm
+    if pair.is_float:
+        norms = Difference(pair.after, pair.before, partial(tick, 0)).norms()
+        pair.forget()
     tick(pair.after.nbytes)
-    if not pair.is_float:
-        return Norms(0.0, 0.0)  # the tensors are codes or indices, which have no norm
-    norms = Difference(pair.after, pair.before, partial(tick, 0)).norms()
-    pair.forget()
     return norms

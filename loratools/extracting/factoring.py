@@ -7,10 +7,10 @@ from typing import final
 import torch
 
 from loratools.extracting.difference import Difference, Memory
-from loratools.extracting.pairing import Pairing
+from loratools.extracting.pairing import Pair, Pairing
 from loratools.extracting.parts import Part, Parts
 from loratools.extracting.plan import ExtractOptions
-from loratools.extracting.principal import principal
+from loratools.extracting.principal import Principal, principal
 from loratools.io.file import InputFile
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.seeds import seed_of
@@ -57,11 +57,16 @@ class Factoring:
     def _find(self, question: tuple[str, Wanted]) -> Part:
         target, wanted = question
         pair = self._pairs[target]
-        self._tick(pair.after.nbytes)
         what = [target, *pair.names, asdict(wanted)]
-        if (part := self._parts.find(what)) is not None:
+        part = self._parts.find(what)
+        if part is None:
+            part = self._parts.store(what, self._principal(target, pair, wanted))
+        else:
             self.reused += 1
-            return part
+        self._tick(pair.after.nbytes)
+        return part
+
+    def _principal(self, target: str, pair: Pair, wanted: Wanted) -> Principal:
         difference = Difference(pair.after, pair.before, self._tick)
         found = principal(
             difference,
@@ -73,7 +78,7 @@ class Factoring:
             device=self._options.device,
         )
         pair.forget()
-        return self._parts.store(what, found)
+        return found
 
 
 def identity(pairing: Pairing, options: ExtractOptions) -> list[object]:

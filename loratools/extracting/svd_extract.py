@@ -16,7 +16,14 @@ from loratools.extracting.plan import ExtractOptions, ExtractPlan
 from loratools.extracting.planner import plan_extract
 from loratools.extracting.report import ExtractReport
 from loratools.extracting.selection import comparable, matrices
-from loratools.extracting.writing import ExtractRun, Work, companions_of, write
+from loratools.extracting.writing import (
+    CHECK_EFFORT,
+    PUT_EFFORT,
+    ExtractRun,
+    Work,
+    companions_of,
+    write,
+)
 from loratools.files.in_memory import in_memory
 from loratools.files.opening import open_base
 from loratools.files.place import layers_of
@@ -134,8 +141,8 @@ def svd_extract(
         check: merge the result back and compare it with `tuned`.
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
-        progress: called with the bytes done and the bytes in all; True shows a bar on stderr.
-            What it raises stops the verb.
+        progress: called with the work that is done, in bytes of the tuned model, and the number of
+            all its bytes; True shows a bar on stderr. What it raises stops the verb.
         run: how it runs, as one object.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
@@ -172,23 +179,26 @@ def svd_extract(
     rule = rule or RankRule()
     if limit is not None:
         rule.refuse_goal_beside("size")
-    with threads(run.jobs) as each:
-        own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
-        watch = Watch(sum(own.values()), run.progress)
-        plan = _plan(pairing, pairs, options, watch, each)
+    own = {pair.twin or pair.target: pair.after.nbytes for pair in pairs}
+    total = sum(own.values())
+    with threads(run.jobs, run.progress, total) as each:
+        finding, rest = each.split(12, 0 if dry_run else PUT_EFFORT + CHECK_EFFORT * check)
+        watch = Watch(total, finding.tell)
+        plan = _plan(pairing, pairs, options, watch, each.uncounted)
         if dry_run:
-            found = measure([target.pair for target in plan.factored.values()], each, watch)
+            factored = [target.pair for target in plan.factored.values()]
+            found = measure(factored, each.uncounted, watch)
             report = ExtractReport(plan.measured(found, options), {})
             approved(report, run.approve)
             return report
         name = _base_name(base) if base_name is None else base_name
         if output is not None:
             work = Work(plan, rule, limit, options, Path(output), name, check)
-            return write(work, run, watch, each)
+            return write(work, run, watch, rest)
         with TemporaryDirectory(prefix="loratools-") as folder:
             made = Path(folder) / "adapter"
             work = Work(plan, rule, limit, options, made, name, check)
-            report = write(work, run, watch, each)
+            report = write(work, run, watch, rest)
             where = f"{pairing.tuned.where} - {pairing.base.where}"
             adapter = in_memory(made, where=where, companions=companions_of(pairing.tuned))
             adapter = replace(adapter, report=replace(report, output=None))

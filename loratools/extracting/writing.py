@@ -32,9 +32,13 @@ from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.parallel import Map
+from loratools.running.share import Share
 from loratools.running.watch import Watch
 from loratools.showing.shown import Brief
 from loratools.typed import drop_residual
+
+#: How long it takes to write the factors and to check them, beside 12 for finding them.
+PUT_EFFORT, CHECK_EFFORT = 1, 6
 
 _PARTS = "parts"
 _SLACK_BYTES = 2**20
@@ -53,8 +57,8 @@ class ExtractRun(Brief):
         resume: go on where an interrupted run stopped, with the factors that it had finished; if
             this run is interrupted, its own finished factors are kept as well.
         jobs: the number of threads; None is one for each core.
-        progress: called by any thread with the bytes done and the bytes in all; if it raises, the
-            extraction stops.
+        progress: called by any thread with the work that is done, in bytes of the tuned model, and
+            the number of all its bytes; if it raises, the extraction stops.
         approve: called with the report before the output gets its name, or at the end of a dry run.
             If it raises, no output is left.
 
@@ -95,7 +99,7 @@ class Work:
         return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
 
 
-def write(work: Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractReport:
+def write(work: Work, run: ExtractRun, watch: Watch, each: Share) -> ExtractReport:
     """Write the adapter of an extraction, complete or not at all.
 
     Raises:
@@ -123,9 +127,9 @@ def write(work: Work, run: ExtractRun, watch: Watch, each: Map) -> ExtractReport
     return report
 
 
-def _put(work: Work, parts: Parts, staging: Staging, watch: Watch, each: Map) -> ExtractReport:
+def _put(work: Work, parts: Parts, staging: Staging, watch: Watch, each: Share) -> ExtractReport:
     """Find the factors, write the adapter's files, and check those files if that is asked for."""
-    factors = Factoring(work.plan.pairing, work.options, parts, watch, each)
+    factors = Factoring(work.plan.pairing, work.options, parts, watch, each.uncounted)
     wanted = first_question(_shapes(work.plan), work.rule)
     found = factors([(target, wanted) for target in work.plan.factored])
     first = dict(zip(work.plan.factored, found, strict=True))
@@ -152,7 +156,8 @@ def _put(work: Work, parts: Parts, staging: Staging, watch: Watch, each: Map) ->
     )
     dialect = work.plan.pairing.dialect
     bundle = encode(adapter, dialect.name)
-    written = put_files(bundle, dialect, layout_of(bundle), staging, each)
+    writing, checking = each.split(PUT_EFFORT, CHECK_EFFORT * work.check)
+    written = put_files(bundle, dialect, layout_of(bundle), staging, writing)
     return ExtractReport(
         plan=work.plan,
         truncations={t: part.spectrum().truncation(rank) for t, (part, rank) in chosen.items()},
@@ -161,7 +166,7 @@ def _put(work: Work, parts: Parts, staging: Staging, watch: Watch, each: Map) ->
         nbytes=written.nbytes,
         reused=factors.reused,
         damaged=parts.damaged,
-        check=_checked(work, staging, chosen, watch, each),
+        check=_checked(work, staging, chosen, watch, checking),
     )
 
 

@@ -17,6 +17,7 @@ from loratools.io.source import Named, Source, Stored, as_bytes
 from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
 from loratools.running.parallel import Map
+from loratools.running.share import here, split
 from loratools.typed import command, valued
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ def write_tensors(bundle: Bundle, path: Path, layout: Layout, each: Map) -> bool
     file = OutputFile(path, layout)
     try:
         stored, others = _parted(_runs(bundle))
+        copying, computing = split(each, len(stored), 2 * len(others))
         # Each thread of `each` imports torch, which stored tensors do not need. A list, since `any`
         # by itself would stop at the first True and leave runs unwritten.
-        has_zeros = any([*map(partial(_copy, file), stored), *each(partial(_write, file), others)])
+        copied = here(copying)(partial(_copy, file), stored)
+        has_zeros = any([*copied, *computing(partial(_write, file), others)])
         if bundle.seal is not None:
             # Hashes of the tensors are known only now; the header has placeholders of their length.
             layout = layout_of(bundle, {**bundle.metadata, **bundle.seal(InputFile(path))})

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: What is read of a file is at least a page of it.
+_PAGE_BYTES, _READ_BYTES = 2**12, 2**20
+
+
 class Source(Protocol):
     """A tensor that need not be read yet: one in a file, in memory, or computed from others.
 
@@ -86,12 +90,19 @@ class Stored(NamedTuple):
         self.file.read_into(as_bytes(buffer), self.begin + begin * row_bytes)
 
     def read_columns(self, begin: int, end: int) -> "Tensor":
-        """Columns `begin` to `end` of a matrix, by one read a row: the rest is never in memory."""
+        """Columns `begin` to `end` of a matrix; the rest of wide rows is never in memory."""
         import torch
 
         rows, columns = self.shape
         element = self.nbytes // max(1, rows * columns)
         tensor = torch.empty((rows, end - begin), dtype=to_torch(self.dtype))
+        if columns * element <= _PAGE_BYTES:
+            # A read a row would take as long for each as one of all the rows does.
+            step = _READ_BYTES // max(1, columns * element)
+            for first in range(0, rows, step):
+                last = min(rows, first + step)
+                tensor[first:last] = self.read_rows(first, last)[:, begin:end]
+            return tensor
         for row in range(rows):
             offset = self.begin + (row * columns + begin) * element
             self.file.read_into(as_bytes(tensor[row]), offset)

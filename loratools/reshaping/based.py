@@ -8,6 +8,7 @@ from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
 from loratools.files.opening import open_base
 from loratools.running.parallel import Map
+from loratools.running.share import split
 from loratools.typed import rank_options
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def additive_all(
 
     checkpoint = open_base(base, variant=variant)
     made, notes = [], []
-    for adapter in adapters:
+    shares = split(each, *map(needs_base, adapters))
+    for adapter, share in zip(adapters, shares, strict=True):
         if not needs_base(adapter):
             made.append(adapter)
             continue
@@ -45,7 +47,7 @@ def additive_all(
                 f"{adapter.where}: what {', '.join(adapter.kinds)} does to a weight has full rank",
                 hint=f"say how many ranks to keep, with {rank_options()}",
             )
-        found = additive(adapter, checkpoint, rule, each)
+        found = additive(adapter, checkpoint, rule, share)
         total = together(found.truncations.values())
         notes.append(
             f"{adapter.where}: {', '.join(adapter.kinds)} made additive for {checkpoint.where}: "

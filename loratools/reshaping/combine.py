@@ -18,8 +18,8 @@ from loratools.merging.weights import Adapters, weighted
 from loratools.reshaping.alignment import aligned
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.certificates import Certificates
-from loratools.reshaping.combined import Combination, Combined, combined
-from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.combined import Combination, Combined, combined, effort_of
+from loratools.reshaping.rounding_error import has_rounded, rounding_error, rounding_note
 from loratools.reshaping.similarity import Similarity
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
@@ -109,7 +109,7 @@ def combine(
 def combine(
     adapters: Adapters, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter[CombineReport] | CombineReport: ...
-@shows_progress(" steps")
+@shows_progress("targets")
 @checked
 def combine(
     adapters: Adapters,
@@ -171,7 +171,7 @@ def combine(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
-        progress: called with the number of steps that are done, and of those known so far; True
+        progress: called with the work that is done, in targets, and the number of all targets; True
             shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
@@ -202,15 +202,19 @@ def combine(
     ]
     opened, renamed = aligned(read)
     import_torch()
-    with threads(jobs, progress) as each:
+    targets = {target for adapter in opened for target in adapter.updates}
+    with threads(jobs, progress, len(targets)) as each:
+        effort = 5 + 5 * effort_of(combination.method, is_exact=rule is None and limit is None)
+        basing, combining, rest = each.split(100 if base else 0, effort, 5)
 
         def make(rule: "RankRule | None") -> Combined:
-            additive, lost = additive_all(opened, base, rule, each, variant)
-            found = combined(additive, weights, rule, combination, each)
+            additive, lost = additive_all(opened, base, rule, basing, variant)
+            found = combined(additive, weights, rule, combination, combining)
             return replace(found, notes=(*lost, *found.notes))
 
         found = make(rule) if limit is None else fitted(make, rule, _together(opened), limit)
-        rounding = rounding_error(found.adapter, each)
+        rounding, writing = rest.split(4 * has_rounded(found.adapter), 1)
+        error = rounding_error(found.adapter, rounding)
         report = CombineReport(
             adapters=tuple(adapter.where for adapter in opened),
             weights=weights,
@@ -222,9 +226,9 @@ def combine(
                 *renamed,
                 *found.notes,
                 *note_left_behind(opened),
-                *rounding_note(found.adapter, rounding),
+                *rounding_note(found.adapter, error),
             ),
-            rounding=rounding,
+            rounding=error,
             written=None,
         )
         return write_reported(
@@ -233,7 +237,7 @@ def combine(
             output,
             inputs=(*named, config, base),
             overwrite=overwrite,
-            each=each,
+            each=writing,
             approve=approve,
         )
 

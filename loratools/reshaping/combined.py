@@ -27,6 +27,7 @@ from loratools.reshaping.rescaled import strengths_of
 from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
 from loratools.running.parallel import Map
+from loratools.running.share import split
 from loratools.showing.shown import Brief
 from loratools.typed import command, rank_options, valued
 
@@ -129,7 +130,9 @@ def combined(
             hint=f"say how many ranks to keep, with {rank_options()}",
         )
     job = Job(method.combine, combination.options, combination.seed, combination.device)
-    found = results(parts, job, rule, each)
+    effort = effort_of(combination.method, is_exact=rule is None)
+    combining, comparing = split(each, effort, 1)
+    found = results(parts, job, rule, combining)
     updates = {
         target: replace(adapters[part.numbers[0]].updates[target], delta=found.deltas[target])
         for target, part in parts.items()
@@ -149,11 +152,18 @@ def combined(
         },
         filed=filed and replace(filed, passengers=agreement.passengers),
     )
-    similarity = measure_similarity(adapters, adapter, each)
+    similarity = measure_similarity(adapters, adapter, comparing)
     if similarity.total is not None and similarity.total.is_nothing_left:
         notes = (*notes, NOTHING_LEFT)
     ranks = {target: part.rank for target, part in parts.items()}
     return Combined(adapter, ranks, found.truncations, found.gap, similarity, notes)
+
+
+def effort_of(method: str, *, is_exact: bool) -> int:
+    """How many times longer a method takes, about, than the comparison of the adapters does."""
+    if registry.load(methods, method).LOW_RANK:
+        return 0 if is_exact else 1
+    return 50
 
 
 def _unweighted(agreement: Agreement, weights: Sequence[float]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from loratools.io.source import Reshaped, Source, Stored
 from loratools.io.values import same_bytes
 from loratools.parts import Update
 from loratools.running.parallel import Map
+from loratools.running.share import here, split
 from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:
@@ -97,11 +98,12 @@ def compare(adapter: Adapter, written: Adapter, each: Map = map) -> Comparison:
         for target in one ^ other:
             raise _changed(adapter, target, "lost" if target in one else "added")
     # Nearly always all bytes are the same, which is seen without torch, and so without threads.
-    changed = [
-        t for t, update in adapter.updates.items() if not _is_kept(update, written.updates[t])
-    ]
+    looking, measuring = split(each, 1, 2)
+    pairs = [(update, written.updates[target]) for target, update in adapter.updates.items()]
+    kept = dict(zip(adapter.updates, here(looking)(_is_kept, pairs), strict=True))
+    changed = [target for target, is_kept in kept.items() if not is_kept]
     found = dict.fromkeys(adapter.updates, _NONE)
-    found |= zip(changed, each(partial(_of, adapter, written), changed), strict=True)
+    found |= zip(changed, measuring(partial(_of, adapter, written), changed), strict=True)
     for target, replacement in adapter.replaced.items():
         found[target] = _of_tensors(replacement.source, written.replaced[target].source)
     for target, rows in adapter.rows.items():
@@ -109,15 +111,15 @@ def compare(adapter: Adapter, written: Adapter, each: Map = map) -> Comparison:
             raise _changed(adapter, target, "given other rows")
         found[target] = _of_tensors(rows.rows, written.rows[target].rows)
     errors = {target: _error(adapter, target, difference) for target, difference in found.items()}
-    pairs = {
+    loras = {
         target: (one, other)
         for target, update in adapter.updates.items()
         if (one := update.delta.low_rank) and (other := written.updates[target].delta.low_rank)
     }
     return Comparison(
         errors,
-        folded=tuple(t for t, (a, b) in pairs.items() if a.scaling.value != b.scaling.value),
-        padded=tuple(t for t, (a, b) in pairs.items() if a.rank != b.rank),
+        folded=tuple(t for t, (a, b) in loras.items() if a.scaling.value != b.scaling.value),
+        padded=tuple(t for t, (a, b) in loras.items() if a.rank != b.rank),
     )
 
 
@@ -139,8 +141,9 @@ def _changed(adapter: Adapter, target: str, what: str) -> UnsupportedError:
     )
 
 
-def _is_kept(one: Update, other: Update) -> bool:
+def _is_kept(pair: tuple[Update, Update]) -> bool:
     """Whether an update was written with the bytes and the scaling that it was read with."""
+    one, other = pair
     before, after = one.delta, other.delta
     if _kind(one) != _kind(other) or len(before.sources) != len(after.sources):
         return False

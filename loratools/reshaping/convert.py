@@ -111,7 +111,7 @@ def convert(
 def convert(
     adapter: AdapterLike, *, to: str, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter[ConvertReport] | ConvertReport: ...
-@shows_progress(" steps")
+@shows_progress("targets")
 @collector_paused()
 @checked
 def convert(
@@ -149,7 +149,7 @@ def convert(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the format that is read, by name: `{"out_proj": "once"}`.
-        progress: called with the number of steps that are done, and of those known so far; True
+        progress: called with the work that is done, in targets, and the number of all targets; True
             shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
@@ -171,9 +171,10 @@ def convert(
     found = converted(opened, dialect, None if read is None else _shapes(read), drop)
     source = opened.filed.dialect if opened.filed is not None else dialect.name
     files = encoded(found, dialect, source, stored)
-    with threads(None, progress) as each:
+    with threads(None, progress, len(found.adapter.updates)) as each:
+        writing, comparing = each.split(0 if output is None else 1, 3)
         if output is None:
-            comparison = _compared(found.adapter, dialect, _in_memory(files), each)
+            comparison = _compared(found.adapter, dialect, _in_memory(files), comparing)
         else:
             comparison = Comparison({}, (), ())
         return write_reported(
@@ -191,11 +192,11 @@ def convert(
             output,
             inputs=(adapter, config, base),
             overwrite=overwrite,
-            each=each,
+            each=writing,
             approve=approve,
             files=files,
             verified=lambda report, path: replace(
-                report, comparison=_compared(found.adapter, dialect, open_adapter(path), each)
+                report, comparison=_compared(found.adapter, dialect, open_adapter(path), comparing)
             ),
         )
 

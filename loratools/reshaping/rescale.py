@@ -19,7 +19,7 @@ from loratools.lowrank.goals import Ranks, rule_of
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.based import additive_all
 from loratools.reshaping.rescaled import Rescaled, Rescaling, rescaled
-from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.rounding_error import has_rounded, rounding_error, rounding_note
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import threads
 from loratools.running.progress import Progress, shows_progress
@@ -142,7 +142,7 @@ def rescale(
 def rescale(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter[RescaleReport] | RescaleReport: ...
-@shows_progress(" steps")
+@shows_progress("targets")
 @collector_paused()
 @checked
 def rescale(
@@ -203,7 +203,7 @@ def rescale(
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         repair: the names of traps, or `all`: what is wrong with the adapter is repaired first.
-        progress: called with the number of steps that are done, and of those known so far; True
+        progress: called with the work that is done, in targets, and the number of all targets; True
             shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
@@ -231,26 +231,28 @@ def rescale(
     )
     rule = rule_of(rule, rank=rank, energy=energy, error=error)
     sound, repairs = repaired(opened, repair) if repair else (opened, ())
-    with threads(None, progress) as each:
+    with threads(None, progress, len(sound.updates)) as each:
+        basing, rest = each.split(100 if base else 0, 5)
 
         def make(rule: "RankRule | None") -> Rescaled:
-            (additive,), lost = additive_all([sound], base, rule, each, variant)
+            (additive,), lost = additive_all([sound], base, rule, basing, variant)
             found = rescaled(additive, rescaling)
             return replace(found, notes=(*lost, *found.notes))
 
         found = make(rule) if limit is None else fitted(make, rule, sound, limit)
-        rounding = rounding_error(found.adapter, each)
+        rounding, writing = rest.split(4 * has_rounded(found.adapter), 1)
+        error = rounding_error(found.adapter, rounding)
         strengths = {t: s * _repair(opened, sound, t) for t, s in found.strengths.items()}
         cured = {change.trap for change in repairs}
         said = tuple(note.message for note in opened.remarks if note.trap not in cured)
-        notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
+        notes = (*said, *found.notes, *rounding_note(found.adapter, error))
         return write_reported(
-            RescaleReport(opened.where, strengths, notes, rounding, None, repairs),
+            RescaleReport(opened.where, strengths, notes, error, None, repairs),
             found.adapter,
             output,
             inputs=(adapter, config, base),
             overwrite=overwrite,
-            each=each,
+            each=writing,
             approve=approve,
         )
 

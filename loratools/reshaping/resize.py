@@ -14,7 +14,7 @@ from loratools.io.sizes import size_in_bytes
 from loratools.lowrank.goals import Ranks, rule_of
 from loratools.reshaping.certificates import Certificates
 from loratools.reshaping.resized import resized
-from loratools.reshaping.rounding_error import rounding_error, rounding_note
+from loratools.reshaping.rounding_error import has_rounded, rounding_error, rounding_note
 from loratools.reshaping.written import written_parts
 from loratools.running.parallel import import_torch, threads
 from loratools.running.progress import Progress, shows_progress
@@ -81,7 +81,7 @@ def resize(
 def resize(
     adapter: AdapterLike, *, output: str | Path | None, **arguments: Unpack[_Arguments]
 ) -> Adapter[ResizeReport] | ResizeReport: ...
-@shows_progress(" steps")
+@shows_progress("targets")
 @checked
 def resize(
     adapter: AdapterLike,
@@ -122,7 +122,7 @@ def resize(
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
             is in them.
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
-        progress: called with the number of steps that are done, and of those known so far; True
+        progress: called with the work that is done, in targets, and the number of all targets; True
             shows a bar on stderr. What it raises stops the verb.
         approve: called with the report before the output gets its name, or at the end where nothing
             is written; if it raises, no output is left.
@@ -144,19 +144,21 @@ def resize(
     )
     rule = rule_of(rule, rank=rank, energy=energy, error=error)
     import_torch()
-    with threads(jobs, progress) as each:
-        make = partial(resized, opened, each=each)
+    with threads(jobs, progress, len(opened.updates)) as each:
+        resizing, rest = each.split(2, 4)
+        make = partial(resized, opened, each=resizing)
         found = make(rule or RankRule()) if limit is None else fitted(make, rule, opened, limit)
-        rounding = rounding_error(found.adapter, each)
+        rounding, writing = rest.split(3 * has_rounded(found.adapter), 1)
+        error = rounding_error(found.adapter, rounding)
         certificates = Certificates(found.ranks, found.truncations, found.gap)
         said = tuple(note.message for note in opened.remarks)
-        notes = (*said, *found.notes, *rounding_note(found.adapter, rounding))
+        notes = (*said, *found.notes, *rounding_note(found.adapter, error))
         return write_reported(
-            ResizeReport(opened.where, certificates, notes, rounding, written=None),
+            ResizeReport(opened.where, certificates, notes, error, written=None),
             found.adapter,
             output,
             inputs=(adapter, config),
             overwrite=overwrite,
-            each=each,
+            each=writing,
             approve=approve,
         )

@@ -16,6 +16,7 @@ from loratools.methods import MethodOptions, Task
 from loratools.reshaping.approximation import Decomposed, approximate, of_factors, of_matrix
 from loratools.reshaping.factors import Sum, held, scaling_of, sum_of, widest
 from loratools.running.parallel import Map
+from loratools.running.share import split
 
 if TYPE_CHECKING:
     import torch
@@ -110,12 +111,13 @@ def results(parts: Mapping[str, Part], job: Job, rule: "RankRule | None", each: 
     """Combine every target; without a rule, the method's results are of low rank and kept exact."""
     vectors = {target: part for target, part in parts.items() if part.is_vector}
     others = {target: part for target, part in parts.items() if not part.is_vector}
+    adding, combining = split(each, len(vectors), 10 * len(others))
     work = partial(_vector, job=job)
-    changed: dict[str, Delta] = dict(zip(vectors, each(work, vectors.items()), strict=True))
+    changed: dict[str, Delta] = dict(zip(vectors, adding(work, vectors.items()), strict=True))
     if rule is None:
-        exact = each(partial(_exact, job=job), others.items())
+        exact = combining(partial(_exact, job=job), others.items())
         return Results({**changed, **dict(zip(others, exact, strict=True))}, {}, 0.0)
-    found = _approximated(others, job, rule, each)
+    found = _approximated(others, job, rule, combining)
     return replace(found, deltas={**changed, **found.deltas})
 
 

@@ -24,9 +24,9 @@ def rounding_error(adapter: Adapter, each: Map = map) -> float | None:
     Raises:
         NonFiniteError: the energy of the updates overflows float64.
     """
-    loras = [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
-    if not any(_is_rounded(source) for lora in loras for source in lora.sources):
+    if not has_rounded(adapter):
         return None
+    loras = _loras(adapter)
     # A common factor of all scalings cancels in the ratio; its square might overflow.
     largest = max(abs(lora.scaling.value) for lora in loras) or 1.0
     energies = list(each(partial(_energies, unit=largest), loras))
@@ -36,14 +36,22 @@ def rounding_error(adapter: Adapter, each: Map = map) -> float | None:
     return math.sqrt(math.fsum(lost for _, lost in energies) / total) if total else 0.0
 
 
+def has_rounded(adapter: Adapter) -> bool:
+    """Whether a factor was computed that is stored in 16 bits."""
+    return any(_is_rounded(source) for lora in _loras(adapter) for source in lora.sources)
+
+
 def rounding_note(adapter: Adapter, error: float | None) -> tuple[str, ...]:
     """A note on the error for people to read; none if there is no error."""
     if not error:
         return ()
-    found = (u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None)
-    sources = [source for lora in found for source in lora.sources if _is_rounded(source)]
+    sources = [s for lora in _loras(adapter) for s in lora.sources if _is_rounded(s)]
     dtypes = ", ".join(dict.fromkeys(torch_name(source.dtype) for source in sources))
     return (f"rounding the factors to {dtypes} adds a relative error of {error:.2g}",)
+
+
+def _loras(adapter: Adapter) -> list[LoRA]:
+    return [u.delta.low_rank for u in adapter.updates.values() if u.delta.low_rank is not None]
 
 
 def _is_rounded(source: Source) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from loratools.io.collector import collector_paused
 from loratools.running.progress import Progress
+from loratools.running.share import Meter, Share
 
 #: The most batches of calls a thread gets. Handing out a call costs as much as a tiny call does, so
 #: very many calls are handed out several at once.
@@ -28,47 +29,50 @@ class Map(Protocol):
 
 
 @contextmanager
-def threads(jobs: int | None, progress: Progress = None) -> Iterator[Map]:
+def threads(jobs: int | None, progress: Progress = None, total: int = 1) -> Iterator[Share]:
     """A `map` on `jobs` threads (one a core if None); results do not depend on their number.
 
-    `progress`, if it is a callback, is called with the number of calls that are done and the number
-    of those known so far, at least ten times a second while a result is waited for.
+    `progress`, if it is a callback, is called with the share of the work that is done, out of
+    `total`: at the beginning, with the results, ten times a second while one is waited for, and
+    with all of it at the end. See `Share.split` for work that takes more than one map.
 
     If a call fails, or the caller stops iterating, no further call begins, and those that have
     begun are waited for: they may be writing to a file that is closed or removed next.
     """
     workers = jobs or os.cpu_count() or 1
-    done = total = 0
+    meter = Meter(progress, total)
 
     def awaited(future: Future[list[_B]]) -> list[_B]:
-        nonlocal done
         while callable(progress) and not wait([future], _TICK_SECONDS).done:
-            progress(done, total)
-        found = future.result()
-        done += len(found)
-        if callable(progress):
-            progress(done, total)
-        return found
+            meter.again()
+        return future.result()
 
     with ThreadPoolExecutor(workers) as pool:
 
-        def each(function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterator[_B]:
-            nonlocal total
+        def run(
+            function: Callable[[_A], _B],
+            items: Iterable[_A],
+            tell: Callable[[int, int], object],
+            /,
+        ) -> Iterator[_B]:
             todo, ended = list(items), Event()
-            total += len(todo)
             size = 1 + len(todo) // (workers * _BATCHES)
+            starts = range(0, len(todo), size)
             futures = [
-                pool.submit(_batch, function, todo[begin : begin + size], ended)
-                for begin in range(0, len(todo), size)
+                pool.submit(_batch, function, todo[begin : begin + size], ended) for begin in starts
             ]
             try:
-                for future in futures:
-                    yield from awaited(future)
+                tell(0, len(todo))
+                for begin, future in zip(starts, futures, strict=True):
+                    found = awaited(future)
+                    tell(begin + len(found), len(todo))
+                    yield from found
             finally:
                 ended.set()
                 wait([future for future in futures if not future.cancel()])
 
-        yield each
+        yield Share(run, meter)
+        meter.end()
 
 
 def import_torch() -> None:

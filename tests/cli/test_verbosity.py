@@ -96,7 +96,7 @@ def test_what_verbose_says_stands_on_lines_of_its_own_beside_a_bar(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     said = run_here(capsys, "inspect", PLAIN, OTHER, "--check", "-v").err
-    assert "/s]" in said  # the bar
+    assert " adapters [" in said  # the bar
     assert said.count("read: ") > 1
     assert re.findall(r"(?<![\r\n])read: ", said) == []
 

@@ -42,6 +42,18 @@ def written(sources: dict[str, Source], file: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+def test_what_is_copied_is_told_as_progress_as_what_is_computed_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", factors())
+    monkeypatch.setattr(tensors, "_RUN_BYTES", 1)
+    seen: list[int] = []
+    loratools.rescale(
+        adapter, alpha=2, output=tmp_path / "out", progress=lambda done, total: seen.append(done)
+    )
+    assert len(set(seen)) > len(MODULES) / 2
+
+
 @pytest.mark.parametrize("limit", [1, 100, 2**20])
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float32, torch.bfloat16)])
 def test_runs_of_any_length_give_the_same_bytes(

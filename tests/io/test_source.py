@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,16 +141,25 @@ def test_only_the_rows_that_are_asked_for_are_read(
     assert sum(read) == 2 * most
 
 
-def test_columns_are_read_without_the_rest_of_the_matrix(
-    stored: dict[str, tuple[Stored, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("columns", "read"), [(6, [96]), (1024, [4 * 4096]), (1025, [8, 8, 8, 8])])
+def test_columns_are_read_without_the_rest_of_a_matrix_whose_rows_are_longer_than_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, read: list[int]
 ) -> None:
-    source, _ = stored["matrix"]
-    read = []
-    monkeypatch.setattr(
-        InputFile, "read_into", lambda file, buffer, offset: read.append(len(buffer))
-    )
-    transposed(source).read_rows(1, 3)
-    assert read == [8, 8, 8, 8]
+    """As many reads as rows would take minutes for the factors of a large adapter."""
+    values = torch.arange(4.0 * columns).reshape(4, columns)
+    save_file({"wide": values}, tmp_path / "file")
+    file = InputFile(tmp_path / "file")
+    (info,) = file.read_header().tensors
+    sizes = []
+    whole = InputFile.read_into
+
+    def counted(file: InputFile, buffer: memoryview, offset: int) -> None:
+        sizes.append(len(buffer))
+        whole(file, buffer, offset)
+
+    monkeypatch.setattr(InputFile, "read_into", counted)
+    assert torch.equal(transposed(Stored(*info, file)).read_rows(1, 3), values.T[1:3])
+    assert sizes == read
 
 
 def test_the_bytes_of_a_tensor_are_those_in_the_file(

@@ -120,7 +120,7 @@ def command(
     from loratools.reshaping.combined import Combination
 
     answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
-    with progress_bar(" steps") as progress:
+    with progress_bar("targets") as progress:
         combine(
             adapters,
             output=output,

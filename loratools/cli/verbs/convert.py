@@ -91,7 +91,7 @@ def command(
     from loratools.reshaping.convert import convert
 
     answer = Answer(as_json=as_json, writes_nothing=dry_run)
-    with progress_bar(" steps") as progress:
+    with progress_bar("targets") as progress:
         convert(
             adapter,
             output=output,

@@ -1,6 +1,5 @@
 """Describe an adapter, or each in a folder."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -107,8 +106,8 @@ def command(
             raise click.UsageError(f"{given}: shown of one adapter; name one alone, or add --json.")
         found_each = find_each(adapters, recursive=recursive, allow_pickle=settings["allow_pickle"])
         return inspect_several(found_each, inspecting, check=check, as_json=as_json)
-    with progress_bar(" updates") as progress:
-        found = replace(inspecting, progress=progress).describe(adapters[0], config)
+    with progress_bar("targets") as progress:
+        found = inspecting.describe(adapters[0], config, progress=progress)
     if as_json:
         print_json(found)
     else:

@@ -151,7 +151,7 @@ def command(
     strength = settings["strength"]
     chosen = {name: settings[name] for name in (*rescaling_names[1:-1], "keep_replaced")}
     answer = Answer(as_json=as_json, writes_nothing=dry_run)
-    with progress_bar(" steps") as progress:
+    with progress_bar("targets") as progress:
         rescale(
             adapter,
             output=output,

@@ -68,7 +68,7 @@ def command(
     from loratools.reshaping.resize import resize
 
     answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
-    with progress_bar(" steps") as progress:
+    with progress_bar("targets") as progress:
         resize(
             adapter,
             output=output,
