@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import OptionError
+from loratools.errors import OptionError, counted
 from loratools.files.companions import note_left_behind
 from loratools.files.opening import Reading, opened_adapter
 from loratools.files.writing import Written, fitted, write_reported
@@ -58,11 +58,12 @@ class CombineReport(Shown):
     written: Written | None
 
     def shown(self, *, verbose: bool = False) -> Iterator[Part]:
-        """How similar the adapters are, what was kept of each target, and what was written."""
+        """What was combined and how, how similar it is, what of it was kept, what was written."""
+        yield f"{self.method} of {counted(len(self.adapters), 'adapter')}"
+        pairs = zip(self.adapters, self.weights, strict=True)
+        for number, (adapter, weight) in enumerate(pairs, 1):
+            yield f"{number}  {adapter}" + ("" if weight == 1 else f" × {weight:g}")
         if self.similarity.groups:
-            pairs = zip(self.adapters, self.weights, strict=True)
-            for number, (adapter, weight) in enumerate(pairs, 1):
-                yield f"{number}  {adapter}" + ("" if weight == 1 else f" × {weight:g}")
             yield self.similarity.table(len(self.adapters))
         yield from self.certificates.shown(verbose=verbose)
         yield from written_parts(self.written, self.notes)

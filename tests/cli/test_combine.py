@@ -67,7 +67,8 @@ def test_it_says_how_adapters_go_together(run: Callable[..., Result], output: Pa
     with unchanged(SMALL, MIDDLE):
         result = run(SMALL, MIDDLE, "-w", "0.5", "-w", "0.3", "-o", output)
     assert (result.code, result.err) == (0, "")
-    lines = [line for line in result.out.splitlines() if line]
+    first, *lines = [line for line in result.out.splitlines() if line]
+    assert first == "linear of 2 adapters"
     assert lines[:2] == [f"1  {SMALL} × 0.5", f"2  {MIDDLE} × 0.3"]
     assert lines[2].split() == [
         *("targets", "cosine", "opposed", "with", "1", "with", "2"),
@@ -79,6 +80,13 @@ def test_it_says_how_adapters_go_together(run: Callable[..., Result], output: Pa
     assert lines[8].startswith("all ")
     assert lines[10].startswith(f"written: {output} (")
     assert len(lines) == 11
+
+
+def test_it_says_the_method_and_the_weights_of_adapters_that_have_nothing_in_common_too(
+    run: Callable[..., Result],
+) -> None:
+    lines = run(SMALL, "-w", 0.5, "--method", "ties", "--rank", 2, "--dry-run").out.splitlines()
+    assert lines[:2] == ["ties of 1 adapter", f"1  {SMALL} × 0.5"]
 
 
 def test_with_a_rank_it_says_what_was_kept(run: Callable[..., Result]) -> None:
