@@ -79,6 +79,8 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605 (a list, which type checkers read in
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":  # the module, whose table of errors the help of every verb names
+        return importlib.import_module("loratools.errors")
     if name not in _MODULES:
         from loratools.nearest import meant
 

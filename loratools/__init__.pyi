@@ -1,5 +1,6 @@
 # Made by scripts/make_stub.py from the table in __init__.py: run it, do not edit.
 
+from loratools import errors as errors
 from loratools.adapter import Adapter as Adapter
 from loratools.describing.description import Inspection as Inspection
 from loratools.describing.inspect import inspect as inspect

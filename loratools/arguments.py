@@ -38,6 +38,8 @@ C = TypeVar("C")
 _LEAST = {"jobs": 1}
 #: The largest integer that is looked at, so that messages can have it.
 _MOST = 10**100
+#: The most characters of a path on Linux; a longer text is the content of a file, or an accident.
+_LONGEST_PATH = 4096
 #: Types of which a message shows the value that was given; of others it names the type.
 _SHOWN = (str, bytes, int, float, complex, type(None))
 
@@ -231,11 +233,19 @@ def _as(expected: object, value: object) -> object:
     if origin is typing.Literal:
         return _as_one_of(expected, dict.fromkeys(map(type, inner)), value)
     if expected in (int, float, bool) and getattr(value, "ndim", None) == 0:
-        value = typing.cast(typing.Any, value).item()  # the number in a tensor of torch or numpy
+        value = _item(expected, value)
     if _is_a(origin or expected, value):
         return _plain(expected, value)
     is_config = origin is collections.abc.Mapping and hasattr(value, "to_dict")
     raise _OtherError(expected, value, hint="give its to_dict()" if is_config else None)
+
+
+def _item(expected: object, value: object) -> object:
+    """The number in a tensor of torch or numpy."""
+    try:
+        return typing.cast(typing.Any, value).item()
+    except RuntimeError:  # on torch's device meta, whose tensors have no values
+        raise _OtherError(expected, value, given="a tensor without a value") from None
 
 
 def _as_item(expected: object, key: object, value: object) -> object:
@@ -316,6 +326,9 @@ def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> obje
     kinds = tuple(kinds)
     if Path in kinds and isinstance(value, str | bytes) and not value:
         raise _EmptyError
+    if Path in kinds and isinstance(value, str | bytes) and len(value) > _LONGEST_PATH:
+        content = f"a text of {len(value)} characters, such as a file has"
+        raise _OtherError(expected, value, given=content)
     for kind in kinds:
         try:
             return _as(kind, value)

@@ -294,9 +294,10 @@ def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
             what = f"{path}: {(error.strerror or str(error)).lower()}"
             raise kind(what, file=path) from error
         except ValueError as error:
-            if "null" not in str(error):  # Python's own: a NUL in a path
+            # Python's own, of a NUL or of half a character in a path.
+            if "null" not in str(error) and not isinstance(error, UnicodeEncodeError):
                 raise
-            raise kind(f"{path}: {error}", file=path) from error
+            raise kind(f"{path}: no path has such a name ({error})", file=path) from error
 
 
 def escaped(text: str) -> str:

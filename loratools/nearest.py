@@ -63,6 +63,7 @@ _OTHER_ARGUMENTS = {
     "seed": ("random-state", "rng", "generator"),
     "size": ("max-size", "nbytes"),
     "error": ("tolerance", "tol"),
+    "tuned": ("model", "finetuned", "fine-tuned", "target"),
     "base": ("model", "base-model"),
     "adapter": ("path", "folder", "file", "lora", "model"),
     "adapters": ("path", "paths", "lora", "loras"),

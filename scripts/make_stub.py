@@ -21,6 +21,7 @@ def stub() -> str:
         for module, names in sorted({**public, "loratools.version": ("__version__",)}.items())
         for name in names
     ]
+    imports.insert(0, "from loratools import errors as errors")  # named in the help of the verbs
     listed = [f'    "{name}",' for name in loratools.__all__]
     return "\n".join([_HEAD, "", *imports, "", "__all__ = [", *listed, "]", ""])
 

@@ -94,7 +94,14 @@ def test_type_checkers_see_the_same_names() -> None:
     assert made["STUB"].read_text(encoding="utf-8") == made["stub"]()
     tree = ast.parse(made["stub"]())
     seen = [a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
-    assert sorted(seen) == sorted([*loratools.__all__, "__version__"])
+    assert sorted(seen) == sorted([*loratools.__all__, "__version__", "errors"])
+
+
+def test_the_module_that_the_help_of_verbs_names_is_there_without_an_import() -> None:
+    assert "see `loratools.errors`" in str(loratools.resize.__doc__)
+    found = "import loratools; print(loratools.errors.LoratoolsError.__name__)"
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == [b"LoratoolsError"]
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

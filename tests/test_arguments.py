@@ -244,6 +244,27 @@ def test_a_wrong_argument_without_a_name_is_answered_by_their_order() -> None:
         loratools.combine(PLAIN, base=adapter)
 
 
+def test_the_content_of_a_file_is_no_path_and_is_not_repeated() -> None:
+    content = (PLAIN / "adapter_model.safetensors").read_bytes()
+    for given in (content, "x" * 5000):
+        with pytest.raises(ArgumentError, match=r"path: a path is expected, not a text of \d+ cha"):
+            loratools.open_adapter(given)  # type: ignore[arg-type]
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(FormatError, match="no path has such a name"):
+            loratools.open_adapter(name)
+
+
+def test_a_scalar_without_a_value_is_no_number() -> None:
+    nothing: Any = torch.tensor(4, device="meta")
+    with pytest.raises(
+        ArgumentError, match="rank: an integer is expected, not a tensor without a v"
+    ):
+        loratools.resize(PLAIN, rank=nothing)
+
+
 def test_too_many_arguments_without_a_name_are_answered_by_which_have_one() -> None:
     with pytest.raises(ArgumentError, match=r"give base and adapters, several as a list, and oth"):
         made("b", "a", [0.5])  # type: ignore[call-arg]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, final, get_args, overload
 
 from loratools.adapter import Adapter
+from loratools.arguments import checked
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
 from loratools.describing.fields import with_models
@@ -159,6 +160,7 @@ class Inspections(Shown, Sequence[InspectionRow]):
     def __getitem__(self, index: int) -> InspectionRow: ...
     @overload
     def __getitem__(self, index: slice) -> "Inspections": ...
+    @checked
     def __getitem__(self, index: int | slice) -> "InspectionRow | Inspections":
         """A row, or some of them."""
         return Inspections(self.rows[index]) if isinstance(index, slice) else self.rows[index]

@@ -282,3 +282,13 @@ def test_an_object_of_the_array_has_all_fields_of_an_adapter_alone(mixed: Path) 
     assert rows[-1] == own | json.loads(json.dumps(alone))
     common = {*own, "path", "bytes"}
     assert [row.keys() == common for row in rows] == [True, True, True, True, False, True, False]
+
+
+def test_a_row_is_found_by_its_number_and_a_name_is_answered_in_one_line(fixtures: Path) -> None:
+    found = loratools.inspect([fixtures / "adapters" / "plain"])
+    wrong: Any = "plain"
+    with pytest.raises(
+        ArgumentError, match="index: an integer or a slice is expected, not 'plain'"
+    ):
+        found[wrong]
+    assert [row.verdict for row in found] == [found[-1].verdict]
