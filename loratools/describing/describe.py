@@ -84,7 +84,9 @@ class Inspecting:
 
         with threads(None, progress, len(adapter.updates)) as each:
             # A base is much larger than an adapter.
-            reading, adding, measuring = each.split(20 * bool(base), self.blocks, self.spectrum)
+            reading, adding, measuring = each.split(
+                20 * (base is not None), self.blocks, self.spectrum
+            )
             norms = weight_norms(plan, reading)
             if self.blocks:
                 described = replace(described, blocks=block_energies(adapter, norms, adding))

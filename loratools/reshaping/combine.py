@@ -205,6 +205,7 @@ def combine(
     import_torch()
     targets = {target for adapter in opened for target in adapter.updates}
     with threads(jobs, progress, len(targets)) as each:
+        # With a base, matrices as large as its weights are decomposed.
         effort = 5 + 5 * effort_of(combination.method, is_exact=rule is None and limit is None)
         basing, combining, rest = each.split(100 if base else 0, effort, 5)
 

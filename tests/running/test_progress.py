@@ -204,6 +204,13 @@ def test_each_phase_has_a_share_of_its_own(
             assert all(other.end <= share.begin for other in before)
 
 
+def test_each_tensor_of_an_extraction_is_told_when_it_is_done(
+    watched: Callable[[str, str], Watched],
+) -> None:
+    changed = len(loratools.inspect(PLAIN).adapter)
+    assert len({done for done, _ in watched("svd_extract", "rank").told}) > changed
+
+
 def test_each_adapter_of_a_list_is_told() -> None:
     seen: list[tuple[int, int]] = []
     loratools.inspect([PLAIN, "absent", DORA], progress=lambda *numbers: seen.append(numbers))
@@ -286,6 +293,15 @@ def test_a_bar_says_how_much_of_what_is_done(
         show(12 * size, 70 * size)
         assert re.search(shown, capsys.readouterr().err)
     assert capsys.readouterr().err.endswith("\r")
+
+
+def test_a_bar_shows_one_repository_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("B") as show:
+        for done, total in ((900, 900), (10, 200)):
+            show(done, total)
+            time.sleep(0.11)
+        show(20, 200)
+        assert "20.0/200" in capsys.readouterr().err
 
 
 def test_the_clock_of_a_bar_goes_on_while_nothing_is_done(
