@@ -130,13 +130,13 @@ class Target(Answering):
     def up(self) -> "Tensor":
         """The factor of shape (rows, rank) in ΔW = scaling · up @ down, as it is stored.
 
-        PEFT calls it `lora_B`. A kind with other parameters, such as LoHa, has exact factors
-        computed from them, in float64.
+        It is a copy: what is done to it is not done to the adapter. PEFT calls it `lora_B`. A kind
+        with other parameters, such as LoHa, has exact factors computed from them, in float64.
 
         Raises:
             UnsupportedError: the kind has no factors.
         """
-        return self._lora().up.read()
+        return self._lora().up.read().clone()
 
     @property
     def down(self) -> "Tensor":
@@ -147,7 +147,7 @@ class Target(Answering):
         Raises:
             UnsupportedError: the kind has no factors.
         """
-        return self._lora().down.read()
+        return self._lora().down.read().clone()
 
     @checked
     def update(

@@ -266,6 +266,17 @@ def test_a_weight_that_has_no_numbers_is_refused(
     assert caught.value.tensor == f"{Q}.weight"
 
 
+def test_what_a_user_does_to_numbers_is_not_done_to_the_adapter(adapter: Adapter) -> None:
+    for kept in (torch.float32, torch.float64):
+        factors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)}
+        held = {key: tensor.to(kept) for key, tensor in factors.items()}
+        for target in (loratools.adapter_from_tensors(held)["q"], adapter[Q]):
+            before = target.update()
+            for numbers in (target.up, target.down, target.update(), target.singular_values()):
+                numbers.zero_()
+            assert torch.equal(target.update(), before)
+
+
 def test_an_update_with_a_nan_has_no_singular_values() -> None:
     factors = {"q.lora_A.weight": torch.full((2, 4), math.nan), "q.lora_B.weight": torch.ones(4, 2)}
     target = loratools.adapter_from_tensors(factors)["q"]
