@@ -18,6 +18,7 @@ from loratools.deltas._span import Span as Span
 from loratools.deltas._span import is_whole as is_whole
 from loratools.deltas._span import parts_of as parts_of
 from loratools.deltas._stored import check_stored as check_stored
+from loratools.deltas._stored import swapped as swapped
 from loratools.deltas._stored import zero_factor as zero_factor
 from loratools.errors import UnsupportedError
 from loratools.io.computed import stored_elements

@@ -1,5 +1,7 @@
 """Checks the stored tensors that a change is made of, and finds those that are all zeros."""
 
+from collections.abc import Sequence
+
 from loratools.errors import FormatError, UnsupportedError
 from loratools.io.dtypes import FACTORS
 from loratools.io.source import Source
@@ -25,6 +27,16 @@ def check_stored(*sources: Source) -> None:
             raise FormatError(
                 f"{source.keys[0]}: {list(source.shape)} has no elements", tensor=source.keys[0]
             )
+
+
+def swapped(up: Sequence[int], down: Sequence[int]) -> str | None:
+    """What to ask of factors without a common rank, by their shapes: whether each is the other.
+
+    None if they have no common rank the other way round either.
+    """
+    if len(up) < 2 or len(down) < 2 or up[0] != down[1]:
+        return None
+    return f"they have rank {up[0]} the other way round: are the two swapped?"
 
 
 def zero_factor(up: Source, *others: tuple[str, Source]) -> str | None:

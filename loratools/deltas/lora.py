@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 # Not from the package, whose `Delta` is described with this kind.
 from loratools.deltas._span import Product, Span, is_whole
-from loratools.deltas._stored import check_stored, zero_factor
+from loratools.deltas._stored import check_stored, swapped, zero_factor
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.io.computed import multiplied
 from loratools.io.source import Source, sliced, transposed
@@ -104,6 +104,7 @@ class LoRA:
             raise ShapeMismatchError(
                 f"{self.up.keys[0]}: factors {list(up)} and {list(down)} do not have the same rank",
                 tensor=self.up.keys[0],
+                hint=swapped(up, down),
             )
 
     @property

@@ -74,16 +74,19 @@ def has_other_head(config: PeftConfig, modules: Iterable[str], replaced: Iterabl
     return bool(beside) and not any(map(SavedNames(names).hold, beside))
 
 
-def other_ranks(found: Mapping[tuple[int, int], Sequence[str]]) -> Iterator[Note]:
+def other_ranks(found: Mapping[tuple[int, int, bool], Sequence[str]]) -> Iterator[Note]:
     """Notes on modules whose tensors have another rank than the config says.
 
-    `found` has these modules by the two ranks: the config's and the tensors'.
+    `found` has these modules by the two ranks, the config's and the tensors', and by whether the
+    factors have the config's rank if each is the other.
     """
-    for (expected, rank), paths in found.items():
+    for (expected, rank, is_swapped), paths in found.items():
+        asked = f"the other way round they have rank {expected}: are A and B swapped?; "
         yield Note(
             "refusal",
             f"the config says rank {expected}, and the tensors have rank {rank}: "
-            f"{listing(paths, 3)}; the scaling divides by the one that it was trained with, and "
+            f"{listing(paths, 3)}; {asked if is_swapped else ''}the scaling divides by the one "
+            f"that it was trained with, and "
             f"PEFT does not load such an adapter; {valued('config')} with the right r or "
             f"rank_pattern settles it",
         )

@@ -44,8 +44,8 @@ class Decoder:
     """Decodes the parts of each module to updates, and collects notes on them.
 
     `where` names the adapter in messages. `modules` are the paths of the modules so far.
-    `other_ranks` has the modules whose tensors have another rank than the config says, by these two
-    ranks.
+    `other_ranks` has the modules whose tensors have another rank than the config says: see
+    `other_ranks` in `announced.py`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Decoder:
         self.shortcuts = [s for kind in codecs.kinds if (s := kind.shortcut(config))]
         self.modules: list[str] = []
         self.notes: list[Note] = []
-        self.other_ranks: dict[tuple[int, int], list[str]] = {}
+        self.other_ranks: dict[tuple[int, int, bool], list[str]] = {}
 
     def all_updates(self) -> dict[str, Update]:
         """The updates of all modules, by target."""
@@ -108,7 +108,7 @@ class Decoder:
         )
         found = list(kind.decode(stored))
         update = found[0][1]
-        self._compare_rank(target.path, kind.stored_rank(stored, update))
+        self._compare_rank(target.path, kind.stored_rank(stored, update), update.delta.shape)
         yield from found
         for codec in self.codecs.beside:
             if codec.role in roles:
@@ -158,9 +158,10 @@ class Decoder:
         )
         return 1
 
-    def _compare_rank(self, path: str, rank: int | None) -> None:
+    def _compare_rank(self, path: str, rank: int | None, shape: tuple[int, ...]) -> None:
         if rank is not None and rank != (expected := self.config.expected_rank(path)):
-            self.other_ranks.setdefault((expected, rank), []).append(path)
+            is_swapped = shape == (expected, expected)
+            self.other_ranks.setdefault((expected, rank, is_swapped), []).append(path)
 
 
 def path_of(module: str) -> str:

@@ -57,6 +57,11 @@ BIAS = part("lora_B.bias", 4)
         ),
         (Q, {"r": 8}, r"the config says rank 8, and the tensors have rank 2: layers\.0\.q"),
         (Q | K, {"rank_pattern": {"q": 1}}, "the config says rank 1, and the tensors have rank 2"),
+        (
+            {"q.lora_A": (5, 2), "q.lora_B": (2, 5)},
+            {"r": 2},
+            r"have rank 5: q; the other way round they have rank 2: are A and B swapped\?",
+        ),
         (EMBEDDING, {"r": 3}, "the config says rank 3, and the tensors have rank 2: tok"),
         (
             Q | EMBEDDING,

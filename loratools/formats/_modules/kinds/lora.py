@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import final
 
-from loratools.deltas import Delta
+from loratools.deltas import Delta, swapped
 from loratools.deltas.lora import LoRA
 from loratools.errors import FormatError, ShapeMismatchError
 from loratools.formats._modules.kinds import Codec, StoredModule
@@ -35,7 +35,8 @@ class _LoRACodec(Codec):
         if len(below) != len(above) or below[0] != above[1] or set(above[2:]) - {1}:
             raise ShapeMismatchError(
                 f"{module.name}: lora_down {list(below)} and lora_up {list(above)} do not fit: "
-                f"expected (rank, in, kernel...) and (out, rank, 1...)"
+                f"expected (rank, in, kernel...) and (out, rank, 1...)",
+                hint=swapped(above, below),
             )
         scaling = module.scaling(rank=below[0])
         return LoRA(flattened(up), flattened(down), scaling, (above[0], *below[1:]))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from loratools.deltas import swapped
 from loratools.deltas.lora import LoRA
 from loratools.errors import ShapeMismatchError, UnsupportedError, counted, errors_of, shorten
 from loratools.formats._fields import integer
@@ -62,6 +63,7 @@ def _linear(module: StoredModule) -> LoRA:
             f"{module.name}: lora_A {list(below)} and lora_B {list(above)} do not have "
             f"the same rank",
             tensor=module.path,
+            hint=swapped(above, below),
         )
     return LoRA(flattened(up), flattened(down), module.scaling, (above[0], *below[1:]))
 
@@ -128,6 +130,7 @@ def _embedding(module: StoredModule) -> LoRA:
             f"{module.name}: lora_embedding_A {list(down.shape)} and lora_embedding_B "
             f"{list(up.shape)} do not have the same rank",
             tensor=module.path,
+            hint=swapped(up.shape, down.shape),
         )
     # PEFT computes (B @ A).T, so what it calls A holds a column for every row of the embedding.
     return LoRA(transposed(down), transposed(up), module.scaling, (down.shape[1], up.shape[0]))

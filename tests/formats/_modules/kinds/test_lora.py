@@ -31,3 +31,13 @@ def test_factors_that_do_not_fit_are_refused(down: tuple[int, ...], up: tuple[in
                f"{UNET}.lora_up.weight": torch.zeros(up)}  # fmt: skip
     with pytest.raises(ShapeMismatchError, match=f"here: {UNET}: lora_down .* do not fit"):
         decoded(factors)
+
+
+@pytest.mark.parametrize(("down", "up"), [((4, 2), (2, 3)), ((4, 2, 1, 1), (2, 3, 3, 3))])
+def test_factors_that_fit_the_other_way_round_may_be_swapped(
+    down: tuple[int, ...], up: tuple[int, ...]
+) -> None:
+    factors = {f"{UNET}.lora_down.weight": torch.zeros(down),
+               f"{UNET}.lora_up.weight": torch.zeros(up)}  # fmt: skip
+    with pytest.raises(ShapeMismatchError, match="have rank 2 the other way round: are the two sw"):
+        decoded(factors)

@@ -44,6 +44,18 @@ def test_factors_of_different_ranks_are_refused(down: tuple[int, ...], up: tuple
         decoded(parts(lora_A__weight=down, lora_B__weight=up))
 
 
+@pytest.mark.parametrize(
+    ("down", "up", "is_asked"), [((6, 2), (2, 5), True), ((6, 2), (3, 5), False)], ids=str
+)
+def test_factors_that_have_one_rank_the_other_way_round_may_be_swapped(
+    down: tuple[int, ...], up: tuple[int, ...], is_asked: bool
+) -> None:
+    with pytest.raises(ShapeMismatchError, match="do not have the same rank") as refusal:
+        decoded(parts(lora_A__weight=down, lora_B__weight=up))
+    asked = "they have rank 2 the other way round: are the two swapped?"
+    assert refusal.value.hint == (asked if is_asked else None)
+
+
 @pytest.mark.parametrize(("down", "up"), [((2, 7), (3, 3)), ((2,), (3, 2)), ((2, 7, 1), (3, 2))])
 def test_embedding_factors_of_different_ranks_are_refused(
     down: tuple[int, ...], up: tuple[int, ...]
