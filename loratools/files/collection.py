@@ -54,6 +54,7 @@ _HIDDEN = Other("hidden", "hidden")
 _PICKLE = Other(
     "a pickle", "pickles", True, "not read, as a pickle can run code; {} reads it", "allow_pickle"
 )
+_OTHER_PICKLE = Other("a pickle", "pickles", has_weights=True)
 _OTHER_WEIGHTS = Other("weights for other programs", "weights for other programs", has_weights=True)
 _UNKNOWN = Other("of an unknown kind", "of unknown kinds")
 _MODEL = Other("a model", "models", has_weights=True)
@@ -75,7 +76,7 @@ _BY_SUFFIX = {
     ),
     (".gguf",): Other("a GGUF file", "GGUF files", has_weights=True),
     (".bin", ".pt", ".pth"): _PICKLE,
-    (".ckpt", ".pkl", ".pickle"): Other("a pickle", "pickles", has_weights=True),
+    (".ckpt", ".pkl", ".pickle"): _OTHER_PICKLE,
     WEIGHT_SUFFIXES: _OTHER_WEIGHTS,
 }
 
@@ -94,14 +95,20 @@ class Item(NamedTuple):
 def is_collection(folder: Folder) -> bool:
     """Whether a folder is neither an adapter nor a model, nor has only one file that may be one.
 
+    Pickles may be: a table names them, whether they are read or not.
+
     Raises:
         OSError: the folder cannot be read.
     """
     if whole_at(folder, "") is not None:
         return False
     own = folder.names()
-    items = [item.name for item in contents(folder) if item.other is None]
-    return any(n not in own for n in items) or len(set(map(common_stem, items))) > 1
+    items = contents(folder)
+    if any(item.other is None and item.name not in own for item in items):
+        return True
+    beside = [i for i in items if i.name in own and OF_TRAINING.match(i.name) is None]
+    weights = [i.name for i in beside if i.other in (None, _PICKLE, _OTHER_PICKLE)]
+    return len(set(map(common_stem, weights))) > 1
 
 
 def contents(

@@ -123,6 +123,10 @@ def test_pickles_are_opened_if_that_is_allowed_or_an_adapter_has_such_a_name(
         (["adapter_config.json", "a.safetensors", "checkpoint-1/adapter_config.json"], False),
         (["config.json", "model.safetensors", "lora/adapter_config.json"], False),
         (["notes.txt", "x.pt"], False),
+        (["x.pt", "y.pt"], True),
+        (["a.safetensors", "y.pt"], True),
+        (["a.safetensors", "training_args.bin"], False),
+        (["pytorch_lora_weights.safetensors", "y.bin"], False),  # another part of it, perhaps
         (["pytorch_lora_weights.safetensors", "b.safetensors"], True),
         (["pytorch_lora_weights.safetensors", "optimizer.bin", "x.png"], False),
         (["adapters.safetensors", "0000100_adapters.safetensors"], False),
