@@ -38,6 +38,8 @@ from loratools.nearest import did_you_mean
 EMPTY_PATH = (
     "an empty text is no path; set the variable that it comes from, or give . for this folder"
 )
+#: The end of that which is not true for an output, which needs a name of its own.
+NO_OUTPUT = ", or give . for this folder"
 
 
 class LoratoolsError(Exception):
@@ -261,6 +263,7 @@ _REMEDIES = {
     errno.EDQUOT: "; make room, or name an output on another disk",
     errno.EROFS: "; name an output on another disk",
     errno.EACCES: "; change its permissions, or name another path",
+    errno.EFBIG: "; raise the limit on files (ulimit -f), or name an output on another disk",
     errno.EMFILE: "; raise the limit on open files, as with ulimit -n",
 }
 

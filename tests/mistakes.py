@@ -19,7 +19,7 @@ from typing import NoReturn
 import pytest
 
 from loratools.io import writer
-from tests.e2e.commands import FIXTURES, SINGLE, SMALL
+from tests.e2e.commands import FIXTURES, SHARDED, SINGLE, SMALL
 from tests.sorts_of_files import SORTS
 
 
@@ -84,6 +84,26 @@ def folder(name: str, *files: str) -> Callable[[], object]:
         Path(name).mkdir()
         for file in files:
             Path(name, file).touch()
+
+    return make
+
+
+def links(name: str, to: str) -> Callable[[], object]:
+    """Puts a link in place of a file."""
+
+    def link() -> None:
+        Path(name).unlink()
+        Path(name).symlink_to(to)
+
+    return link
+
+
+def sharded(missing: str) -> Callable[[], object]:
+    """Makes a model in several files, without one of its files."""
+
+    def make() -> None:
+        shutil.copytree(SHARDED, "large")
+        Path("large", missing).unlink()
 
     return make
 
@@ -231,6 +251,94 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             code=4,
         ),
     ),
+    "Names as shells and systems have them": (
+        Mistake(
+            "a path where a repository belongs",
+            "push adapter /models/style",
+            what="a path, and not a name on the Hub",
+            where="/models/style",
+            remedy="write OWNER/NAME",
+        ),
+        Mistake(
+            "the repository before the folder",
+            "push ann/style adapter",
+            what="no such folder",
+            where="ann/style",
+            remedy="the folder comes first, and then OWNER/NAME",
+        ),
+        Mistake(
+            "hf:// in capitals",
+            "merge base HF://ann/style -o out",
+            what="no such file or folder",
+            where="HF://ann/style",
+            remedy="did you mean hf://ann/style?",
+        ),
+        Mistake(
+            "a variable in single quotes",
+            "inspect '$HOME/adapter'",
+            what="no such file or folder",
+            where="$HOME/adapter",
+            remedy="write what $HOME stands for, as only shells read it",
+        ),
+        Mistake(
+            "a pattern that fits nothing",
+            "combine 'loras/*.safetensors' -o out",
+            what="no such file or folder",
+            where="loras/*.safetensors",
+            remedy="no name fits this pattern",
+        ),
+        Mistake(
+            "a path of Windows",
+            "inspect 'D:/models/style.safetensors'",
+            what="no such file or folder",
+            where="D:/models/style.safetensors",
+            remedy="write it as this system has it",
+        ),
+        Mistake(
+            "a comma between adapters",
+            "combine adapter,gpt2 -o out",
+            what="no such file or folder",
+            where="adapter,gpt2",
+            remedy="name each by itself: adapter gpt2",
+        ),
+        Mistake(
+            "a space between weights",
+            "merge base adapter gpt2 -w 0.7 0.3 -o out",
+            what="is a number, where an adapter belongs",
+            where="'0.3'",
+            remedy="several weights are one list, as in -w 0.7,0.3",
+            code=2,
+        ),
+        Mistake(
+            "a weight where none is taken",
+            "resize adapter:0.5 --rank 2 -o out",
+            what="no such file or folder",
+            where="adapter:0.5",
+            remedy="did you mean adapter? It takes no weight here",
+        ),
+        Mistake(
+            "a dash of a word processor",
+            "merge base adapter —overwrite -o out",
+            what="no such file or folder",
+            where="—overwrite",
+            remedy="did you mean --overwrite?",
+        ),
+        Mistake(
+            "a link to nothing, as in a copy of the cache",
+            "merge base adapter -o out",
+            what="a link to ../blobs/x, where there is nothing",
+            where=WEIGHTS,
+            remedy="copy what it leads to (cp -rL)",
+            prepare=links(WEIGHTS, "../blobs/x"),
+        ),
+        Mistake(
+            "a file through a pipe",
+            "inspect -",
+            what="no such file or folder",
+            where="-:",
+            remedy="standard input is not read: name a file",
+        ),
+    ),
     "Files": (
         Mistake(
             "a repository was cloned without its large files",
@@ -309,6 +417,30 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             where="style.png",
             remedy="name the file that is meant",
             prepare=writes("style.png", SORTS["PNG"].data),
+        ),
+        Mistake(
+            "one of the files of a model was not downloaded",
+            "merge large adapter -o out",
+            what="lists model-00002-of-00002.safetensors, and no such file is in the folder",
+            where="large/model.safetensors.index.json",
+            remedy="download it too",
+            prepare=sharded("model-00002-of-00002.safetensors"),
+        ),
+        Mistake(
+            "the index of a model was not downloaded",
+            "merge large adapter -o out",
+            what="parts of the weights, without the index",
+            where="large: model-00001-of-00002.safetensors",
+            remedy="download the .safetensors.index.json too",
+            prepare=sharded("model.safetensors.index.json"),
+        ),
+        Mistake(
+            "a config from an editor that writes a byte order mark",
+            "inspect adapter",
+            what="it begins with a byte order mark (BOM)",
+            where="adapter/adapter_config.json",
+            remedy="save it in UTF-8 without one",
+            prepare=writes("adapter/adapter_config.json", "\ufeff{}"),
         ),
     ),
     "Several adapters": (
@@ -471,8 +603,55 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "inspect adapter --strength 2",
             what="No such option",
             where="'--strength'",
-            remedy="See loratools inspect --help.",
+            remedy="it is an option of loratools rescale",
             code=2,
+        ),
+        Mistake(
+            "an option that is an argument here",
+            "merge --model base adapter -o out",
+            what="No such option",
+            where="'--model'",
+            remedy="it is an argument: loratools merge BASE [ADAPTER...]",
+            code=2,
+        ),
+        Mistake(
+            "the token on the command line",
+            "push adapter ann/style --token hf_xxx",
+            what="No such option",
+            where="'--token'",
+            remedy="set HF_TOKEN, or log in",
+            code=2,
+        ),
+        Mistake(
+            "an = after an option of one letter",
+            "merge base adapter -o=out",
+            what="no = stands after an option of one letter",
+            where="'-o=out'",
+            remedy="write -o out",
+            code=2,
+        ),
+        Mistake(
+            "an adapter that needs an option before it",
+            "swap base adapter",
+            what="Got unexpected extra argument (adapter)",
+            where="loratools swap takes MODEL",
+            remedy="all else by options, such as --in",
+            code=2,
+        ),
+        Mistake(
+            "a variable that is not set",
+            "merge base adapter --variant '' -o out",
+            what="an empty text",
+            where="'--variant'",
+            remedy="set the variable that it comes from, or leave the option out",
+            code=2,
+        ),
+        Mistake(
+            "a variant that the model does not have",
+            "merge base adapter --variant fp16 -o out",
+            what="has no weights of the variant 'fp16'",
+            where="base",
+            remedy="use --variant none",
         ),
         Mistake(
             "a dtype by its short name",
@@ -623,6 +802,35 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             what="no such folder",
             where="models/new",
             remedy="make it first",
+        ),
+        Mistake(
+            "the output's folder is a file",
+            "merge base adapter -o style.safetensors/out",
+            what="not a folder",
+            where="style.safetensors",
+            remedy="name another output",
+        ),
+        Mistake(
+            "the output in a cloud",
+            "merge base adapter -o s3://bucket/out",
+            what="no such folder",
+            where="s3:/bucket",
+            remedy="an output is a path on this machine",
+        ),
+        Mistake(
+            "the output into a pipe",
+            "merge base adapter -o -",
+            what="an output is not standard output",
+            where="-:",
+            remedy="name a file or a folder",
+        ),
+        Mistake(
+            "the output replaces a folder of other files",
+            "merge base adapter -o data --overwrite",
+            what="a folder without safetensors files is not replaced",
+            where="data",
+            remedy="name another output, or remove it first",
+            prepare=folder("data", "train.parquet"),
         ),
         Mistake(
             "the disk is full",

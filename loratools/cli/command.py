@@ -6,14 +6,16 @@ from typing import Any, TypeVar
 import click
 
 from loratools.cli.layout import MAX_WIDTH, Context, write_examples, write_section
-from loratools.cli.unknown import names_of_files, no_such_option
+from loratools.cli.unknown import names_of_files, no_such_option, refuse_short_with_equals
 from loratools.cli.verbosity import reporting, verbosity_options
-from loratools.errors import EMPTY_PATH
+from loratools.errors import EMPTY_PATH, NO_OUTPUT
 from loratools.typed import running
 from loratools.version import __version__
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+#: A path; where it cannot be read, the error is that of the file that is.
+PATH = click.Path(readable=False)
 ADAPTER = "A LoRA or other adapter: a folder, a file, or hf://owner/name[@revision] on the Hub."
 BASE = "A model: a folder, a safetensors file, or hf://owner/name[@revision] on the Hub."
 #: Explanation of the patterns that options take; they point to it.
@@ -84,6 +86,7 @@ class Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; an option that the verb does not have is answered by its own."""
+        refuse_short_with_equals(args, ctx)
         given = tuple(args)
         try:
             return super().parse_args(ctx, args)
@@ -97,14 +100,12 @@ class Verb(click.Command):
             return super().invoke(ctx)
 
     def _refuse_empty(self, ctx: click.Context) -> None:
-        """Refuse an empty path or name, such as the shell makes of a variable that is not set."""
+        """Refuse an empty value, such as the shell makes of a variable that is not set."""
         for param in self.params:
-            if isinstance(param, click.Argument) or isinstance(param.type, click.Path):
-                given = ctx.params[str(param.name)]
-                if "" in (given if isinstance(given, tuple) else (given,)):
-                    is_path = isinstance(param.type, click.Path)
-                    text = EMPTY_PATH if is_path else "an empty text; give a name on the Hub"
-                    raise click.BadParameter(text, ctx, param)
+            given = ctx.params.get(str(param.name))
+            texts = given if isinstance(given, tuple) else (given,)
+            if any(isinstance(text, str) and not text.strip() for text in texts):
+                raise click.BadParameter(_empty(param), ctx, param)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the arguments, and the options by section."""
@@ -134,6 +135,15 @@ class Verb(click.Command):
             with formatter.section("Patterns"):
                 formatter.write_text(_PATTERNS)
         write_examples(formatter, self.examples)
+
+
+def _empty(param: click.Parameter) -> str:
+    """What is wrong with an empty value of an option or an argument."""
+    if isinstance(param.type, click.Path):
+        return EMPTY_PATH.removesuffix(NO_OUTPUT) if param.name == "output" else EMPTY_PATH
+    if isinstance(param, click.Argument):
+        return "an empty text; give a name on the Hub"
+    return "an empty text; set the variable that it comes from, or leave the option out"
 
 
 def common_options() -> list[click.Parameter]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
-from loratools.cli.command import section
+from loratools.cli.command import PATH, section
 from loratools.cli.unknown import OneOf
 from loratools.errors import OptionError
 from loratools.formats import Option, adapter_configs, options
@@ -36,6 +36,12 @@ class Size(click.ParamType[int]):
         return size
 
 
+class Count(click.IntRange):
+    """A whole number from 1 on, which is called an integer in messages."""
+
+    name = "integer"
+
+
 class ValueOrNumber(click.ParamType[str]):
     """A value of a dialect's option that may also be a number: `auto`, `16`."""
 
@@ -59,7 +65,7 @@ def config_option(command: Command) -> Command:
     """`--config`: where an adapter's config is, if not beside it."""
     return click.option(
         "--config",
-        type=click.Path(),
+        type=PATH,
         metavar="FILE",
         help=f"The {' or '.join(adapter_configs())} of an adapter that has none beside it.",
     )(command)
@@ -230,7 +236,7 @@ def rounding_options(command: Command) -> Command:
 def jobs_option(command: Command) -> Command:
     """`--jobs`: the number of threads."""
     text = "The number of threads; the result does not depend on it.  [default: one for each core]"
-    return click.option("--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
+    return click.option("--jobs", type=Count(min=1), metavar="N", help=text)(command)
 
 
 def variant_option(command: Command) -> Command:
@@ -250,7 +256,7 @@ def base_option(command: Command) -> Command:
     """`--base` and `--variant`: a base model for updates that depend on the weights they change."""
     return click.option(
         "--base",
-        type=click.Path(),
+        type=PATH,
         metavar="BASE",
         help="The base model. With it, DoRA and other updates that depend on the weights of the "
         "base become LoRA for this base, at the ranks that you choose.",
@@ -301,7 +307,7 @@ def output_options(command: Command) -> Command:
         click.option(
             "-o",
             "--output",
-            type=click.Path(),
+            type=PATH,
             metavar="PATH",
             help="Where the adapter is written: a new folder, or a new file if the format is a "
             "single file.",

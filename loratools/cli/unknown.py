@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
 
-from loratools.nearest import did_you_mean, meant
+from loratools.errors import listing
+from loratools.nearest import did_you_mean, meant, nearest
 
 #: What other programs call the options.
 _OTHER_OPTIONS = {
@@ -16,15 +17,34 @@ _OTHER_OPTIONS = {
     "--block-weights": ("--lbw", "--lbws"),
     "--strength": ("--weight", "-w", "--multiplier", "--factor", "--scale-factor"),
     "--dtype": ("--precision", "--torch-dtype", "--save-precision", "--type", "--outtype"),
-    "--output": ("--save-to", "--output-dir", "--out-dir", "--dest", "--destination"),
-    "--rank": ("--dim", "--new-rank", "-r", "--network-dim"),
+    "--output": ("--save-to", "--output-dir", "--out-dir", "--dest", "--local-dir"),
+    "--rank": ("--dim", "--new-rank", "-r", "--network-dim", "--lora-rank"),
     "--to": ("--format", "--target", "-t"),
     "--dry-run": ("-n", "--simulate", "--check"),
+    "--device": ("--cuda", "--gpu"),
+    "--in": ("--adapter", "--adapters", "--lora", "--loras"),
+    "--jobs": ("--threads", "--num-threads", "--workers", "-j"),
 }
-#: What a verb without an option is answered, where another verb has it.
+#: What is answered to what other programs have options for, or another verb.
+_BY_RESCALE = "`loratools rescale --block-weights` writes an adapter with them"
 _ELSEWHERE = {
-    "--block-weights": "`loratools rescale --block-weights` writes an adapter with them",
+    "--token": "set HF_TOKEN, or log in with `hf auth login`",
+    "--debug": "set LORATOOLS_DEBUG=1",
+    **dict.fromkeys(("--block-weights", "--lbw", "--lbws"), _BY_RESCALE),
 }
+#: What other programs have options for, and are arguments here, by a part of the metavariable.
+_ARGUMENTS = {
+    "BASE": ("--base", "--model", "--base-model", "--checkpoint", "--sd-model"),
+    "MODEL": ("--base", "--model", "--base-model", "--checkpoint"),
+    "ADAPTER": ("--adapter", "--adapters", "--lora", "--loras", "--input", "-i"),
+    "TUNED": ("--model", "--tuned", "--finetuned", "--model-tuned"),
+    "OWNER": ("--repo", "--repo-id", "--name"),
+}
+#: The options that are most often meant by an argument too many, the first that a verb has.
+_USUAL = ("--in", "-o")
+#: Shorter words than this, of an option, are like too many others.
+_SHORTEST = 3
+_LIKE_AN_OPTION = 0.65
 
 
 class OneOf(click.Choice[str]):
@@ -56,16 +76,75 @@ def no_such_command(name: str, commands: list[str]) -> str:
 
 
 def no_such_option(error: click.NoSuchOption, context: click.Context) -> click.UsageError:
-    """The error for an option that a verb does not have, with the one that was meant, if known."""
+    """The error for an option that a verb does not have, with what was meant, if known."""
     name = error.option_name
-    known = {option for param in context.command.params for option in param.opts}
+    hint = _instead_of_option(name, context)
+    text = f"No such option {name!r}" + (f"; {hint}" if hint else ".")
+    return click.NoSuchOption(name, text, ctx=context)
+
+
+def _instead_of_option(name: str, context: click.Context) -> str | None:
+    """What to write in place of an option that a verb does not have.
+
+    That is an option that other programs call so, or that is spelled nearly so; an argument; or
+    another verb, which has the option.
+    """
+    plain = name.lower().replace("_", "-")
+    params = context.command.params
+    known = {opt for param in params if isinstance(param, click.Option) for opt in param.opts}
     for option, words in _OTHER_OPTIONS.items():
-        if option in known and name in words:
-            text = f"No such option {name!r}; did you mean {option!r}?"
-            return click.NoSuchOption(name, text, ctx=context)
-        if option in _ELSEWHERE and name in (option, *words):
-            return click.UsageError(f"No such option {name!r}; {_ELSEWHERE[option]}.", ctx=context)
-    return error
+        if option in known and plain in words:
+            return f"did you mean {option!r}?"
+    if plain in _ELSEWHERE:
+        return _ELSEWHERE[plain]
+    usage = " ".join(context.command.collect_usage_pieces(context)[1:])
+    if any(plain in words for name, words in _ARGUMENTS.items() if name in re.split(r"\W+", usage)):
+        return f"it is an argument: {context.command_path} {usage}"
+    if (found := _spelled_like(plain, known)) is not None:
+        return f"did you mean {found!r}?"
+    others = _verbs_with(name, context)
+    return f"it is an option of {listing(others, 3)}" if others else None
+
+
+def _spelled_like(plain: str, known: Collection[str]) -> str | None:
+    """The option that begins with a word, or is most like it; their dashes say nothing."""
+    names = {option.lstrip("-"): option for option in sorted(known) if option.startswith("--")}
+    word = plain.lstrip("-")
+    if len(word) < _SHORTEST:
+        return None
+    begun = min((name for name in names if name.startswith(word)), key=len, default=None)
+    found = begun or nearest(word, names, _LIKE_AN_OPTION)
+    return found and names[found]
+
+
+def _verbs_with(option: str, context: click.Context) -> list[str]:
+    """The verbs that have an option of this name."""
+    group = context.parent.command if context.parent else None
+    if not isinstance(group, click.Group):
+        return []
+    verbs = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return [
+        f"loratools {name}"
+        for name, verb in verbs.items()
+        if verb and any(option in param.opts for param in verb.params)
+    ]
+
+
+def refuse_short_with_equals(args: Sequence[str], context: click.Context) -> None:
+    """Refuse `-o=out`, of which the parser would make an output called `=out`.
+
+    Raises:
+        UsageError: a short option of the verb is written so.
+    """
+    shorts = {opt: param for param in context.command.params for opt in param.opts if len(opt) == 2}
+    for word in args[: args.index("--")] if "--" in args else args:
+        param = shorts.get(word[:2])
+        if param is not None and word[2:3] == "=":
+            is_flag = isinstance(param, click.Option) and param.is_flag
+            instead = word[:2] if is_flag else f"{word[:2]} {word[3:]}"
+            raise click.UsageError(
+                f"{word!r}: no = stands after an option of one letter; write {instead}", context
+            )
 
 
 def names_of_files(args: Sequence[str], context: click.Context) -> click.UsageError | None:
@@ -91,14 +170,24 @@ def option_of_a_command(
 def advice(error: click.UsageError) -> str:
     """The end of the message of an error that says only what is wrong: what to give, or help."""
     text = error.format_message()
-    if found := re.search(r"is not a valid (float|integer)( range)?\.$", text):
+    if found := re.search(r"is not a valid (float|integer)\.$", text):
         return " Give a number, such as " + ("0.5." if found[1] == "float" else "8.")
     is_bare = isinstance(error, click.MissingParameter) or (
-        isinstance(error, click.NoSuchOption)
-        and not error.possibilities
-        and "; did you mean" not in text
+        isinstance(error, click.NoSuchOption) and ";" not in text
     )
-    is_extra = re.match("Got unexpected extra argument[^;]*$", text) is not None
-    if error.ctx is None or not (is_bare or is_extra):
+    if error.ctx is None:
+        return ""
+    if re.match("Got unexpected extra argument[^;]*$", text) is not None:
+        return f"; {_all_arguments(error.ctx)}"
+    if not is_bare:
         return ""
     return f"{'' if text.endswith('.') else '.'} See {error.ctx.command_path} --help."
+
+
+def _all_arguments(context: click.Context) -> str:
+    """What arguments there are, where one too many was given."""
+    usage = " and ".join(context.command.collect_usage_pieces(context)[1:]) or "no argument"
+    known = {option for param in context.command.params for option in param.opts}
+    first = next((f", such as {option}" for option in _USUAL if option in known), "")
+    path = context.command_path
+    return f"{path} takes {usage}, and all else by options{first}: see {path} --help"

@@ -11,12 +11,19 @@ from loratools.files.contents import instead_of_base
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
 from loratools.files.swapped import notes_on_swapped, refuse_half_swapped
-from loratools.files.variants import PLAIN, choose, no_such_variant, only_file, variants
+from loratools.files.variants import (
+    PLAIN,
+    choose,
+    no_such_variant,
+    only_file,
+    parts_alone,
+    variants,
+)
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, name_in, place_here, read_json_in
-from loratools.io.index import is_index, read_index, refuse_part
+from loratools.io.index import is_index, read_index, refuse_part, shard_parts
 from loratools.io.pickles import refuse_no_pickle
 from loratools.io.source import stored_tensors
 from loratools.typed import as_typed, base_first
@@ -186,6 +193,8 @@ def _find_single(folder: Folder) -> str:
         return "model.safetensors"
     if len(found) == 1:
         return found[0]
+    if found and all(shard_parts(name) for name in found):
+        raise parts_alone(folder.where, found)
     if found:
         raise FormatError(
             f"{folder.where}: several safetensors files and no index ({listing(found)})",

@@ -61,6 +61,15 @@ def choose(found: Mapping[str, list[str]], variant: str | None, where: str) -> s
     raise no_such_variant(where, variant, found)
 
 
+def parts_alone(where: str, names: Iterable[str]) -> FormatError:
+    """The error for parts of a model's weights without their index."""
+    return FormatError(
+        f"{where}: {listing(names)}: parts of the weights, without the index that says what "
+        f"belongs to them",
+        hint="download the .safetensors.index.json too",
+    )
+
+
 def no_such_variant(where: str, variant: str, found: Iterable[str]) -> FormatError:
     """The error for a variant that a model does not have, with those that it has."""
     instead = _options(found)
@@ -106,10 +115,7 @@ def only_file(folder: Folder, names: list[str]) -> str:
     if len(whole) == 1:
         return whole[0]
     if not whole:
-        raise FormatError(
-            f"{folder.where}: {listing(names)}: parts of the weights, without the index that says "
-            f"what belongs to them"
-        )
+        raise parts_alone(folder.where, names)
     raise FormatError(
         f"{folder.where}: has {listing(whole)}, and readers differ in which they take",
         hint="name the one to use",

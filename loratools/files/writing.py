@@ -263,7 +263,8 @@ def budget(rule: "RankRule | None", adapter: Adapter, size: int) -> "RankRule":
     rest = layout_of(bundle).size - sum(nbytes(s.dtype, s.shape) for s in factors)
     if rest >= size:
         raise OutputError(
-            f"{adapter.where}: {counted(rest, 'byte')} without any factors, more than {size}"
+            f"{adapter.where}: {counted(rest, 'byte')} without any factors, more than {size}",
+            hint="allow more, for the factors too",
         )
     return replace(rule, parameters=max(1, (size - rest) // _width(factors)))
 

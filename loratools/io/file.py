@@ -13,6 +13,7 @@ from loratools.errors import FormatError, StorageError, path_errors, storage_err
 from loratools.io.descriptors import Descriptor
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
+from loratools.io.missing import broken_link
 from loratools.io.opened import tell
 from loratools.io.platform import (
     descriptor_path,
@@ -211,4 +212,6 @@ def _open(path: Path, folder: Path | None) -> int:
             what = _WRONG.get(error.errno or 0)
             if what is None:
                 raise
+            if error.errno == errno.ENOENT:
+                what = broken_link(path) or what
             raise FormatError(f"{path}: {what}", file=path) from None

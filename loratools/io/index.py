@@ -92,13 +92,18 @@ def read_index(folder: Folder, name: str) -> Index:
     fields = read_json_in(folder, name)
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{where}: has no weight_map")
+        raise FormatError(f"{where}: has no weight_map", hint="download it again")
     of_safetensors = ".safetensors." in name  # the name of a variant may come after it
     suffix = PureWindowsPath(name.removesuffix(INDEX_ENDING)).suffix
     suffix = ".safetensors" if of_safetensors else suffix
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(plain_name(where, shard, suffix), []).append(tensor)
+    if missing := _without(sorted(shards), (*folder.names(), *folder.folders())):
+        raise FormatError(
+            f"{where}: lists {listing(missing)}, and no such file is in the folder",
+            hint="download it too",
+        )
     metadata = fields.get("metadata")
     return Index(
         where, dict(sorted(shards.items())), metadata if isinstance(metadata, dict) else {}

@@ -9,6 +9,11 @@ from loratools.errors import FormatError, listing
 from loratools.nearest import nearest
 
 _HUB = "huggingface.co"
+#: A variable of a shell: `$OUT`, `${OUT}`, and `%OUT%` on Windows.
+_VARIABLE = re.compile(r"\$\w+|\$\{\w+\}|%\w+%")
+#: What word processors and web pages make of the two dashes of an option.
+_LONG_DASHES = ("\N{EM DASH}", "\N{EN DASH}")
+_NUMBER = r"-?\d*\.?\d+"
 #: An address on the Hub's pages; a `Path` has one slash where an address has two.
 _PAGE = re.compile(
     r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/?"
@@ -36,7 +41,7 @@ def refuse_missing(path: str | Path) -> None:
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
-        what, _, hint = (_broken_link(Path(path)) or _instead_of(str(path))).partition("; ")
+        what, _, hint = (broken_link(Path(path)) or _instead_of(str(path))).partition("; ")
         raise FormatError(f"{path}: {what}", file=path, hint=hint) from None
 
 
@@ -78,11 +83,15 @@ def named_in_prompt(text: str) -> tuple[str, str] | None:
     return f"{name}{_WEIGHTS}", found["weight"] or "1"
 
 
-def _broken_link(path: Path) -> str | None:
-    """What a link that leads to nothing is, and what to do; None for anything else."""
+def broken_link(path: Path) -> str | None:
+    """What a link that leads to nothing is, and what to do; None for anything else.
+
+    Such are left where a part of the Hub's cache is copied, which is full of links.
+    """
     if not path.is_symlink():
         return None
-    return f"a link to {path.readlink()}, which is not there; name the file itself, or link to it"
+    where = f"a link to {path.readlink()}, which is not there"
+    return f"{where}; download it again, or copy it with what it leads to (cp -rL)"
 
 
 def _instead_of(name: str) -> str:
@@ -91,6 +100,8 @@ def _instead_of(name: str) -> str:
         return f"an address, and not a file; did you mean {on_hub}?"
     if name.lower().startswith("file:/"):
         return f"an address, and not a path; did you mean /{unquote(name[5:]).lstrip('/')}?"
+    if hub := re.match(r"hf:/+(?=\w)", name, re.IGNORECASE):
+        return f"no such file or folder; did you mean hf://{name[hub.end() :]}?"
     if _ADDRESS.match(name):
         return "an address, and not a file; download it, and name the file"
     if (named := named_in_prompt(name)) is not None:
@@ -99,13 +110,46 @@ def _instead_of(name: str) -> str:
     for other in others:
         if other not in ("", name) and Path(other).exists():
             return f"no such file or folder; did you mean {other}?"
-    return f"no such file or folder; {_nearby(Path(_at_home(name)), name)}"
+    return f"no such file or folder; {_miswritten(name) or _nearby(Path(_at_home(name)), name)}"
 
 
 def missing_folder(folder: Path) -> str:
     """What to do about a folder for an output that is not there."""
     home = _at_home(f"{folder}/")
-    return "make it first" if home == f"{folder}/" else f"write {home}, as only shells read ~"
+    if home != f"{folder}/":
+        return f"write {home}, as only shells read ~"
+    # An address, of whose two slashes a Path has one.
+    if re.match(r"[A-Za-z][\w+.-]+:(/|$)", str(folder)):
+        return "an output is a path on this machine"
+    return _unset(str(folder)) or "make it first"
+
+
+def _unset(name: str) -> str | None:
+    """What to do about a variable in a name, which only a shell puts a value for."""
+    found = _VARIABLE.search(name)
+    return found and f"write what {found[0]} stands for, as only shells read it"
+
+
+def _miswritten(name: str) -> str | None:
+    """What to write in place of a name that is not one of a file, but of something else."""
+    if name == "-":
+        return "standard input is not read: name a file"
+    if name.startswith(_LONG_DASHES):
+        return f"did you mean --{name[1:].lstrip('-')}?"
+    if (advice := _unset(name)) is not None:
+        return advice
+    parts = re.split(r"[,;\s]+", name)
+    if len(parts) > 1 and all(part and Path(part).exists() for part in parts):
+        return f"name each by itself: {' '.join(parts)}"
+    if re.fullmatch(_NUMBER, name):
+        return "a number, where a path belongs: several weights are one list, as in 0.7,0.3"
+    stem, _, number = name.rpartition(":")
+    if stem and re.fullmatch(_NUMBER, number) and Path(stem).exists():
+        return f"did you mean {stem}? It takes no weight here"
+    if re.match(r"[A-Za-z]:[\\/]", name):
+        return "a path of Windows: write it as this system has it"
+    is_pattern = re.search(r"[*?\[{]", name) is not None
+    return "no name fits this pattern, or quotes keep it from the shell" if is_pattern else None
 
 
 def _at_home(name: str) -> str:

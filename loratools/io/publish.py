@@ -231,10 +231,14 @@ def check_output(
         raise OutputError(
             f"hf://{name}: an output is a path here", hint="loratools push sends it to the Hub"
         )
+    if str(output) == "-":
+        raise OutputError("-: an output is not standard output", hint="name a file or a folder")
     if output.name in {"", ".."}:
         raise OutputError(f"{str(output)!r}: has no name of its own", hint="name the output itself")
     with path_errors(output, OutputError):
         if not parent.is_dir():
+            if os.path.lexists(parent):
+                raise OutputError(f"{parent}: not a folder", hint="name another output")
             raise OutputError(f"{parent}: no such folder", hint=missing_folder(parent))
         with contextlib.suppress(FileNotFoundError):
             partial_path(output).lstat()  # fails where a name is too long for the file system
@@ -291,7 +295,10 @@ def _check_replaceable(output: Path, *, is_folder: bool) -> None:
         return
     names = entries(output, 1)  # the components of a pipeline have folders of their own
     if any(output.iterdir()) and not any(name.endswith(".safetensors") for name in names):
-        raise OutputError(f"{output}: a folder without safetensors files is not replaced")
+        raise OutputError(
+            f"{output}: a folder without safetensors files is not replaced",
+            hint="name another output, or remove it first",
+        )
 
 
 @final

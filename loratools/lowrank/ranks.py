@@ -123,7 +123,9 @@ class RankRule(Brief):
             if (self.max_rank, self.min_rank, self.multiple_of) != (None, 0, 1):
                 raise OptionError(
                     f"a fixed rank of {self.rank} leaves no choice",
-                    hint="drop the smallest and largest rank and the multiple",
+                    hint="leave {}, {} and {} out".format(
+                        *map(as_typed, ("max_rank", "min_rank", "multiple_of"))
+                    ),
                 )
         if self.energy is not None and not 0 < self.energy <= 1:
             raise OptionError(
@@ -132,7 +134,9 @@ class RankRule(Brief):
         if self.error is not None and not 0 <= self.error < 1:
             raise OptionError(f"{as_typed('error')} is a share from 0 to below 1, not {self.error}")
         if self.parameters is not None and self.parameters < 1:
-            raise OptionError(f"a budget of {self.parameters} elements keeps nothing")
+            raise OptionError(
+                f"a budget of {self.parameters} elements keeps nothing", hint="use 1 or more"
+            )
 
     @property
     def _least(self) -> int:
@@ -178,7 +182,8 @@ class RankRule(Brief):
         if left < 0:
             raise LoratoolsError(
                 f"a rank of {least} for {counted(len(targets), 'target')} takes "
-                f"{self.parameters - left} elements, more than the budget of {self.parameters}"
+                f"{self.parameters - left} elements, more than the budget of {self.parameters}",
+                hint="allow as many",
             )
         most = math.inf if self._most is None else self._most
         # A unit to spend on is a step of `multiple_of` ranks; the units below `min_rank` are paid.

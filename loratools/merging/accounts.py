@@ -12,6 +12,7 @@ from loratools.merging.unmatched import Unmatched
 from loratools.merging.weights import Weight
 from loratools.names.globs import Selection
 from loratools.names.matching import BaseNames
+from loratools.typed import as_typed
 
 
 @final
@@ -89,5 +90,10 @@ class Accounts:
             with about(self._unmatched.first):
                 raise self._unmatched.error(adapters, base.where, base.lacks)
         if not self.accounting.applied:
-            raise MatchError(f"{base.where}: no adapter tensor is left to apply")
+            raise MatchError(
+                f"{base.where}: no adapter tensor is left to apply",
+                hint=f"{as_typed('only')} and {as_typed('skip')} leave all out"
+                if self.accounting.skipped
+                else "no update has a place in it: name the model that the adapter is for",
+            )
         return self._unmatched.notes()

@@ -100,7 +100,7 @@ def _one_of_several(tensor: PlannedTensor, change: Change) -> str | None:
 def _reason(tensor: PlannedTensor, number: int, measured: "Kept | None") -> str | None:
     change, kept = tensor.changes[number], measured or {}
     if change.strength == 0:
-        return "its weight is 0, as asked"
+        return "the weight is 0, as asked"
     # A change that moved rows of its own need not be read again.
     if (number,) in kept and kept[number,].moved:
         return None

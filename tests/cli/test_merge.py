@@ -511,7 +511,7 @@ def test_a_folder_of_models_is_not_replaced_by_one_file(
 
 NAMES = {
     "no parent": (["-o", "gone/out"], "gone: no such folder"),
-    "a file for a parent": (["-o", "file/out"], "file: no such folder"),
+    "a file for a parent": (["-o", "file/out"], "file: not a folder"),
     "a name too long": (["-o", "n" * 250], "file name too long"),
     "a name of 255 bytes": (["-o", "ü" * 127 + "x"], "file name too long"),
 }

@@ -76,7 +76,7 @@ def test_a_shard_is_a_plain_name_of_a_safetensors_file(folder: Path, name: objec
             {"a": ONE, "b": ONE, "c": OTHER, "d": OTHER},
             f"says that {OTHER} holds d, which it does not",
         ),
-        ({"a": ONE, "b": ONE, "c": "gone.safetensors"}, "gone.safetensors: no such file"),
+        ({"a": ONE, "b": ONE, "c": "gone.safetensors"}, "lists gone.safetensors, and no such file"),
         ({}, "has no weight_map"),
         (None, "has no weight_map"),
         ([], "has no weight_map"),
@@ -136,7 +136,7 @@ def test_several_indexes_are_too_many(folder: Path) -> None:
 
 def test_several_files_need_an_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
-    assert f"several safetensors files and no index ({ONE}, {OTHER})" in refusal(folder)
+    assert f"{ONE}, {OTHER}: parts of the weights, without the index" in refusal(folder)
 
 
 def test_model_safetensors_is_preferred_among_several(folder: Path) -> None:
@@ -200,7 +200,8 @@ def test_a_shard_is_a_regular_file(folder: Path, kind: str) -> None:
         "dangling link": lambda: shard.symlink_to("gone"),
     }
     make[kind]()
-    expected = "no such file" if kind == "dangling link" else "not a regular file"
+    is_gone = kind == "dangling link"
+    expected = "a link to gone, where there is nothing" if is_gone else "not a regular file"
     with pytest.raises(FormatError, match=f"{shard.name}: {expected}"):
         open_checkpoint(folder)
 

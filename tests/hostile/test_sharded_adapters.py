@@ -175,10 +175,10 @@ def drop(folder: Path) -> None:
 
 SPOILT = {
     "no index": (lambda f: (f / INDEX).unlink(), "parts of an adapter, without the index"),
-    "a shard is missing": (lambda f: (f / TWO).unlink(), f"{TWO}: no such file"),
+    "a shard is missing": (lambda f: (f / TWO).unlink(), f"lists {TWO}, and no such file"),
     "all shards are missing": (
         lambda f: [(f / name).unlink() for name in (ONE, TWO)],
-        f"{ONE}: no such file",
+        f"lists {ONE}, {TWO}, and no such file",
     ),
     "a tensor is missing": (drop, f"says that {TWO} holds .*, which it does not"),
     "a tensor is in two": (duplicate, f"does not list .*, which {TWO} holds"),

@@ -483,7 +483,7 @@ def test_a_missing_parent_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"gone: no such folder"):
         check(tmp_path / "gone/output")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file: no such folder"):
+    with pytest.raises(OutputError, match=r"file: not a folder"):
         check(tmp_path / "file/output")
 
 

@@ -82,7 +82,7 @@ def assert_nothing_is_claimed(report: MergeReport) -> None:
         (zero("lora_A"), {}, 1.0, "down is zero throughout"),
         (pair("q", 6, 4), {"lora_alpha": 0}, 1.0, NO_ALPHA),
         (pair("q", 6, 4), {"alpha_pattern": {"q": 0}}, 1.0, NO_ALPHA),
-        (pair("q", 6, 4), {}, 0.0, "its weight is 0, as asked"),
+        (pair("q", 6, 4), {}, 0.0, "the weight is 0, as asked"),
         (disjoint(), {}, 1.0, "the product of its factors is zero, or too small for float64"),
         (
             pair("q", 6, 4),

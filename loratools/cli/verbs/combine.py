@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from loratools import methods, registry
-from loratools.cli.command import ADAPTER, section
+from loratools.cli.command import ADAPTER, PATH, section
 from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
 from loratools.cli.options import (
     base_option,
@@ -50,7 +50,7 @@ from loratools.errors import counted
         ),
     ),
 )
-@click.argument("adapters", nargs=-1, required=True, type=click.Path(), metavar="ADAPTER...")
+@click.argument("adapters", nargs=-1, required=True, type=PATH, metavar="ADAPTER...")
 @section(
     "What is combined",
     weight_option,

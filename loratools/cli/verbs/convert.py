@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import click
 
-from loratools.cli.command import ADAPTER, Verb, section
+from loratools.cli.command import ADAPTER, PATH, Verb, section
 from loratools.cli.options import (
     checked_output,
     json_option,
@@ -39,7 +39,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
         ("See which formats there are:", "loratools formats"),
     ),
 )
-@click.argument("adapter", type=click.Path())
+@click.argument("adapter", type=PATH)
 @section(
     "The new format",
     click.option(
@@ -58,7 +58,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
     "Reading the base",
     click.option(
         "--base",
-        type=click.Path(),
+        type=PATH,
         metavar="BASE",
         help="The base model, if its tensors are needed to understand the names in the adapter.",
     ),

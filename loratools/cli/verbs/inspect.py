@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import ADAPTER, Verb, section
+from loratools.cli.command import ADAPTER, PATH, Verb, section
 from loratools.cli.failures import CHECK_FAILED
 from loratools.cli.options import (
     json_option,
@@ -37,7 +37,7 @@ from loratools.cli.text import print_faults, print_lines
         ),
     ),
 )
-@click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True, type=click.Path())
+@click.argument("adapters", metavar="ADAPTER...", nargs=-1, required=True, type=PATH)
 @section(
     "What is shown of one adapter",
     click.option(
@@ -68,7 +68,7 @@ from loratools.cli.text import print_faults, print_lines
     ),
     click.option(
         "--base",
-        type=click.Path(),
+        type=PATH,
         metavar="BASE",
         help="See whether the adapter fits this model, and what it changes there.",
     ),

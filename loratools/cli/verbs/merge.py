@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import ADAPTER, BASE, Verb, section
+from loratools.cli.command import ADAPTER, BASE, PATH, Verb, section
 from loratools.cli.options import (
     Size,
     allow_nonfinite_option,
@@ -50,8 +50,8 @@ from loratools.errors import OutputError
         ),
     ),
 )
-@click.argument("base", type=click.Path())
-@click.argument("adapters", nargs=-1, type=click.Path(), metavar="[ADAPTER...]")
+@click.argument("base", type=PATH)
+@click.argument("adapters", nargs=-1, type=PATH, metavar="[ADAPTER...]")
 @section(
     "What is changed",
     weight_option,
@@ -76,7 +76,7 @@ from loratools.errors import OutputError
     click.option(
         "-o",
         "--output",
-        type=click.Path(),
+        type=PATH,
         metavar="PATH",
         help="Where the model is written: a new folder if BASE is one, or a new file.",
     ),

@@ -2,7 +2,7 @@
 
 import click
 
-from loratools.cli.command import Verb, section
+from loratools.cli.command import PATH, Verb, section
 from loratools.cli.options import json_option, offline_option, overwrite_option, variant_option
 from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
@@ -36,7 +36,7 @@ from loratools.cli.text import Answer
     ),
     click.option(
         "--lock",
-        type=click.Path(),
+        type=PATH,
         metavar="FILE",
         help="Keep to the commits and hashes in this file, and add what is new.",
     ),
@@ -47,7 +47,7 @@ from loratools.cli.text import Answer
     click.option(
         "-o",
         "--output",
-        type=click.Path(),
+        type=PATH,
         metavar="FOLDER",
         help="A folder to copy the files to.  [default: they stay in the cache]",
     ),

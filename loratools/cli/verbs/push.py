@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import Verb, section
+from loratools.cli.command import PATH, Verb, section
 from loratools.cli.options import dry_run_option, json_option, print_json, variant_option
 from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_lines
@@ -33,7 +33,7 @@ from loratools.cli.text import print_lines
         ),
     ),
 )
-@click.argument("folder", type=click.Path())
+@click.argument("folder", type=PATH)
 @click.argument("repo", metavar="OWNER/NAME")
 @section(
     "The commit",
@@ -65,14 +65,14 @@ from loratools.cli.text import print_lines
     click.option(
         "--report",
         "reports",
-        type=click.Path(),
+        type=PATH,
         multiple=True,
         metavar="FILE",
         help="What a command printed with --json, for the card; the oldest first.",
     ),
     click.option(
         "--template",
-        type=click.Path(),
+        type=PATH,
         metavar="FILE",
         help="A Jinja2 template for the card's section.",
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import ADAPTER, Verb, section
+from loratools.cli.command import ADAPTER, PATH, Verb, section
 from loratools.cli.options import (
     base_option,
     checked_output,
@@ -66,7 +66,7 @@ class _Command(Verb):
         ),
     ),
 )
-@click.argument("adapter", type=click.Path())
+@click.argument("adapter", type=PATH)
 @section(
     "Other strengths",
     click.option("--strength", type=float, metavar="F", help="Multiply every update by F."),

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import ADAPTER, Verb
+from loratools.cli.command import ADAPTER, PATH, Verb
 from loratools.cli.options import (
     checked_output,
     jobs_option,
@@ -40,7 +40,7 @@ from loratools.cli.text import Answer
         ),
     ),
 )
-@click.argument("adapter", type=click.Path())
+@click.argument("adapter", type=PATH)
 @rank_options
 @output_options
 @reading_options

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import BASE, Verb, section
+from loratools.cli.command import BASE, PATH, Verb, section
 from loratools.cli.failures import CHECK_FAILED
 from loratools.cli.options import (
     checked_output,
@@ -47,8 +47,8 @@ from loratools.cli.unknown import OneOf
         ),
     ),
 )
-@click.argument("tuned", type=click.Path())
-@click.argument("base", type=click.Path())
+@click.argument("tuned", type=PATH)
+@click.argument("base", type=PATH)
 @section(
     "What is extracted",
     click.option("--only", multiple=True, metavar="GLOB", help="Look only at tensors that match."),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import Verb, section
+from loratools.cli.command import PATH, Verb, section
 from loratools.cli.options import (
     allow_nonfinite_option,
     allow_unmatched_option,
@@ -36,13 +36,13 @@ from loratools.cli.weights import block_weights_option, check_counts, weight_opt
         ("Take all out, so that each byte is as it was:", "loratools swap model --out"),
     ),
 )
-@click.argument("model", type=click.Path())
+@click.argument("model", type=PATH)
 @section(
     "What is put in",
     click.option(
         "--in",
         "adapters",
-        type=click.Path(),
+        type=PATH,
         multiple=True,
         metavar="ADAPTER",
         help="Put this adapter in, in place of those that are in; several are added up.",
