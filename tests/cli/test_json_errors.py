@@ -11,10 +11,11 @@ from typing import Any
 import click
 import pytest
 
+from loratools.cli import cli
 from loratools.cli.failures import Stopped, exit_code, failure
 from loratools.errors import FormatError
 from loratools.files import opening
-from tests.cli.results import refused_as_json
+from tests.cli.results import refused, refused_as_json
 from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.server import Hub
@@ -45,6 +46,30 @@ def test_an_empty_path_such_as_a_variable_that_is_not_set_gives_is_refused(
         result = run_here(capsys, *words)
         assert refused_as_json(result, 2, kind="UsageError")
         assert "an empty text" in json.loads(result.err)["message"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("empty", ["", " "], ids=["nothing", "a space"])
+def test_an_empty_text_is_refused_by_every_option_that_takes_a_text(
+    verb: str,
+    empty: str,
+    tmp_path: Path,
+    hub: Hub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    texts = (type(click.STRING), click.Path)
+    options = [
+        param.opts[-1]
+        for param in command.params
+        if isinstance(param, click.Option) and isinstance(param.type, texts)
+    ]
+    given = VERBS[verb].arguments(hub, tmp_path)
+    for option in options:
+        result = run_here(capsys, verb, *given, option, empty)
+        assert refused(result, 2, rf"'{option}': an empty text.*; set the variable"), option
+        assert not (tmp_path / "out").exists()
 
 
 def test_an_error_before_the_verb_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:

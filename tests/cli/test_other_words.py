@@ -89,3 +89,67 @@ def test_values_to_choose_from_are_on_the_line_of_the_message(
 ) -> None:
     says = r"'--to'\. Choose from comfyui, diffusers, .*, peft\. See"
     assert refused(run_here(capsys, "convert", PLAIN, "-o", "out"), 2, says)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("formats --recursive", "it is an option of loratools inspect"),
+        ("inspect a --frobnicate", "See loratools inspect --help"),
+        ("merge a b --copy-tokenizer", "See loratools merge --help"),
+        ("merge a b --lazy-unpickle", "See loratools merge --help"),
+        ("inspect a --no-color", "See loratools inspect --help"),
+        ("inspect a --CHECK", "did you mean '--check'"),
+        ("merge a b --max_shard_size 1GB", "did you mean '--max-shard-size'"),
+        ("merge a b --save_precision fp16", "did you mean '--dtype'"),
+        ("merge a b --out c", "did you mean '--output'"),
+        ("merge a b --dry", "did you mean '--dry-run'"),
+        ("merge --base a b", "it is an argument: loratools merge BASE"),
+        ("svd-extract --model a b", "it is an argument: loratools svd-extract TUNED BASE"),
+        ("push a --repo b/c", "it is an argument: loratools push FOLDER OWNER/NAME"),
+        ("pull a/b --token x", "set HF_TOKEN, or log in"),
+    ],
+)
+def test_an_option_that_a_verb_does_not_have_is_answered_by_what_was_meant_or_by_the_help(
+    words: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never by one that has only letters in common with it, as --version has with --save_precision."""
+    assert refused(run_here(capsys, *words.split()), 2, says)
+
+
+def test_an_option_of_another_verb_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    named = 0
+    for verb in VERBS:
+        for option in {opt for other in VERBS for opt in options_of(other)} - options_of(verb):
+            found = re.findall(
+                r"loratools ([\w-]+)", _option_of(run_here(capsys, verb, option).err)
+            )
+            named += len(found)
+            assert all(option in options_of(other) for other in found)
+    assert named > len(VERBS)
+
+
+def _option_of(message: str) -> str:
+    return message.partition("it is an option of ")[2]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_equals_sign_stands_after_an_option_of_one_letter(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser would make an output called `=out` of `-o=out`."""
+    for option in options_of(verb):
+        if len(option) == 2:
+            result = run_here(capsys, verb, f"{option}=out")
+            assert refused(result, 2, f"'{option}=out': no = .*; write {option}( out)?$")
+
+
+@pytest.mark.parametrize("verb", ["rescale", "resize", "convert", "svd-extract", "pull", "push"])
+def test_an_argument_too_many_is_answered_by_those_that_there_are(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--to", "mlx"] if verb == "convert" else []
+    result = run_here(capsys, verb, "a", "b", "c", *to)
+    assert refused(
+        result, 2, rf"loratools {verb} takes [A-Z/ and]+, and all else by options.*: see"
+    )

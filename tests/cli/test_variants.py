@@ -6,7 +6,7 @@ import pytest
 
 import loratools
 from tests.cli.results import refused
-from tests.e2e.commands import run_here
+from tests.e2e.commands import SHARDED, SINGLE, run_here
 from tests.pipelines import ADAPTER, write_lora, write_pipeline
 
 UNET = ("--only", "unet.*")
@@ -51,3 +51,12 @@ def test_the_only_variant_that_was_read_is_noted(capsys: pytest.CaptureFixture[s
     extracted = run_here(capsys, "svd-extract", "out", "tuned", "--rank", "2", "--dry-run")
     for result in (merged, inspected, extracted):
         assert note in result.out + result.err
+
+
+@pytest.mark.parametrize("base", ["base", "base/unet", SINGLE, SHARDED], ids=str)
+def test_a_variant_that_a_model_does_not_have_is_refused(
+    base: str | Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is read in its place would be merged into without a word."""
+    result = run_here(capsys, "merge", base, ADAPTER, "--variant", "bf16", "--dry-run")
+    assert refused(result, 1, "variant 'bf16'")

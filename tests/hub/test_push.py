@@ -19,6 +19,7 @@ from loratools.errors import (
     HubError,
     LoratoolsError,
     NonFiniteError,
+    OptionError,
     OutputError,
     StorageError,
     UnsupportedError,
@@ -341,3 +342,23 @@ def test_a_folder_that_cannot_be_read_is_named(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StorageError, match=r"sub/?: permission denied"):
         push(adapter)
+
+
+def test_a_path_is_not_published_as_a_repository(signed_in: Hub, adapter: Path) -> None:
+    with pytest.raises(HubError, match="a path, and not a name on the Hub"):
+        push(adapter, "/ann/plain")
+    assert "ann/plain" not in signed_in.repos
+
+
+def test_what_is_to_be_private_is_made(signed_in: Hub, adapter: Path) -> None:
+    """An existing repository would stay public."""
+    with pytest.raises(OptionError, match="for a repository that is made; give create=True too"):
+        loratools.push(adapter, "ann/plain", private=True)
+
+
+def test_folder_and_repository_in_the_wrong_order_are_told_apart(
+    signed_in: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(adapter.parent)
+    with pytest.raises(FormatError, match="ann/plain: no such folder; the folder comes first"):
+        push("ann/plain", adapter.name)

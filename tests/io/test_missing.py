@@ -8,6 +8,7 @@ import pytest
 import loratools
 from loratools.errors import FormatError, HubError, OutputError
 from loratools.hub.names import HubName
+from loratools.io.file import InputFile
 from loratools.io.missing import hub_name_of, refuse_missing
 from tests.e2e.commands import SINGLE, SMALL
 
@@ -128,3 +129,50 @@ def test_an_output_in_a_folder_that_only_a_shell_knows_is_answered_by_its_path(
             adapter.save(name)
     with pytest.raises(OutputError, match=r"no such folder; make it first$"):
         adapter.save("new/out")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("HF://ben/tales", "did you mean hf://ben/tales?"),
+        ("hf:///ben/tales", "did you mean hf://ben/tales?"),
+        ("-", "standard input is not read: name a file"),
+        ("\N{EN DASH}check", "did you mean --check?"),
+        ("\N{EM DASH}check", "did you mean --check?"),
+        ("$HOME/style", "write what $HOME stands for"),
+        ("${HOME}/style", "write what ${HOME} stands for"),
+        ("%USERPROFILE%/style", "write what %USERPROFILE% stands for"),
+        ("adapters,with space", "did you mean"),
+        ("adapters, adapters", "name each by itself: adapters adapters"),
+        ("0.3", "several weights are one list, as in 0.7,0.3"),
+        ("adapters:0.3", "did you mean adapters? It takes no weight here"),
+        ("C:\\models\\style", "a path of Windows"),
+        ("*.bin", "no name fits this pattern"),
+    ],
+)
+def test_what_is_no_name_of_a_file_is_called_what_it_is(here: Path, name: str, says: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        refuse_missing(name)
+    assert says in str(caught.value)
+
+
+def test_a_link_to_nothing_says_where_it_leads(here: Path) -> None:
+    """It was answered by its own name: «did you mean dangling?»."""
+    (here / "dangling").symlink_to("../blobs/x")
+    for read in (refuse_missing, InputFile):
+        with pytest.raises(FormatError, match=r"dangling: a link to \.\./blobs/x, .*; copy what"):
+            read(Path("dangling"))
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("$OUT/x", r"^\$OUT: no such folder; write what \$OUT stands for"),
+        ("s3://bucket/x", "^s3:/bucket: no such folder; an output is a path"),
+        ("with space/x", "^with space: not a folder; name another output"),
+        ("-", "^-: an output is not standard output; name a file or a folder"),
+    ],
+)
+def test_an_output_is_a_path_in_a_folder_that_is_there(here: Path, output: str, says: str) -> None:
+    with pytest.raises(OutputError, match=says):
+        loratools.rescale(SMALL, strength=2, output=output)
