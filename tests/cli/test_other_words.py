@@ -113,7 +113,7 @@ def test_values_to_choose_from_are_on_the_line_of_the_message(
 def test_an_option_that_a_verb_does_not_have_is_answered_by_what_was_meant_or_by_the_help(
     words: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Never by one that has only letters in common with it, as --version has with --save_precision."""
+    """Never by one with which it has but letters in common, as with --version."""
     assert refused(run_here(capsys, *words.split()), 2, says)
 
 
@@ -121,16 +121,11 @@ def test_an_option_of_another_verb_is_said_to_be_one(capsys: pytest.CaptureFixtu
     named = 0
     for verb in VERBS:
         for option in {opt for other in VERBS for opt in options_of(other)} - options_of(verb):
-            found = re.findall(
-                r"loratools ([\w-]+)", _option_of(run_here(capsys, verb, option).err)
-            )
+            said = run_here(capsys, verb, option).err.partition("it is an option of ")[2]
+            found = re.findall(r"loratools ([\w-]+)", said)
             named += len(found)
             assert all(option in options_of(other) for other in found)
     assert named > len(VERBS)
-
-
-def _option_of(message: str) -> str:
-    return message.partition("it is an option of ")[2]
 
 
 @pytest.mark.parametrize("verb", VERBS)
