@@ -89,7 +89,7 @@ _OTHER_VALUES = {
 }  # fmt: skip
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known: Iterable[str], alike: float = _ALIKE) -> str | None:
     """The known name most like a word, if any is; case and the sort of dash do not count.
 
     >>> nearest("svd_extrakt", ["resize", "svd-extract"])
@@ -98,7 +98,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
     plain = {_plain(name): name for name in known}
-    found = get_close_matches(_plain(word), plain, n=1, cutoff=_ALIKE)
+    found = get_close_matches(_plain(word), plain, n=1, cutoff=alike)
     return plain[found[0]] if found else None
 
 

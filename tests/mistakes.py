@@ -304,9 +304,9 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "a space between weights",
             "merge base adapter gpt2 -w 0.7 0.3 -o out",
-            what="is a number, where an adapter belongs",
+            what="is a number in the place of an adapter",
             where="'0.3'",
-            remedy="several weights are one list, as in -w 0.7,0.3",
+            remedy="weights are written -w 0.7,0.3, without a space",
             code=2,
         ),
         Mistake(
@@ -326,9 +326,9 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "a link to nothing, as in a copy of the cache",
             "merge base adapter -o out",
-            what="a link to ../blobs/x, where there is nothing",
+            what="a link to ../blobs/x, which is not there",
             where=WEIGHTS,
-            remedy="copy what it leads to (cp -rL)",
+            remedy="copy it with what it leads to (cp -rL)",
             prepare=links(WEIGHTS, "../blobs/x"),
         ),
         Mistake(

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from loratools.errors import FormatError, listing
 from loratools.nearest import nearest
+from loratools.typed import as_typed
 
 _HUB = "huggingface.co"
 #: A variable of a shell: `$OUT`, `${OUT}`, and `%OUT%` on Windows.
@@ -135,7 +136,8 @@ def _miswritten(name: str) -> str | None:
     if name == "-":
         return "standard input is not read: name a file"
     if name.startswith(_LONG_DASHES):
-        return f"did you mean --{name[1:].lstrip('-')}?"
+        option = as_typed(name[1:].lstrip("-").replace("-", "_"))
+        return f"did you mean {option}?"
     if (advice := _unset(name)) is not None:
         return advice
     parts = re.split(r"[,;\s]+", name)

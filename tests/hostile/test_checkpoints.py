@@ -201,7 +201,7 @@ def test_a_shard_is_a_regular_file(folder: Path, kind: str) -> None:
     }
     make[kind]()
     is_gone = kind == "dangling link"
-    expected = "a link to gone, where there is nothing" if is_gone else "not a regular file"
+    expected = "a link to gone, which is not there" if is_gone else "not a regular file"
     with pytest.raises(FormatError, match=f"{shard.name}: {expected}"):
         open_checkpoint(folder)
 
