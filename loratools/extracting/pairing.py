@@ -7,6 +7,7 @@ from typing import Any, final
 
 from loratools.errors import MatchError, shorten
 from loratools.extracting.in_folders import in_folder, not_in_folder
+from loratools.extracting.order import order_notes
 from loratools.formats import Dialect, dialect_named
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import FLOATS
@@ -131,6 +132,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint) -> Pairing:
         config=config,
         entangled=_entangled(pairs, config),
         notes=(
+            *order_notes(tuned, base),
             *_notes(tuned, plain[0]),
             *_notes(base, plain[1]),
             *(f"{base.where}: {note}" for note in ([] if is_pipeline else not_in_folder(before))),

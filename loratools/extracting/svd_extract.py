@@ -116,6 +116,9 @@ def svd_extract(
 ) -> Adapter[ExtractReport] | ExtractReport:
     """Make an adapter that turns `base` into `tuned`, as nearly as the ranks allow.
 
+    The order matters: with the two swapped, it is the negative adapter, which turns `tuned` into
+    `base`. Nothing in their tensors tells.
+
     Without a goal for the ranks, all singular values that are not zero are kept. Differences are
     read in blocks of rows, and factors are stored as they are found, so memory does not depend on
     the size of the models.
