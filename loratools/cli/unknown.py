@@ -177,8 +177,8 @@ def advice(error: click.UsageError) -> str:
     )
     if error.ctx is None:
         return ""
-    if re.match("Got unexpected extra argument[^;]*$", text) is not None:
-        return f"; {_all_arguments(error.ctx)}"
+    if extra := re.match(r"Got unexpected extra arguments? \(([^;]*)\)[^;]*$", text):
+        return f"; {_option_of_numbers(extra[1], error.ctx) or _all_arguments(error.ctx)}"
     if not is_bare:
         return ""
     return f"{'' if text.endswith('.') else '.'} See {error.ctx.command_path} --help."
@@ -191,3 +191,16 @@ def _all_arguments(context: click.Context) -> str:
     first = next((f", such as {option}" for option in _USUAL if option in known), "")
     path = context.command_path
     return f"{path} takes {usage}, and all else by options{first}: see {path} --help"
+
+
+def _option_of_numbers(words: str, context: click.Context) -> str | None:
+    """What to write in place of numbers that stand alone; None if they are something else."""
+    try:
+        numbers = [float(word) for word in words.split()]
+    except ValueError:
+        return None
+    known = {option for param in context.command.params for option in param.opts}
+    if "--weight" in known:
+        return "weights are written -w 0.7,0.3, without a space"
+    option = next((option for option in ("--strength", "--rank") if option in known), None)
+    return f"did you mean {option} {words}?" if option and len(numbers) == 1 else None

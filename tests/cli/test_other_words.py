@@ -50,6 +50,24 @@ def test_block_weights_are_answered_by_rescale_where_a_verb_has_none(
         assert refused(result, 2, f"No such option '{word}'; `loratools rescale --block-weights`")
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["swap", "x", "--in", PLAIN, "-w", "0.7", "0.3"], "weights are written -w 0.7,0.3, witho"),
+        (["rescale", PLAIN, "0.7"], r"did you mean --strength 0\.7\?$"),
+        (["resize", PLAIN, "4"], r"did you mean --rank 4\?$"),
+        (["resize", PLAIN, "4", "8"], "See loratools resize --help"),
+        (["resize", PLAIN, SINGLE], "See loratools resize --help"),
+    ],
+)
+def test_a_number_that_stands_alone_is_answered_by_its_option(
+    command: list[object], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_here(capsys, *command)
+    assert refused(result, 2, "Got unexpected extra argument")
+    assert re.search(says, result.err.strip())
+
+
 def test_a_file_that_begins_with_a_dash_is_answered_by_how_to_name_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
