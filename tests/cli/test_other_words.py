@@ -56,8 +56,8 @@ def test_block_weights_are_answered_by_rescale_where_a_verb_has_none(
         (["swap", "x", "--in", PLAIN, "-w", "0.7", "0.3"], "weights are written -w 0.7,0.3, witho"),
         (["rescale", PLAIN, "0.7"], r"did you mean --strength 0\.7\?$"),
         (["resize", PLAIN, "4"], r"did you mean --rank 4\?$"),
-        (["resize", PLAIN, "4", "8"], "See loratools resize --help"),
-        (["resize", PLAIN, SINGLE], "See loratools resize --help"),
+        (["resize", PLAIN, "4", "8"], "see loratools resize --help"),
+        (["resize", PLAIN, SINGLE], "see loratools resize --help"),
     ],
 )
 def test_a_number_that_stands_alone_is_answered_by_its_option(
