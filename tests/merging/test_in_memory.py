@@ -108,3 +108,14 @@ def test_one_whose_format_is_only_read_is_merged_as_it_is(tmp_path: Path) -> Non
     _, direct = said(base, made, tmp_path / "direct", "tensors")
     _, by_file = said(base, tmp_path / "peft", tmp_path / "by file", "peft")
     assert direct == by_file
+
+
+def test_what_was_computed_too_large_for_its_dtype_is_said_so_when_it_is_saved(
+    tmp_path: Path,
+) -> None:
+    """Although an adapter in memory hides of what its tensors are computed."""
+    factors = {"q.lora_A.weight": torch.full((2, 8), 300.0).half()}
+    factors["q.lora_B.weight"] = factors["q.lora_A.weight"].T.contiguous()
+    made = loratools.rescale(loratools.adapter_from_tensors(factors, alpha=2000), fold=True)
+    with pytest.raises(loratools.NonFiniteError, match="numbers that are too large for F16"):
+        made.save(tmp_path / "saved")
