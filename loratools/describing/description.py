@@ -112,7 +112,7 @@ class Inspection(Shown):
         if coverage is not None:
             if coverage.refusal is not None:
                 # What is shown of one of several begins with its name already.
-                why = coverage.refusal.removeprefix(f"{self.adapter.where}: ")
+                why = coverage.refusal.removeprefix(f"{escaped(self.adapter.where)}: ")
                 yield Note("refusal", f"would not merge: {why}")
             if coverage.another_base is not None:
                 yield Note("info", coverage.another_base)

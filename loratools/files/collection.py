@@ -23,6 +23,7 @@ from loratools.io.index import is_index, shard_parts
 from loratools.typed import flag
 
 _TENSORS = ".safetensors"
+_TENSOR_FILES = (_TENSORS, ".sft")  # a short form that some image models are published with
 _INDEX = f"{_TENSORS}.index"
 
 
@@ -146,7 +147,7 @@ def other_by_name(name: str, *, allow_pickle: bool = False) -> Other | None:
     if is_hidden(last):
         return _HIDDEN
     lower = last.lower()
-    if lower.endswith(_TENSORS) or is_archive(last) or (is_index(last) and _INDEX in last):
+    if lower.endswith(_TENSOR_FILES) or is_archive(last) or (is_index(last) and _INDEX in last):
         return None
     if is_pickle(last) and (allow_pickle or is_adapter_file(last)):
         return None

@@ -113,6 +113,20 @@ def test_a_file_that_may_be_read_later_makes_the_code_4(
     assert run(capsys, loras).code == run(capsys, loras, "--check").code == 4
 
 
+def test_what_a_base_refuses_of_several_alike_is_said_once_whatever_their_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = [tmp_path / name for name in ("style.safetensors", "tab\tname.safetensors")]
+    for name in names:
+        shutil.copy(KOHYA, name)
+    result = run(capsys, tmp_path, "--base", FIXTURES / "stories260k")
+    (refusal,) = (line for line in result.out.splitlines() if line.startswith("Refused: "))
+    assert refusal.startswith(
+        r"Refused: style.safetensors, tab\tname.safetensors: would not merge: "
+    )
+    assert str(tmp_path) not in refusal
+
+
 def test_a_base_gives_each_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     names = (PLAIN, ADAPTERS / "gpt2-conv1d")
     result = run(capsys, *names, "--base", FIXTURES / "stories260k")

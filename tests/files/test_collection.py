@@ -27,13 +27,13 @@ def test_every_file_is_an_item_and_named_for_what_it_is(tmp_path: Path) -> None:
         tmp_path,
         ["a.safetensors", "a.png", "A.JPG", "b.civitai.info", "notes.txt", "c.pt", "d.ckpt",
          "e.gguf", "f.onnx", ".DS_Store", "noend", "g.safetensors.part", "h.npz",
-         "._a.safetensors"],
+         "._a.safetensors", "i.SFT"],
     ) == {
         "._a.safetensors": "hidden",
         ".DS_Store": "hidden", "A.JPG": "an image", "a.png": "an image", "a.safetensors": "",
         "b.civitai.info": "JSON", "c.pt": "a pickle", "d.ckpt": "a pickle", "e.gguf": "a GGUF file",
         "f.onnx": "weights for other programs", "g.safetensors.part": "an unfinished download",
-        "h.npz": "", "noend": "of an unknown kind", "notes.txt": "text",
+        "h.npz": "", "i.SFT": "", "noend": "of an unknown kind", "notes.txt": "text",
     }  # fmt: skip
 
 
