@@ -36,9 +36,9 @@ from loratools.merging.report import MergeReport as MergeReport
 from loratools.methods import MethodOptions as MethodOptions
 from loratools.publishing.pull import Pulled as Pulled
 from loratools.publishing.pull import pull as pull
-from loratools.publishing.push import PushOptions as PushOptions
-from loratools.publishing.push import PushReport as PushReport
 from loratools.publishing.push import push as push
+from loratools.publishing.push_options import PushOptions as PushOptions
+from loratools.publishing.push_report import PushReport as PushReport
 from loratools.reshaping.combine import CombineReport as CombineReport
 from loratools.reshaping.combine import combine as combine
 from loratools.reshaping.combined import Combination as Combination

@@ -3,7 +3,6 @@
 Calls that are safe to repeat are retried, and an error is one line that never shows a token.
 """
 
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -241,5 +240,6 @@ _SAYINGS: tuple[tuple[type | tuple[type, ...], Callable[[object, Any], Exception
 
 # At its usual level the client would quote a file of tokens that it cannot parse.
 logging.set_verbosity(logging.CRITICAL)
-if not sys.stderr.isatty():
+# Whoever wants a bar has ours; the client's would be drawn with `--quiet` and with `--json` too.
+if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
     disable_progress_bars()

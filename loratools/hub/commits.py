@@ -9,6 +9,7 @@ from loratools.errors import ConflictError, HubError, NetworkError, UnansweredEr
 from loratools.hub import reading, writing
 from loratools.hub.names import HubName
 from loratools.hub.writing import Addition
+from loratools.running.work import Work
 
 _ATTEMPTS = 4
 
@@ -48,35 +49,38 @@ class Push:
         there = {file.path: file for file in reading.list_files(self.repo, self.parent)}
         return tuple(sorted(p for p, f in self.files.items() if not f.is_listed(there.get(p))))
 
-    def send(self) -> Pushed:
-        """Commit the files that have changed.
+    def send(self, work: Work) -> Pushed:
+        """Commit the files that have changed; `work` tells how far it is.
 
         Raises:
             HubError: it may not be written, or somebody else has committed meanwhile.
             NetworkError: the Hub cannot be reached, and no commit was made.
         """
         changed = self.changed()
+        for path in self.files.keys() - changed:
+            work.complete(path)
         if not changed:
             return Pushed(self.parent, ())
         before = self._proposals()  # to tell a new one by, if an answer is lost
         for attempt in range(_ATTEMPTS):
-            made = self._attempt(changed, before, is_last=attempt == _ATTEMPTS - 1)
+            made = self._attempt(changed, before, work, is_last=attempt == _ATTEMPTS - 1)
             if made is not None:
                 return made
             time.sleep(2.0**attempt)
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(
-        self, changed: tuple[str, ...], before: Mapping[int, str], *, is_last: bool
+        self, changed: tuple[str, ...], before: Mapping[int, str], work: Work, *, is_last: bool
     ) -> Pushed | None:
         """Order the commit; None where the answer was lost and no commit was made.
 
         Trying again is safe: each order names its parent, which the Hub compares with the head.
         """
+        repo, branch, parent = self.repo, self.branch, self.parent
         sent = [self.files[path] for path in changed]
         try:
             commit, proposal = writing.commit(
-                self.repo, self.branch, self.parent, sent, self.message, proposes=self.proposes
+                repo, branch, parent, sent, self.message, work, proposes=self.proposes
             )
         except ConflictError:
             # It may be an earlier attempt of this push that moved the head, late.

@@ -4,9 +4,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import final
-
-from huggingface_hub import CommitOperationAdd
 
 from loratools.errors import (
     AnswerError,
@@ -19,9 +18,11 @@ from loratools.errors import (
 from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName, is_commit
+from loratools.hub.sending import Sending, Told, telling
 from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
 from loratools.io.file import InputFile
+from loratools.running.work import Work
 
 #: A file up to this size is held in memory until it is sent.
 _SMALL_BYTES = 2**20
@@ -35,11 +36,14 @@ class Addition:
     """A file to send: hashed once, and not uploaded again where a commit is tried again."""
 
     content: InputFile | bytes
-    operation: CommitOperationAdd
+    operation: Sending
 
     @classmethod
-    def of(cls, name: str, content: InputFile | bytes) -> "Addition":
+    def of(cls, name: str, content: InputFile | bytes, told: Told) -> "Addition":
         """Prepare a file or bytes to be sent as `name`, their path in the repository.
+
+        `told` is called with the bytes of a large file that are done, of twice its size: it is read
+        for its hash, and then to be sent.
 
         The client opens a file by its name when it sends it, and another one may be there by then.
         So it is given the bytes of a small file, and a path of our open descriptor for a large one.
@@ -50,10 +54,12 @@ class Addition:
         if isinstance(content, InputFile) and content.size <= _SMALL_BYTES:
             content = content.read(0, content.size)
         if isinstance(content, bytes):
-            return cls(content, CommitOperationAdd(name, content))
+            return cls(content, Sending(name, content, told))
+        size = content.size
         with storage_errors(content.where), content.named() as path:
-            operation = CommitOperationAdd(name, str(path))
-            _ = operation.upload_info.sha256  # computed now, while the path is of the open file
+            operation = Sending(name, path, lambda done: told(size + done))
+        # Else the client would hash what is at the path.
+        operation.upload_info.sha256 = bytes.fromhex(content.sha256(told))
         return cls(content, operation)
 
     @property
@@ -63,7 +69,7 @@ class Addition:
         return not isinstance(self.operation.path_or_fileobj, bytes)
 
     @contextmanager
-    def named(self) -> Iterator[CommitOperationAdd]:
+    def named(self) -> Iterator[Sending]:
         """The operation, with a path of the open file that is valid in the block.
 
         A file that was not sent in the block belongs in the commit itself, where the Hub wants
@@ -98,24 +104,29 @@ def commit(
     parent: str,
     files: Iterable[Addition],
     message: str,
+    work: Work,
     *,
     proposes: bool,
 ) -> tuple[str, int | None]:
     """Make one commit of `files`: its hash, and the number of the pull request that it is in.
+
+    `work` tells how far it is, for the last time before the commit: what its callback raises means
+    that none was made.
 
     Raises:
         UnansweredError: no usable answer came; look for the commit before trying again.
         ConflictError: the head of the branch is not the parent any more.
         HubError: it may not be written, or the Hub refuses a file.
     """
-    where = HubName(repo)
+    where, files = HubName(repo), list(files)
+    large = [file for file in files if file.is_unsent]
     try:
+        for begin in range(0, len(large), _OPEN_AT_ONCE):
+            batch = large[begin : begin + _OPEN_AT_ONCE]
+            work.result(work.begin(partial(_upload, repo, branch, batch, proposes=proposes)))
+        work.end()
         with client.hub_errors(where), _card_refusal(where):
-            hub, files = client.api(), list(files)
-            large = [file for file in files if file.is_unsent]
-            for begin in range(0, len(large), _OPEN_AT_ONCE):
-                _upload(repo, branch, large[begin : begin + _OPEN_AT_ONCE], proposes=proposes)
-            made = hub.create_commit(
+            made = client.api().create_commit(
                 repo,
                 [file.operation for file in files],
                 commit_message=message,
@@ -135,11 +146,12 @@ def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool
 
     Each is open while it is sent: see `Addition.of`.
     """
-    with ExitStack() as opened:
+    with client.hub_errors(HubName(repo)), ExitStack() as opened:
         operations = [opened.enter_context(file.named()) for file in files]
-        client.api().preupload_lfs_files(
-            repo, operations, revision=branch, create_pr=proposes, free_memory=True
-        )
+        with telling(operations):
+            client.api().preupload_lfs_files(
+                repo, operations, revision=branch, create_pr=proposes, free_memory=True
+            )
 
 
 @contextmanager

@@ -128,11 +128,16 @@ class InputFile:
             _check_same(fd, self.path, self._identity)
         return [bytes(buffer) for buffer, _ in buffers]
 
-    def sha256(self) -> str:
-        """The SHA-256 of all bytes, in hex; errors as for `read_into`."""
+    def sha256(self, told: Callable[[int], object] = lambda done: None) -> str:
+        """The SHA-256 of all bytes, in hex; errors as for `read_into`.
+
+        `told` is called with the number of bytes read so far.
+        """
         digest = hashlib.sha256()
         for begin in range(0, self.size, _HASHED_BYTES):
-            digest.update(self.read(begin, min(_HASHED_BYTES, self.size - begin)))
+            end = min(begin + _HASHED_BYTES, self.size)
+            digest.update(self.read(begin, end - begin))
+            told(end)
         return digest.hexdigest()
 
     def sniffed(self) -> Known | None:

@@ -1,7 +1,7 @@
 """Choose the files of a folder to publish, and refuse bad ones before anything is sent."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -47,10 +47,11 @@ class Publishable:
     is_model: bool
     variant: str | None = None
 
-    def checked(self, base: str | None) -> "Inspection | Checkpoint":
+    def checked(self, base: str | None, tell: Callable[[], object]) -> "Inspection | Checkpoint":
         """Check the files, and describe them; `base` replaces the base that an adapter names.
 
-        All values are read, since a NaN can be anywhere.
+        All values are read, since a NaN can be anywhere. `tell` is called after each tensor; what
+        it raises stops the check.
 
         Raises:
             FormatError: it is neither an adapter nor a model, or not sound.
@@ -62,7 +63,7 @@ class Publishable:
             found: Inspection | Checkpoint = open_checkpoint(self.path, self.variant)
         else:
             found = _checked_adapter(self.path, base)
-        if bad := list(_nonfinite(self.files)):
+        if bad := list(_nonfinite(self.files, tell)):
             raise NonFiniteError(f"NaNs or infinities in {listing(bad)}")
         return found
 
@@ -148,9 +149,10 @@ def _is_local(base: str) -> bool:
     return _HUB_ID.fullmatch(base) is None or base.startswith(".") or Path(base).exists()
 
 
-def _nonfinite(files: Mapping[str, InputFile]) -> Iterator[str]:
+def _nonfinite(files: Mapping[str, InputFile], tell: Callable[[], object]) -> Iterator[str]:
     for name, file in files.items():
         if name.endswith(".safetensors"):
             for tensor in file.read_header().tensors:
                 if holds_nonfinite(file, tensor):
                     yield f"{name}: {tensor.name}"
+                tell()

@@ -12,8 +12,8 @@ from tests.verbs import VERBS
 
 #: What a bar has, whatever it counts.
 BAR = "/s]"
-#: Lists what the program can do, and sends files, which the Hub's client does.
-AT_ONCE = {"formats", "push"}
+#: Lists what the program can do.
+AT_ONCE = {"formats"}
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in AT_ONCE])
@@ -31,6 +31,7 @@ def test_bar_is_for_people(
         assert BAR not in result.out
         return BAR in result.err
 
+    monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     assert not shown("pipe")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert shown("terminal")

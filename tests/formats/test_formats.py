@@ -28,7 +28,7 @@ from loratools.io.file import InputFile
 from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
 from loratools.publishing.pull import _named_base
-from loratools.publishing.push import _with_base
+from loratools.publishing.written import with_base
 from loratools.typed import as_typed
 from tests.formats.bundles import bundle, config, lora
 from tests.formats.conftest import Toy
@@ -335,7 +335,7 @@ def test_base_is_in_the_fields_that_a_dialect_states(toy: Toy, tmp_path: Path) -
     toy("toy", claim="CONFIG", base_field="of", revision_field="at", **OURS)
     folder = ours(tmp_path / "adapter", at="main")
     files = {"ours.json": InputFile(folder / "ours.json")}
-    written = _with_base(files, loratools.inspect(folder), "ann/base")
+    written = with_base(files, loratools.inspect(folder), "ann/base")
     assert {name: json.loads(data) for name, data in written.items()} == {
         "ours.json": {"of": "ann/base", "at": "main"}
     }
@@ -351,7 +351,7 @@ def test_base_is_written_only_into_a_config_that_is_sent_and_has_a_field_for_it(
     folder = ours(tmp_path / "adapter")
     files = {"ours.json": InputFile(folder / "ours.json")} if is_sent else {}
     with pytest.raises(UnsupportedError, match="no adapter's config here that names a base"):
-        _with_base(files, loratools.inspect(folder), "ann/base")
+        with_base(files, loratools.inspect(folder), "ann/base")
 
 
 # What is said of others

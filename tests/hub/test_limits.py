@@ -11,7 +11,7 @@ from loratools.errors import HubError, NetworkError
 from loratools.hub import answers, names, reading, session, token
 from loratools.io import folder, header_rules, regex, small
 from loratools.io import json as strict_json
-from loratools.publishing import push as pushing
+from loratools.publishing import written
 from loratools.publishing.card import front_matter
 from tests.e2e.commands import run_here
 from tests.hub.client import write
@@ -26,7 +26,7 @@ TABLE = {
     "a JSON file": [folder.MAX_JSON_BYTES],
     "nesting of lists and objects, in any JSON": [strict_json._DEEPEST],
     "a regular expression of a config": [regex.CPU_SECONDS, regex.MEMORY_BYTES],
-    "a model card or its template": [pushing._MAX_TEXT_BYTES],
+    "a model card or its template": [written._MAX_TEXT_BYTES],
     "the front matter of a card": [front_matter.LONGEST],
     "nesting of lists and mappings, in front matter": [front_matter._DEEPEST],
     "a number in front matter": [front_matter._LONGEST_NUMBER],

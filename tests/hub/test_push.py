@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loratools
-from loratools import PushOptions
+from loratools import PushOptions, PushReport
 from loratools.errors import (
     FormatError,
     HubError,
@@ -25,9 +25,9 @@ from loratools.errors import (
     UnsupportedError,
 )
 from loratools.hub import writing
+from loratools.hub.sending import Told
 from loratools.hub.writing import Addition
 from loratools.io.file import InputFile
-from loratools.publishing.push import PushReport
 from tests.e2e.commands import PLAIN, SHARDED
 from tests.hub.server import Hub
 from tests.merged import at_most
@@ -114,7 +114,7 @@ def test_after_a_refusal_no_more_is_hashed(
 ) -> None:
     hashed = []
 
-    def slowly(name: str, path: InputFile) -> None:
+    def slowly(name: str, path: InputFile, told: Told) -> None:
         time.sleep(0.2)
         hashed.append(name)
 

@@ -6,6 +6,7 @@ import click
 
 from loratools.cli.command import PATH, Verb, section
 from loratools.cli.options import dry_run_option, json_option, print_json, variant_option
+from loratools.cli.progress import progress_bar
 from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_lines
 
@@ -94,14 +95,12 @@ def command(
     model card is written, or the existing one completed. Needs a token that may write, in HF_TOKEN
     or from a login.
     """
-    from loratools.publishing.push import PushOptions, push
+    from loratools.publishing.push import push
+    from loratools.publishing.push_options import PushOptions
 
-    options = PushOptions(
-        **settings,
-        reports=reports,
-        card=not no_card,
-    )
-    report = push(folder, repo, options)
+    options = PushOptions(**settings, reports=reports, card=not no_card)
+    with progress_bar() as progress:
+        report = push(folder, repo, options, progress=progress)
     if as_json:
         print_json(report)
     else:

@@ -1,6 +1,7 @@
 """The faults that a test can cause: each wraps the application for one request."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -75,6 +76,31 @@ class ResetUpload(Fault):
             await connection.reset()
 
         return reset
+
+
+@dataclass(frozen=True)
+class Held(Fault):
+    """Take no more of the request's body after so many bytes, until the event is set (10 s)."""
+
+    after: int
+    until: threading.Event
+
+    def wrap(self, app: ASGIApp, connection: Connection) -> ASGIApp:
+        async def holding(scope: Scope, receive: Receive, send: Send) -> None:
+            taken, is_held = 0, False
+
+            async def take() -> Message:
+                nonlocal taken, is_held
+                if taken > self.after and not is_held:
+                    is_held = True
+                    await asyncio.to_thread(self.until.wait, 10)
+                message = await receive()
+                taken += len(message.get("body", b""))
+                return message
+
+            await app(scope, take, send)
+
+        return holding
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.hub.server import commits, downloads, listings, pulls, repos, storage
+from tests.hub.server import commits, downloads, listings, pulls, repos, storage, xet
 from tests.hub.server.answers import RefusedError
 from tests.hub.server.state import Hub
 
@@ -29,6 +29,7 @@ HUB: list[tuple[str, str, Handler]] = [
     ("GET", API + "/refs", listings.refs),
     ("GET", API + "/commits/{revision}", listings.commits),
     ("POST", API + "/preupload/{revision}", commits.preupload),
+    ("GET", API + "/xet-write-token/{revision}", xet.token),
     ("POST", API + "/commit/{revision}", commits.commit),
     ("POST", API + "/branch/{branch}", pulls.create_branch),
     ("DELETE", API + "/branch/{branch}", pulls.delete_branch),
@@ -50,6 +51,8 @@ HUB: list[tuple[str, str, Handler]] = [
     ("GET", FILES + "/resolve/{revision}/{path:path}", downloads.resolve),
 ]
 STORAGE: list[tuple[str, str, Handler]] = [
+    ("POST", "/v1/xorbs/default/{hash}", xet.package),
+    ("POST", "/v1/shards", xet.chunks),
     ("GET", FILES + "/{sha256}", storage.get),
     ("PUT", FILES + "/{sha256}", storage.put),
     ("PUT", FILES + "/{sha256}/{number:int}", storage.put_part),

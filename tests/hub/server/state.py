@@ -32,6 +32,7 @@ class Settings:
     part_size: int | None = None  # bytes; uploads larger than this go in parts
     resolve_cache: bool = False  # small files behind one more redirect on the Hub itself
     compress: bool = False  # small files with gzip, without a Content-Length
+    xet: bool = False  # uploads by hf_xet: see `xet.py`
 
 
 @dataclass
