@@ -10,8 +10,8 @@ from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.server import Hub
 from tests.verbs import VERBS
 
-#: What a bar has, whatever it counts.
-BAR = "/s]"
+#: What a bar has, whatever it counts: the time since it began.
+BAR = "[00:0"
 #: Lists what the program can do.
 AT_ONCE = {"formats"}
 
