@@ -83,7 +83,9 @@ WORK: dict[str, Callable[[Path, Path, Path], object]] = {
         adapter, output=output
     ).to_json(),
     "plan": lambda base, adapter, output: loratools.merge(base, adapter, output=None).to_json(),
-    "push": lambda base, adapter, output: publishable(adapter, all_files=False).checked(None),
+    "push": lambda base, adapter, output: publishable(adapter, all_files=False).checked(
+        None, lambda: None
+    ),
 }
 
 
