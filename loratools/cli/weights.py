@@ -10,7 +10,6 @@ import click
 
 from loratools.cli.options import Command
 from loratools.errors import counted
-from loratools.io.missing import named_in_prompt
 
 #: The name of an adapter, with what may have been meant as its weight.
 _MARKED = re.compile(r"(.+?)\s*[:@*=×]\s*[^/\\]*$")
@@ -85,6 +84,8 @@ def weighted(
 
 def _split(adapter: str) -> tuple[str, float | None]:
     """The name and the weight in `NAME:WEIGHT`; a path that exists is a name, whatever is in it."""
+    from loratools.io.missing import named_in_prompt
+
     drive, rest = os.path.splitdrive(adapter)  # `C:` on Windows, and nothing elsewhere
     name, colon, number = rest.rpartition(":")
     if os.path.lexists(adapter):

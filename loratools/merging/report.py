@@ -74,7 +74,8 @@ class MergeReport(Shown):
     @property
     def taken_back(self) -> Mapping[str, TakenBack]:
         """How many elements out of which an update is taken are not what they were, by dtype."""
-        return by_dtype(self.plan.changed, self.fidelity)
+        counts = {name: fidelity.taken_back for name, fidelity in self.fidelity.items()}
+        return by_dtype(self.plan.changed, counts)
 
     @property
     def equals_base(self) -> bool:

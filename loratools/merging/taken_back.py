@@ -4,15 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from loratools.errors import counted
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.touched import changing, edges
-
-if TYPE_CHECKING:
-    from loratools.merging.fidelity import Fidelity
 
 #: The dtypes whose rounding can be counted. For float64, no dtype is wider.
 _ROUNDED = ("BF16", "F16", "F32")
@@ -68,14 +65,16 @@ def taken_out(tensor: PlannedTensor) -> frozenset[int]:
 
 
 def by_dtype(
-    tensors: Iterable[PlannedTensor], fidelity: "Mapping[str, Fidelity]"
+    tensors: Iterable[PlannedTensor], counts: Mapping[str, TakenBack | None]
 ) -> dict[str, TakenBack]:
-    """The counts of all tensors that an update is taken out of, by the name of their dtype."""
+    """The counts of all tensors that an update is taken out of, by the name of their dtype.
+
+    `counts` are those of tensors in which they were made, by name.
+    """
     found: dict[str, TakenBack] = {}
     for tensor in tensors:
         if numbers := taken_out(tensor):
-            measured = fidelity.get(tensor.name)
-            part = (measured and measured.taken_back) or _uncounted(tensor, numbers)
+            part = counts.get(tensor.name) or _uncounted(tensor, numbers)
             name = torch_name(tensor.origin.dtype)
             found[name] = found[name] + part if name in found else part
     return found
