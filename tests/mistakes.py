@@ -162,6 +162,14 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             code=2,
         ),
         Mistake(
+            "a command that is an option here",
+            "help merge",
+            what="No such command",
+            where="'help'",
+            remedy="did you mean loratools --help?",
+            code=2,
+        ),
+        Mistake(
             "a file without a command",
             "style.safetensors",
             what="No such command",
@@ -620,6 +628,14 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             what="No such option",
             where="'--token'",
             remedy="set HF_TOKEN, or log in",
+            code=2,
+        ),
+        Mistake(
+            "a choice of weights without an adapter",
+            "swap base --only '*.q_proj'",
+            what="is for adapters that are put in",
+            where="--only",
+            remedy="give --in ADAPTER too",
             code=2,
         ),
         Mistake(

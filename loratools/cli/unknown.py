@@ -42,6 +42,8 @@ _ARGUMENTS = {
 }
 #: The options that are most often meant by an argument too many, the first that a verb has.
 _USUAL = ("--in", "-o")
+#: What other programs have commands for, and are options of the program here.
+_OPTIONS_ELSEWHERE = ("help", "version")
 #: Shorter words than this, of an option, are like too many others.
 _SHORTEST = 3
 _LIKE_AN_OPTION = 0.65
@@ -67,6 +69,8 @@ def no_such_command(name: str, commands: list[str]) -> str:
     """The message for a first argument that is no command."""
     if not name:
         return "The command is an empty text; loratools --help lists all commands"
+    if name in _OPTIONS_ELSEWHERE:
+        return f"No such command {name!r}; did you mean loratools --{name}?"
     found = meant(name, commands)
     if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"

@@ -89,7 +89,7 @@ class Staging:
         while self._spare:
             os.close(self._spare.pop())
         if self._is_held() and (self._is_published or not self._resume):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
     def release(self) -> None:
         """Give up the locks, so that another run can use the folder's name."""
@@ -203,6 +203,14 @@ def staged(
                 raise
             finally:
                 staging.release()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder with what is in it, also from folders that were made read-only."""
+    for inner, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):
+            Path(inner).chmod(0o700)  # names in a folder are removed by writing to it
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def partial_path(output: Path) -> Path:

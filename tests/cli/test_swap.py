@@ -127,3 +127,12 @@ def test_an_update_that_is_lost_is_not_advised_a_dtype_that_a_swap_cannot_write(
     assert "is lost to rounding" in err
     assert "--rounding stochastic" in err
     assert "--dtype" not in err
+
+
+@pytest.mark.parametrize("option", ["--only", "--skip"])
+def test_a_choice_of_weights_is_for_adapters_that_are_put_in(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = f"{option} is for adapters that are put in; give --in"
+    assert refused(run_here(capsys, "swap", SHARDED, option, "*"), 2, says)
+    assert refused(run_here(capsys, "swap", SHARDED, "--out", option, "*"), 2, says)

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -620,3 +620,27 @@ def test_an_error_within_a_run_names_the_output_and_no_other_path_that_is_like_i
         raise StorageError(f"{staging.made}: torn, as {other} is", file=staging.made)
     assert str(raised.value) == f"{output}: torn, as {other} is"
     assert raised.value.file == str(output)
+
+
+@pytest.fixture
+def not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of a user for whom permissions count, as they do not for root."""
+    monkeypatch.chdir(tmp_path)
+    user = os.geteuid()
+    if user == 0:
+        os.chown(tmp_path, 65534, -1)
+        os.seteuid(65534)
+    yield Path()
+    os.seteuid(user)
+
+
+def test_nothing_is_left_of_a_read_only_folder_that_is_replaced(not_root: Path) -> None:
+    old = not_root / "output"
+    (old / "inner").mkdir(parents=True)
+    (old / "inner/old.safetensors").touch()
+    for folder in (old / "inner", old):
+        folder.chmod(0o555)
+    with staged(old, is_folder=True, overwrite=True) as staging:
+        staging.write_file("new.safetensors", b"")
+        staging.publish()
+    assert [path.name for path in not_root.rglob("*")] == ["output", "new.safetensors"]

@@ -75,6 +75,9 @@ def command(
     """
     if adapters and out:
         raise click.UsageError("--in takes out what is in by itself; use it without --out.")
+    alone = next((name for name in ("only", "skip") if settings[name] and not adapters), None)
+    if alone is not None:
+        raise click.UsageError(f"--{alone} is for adapters that are put in; give --in ADAPTER too.")
     adapters, weights = weighted(adapters, weights)
     check_counts(settings, weights, len(adapters))
     wanted = adapters if adapters or out else None
