@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import NamedTuple, final
 
 from loratools.files.beside import WEIGHT_SUFFIXES, is_hidden
@@ -109,7 +110,10 @@ def is_collection(folder: Folder) -> bool:
         return True
     beside = [i for i in items if i.name in own and OF_TRAINING.match(i.name) is None]
     weights = [i.name for i in beside if i.other in (None, _PICKLE, _OTHER_PICKLE)]
-    return len(set(map(common_stem, weights))) > 1
+    # A file with the suffix in capitals, or in its short form, is found in a table only.
+    suffixes = [PurePath(name).suffix for name in weights]
+    is_unusual = any(s != _TENSORS and s.lower() in _TENSOR_FILES for s in suffixes)
+    return is_unusual or len(set(map(common_stem, weights))) > 1
 
 
 def contents(

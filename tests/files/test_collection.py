@@ -124,6 +124,8 @@ def test_pickles_are_opened_if_that_is_allowed_or_an_adapter_has_such_a_name(
         (["config.json", "model.safetensors", "lora/adapter_config.json"], False),
         (["notes.txt", "x.pt"], False),
         (["x.pt", "y.pt"], True),
+        (["A.SAFETENSORS", "a.png"], True),  # which is not found as the folder's one adapter
+        (["a.sft"], True),
         (["a.safetensors", "y.pt"], True),
         (["a.safetensors", "training_args.bin"], False),
         (["pytorch_lora_weights.safetensors", "y.bin"], False),  # another part of it, perhaps
