@@ -15,7 +15,7 @@ from loratools.annotated import LISTS, described, is_list, named
 from loratools.errors import counted, shorten
 
 #: The largest integer that is looked at, so that messages can have it.
-_MOST = 10**100
+_MOST = 10**4000
 #: The most characters of a path on Linux; a longer text is the content of a file, or an accident.
 _LONGEST_PATH = 4096
 #: Types of which a message shows the value that was given; of others it names the type.
@@ -154,7 +154,7 @@ def _plain(expected: object, value: object) -> object:
             said = "a number of at most 1.8e308 is expected, not a larger one"
             raise OtherError(expected, value, said) from None
     if expected is int and isinstance(value, numbers.Integral) and abs(int(value)) > _MOST:
-        said = "an integer of at most 100 digits is expected, not a larger one"
+        said = "an integer of at most 4000 digits is expected, not a larger one"
         raise OtherError(expected, value, said)
     if type(value) in (int, float, bool):
         return value
@@ -175,7 +175,7 @@ def _as_one_of(expected: object, kinds: Iterable[object], value: object) -> obje
     if Path in kinds and isinstance(value, str | bytes) and not value:
         raise EmptyError
     if Path in kinds and isinstance(value, str | bytes) and len(value) > _LONGEST_PATH:
-        content = f"a text of {len(value)} characters, such as a file has"
+        content = f"a text of {counted(len(value), 'character')}, such as a file has"
         raise OtherError(expected, value, given=content)
     for kind in kinds:
         try:

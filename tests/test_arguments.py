@@ -183,7 +183,7 @@ def test_a_number_that_no_float_can_hold_is_refused() -> None:
 def test_an_integer_that_python_does_not_print_is_refused_in_one_line() -> None:
     huge: Any = 10**5000
     calls: dict[str, Callable[[], object]] = {
-        "rank: an integer of at most 100 digits is": lambda: loratools.resize(PLAIN, rank=huge),
+        "rank: an integer of at most 4000 digits is": lambda: loratools.resize(PLAIN, rank=huge),
         "size: an integer or a text is ": lambda: loratools.resize(PLAIN, size=huge),
         "strength: a number of at most 1.8": lambda: loratools.rescale(PLAIN, strength=huge),
         r"in \('\*', a larger one\): a number": lambda: loratools.rescale(

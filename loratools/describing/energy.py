@@ -13,7 +13,7 @@ from loratools.names.blocks import block_of, position
 from loratools.reshaping.factors import sum_of
 
 if TYPE_CHECKING:
-    from loratools.running.parallel import Map
+    from loratools.running.share import Map
 
 
 @final

@@ -20,7 +20,7 @@ from loratools.reshaping.factors import sum_of
 if TYPE_CHECKING:
     from loratools.lowrank.spectrum import Spectrum
     from loratools.merging.plan import MergePlan
-    from loratools.running.parallel import Map
+    from loratools.running.share import Map
 
 
 @final

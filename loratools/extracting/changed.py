@@ -6,7 +6,7 @@ from functools import partial
 from loratools.extracting.difference import Difference, Norms
 from loratools.extracting.pairing import Pair
 from loratools.io.values import same_bytes
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 
 #: A callback for progress, called with the number of bytes read; if it raises, reading stops.
 Tick = Callable[[int], None]

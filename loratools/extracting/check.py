@@ -17,7 +17,8 @@ from loratools.lowrank.truncation import TargetSpectrum
 from loratools.merging.edit import edited_blocks
 from loratools.merging.plan import MergeOptions, PlannedTensor
 from loratools.merging.planner import plan_merge
-from loratools.running.parallel import Map, single_threaded_torch
+from loratools.running.parallel import single_threaded_torch
+from loratools.running.share import Map
 
 _SPAN_BLOCKS = 16
 #: The largest relative error of rounding one number, by dtype.

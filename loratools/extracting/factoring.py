@@ -14,7 +14,7 @@ from loratools.extracting.principal import Principal, principal
 from loratools.io.file import InputFile
 from loratools.lowrank.ranks import Wanted
 from loratools.lowrank.seeds import seed_of
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 from loratools.version import __version__
 
 #: The bytes of differences that are held in memory together; further ones are read again.

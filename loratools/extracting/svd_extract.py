@@ -34,8 +34,9 @@ from loratools.io.streaming import stream
 from loratools.keywords import with_keywords
 from loratools.lowrank.goals import Ranks, rule_of
 from loratools.lowrank.ranks import RankRule
-from loratools.running.parallel import Map, threads
+from loratools.running.parallel import threads
 from loratools.running.progress import Progress, shows_progress
+from loratools.running.share import Map
 from loratools.running.watch import Watch
 
 

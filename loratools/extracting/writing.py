@@ -31,8 +31,7 @@ from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.settle import first_question, settle
-from loratools.running.parallel import Map
-from loratools.running.share import Share
+from loratools.running.share import Map, Share
 from loratools.running.watch import Watch
 from loratools.showing.shown import Brief
 from loratools.typed import drop_residual

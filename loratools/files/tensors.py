@@ -16,8 +16,7 @@ from loratools.io.finite import is_finite_throughout, is_zero_throughout
 from loratools.io.source import Named, Source, Stored, as_bytes
 from loratools.io.values import is_finite, widened
 from loratools.io.writer import Layout, OutputFile, lay_out
-from loratools.running.parallel import Map
-from loratools.running.share import here, split
+from loratools.running.share import Map, here, split
 from loratools.typed import command, valued
 
 if TYPE_CHECKING:

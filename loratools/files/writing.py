@@ -21,7 +21,7 @@ from loratools.io.json import encode_json, json_text
 from loratools.io.publish import Staging, check_output, staged
 from loratools.io.source import Source, stored_tensors
 from loratools.io.writer import Layout
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 
 if TYPE_CHECKING:
     from loratools.lowrank.ranks import RankRule

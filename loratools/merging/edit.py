@@ -23,7 +23,8 @@ from loratools.merging.fidelity import Fidelity, measure
 from loratools.merging.originals import taken_back
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.products import add_products
-from loratools.merging.taken_back import TakenBack, taken_out
+from loratools.merging.taken_back import TakenBack
+from loratools.merging.taking_out import taken_out
 from loratools.merging.touched import changing, edges
 
 #: A thread's memory for blocks is used again, since the kernel provides new pages more slowly than

@@ -10,7 +10,8 @@ from loratools.idle import by_reason
 from loratools.io.dtypes import BITS, torch_name
 from loratools.merging.effects import Idle, unmoved
 from loratools.merging.plan import Change, MergePlan, PlannedTensor
-from loratools.merging.taken_back import TakenBack, by_dtype, taken_back_notes
+from loratools.merging.taken_back import TakenBack
+from loratools.merging.taking_out import by_dtype, taken_back_notes
 from loratools.merging.words import actions
 from loratools.names.averaged import averaged_note
 from loratools.showing.parts import Column, Part, Table, aside, human_size, numbers

@@ -15,7 +15,7 @@ from loratools.merging.plan import Change, MergeOptions, PlannedTensor
 from loratools.merging.planner import plan_merge
 from loratools.reshaping.approximation import Decomposed, approximate, of_matrix
 from loratools.reshaping.factors import widest
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 from loratools.deltas.lora import LoRA
 from loratools.errors import NonFiniteError, shorten
 from loratools.reshaping.factors import LARGEST, Sum, held
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from loratools.adapter import Adapter
 from loratools.errors import UnsupportedError
 from loratools.files.opening import open_base
-from loratools.running.parallel import Map
-from loratools.running.share import split
+from loratools.running.share import Map, split
 from loratools.typed import rank_options
 
 if TYPE_CHECKING:

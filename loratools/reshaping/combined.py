@@ -26,8 +26,7 @@ from loratools.reshaping.alignment import aligned, check_one_model, strangers
 from loratools.reshaping.rescaled import strengths_of
 from loratools.reshaping.results import Job, Part, results
 from loratools.reshaping.similarity import Similarity, measure_similarity
-from loratools.running.parallel import Map
-from loratools.running.share import split
+from loratools.running.share import Map, split
 from loratools.showing.shown import Brief
 from loratools.typed import command, rank_options, valued
 

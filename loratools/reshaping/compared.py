@@ -17,8 +17,7 @@ from loratools.io.dtypes import to_torch
 from loratools.io.source import Reshaped, Source, Stored
 from loratools.io.values import same_bytes
 from loratools.parts import Update
-from loratools.running.parallel import Map
-from loratools.running.share import here, split
+from loratools.running.share import Map, here, split
 from loratools.showing.shown import Brief
 
 if TYPE_CHECKING:

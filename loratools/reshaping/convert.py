@@ -24,8 +24,9 @@ from loratools.names.packed import packed_in
 from loratools.reshaping.compared import Comparison, compare
 from loratools.reshaping.converted import Converted, converted, encoded
 from loratools.reshaping.written import written_parts
-from loratools.running.parallel import Map, threads
+from loratools.running.parallel import threads
 from loratools.running.progress import Progress, shows_progress
+from loratools.running.share import Map
 from loratools.showing.parts import Part
 from loratools.showing.shown import Shown
 from loratools.typed import valued

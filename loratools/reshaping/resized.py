@@ -11,7 +11,7 @@ from loratools.errors import UnsupportedError, shorten
 from loratools.parts import Update
 from loratools.reshaping.approximation import Decomposed, approximate, rooms
 from loratools.reshaping.factors import Sum, sum_of, widest
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 from loratools.typed import command
 
 if TYPE_CHECKING:

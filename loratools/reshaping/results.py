@@ -15,8 +15,7 @@ from loratools.lowrank.seeds import seed_of
 from loratools.methods import MethodOptions, Task
 from loratools.reshaping.approximation import Decomposed, approximate, of_factors, of_matrix
 from loratools.reshaping.factors import Sum, held, scaling_of, sum_of, widest
-from loratools.running.parallel import Map
-from loratools.running.share import split
+from loratools.running.share import Map, split
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from loratools.errors import NonFiniteError
 from loratools.io.computed import Computed
 from loratools.io.dtypes import BITS, to_torch, torch_name
 from loratools.io.source import Source, Transposed
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 
 if TYPE_CHECKING:
     from torch import Tensor

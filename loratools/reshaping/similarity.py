@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from loratools.adapter import Adapter
 from loratools.names.grouping import pattern_of
 from loratools.reshaping.factors import sum_of
-from loratools.running.parallel import Map
+from loratools.running.share import Map
 from loratools.showing.parts import Column, Table, numbers
 from loratools.showing.shown import Brief
 

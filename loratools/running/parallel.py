@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from loratools.io.collector import collector_paused
 from loratools.running.progress import Progress
@@ -18,14 +18,6 @@ _BATCHES = 256
 _TICK_SECONDS = 0.1
 _A = TypeVar("_A")
 _B = TypeVar("_B")
-
-
-class Map(Protocol):
-    """The type of the built-in `map`, and of an executor's `map`."""
-
-    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterable[_B]:
-        """The results in the order of the items."""
-        ...
 
 
 @contextmanager

@@ -5,12 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar, final
+from typing import Protocol, TypeVar, final
 
 from loratools.running.progress import Progress
-
-if TYPE_CHECKING:
-    from loratools.running.parallel import Map
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -45,6 +42,14 @@ class Meter:
         """Tell that all is done, if that was not told."""
         if self._done < self._total:
             self.reach(Fraction(1))
+
+
+class Map(Protocol):
+    """The type of the built-in `map`, and of an executor's `map`."""
+
+    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterable[_B]:
+        """The results in the order of the items."""
+        ...
 
 
 class Counting(Protocol):
@@ -102,11 +107,11 @@ class Share:
         return tuple(Share(self.run, self.meter, *span) for span in pairwise(ends))
 
 
-def split(each: "Map", *weights: int) -> "tuple[Map, ...]":
+def split(each: Map, *weights: int) -> tuple[Map, ...]:
     """A map for each phase of the work that `each` is for; `weights` say how long each takes."""
     return each.split(*weights) if isinstance(each, Share) else (each,) * len(weights)
 
 
-def here(each: "Map") -> "Map":
+def here(each: Map) -> Map:
     """The same map in the thread of the caller, for what needs no torch, which threads import."""
     return each.here if isinstance(each, Share) else map
