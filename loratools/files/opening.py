@@ -1,6 +1,6 @@
 """Open an adapter or a base by its name: a path, or `hf://owner/name` on the Hub."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from loratools.io.pickles import read_pickle, refuse_no_pickle
 from loratools.io.sniffed import other_config
 from loratools.io.source import Source, stored_tensors
 from loratools.io.streaming import stream
+from loratools.parts import Note
 from loratools.typed import flag, valued, worded
 
 MODEL_CONFIG = "config.json"
@@ -114,7 +115,9 @@ def open_adapter(
         if allow_pickle or not headers:
             folder = folder.here(partial(_fetched_files, file=file))
         bundle = read_bundle(folder, file, place.where, config)
-        return replace(decoded(bundle, dialect_options, beside=beside), saver=save)
+        adapter = decoded(bundle, dialect_options, beside=beside)
+        notes = (*adapter.notes, *_another_config(folder, config))
+        return replace(adapter, notes=notes, saver=save)
 
 
 def opened_adapter(
@@ -257,6 +260,18 @@ def _read_config(
     if not names:
         return None, None
     return _config(folder.open(names[0]), name_in(folder, names[0]))
+
+
+def _another_config(folder: Folder, config: str | Path | None) -> Iterator[Note]:
+    """A note if the config that was named is read in place of one that the adapter has.
+
+    Of several adapters that are read with one config, it may be meant for another.
+    """
+    own = config_among(folder.names())
+    if config is None or own is None:
+        return
+    if folder.path is None or not Path(config).samefile(folder.path / own):
+        yield Note("info", f"{config} is read in place of the {own} beside it")
 
 
 def _refuse_missing_config(folder: Folder, config: str | Path) -> None:

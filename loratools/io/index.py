@@ -99,7 +99,8 @@ def read_index(folder: Folder, name: str) -> Index:
     shards: dict[str, list[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(plain_name(where, shard, suffix), []).append(tensor)
-    if missing := _without(sorted(shards), (*folder.names(), *folder.folders())):
+    missing = _without(sorted(shards), folder.names())
+    if missing and (missing := _without(missing, folder.folders())):  # opening a folder says so
         raise FormatError(
             f"{where}: lists {listing(missing)}, and no such file is in the folder",
             hint="download it too",

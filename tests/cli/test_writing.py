@@ -300,7 +300,7 @@ def test_a_number_that_is_none_is_an_error_that_names_its_tensor(
 
 NAMES = {
     "no parent": ("gone/out", "gone: no such folder"),
-    "a file for a parent": ("file/out", "file: no such folder"),
+    "a file for a parent": ("file/out", "file: not a folder"),
     "a name too long": ("n" * 250, "file name too long"),
 }
 

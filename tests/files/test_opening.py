@@ -10,6 +10,7 @@ import pytest
 from loratools.files.opening import open_adapter, open_base
 from loratools.io import inside
 from loratools.io.folder import LocalFolder
+from tests.e2e.commands import PLAIN
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 ADAPTER = FIXTURES / "adapters" / "embedding-vocab"
@@ -68,3 +69,15 @@ def test_a_folder_that_is_opened_again_is_listed_again(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").unlink()
     after = open_adapter(tmp_path).companions
     assert {file.name for file in before} - {file.name for file in after} == {"tokenizer.json"}
+
+
+def test_a_config_that_is_read_in_place_of_the_adapters_own_is_noted(tmp_path: Path) -> None:
+    """Of several adapters with one config, each but one may have been trained with another."""
+    other, own = tmp_path / "other.json", PLAIN / "adapter_config.json"
+    shutil.copy(own, other)
+    notes = {note.message for note in open_adapter(PLAIN, config=other).notes}
+    (said,) = notes - {note.message for note in open_adapter(PLAIN).notes}
+    assert said == f"{other} is read in place of the adapter_config.json beside it"
+    assert open_adapter(PLAIN, config=own).notes == open_adapter(PLAIN).notes
+    bare = Path(shutil.copy(PLAIN / "adapter_model.safetensors", tmp_path))
+    assert open_adapter(bare, config=other).notes == open_adapter(PLAIN).notes
