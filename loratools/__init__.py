@@ -20,6 +20,7 @@ Example:
 # read them in `__init__.pyi`, which `scripts/make_stub.py` makes of the table below.
 
 import importlib
+from importlib.machinery import PathFinder
 from typing import Any
 
 from loratools.version import __version__ as __version__
@@ -86,7 +87,9 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         from loratools.nearest import meant
 
-        found = None if name.startswith("_") else meant(name, _MODULES)
+        # `from loratools import cli` asks for an attribute first, and then for the module.
+        is_module = PathFinder.find_spec(f"{__name__}.{name}", __path__) is not None
+        found = None if name.startswith("_") or is_module else meant(name, _MODULES)
         hint = "" if found is None else f"; did you mean {found!r}?"
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_MODULES[name]), name)
