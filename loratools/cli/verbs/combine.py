@@ -6,6 +6,7 @@ import click
 
 from loratools import methods, registry
 from loratools.cli.command import ADAPTER, PATH, section
+from loratools.cli.dry_run import check_unwritten
 from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
 from loratools.cli.options import (
     base_option,
@@ -108,7 +109,7 @@ def command(
     Without a rank rule a linear combination is exact: the ranks add up. With one it is the best
     approximation, and the report says what was lost.
     """
-    output = checked_output(output, dry_run=dry_run)
+    place, output = output, checked_output(output, dry_run=dry_run)
     adapters, weights = weighted(adapters, weights)
     if weights and len(weights) != len(adapters):
         raise click.UsageError(
@@ -121,7 +122,7 @@ def command(
 
     answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
     with progress_bar("targets") as progress:
-        combine(
+        made = combine(
             adapters,
             output=output,
             weights=weights or None,
@@ -145,4 +146,5 @@ def command(
             progress=progress,
             approve=answer.approve,
         )
+    check_unwritten(made, place, dry_run=dry_run, overwrite=overwrite)
     answer.print()

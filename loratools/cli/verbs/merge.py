@@ -149,7 +149,8 @@ def command(
         merge(
             base,
             adapters,
-            output=None if dry_run else output,
+            output=output,
+            dry_run=dry_run,
             weights=weights or None,
             options=MergeOptions(
                 dtype=None if settings["dtype"] == "keep" else settings["dtype"],
