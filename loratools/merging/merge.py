@@ -107,7 +107,7 @@ def merge(
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
-        dry_run: plan the merge and check the output, but write nothing.
+        dry_run: check and report, but write nothing. An `output` is checked too.
 
     Example:
         >>> import loratools

@@ -181,6 +181,7 @@ def test_json_is_one_object_of_this_form(
         tensors=[is_tensor],
         packed=lambda counts: counts == [],
         fidelity=is_fidelity,
+        taken_back=[],
         equals_base=bool,
         overlay=bool,
         files=lambda sizes: all(type(size) is int for size in sizes.values()),
