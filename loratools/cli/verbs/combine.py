@@ -7,12 +7,19 @@ import click
 from loratools import methods, registry
 from loratools.cli.command import ADAPTER, PATH, section
 from loratools.cli.dry_run import check_unwritten
-from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
+from loratools.cli.method_options import (
+    METHOD_OPTIONS,
+    METHOD_SECTION,
+    RANDOM_METHODS,
+    CombineVerb,
+    method_options,
+)
 from loratools.cli.options import (
     base_option,
     checked_output,
     chosen_device,
     device_option,
+    is_given,
     jobs_option,
     json_option,
     modules_option,
@@ -82,7 +89,7 @@ from loratools.errors import counted
         metavar="N",
         default=0,
         show_default=True,
-        help="The seed of random choices.  [dare_linear, dare_ties, della]",
+        help=f"The seed of random choices.  [{', '.join(RANDOM_METHODS)}]",
     ),
 )
 @rank_options
@@ -116,6 +123,8 @@ def command(
             f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}; "
             f"give one for each, or none."
         )
+    if is_given("seed") and settings["method"] not in RANDOM_METHODS:
+        raise click.UsageError(f"{settings['method']} makes no random choices for a --seed.")
     from loratools.methods import MethodOptions
     from loratools.reshaping.combine import combine
     from loratools.reshaping.combined import Combination
