@@ -86,10 +86,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("loratools.errors")
     if name not in _MODULES:
         from loratools.nearest import meant
+        from loratools.other_words import COMMANDS
 
         # `from loratools import cli` asks for an attribute first, and then for the module.
         is_module = PathFinder.find_spec(f"{__name__}.{name}", __path__) is not None
-        found = None if name.startswith("_") or is_module else meant(name, _MODULES)
+        found = None if name.startswith("_") or is_module else meant(name, _MODULES, COMMANDS)
         hint = "" if found is None else f"; did you mean {found!r}?"
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_MODULES[name]), name)

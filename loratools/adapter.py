@@ -17,9 +17,10 @@ from loratools.errors import (
     listing,
     shorten,
 )
-from loratools.guesses import OF_A_TARGET, OF_AN_ADAPTER, Answering, word_for
+from loratools.guesses import Answering
 from loratools.io.companions import Companion
-from loratools.nearest import meant
+from loratools.nearest import meant, ours
+from loratools.other_words import COMMANDS, OF_A_TARGET, OF_AN_ADAPTER
 from loratools.parts import (
     Announced,
     ByTarget,
@@ -177,13 +178,13 @@ class Adapter(Answering, Mapping[str, Target], Generic[R_co]):
 
     @classmethod
     def _meant(cls, name: str) -> str | None:
-        found = word_for(name, OF_AN_ADAPTER)
+        found = ours(name, OF_AN_ADAPTER)
         if found is not None:
             return f"did you mean {found}?"
-        found = name if hasattr(Target, name) else word_for(name, OF_A_TARGET)
+        found = name if hasattr(Target, name) else ours(name, OF_A_TARGET)
         if found is not None:
             return f"a target has it: adapter[name].{found}"
-        verb = meant(name, _VERBS)
+        verb = meant(name, _VERBS, COMMANDS)
         return verb and f"did you mean loratools.{verb}?"
 
     if not TYPE_CHECKING:  # to which there are no such operators

@@ -22,7 +22,8 @@ from loratools.errors import (
     OptionError,
     named_file,
 )
-from loratools.nearest import meant_argument
+from loratools.nearest import meant
+from loratools.other_words import ARGUMENTS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,7 +125,7 @@ def _unbound(
     hint = _by_name(signature, annotations) if "too many positional" in reason else None
     unknown = next((key for key in kwargs if key not in signature.parameters), None)
     if unknown is not None:
-        near = meant_argument(unknown, signature.parameters)
+        near = meant(unknown, signature.parameters, ARGUMENTS)
         hint = f"did you mean {near}?" if near else f"help(loratools.{name}) lists all"
         if unknown == "dry_run" and "output" in signature.parameters:
             hint = "without output=, nothing is written"

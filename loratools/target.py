@@ -15,11 +15,13 @@ from loratools.errors import (
     about,
     shorten,
 )
-from loratools.guesses import OF_A_TARGET, Answering, word_for
+from loratools.guesses import Answering
 from loratools.io.computed import stored_elements
 from loratools.io.given import plain_tensor
 from loratools.io.source import Source
 from loratools.io.values import is_finite
+from loratools.nearest import ours
+from loratools.other_words import OF_A_TARGET
 from loratools.showing.parts import Column, Table, numbers
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class Target(Answering):
 
     @classmethod
     def _meant(cls, name: str) -> str | None:
-        found = word_for(name, OF_A_TARGET)
+        found = ours(name, OF_A_TARGET)
         return found and f"did you mean {found}?"
 
     @property

@@ -24,18 +24,22 @@ def test_the_nearest_name_is_found_whatever_its_case_and_dashes() -> None:
 
 def test_of_names_that_are_not_alike_none_is_named() -> None:
     assert nearest("zzz", ["merge"]) is None
+    assert nearest("sample", ["rescale", "merge"]) is None
     assert did_you_mean("zzz", ["merge"]) == ""
 
 
 @pytest.mark.parametrize(
     ("word", "value"),
     [("a1111", "kohya"), ("sd-scripts", "kohya"), ("ComfyUI", "comfyui"), ("half", "float16"),
-     ("flux", None), ("sdxl", None), ("pony", None)],
+     ("flux", None), ("sdxl", None), ("pony", None),
+     ("float8", None), ("float8_e4m3fn", None), ("float 16", "float16"), ("lerp", "linear")],
 )  # fmt: skip
-def test_a_program_is_answered_by_the_format_that_it_reads_and_a_model_by_none(
+def test_a_value_is_answered_by_what_has_this_name_elsewhere_and_not_by_another_number(
     word: str, value: str | None
 ) -> None:
-    known = ["bfloat16", "comfyui", "diffusers", "float16", "kohya", "mlx", "peft"]
+    known = [
+        "bfloat16", "comfyui", "diffusers", "float16", "kohya", "linear", "mlx", "peft", "slerp",
+    ]  # fmt: skip
     assert did_you_mean(word, known) == (f"; did you mean {value!r}?" if value else "")
 
 

@@ -28,7 +28,7 @@ from loratools import (
     TargetError,
     UnsupportedError,
 )
-from loratools.guesses import OF_A_TARGET, OF_AN_ADAPTER
+from loratools.other_words import OF_A_TARGET, OF_AN_ADAPTER
 from tests.hostile.checkpoints import lora, write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"

@@ -8,23 +8,9 @@ from typing import Any
 import click
 
 from loratools.errors import listing
-from loratools.nearest import did_you_mean, meant, nearest
+from loratools.nearest import did_you_mean, meant, nearest, ours
+from loratools.other_words import ARGUMENTS, COMMANDS
 
-#: What other programs call the options.
-_OTHER_OPTIONS = {
-    "--overwrite": ("--force", "-f", "--yes", "-y", "--exist-ok", "--clobber", "--replace"),
-    "--weight": ("--strength", "--multiplier", "--ratio", "--factor", "--lora-scale"),
-    "--block-weights": ("--lbw", "--lbws"),
-    "--strength": ("--weight", "-w", "--multiplier", "--factor", "--scale-factor"),
-    "--dtype": ("--precision", "--torch-dtype", "--save-precision", "--type", "--outtype"),
-    "--output": ("--save-to", "--output-dir", "--out-dir", "--dest", "--local-dir"),
-    "--rank": ("--dim", "--new-rank", "-r", "--network-dim", "--lora-rank"),
-    "--to": ("--format", "--target", "-t"),
-    "--dry-run": ("-n", "--simulate", "--check"),
-    "--device": ("--cuda", "--gpu"),
-    "--in": ("--adapter", "--adapters", "--lora", "--loras"),
-    "--jobs": ("--threads", "--num-threads", "--workers", "-j"),
-}
 #: What is answered to what other programs have options for, or another verb.
 _BY_RESCALE = "`loratools rescale --block-weights` writes an adapter with them"
 _ELSEWHERE = {
@@ -32,21 +18,12 @@ _ELSEWHERE = {
     "--debug": "set LORATOOLS_DEBUG=1",
     **dict.fromkeys(("--block-weights", "--lbw", "--lbws"), _BY_RESCALE),
 }
-#: What other programs have options for, and are arguments here, by a part of the metavariable.
-_ARGUMENTS = {
-    "BASE": ("--base", "--model", "--base-model", "--checkpoint", "--sd-model"),
-    "MODEL": ("--base", "--model", "--base-model", "--checkpoint"),
-    "ADAPTER": ("--adapter", "--adapters", "--lora", "--loras", "--input", "-i"),
-    "TUNED": ("--model", "--tuned", "--finetuned", "--model-tuned"),
-    "OWNER": ("--repo", "--repo-id", "--name"),
-}
 #: The options that are most often meant by an argument too many, the first that a verb has.
 _USUAL = ("--in", "-o")
 #: What other programs have commands for, and are options of the program here.
 _OPTIONS_ELSEWHERE = ("help", "version")
 #: Shorter words than this, of an option, are like too many others.
 _SHORTEST = 3
-_LIKE_AN_OPTION = 0.65
 
 
 class OneOf(click.Choice[str]):
@@ -71,7 +48,7 @@ def no_such_command(name: str, commands: list[str]) -> str:
         return "The command is an empty text; loratools --help lists all commands"
     if name in _OPTIONS_ELSEWHERE:
         return f"No such command {name!r}; did you mean loratools --{name}?"
-    found = meant(name, commands)
+    found = meant(name, commands, COMMANDS)
     if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"
     if found is None:
@@ -90,20 +67,21 @@ def no_such_option(error: click.NoSuchOption, context: click.Context) -> click.U
 def _instead_of_option(name: str, context: click.Context) -> str | None:
     """What to write in place of an option that a verb does not have.
 
-    That is an option that other programs call so, or that is spelled nearly so; an argument; or
-    another verb, which has the option.
+    That is an option or an argument that other programs call so; an option that is spelled nearly
+    so; or another verb, which has the option.
     """
     plain = name.lower().replace("_", "-")
-    params = context.command.params
-    known = {opt for param in params if isinstance(param, click.Option) for opt in param.opts}
-    for option, words in _OTHER_OPTIONS.items():
-        if option in known and plain in words:
-            return f"did you mean {option!r}?"
+    params = {str(param.name).replace("_", "-"): param for param in context.command.params}
+    word = plain.lstrip("-")
+    same = params.get(word) or params.get(ours(word, ARGUMENTS, params) or "")
+    if isinstance(same, click.Option):
+        return f"did you mean {max(same.opts, key=len)!r}?"
+    if same is not None:
+        usage = " ".join(context.command.collect_usage_pieces(context)[1:])
+        return f"it is an argument: {context.command_path} {usage}"
     if plain in _ELSEWHERE:
         return _ELSEWHERE[plain]
-    usage = " ".join(context.command.collect_usage_pieces(context)[1:])
-    if any(plain in words for name, words in _ARGUMENTS.items() if name in re.split(r"\W+", usage)):
-        return f"it is an argument: {context.command_path} {usage}"
+    known = {option for param in params.values() for option in param.opts if option[0] == "-"}
     if (found := _spelled_like(plain, known)) is not None:
         return f"did you mean {found!r}?"
     others = _verbs_with(name, context)
@@ -117,7 +95,7 @@ def _spelled_like(plain: str, known: Collection[str]) -> str | None:
     if len(word) < _SHORTEST:
         return None
     begun = min((name for name in names if name.startswith(word)), key=len, default=None)
-    found = begun or nearest(word, names, _LIKE_AN_OPTION)
+    found = begun or nearest(word, names)
     return found and names[found]
 
 

@@ -1,18 +1,19 @@
 """What is answered to options by another program's name, and to options before the command."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from loratools.cli import cli
-from loratools.cli.unknown import _OTHER_OPTIONS
+from loratools.cli.unknown import no_such_option
+from loratools.other_words import ARGUMENTS
 from tests.cli.results import refused, refused_as_json
 from tests.e2e.commands import PLAIN, SINGLE, run_here
+from tests.narrowing import present
 
-CONTEXT = click.Context(cli)
+CONTEXT = click.Context(cli, info_name="loratools")
 VERBS = {name: cli.get_command(CONTEXT, name) for name in cli.list_commands(CONTEXT)}
 
 
@@ -22,24 +23,24 @@ def options_of(verb: str) -> set[str]:
     return {option for param in command.params for option in param.opts if option[0] == "-"}
 
 
-def other_words() -> Iterator[tuple[str, str, str]]:
-    """A verb, one of its options, and what other programs call that."""
-    for option, words in _OTHER_OPTIONS.items():
-        verbs = [verb for verb in VERBS if option in options_of(verb)]
-        assert verbs, f"no verb has {option}"
-        for word in words:
-            yield from ((verb, option, word) for verb in verbs if word not in options_of(verb))
-
-
-def test_an_option_by_another_name_is_answered_by_one_that_the_verb_has(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for verb, _, word in other_words():
-        result = run_here(capsys, verb, word)
-        assert refused(result, 2, f"^Error: No such option '{word}'; did you mean '--")
-        found = re.findall(r"'(--.*?)'", result.err)[-1]
-        assert found in options_of(verb)
-        assert word in _OTHER_OPTIONS[found]
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_by_another_name_is_answered_by_what_the_verb_has(verb: str) -> None:
+    command = present(VERBS[verb])
+    context = click.Context(command, parent=CONTEXT, info_name=verb)
+    named = {str(param.name).replace("_", "-"): param for param in command.params}
+    options = {opt: name for name, param in named.items() for opt in param.opts if opt[0] == "-"}
+    arguments = named.keys() - options.values()
+    for word in {word for name in named.keys() & ARGUMENTS.keys() for word in ARGUMENTS[name]}:
+        if f"--{word}" in options:
+            continue
+        error = click.NoSuchOption(f"--{word}")
+        found = re.fullmatch(
+            rf"No such option '--{word}'; (did you mean '(.*)'\?|it is an argument: loratools .*)",
+            no_such_option(error, context).format_message(),
+        )
+        names = [options[found[2]]] if found and found[2] else arguments
+        assert found
+        assert any(word == name or word in ARGUMENTS.get(name, ()) for name in names)
 
 
 def test_block_weights_are_answered_by_rescale_where_a_verb_has_none(
