@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from loratools.cli.options import rounding_seed
 from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 from loratools.cli.verbosity import is_verbose
@@ -35,7 +34,7 @@ def run_swap(
                 block_weights=settings["block_weights"] or None,
             ),
             write=WriteOptions(
-                seed=rounding_seed(settings),
+                seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
                 allow_nonfinite=settings["allow_nonfinite"],
                 jobs=settings["jobs"],
                 progress=progress,

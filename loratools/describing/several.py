@@ -299,6 +299,7 @@ def inspect_each(
     check_options(inspecting.dialect_options or {})
     _ = inspecting.opened_base  # an error of the base is none of an adapter
     meter = Meter(progress, len(found))
+    meter.again()
     for number, (row, adapter) in enumerate(found, 1):
         described = row if adapter is None else _inspected(row, adapter, inspecting, meter)
         meter.reach(Fraction(number, len(found)))

@@ -33,6 +33,7 @@ def threads(jobs: int | None, progress: Progress = None, total: int = 1) -> Iter
     """
     workers = jobs or os.cpu_count() or 1
     meter = Meter(progress, total)
+    meter.again()
 
     def awaited(future: Future[list[_B]]) -> list[_B]:
         while callable(progress) and not wait([future], _TICK_SECONDS).done:
@@ -63,7 +64,7 @@ def threads(jobs: int | None, progress: Progress = None, total: int = 1) -> Iter
                 ended.set()
                 wait([future for future in futures if not future.cancel()])
 
-        yield Share(run, meter)
+        yield Share(meter, run=run)
         meter.end()
 
 

@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from typing import Protocol, TypeVar, final
+from typing import Protocol, Self, TypeVar, final
 
 from loratools.running.progress import Progress
 
@@ -26,7 +27,6 @@ class Meter:
         self._total = max(1, total)
         self._done = 0
         self._lock = threading.Lock()
-        self.again()
 
     def again(self) -> None:
         """Tell the same again: what the callback raises can stop the verb during a long call."""
@@ -42,6 +42,50 @@ class Meter:
         """Tell that all is done, if that was not told."""
         if self._done < self._total:
             self.reach(Fraction(1))
+
+    @contextmanager
+    def unstoppable(self) -> Iterator[None]:
+        """A block that the callback can't stop: what it raises is kept, and raised at the end.
+
+        From then on it is not called any more within the block.
+        """
+        kept: list[BaseException] = []
+        real = self._progress
+
+        def keep(done: int, total: int) -> None:
+            try:
+                if not kept:
+                    real(done, total)
+            except BaseException as error:
+                kept.append(error)
+
+        self._progress = keep
+        try:
+            yield
+        finally:
+            self._progress = real
+        if kept:
+            raise kept[0]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a verb's work: from the share `begin` of all of it to the share `end`."""
+
+    meter: Meter
+    begin: Fraction = Fraction(0)
+    end: Fraction = Fraction(1)
+
+    def tell(self, done: int, total: int) -> None:
+        """Tell how much of this part is done; all of it, if there is nothing to do."""
+        part = Fraction(done, total) if total else Fraction(1)
+        self.meter.reach(self.begin + part * (self.end - self.begin))
+
+    def split(self, *weights: int) -> tuple[Self, ...]:
+        """A part for each phase of the work, in their order; `weights` say how long each takes."""
+        unit = (self.end - self.begin) / max(1, sum(weights))
+        ends = [self.begin + weight * unit for weight in accumulate(weights, initial=0)]
+        return tuple(replace(self, begin=begin, end=end) for begin, end in pairwise(ends))
 
 
 class Map(Protocol):
@@ -68,16 +112,13 @@ class Counting(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Share:
-    """A `map` on threads, whose calls are a share of a verb's work: that from `begin` to `end`.
+class Share(Span):
+    """A `map` on threads, whose calls are a part of a verb's work.
 
     If a share is mapped over more than once, the first map is all of it, and the others add none.
     """
 
-    run: Counting
-    meter: Meter
-    begin: Fraction = Fraction(0)
-    end: Fraction = Fraction(1)
+    run: Counting = field(kw_only=True)
 
     def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterator[_B]:
         """The results in the order of the items."""
@@ -94,17 +135,6 @@ class Share:
         for done, item in enumerate(todo, 1):
             yield function(item)
             self.tell(done, len(todo))
-
-    def tell(self, done: int, total: int) -> None:
-        """Tell how much of this share is done; all of it, if there is nothing to do."""
-        part = Fraction(done, total) if total else Fraction(1)
-        self.meter.reach(self.begin + part * (self.end - self.begin))
-
-    def split(self, *weights: int) -> "tuple[Share, ...]":
-        """A share for each phase of the work, in their order; `weights` say how long each takes."""
-        unit = (self.end - self.begin) / max(1, sum(weights))
-        ends = [self.begin + weight * unit for weight in accumulate(weights, initial=0)]
-        return tuple(Share(self.run, self.meter, *span) for span in pairwise(ends))
 
 
 def split(each: Map, *weights: int) -> tuple[Map, ...]:

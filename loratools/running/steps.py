@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar, final
 
 from loratools.io.writer import OutputFile
 
-_TICK_SECONDS = 0.1
+#: How often progress is told, at least.
+TICK_SECONDS = 0.1
 _T = TypeVar("_T")
 _Result_co = TypeVar("_Result_co", covariant=True)
 
@@ -95,7 +96,7 @@ class Run(Generic[_T]):
         """Wait for the next future that is done."""
         while True:
             try:
-                return self._finished.get(timeout=_TICK_SECONDS)
+                return self._finished.get(timeout=TICK_SECONDS)
             except Empty:
                 # Also without progress: the callback may raise to stop a run while steps are long.
                 self._report()

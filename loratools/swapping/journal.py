@@ -21,6 +21,8 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.platform import sync_folder
 from loratools.io.publish import OpenFolder, claim_folder
 from loratools.io.stopping import check_stop, finish, unfinished
+from loratools.running.share import Span
+from loratools.swapping.phases import COMPLETING
 from loratools.swapping.rewriting import check_sources, header_digest, rewrite
 from loratools.typed import completing_swap
 
@@ -45,8 +47,10 @@ class Journal:
             number += 1
         return f"{kind}-{number}.safetensors"
 
-    def begin(self) -> None:
+    def begin(self, span: Span) -> None:
         """Prepare the folder: a new one gets a state, before anything else is put there.
+
+        A swap that was interrupted is completed, of which `span` is told.
 
         Raises:
             StorageError, FormatError: it cannot be written, or a swap that was interrupted cannot
@@ -61,13 +65,16 @@ class Journal:
             with storage_errors(self.folder):
                 sync_folder(self.folder.parent)
         if self.state.is_interrupted:
-            check_sources(self.folder, self.state, self.jobs)
-            self.complete()
+            checking, writing = span.split(*COMPLETING)
+            check_sources(self.folder, self.state, self.jobs, checking)
+            self.complete(writing)
         with storage_errors(self.folder):
             self._remove_others(self.state.files)
 
-    def decide(self, goal: SwapState) -> None:
+    def decide(self, goal: SwapState, span: Span) -> None:
         """Make the model what `goal` says; all bytes for that are in the folder, durable, verified.
+
+        What a callback of progress raises from now on, is raised when that is done.
 
         Raises:
             StorageError: the model is unchanged, or somebody else has changed it; or it could not
@@ -82,21 +89,27 @@ class Journal:
         check_stop()  # for the last time: from the next line on, the swap is decided
         self._put(goal)
         finish()
-        self.complete()
+        self.complete(span)
 
-    def complete(self) -> None:
+    def complete(self, span: Span) -> None:
         """Write all that is still to be written, verify it, and note that it is.
+
+        A callback of progress can't stop this: what it raises is raised at the end.
 
         Raises:
             StorageError, FormatError: it cannot be written; the model may be a mixture.
         """
+        with span.meter.unstoppable():
+            self._complete_or_again(span)
+
+    def _complete_or_again(self, span: Span) -> None:
         try:
-            self._complete()
+            self._complete(span)
         except BaseException as error:
             # Once more: a device may have failed for a moment only, and Ctrl-C in a program that
             # calls a verb must not leave the model in the middle.
             try:
-                self._complete()
+                self._complete(span)
             except (StorageError, FormatError) as again:
                 where = self.base.where
                 raise type(again)(
@@ -108,8 +121,8 @@ class Journal:
             if not isinstance(error, StorageError):
                 raise
 
-    def _complete(self) -> None:
-        rewrite(self.base, self.folder, self.state, self.jobs)
+    def _complete(self, span: Span) -> None:
+        rewrite(self.base, self.folder, self.state, self.jobs, span)
         tensors = {name: replace(t, source=None) for name, t in self.state.tensors.items()}
         done = replace(self.state, tensors=tensors)
         self._replace(done)
@@ -158,10 +171,11 @@ class Journal:
 
 
 @contextmanager
-def journal_of(base: Checkpoint, jobs: int | None) -> Iterator[Journal]:
+def journal_of(base: Checkpoint, jobs: int | None, completing: Span) -> Iterator[Journal]:
     """The journal of a model, locked; a swap that was interrupted is completed first.
 
-    The folder is made if need be, and removed at the end if no adapter is in the model then.
+    `completing` is told of that. The folder is made if need be, and removed at the end if no
+    adapter is in the model then.
 
     Raises:
         StorageError: another run is at work on the model; or a file cannot be read or written.
@@ -174,7 +188,7 @@ def journal_of(base: Checkpoint, jobs: int | None) -> Iterator[Journal]:
             state = state_of(base)
             journal = Journal(base, folder, state, jobs, was_interrupted=state.is_interrupted)
             try:
-                journal.begin()
+                journal.begin(completing)
                 yield journal
             finally:
                 journal.tidy()

@@ -13,8 +13,11 @@ from loratools.io.writer import OutputFile, lay_out
 from loratools.merging.arrange import PlannedFile
 from loratools.merging.execute import WriteOptions, execute
 from loratools.merging.plan import MergePlan, PlannedTensor
-from loratools.running.steps import Run, workers
+from loratools.running.share import Span
+from loratools.running.steps import Run
+from loratools.swapping.each import on_each
 from loratools.swapping.journal import Journal
+from loratools.swapping.phases import KEEPING, MAKING
 from loratools.swapping.rewriting import digests, tensors_in
 
 if TYPE_CHECKING:
@@ -45,7 +48,9 @@ def check_space(journal: Journal, new: Iterable[Stored], changed: Iterable[Plann
         )
 
 
-def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, dict[str, str]]:
+def keep_originals(
+    journal: Journal, tensors: Sequence[Stored], span: Span
+) -> tuple[str, dict[str, str]]:
     """Copy tensors into a new file of the journal; return its name, and their SHA-256 by name.
 
     Raises:
@@ -54,20 +59,20 @@ def keep_originals(journal: Journal, tensors: Sequence[Stored]) -> tuple[str, di
     name = journal.new_name("originals")
     path = journal.folder / name
     output = OutputFile(path, lay_out([(t.name, t.dtype, t.shape) for t in tensors], {}))
+    copying, hashing, verifying = span.split(*KEEPING)
     try:
-        with workers(None, journal.jobs) as pool:
-            list(pool.map(partial(_copy, output), tensors))
+        on_each(partial(_copy, output), tensors, journal.jobs, copying)
         output.sync()
     finally:
         output.close()
-    known = digests({tensor.name: tensor for tensor in tensors}, journal.jobs)
-    if digests(tensors_in(InputFile(path)), journal.jobs) != known:
+    known = digests({tensor.name: tensor for tensor in tensors}, journal.jobs, hashing)
+    if digests(tensors_in(InputFile(path)), journal.jobs, verifying) != known:
         raise StorageError(f"{path}: was not written as planned", hint="check the disk")
     return name, known
 
 
 def make_new(
-    journal: Journal, plan: MergePlan, write: WriteOptions
+    journal: Journal, plan: MergePlan, write: WriteOptions, span: Span
 ) -> "tuple[dict[str, tuple[str, str]], dict[str, Kept]]":
     """Compute the changed tensors of a plan into new files of the journal.
 
@@ -85,13 +90,14 @@ def make_new(
         layout = lay_out([(t.name, t.dtype, t.shape) for t in tensors], {})
         files.append(PlannedFile(journal.new_name("next"), tuple(tensors), layout))
         outputs.append(OutputFile(journal.folder / files[-1].name, layout))
-    total = sum(file.layout.size - len(file.layout.header) for file in files)
-    run: Run[Measured | None] = Run(total, write.progress)
+    computing, hashing = span.split(*MAKING)
+    sizes = [file.layout.size - len(file.layout.header) for file in files]
+    run: Run[Measured | None] = Run(sum(sizes), computing.tell)
     kept = execute(run, files, outputs, write)
     made: dict[str, tuple[str, str]] = {}
-    for file in files:
+    for file, part in zip(files, hashing.split(*sizes), strict=True):
         stored = tensors_in(InputFile(journal.folder / file.name))
-        for name, known in digests(stored, journal.jobs).items():
+        for name, known in digests(stored, journal.jobs, part).items():
             made[name] = file.name, known
     return made, kept
 

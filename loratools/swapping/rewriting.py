@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, header_size
 from loratools.io.platform import copy_range
 from loratools.io.source import Stored, stored_tensors
-from loratools.running.steps import workers
+from loratools.running.share import Span
+from loratools.swapping.each import on_each
+from loratools.swapping.phases import WRITING
 
 _CHUNK = 4 * 2**20
 _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-def rewrite(base: Checkpoint, folder: Path, state: SwapState, jobs: int | None) -> None:
+def rewrite(base: Checkpoint, folder: Path, state: SwapState, jobs: int | None, span: Span) -> None:
     """Copy each tensor that has a source from there into its weight file, and make it durable.
 
     The sources must have been checked. Running it again, after it was interrupted anywhere, does
@@ -30,16 +32,18 @@ def rewrite(base: Checkpoint, folder: Path, state: SwapState, jobs: int | None) 
         FormatError: a source is missing.
     """
     sources = sources_of(folder, state)
-    for shard in base.shards:
-        tensors = [tensor for tensor in shard.tensors if tensor.name in sources]
+    copying, verifying = span.split(*WRITING)
+    written = [[tensor for tensor in s.tensors if tensor.name in sources] for s in base.shards]
+    parts = copying.split(*(sum(tensor.nbytes for tensor in tensors) for tensors in written))
+    for shard, tensors, part in zip(base.shards, written, parts, strict=True):
         if tensors:
-            _copy(shard, [(tensor, sources[tensor.name]) for tensor in tensors], jobs)
-    written = {name: tensor for name, tensor in state.tensors.items() if tensor.source}
-    if bad := _differing(_anew(base), {n: t.current for n, t in written.items()}, jobs):
+            _copy(shard, tensors, sources, jobs, part)
+    wanted = {name: state.tensors[name].current for name in sources}
+    if bad := _differing(_anew(base), wanted, jobs, verifying):
         raise StorageError(f"{base.where}: was not written as planned: {listing(bad)}")
 
 
-def check_sources(folder: Path, state: SwapState, jobs: int | None) -> None:
+def check_sources(folder: Path, state: SwapState, jobs: int | None, span: Span) -> None:
     """Check that the bytes that are still to be written are there, and are those meant.
 
     Raises:
@@ -48,7 +52,7 @@ def check_sources(folder: Path, state: SwapState, jobs: int | None) -> None:
     """
     sources = sources_of(folder, state)
     wanted = {name: state.tensors[name].current for name in sources}
-    if bad := _differing(sources, wanted, jobs):
+    if bad := _differing(sources, wanted, jobs, span):
         raise FormatError(f"{folder}: other bytes than were put there, of {listing(bad)}")
 
 
@@ -57,23 +61,34 @@ def sources_of(folder: Path, state: SwapState) -> dict[str, Stored]:
     return _found(folder, {n: t.source for n, t in state.tensors.items() if t.source})
 
 
-def originals_of(folder: Path, state: SwapState, jobs: int | None) -> dict[str, Stored]:
-    """The original tensors of all that swaps have changed, by name, verified.
+def originals_of(folder: Path, state: SwapState) -> dict[str, Stored]:
+    """The original tensors of all that swaps have changed, by name, not yet verified.
 
     Raises:
-        FormatError: a file is missing or damaged.
+        FormatError: a file is missing or malformed.
         StorageError: a file cannot be read.
     """
-    originals = _found(folder, {n: t.originals for n, t in state.tensors.items()})
-    if bad := _differing(originals, {n: t.original for n, t in state.tensors.items()}, jobs):
+    return _found(folder, {n: t.originals for n, t in state.tensors.items()})
+
+
+def check_originals(
+    originals: Mapping[str, Stored], folder: Path, state: SwapState, jobs: int | None, span: Span
+) -> None:
+    """Check that original tensors have the bytes that they had when they were kept.
+
+    Raises:
+        FormatError: they have not.
+        StorageError: a file cannot be read.
+    """
+    wanted = {name: tensor.original for name, tensor in state.tensors.items()}
+    if bad := _differing(originals, wanted, jobs, span):
         raise FormatError(
             f"{folder}: the original bytes of {listing(bad)} are damaged",
             hint="copy the model anew",
         )
-    return originals
 
 
-def check_current(base: Checkpoint, state: SwapState, jobs: int | None) -> None:
+def check_current(base: Checkpoint, state: SwapState, jobs: int | None, span: Span) -> None:
     """Check that a model is as its last swap has left it, which must have been completed.
 
     Raises:
@@ -81,7 +96,7 @@ def check_current(base: Checkpoint, state: SwapState, jobs: int | None) -> None:
         StorageError: a file cannot be read.
     """
     wanted = {name: tensor.current for name, tensor in state.tensors.items()}
-    if bad := _differing(base.tensors, wanted, jobs):
+    if bad := _differing(base.tensors, wanted, jobs, span):
         raise FormatError(
             f"{base.where}: has changed since the last swap: {listing(bad)}",
             hint="to keep it as it is now, remove its folder that ends in .loratools-swap",
@@ -99,10 +114,10 @@ def digest(tensor: Stored) -> str:
     return found.hexdigest()
 
 
-def digests(tensors: Mapping[str, Stored], jobs: int | None) -> dict[str, str]:
+def digests(tensors: Mapping[str, Stored], jobs: int | None, span: Span) -> dict[str, str]:
     """The SHA-256 of each tensor, by name."""
-    with workers(None, jobs) as pool:
-        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
+    found = on_each(digest, list(tensors.values()), jobs, span)
+    return dict(zip(tensors, found, strict=True))
 
 
 def header_digest(file: InputFile) -> str:
@@ -116,21 +131,26 @@ def tensors_in(file: InputFile) -> dict[str, Stored]:
     return stored_tensors(file, file.read_header())
 
 
-def _copy(shard: Shard, pairs: list[tuple[Stored, Stored]], jobs: int | None) -> None:
+def _copy(
+    shard: Shard,
+    tensors: Sequence[Stored],
+    sources: Mapping[str, Stored],
+    jobs: int | None,
+    span: Span,
+) -> None:
     """Copy sources over the tensors of one weight file, and sync it."""
     path = shard.file.path
     with storage_errors(path):
         fd = os.open(path, _FLAGS)
         try:
-            with workers(None, jobs) as pool:
-                list(pool.map(partial(_copy_one, fd, path), pairs))
+            on_each(partial(_copy_one, fd, path, sources), tensors, jobs, span)
             os.fsync(fd)
         finally:
             os.close(fd)
 
 
-def _copy_one(fd: int, path: Path, pair: tuple[Stored, Stored]) -> None:
-    tensor, source = pair
+def _copy_one(fd: int, path: Path, sources: Mapping[str, Stored], tensor: Stored) -> None:
+    source = sources[tensor.name]
     if source.nbytes != tensor.nbytes:
         raise FormatError(
             f"{source.file.path}: {shorten(source.name)} is of another size", tensor=source.name
@@ -162,8 +182,8 @@ def _found(folder: Path, wanted: Mapping[str, str]) -> dict[str, Stored]:
 
 
 def _differing(
-    tensors: Mapping[str, Stored], wanted: Mapping[str, str], jobs: int | None
+    tensors: Mapping[str, Stored], wanted: Mapping[str, str], jobs: int | None, span: Span
 ) -> list[str]:
     """The names of tensors that are missing, or do not have the SHA-256 that is given for each."""
-    found = digests({name: tensors[name] for name in wanted if name in tensors}, jobs)
+    found = digests({name: tensors[name] for name in wanted if name in tensors}, jobs, span)
     return [name for name, known in wanted.items() if found.get(name) != known]

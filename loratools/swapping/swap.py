@@ -1,6 +1,6 @@
 """Swap adapters in a model's own files: from the original tensors, under a journal, exactly."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -19,12 +19,14 @@ from loratools.merging.merge import measured
 from loratools.merging.plan import MergeOptions, MergePlan
 from loratools.merging.weights import Adapters, weighted
 from loratools.running.progress import Progress, shows_progress
+from loratools.running.share import Meter, Span
 from loratools.swapping.journal import Journal, journal_folder, journal_of, state_of
 from loratools.swapping.making import check_space, keep_originals, make_new
 from loratools.swapping.owned import open_own
+from loratools.swapping.phases import CHECKING, Phases, phases
 from loratools.swapping.planned import on_originals, planned
 from loratools.swapping.report import SwapReport
-from loratools.swapping.rewriting import check_current, originals_of
+from loratools.swapping.rewriting import check_current, check_originals, originals_of
 
 if TYPE_CHECKING:
     from loratools.merging.touched import Kept
@@ -71,8 +73,9 @@ def swap(
             text: a list of numbers, a preset, or blocks by name (`OUTD`, `IN04=0.5`).
         options: the choices above and more, as one object.
         jobs: the number of threads; None is one for each core.
-        progress: called with the bytes done and the bytes in all; True shows a bar on stderr.
-            What it raises leaves the model.
+        progress: called with the share of the work that is done, in bytes of the model's tensors,
+            and the bytes of all of them; True shows a bar on stderr. What it raises leaves the
+            model; once new bytes are being copied into it, it is raised when they all are.
         write: how tensors are written, as one object.
         config: the `adapter_config.json` of an adapter that has none beside it.
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that
@@ -116,15 +119,25 @@ def swap(
         for path in paths
     ]
     wanted = None if adapters is None else _Wanted(opened, found, options, write)
+    whole = Span(Meter(write.progress, sum(tensor.nbytes for tensor in base.tensors.values())))
     if dry_run or (not paths and not journal_folder(base).exists()):
         refuse_half_swapped(base)
-        report = replace(_planned(base, state_of(base), wanted), dry_run=dry_run)
+        state = state_of(base)
+        report = replace(_planned(base, state, wanted), dry_run=dry_run)
+        whole.meter.again()
+        _check(base, state, wanted, whole)
+        whole.meter.end()
         _approved(report, write, approve)
         return report
-    with journal_of(base, write.jobs) as journal:
+    completing, rest = whole.split(1, 0 if wanted is None else 2)
+    with journal_of(base, write.jobs, completing) as journal:
         if journal.was_interrupted:
             journal.base = open_own(model, variant)  # since its files have changed
-        return _carried_out(journal, wanted, write, approve)
+        else:
+            rest = whole
+        report = _carried_out(journal, wanted, write, approve, rest)
+        whole.meter.end()
+        return report
 
 
 @final
@@ -139,18 +152,17 @@ class _Wanted:
 
 
 def _planned(base: Checkpoint, state: SwapState, wanted: _Wanted | None) -> SwapReport:
-    """The report of a swap before anything is computed; with None, of the model as it is.
+    """The report of a swap by headers alone; with None, of the model as it is.
 
     Raises:
-        FormatError: the model, or what is kept of it, is not as the last swap has left it.
+        FormatError: what is kept of the model is missing or malformed.
         UnsupportedError: the adapters cannot be put in in place.
     """
     kept = sum(base.tensors[name].nbytes for name in state.tensors)
     now = SwapReport(base.where, state.adapters, state.adapters, {}, kept)
     if wanted is None:
         return now
-    originals = originals_of(journal_folder(base), state, wanted.write.jobs)
-    check_current(base, state, wanted.write.jobs)
+    originals = originals_of(journal_folder(base), state)
     touched = {name for name, tensor in state.tensors.items() if tensor.current != tensor.original}
     if not wanted.adapters:
         return replace(now, adapters=(), rewritten=_sizes(base, touched), originals_bytes=0)
@@ -172,26 +184,54 @@ def _planned(base: Checkpoint, state: SwapState, wanted: _Wanted | None) -> Swap
     )
 
 
+def _check(base: Checkpoint, state: SwapState, wanted: _Wanted | None, span: Span) -> None:
+    """Check that a model, and what is kept of it, are as its last swap has left them.
+
+    Raises:
+        FormatError: they are not.
+        StorageError: a file cannot be read.
+    """
+    if wanted is None:
+        return
+    originals, current = span.split(*CHECKING)
+    folder, jobs = journal_folder(base), wanted.write.jobs
+    check_originals(originals_of(folder, state), folder, state, jobs, originals)
+    check_current(base, state, jobs, current)
+
+
 def _carried_out(
     journal: Journal,
     wanted: _Wanted | None,
     write: WriteOptions,
     approve: Callable[[SwapReport], object] | None,
+    span: Span,
 ) -> SwapReport:
     """Do what is wanted under the journal; return the report, which is complete before that."""
     report = _planned(journal.base, journal.state, wanted)
     report = replace(report, completed=journal.was_interrupted)
+    work = _phases(journal, report, span)
+    span.meter.again()
+    _check(journal.base, journal.state, wanted, work.checking)
     if report.merge is None:
         _approved(report, write, approve)
         if wanted is not None and not journal.state.is_clean:
-            journal.decide(_goal(journal.state, {}, ()))
+            journal.decide(_goal(journal.state, {}, ()), work.writing)
         return report
     plan = report.merge.plan
-    state, made, kept = _prepared(journal, plan, write)
+    state, made, kept = _prepared(journal, plan, write, work)
     report = replace(report, merge=measured(report.merge, kept))
     _approved(report, write, approve)
-    journal.decide(_goal(state, made, report.adapters))
+    journal.decide(_goal(state, made, report.adapters), work.writing)
     return report
+
+
+def _phases(journal: Journal, report: SwapReport, span: Span) -> Phases:
+    changed = {} if report.merge is None else {t.name for t in report.merge.plan.changed}
+    kept = journal.state.tensors.keys()
+    sizes = (sum(_sizes(journal.base, names).values()) for names in (kept, changed - kept, changed))
+    checked, new, made = sizes
+    written = sum(report.rewritten.values())
+    return phases(span, checked=checked, kept=new, made=made, written=written)
 
 
 def _approved(
@@ -203,7 +243,7 @@ def _approved(
 
 
 def _prepared(
-    journal: Journal, plan: MergePlan, write: WriteOptions
+    journal: Journal, plan: MergePlan, write: WriteOptions, work: Phases
 ) -> "tuple[SwapState, dict[str, tuple[str, str]], dict[str, Kept]]":
     """Put what a swap needs into the journal's folder.
 
@@ -215,9 +255,9 @@ def _prepared(
     check_space(journal, new, plan.changed)
     tensors = dict(state.tensors)
     if new:
-        file, known = keep_originals(journal, new)
+        file, known = keep_originals(journal, new, work.keeping)
         tensors |= {name: SwappedTensor(file, digest, digest) for name, digest in known.items()}
-    made, kept = make_new(journal, plan, write)
+    made, kept = make_new(journal, plan, write, work.making)
     return replace(state, tensors=tensors), made, kept
 
 
@@ -237,5 +277,5 @@ def _goal(
     return replace(state, adapters=tuple(adapters), tensors=goal)
 
 
-def _sizes(base: Checkpoint, names: "set[str]") -> dict[str, int]:
+def _sizes(base: Checkpoint, names: Collection[str]) -> dict[str, int]:
     return {name: tensor.nbytes for name, tensor in base.tensors.items() if name in names}

@@ -3,8 +3,10 @@
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,8 @@ from loratools.cli import verbs
 from loratools.registry import names
 from loratools.running.parallel import threads
 from loratools.running.progress import Progress, bar, shows_progress
-from loratools.running.share import Share
+from loratools.running.share import Span
+from loratools.swapping.journal import Journal
 from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL
 from tests.verbs import own
 
@@ -37,9 +40,18 @@ def overlay(output: Path) -> Path:
     return folder
 
 
-def swapped(output: Path) -> Path:
+def swapped(output: Path, adapter: Path = PLAIN) -> Path:
     model = own(SINGLE, output)
-    loratools.swap(model, PLAIN)
+    loratools.swap(model, adapter)
+    return model
+
+
+def interrupted(output: Path) -> Path:
+    """A model in which a swap that was decided has stopped."""
+    model = own(SINGLE, output)
+    with pytest.MonkeyPatch.context() as patch, suppress(EnoughError):
+        patch.setattr(Journal, "complete", enough)
+        loratools.swap(model, PLAIN)
     return model
 
 
@@ -117,8 +129,23 @@ RUNS: dict[str, dict[str, Callable[[Path, Any], object]]] = {
     "swap": {
         "in": lambda out, p: loratools.swap(own(SINGLE, out), PLAIN, progress=p),
         "another": lambda out, p: loratools.swap(swapped(out), SMALL, progress=p),
+        "more": lambda out, p: loratools.swap(swapped(out, SMALL), [SMALL, PLAIN], progress=p),
+        "out": lambda out, p: loratools.swap(swapped(out), (), progress=p),
+        "file": lambda out, p: loratools.swap(
+            own(SINGLE, out) / "model.safetensors", PLAIN, progress=p
+        ),
+        "dry run": lambda out, p: loratools.swap(swapped(out), SMALL, dry_run=True, progress=p),
+        "look": lambda out, p: loratools.swap(swapped(out), progress=p),
+        "dry look": lambda out, p: loratools.swap(swapped(out), dry_run=True, progress=p),
+        "first dry run": lambda out, p: loratools.swap(
+            own(SINGLE, out), SMALL, dry_run=True, progress=p
+        ),
+        "completed": lambda out, p: loratools.swap(interrupted(out), progress=p),
+        "completed and out": lambda out, p: loratools.swap(interrupted(out), (), progress=p),
     },
 }
+#: Swaps that read headers alone.
+AT_ONCE = {"look", "dry look", "first dry run"}
 #: The verbs that fetch or send have tests of their own, in `tests/hub`.
 ON_THE_HUB = {"pull", "push"}
 VERBS = {verb: next(iter(runs.values())) for verb, runs in RUNS.items()}
@@ -136,6 +163,10 @@ class EnoughError(Exception):
     """What a callback raises to stop a verb."""
 
 
+def enough(*arguments: object) -> None:
+    raise EnoughError
+
+
 def test_every_verb_takes_a_callback() -> None:
     """Each of the command line, but for the one that only lists what the program can do."""
     made = {name for name in names(verbs) if name != "formats"}
@@ -146,10 +177,10 @@ def test_every_verb_takes_a_callback() -> None:
 
 
 class Watched(NamedTuple):
-    """What a run told, and its maps: the share of each, and the number of its calls."""
+    """What a run told, and its steps: the part that each is of the work, and how much is in it."""
 
     told: list[tuple[int, int]]
-    maps: list[tuple[Share, int]]
+    steps: list[tuple[Span, int]]
 
 
 @pytest.fixture(scope="module")
@@ -159,22 +190,22 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Wa
     @cache
     def watch(verb: str, run: str) -> Watched:
         told: list[tuple[int, int]] = []
-        maps: list[tuple[Share, int]] = []
+        steps: list[tuple[Span, int]] = []
+        reached: dict[Span, int] = {}
+        tell = Span.tell
 
-        def noted(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-            def each(share: Share, function: Callable[[Any], Any], items: Any) -> Iterator[Any]:
-                todo = list(items)
-                maps.append((share, len(todo)))
-                return method(share, function, todo)
-
-            return each
+        def noted(span: Span, done: int, total: int) -> None:
+            # The beginning of a step may be told several times, while its first call runs.
+            if not done and reached.get(span) != 0:
+                steps.append((span, total))
+            reached[span] = done
+            tell(span, done, total)
 
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("__call__", "here"):
-                patch.setattr(Share, name, noted(getattr(Share, name)))
+            patch.setattr(Span, "tell", noted)
             output = new(tmp_path_factory.mktemp("watched")) / "out"
             RUNS[verb][run](output, lambda done, total: told.append((done, total)))
-        return Watched(told, maps)
+        return Watched(told, steps)
 
     return watch
 
@@ -198,11 +229,26 @@ def test_each_phase_has_a_share_of_its_own(
     verb: str, run: str, watched: Callable[[str, str], Watched]
 ) -> None:
     """Else the bar would stand still in one of them, or be where the others end when one begins."""
-    _, maps = watched(verb, run)
-    for number, (share, calls) in enumerate(maps):
-        before = [other for other, _ in maps[:number] if other.meter is share.meter]
-        if calls:
-            assert all(other.end <= share.begin for other in before)
+    _, steps = watched(verb, run)
+    for number, (span, size) in enumerate(steps):
+        before = [other for other, _ in steps[:number] if other.meter is span.meter]
+        if size:
+            assert all(other.end <= span.begin for other in before)
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS["swap"] if run not in AT_ONCE])
+def test_no_phase_of_a_swap_is_silent(run: str, watched: Callable[[str, str], Watched]) -> None:
+    """Before it computes, and after, a swap hashes and copies as many bytes."""
+    told, steps = watched("swap", run)
+    meter = steps[-1][0].meter  # others are of the swaps before it
+    spans = [span for span, size in steps if size and span.meter is meter]
+    assert spans[0].begin == 0
+    assert spans[-1].end == 1
+    assert all(one.end == other.begin for one, other in pairwise(spans))
+    changed = loratools.inspect(SMALL).adapter
+    for span in spans:
+        begin, end = (share * told[0][1] for share in (span.begin, span.end))
+        assert sum(begin < done <= end for done in {done for done, _ in told}) >= len(changed)
 
 
 def test_each_tensor_of_an_extraction_is_told_when_it_is_done(
@@ -228,10 +274,8 @@ def test_all_is_said_to_be_done_while_the_verb_can_still_be_stopped(
 
     with pytest.raises(EnoughError):
         RUNS[verb][run](new(tmp_path) / "out", stop)
-    if verb == "swap":  # its output is the model itself, which stays as it was
-        before = loratools.swap(new(tmp_path) / "out")
-        assert [Path(adapter.path) for adapter in before.adapters] == [PLAIN] * (run == "another")
-    else:
+    # That of a swap is the model, in which all is done: see tests/swapping/test_journal.py.
+    if verb != "swap":
         assert list((tmp_path / "new").iterdir()) == []
 
 

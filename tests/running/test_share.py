@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from loratools.running.parallel import threads
-from loratools.running.share import here, split
+from loratools.running.share import Meter, Span, here, split
 
 Told = list[tuple[int, int]]
 
@@ -87,3 +87,38 @@ def test_what_runs_here_is_counted_and_runs_in_the_thread_of_the_caller() -> Non
 
 def test_the_built_in_map_can_be_split_too() -> None:
     assert [list(each(abs, [-1])) for each in (*split(map, 2, 1), here(map))] == [[1]] * 3
+
+
+def test_what_a_callback_raises_in_a_block_that_it_cannot_stop_is_raised_at_the_end() -> None:
+    called: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        called.append(done)
+        if done == 1:
+            raise ZeroDivisionError
+
+    whole = Span(Meter(tell, 4))
+
+    def block() -> None:
+        with whole.meter.unstoppable():
+            for done in (0, 1, 2):
+                whole.tell(done, 4)
+            called.append(-1)
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+    assert called == [0, 1, -1], "and it is not called again in the block"
+    whole.tell(3, 4)
+    assert called[-1] == 3
+
+
+def test_an_error_of_a_block_comes_before_what_a_callback_raised_in_it() -> None:
+    whole = Span(Meter(lambda done, total: 1 // 0, 4))
+
+    def block() -> None:
+        with whole.meter.unstoppable():
+            whole.tell(1, 4)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        block()

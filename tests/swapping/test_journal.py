@@ -426,6 +426,76 @@ def test_ctrl_c_in_a_program_completes_what_is_decided(
     assert not _state(place).is_interrupted if journals(place.model) else True
 
 
+class EnoughError(Exception):
+    """What a callback of progress raises to stop a swap."""
+
+
+@pytest.mark.parametrize("way", SWAPS)
+def test_a_callback_stops_a_swap_or_is_too_late_and_never_leaves_a_mixture(
+    place: Place, way: str
+) -> None:
+    """What it raises comes out at once, or when all is in the model that was decided."""
+    before, after = SWAPS[way]
+    adapters = [place.adapters[name] for name in after]
+    wanted = {names: place.expected(names) for names in (before, after)}
+    found = []
+    for turn in range(1, 400):
+        place.reset(before)
+        calls: list[bool] = []
+
+        def progress(done: int, total: int, calls: list[bool] = calls, turn: int = turn) -> None:
+            calls.append(any(_is_interrupted(journal) for journal in journals(place.model)))
+            if len(calls) == turn:
+                raise EnoughError
+
+        try:
+            loratools.swap(place.model, adapters, jobs=1, progress=progress)
+        except EnoughError:
+            is_decided = calls[-1]
+            assert len(calls) == turn, "it is not called again"
+            assert contents(place.model) == wanted[after if is_decided else before]
+            assert place.healed() == (after if is_decided else before)
+            found.append(is_decided)
+        else:
+            break
+    assert set(found) == {False, True}
+
+
+def _is_interrupted(journal: Path) -> bool:
+    state = read_state(journal)
+    return state is not None and state.is_interrupted
+
+
+def test_a_callback_that_stops_the_completion_of_a_swap_leaves_it_to_the_next(
+    place: Place,
+) -> None:
+    _, after = SWAPS["another"]
+    interrupted(place)
+    left = shutil.copytree(place.model, place.model.with_name("left"))
+    outcomes = []
+    for turn in range(1, 100):
+        shutil.rmtree(place.model)
+        shutil.copytree(left, place.model)
+        calls: list[int] = []
+
+        def progress(done: int, total: int, calls: list[int] = calls, turn: int = turn) -> None:
+            calls.append(done)
+            if len(calls) == turn:
+                raise EnoughError
+
+        try:
+            loratools.swap(place.model, jobs=1, progress=progress)
+        except EnoughError:
+            is_as_found = contents(place.model) == contents(left)
+            assert is_as_found or contents(place.model) == place.expected(after)
+            assert _state(place).is_interrupted == is_as_found
+            outcomes.append(is_as_found)
+            assert place.healed() == after
+        else:
+            break
+    assert set(outcomes) == {True, False}
+
+
 @pytest.mark.parametrize("way", SWAPS)
 def test_each_step_is_on_the_disk_before_the_next_relies_on_it(place: Place, way: str) -> None:
     """What a loss of power would show: files are synced before a state is that names them."""

@@ -17,7 +17,6 @@ from loratools.cli.options import (
     overwrite_option,
     reading_options,
     rounding_options,
-    rounding_seed,
     selection_options,
     variant_option,
 )
@@ -150,8 +149,7 @@ def command(
         merge(
             base,
             adapters,
-            output=output,
-            dry_run=dry_run,
+            output=None if dry_run else output,
             weights=weights or None,
             options=MergeOptions(
                 dtype=None if settings["dtype"] == "keep" else settings["dtype"],
@@ -162,7 +160,7 @@ def command(
             ),
             write=WriteOptions(
                 max_shard_bytes=settings["max_shard_size"],
-                seed=rounding_seed(settings),
+                seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
                 allow_nonfinite=settings["allow_nonfinite"],
                 overwrite=settings["overwrite"],
                 only_changed=settings["only_changed"],
