@@ -49,6 +49,8 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 _FLAGS = {"rescale": "--rescale/--no-rescale", "normalize": "--normalize/--no-normalize"}
+#: The methods that choose at random.
+RANDOM_METHODS = ("dare_linear", "dare_ties", "della")
 #: What each method does, and the options that it takes, with their defaults. The methods say so
 #: themselves, but importing them imports torch, which is too slow for a help.
 METHODS: dict[str, tuple[str, dict[str, str]]] = {

@@ -7,6 +7,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from loratools.cli.command import PATH, section
 from loratools.cli.unknown import OneOf
@@ -231,6 +232,26 @@ def rounding_options(command: Command) -> Command:
         "average, updates that are too weak to change a rounded number.",
     )
     return rounding(seed(command))
+
+
+def rounding_seed(settings: Mapping[str, Any]) -> int | None:
+    """The seed of stochastic rounding; None rounds to nearest.
+
+    Raises:
+        UsageError: a seed was given for rounding to nearest.
+    """
+    if settings["rounding"] == "stochastic":
+        seed: int = settings["seed"]
+        return seed
+    if is_given("seed"):
+        raise click.UsageError("--seed is for --rounding stochastic.")
+    return None
+
+
+def is_given(name: str) -> bool:
+    """Whether the parameter of this name was typed."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 def jobs_option(command: Command) -> Command:

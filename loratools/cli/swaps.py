@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from loratools.cli.options import rounding_seed
 from loratools.cli.progress import progress_bar
 from loratools.cli.text import Answer
 from loratools.cli.verbosity import is_verbose
@@ -34,7 +35,7 @@ def run_swap(
                 block_weights=settings["block_weights"] or None,
             ),
             write=WriteOptions(
-                seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
+                seed=rounding_seed(settings),
                 allow_nonfinite=settings["allow_nonfinite"],
                 jobs=settings["jobs"],
                 progress=progress,

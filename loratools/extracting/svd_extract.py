@@ -21,6 +21,7 @@ from loratools.extracting.writing import (
     PUT_EFFORT,
     ExtractRun,
     Work,
+    check_place,
     companions_of,
     write,
 )
@@ -150,7 +151,8 @@ def svd_extract(
         run: how it runs, as one object.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
-        dry_run: check and report, but write nothing: only compare the tensors.
+        dry_run: check and report, but write nothing: only compare the tensors. An `output` is
+            checked too.
 
     Example:
         >>> import loratools, tempfile
@@ -178,6 +180,8 @@ def svd_extract(
     pairing = pair_up(
         open_base(tuned, companions=True, variant=variant), open_base(base, variant=variant)
     )
+    if dry_run and output is not None:
+        check_place(pairing, Path(output), run)
     stream(list(input_files(pairing)))  # both together may be larger than memory
     pairs = comparable(pairing, options)
     rule = rule or RankRule()

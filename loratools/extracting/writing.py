@@ -14,6 +14,7 @@ from loratools.extracting.check import Check
 from loratools.extracting.check import check as check_extraction
 from loratools.extracting.difference import Difference
 from loratools.extracting.factoring import Factoring, identity, input_files
+from loratools.extracting.pairing import Pairing
 from loratools.extracting.parts import Part, Parts
 from loratools.extracting.plan import ExtractOptions, ExtractPlan
 from loratools.extracting.report import ExtractReport
@@ -98,6 +99,18 @@ class Work:
         return replace(self.goal, parameters=_elements(self.plan, self.options, self.size))
 
 
+def check_place(pairing: Pairing, output: Path, run: ExtractRun, needed_bytes: int = 0) -> None:
+    """Refuse an output that the adapter cannot be written to.
+
+    Raises:
+        OutputError, StorageError: see `check_output` and `check_name`.
+    """
+    models = [path for model in (pairing.tuned, pairing.base) for path in model.paths]
+    overwrite = run.overwrite
+    check_output(output, models, is_folder=True, needed_bytes=needed_bytes, overwrite=overwrite)
+    check_name(output, is_folder=True)
+
+
 def write(work: Work, run: ExtractRun, watch: Watch, each: Share) -> ExtractReport:
     """Write the adapter of an extraction, complete or not at all.
 
@@ -105,14 +118,7 @@ def write(work: Work, run: ExtractRun, watch: Watch, each: Share) -> ExtractRepo
         LoratoolsError: see `loratools.errors`; no output is left then.
     """
     pairing, output = work.plan.pairing, work.output
-    check_output(
-        output,
-        [path for model in (pairing.tuned, pairing.base) for path in model.paths],
-        is_folder=True,
-        needed_bytes=_needed_bytes(work),
-        overwrite=run.overwrite,
-    )
-    check_name(output, is_folder=True)
+    check_place(pairing, output, run, _needed_bytes(work))
     with staged(output, is_folder=True, overwrite=run.overwrite, resume=run.resume) as staging:
         _remove_all_but(staging.folder, _PARTS)
         parts = Parts(staging.folder / _PARTS, identity(pairing, work.options))

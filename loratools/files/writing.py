@@ -173,16 +173,43 @@ def write_adapter(
     """
     with collector_paused():
         bundle, dialect = files or Files(encode(adapter), dialect_of(adapter))
-        is_folder = says_folder(output) if dialect.is_folder is None else dialect.is_folder
         layout = layout_of(bundle)
-    needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
-    check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
-    check_name(output, is_folder=is_folder)
+    is_folder = _check_place(bundle, dialect, layout, output, inputs, overwrite=overwrite)
     with staged(output, is_folder=is_folder, overwrite=overwrite) as staging:
         written = put_files(bundle, dialect, layout, staging, each)
         ready(written, staging.made)
         staging.publish()
     return written
+
+
+def check_writing(
+    adapter: Adapter, output: Path, *, inputs: Sequence[Path], overwrite: bool
+) -> None:
+    """Refuse what `write_adapter` would refuse before it writes anything.
+
+    Raises:
+        LoratoolsError: see `write_adapter`.
+    """
+    bundle = encode(adapter)
+    dialect = dialect_of(adapter)
+    _check_place(bundle, dialect, layout_of(bundle), output, inputs, overwrite=overwrite)
+
+
+def _check_place(
+    bundle: Bundle,
+    dialect: Dialect,
+    layout: Layout,
+    output: Path,
+    inputs: Sequence[Path],
+    *,
+    overwrite: bool,
+) -> bool:
+    """Refuse an output that these files cannot be written to; return whether it is a folder."""
+    is_folder = says_folder(output) if dialect.is_folder is None else dialect.is_folder
+    needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
+    check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
+    check_name(output, is_folder=is_folder)
+    return is_folder
 
 
 def put_files(

@@ -71,6 +71,7 @@ def merge(
     allow_pickle: bool = False,
     dialect_options: Mapping[str, str] | None = None,
     variant: str | None = None,
+    dry_run: bool = False,
 ) -> MergeReport:
     """Write `base + Σ weight · adapter`, rounded once, to `output`.
 
@@ -106,6 +107,7 @@ def merge(
         dialect_options: options of the adapter's format, by name: `{"out_proj": "once"}`.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
+        dry_run: check and report, but write nothing. An `output` is checked too.
 
     Example:
         >>> import loratools
@@ -150,7 +152,7 @@ def merge(
         beside = changed_companions(beside, checkpoint)
     report = MergeReport(
         plan=plan,
-        output=None if output is None else str(output),
+        output=None if output is None or dry_run else str(output),
         files={file.name: file.layout.size for file in files},
         fidelity={},
         left_out=beside.left_out,
@@ -158,13 +160,14 @@ def merge(
         is_overlay=write.only_changed,
         is_stochastic=write.seed is not None,
     )
-    if output is None:
-        report = replace(report, idle=tuple(idle_parts(plan, {})))
-        approved(report, write.approve)
-        return report
-    inputs = local_paths(base, *paths, config)
-    inputs += checkpoint.paths
-    return _write(report, files, beside, Path(output), inputs, write)
+    if output is not None:
+        inputs = (*local_paths(base, *paths, config), *checkpoint.paths)
+        _check_place(report, files, beside, Path(output), inputs, write)
+    if output is not None and not dry_run:
+        return _write(report, files, beside, Path(output), write)
+    report = replace(report, idle=tuple(idle_parts(plan, {})))
+    approved(report, write.approve)
+    return report
 
 
 def _check_adapters(
@@ -205,28 +208,41 @@ def _files(
     return files if output is None else (replace(files[0], name=Path(output).name),)
 
 
-def _write(
+def _check_place(
     report: MergeReport,
     files: Sequence[PlannedFile],
     beside: Companions,
     output: Path,
     inputs: Sequence[Path],
     write: WriteOptions,
-) -> MergeReport:
-    """Write the output; return the report, which is complete before the output has its name."""
-    is_folder = report.plan.base.is_folder or write.only_changed
+) -> None:
+    """Refuse an output that these files cannot be written to."""
     total = sum(file.layout.size for file in files) + beside.nbytes + _SLACK_BYTES
     check_output(
         output,
         inputs,
-        is_folder=is_folder,
+        is_folder=_is_folder(report),
         needed_bytes=bytes_to_write(total, clonable_bytes(files), output.parent),
         overwrite=write.overwrite,
     )
-    check_name(output, is_folder=is_folder)
+    check_name(output, is_folder=_is_folder(report))
+
+
+def _is_folder(report: MergeReport) -> bool:
+    return report.plan.base.is_folder or report.is_overlay
+
+
+def _write(
+    report: MergeReport,
+    files: Sequence[PlannedFile],
+    beside: Companions,
+    output: Path,
+    write: WriteOptions,
+) -> MergeReport:
+    """Write the output; return the report, which is complete before the output has its name."""
     data_bytes = sum(file.layout.size - len(file.layout.header) for file in files)
     run: Run[Measured | None] = Run(data_bytes, write.progress)
-    with staged(output, is_folder=is_folder, overwrite=write.overwrite) as staging:
+    with staged(output, is_folder=_is_folder(report), overwrite=write.overwrite) as staging:
         outputs = [OutputFile(staging.path(file.name), file.layout) for file in files]
         kept = execute(run, files, outputs, write)
         for file in files:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loratools
+from loratools.cli.method_options import METHODS as COMMAND_METHODS
 from tests.adapters import effects, lora_of
 from tests.cli.results import is_object, refused
 from tests.e2e.commands import FIXTURES, PLAIN, SINGLE, SMALL, Result, digests, run_here, unchanged
@@ -208,6 +209,22 @@ def test_a_seed_decides_what_is_drawn(run: Callable[..., Result], tmp_path: Path
     run(*command, tmp_path / "one", "--seed", "1")
     assert digests(tmp_path / "none") == digests(tmp_path / "zero")
     assert digests(tmp_path / "none") != digests(tmp_path / "one")
+
+
+@pytest.mark.parametrize("method", COMMAND_METHODS)
+def test_a_method_takes_a_seed_if_it_chooses_at_random(
+    run: Callable[..., Result], method: str
+) -> None:
+    def made(seed: int) -> dict[str, torch.Tensor]:
+        combination = loratools.Combination(method=method, seed=seed)
+        found = loratools.combine([SMALL, MIDDLE], rank=6, combination=combination)
+        return effects(found)
+
+    one, other = made(1), made(2)
+    is_random = any(not torch.equal(one[name], other[name]) for name in one)
+    result = run(SMALL, MIDDLE, "--method", method, "--rank", "6", "--seed", "1", "--dry-run")
+    assert result.code == (0 if is_random else 2)
+    assert ("makes no random choices" in result.err) == (not is_random)
 
 
 @pytest.mark.parametrize("rule", [[], ["--rank", "3"]])

@@ -181,6 +181,7 @@ def test_json_is_one_object_of_this_form(
         tensors=[is_tensor],
         packed=lambda counts: counts == [],
         fidelity=is_fidelity,
+        taken_back=[],
         equals_base=bool,
         overlay=bool,
         files=lambda sizes: all(type(size) is int for size in sizes.values()),
@@ -335,9 +336,17 @@ def test_stochastic_rounding_repeats_by_its_seed(
     assert merged("again", *stochastic, "--seed", "0") == first
     assert merged("other", *stochastic, "--seed", "1") != first
     assert merged("jobs", *stochastic, "--jobs", "1") == first
-    nearest = merged("nearest")
-    assert nearest != first
-    assert merged("seed is for stochastic", "--seed", "7") == nearest
+    assert merged("nearest") != first
+
+
+@pytest.mark.parametrize("verb", ["merge", "merge --in-place", "swap"])
+def test_a_seed_without_a_choice_is_refused(
+    verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    adapter = {"merge": [SMALL, "-o", tmp_path / "out"], "swap": ["--in", SMALL]}.get(verb, [SMALL])
+    result = run_here(capsys, *verb.split(), SHARDED, *adapter, "--seed", "7")
+    assert refused(result, 2, "--seed is for --rounding stochastic")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_and_infinity_are_written_when_asked_and_leave_json_valid(

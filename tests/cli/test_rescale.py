@@ -247,7 +247,10 @@ def test_a_wrong_call_exits_2(
 
 
 REFUSED = {
-    "too much": ([SMALL, "--strength", "1e308", "--alpha", "100"], "alpha inf"),
+    "too much": (
+        [SMALL, "--strength", "1e308", "--alpha", "100"],
+        "no number holds its alpha at this strength",
+    ),
     "a glob for nothing": ([SMALL, "--where", "*.mlp.*=2"], r"'\*\.mlp\.\*' matches no target"),
     "DoRA": ([FIXTURES / "adapters/dora", "--strength", "2"], "DoRA depends on the weight"),
     "DoRA's alpha": ([FIXTURES / "adapters/dora", "--alpha", "3"], "DoRA depends on the weight"),

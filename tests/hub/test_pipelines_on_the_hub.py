@@ -62,7 +62,7 @@ def test_a_merge_is_that_of_the_files_and_fetches_one_variant(
 def test_several_variants_are_refused_before_any_weight_is_fetched(
     hub: Hub, base: Path, lora: Path
 ) -> None:
-    with pytest.raises(FormatError, match="choose with --variant"):
+    with pytest.raises(FormatError, match="choose with variant='fp16' or"):
         loratools.merge(PIPELINE, lora, output=None)
     assert fetched(hub) == {"model_index.json"}
 
@@ -99,7 +99,7 @@ def test_a_component_and_a_file_at_the_root_are_named_themselves(hub: Hub, base:
 
 
 def test_a_pull_has_all_components_and_one_variant(hub: Hub, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="choose with --variant"):
+    with pytest.raises(FormatError, match="choose with variant='fp16' or"):
         loratools.pull(PIPELINE)
     output = tmp_path / "pulled"
     pulled = loratools.pull(PIPELINE, output=output, variant="fp16")
@@ -127,7 +127,7 @@ def test_of_several_variants_one_is_pushed(
     hub: Hub, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
-    with pytest.raises(FormatError, match="choose with --variant"):
+    with pytest.raises(FormatError, match="choose with variant='fp16' or"):
         loratools.push(base, "ann/one", PushOptions(create=True, dry_run=True))
     options = PushOptions(create=True, dry_run=True, variant="none")
     with pytest.raises(UnsupportedError, match=r"none of its own .*fp16"):

@@ -408,7 +408,7 @@ def test_parts_of_one_stored_tensor_are_resumed_as_different_targets(
     extracted(tuned, base, tmp_path / "whole")
 
     def interrupt(done: int, total: int) -> None:
-        if done >= 0.8 * total:
+        if done >= 0.5 * total:
             raise KeyboardInterrupt
 
     for progress in (interrupt, None):

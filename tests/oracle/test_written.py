@@ -217,7 +217,7 @@ def test_dora_is_refused_by_name(verb: Verb, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_tensors_are_refused_where_all_strengths_change(name: str, tmp_path: Path) -> None:
     folder = FIXTURES / "adapters" / name
-    with pytest.raises(UnsupportedError, match=rf"{name}: .*takes? the place.*--keep-replaced"):
+    with pytest.raises(UnsupportedError, match=rf"{name}: .*takes? the place.*keep_replaced=True"):
         loratools.rescale(folder, output=tmp_path / "x", rescaling=Rescaling(strength=0.5))
     assert list(tmp_path.iterdir()) == []
 

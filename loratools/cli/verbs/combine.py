@@ -6,12 +6,20 @@ import click
 
 from loratools import methods, registry
 from loratools.cli.command import ADAPTER, PATH, section
-from loratools.cli.method_options import METHOD_OPTIONS, METHOD_SECTION, CombineVerb, method_options
+from loratools.cli.dry_run import check_unwritten
+from loratools.cli.method_options import (
+    METHOD_OPTIONS,
+    METHOD_SECTION,
+    RANDOM_METHODS,
+    CombineVerb,
+    method_options,
+)
 from loratools.cli.options import (
     base_option,
     checked_output,
     chosen_device,
     device_option,
+    is_given,
     jobs_option,
     json_option,
     modules_option,
@@ -81,7 +89,7 @@ from loratools.errors import counted
         metavar="N",
         default=0,
         show_default=True,
-        help="The seed of random choices.  [dare_linear, dare_ties, della]",
+        help=f"The seed of random choices.  [{', '.join(RANDOM_METHODS)}]",
     ),
 )
 @rank_options
@@ -108,20 +116,22 @@ def command(
     Without a rank rule a linear combination is exact: the ranks add up. With one it is the best
     approximation, and the report says what was lost.
     """
-    output = checked_output(output, dry_run=dry_run)
+    place, output = output, checked_output(output, dry_run=dry_run)
     adapters, weights = weighted(adapters, weights)
     if weights and len(weights) != len(adapters):
         raise click.UsageError(
             f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}; "
             f"give one for each, or none."
         )
+    if is_given("seed") and settings["method"] not in RANDOM_METHODS:
+        raise click.UsageError(f"{settings['method']} makes no random choices for a --seed.")
     from loratools.methods import MethodOptions
     from loratools.reshaping.combine import combine
     from loratools.reshaping.combined import Combination
 
     answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
     with progress_bar("targets") as progress:
-        combine(
+        made = combine(
             adapters,
             output=output,
             weights=weights or None,
@@ -145,4 +155,5 @@ def command(
             progress=progress,
             approve=answer.approve,
         )
+    check_unwritten(made, place, dry_run=dry_run, overwrite=overwrite)
     answer.print()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb, section
+from loratools.cli.dry_run import check_unwritten
 from loratools.cli.options import (
     checked_output,
     json_option,
@@ -87,12 +88,12 @@ def command(
     What is written is read again and compared, update by update. What the other format cannot hold
     is an error that names it.
     """
-    output = checked_output(output, dry_run=dry_run)
+    place, output = output, checked_output(output, dry_run=dry_run)
     from loratools.reshaping.convert import convert
 
     answer = Answer(as_json=as_json, writes_nothing=dry_run)
     with progress_bar("targets") as progress:
-        convert(
+        made = convert(
             adapter,
             output=output,
             to=to,
@@ -107,4 +108,5 @@ def command(
             progress=progress,
             approve=answer.approve,
         )
+    check_unwritten(made, place, dry_run=dry_run, overwrite=overwrite)
     answer.print()

@@ -17,6 +17,7 @@ from loratools.cli.options import (
     overwrite_option,
     reading_options,
     rounding_options,
+    rounding_seed,
     selection_options,
     variant_option,
 )
@@ -149,7 +150,8 @@ def command(
         merge(
             base,
             adapters,
-            output=None if dry_run else output,
+            output=output,
+            dry_run=dry_run,
             weights=weights or None,
             options=MergeOptions(
                 dtype=None if settings["dtype"] == "keep" else settings["dtype"],
@@ -160,7 +162,7 @@ def command(
             ),
             write=WriteOptions(
                 max_shard_bytes=settings["max_shard_size"],
-                seed=settings["seed"] if settings["rounding"] == "stochastic" else None,
+                seed=rounding_seed(settings),
                 allow_nonfinite=settings["allow_nonfinite"],
                 overwrite=settings["overwrite"],
                 only_changed=settings["only_changed"],

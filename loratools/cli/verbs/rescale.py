@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb, section
+from loratools.cli.dry_run import check_unwritten
 from loratools.cli.options import (
     base_option,
     checked_output,
@@ -126,7 +127,7 @@ def command(
     Strengths go into alpha, where they are exact. --fold, --rule and --balance leave every update
     as it is. --repair changes what it says in its report.
     """
-    output = checked_output(output, dry_run=dry_run)
+    place, output = output, checked_output(output, dry_run=dry_run)
     rescaling_names = (
         "strength",
         "where",
@@ -152,7 +153,7 @@ def command(
     chosen = {name: settings[name] for name in (*rescaling_names[1:-1], "keep_replaced")}
     answer = Answer(as_json=as_json, writes_nothing=dry_run)
     with progress_bar("targets") as progress:
-        rescale(
+        made = rescale(
             adapter,
             output=output,
             rescaling=Rescaling(strength=1.0 if strength is None else strength, **chosen),
@@ -168,4 +169,5 @@ def command(
             progress=progress,
             approve=answer.approve,
         )
+    check_unwritten(made, place, dry_run=dry_run, overwrite=overwrite)
     answer.print()

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb
+from loratools.cli.dry_run import check_unwritten
 from loratools.cli.options import (
     checked_output,
     jobs_option,
@@ -61,7 +62,7 @@ def command(
 
     The strength stays. A rank that grows is filled with zeros. The report says what was lost.
     """
-    output = checked_output(output, dry_run=dry_run)
+    place, output = output, checked_output(output, dry_run=dry_run)
     rule = rank_rule(settings)
     if rule is None and settings["size"] is None:
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --error, --size, …")
@@ -69,7 +70,7 @@ def command(
 
     answer = Answer(verbose=modules, as_json=as_json, writes_nothing=dry_run)
     with progress_bar("targets") as progress:
-        resize(
+        made = resize(
             adapter,
             output=output,
             rule=rule,
@@ -82,4 +83,5 @@ def command(
             progress=progress,
             approve=answer.approve,
         )
+    check_unwritten(made, place, dry_run=dry_run, overwrite=overwrite)
     answer.print()

@@ -112,7 +112,7 @@ def command(
 
     TUNED and BASE are models of one kind, each sharded in any way.
     """
-    output = checked_output(output, dry_run=dry_run)
+    checked_output(output, dry_run=dry_run)
     rule = rank_rule(settings)
     if rule is None and settings["size"] is None:
         raise click.UsageError("Say how many ranks to keep: --rank, --energy, --size, ...")
