@@ -1,4 +1,4 @@
-"""The command line: a file for each verb in `verbs/`, shared options in `options.py`."""
+"""The command line: a file for each verb in `verbs/`, and beside it what they share."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from loratools import registry
 from loratools.cli import verbs
 from loratools.cli.command import CONTEXT_SETTINGS, common_options
 from loratools.cli.failures import Stopped, exit_code, failure, message
+from loratools.cli.json import asks_for_json
 from loratools.cli.layout import Context, write_examples, write_section
-from loratools.cli.options import asks_for_json
 from loratools.cli.signals import Stoppable, ignore_signals
 from loratools.cli.unknown import no_such_command, option_of_a_command
 from loratools.typed import on_command_line

@@ -12,7 +12,8 @@ from loratools.errors import EMPTY_PATH, NO_OUTPUT
 from loratools.typed import running
 from loratools.version import __version__
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+#: The function of a verb, to which decorators add options.
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: A path; where it cannot be read, the error is that of the file that is.
 PATH = click.Path(readable=False)
@@ -37,15 +38,13 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 }
 
 
-def section(
-    title: str, *options: Callable[[_Function], _Function]
-) -> Callable[[_Function], _Function]:
+def section(title: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """A decorator that adds `options` to a verb, in this section of its help.
 
     Options in no section are in the last one, of running and reporting.
     """
 
-    def add(function: _Function) -> _Function:
+    def add(function: Command) -> Command:
         before = len(_params(function))
         for option in reversed(options):
             function = option(function)

@@ -5,9 +5,8 @@ from typing import Any
 
 import click
 
-from loratools.cli.command import Verb
-from loratools.cli.options import Command
-from loratools.cli.unknown import OneOf
+from loratools.cli.command import Command, Verb
+from loratools.cli.values import OneOf
 
 #: Click's settings for each option, by the name of its field in `MethodOptions`.
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from typing import Protocol, final
 import click
 
 from loratools.cli.failures import printable
-from loratools.cli.options import Report, report_json
+from loratools.cli.json import Report, report_json
 from loratools.cli.tables import shown_lines
 from loratools.cli.verbosity import is_quiet
 from loratools.showing.parts import Aside, Part

@@ -3,12 +3,11 @@
 import os
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import click
 
 from loratools.errors import listing
-from loratools.nearest import did_you_mean, meant, nearest, ours
+from loratools.nearest import meant, nearest, ours
 from loratools.other_words import ARGUMENTS, COMMANDS
 
 #: What is answered to what other programs have options for, or another verb.
@@ -24,22 +23,6 @@ _USUAL = ("--in", "-o")
 _OPTIONS_ELSEWHERE = ("help", "version")
 #: Shorter words than this, of an option, are like too many others.
 _SHORTEST = 3
-
-
-class OneOf(click.Choice[str]):
-    """One of several values; another one is answered by the nearest."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """`value`, if it is one of the choices."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            hint = did_you_mean(str(value), self.choices)
-            self.fail(error.message.removesuffix(".") + (hint or "."), param, ctx)
-
-    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
-        """The choices on one line, as messages are; Click's own has a line for each."""
-        return f"Choose from {', '.join(self.choices)}."
 
 
 def no_such_command(name: str, commands: list[str]) -> str:

@@ -2,38 +2,18 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any, final
 
 import click
 
-from loratools.cli.options import Command
+from loratools.cli.command import Command
+from loratools.cli.values import WeightList
 from loratools.errors import counted
 
 #: The name of an adapter, with what may have been meant as its weight.
 _MARKED = re.compile(r"(.+?)\s*[:@*=×]\s*[^/\\]*$")
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)%?,?")
-
-
-@final
-class WeightList(click.ParamType[tuple[float, ...]]):
-    """A number, or several with commas between them: `0.7,0.3`."""
-
-    name = "weights"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Parse `value` as numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(
-                f"{value!r} is not a number, nor a list without spaces such as 0.7,0.3", param, ctx
-            )
 
 
 def weight_option(command: Command) -> Command:
@@ -127,16 +107,17 @@ def block_weights_option(command: Command, *, of_each: bool = False) -> Command:
     )(command)
 
 
-def check_counts(settings: Mapping[str, Any], weights: Collection[float], adapters: int) -> None:
+def check_counts(
+    adapters: int, weights: Collection[float], block_weights: Collection[str] = ()
+) -> None:
     """Refuse weights and block weights that are given, and not for each of the adapters.
 
     Raises:
         UsageError: there are more or fewer.
     """
-    blocks = settings["block_weights"]
     for given, what, option in (
         (weights, "weight", "-w"),
-        (blocks, "block weight", "--block-weights"),
+        (block_weights, "block weight", "--block-weights"),
     ):
         if given and len(given) != adapters:
             raise click.UsageError(

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import loratools
 from loratools import formats, registry
 from loratools.adapter import Adapter
-from loratools.cli.options import dialect_options
+from loratools.cli.reading import dialect_options
 from loratools.errors import FormatError, OptionError, OutputError, UnsupportedError
 from loratools.files.beside import of_model
 from loratools.files.opening import open_base

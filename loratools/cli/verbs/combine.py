@@ -6,7 +6,7 @@ import click
 
 from loratools import methods, registry
 from loratools.cli.command import ADAPTER, PATH, section
-from loratools.cli.dry_run import check_unwritten
+from loratools.cli.json import json_option
 from loratools.cli.method_options import (
     METHOD_OPTIONS,
     METHOD_SECTION,
@@ -15,26 +15,20 @@ from loratools.cli.method_options import (
     method_options,
 )
 from loratools.cli.options import (
-    base_option,
-    checked_output,
     chosen_device,
     device_option,
     is_given,
     jobs_option,
-    json_option,
     modules_option,
-    offline_option,
-    output_options,
-    rank_options,
-    rank_rule,
-    reading_options,
     where_option,
 )
+from loratools.cli.output import check_unwritten, checked_output, output_options
 from loratools.cli.progress import progress_bar
+from loratools.cli.ranks import rank_options, rank_rule
+from loratools.cli.reading import base_option, offline_option, reading_options
 from loratools.cli.text import Answer
-from loratools.cli.unknown import OneOf
-from loratools.cli.weights import weight_option, weighted
-from loratools.errors import counted
+from loratools.cli.values import OneOf
+from loratools.cli.weights import check_counts, weight_option, weighted
 
 
 @click.command(
@@ -118,11 +112,7 @@ def command(
     """
     place, output = output, checked_output(output, dry_run=dry_run)
     adapters, weights = weighted(adapters, weights)
-    if weights and len(weights) != len(adapters):
-        raise click.UsageError(
-            f"{counted(len(weights), 'weight')} (-w) for {counted(len(adapters), 'adapter')}; "
-            f"give one for each, or none."
-        )
+    check_counts(len(adapters), weights)
     if is_given("seed") and settings["method"] not in RANDOM_METHODS:
         raise click.UsageError(f"{settings['method']} makes no random choices for a --seed.")
     from loratools.methods import MethodOptions

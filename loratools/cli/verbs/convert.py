@@ -5,18 +5,12 @@ from collections.abc import Mapping
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb, section
-from loratools.cli.dry_run import check_unwritten
-from loratools.cli.options import (
-    checked_output,
-    json_option,
-    offline_option,
-    output_options,
-    reading_options,
-    variant_option,
-)
+from loratools.cli.json import json_option
+from loratools.cli.output import check_unwritten, checked_output, output_options
 from loratools.cli.progress import progress_bar
+from loratools.cli.reading import offline_option, reading_options, variant_option
 from loratools.cli.text import Answer
-from loratools.cli.unknown import OneOf
+from loratools.cli.values import OneOf
 from loratools.formats import written
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -3,7 +3,7 @@
 import click
 
 from loratools.cli.command import Verb
-from loratools.cli.options import json_option
+from loratools.cli.json import json_option
 from loratools.cli.text import Answer
 
 

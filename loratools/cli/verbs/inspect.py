@@ -6,15 +6,10 @@ import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb, section
 from loratools.cli.failures import CHECK_FAILED
-from loratools.cli.options import (
-    json_option,
-    modules_option,
-    offline_option,
-    print_json,
-    reading_options,
-    variant_option,
-)
+from loratools.cli.json import json_option, print_json
+from loratools.cli.options import modules_option
 from loratools.cli.progress import progress_bar
+from loratools.cli.reading import offline_option, reading_options, variant_option
 from loratools.cli.several import inspect_several
 from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_faults, print_lines

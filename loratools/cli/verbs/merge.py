@@ -6,25 +6,21 @@ from typing import Any
 import click
 
 from loratools.cli.command import ADAPTER, BASE, PATH, Verb, section
+from loratools.cli.json import json_option
 from loratools.cli.options import (
-    Size,
     allow_nonfinite_option,
     allow_unmatched_option,
-    dry_run_option,
     jobs_option,
-    json_option,
-    offline_option,
-    overwrite_option,
-    reading_options,
     rounding_options,
     rounding_seed,
     selection_options,
-    variant_option,
 )
+from loratools.cli.output import dry_run_option, overwrite_option
 from loratools.cli.progress import progress_bar
+from loratools.cli.reading import offline_option, reading_options, variant_option
 from loratools.cli.swaps import run_swap
 from loratools.cli.text import Answer
-from loratools.cli.unknown import OneOf
+from loratools.cli.values import OneOf, Size
 from loratools.cli.verbosity import is_verbose
 from loratools.cli.weights import block_weights_option, check_counts, weight_option, weighted
 from loratools.errors import OutputError
@@ -137,7 +133,7 @@ def command(
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
     adapters, weights = weighted(adapters, weights)
-    check_counts(settings, weights, len(adapters))
+    check_counts(len(adapters), weights, settings["block_weights"])
     if in_place:
         _merge_in_place(base, adapters, weights, as_json, settings | {"dry_run": dry_run})
         return

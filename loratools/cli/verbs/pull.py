@@ -3,8 +3,10 @@
 import click
 
 from loratools.cli.command import PATH, Verb, section
-from loratools.cli.options import json_option, offline_option, overwrite_option, variant_option
+from loratools.cli.json import json_option
+from loratools.cli.output import overwrite_option
 from loratools.cli.progress import progress_bar
+from loratools.cli.reading import offline_option, variant_option
 from loratools.cli.text import Answer
 
 

@@ -5,8 +5,10 @@ from typing import Any
 import click
 
 from loratools.cli.command import PATH, Verb, section
-from loratools.cli.options import dry_run_option, json_option, print_json, variant_option
+from loratools.cli.json import json_option, print_json
+from loratools.cli.output import dry_run_option
 from loratools.cli.progress import progress_bar
+from loratools.cli.reading import variant_option
 from loratools.cli.tables import shown_lines
 from loratools.cli.text import print_lines
 

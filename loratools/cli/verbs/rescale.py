@@ -7,21 +7,14 @@ from typing import Any
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb, section
-from loratools.cli.dry_run import check_unwritten
-from loratools.cli.options import (
-    base_option,
-    checked_output,
-    json_option,
-    offline_option,
-    output_options,
-    rank_options,
-    rank_rule,
-    reading_options,
-    where_option,
-)
+from loratools.cli.json import json_option
+from loratools.cli.options import where_option
+from loratools.cli.output import check_unwritten, checked_output, output_options
 from loratools.cli.progress import progress_bar
+from loratools.cli.ranks import rank_options, rank_rule
+from loratools.cli.reading import base_option, offline_option, reading_options
 from loratools.cli.text import Answer
-from loratools.cli.unknown import OneOf
+from loratools.cli.values import OneOf
 from loratools.cli.weights import block_weights_option
 from loratools.traps import ALL, names
 

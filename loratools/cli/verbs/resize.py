@@ -5,19 +5,12 @@ from typing import Any
 import click
 
 from loratools.cli.command import ADAPTER, PATH, Verb
-from loratools.cli.dry_run import check_unwritten
-from loratools.cli.options import (
-    checked_output,
-    jobs_option,
-    json_option,
-    modules_option,
-    offline_option,
-    output_options,
-    rank_options,
-    rank_rule,
-    reading_options,
-)
+from loratools.cli.json import json_option
+from loratools.cli.options import jobs_option, modules_option
+from loratools.cli.output import check_unwritten, checked_output, output_options
 from loratools.cli.progress import progress_bar
+from loratools.cli.ranks import rank_options, rank_rule
+from loratools.cli.reading import offline_option, reading_options
 from loratools.cli.text import Answer
 
 

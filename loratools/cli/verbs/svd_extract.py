@@ -6,22 +6,14 @@ import click
 
 from loratools.cli.command import BASE, PATH, Verb, section
 from loratools.cli.failures import CHECK_FAILED
-from loratools.cli.options import (
-    checked_output,
-    chosen_device,
-    device_option,
-    jobs_option,
-    json_option,
-    modules_option,
-    offline_option,
-    output_options,
-    rank_options,
-    rank_rule,
-    variant_option,
-)
+from loratools.cli.json import json_option
+from loratools.cli.options import chosen_device, device_option, jobs_option, modules_option
+from loratools.cli.output import checked_output, output_options
 from loratools.cli.progress import progress_bar
+from loratools.cli.ranks import rank_options, rank_rule
+from loratools.cli.reading import offline_option, variant_option
 from loratools.cli.text import Answer
-from loratools.cli.unknown import OneOf
+from loratools.cli.values import OneOf
 
 
 @click.command(

@@ -6,18 +6,16 @@ from typing import Any
 import click
 
 from loratools.cli.command import PATH, Verb, section
+from loratools.cli.json import json_option
 from loratools.cli.options import (
     allow_nonfinite_option,
     allow_unmatched_option,
-    dry_run_option,
     jobs_option,
-    json_option,
-    offline_option,
-    reading_options,
     rounding_options,
     selection_options,
-    variant_option,
 )
+from loratools.cli.output import dry_run_option
+from loratools.cli.reading import offline_option, reading_options, variant_option
 from loratools.cli.swaps import run_swap
 from loratools.cli.weights import block_weights_option, check_counts, weight_option, weighted
 
@@ -79,6 +77,6 @@ def command(
     if alone is not None:
         raise click.UsageError(f"--{alone} is for adapters that are put in; give --in ADAPTER too.")
     adapters, weights = weighted(adapters, weights)
-    check_counts(settings, weights, len(adapters))
+    check_counts(len(adapters), weights, settings["block_weights"])
     wanted = adapters if adapters or out else None
     run_swap(model, wanted, weights=weights, as_json=as_json, settings=settings)

@@ -1,0 +1,61 @@
+"""The options for where something is written, and whether."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loratools.cli.command import PATH, Command, section
+
+
+def output_options(command: Command) -> Command:
+    """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, and whether."""
+    return section(
+        "Output",
+        click.option(
+            "-o",
+            "--output",
+            type=PATH,
+            metavar="PATH",
+            help="Where the adapter is written: a new folder, or a new file if the format is a "
+            "single file.",
+        ),
+        overwrite_option,
+        dry_run_option,
+    )(command)
+
+
+def overwrite_option(command: Command) -> Command:
+    """`--overwrite`: replace an output that exists."""
+    return click.option("--overwrite", is_flag=True, help="Replace an output that exists.")(command)
+
+
+def dry_run_option(command: Command) -> Command:
+    """`--dry-run`: do everything but write."""
+    text = "Check and report, but write nothing."
+    return click.option("--dry-run", is_flag=True, help=text)(command)
+
+
+def checked_output(output: str | None, *, dry_run: bool) -> str | None:
+    """The path of the output; None in a dry run.
+
+    Raises:
+        UsageError: no output is given, and it is not a dry run.
+    """
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output' (or use --dry-run).")
+    return None if dry_run else output
+
+
+def check_unwritten(made: Any, output: str | None, *, dry_run: bool, overwrite: bool) -> None:
+    """After a dry run, check that what was made in memory could be written to `output`.
+
+    Raises:
+        LoratoolsError: it could not; see `write_adapter`.
+    """
+    if not dry_run or output is None:
+        return
+    from loratools.files.place import local_paths
+    from loratools.files.writing import check_writing
+
+    check_writing(made, Path(output), inputs=local_paths(made), overwrite=overwrite)
