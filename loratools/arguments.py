@@ -11,7 +11,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeGuard, TypeVar
 
 from loratools.annotated import LISTS
 from loratools.conversion import EmptyError, Names, OtherError, converted, resolved
@@ -24,6 +24,7 @@ from loratools.errors import (
 )
 from loratools.nearest import meant
 from loratools.other_words import ARGUMENTS
+from loratools.showing.shown import Brief
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +32,17 @@ C = TypeVar("C")
 
 #: The least value of numbers that mean the same in every function.
 _LEAST = {"jobs": 1}
+#: What to do in place of an argument that functions of one sort lack, which have another one.
+_INSTEAD = {
+    ("dry_run", "output"): "without output=, nothing is written",
+    ("output", "model"): "the files of the model itself are changed; merge writes others",
+    ("remove", "model"): "an empty list of adapters takes all of them out",
+    ("unload", "model"): "an empty list of adapters takes all of them out",
+    ("check", "spectrum"): "is_sound of what it returns is the result of the check",
+    ("rank", "tensors"): "the shapes of the tensors have it",
+}
+#: Of a function with more arguments than these, not all are named in a message.
+_FEW = 6
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -125,12 +137,32 @@ def _unbound(
     hint = _by_name(signature, annotations) if "too many positional" in reason else None
     unknown = next((key for key in kwargs if key not in signature.parameters), None)
     if unknown is not None:
-        near = meant(unknown, signature.parameters, ARGUMENTS)
-        hint = f"did you mean {near}?" if near else f"help(loratools.{name}) lists all"
-        if unknown == "dry_run" and "output" in signature.parameters:
-            hint = "without output=, nothing is written"
+        hint = _in_place_of(unknown, name, signature, annotations)
         reason = f"got an unexpected keyword argument {unknown!r}"
     return ArgumentError(f"{name}: {reason}", hint=hint)
+
+
+def _in_place_of(
+    unknown: str, name: str, signature: inspect.Signature, annotations: Mapping[str, object]
+) -> str:
+    """What to do in place of an argument that there is not."""
+    known = [parameter for parameter in signature.parameters if parameter != "self"]
+    for (word, other), advice in _INSTEAD.items():
+        if unknown == word and other in known:
+            return advice
+    for parameter, annotation in annotations.items():
+        for kind in typing.get_args(annotation):
+            if _is_options(kind) and unknown in inspect.signature(kind).parameters:
+                return f"give it in {parameter}=loratools.{kind.__name__}({unknown}=…)"
+    if (near := meant(unknown, known, ARGUMENTS)) is not None:
+        return f"did you mean {near}?"
+    if len(known) <= _FEW:
+        return f"it takes {', '.join(f'{one}=' for one in known)}"
+    return f"help(loratools.{name}) lists all"
+
+
+def _is_options(kind: object) -> TypeGuard[type[Brief]]:
+    return isinstance(kind, type) and issubclass(kind, Brief)
 
 
 def _by_name(signature: inspect.Signature, annotations: Mapping[str, object]) -> str:

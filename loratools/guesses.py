@@ -1,12 +1,42 @@
 """Objects that answer an attribute that they lack, for those who know other libraries."""
 
+from abc import ABCMeta
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from loratools.errors import ArgumentError, shorten
+from loratools.nearest import nearest
+from loratools.other_words import IN_A_REPORT
 
 
-class Answering:
+class Hinting:
     """A class whose objects answer an attribute that they lack by the one that was meant."""
+
+    def _hint(self, name: str) -> str | None:
+        """What to use in place of an attribute that is not there; None if nothing is known."""
+        near = nearest(name, [known for known in dir(self) if not known.startswith("_")])
+        return near and f"did you mean {near}?"
+
+    if not TYPE_CHECKING:  # which would take every attribute to be there
+
+        def __getattr__(self, name: str) -> object:
+            found = None if name.startswith("_") else self._hint(name)
+            hint = "" if found is None else f"; {found}"
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+
+class _Made(ABCMeta):
+    """The type of classes that answer an attribute that they lack by what makes their objects."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> object:
+            hint = "" if name.startswith("_") else f"; {cls._MADE_BY}"
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}{hint}")
+
+
+class Answering(Hinting, metaclass=_Made):
+    """A class whose objects know what other libraries call their attributes."""
 
     #: What makes objects of the class, for those who call it with a path.
     _MADE_BY: ClassVar[str]
@@ -29,9 +59,25 @@ class Answering:
         """What to use in place of an attribute of another library; None if nothing is known."""
         raise NotImplementedError
 
-    if not TYPE_CHECKING:  # which would take every attribute to be there
+    def _hint(self, name: str) -> str | None:
+        return self._meant(name) or super()._hint(name)
 
-        def __getattr__(self, name: str) -> object:
-            found = None if name.startswith("_") else self._meant(name)
-            hint = "" if found is None else f"; {found}"
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+class Reporting(Hinting):
+    """A report, or a part of one, that knows where in it people look for what."""
+
+    def _hint(self, name: str) -> str | None:
+        places = (place for place, words in IN_A_REPORT.items() if name in words)
+        found = next((place for place in places if _has(self, place)), None)
+        return super()._hint(name) if found is None else f"did you mean {found}?"
+
+
+def _has(report: object, place: str) -> bool:
+    """Whether a report has something at a place, such as `certificates.total`."""
+    if "(report)" in place:
+        return True
+    try:
+        attrgetter(place.removesuffix("()"))(report)
+    except AttributeError:
+        return False
+    return True

@@ -22,10 +22,14 @@ COMMANDS: Final = {
     "combine": ("mix", "blend", "add", "sum", "average", "concat", "cat", "merge-adapters"),
     "resize": ("prune", "shrink", "truncate", "compress", "reduce", "rank"),
     "rescale": ("scale", "weight", "alpha", "strength", "repair", "fix"),
-    "convert": ("export", "translate", "save", "save-adapter", "to"),
+    "convert": (
+        "export", "translate", "save", "save-adapter", "save-pretrained", "to", "to-kohya",
+        "to-peft", "to-diffusers",
+    ),
     "pull": ("download", "get", "fetch", "clone"),
-    "push": ("upload", "publish"),
+    "push": ("upload", "publish", "push-to-hub"),
     "swap": ("switch", "replace", "unload", "unmerge", "unfuse", "remove", "undo", "restore"),
+    "LoratoolsError": ("error", "exception"),
 }  # fmt: skip
 #: Arguments, by their names in Python, and options, in short and long forms.
 ARGUMENTS: Final = {
@@ -55,8 +59,9 @@ ARGUMENTS: Final = {
     "device": ("cuda", "gpu"),
     "seed": ("random-state", "rng", "generator"),
     "size": ("max-size", "nbytes"),
+    "energy": ("variance", "explained-variance", "keep", "threshold"),
     "error": ("tolerance", "tol"),
-    "tuned": ("model", "finetuned", "fine-tuned", "model-tuned", "target"),
+    "tuned": ("model", "finetuned", "fine-tuned", "model-tuned", "target", "merged", "trained"),
     "base": ("model", "base-model", "checkpoint", "sd-model"),
     "model": ("base", "base-model", "checkpoint"),
     "adapter": ("i", "input", "adapters", "path", "folder", "file", "lora", "model"),
@@ -87,15 +92,18 @@ OF_A_TARGET: Final = {
     "up": ("lora_up", "lora_B", "B", "up_weight"),
     "down": ("lora_down", "lora_A", "A", "down_weight"),
     "update()": (
-        "delta_weight", "get_delta_weight", "dW", "diff", "weight", "data", "tensor", "matrix",
-        "dense", "to_dense", "numpy", "full", "to", "cpu", "cuda", "half", "float", "dtype",
-        "device",
+        "delta_weight", "get_delta_weight", "dW", "deltaW", "delta_w", "diff", "weight", "data",
+        "tensor", "matrix", "dense", "to_dense", "numpy", "full", "to", "cpu", "cuda", "half",
+        "float", "dtype", "device",
     ),
-    "singular_values()": ("svd", "svdvals", "S", "sigma", "spectrum", "singular"),
-    "norm()": ("frobenius", "magnitude"),
-    "alpha": ("lora_alpha", "network_alpha"),
-    "rank": ("r", "dim", "lora_dim", "network_dim"),
-    "scaling": ("scale", "multiplier", "strength"),
+    "singular_values()": (
+        "svd", "svdvals", "S", "sigma", "spectrum", "singular", "spectral_norm", "effective_rank",
+        "stable_rank",
+    ),
+    "norm()": ("frobenius", "frobenius_norm", "fro", "magnitude"),
+    "alpha": ("lora_alpha", "network_alpha", "alphas"),
+    "rank": ("r", "dim", "lora_dim", "network_dim", "ranks"),
+    "scaling": ("scale", "multiplier", "strength", "scalings"),
     "shape": ("size",),
     "parameters": ("numel", "num_parameters", "nelement"),
 }  # fmt: skip
@@ -109,4 +117,21 @@ OF_AN_ADAPTER: Final = {
     "nbytes": ("size",),
     "kinds": ("kind", "type", "peft_type"),
     "save()": ("save_pretrained", "save_file", "write", "to_file"),
+}
+#: What is looked for in a report, and where it is: in the first of these that the report has.
+IN_A_REPORT: Final = {
+    "certificates.total": ("energy", "error", "relative_error", "kept", "lost", "loss"),
+    "total": ("energy", "error", "relative_error", "cosine", "kept", "lost", "loss"),
+    "certificates.truncations": ("targets", "layers", "modules", "ranks", "rank"),
+    "truncations": ("targets", "layers", "modules", "ranks", "rank"),
+    "fidelity": ("targets", "layers", "modules", "weights", "changes", "tensors"),
+    "groups": ("ranks", "rank", "alphas", "alpha", "shapes", "shape"),
+    "adapter": ("targets", "layers", "modules", "kind", "kinds"),
+    "inspection": ("adapter", "targets", "layers", "modules", "parameters", "faults", "notes"),
+    "faults()": ("problems", "issues", "errors"),
+    "notes": ("problems", "issues", "note", "messages"),
+    "rows": ("problems", "issues", "errors", "verdicts", "results"),
+    "is_sound": ("ok", "sound", "valid", "passed", "check"),
+    "to_json()": ("to_dict", "as_dict", "asdict", "dict", "json", "to_df", "to_pandas"),
+    "print(report)": ("summary", "table", "show", "describe", "text"),
 }

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Never, final
 
 from loratools.arguments import checked
 from loratools.deltas import Delta, Span, parameters_of
 from loratools.errors import (
+    ArgumentError,
     NonFiniteError,
     OptionError,
     ShapeMismatchError,
@@ -90,6 +91,17 @@ class Target(Answering):
     def _meant(cls, name: str) -> str | None:
         found = ours(name, OF_A_TARGET)
         return found and f"did you mean {found}?"
+
+    if not TYPE_CHECKING:  # to which there are no such operators
+
+        def _compute(self, *_: object, **__: object) -> Never:
+            raise ArgumentError(
+                f"{self._place}: a target is no tensor",
+                hint="update() is its ΔW as one, and update(0, 2) the first two rows",
+            )
+
+        __getitem__ = __array__ = __add__ = __radd__ = __sub__ = __rsub__ = __neg__ = _compute
+        __mul__ = __rmul__ = __truediv__ = __matmul__ = __rmatmul__ = _compute
 
     @property
     def kind(self) -> str:

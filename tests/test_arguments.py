@@ -223,9 +223,30 @@ def test_another_librarys_word_for_an_argument_is_answered_by_ours() -> None:
         (lambda: loratools.merge(PLAIN, scaling=[0.5]), "did you mean weights"),  # type: ignore[call-arg]
         (lambda: loratools.resize(PLAIN, force=True), "did you mean overwrite"),  # type: ignore[call-overload]
         (lambda: loratools.resize(PLAIN, dry_run=True), "; without output=, nothing is wr"),  # type: ignore[call-overload]
+        (lambda: loratools.resize(PLAIN, variance=0.9), "did you mean energy"),  # type: ignore[call-overload]
+        (lambda: loratools.inspect(PLAIN, check=True), "; is_sound of what"),  # type: ignore[call-overload]
+        (lambda: loratools.swap(PLAIN, output="x"), "; the files of the model itself"),  # type: ignore[call-arg]
+        (lambda: loratools.swap(PLAIN, remove="x"), "; an empty list of adapters"),  # type: ignore[call-arg]
+        (lambda: loratools.adapter_from_tensors({}, rank=4), "; the shapes of"),  # type: ignore[call-arg]
     ):
         with pytest.raises(ArgumentError, match=says):
             call()
+
+
+def test_an_argument_that_is_one_of_the_options_is_answered_by_where_it_is_given() -> None:
+    for call, says in (
+        (lambda: loratools.push(PLAIN, "o/n", license="mit"), r"options=loratools.PushOptions\("),  # type: ignore[call-arg]
+        (lambda: loratools.merge(PLAIN, only_changed=True), r"write=loratools.WriteOptions\("),  # type: ignore[call-arg]
+        (lambda: loratools.merge(PLAIN, provenance=1), r"; help\(loratools.merge\) lists all"),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            call()
+
+
+def test_a_function_with_few_arguments_names_them_where_another_is_given() -> None:
+    query: Any = loratools.open_adapter(PLAIN)["layers.0.self_attn.q_proj"]
+    with pytest.raises(ArgumentError, match=r"argument 'rows'; it takes begin=, end=, weight=$"):
+        query.update(rows=[0, 1])
 
 
 def test_a_wrong_argument_without_a_name_is_answered_by_their_order() -> None:

@@ -85,7 +85,8 @@ def test_a_misspelt_name_of_the_package_is_answered_by_the_nearest() -> None:
     [
         ("open", "open_adapter"), ("load", "open_adapter"), ("from_pretrained", "open_adapter"),
         ("extract", "svd_extract"), ("fuse", "merge"), ("scale", "rescale"), ("save", "convert"),
-        ("from_state_dict", "adapter_from_tensors"),
+        ("from_state_dict", "adapter_from_tensors"), ("Error", "LoratoolsError"),
+        ("push_to_hub", "push"), ("to_kohya", "convert"),
     ],
 )  # fmt: skip
 def test_another_programs_word_for_a_function_is_answered_by_ours(word: str, name: str) -> None:

@@ -187,6 +187,36 @@ def test_arithmetic_of_adapters_is_answered_by_the_verbs(adapter: Adapter) -> No
             compute()
 
 
+def test_a_target_where_a_tensor_belongs_is_answered_by_its_update(adapter: Adapter) -> None:
+    query: Any = adapter[Q]
+    uses: list[Callable[[], object]] = [
+        lambda: query[:2],
+        lambda: np.asarray(query),
+        lambda: np.linalg.norm(query),
+        lambda: 0.5 * query,
+        lambda: query + query,
+        lambda: query @ torch.ones(64),
+        lambda: torch.ones(64) @ query,
+    ]
+    for use in uses:
+        with pytest.raises(ArgumentError, match=r"is no tensor; update\(\) is its ΔW as one"):
+            use()
+
+
+def test_a_class_answers_an_attribute_that_it_lacks_by_what_makes_its_objects() -> None:
+    kinds: dict[Any, str] = {Adapter: "open_adapter reads one", Target: "an item of an adapter"}
+    for kind, made in kinds.items():
+        with pytest.raises(AttributeError, match=f"'{kind.__name__}' has no .*pretrained'; {made}"):
+            _ = kind.from_pretrained
+        assert not hasattr(kind, "_from_pretrained")
+
+
+def test_a_misspelt_attribute_is_answered_by_the_nearest(adapter: Adapter) -> None:
+    for told, word, near in ((adapter, "itmes", "items"), (adapter[Q], "scalling", "scaling")):
+        with pytest.raises(AttributeError, match=rf"'{word}'; did you mean {near}\?$"):
+            getattr(told, word)
+
+
 def test_notebooks_complete_the_names_of_targets(adapter: Adapter) -> None:
     assert adapter._ipython_key_completions_() == list(adapter)
 

@@ -24,6 +24,7 @@ from loratools.files.collection import Item, Other, contents, is_collection, oth
 from loratools.files.opening import AdapterLike
 from loratools.files.place import place_of
 from loratools.formats import check_options
+from loratools.guesses import Reporting
 from loratools.io.folder import Place
 from loratools.names.meant_for import meant_for
 from loratools.parts import Provenance
@@ -41,7 +42,7 @@ Verdict = Literal["ok", "fits", "problem", "refused", "does not fit", "no adapte
 
 @final
 @dataclass(frozen=True, repr=False)
-class InspectionRow:
+class InspectionRow(Reporting):
     """One of several things that were inspected: an adapter, or what was there and is none.
 
     Attributes:

@@ -1,5 +1,7 @@
 """The weights with which adapters are added up."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -12,6 +14,8 @@ from loratools.errors import OptionError, check_finite, counted
 from loratools.files.opening import AdapterLike
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 
+#: A name with a weight after a colon.
+_WITH_WEIGHT = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))")
 #: An adapter with its weight: `("a", 0.7)`.
 Weighted = tuple[AdapterLike, float]
 #: What a verb takes as adapters: one, or several, each alone or with its weight.
@@ -87,12 +91,25 @@ def weighted(
         item if isinstance(item, tuple) else (item, None) for item in _items(adapters)
     ]
     names = [adapter for adapter, _ in pairs]
+    _refuse_weights_in(names)
     own = [weight for _, weight in pairs if weight is not None]
     if own and weights is not None:
         raise OptionError("weights are given beside adapters and as weights", hint="give them once")
     if own:
         weights = [1.0 if weight is None else weight for _, weight in pairs]
     return names, weights_for(weights, len(names))
+
+
+def _refuse_weights_in(names: Sequence[AdapterLike]) -> None:
+    """Refuse a name that is written with its weight, as the command line has it: `style:0.7`."""
+    for name in names:
+        if not isinstance(name, str) or os.path.lexists(name):
+            continue
+        if found := _WITH_WEIGHT.fullmatch(name):
+            raise OptionError(
+                f"{name}: the weight of an adapter is no part of its name",
+                hint=f"give the pair ({found[1]!r}, {float(found[2])})",
+            )
 
 
 def _items(adapters: Adapters) -> Sequence[AdapterLike | Weighted]:

@@ -7,13 +7,14 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from loratools.errors import escaped, shorten
+from loratools.guesses import Reporting
 from loratools.showing.parts import Aside, Part
 
 #: The most characters of a report's `repr`.
 _LONGEST = 400
 
 
-class Shown(ABC):
+class Shown(Reporting, ABC):
     """A report that the command line prints and a notebook shows, made of the same parts."""
 
     @abstractmethod

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import loratools
-from loratools import Adapter, ArgumentError, OptionError, UnsupportedError
+from loratools import Adapter, ArgumentError, FormatError, OptionError, UnsupportedError
 
 WEIGHTS = "adapter_model.safetensors"
 KOHYA = {
@@ -214,6 +215,18 @@ def test_pairs_are_adapters_with_their_weights(plain: Path, fixtures: Path, tmp_
         assert all(torch.equal(one.get_tensor(k), other.get_tensor(k)) for k in one.keys())  # noqa: SIM118
     with pytest.raises(OptionError, match="give them once"):
         loratools.merge(base, [(plain, 0.5)], weights=[0.5])
+
+
+def test_a_weight_that_is_written_in_a_name_is_answered_by_the_pair(
+    plain: Path, tmp_path: Path
+) -> None:
+    for verb in (loratools.combine, partial(loratools.merge, "base"), partial(loratools.swap, "x")):
+        with pytest.raises(OptionError, match=r"give the pair \('style', 0\.7\)$"):
+            verb(["style:0.7"])
+    with pytest.raises(FormatError, match="no such file"):  # which is not a weight
+        loratools.combine(["style:new"])
+    named = shutil.copytree(plain, tmp_path / "style:0.7")
+    assert len(loratools.combine(str(named))) == 35
 
 
 def test_how_to_read_an_adapter_that_is_open_is_refused(plain: Path) -> None:

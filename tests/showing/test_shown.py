@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from html import escape
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 import loratools
 from loratools import MergeOptions, Pulled, PushOptions, PushReport, RankRule, Rescaling
+from loratools.other_words import IN_A_REPORT
 from loratools.showing.html import html_of
 from loratools.showing.parts import Column, Fields, Table, aside, numbers
 from tests.e2e.commands import PLAIN
@@ -105,6 +107,52 @@ def test_a_printed_report_has_its_tables(name: str, reports: dict[str, Any]) -> 
         if isinstance(part, Fields):
             assert all(label in text for label, value in part.rows if value)
     assert "object at 0x" not in text
+
+
+@pytest.mark.parametrize("name", sorted(REPORTS))
+def test_what_a_report_lacks_is_answered_by_something_that_it_has(
+    name: str, reports: dict[str, Any]
+) -> None:
+    report = reports[name]
+    asked = [word for words in IN_A_REPORT.values() for word in words if not hasattr(report, word)]
+    assert {"to_dict", "summary"} <= set(asked)
+    for word in asked:
+        with pytest.raises(AttributeError) as caught:
+            getattr(report, word)
+        *_, place = str(caught.value).partition("; did you mean ")
+        if place and place != "print(report)?":
+            assert attrgetter(place.removesuffix("?").removesuffix("()"))(report) is not None
+    assert not hasattr(report, "_total")
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "place"),
+    [
+        ("ResizeReport", "relative_error", "certificates.total"),
+        ("CombineReport", "energy", "certificates.total"),
+        ("ExtractReport", "relative_error", "total"),
+        ("MergeReport", "cosine", "total"),
+        ("MergeReport", "weights", "fidelity"),
+        ("Inspection", "problems", r"faults\(\)"),
+        ("Inspection", "targets", "adapter"),
+        ("Inspection", "is_sounds", "is_sound"),
+        ("Inspections", "problems", "rows"),
+        ("SwapReport", "to_dict", r"to_json\(\)"),
+    ],
+)
+def test_what_is_looked_for_in_a_report_is_answered_by_where_it_is(
+    name: str, word: str, place: str, reports: dict[str, Any]
+) -> None:
+    says = rf"^'{name}' object has no attribute '{word}'; did you mean {place}\?$"
+    with pytest.raises(AttributeError, match=says):
+        getattr(reports[name], word)
+
+
+def test_what_is_looked_for_in_a_row_is_answered_by_its_inspection(
+    reports: dict[str, Any],
+) -> None:
+    with pytest.raises(AttributeError, match=r"'targets'; did you mean inspection\?"):
+        _ = reports["Inspections"][0].targets
 
 
 def test_the_parts_of_reports_have_short_reprs_that_say_what_they_mean(
