@@ -19,8 +19,9 @@ from loratools.extracting.parts import Part, Parts
 from loratools.extracting.plan import ExtractOptions, ExtractPlan
 from loratools.extracting.report import ExtractReport
 from loratools.files.beside import of_adapter
+from loratools.files.bundles import companions_in
 from loratools.files.companions import laid_over
-from loratools.files.opening import companions_in, open_adapter
+from loratools.files.opening import open_adapter
 from loratools.files.output_names import check_name
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.errors import ArgumentError, OptionError, UnsupportedError, check_finite, shorten
+from loratools.files.bundles import read_bundle
 from loratools.files.decoded import decoded
 from loratools.files.finding import find_weights
-from loratools.files.opening import read_bundle
 from loratools.files.saving import save
 from loratools.io.bundle import Bundle
 from loratools.io.companions import Companion
