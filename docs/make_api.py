@@ -31,7 +31,7 @@ PARTS = (
     "loratools.parts.Note",
     "loratools.describing.coverage.Coverage",
     "loratools.describing.groups.TargetGroup",
-    "loratools.describing.several.InspectionRow",
+    "loratools.describing.rows.InspectionRow",
     "loratools.describing.spectrum.TargetSpectrum",
     "loratools.files.swapped.SwappedIn",
     "loratools.files.writing.Written",

@@ -30,7 +30,7 @@ _PUBLIC = {
     "loratools.adapter": ("Adapter",),
     "loratools.describing.description": ("Inspection",),
     "loratools.describing.inspect": ("inspect",),
-    "loratools.describing.several": ("Inspections",),
+    "loratools.describing.rows": ("Inspections",),
     "loratools.errors": (
         "AnswerError",
         "ArgumentError",

@@ -4,7 +4,7 @@ from loratools import errors as errors
 from loratools.adapter import Adapter as Adapter
 from loratools.describing.description import Inspection as Inspection
 from loratools.describing.inspect import inspect as inspect
-from loratools.describing.several import Inspections as Inspections
+from loratools.describing.rows import Inspections as Inspections
 from loratools.errors import AnswerError as AnswerError
 from loratools.errors import ArgumentError as ArgumentError
 from loratools.errors import ConflictError as ConflictError

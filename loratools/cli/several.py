@@ -17,7 +17,8 @@ from loratools.showing.parts import Part
 
 if TYPE_CHECKING:
     from loratools.describing.describe import Inspecting
-    from loratools.describing.several import Found, InspectionRow, Verdict
+    from loratools.describing.rows import InspectionRow, Verdict
+    from loratools.describing.several import Found
     from loratools.errors import LoratoolsError
 
 #: Notes that only inform are shown of one adapter alone.
@@ -127,7 +128,7 @@ def _unreadable(lines: Iterable[_Line]) -> Iterator[str]:
 
 def _summary(verdicts: Sequence["Verdict"], *, reads_values: bool) -> str:
     """How many rows of the table have each verdict."""
-    from loratools.describing.several import Verdict
+    from loratools.describing.rows import Verdict
 
     counts = [(verdicts.count(each), each) for each in get_args(Verdict)]
     hint = "" if reads_values else "; only headers and configs were read, --check reads values too"

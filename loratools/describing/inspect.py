@@ -8,7 +8,8 @@ from loratools.adapter import Adapter
 from loratools.arguments import checked
 from loratools.describing.describe import Inspecting
 from loratools.describing.description import Inspection
-from loratools.describing.several import Inspections, are_several, find_each, inspect_each
+from loratools.describing.rows import Inspections
+from loratools.describing.several import are_several, find_each, inspect_each
 from loratools.errors import FormatError, OptionError
 from loratools.files.opening import AdapterLike
 from loratools.running.progress import Progress, shows_progress

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import loratools
 from loratools.describing.description import Inspection
 from loratools.describing.fields import with_models
-from loratools.describing.several import Inspections
+from loratools.describing.rows import Inspections
 from loratools.errors import (
     ArgumentError,
     FormatError,
