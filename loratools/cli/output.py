@@ -1,6 +1,5 @@
 """The options for where something is written, and whether."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -55,6 +54,8 @@ def check_unwritten(made: Any, output: str | None, *, dry_run: bool, overwrite: 
     """
     if not dry_run or output is None:
         return
+    from pathlib import Path
+
     from loratools.files.place import local_paths
     from loratools.files.writing import check_writing
 
