@@ -21,7 +21,10 @@ from loratools.errors import (
     OptionError,
     TargetError,
 )
+from loratools.formats import written
+from tests.cli.test_exit_codes import options_of
 from tests.e2e.commands import PLAIN, SINGLE
+from tests.verbs import VERBS
 
 if TYPE_CHECKING:
     from loratools import Adapter
@@ -336,6 +339,36 @@ def test_what_is_annotated_passes_as_it_is() -> None:
     assert found[0] == Path("b")
     assert found[4:] == (options, device, print, {"alpha": "16"})
     assert made("b", "a")[1] == "a"
+
+
+SHARED = {  # the words with which the command line and Python tell the unit of an argument
+    "energy": "above 0 and at most 1: 0.95 keeps 95%",
+    "error": "from 0 to below 1",
+    "weights": "1 is the strength as trained, 0.5 half of it, and -1 its opposite",
+    "alpha": "which changes its strength: alpha / rank",
+    "to": "the web UIs of A1111 and Forge read kohya",
+    "spectrum": "its norm, its largest singular value, and its effective rank",
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_python_and_the_command_line_tell_the_unit_of_an_argument_in_the_same_words(
+    name: str,
+) -> None:
+    told = []
+    for verb in VERBS:
+        function = getattr(loratools, verb.replace("-", "_"), None)
+        option = next((one for one in options_of(verb).values() if one.name == name), None)
+        if option is None or name not in inspect.signature(function or made).parameters:
+            continue
+        told += [option.help or "", " ".join((inspect.getdoc(function) or "").split())]
+    assert told
+    assert [text for text in told if SHARED[name] not in text] == []
+
+
+def test_the_help_of_convert_names_every_format_that_it_writes() -> None:
+    (line,) = re.findall(r"^    to: (.*?);", inspect.getdoc(loratools.convert) or "", re.MULTILINE)
+    assert re.findall(r'`"(\w+)"`', line) == sorted(one.name for one in written())
 
 
 def test_an_error_has_the_file_that_its_message_begins_with() -> None:

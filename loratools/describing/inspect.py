@@ -61,13 +61,15 @@ def inspect(
     """Describe an adapter, or several, by their headers; with `spectrum` or `blocks`, by values.
 
     Of a list, each adapter is described, and each in a folder of adapters. What cannot be read, or
-    is no adapter, is a row of the result that says so, and no error.
+    is no adapter, is a row of the result that says so, and no error. `is_sound` of the result says
+    whether nothing is wrong.
 
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`) or an opened adapter; or a list of
             them, in which a path may be that of a folder of adapters.
         base: see whether the adapter fits this model, and what it changes there.
-        spectrum: measure every update: its singular values; with a base, relative to its weight.
+        spectrum: measure every update: its norm, its largest singular value, and its effective
+            rank; with a base, its norm relative to that of its weight.
         blocks: measure how much of the update is in each block of the model.
         config: the `adapter_config.json` of an adapter that has none beside it.
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that

@@ -127,7 +127,7 @@ def _instead_of(value: object) -> str | None:
     """What to give in place of a value that is no tensor."""
     if isinstance(value, Real):
         return f"give torch.tensor({value})"
-    return _KEYS if isinstance(value, tuple | list) else None
+    return _KEYS if isinstance(value, tuple | list | Mapping) else None
 
 
 def _as_json(value: object) -> object:

@@ -49,7 +49,7 @@ class RankRule(Brief):
     Attributes:
         rank: this rank for every target.
         energy: the least ranks that keep this share of the energy of each update (the sum of its
-            squared singular values), above 0 and at most 1.
+            squared singular values), above 0 and at most 1: 0.95 keeps 95%.
         error: the least ranks that lose at most this share of the norm of each update, from 0 to
             below 1.
         parameters: the best ranks with at most this many parameters: elements of all factors

@@ -87,7 +87,8 @@ def merge(
             `("style", 0.7)`.
         output: where the model is written: a folder for one, a file for a file. None only plans the
             merge, and writes nothing.
-        weights: the weight of each adapter, in order; 1 by default.
+        weights: the weight of each adapter, in order; 1 by default. 1 is the strength as trained,
+            0.5 half of it, and -1 its opposite.
         dtype: the dtype of all float weights: `float32`, `bfloat16` or `float16`; by default each
             keeps its own.
         only: change only tensors that match one of these globs.

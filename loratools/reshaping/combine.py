@@ -145,7 +145,8 @@ def combine(
         adapters: paths, names on the Hub (`hf://owner/name`) or opened adapters; each alone, or
             with its weight: `("style", 0.7)`.
         output: where the adapter is written; None returns it instead, and writes nothing.
-        weights: the weight of each adapter, in order; 1 by default.
+        weights: the weight of each adapter, in order; 1 by default. 1 is the strength as trained,
+            0.5 half of it, and -1 its opposite.
         method: how the updates are combined: `linear` (the default), `ties`, `dare_ties`, `knots`
             or others.
         density: keep this share of the entries of each update, above 0 and at most 1; for methods
@@ -156,7 +157,7 @@ def combine(
         combination: the choices above and more, as one object.
         rank: this rank for every target.
         energy: the least ranks that keep this share of the energy of each update (the sum of its
-            squared singular values), above 0 and at most 1.
+            squared singular values), above 0 and at most 1: 0.95 keeps 95%.
         error: the least ranks that lose at most this share of the norm of each update, from 0 to
             below 1.
         size: the best ranks for a file of at most this size: a number of bytes, or a text such as

@@ -138,12 +138,14 @@ def convert(
 
     Args:
         adapter: a path, a name on the Hub (`hf://owner/name`), or an opened adapter.
-        to: the format to write, one of those that `loratools formats` says it writes.
+        to: the format to write: `"comfyui"`, `"diffusers"`, `"kohya"`, `"mlx"` or `"peft"`; the web
+            UIs of A1111 and Forge read kohya.
         output: where the adapter is written; None returns it instead, and writes nothing.
         base: the base model, if its tensors are needed to understand the names in the adapter.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
-        dtype: the dtype of the new tensors, by its name in torch: `bfloat16`.
+        dtype: the dtype of the new tensors, by its name in torch: `bfloat16`; by default as they
+            are.
         drop: leave targets that match one of these globs out.
         overwrite: replace an output that exists.
         config: the `adapter_config.json` of an adapter that has none beside it.

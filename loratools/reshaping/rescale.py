@@ -182,7 +182,7 @@ def rescale(
             `[("*.attn.*", 0.5)]`; of several that match, the last counts.
         block_weights: weights of the blocks of an image model, as a text: a list of numbers, a
             preset, or blocks by name (`OUTD`, `IN04=0.5`).
-        alpha: set the alpha of every update, which changes its strength.
+        alpha: set the alpha of every update, which changes its strength: alpha / rank.
         fold: multiply the scaling into the factors, so that alpha = rank.
         rescaling: the choices above and more, as one object.
         base: the base model. With it, DoRA and other updates that depend on the weights of the base
@@ -191,12 +191,13 @@ def rescale(
             `"fp16"`; `"none"`: from those without a name.
         rank: this rank for every target.
         energy: the least ranks that keep this share of the energy of each update (the sum of its
-            squared singular values), above 0 and at most 1.
+            squared singular values), above 0 and at most 1: 0.95 keeps 95%.
         error: the least ranks that lose at most this share of the norm of each update, from 0 to
             below 1.
         size: the best ranks for a file of at most this size: a number of bytes, or a text such as
             `"64MB"`.
-        rule: a rule with more choices, instead of `rank`, `energy` and `error`.
+        rule: a rule for the ranks with more choices, instead of `rank`, `energy` and `error`. The
+            rule of the scaling, such as `"rslora"`, is a field of `rescaling`.
         overwrite: replace an output that exists.
         config: the `adapter_config.json` of an adapter that has none beside it.
         allow_pickle: read PyTorch's `.bin`, `.pt` and `.pth` files too, without running code that

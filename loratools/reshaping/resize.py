@@ -110,7 +110,7 @@ def resize(
         output: where the adapter is written; None returns it instead, and writes nothing.
         rank: this rank for every target.
         energy: the least ranks that keep this share of the energy of each update (the sum of its
-            squared singular values), above 0 and at most 1.
+            squared singular values), above 0 and at most 1: 0.95 keeps 95%.
         error: the least ranks that lose at most this share of the norm of each update, from 0 to
             below 1.
         size: the best ranks for a file of at most this size: a number of bytes, or a text such as

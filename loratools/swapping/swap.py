@@ -65,7 +65,8 @@ def swap(
             `("style", 0.7)`. An empty list takes all adapters out: every byte is then as it was.
             With None the adapters stay, and only a swap that was interrupted is completed, as it is
             first by every call.
-        weights: the weight of each adapter, in order; 1 by default.
+        weights: the weight of each adapter, in order; 1 by default. 1 is the strength as trained,
+            0.5 half of it, and -1 its opposite.
         only: change only tensors that match one of these globs.
         skip: leave tensors that match one of these globs as they are.
         allow_unmatched: leave out updates that the model has no place for; the report names them.

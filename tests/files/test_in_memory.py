@@ -70,6 +70,11 @@ def test_an_alpha_that_is_stated_is_not_given_again() -> None:
             OptionError,
             "a.lora_A.weight: a tensor is expected, not list",
         ),
+        (
+            {"q_proj": {"A": torch.ones(2, 2), "B": torch.ones(2, 2)}},
+            OptionError,
+            "q_proj: a tensor is expected, not dict; each factor has a key",
+        ),
         ({1: torch.ones(2)}, OptionError, "the key of a tensor is text, not 1"),
         (
             {"a": np.array(["x"])},
