@@ -186,6 +186,11 @@ def check_finite(name: str, *numbers: float) -> None:
             raise OptionError(f"{name} is a finite number, not {number}")
 
 
+def percent_meant(share: float) -> str | None:
+    """The hint for a share that is too large, and may be given in percent."""
+    return f"did you mean {share / 100:g}?" if 2 <= share <= 100 else None
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Refuse the value of an option that is not one of its choices; None is not given.
 

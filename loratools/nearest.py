@@ -64,3 +64,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+def number_meant(text: str) -> str | None:
+    """The number that is meant by one with a percent sign or a decimal comma; else None.
+
+    >>> number_meant("70%"), number_meant("0,5"), number_meant("half")
+    ('0.7', '0.5', None)
+    """
+    found = re.fullmatch(r"([-+]?\d*[.,]?\d+)\s*(%?)", text)
+    if found is None:
+        return None
+    number = float(found[1].replace(",", "."))
+    return f"{number / 100 if found[2] else number:g}"

@@ -92,6 +92,14 @@ def drop_residual() -> str:
     return worded("--residual drop", "ExtractOptions(keep_residual=False)")
 
 
+def without_lost(field: str, lost: str = "it") -> str:
+    """How to go on with an adapter whose config announces what is not stored."""
+    return (
+        f"to go on without {lost}, change {field} in a copy of the config, and name the copy with "
+        f"{valued('config')}"
+    )
+
+
 def see_base() -> str:
     """Where to read on a base that decides what names mean."""
     return f"see {valued('base')}"

@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from loratools.io import writer
 from tests.e2e.commands import FIXTURES, SHARDED, SINGLE, SMALL
@@ -98,6 +101,46 @@ def links(name: str, to: str) -> Callable[[], object]:
     return link
 
 
+def removes(name: str) -> Callable[[], object]:
+    """Removes a file."""
+    return lambda: Path(name).unlink()
+
+
+def rewrites(
+    name: str, change: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+) -> Callable[[], object]:
+    """Writes other tensors in place of each one of a file."""
+
+    def rewrite() -> None:
+        made = [change(key, tensor) for key, tensor in load_file(name).items()]
+        save_file({key: value for each in made for key, value in each.items()}, name)
+
+    return rewrite
+
+
+def widens(name: str) -> Callable[[], object]:
+    """Makes all tensors of a file twice as wide."""
+    return rewrites(name, lambda key, tensor: {key: torch.cat([tensor, tensor], -1)})
+
+
+def quantises(name: str) -> Callable[[], object]:
+    """Replaces the matrices of a model's layers by zeros, as GPTQ stores them in 4 bits."""
+
+    def packed(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        module, _, last = key.rpartition(".")
+        if not module.endswith("_proj") or last != "weight":
+            return {key: tensor}
+        rows, columns = tensor.shape
+        return {
+            f"{module}.qweight": torch.zeros(columns // 8, rows, dtype=torch.int32),
+            f"{module}.qzeros": torch.zeros(1, rows // 8, dtype=torch.int32),
+            f"{module}.scales": torch.zeros(1, rows, dtype=torch.float16),
+            f"{module}.g_idx": torch.zeros(columns, dtype=torch.int32),
+        }
+
+    return rewrites(name, packed)
+
+
 def sharded(missing: str) -> Callable[[], object]:
     """Makes a model in several files, without one of its files."""
 
@@ -140,6 +183,14 @@ def full_disk() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def little_room() -> Iterator[None]:
+    """A disk with 1000 free bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        yield
+
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 #: The mistakes, by what they are made with.
@@ -166,7 +217,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "help merge",
             what="No such command",
             where="'help'",
-            remedy="did you mean loratools --help?",
+            remedy="did you mean loratools merge --help?",
             code=2,
         ),
         Mistake(
@@ -183,6 +234,14 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             what="Missing argument",
             where="ADAPTER",
             remedy="name an adapter after the base",
+            code=2,
+        ),
+        Mistake(
+            "an option without its value",
+            "merge base adapter -o",
+            what="requires an argument",
+            where="'-o'",
+            remedy="Give -o PATH",
             code=2,
         ),
     ),
@@ -286,21 +345,21 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "inspect '$HOME/adapter'",
             what="no such file or folder",
             where="$HOME/adapter",
-            remedy="write what $HOME stands for, as only shells read it",
+            remedy="or put it in double quotes",
         ),
         Mistake(
             "a pattern that fits nothing",
             "combine 'loras/*.safetensors' -o out",
             what="no such file or folder",
             where="loras/*.safetensors",
-            remedy="no name fits this pattern",
+            remedy="no name fits this pattern: check its folder and its ending",
         ),
         Mistake(
             "a path of Windows",
             "inspect 'D:/models/style.safetensors'",
             what="no such file or folder",
             where="D:/models/style.safetensors",
-            remedy="write it as this system has it",
+            remedy="write it as this system has it, such as /mnt/d/models/style.safetensors in WSL",
         ),
         Mistake(
             "a comma between adapters",
@@ -314,7 +373,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base adapter gpt2 -w 0.7 0.3 -o out",
             what="is a number in the place of an adapter",
             where="'0.3'",
-            remedy="weights are written -w 0.7,0.3, without a space",
+            remedy="several weights are one list without spaces (-w 0.7,0.3)",
             code=2,
         ),
         Mistake(
@@ -377,7 +436,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "resize style.safetensors --rank 2 -o out",
             what="a PyTorch pickle",
             where="style.safetensors",
-            remedy="name it .bin, and `loratools convert NAME.bin --allow-pickle",
+            remedy="name it .bin and add --allow-pickle",
             prepare=writes("style.safetensors", SORTS["torch.save"].data),
         ),
         Mistake(
@@ -423,8 +482,24 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "inspect style.png",
             what="a picture (PNG)",
             where="style.png",
-            remedy="name the file that is meant",
+            remedy="did you mean style.safetensors?",
             prepare=writes("style.png", SORTS["PNG"].data),
+        ),
+        Mistake(
+            "an archive in place of what is in it",
+            "inspect adapter.zip",
+            what="a zip archive",
+            where="adapter.zip",
+            remedy="unpack it, and name what is in it",
+            prepare=writes("adapter.zip", SORTS["a zip archive"].data),
+        ),
+        Mistake(
+            "the config of an adapter was downloaded without its weights",
+            "merge base adapter -o out",
+            what="no adapter file in this folder",
+            where="adapter:",
+            remedy="it has adapter_config.json without the weights; download the weights too",
+            prepare=removes(WEIGHTS),
         ),
         Mistake(
             "one of the files of a model was not downloaded",
@@ -499,7 +574,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base adapter -o out",
             what="modules_to_save lists lm_head, which is not stored",
             where="adapter/adapter_config.json",
-            remedy="--config with another modules_to_save goes without it",
+            remedy="change modules_to_save in a copy of the config",
             prepare=states("adapter/adapter_config.json", modules_to_save=["lm_head"]),
         ),
         Mistake(
@@ -528,7 +603,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "inspect base",
             what="not an adapter but the weights of a model",
             where="base",
-            remedy="name an adapter in its place",
+            remedy="name an adapter in its place, or make one",
         ),
         Mistake(
             "an image adapter on a language model",
@@ -547,9 +622,32 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "an adapter of another language model",
             "merge base gpt2 -o out",
-            what="no update has a place in the base base",
+            what="none of its updates has a place in base",
             where="gpt2",
             remedy="the adapter says that it was trained on 'tiny-gpt2'",
+        ),
+        Mistake(
+            "an adapter of a model of another size",
+            "merge base adapter -o out",
+            what="the base has it with another shape",
+            where="adapter: none of its updates has a place in base",
+            remedy="the adapter says that it was trained on 'stories260k'",
+            prepare=widens("base/model.safetensors"),
+        ),
+        Mistake(
+            "a base that is quantised",
+            "merge base adapter -o out",
+            what="is stored packed (GPTQ",
+            where="base: model.layers.0.self_attn.q_proj.weight",
+            remedy="merge into the original float weights, then quantise the result",
+            prepare=quantises("base/model.safetensors"),
+        ),
+        Mistake(
+            "a typing error in a choice of weights",
+            "merge base adapter --only '*.q_porj' -o out",
+            what="matches no target",
+            where="--only '*.q_porj'",
+            remedy="nearest: model.layers.0.self_attn.q_proj.weight",
         ),
         Mistake(
             "a folder with a dataset",
@@ -572,7 +670,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base runs -o out",
             what="no adapter file in this folder",
             where="runs",
-            remedy="name the folder of an adapter in it: one",
+            remedy="name the folder of an adapter in it: runs/one",
             prepare=moves("adapter", "runs/one"),
         ),
         Mistake(
@@ -706,7 +804,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "combine adapter adapter --density 0.5 -o out",
             what="linear takes no --density",
             where="--density",
-            remedy="it takes --normalize, --lambda",
+            remedy="--density is for --method breadcrumbs, dare_linear",
             code=2,
         ),
         Mistake(
@@ -729,7 +827,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base adapter -w 0.7, 0.3 -o out",
             what="'0.7,' is not a number",
             where="'-w' / '--weight'",
-            remedy="a list without spaces such as 0.7,0.3",
+            remedy="write 0.7, or several as in 0.7,0.3",
             code=2,
         ),
         Mistake(
@@ -761,7 +859,31 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             "merge base adapter -w half -o out",
             what="'half' is not a number",
             where="'-w' / '--weight'",
-            remedy="nor a list without spaces such as 0.7,0.3",
+            remedy="write 0.7, or several as in 0.7,0.3",
+            code=2,
+        ),
+        Mistake(
+            "a weight in percent",
+            "merge base adapter -w 70% -o out",
+            what="'70%' is not a number",
+            where="'-w' / '--weight'",
+            remedy="did you mean 0.7?",
+            code=2,
+        ),
+        Mistake(
+            "a share in percent",
+            "resize adapter --energy 95 -o out",
+            what="is a share above 0 and at most 1, not 95.0",
+            where="--energy",
+            remedy="did you mean 0.95?",
+            code=2,
+        ),
+        Mistake(
+            "a decimal comma",
+            "rescale adapter --strength 0,5 -o out",
+            what="'0,5' is not a number",
+            where="'--strength'",
+            remedy="Did you mean 0.5?",
             code=2,
         ),
         Mistake(
@@ -829,9 +951,9 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake(
             "the output in a cloud",
             "merge base adapter -o s3://bucket/out",
-            what="no such folder",
-            where="s3:/bucket",
-            remedy="an output is a path on this machine",
+            what="an address, and not a folder",
+            where="s3://bucket:",
+            remedy="name a path on this machine, and send what is written there",
         ),
         Mistake(
             "the output into a pipe",
@@ -847,6 +969,15 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             where="data",
             remedy="name another output, or remove it first",
             prepare=folder("data", "train.parquet"),
+        ),
+        Mistake(
+            "the disk has too little room",
+            "merge base adapter -o out",
+            what="bytes are needed and 1000 are free on that file system",
+            where=".:",
+            remedy="make room, or name an output on another disk",
+            code=4,
+            during=little_room,
         ),
         Mistake(
             "the disk is full",

@@ -101,7 +101,7 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of the first argument; another one is answered by what was meant."""
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            ctx.fail(no_such_command(args[0], self.list_commands(ctx)))
+            ctx.fail(no_such_command(args, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
 

@@ -91,6 +91,9 @@ class Verb(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise names_of_files(given, ctx) or no_such_option(error, ctx) from error
+        except click.BadOptionUsage as error:  # which the parser leaves without a context
+            error.ctx = error.ctx or ctx
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb, and with -v say what it read and how long it took."""

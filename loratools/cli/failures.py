@@ -13,7 +13,7 @@ from typing import NamedTuple, final
 
 import click
 
-from loratools.cli.unknown import advice
+from loratools.cli.unknown import advice, plain
 from loratools.errors import LoratoolsError, OptionError, StorageError, escaped, named_file
 
 CHECK_FAILED = 3
@@ -104,7 +104,7 @@ def failure(error: BaseException, words: Sequence[str] = ()) -> Failure | None:
     if isinstance(error, Stopped):
         return Failure("signal", _SIGNALS[signal.Signals(error.number).name])
     if isinstance(error, click.UsageError):
-        text = f"{error.format_message()}{advice(error)}"
+        text = f"{plain(error.format_message())}{advice(error)}"
         return Failure("UsageError", text, hint=_usage_hint(error, text))
     if (lacking := _lacking(error)) is not None:
         _, _, hint = lacking.partition("; ")

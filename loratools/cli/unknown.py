@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import click
 
 from loratools.errors import listing
-from loratools.nearest import meant, nearest, ours
+from loratools.nearest import meant, nearest, number_meant, ours
 from loratools.other_words import ARGUMENTS, COMMANDS
 
 #: What is answered to what other programs have options for, or another verb.
@@ -25,12 +25,14 @@ _OPTIONS_ELSEWHERE = ("help", "version")
 _SHORTEST = 3
 
 
-def no_such_command(name: str, commands: list[str]) -> str:
-    """The message for a first argument that is no command."""
+def no_such_command(args: Sequence[str], commands: list[str]) -> str:
+    """The message for arguments of which the first is no command."""
+    name, *rest = args
     if not name:
         return "The command is an empty text; loratools --help lists all commands"
     if name in _OPTIONS_ELSEWHERE:
-        return f"No such command {name!r}; did you mean loratools --{name}?"
+        verb = f"{rest[0]} " if name == "help" and rest and rest[0] in commands else ""
+        return f"No such command {name!r}; did you mean loratools {verb}--{name}?"
     found = meant(name, commands, COMMANDS)
     if found is None and (re.search(r"[/.\\]", name) or os.path.lexists(name)):
         return f"No such command {name!r}; did you mean loratools inspect {name}?"
@@ -132,21 +134,38 @@ def option_of_a_command(
     )
 
 
+def plain(text: str) -> str:
+    """A message of Click's without words that are a programmer's."""
+    text = re.sub(r"is not a valid float\.$", "is not a number.", text)
+    return re.sub(r"is not a valid integer\.$", "is not a whole number.", text)
+
+
 def advice(error: click.UsageError) -> str:
     """The end of the message of an error that says only what is wrong: what to give, or help."""
     text = error.format_message()
-    if found := re.search(r"is not a valid (float|integer)\.$", text):
-        return " Give a number, such as " + ("0.5." if found[1] == "float" else "8.")
+    if found := re.search(r"'([^']*)' is not a valid (float|integer)\.$", text):
+        if found[2] == "integer":
+            return " Give a number, such as 8."
+        number = number_meant(found[1])
+        return f" Did you mean {number}?" if number else " Give a number, such as 0.5."
     is_bare = isinstance(error, click.MissingParameter) or (
         isinstance(error, click.NoSuchOption) and ";" not in text
     )
     if error.ctx is None:
         return ""
+    if bare := re.match(r"Option '([^']+)' requires an argument\.$", text):
+        return f" Give {_with_value(bare[1], error.ctx)}."
     if extra := re.match(r"Got unexpected extra arguments? \(([^;]*)\)[^;]*$", text):
         return f"; {_option_of_numbers(extra[1], error.ctx) or _all_arguments(error.ctx)}"
     if not is_bare:
         return ""
     return f"{'' if text.endswith('.') else '.'} See {error.ctx.command_path} --help."
+
+
+def _with_value(option: str, context: click.Context) -> str:
+    """How to write an option that was given without a value."""
+    param = next(param for param in context.command.params if option in param.opts)
+    return f"{option} {param.make_metavar(context)}"
 
 
 def _all_arguments(context: click.Context) -> str:
@@ -166,6 +185,6 @@ def _option_of_numbers(words: str, context: click.Context) -> str | None:
         return None
     known = {option for param in context.command.params for option in param.opts}
     if "--weight" in known:
-        return "weights are written -w 0.7,0.3, without a space"
+        return "several weights are one list without spaces: -w 0.7,0.3"
     option = next((option for option in ("--strength", "--rank") if option in known), None)
     return f"did you mean {option} {words}?" if option and len(numbers) == 1 else None

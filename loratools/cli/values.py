@@ -7,7 +7,7 @@ import click
 from loratools.errors import OptionError
 from loratools.formats import Option
 from loratools.io.sizes import size_in_bytes
-from loratools.nearest import did_you_mean
+from loratools.nearest import did_you_mean, number_meant
 
 
 class OneOf(click.Choice[str]):
@@ -80,9 +80,9 @@ class WeightList(click.ParamType[tuple[float, ...]]):
         try:
             return tuple(float(number) for number in str(value).split(","))
         except ValueError:
-            self.fail(
-                f"{value!r} is not a number, nor a list without spaces such as 0.7,0.3", param, ctx
-            )
+            meant = number_meant(str(value))
+            hint = f"did you mean {meant}?" if meant else "write 0.7, or several as in 0.7,0.3"
+            self.fail(f"{value!r} is not a number, nor a list without spaces; {hint}", param, ctx)
 
 
 class ValueOrNumber(click.ParamType[str]):

@@ -72,8 +72,8 @@ def _split(adapter: str) -> tuple[str, float | None]:
         return adapter, None
     if _NUMBER.fullmatch(adapter):
         raise click.UsageError(
-            f"{adapter!r} is a number in the place of an adapter; weights are written -w 0.7,0.3, "
-            "without a space, or after the adapters, as in style.safetensors:0.7."
+            f"{adapter!r} is a number in the place of an adapter; several weights are one list "
+            "without spaces (-w 0.7,0.3), or stand after the adapters (style.safetensors:0.7)."
         )
     if (named := named_in_prompt(adapter)) is not None:
         raise click.UsageError(

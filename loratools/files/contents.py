@@ -1,6 +1,7 @@
 """What a folder without weights holds, for the message that it has none."""
 
 import re
+from collections.abc import Sequence
 
 from loratools.errors import listing
 from loratools.files.pipelines import is_pipeline
@@ -20,17 +21,26 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 def instead_of_adapter(folder: Folder) -> str:
     """What a folder without an adapter is or holds, and what to name, as the end of a message."""
     if inside := sorted({name for c in adapter_configs() for name in folder.folders_with(c)}):
-        return f"name the folder of an adapter in it: {listing(inside)}"
+        return f"name the folder of an adapter in it: {_listed(folder, inside)}"
     if is_pipeline(folder):
         return "it is a pipeline of diffusers, which is a base"
+    if config := next((c for c in adapter_configs() if c in folder.names()), None):
+        return f"it has {config} without the weights; download the weights too"
     return f"{_contents(folder)}; name the folder or the file of an adapter"
 
 
 def instead_of_base(folder: Folder) -> str:
     """What a folder without a model's weights holds, and what to name."""
     if inside := folder.folders_with("config.json"):
-        return f"name the folder of a model in it: {listing(inside)}"
+        return f"name the folder of a model in it: {_listed(folder, inside)}"
+    if "config.json" in folder.names():
+        return "it has config.json without the weights; download the weights too, as safetensors"
     return f"{_contents(folder)}; name the folder or the file of a model"
+
+
+def _listed(folder: Folder, inside: Sequence[str]) -> str:
+    """Folders in a folder, as they are named from where it is."""
+    return listing(f"{folder.where}/{name}" for name in inside)
 
 
 def _contents(folder: Folder) -> str:

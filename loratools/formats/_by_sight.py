@@ -116,9 +116,9 @@ NO_ADAPTERS = (
         r"^(model\.diffusion_model|cond_stage_model|conditioner\.embedders)\.",
         "a whole checkpoint",
         "name an adapter in its place, or make one of a fine-tuned model with `loratools "
-        "svd-extract MODEL BASE`",
+        "svd-extract MODEL BASE --rank 16 -o OUT`",
         in_python="name an adapter in its place, or make one of a fine-tuned model with "
-        "svd_extract(model, base)",
+        "svd_extract(model, base, rank=16)",
     ),
     Stranger(
         r"^first_stage_model\.|^(post_)?quant_conv\.|^decoder\.(up|up_blocks|mid|mid_block)\.",
@@ -135,9 +135,10 @@ NO_ADAPTERS = (
         r"time_embedding\.linear_1|patch_embed\w*\.proj)\.weight$",
         "the weights of a model",
         "name an adapter in its place, or make one of a fine-tuned model with `loratools "
-        "svd-extract MODEL BASE` (home-made LoRA layers in it are read with --keys)",
+        "svd-extract MODEL BASE --rank 16 -o OUT` (home-made LoRA layers in it are read with "
+        "--keys)",
         in_python="name an adapter in its place, or make one of a fine-tuned model with "
-        "svd_extract(model, base) (home-made LoRA layers in it are read with "
+        "svd_extract(model, base, rank=16) (home-made LoRA layers in it are read with "
         "dialect_options={'keys': …})",
     ),
 )

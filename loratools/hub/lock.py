@@ -15,7 +15,7 @@ from loratools.hub.repository import Repository
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
-from loratools.io.missing import missing_folder
+from loratools.io.missing import no_such_folder
 from loratools.io.small import only_one_in, replace_text
 
 _VERSION = 1
@@ -131,9 +131,7 @@ def _read(path: Path) -> dict[str, Locked]:
     with path_errors(path, OutputError):
         if not path.exists():
             if not path.parent.is_dir():
-                raise OutputError(
-                    f"{path.parent}: no such folder", hint=missing_folder(path.parent)
-                )
+                raise no_such_folder(path.parent)
             return {}
     fields = read_json(InputFile(path))
     found = fields.get("repositories")

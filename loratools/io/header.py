@@ -26,6 +26,7 @@ from loratools.io.header_rules import (
     checked_nbytes,
 )
 from loratools.io.json import json_text, parse_json, parse_json_object
+from loratools.io.missing import weights_beside
 from loratools.io.sniffed import sniffed
 
 LENGTH_BYTES = 8
@@ -108,7 +109,8 @@ def header_size(start: bytes, file_size: int, where: str) -> int:
     begins_otherwise = start[LENGTH_BYTES : LENGTH_BYTES + 1] not in (b"{", b"")
     is_other = is_short or begins_otherwise or size > MAX_HEADER_BYTES
     if is_other and (known := sniffed(start, file_size)) is not None:
-        raise FormatError(f"{where}: not a safetensors file but {known.name}", hint=known.advice)
+        hint = weights_beside(where) or known.advice
+        raise FormatError(f"{where}: not a safetensors file but {known.name}", hint=hint)
     if is_short:
         raise FormatError(
             f"{where}: not a safetensors file: {counted(len(start), 'byte')}, at least "

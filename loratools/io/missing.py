@@ -1,13 +1,14 @@
 """What was probably meant by a path that leads to nothing: a name near it, or one on the Hub."""
 
+import glob
 import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from loratools.errors import FormatError, listing
+from loratools.errors import FormatError, OutputError, listing
 from loratools.nearest import nearest
-from loratools.typed import as_typed
+from loratools.typed import as_typed, worded
 
 _HUB = "huggingface.co"
 #: A variable of a shell: `$OUT`, `${OUT}`, and `%OUT%` on Windows.
@@ -114,21 +115,33 @@ def _instead_of(name: str) -> str:
     return f"no such file or folder; {_miswritten(name) or _nearby(Path(_at_home(name)), name)}"
 
 
-def missing_folder(folder: Path) -> str:
-    """What to do about a folder for an output that is not there."""
+def no_such_folder(folder: Path) -> OutputError:
+    """The error for a folder for an output that is not there."""
+    # An address, of whose two slashes a Path has one.
+    if address := re.match(r"([A-Za-z][\w+.-]+):(/|$)", str(folder)):
+        written = f"{address[1]}://{str(folder)[address.end() :]}"
+        hint = "name a path on this machine, and send what is written there"
+        return OutputError(f"{written}: an address, and not a folder", hint=hint)
     home = _at_home(f"{folder}/")
     if home != f"{folder}/":
-        return f"write {home}, as only shells read ~"
-    # An address, of whose two slashes a Path has one.
-    if re.match(r"[A-Za-z][\w+.-]+:(/|$)", str(folder)):
-        return "an output is a path on this machine"
-    return _unset(str(folder)) or "make it first"
+        hint = f"write {home}, as only shells read ~"
+    else:
+        hint = _unset(str(folder)) or "make it first"
+    return OutputError(f"{folder}: no such folder", hint=hint)
+
+
+def weights_beside(path: str) -> str | None:
+    """What to name in place of a file that is none of weights: weights of its name beside it."""
+    weights = Path(path).with_suffix(_WEIGHTS) if Path(path).name else Path()
+    return f"did you mean {weights}?" if str(weights) != path and os.path.lexists(weights) else None
 
 
 def _unset(name: str) -> str | None:
     """What to do about a variable in a name, which only a shell puts a value for."""
-    found = _VARIABLE.search(name)
-    return found and f"write what {found[0]} stands for, as only shells read it"
+    if (found := _VARIABLE.search(name)) is None:
+        return None
+    why = worded("or put it in double quotes, in which the shell does", "as only shells read it")
+    return f"write what {found[0]} stands for, {why}"
 
 
 def _miswritten(name: str) -> str | None:
@@ -149,9 +162,16 @@ def _miswritten(name: str) -> str | None:
     if stem and re.fullmatch(_NUMBER, number) and Path(stem).exists():
         return f"did you mean {stem}? It takes no weight here"
     if re.match(r"[A-Za-z]:[\\/]", name):
-        return "a path of Windows: write it as this system has it"
-    is_pattern = re.search(r"[*?\[{]", name) is not None
-    return "no name fits this pattern, or quotes keep it from the shell" if is_pattern else None
+        here = f"/mnt/{name[0].lower()}/{name[3:]}".replace("\\", "/")
+        return f"a path of Windows: write it as this system has it, such as {here} in WSL"
+    return _pattern(name) if re.search(r"[*?\[{]", name) else None
+
+
+def _pattern(name: str) -> str:
+    """What to do about a pattern, for which only a shell puts names."""
+    if "{" in name or glob.glob(name):  # noqa: PTH207 - a Path takes no absolute pattern
+        return worded("write this pattern without quotes", "give the paths that glob.glob finds")
+    return "no name fits this pattern: check its folder and its ending"
 
 
 def _at_home(name: str) -> str:

@@ -26,7 +26,7 @@ from loratools.errors import (
 )
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
-from loratools.io.missing import missing_folder
+from loratools.io.missing import no_such_folder
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
 from loratools.typed import flag
@@ -247,7 +247,7 @@ def check_output(
         if not parent.is_dir():
             if os.path.lexists(parent):
                 raise OutputError(f"{parent}: not a folder", hint="name another output")
-            raise OutputError(f"{parent}: no such folder", hint=missing_folder(parent))
+            raise no_such_folder(parent)
         with contextlib.suppress(FileNotFoundError):
             partial_path(output).lstat()  # fails where a name is too long for the file system
         for source in inputs:

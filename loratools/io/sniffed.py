@@ -73,13 +73,10 @@ _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", r
 _NAMES = "it was saved in place of the file, as a login or an error often is; download the file"
 _NPZ = "name it .npz, if it is an adapter"
 _PICKLE = (
-    "if it is an adapter, name it .bin, and `loratools convert NAME.bin --allow-pickle --to "
-    "FORMAT` saves it as safetensors (for a model, PyTorch and safetensors do)"
+    "if it is an adapter, name it .bin and add --allow-pickle, and if it is a model, save it as "
+    "safetensors with PyTorch"
 )
-_PICKLE_IN_PYTHON = (
-    "if it is an adapter, name it .bin, and convert('NAME.bin', allow_pickle=True, to=…, output=…) "
-    "saves it as safetensors (for a model, PyTorch and safetensors do)"
-)
+_PICKLE_IN_PYTHON = _PICKLE.replace("--allow-pickle", "allow_pickle=True")
 
 
 def sniffed(start: bytes, size: int) -> Known | None:

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from loratools.arguments import checked_fields
-from loratools.errors import LoratoolsError, OptionError, counted, shorten
+from loratools.errors import LoratoolsError, OptionError, counted, percent_meant, shorten
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.showing.shown import Brief
@@ -129,10 +129,14 @@ class RankRule(Brief):
                 )
         if self.energy is not None and not 0 < self.energy <= 1:
             raise OptionError(
-                f"{as_typed('energy')} is a share above 0 and at most 1, not {self.energy}"
+                f"{as_typed('energy')} is a share above 0 and at most 1, not {self.energy}",
+                hint=percent_meant(self.energy),
             )
         if self.error is not None and not 0 <= self.error < 1:
-            raise OptionError(f"{as_typed('error')} is a share from 0 to below 1, not {self.error}")
+            raise OptionError(
+                f"{as_typed('error')} is a share from 0 to below 1, not {self.error}",
+                hint=percent_meant(self.error),
+            )
         if self.parameters is not None and self.parameters < 1:
             raise OptionError(
                 f"a budget of {self.parameters} elements keeps nothing", hint="use 1 or more"

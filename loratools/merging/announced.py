@@ -14,7 +14,7 @@ from loratools.names.heads import known_heads
 from loratools.names.saved import SavedNames
 from loratools.names.tied import TiedHead
 from loratools.parts import Announced
-from loratools.typed import one_of, valued
+from loratools.typed import one_of, without_lost
 
 #: If it updates a tensor with such a suffix, PEFT 0.21 gives the update to the tied tensor as well;
 #: it does so for no other names.
@@ -101,7 +101,7 @@ def lost_head(adapter: Adapter, base: Checkpoint, planned: Planned) -> Iterator[
     if any(map(planned.is_wanted, lost)) and not is_another:
         yield (
             f"task_type is {task}, and the trained {listing(lost, 3)} is not stored; "
-            f"{valued('config')} with another task_type goes without it"
+            f"{without_lost('task_type')}"
         )
 
 
@@ -111,8 +111,7 @@ def _biases(announced: Announced, planned: Planned) -> str | None:
         return None
     return (
         f"bias is {announced.biases!r}, and the trained {listing(biases, 3)} are not stored "
-        f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); {valued('config')} with another bias goes "
-        f"without them"
+        f"(PEFT 0.7 to 0.20 lost those of 'lora_only'); {without_lost('bias', 'them')}"
     )
 
 
@@ -169,8 +168,8 @@ def _end(announced: Announced, planned: Planned) -> str | None:
         return None
     return (
         f"ensure_weight_tying is set, and no update of {lost[0]} is stored, which the base ties to "
-        f"the other end: PEFT trains both as one and stores both; {valued('config')} without "
-        f"ensure_weight_tying goes without it"
+        f"the other end: PEFT trains both as one and stores both; "
+        f"{without_lost('ensure_weight_tying')}"
     )
 
 

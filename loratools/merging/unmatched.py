@@ -65,7 +65,7 @@ class Unmatched:
         advice = f"{flag('allow_unmatched')} merges the others" if is_apart else None
         lost = sum(complaint.adapter == first.adapter for complaint in self._complaints)
         if lost >= len(own.updates) > 1:
-            what = f"no update has a place in the base {base}{lacks}"
+            what = f"none of its updates has a place in {base}{lacks}"
             # The nearest names are of no use where all differ.
             told = re.sub(r"; nearest: .*?(?= \(|$)", "", first.reason)
             reason = f"{told}{rest}{self._meant(own)}"

@@ -7,15 +7,21 @@ weight: to combine an adapter with a weight of 2 is to combine one of twice the 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
 from loratools.arguments import checked_fields
-from loratools.errors import NonFiniteError, OptionError, check_choice, shorten
+from loratools.errors import (
+    NonFiniteError,
+    OptionError,
+    check_choice,
+    percent_meant,
+    shorten,
+)
 from loratools.showing.shown import Brief
-from loratools.typed import as_typed
+from loratools.typed import as_typed, valued
 
 if TYPE_CHECKING:
     import torch
@@ -113,25 +119,34 @@ class MethodOptions(Brief):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 raise OptionError(
-                    f"{as_typed(name)} is a share above 0 and at most 1, not {share!r}"
+                    f"{as_typed(name)} is a share above 0 and at most 1, not {share!r}",
+                    hint=percent_meant(share),
                 )
         for name in ("gamma", "epsilon"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
-                raise OptionError(f"{as_typed(name)} is a share from 0 to below 1, not {share!r}")
+                raise OptionError(
+                    f"{as_typed(name)} is a share from 0 to below 1, not {share!r}",
+                    hint=percent_meant(share),
+                )
         if self.t is not None and not 0 <= self.t <= 1:
             raise OptionError(f"{as_typed('t')} is a number from 0 to 1, not {self.t!r}")
         if self.lam is not None and not math.isfinite(self.lam):
             raise OptionError(f"{as_typed('lam')} is a finite number, not {self.lam!r}")
 
 
-def check_options(method: str, taken: Sequence[str], options: MethodOptions) -> None:
-    """Refuse options that a method does not take; `taken` is its `OPTIONS`.
+def check_options(method: str, options: MethodOptions, taken: Mapping[str, Sequence[str]]) -> None:
+    """Refuse options that a method does not take; `taken` has the `OPTIONS` of each method.
 
     Raises:
         OptionError: an option is given that would have no effect.
     """
     for field in fields(options):
-        if getattr(options, field.name) is not None and field.name not in taken:
-            known = f"it takes {', '.join(map(as_typed, taken)) or 'no options'}"
-            raise OptionError(f"{method} takes no {as_typed(field.name)}", hint=known)
+        if getattr(options, field.name) is not None and field.name not in taken[method]:
+            known = f"it takes {', '.join(map(as_typed, taken[method])) or 'no options'}"
+            others = ", ".join(name for name, own in taken.items() if field.name in own)
+            given = as_typed(field.name)
+            raise OptionError(
+                f"{method} takes no {given}",
+                hint=f"{known}, and {given} is for {valued('method')} {others}",
+            )

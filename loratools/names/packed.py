@@ -17,7 +17,7 @@ from loratools.names.flattened import flattened_path
 from loratools.names.matching import BaseNames, Match, Place
 from loratools.names.modules import fused_with
 from loratools.names.packed_signs import Sign, signs
-from loratools.typed import one_of
+from loratools.typed import one_of, valued
 
 #: ComfyUI's notes in a header on the modules that are packed.
 _NOTES = "_quantization_metadata"
@@ -124,10 +124,14 @@ class Packed:
         first = shorten(names[0])
         others = len(set(names)) - 1
         more = f", like {others} more that the adapter changes" if others else ""
+        left_out = (
+            f"them out with {valued('skip')}" if others else f"it out with {one_of('skip', first)}"
+        )
         raise UnsupportedError(
             f"{where}: {first} is stored {self.described(names[0])}{more}, and nothing can be "
-            f"added to codes: merge into the original float weights, then quantise the result",
-            hint=f"{one_of('skip', first)} leaves it out",
+            f"added to codes",
+            hint=f"merge into the original float weights, then quantise the result, or leave "
+            f"{left_out}",
         )
 
     def with_tied(self, *names: str) -> "Packed":

@@ -122,7 +122,8 @@ def combined(
     adapters, renamed = aligned(adapters)
     parts = _parts(adapters, weights, combination)
     method = registry.load(methods, combination.method)
-    check_options(combination.method, method.OPTIONS, combination.options)
+    taken = {name: registry.load(methods, name).OPTIONS for name in registry.names(methods)}
+    check_options(combination.method, combination.options, taken)
     if rule is None and not method.LOW_RANK:
         raise OptionError(
             f"{combination.method} makes updates of full rank",

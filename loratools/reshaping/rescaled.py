@@ -25,7 +25,7 @@ from loratools.names.globs import matches, no_match
 from loratools.parts import Update
 from loratools.reshaping.factors import scaling_of
 from loratools.showing.shown import Brief
-from loratools.typed import as_typed, flag
+from loratools.typed import flag
 
 #: The scaling rules, by their names on the command line.
 RULES: Mapping[str, Rule] = {"alpha-over-rank": "rank", "rslora": "sqrt_rank"}
@@ -139,7 +139,7 @@ def strengths_of(targets: Sequence[str], where: Sequence[tuple[str, float]]) -> 
     for glob, strength in where:
         hits = [target for target in targets if matches(glob, target)]
         if not hits:
-            raise no_match(glob, targets, option=as_typed("where"))
+            raise no_match(glob, targets, option="where")
         found |= dict.fromkeys(hits, strength)
     return found
 

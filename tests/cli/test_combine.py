@@ -335,7 +335,7 @@ USAGE = {
     "no factor": (["--where", "*.q_proj"], "is not a pattern and a number"),
     "no policy": (["--replaced", "last"], "'last' is not one of"),
     "no sign": (["--majority-sign-method", "loudest"], "'loudest' is not one of"),
-    "no seed": (["--seed", "x"], "'x' is not a valid integer"),
+    "no seed": (["--seed", "x"], "'x' is not a whole number"),
     "no job": (["--jobs", "0"], "0 is not in the range"),
 }
 

@@ -54,7 +54,7 @@ def test_block_weights_are_answered_by_rescale_where_a_verb_has_none(
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["swap", "x", "--in", PLAIN, "-w", "0.7", "0.3"], "weights are written -w 0.7,0.3, witho"),
+        (["swap", "x", "--in", PLAIN, "-w", "0.7", "0.3"], "one list without spaces: -w 0.7,0.3"),
         (["rescale", PLAIN, "0.7"], r"did you mean --strength 0\.7\?$"),
         (["resize", PLAIN, "4"], r"did you mean --rank 4\?$"),
         (["resize", PLAIN, "4", "8"], "see loratools resize --help"),

@@ -224,7 +224,7 @@ def test_report_without_a_repair_does_not_speak_of_it(run: Callable[..., Result]
 USAGE = {
     "nothing to do": ([], "Nothing to do: give --strength"),
     "keeping alone": (["--keep-replaced"], "Nothing to do"),
-    "no number": (["--strength", "weak"], "'weak' is not a valid float"),
+    "no number": (["--strength", "weak"], "'weak' is not a number"),
     "no glob": (["--where", "=2"], "'=2' is not a pattern and a number"),
     "no factor": (["--where", "*.mlp.*"], "is not a pattern and a number"),
     "an odd factor": (["--where", "*=much"], "is not a pattern and a number"),

@@ -185,8 +185,8 @@ def test_dora_is_resized_with_a_note(run: Callable[..., Result], output: Path) -
 
 USAGE = {
     "no rule": ([], "Say how many ranks to keep"),
-    "no rank": (["--rank", "half"], "'half' is not a valid integer"),
-    "no share": (["--energy", "most"], "'most' is not a valid float"),
+    "no rank": (["--rank", "half"], "'half' is not a whole number"),
+    "no share": (["--energy", "most"], "'most' is not a number"),
     "no size": (["--size", "small"], "'small' is not a size like 500MB"),
     "no byte": (["--size", "0.1B"], "less than a byte"),
     "no unit": (["--size", "0.1"], "did you mean 0.1MB"),
@@ -206,7 +206,7 @@ BAD_RULES = {
     "rank 0": (["--rank", "0"], "a rank of 0 keeps nothing; use 1 or more"),
     "a negative rank": (["--rank", "-1"], "a rank of -1 keeps nothing"),
     "no energy": (["--energy", "0"], "energy is a share above 0 and at most 1, not 0.0"),
-    "too much energy": (["--energy", "90"], "energy is a share above 0 and at most 1, not 90.0"),
+    "too much energy": (["--energy", "90"], r"share .* at most 1, not 90.0; did you mean 0\.9\?"),
     "NaN": (["--energy", "nan"], "energy is a share .* not nan"),
     "all wrong": (["--error", "1"], "error is a share from 0 to below 1, not 1.0"),
     "two goals": (["--rank", "2", "--energy", "0.5"], "--rank and --energy are both given"),

@@ -92,6 +92,8 @@ def test_an_option_is_named_as_it_is_typed(capsys: Any) -> None:
     assert refused(run_here(capsys, *ties, "ties", "--lambda", "nan"), 2, "--lambda is a finite")
     resize = ["resize", SMALL, "--dry-run", "--rank", 1]
     assert refused(run_here(capsys, *resize, "--energy", 0.5), 2, "--rank and --energy are both")
+    where = run_here(capsys, "rescale", SMALL, "--where", "*.gone=2", "--dry-run")
+    assert refused(where, 1, r"^Error: --where '\*\.gone' matches no target")
     with pytest.raises(loratools.OptionError, match="lam is a finite number"):
         loratools.MethodOptions(lam=float("nan"))
     with pytest.raises(loratools.OptionError, match="min_rank is at most"):

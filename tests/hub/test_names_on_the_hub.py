@@ -3,6 +3,7 @@ fetched than it needs.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -148,9 +149,11 @@ def test_a_folder_of_adapters_names_those_in_it(hub: Hub) -> None:
     hub.create_repo(
         "ann/many", {f"{n}/{p}": data for n in "ab" for p, data in folder(PLAIN).items()}
     )
-    with pytest.raises(loratools.LoratoolsError, match="name the folder of an adapter in it: a, b"):
+    with pytest.raises(loratools.LoratoolsError) as caught:
         loratools.open_adapter("hf://ann/many")
-    assert loratools.inspect("hf://ann/many/a").groups == loratools.inspect(PLAIN).groups
+    named = re.search(r"name the folder of an adapter in it: (\S+)/a, \1/b$", str(caught.value))
+    assert named is not None
+    assert loratools.inspect(f"{named[1]}/a").groups == loratools.inspect(PLAIN).groups
 
 
 def test_a_list_has_each_adapter_of_a_repository_and_names_the_rest(hub: Hub) -> None:

@@ -146,8 +146,10 @@ def test_an_output_in_a_folder_that_only_a_shell_knows_is_answered_by_its_path(
         ("adapters, adapters", "name each by itself: adapters adapters"),
         ("0.3", "several weights are one list, as in 0.7,0.3"),
         ("adapters:0.3", "did you mean adapters? It takes no weight here"),
-        ("C:\\models\\style", "a path of Windows"),
-        ("*.bin", "no name fits this pattern"),
+        ("C:\\models\\style", "as this system has it, such as /mnt/c/models/style in WSL"),
+        ("*.bin", "no name fits this pattern: check its folder and its ending"),
+        ("adap*", "give the paths that glob.glob finds"),
+        ("{a,b}.bin", "give the paths that glob.glob finds"),
     ],
 )
 def test_what_is_no_name_of_a_file_is_called_what_it_is(here: Path, name: str, says: str) -> None:
@@ -170,7 +172,7 @@ def test_a_link_to_nothing_says_where_it_leads(here: Path) -> None:
     ("output", "says"),
     [
         ("$OUT/x", r"^\$OUT: no such folder; write what \$OUT stands for"),
-        ("s3://bucket/x", "^s3:/bucket: no such folder; an output is a path"),
+        ("s3://bucket/x", "^s3://bucket: an address, and not a folder; name a path"),
         ("with space/x", "^with space: not a folder; name another output"),
         ("-", "^-: an output is not standard output; name a file or a folder"),
     ],

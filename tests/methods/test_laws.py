@@ -15,6 +15,7 @@ from loratools.methods import MethodOptions, check_options
 from tests.methods.tasks import CLOSE, absent, normals, run, task, updates
 
 MODULES = {name: registry.load(methods, name) for name in registry.names(methods)}
+TAKEN = {name: module.OPTIONS for name, module in MODULES.items()}
 RANDOM = ("dare_linear", "dare_ties", "della")
 each_method = pytest.mark.parametrize("name", MODULES)
 #: Of each method; all methods together are many.
@@ -158,10 +159,10 @@ def test_options_of_other_methods_are_refused_by_name(name: str) -> None:
     for option, value in values.items():
         options = MethodOptions(**{option: value})
         if option in MODULES[name].OPTIONS:
-            check_options(name, MODULES[name].OPTIONS, options)
+            check_options(name, options, TAKEN)
         else:
             with pytest.raises(LoratoolsError, match=f"^{name} takes no {option}; it takes "):
-                check_options(name, MODULES[name].OPTIONS, options)
+                check_options(name, options, TAKEN)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from loratools.formats._peft.kinds import Announcement, Modules
 from loratools.io.source import Source
 from loratools.names.saved import SavedNames
 from loratools.parts import Announced, Note
-from loratools.typed import valued
+from loratools.typed import valued, without_lost
 
 _BIASES = ("none", "all", "lora_only")
 
@@ -119,7 +119,7 @@ def _parts(
             f"{part.field} is set, and {len(lacking)} of {counted(len(modules), 'module')} "
             f"{'has' if len(lacking) == 1 else 'have'} no {part.role}: {listing(lacking, 3)}; "
             f"what was trained there is lost, and PEFT takes {part.instead} for it; "
-            f"{valued('config')} with another {part.field} goes without it",
+            f"{without_lost(part.field)}",
         )
 
 

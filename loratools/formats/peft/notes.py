@@ -8,7 +8,7 @@ from loratools.formats._peft.config import PeftConfig, head_modules
 from loratools.formats._peft.keys import HEADS
 from loratools.names.saved import SavedNames
 from loratools.parts import Note, Severity
-from loratools.typed import valued
+from loratools.typed import without_lost
 
 _HEADS = {"classifier", "score"}
 #: The first PEFT since 0.6 that saves the biases of `lora_only`.
@@ -80,7 +80,7 @@ def _saved(config: PeftConfig, replaced: Sequence[str], *, has_head: bool) -> It
             "refusal",
             f"modules_to_save lists {listing(lost)}, which is not stored: what was trained "
             f"there is lost, and PEFT does not load such an adapter into a model that has it; "
-            f"{valued('config')} with another modules_to_save goes without it",
+            f"{without_lost('modules_to_save')}",
         )
     yield from _heads(config, replaced, has_head=has_head)
     biases = config.text("bias")
