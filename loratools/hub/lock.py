@@ -88,13 +88,23 @@ class Lock:
                     f"{repository.name}: {listing(other)} {what}",
                     hint=f"take {repository.repo} out of it to move on",
                 )
-        changed = [path for path in digests if digests[path] != locked.files[path]]
+        self.check_bytes(repository, digests)
+
+    def check_bytes(self, repository: Repository, digests: Mapping[str, str]) -> None:
+        """Compare some files' SHA-256, by path, with those that the lock has of them.
+
+        Raises:
+            HubError: a file has other bytes; those are deleted from the cache.
+        """
+        locked = self.used.get(repository.repo, self.repositories.get(repository.repo))
+        known = {} if locked is None else locked.files
+        changed = [path for path in digests if digests[path] != known.get(path, digests[path])]
         if changed:
             repository.discard(changed)
             first = changed[0]
             raise HubError(
                 f"{repository.name}: other bytes than in {self.path}, deleted: {listing(changed)}: "
-                f"{shorten(first)} has the SHA-256 {digests[first]}, and {locked.files[first]} "
+                f"{shorten(first)} has the SHA-256 {digests[first]}, and {known[first]} "
                 f"there"
             )
 

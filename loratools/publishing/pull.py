@@ -1,30 +1,24 @@
 """Fetch an adapter, a base or an overlay from the Hub: into the cache, or a folder."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from loratools.arguments import checked
-from loratools.errors import HubError, UnsupportedError, counted, shorten
+from loratools.errors import HubError, counted, shorten
 from loratools.files.finding import (
     BASE_FOLDER,
-    adapter_files,
-    base_files,
-    config_among,
-    is_model,
-    is_pickle,
 )
-from loratools.files.manifest import is_overlay, overlay_files
 from loratools.files.output_names import check_name
 from loratools.files.writing import approved
-from loratools.formats import adapter_configs, dialects
 from loratools.hub.names import HubName
 from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
-from loratools.io.folder import read_json
 from loratools.io.publish import check_output, staged
+from loratools.publishing.listed import Listed, base_of, listed
 from loratools.running.progress import Progress, shows_progress
+from loratools.running.share import Meter, Span
 from loratools.showing.parts import Part, human_size
 from loratools.showing.shown import Shown
 
@@ -32,8 +26,6 @@ if TYPE_CHECKING:
     from loratools.hub.folder import HubFolder
     from loratools.hub.lock import Lock
 
-#: Prefixes of the names of files that tell about an adapter.
-_ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE")
 _SLACK_BYTES = 2**20
 
 
@@ -107,8 +99,8 @@ def pull(
         overwrite: replace an output that exists.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
-        progress: called with the bytes that have arrived of the files of one repository, and those
-            in all; True shows a bar on stderr. What it raises stops the pull.
+        progress: called with the bytes that have arrived, and those of all files, a base's
+            included; True shows a bar on stderr. What it raises stops the pull.
         approve: called with the report before `output` has its name; if it raises, there is no
             output.
 
@@ -123,7 +115,7 @@ def pull(
         NetworkError: the Hub cannot be reached.
         LoratoolsError: see `loratools.errors`; nothing is then left in `output`.
     """
-    wanted = _named(name, revision)  # before the client is imported, which may fail
+    named = _named(name, revision)  # before the client is imported, which may fail
     from loratools.hub.lock import Lock
 
     held = None if lock is None else Lock.read(Path(lock))
@@ -131,8 +123,11 @@ def pull(
         # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
         check_name(Path(output), is_folder=True)
-    fetched = _fetch(wanted, held, variant, progress)
-    base = _fetch(_base_of(fetched), held, variant, progress) if include_base else None
+    wanted = [listed(named, held, variant)]
+    if include_base:  # listed before anything large is fetched, so that progress has one total
+        wanted.append(listed(base_of(wanted[0], held), held, variant))
+    fetched, *bases = _fetched(wanted, held, progress)
+    base = bases[0] if bases else None
     if held is not None:
         held.write()
     place = None if output is None else Path(output)
@@ -172,64 +167,30 @@ def _named(name: str, revision: str | None) -> HubName:
     return HubName(found.repo, revision, found.path)
 
 
-def _fetch(name: HubName, lock: "Lock | None", variant: str | None, progress: Progress) -> _Fetched:
-    from loratools.hub.folder import hub_place
+def _fetched(
+    parts: Sequence[Listed], lock: "Lock | None", progress: Progress
+) -> Iterator[_Fetched]:
+    """Fetch one after the other, and tell the progress of all."""
+    sizes = [part.nbytes for part in parts]
+    whole = Span(Meter(progress, sum(sizes)))
+    whole.meter.again()
+    for part, span in zip(parts, whole.split(*sizes), strict=True):
+        yield _fetch(part, lock, span)
+    whole.meter.end()
+
+
+def _fetch(part: Listed, lock: "Lock | None", span: Span) -> _Fetched:
     from loratools.hub.verified import sha256
 
-    folder, file = hub_place(lock.pinned(name) if lock is not None else name)
-    entries = _wanted(folder, file, variant)
-    local = folder.fetch(entries, progress)
+    folder = part.source
+    local = folder.fetch(part.names, span.tell)
     digests = {}
-    for entry in entries:
-        listed = folder.listed(entry)
-        digests[entry] = listed.digest if listed.is_large else sha256(local.path / entry)
+    for name in part.names:
+        file = folder.listed(name)
+        digests[name] = file.digest if file.is_large else sha256(local.path / name)
     if lock is not None:
         lock.check(folder.repository, {f"{folder.inside}{n}": d for n, d in digests.items()})
     return _Fetched(folder, local.path, digests)
-
-
-def _wanted(folder: "HubFolder", file: str | None, variant: str | None) -> list[str]:
-    names = folder.names()
-    about = [name for name in names if name.startswith(_ABOUT)]
-    if is_overlay(folder):
-        return sorted({*overlay_files(folder), *about})
-    is_base = is_model(folder)
-    if is_base:
-        found = base_files(folder, file, companions=True, variant=variant)
-    else:
-        found = adapter_files(folder, file)
-    pickles = [name for name in found if is_pickle(name)]
-    if pickles:
-        raise UnsupportedError(
-            f"{folder.where}/{shorten(pickles[0])}: a pickle, which can run code when it is "
-            f"read, and none is fetched"
-        )
-    return sorted({*found, *about})
-
-
-def _base_of(adapter: _Fetched) -> HubName:
-    where, config = adapter.source.where, config_among(adapter.digests)
-    if config is None:
-        wanted = " or ".join(adapter_configs())
-        raise HubError(f"{where}: has no {wanted}, which would name its base")
-    name, revision = _named_base(config, read_json(InputFile(adapter.path / config)))
-    try:
-        found = HubName.parse(f"hf://{name}")
-    except HubError:
-        raise HubError(
-            f"{where}/{config}: its base is {shorten(str(name))!r}, which is no owner/name on the "
-            f"Hub"
-        ) from None
-    return HubName(found.repo, revision if isinstance(revision, str) else None)
-
-
-def _named_base(config: str, fields: Mapping[str, Any]) -> tuple[object, object]:
-    """The base's name and revision in a config, in the fields that its dialect has for them."""
-    for dialect in dialects():
-        name = dialect.base_field
-        if dialect.config == config and name is not None and name in fields:
-            return fields[name], fields.get(dialect.revision_field or "")
-    return None, None
 
 
 def _copy(parts: Mapping[str, _Fetched], output: Path, *, overwrite: bool) -> None:

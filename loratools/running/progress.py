@@ -40,7 +40,6 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
                     leave=False,
                 )
                 shown = stack.enter_context(made)
-            shown.total = total  # a pull of two repositories has one after the other
             shown.update(done - shown.n)
 
         yield show

@@ -27,7 +27,7 @@ from loratools.formats._by_sight import KNOWN_BY_SIGHT, seen
 from loratools.io.file import InputFile
 from loratools.publishing.card.facts import facts_of
 from loratools.publishing.card.readme import complete_card
-from loratools.publishing.pull import _named_base
+from loratools.publishing.listed import _named_base
 from loratools.publishing.written import with_base
 from loratools.typed import as_typed
 from tests.formats.bundles import bundle, config, lora

@@ -87,6 +87,23 @@ def test_other_bytes_at_the_same_commit_are_noticed_by_the_lock(
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
+def test_a_config_with_other_bytes_than_in_the_lock_names_no_base(
+    plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(capsys, "pull", REPO, "--lock", lock).code == 0
+    fields = json.loads(lock.read_text())
+    fields["repositories"][REPO]["files"][CONFIG] = "0" * 64
+    lock.write_text(json.dumps(fields))
+    plain.log.clear()
+    result = run_here(capsys, "pull", REPO, "--include-base", "--lock", lock)
+    assert result.code == 1
+    assert f"other bytes than in {lock}, deleted: {CONFIG}" in line_of(result)
+    base = json.loads(FILES[CONFIG])["base_model_name_or_path"]
+    assert base
+    assert not plain.log.of(path=base)
+    assert CONFIG not in [path.name for path in home().rglob("*")]
+
+
 def test_another_repository_is_added_to_the_lock(
     plain: Hub, lock: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -340,15 +340,6 @@ def test_a_bar_says_how_much_of_what_is_done(
     assert capsys.readouterr().err.endswith("\r")
 
 
-def test_a_bar_shows_one_repository_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
-    with bar("B") as show:
-        for done, total in ((900, 900), (10, 200)):
-            show(done, total)
-            time.sleep(0.11)
-        show(20, 200)
-        assert "20.0/200" in capsys.readouterr().err
-
-
 def test_the_clock_of_a_bar_goes_on_while_nothing_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
