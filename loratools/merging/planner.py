@@ -131,10 +131,12 @@ class Planner:
             check_weight(term.weight, target, adapter.where)
         self.accounts.applied(term, source.keys)
         planned = self._planned(name, source)
-        # An untrained copy of the base's tensor replaces nothing.
-        if not replacement.is_trained and planned.base and is_the_base(source, planned.base):
-            return
-        if note := check_replacement(adapter, target, planned, source):
+        if not replacement.is_trained and planned.base:
+            # An update is taken out of the tensor that holds it, and not out of a copy without it.
+            is_kept = term.weight.of(target) <= 0 and source.shape == planned.base.shape
+            if is_kept or is_the_base(source, planned.base):
+                return
+        if note := check_replacement(adapter, target, planned, replacement):
             self.notes.append(note)
         self.tensors[name] = replace(planned, origin=source, is_trained=replacement.is_trained)
         self.lookup.replaced(name, source.shape)

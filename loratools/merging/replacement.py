@@ -8,18 +8,19 @@ from loratools.io.values import same_bytes
 from loratools.merging.plan import PlannedTensor
 from loratools.merging.weights import Weight
 from loratools.names.tied import is_embedding
+from loratools.parts import Replacement
 from loratools.typed import one_of, worded
 
 
 def check_replacement(
-    adapter: Adapter, target: str, planned: PlannedTensor, source: Source
+    adapter: Adapter, target: str, planned: PlannedTensor, replacement: Replacement
 ) -> str | None:
     """Check a tensor that is to replace a planned one; return a note if the user should know of it.
 
     Raises:
         FormatError: the tensor has another dtype, or an earlier adapter changed the planned one.
     """
-    base = planned.base
+    base, source = planned.base, replacement.source
     is_rounded = source.dtype in FACTORS and planned.dtype in FLOATS
     if source.dtype != planned.dtype and not is_rounded:
         raise FormatError(
@@ -38,6 +39,11 @@ def check_replacement(
         return None
     if base is None:
         return f"{planned.name}: new, the base has no such tensor"
+    if base.shape == source.shape and not replacement.is_trained:
+        return (
+            f"{planned.name}: differs from the copy of the base's tensor that is stored in "
+            f"{adapter.where}; the copy takes its place"
+        )
     if base.shape == source.shape or is_embedding(planned.name):
         return None
     return f"{planned.name}: the shape changes from {list(base.shape)} to {list(source.shape)}"

@@ -559,6 +559,22 @@ class TestTied:
         assert [tensor.name for tensor in report.plan.changed] == ["model.layers.0.q.weight"]
 
 
+@pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0])
+def test_an_update_is_taken_out_of_the_models_tensor_and_not_of_the_adapters_copy(
+    tmp_path: Path, weight: float
+) -> None:
+    held = eighths(6, 4) + 7
+    base = write_base(tmp_path / "base", {"lm_head.weight": held})
+    copy = {"lm_head.base_layer.weight": eighths(6, 4)}
+    factors = pair("lm_head", 6, 4)
+    adapter = write_adapter(tmp_path / "adapter", factors | copy)
+    tensors, report = merged(base, adapter, weights=[weight])
+    origin = held if weight <= 0 else copy["lm_head.base_layer.weight"]
+    assert equal(tensors["lm_head.weight"], origin + weight * update(factors))
+    replaced = [note for note in report.notes if "the copy takes its place" in note]
+    assert bool(replaced) is (weight > 0)
+
+
 def test_vocabulary_that_grows_at_one_end_only_is_refused(tmp_path: Path) -> None:
     """Untied, so that nothing says what the head's new rows would be."""
     tables = {"model.embed_tokens.weight": TABLE, "lm_head.weight": TABLE + 1}
