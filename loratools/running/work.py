@@ -76,8 +76,9 @@ class Work:
     def give_up(self) -> None:
         """Have calls that have not ended do so when they next note something."""
         self._is_over = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        wait(self._begun, _PATIENCE_SECONDS)
+        begun = [future for future in self._begun if not future.cancel()]
+        self._pool.shutdown(wait=False)
+        wait(begun, _PATIENCE_SECONDS)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Work in another thread: what it notes is told to who waits, and it ends when nobody does."""
 
+import time
 from threading import Event
 
 import pytest
 
-from loratools.running.work import GivenUpError, Work, working
+from loratools.running.work import _PATIENCE_SECONDS, GivenUpError, Work, working
 
 
 def test_what_is_done_never_becomes_less_and_is_never_more_than_the_size() -> None:
@@ -53,8 +54,10 @@ def test_what_the_caller_raises_ends_the_calls_that_have_begun_and_no_other_begi
             work.begin(begun.append, 1)
             raise EOFError
 
+    start = time.monotonic()
     with pytest.raises(EOFError):
         fail()
+    assert time.monotonic() - start < _PATIENCE_SECONDS, "calls that never begin are not waited for"
     assert ended.is_set()
     assert not begun
 
