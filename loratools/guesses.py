@@ -76,8 +76,11 @@ def _has(report: object, place: str) -> bool:
     """Whether a report has something at a place, such as `certificates.total`."""
     if "(report)" in place:
         return True
+    path = place.removesuffix("()")
+    if path.partition(".")[0] not in dir(report):  # asking for it would look for a place of it
+        return False
     try:
-        attrgetter(place.removesuffix("()"))(report)
-    except AttributeError:
+        attrgetter(path)(report)
+    except AttributeError:  # as where a report that can have certificates has none
         return False
     return True

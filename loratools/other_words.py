@@ -110,7 +110,7 @@ OF_A_TARGET: Final = {
 #: Attributes of an adapter; what its targets have is told apart.
 OF_AN_ADAPTER: Final = {
     "list(adapter)": ("targets", "target_modules", "modules", "layers", "names"),
-    "dict(adapter)": ("state_dict", "tensors", "named_parameters"),
+    "dict(adapter)": ("state_dict", "tensors", "weights", "named_parameters"),
     "where": ("name", "path", "filename", "file", "folder"),
     "provenance": ("base", "base_model", "base_model_name_or_path", "task_type"),
     "filed": ("config", "peft_config", "lora_config", "metadata"),
@@ -132,6 +132,8 @@ IN_A_REPORT: Final = {
     "notes": ("problems", "issues", "note", "messages"),
     "rows": ("problems", "issues", "errors", "verdicts", "results"),
     "is_sound": ("ok", "sound", "valid", "passed", "check"),
+    "written": ("output", "path", "size", "bytes", "nbytes"),
+    "output": ("path", "written", "folder"),
     "to_json()": ("to_dict", "as_dict", "asdict", "dict", "json", "to_df", "to_pandas"),
     "print(report)": ("summary", "table", "show", "describe", "text"),
 }

@@ -131,6 +131,7 @@ def test_what_a_report_lacks_is_answered_by_something_that_it_has(
         ("ResizeReport", "relative_error", "certificates.total"),
         ("CombineReport", "energy", "certificates.total"),
         ("ExtractReport", "relative_error", "total"),
+        ("ExtractReport", "energy", "total"),
         ("MergeReport", "cosine", "total"),
         ("MergeReport", "weights", "fidelity"),
         ("Inspection", "problems", r"faults\(\)"),
