@@ -4,10 +4,9 @@ import collections.abc
 import re
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 
-from loratools.errors import counted
+from loratools.errors import counted, either
 
 #: Annotations of what is given as one item or as several.
 LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection, list)
@@ -32,14 +31,14 @@ def described(expected: object) -> str:
         kinds = [k for k in inner if k is not type(None) and not (k is str and Path in inner)]
         single = [word for kind in kinds if not is_list(kind) for word in _alternatives(kind)]
         lists = [described(kind) for kind in kinds if is_list(kind)]
-        them = _many(_either(single)) if single else ""
-        return _either([*single, *("a list of them" if many == them else many for many in lists)])
+        them = _many(either(single)) if single else ""
+        return either([*single, *("a list of them" if many == them else many for many in lists)])
     if is_list(expected):
         return _many(described(inner[0]))
     if origin is tuple:
         return f"a pair ({', '.join(map(described, inner))})"
     if expected is bool or origin is typing.Literal:
-        return _either(_alternatives(expected))
+        return either(_alternatives(expected))
     if origin is collections.abc.Callable and isinstance(inner[0], list):
         return f"a function of {counted(len(inner[0]), 'argument')}"
     kind = origin or expected
@@ -65,12 +64,6 @@ def is_list(annotation: object) -> bool:
 def named(name: str) -> str:
     """A type by its name, with an article: `an Adapter`."""
     return _BY_NAME.get(name) or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
-
-
-def _either(kinds: Iterable[str]) -> str:
-    """Alternatives, each once: `a path, an Adapter or a number`."""
-    *others, last = dict.fromkeys(filter(None, kinds))
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _many(item: str) -> str:

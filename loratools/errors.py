@@ -22,8 +22,6 @@ A message is one line: where, what is wrong, found and expected; what to do. The
 program may want are attributes as well.
 """
 
-import errno
-import math
 import os
 import re
 import unicodedata
@@ -31,8 +29,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, final
-
-from loratools.nearest import did_you_mean
 
 #: What is said of an empty path, which Python would take for the current folder.
 EMPTY_PATH = (
@@ -175,34 +171,6 @@ class UnansweredError(NetworkError):
     """The answer did not arrive, so the Hub may or may not have done what it was asked."""
 
 
-def check_finite(name: str, *numbers: float) -> None:
-    """Refuse an option that is a NaN or an infinity.
-
-    Raises:
-        OptionError: one of the numbers is not finite.
-    """
-    for number in numbers:
-        if not math.isfinite(number):
-            raise OptionError(f"{name} is a finite number, not {number}")
-
-
-def percent_meant(share: float) -> str | None:
-    """The hint for a share that is too large, and may be given in percent."""
-    return f"did you mean {share / 100:g}?" if 2 <= share <= 100 else None
-
-
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse the value of an option that is not one of its choices; None is not given.
-
-    Raises:
-        OptionError: it is another one; the message names the nearest.
-    """
-    choices = list(choices)
-    if value is not None and value not in choices:
-        hint = did_you_mean(str(value), choices)
-        raise OptionError(f"{name} is one of {', '.join(choices)}, not {value!r:.60}{hint}")
-
-
 def named_file(error: LoratoolsError, names: Iterable[str]) -> str | None:
     """The file with which the message of an error begins.
 
@@ -262,52 +230,6 @@ def errors_of(where: str, file: str | None = None, hint: str | None = None) -> I
         raise type(error)(said, file=file, tensor=error.tensor, hint=advice) from error
 
 
-#: What to do about errors of the system that have one remedy.
-_REMEDIES = {
-    errno.ENOSPC: "; make room, or name an output on another disk",
-    errno.EDQUOT: "; make room, or name an output on another disk",
-    errno.EROFS: "; name an output on another disk",
-    errno.EACCES: "; change its permissions, or name another path",
-    errno.EFBIG: "; raise the limit on files (ulimit -f), or name an output on another disk",
-    errno.EMFILE: "; raise the limit on open files, as with ulimit -n",
-}
-
-
-@contextmanager
-def storage_errors(path: object) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        hint = _REMEDIES.get(error.errno or 0, "")
-        what = f"{path}: {(error.strerror or str(error)).lower()}{hint}"
-        raise StorageError(what, file=path) from error
-
-
-#: The system's answers to a path at which there is nothing, or can be nothing: too long, say.
-_NOTHING_THERE = (
-    errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL,
-)  # fmt: skip
-
-
-@contextmanager
-def path_errors(path: object, kind: type[LoratoolsError]) -> Iterator[None]:
-    """As `storage_errors`, but raise a `kind` where the path leads to nothing, a user's mistake."""
-    with storage_errors(path):
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _NOTHING_THERE:
-                raise
-            what = f"{path}: {(error.strerror or str(error)).lower()}"
-            raise kind(what, file=path) from error
-        except ValueError as error:
-            # Python's own, of a NUL or of half a character in a path.
-            if "null" not in str(error) and not isinstance(error, UnicodeEncodeError):
-                raise
-            raise kind(f"{path}: no path has such a name ({error})", file=path) from error
-
-
 def escaped(text: str) -> str:
     r"""`text` on one line; characters that could move a cursor or reverse text become escapes.
 
@@ -331,6 +253,17 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     ('1 matrix', '0 tensors')
     """
     return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def either(names: Iterable[str], limit: int | None = None) -> str:
+    """Names, one of which is meant, each once: `a, b or c`; of more than `limit`, the first.
+
+    >>> either(["SDXL"]), either(["Chroma", "FLUX.1", "SDXL"], limit=2)
+    ('SDXL', 'Chroma, FLUX.1 or others')
+    """
+    first = list(dict.fromkeys(names))
+    *most, last = first if limit is None or len(first) <= limit else [*first[:limit], "others"]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from loratools.adapter import Adapter
 from loratools.describing.groups import TargetGroup
-from loratools.errors import counted, listing, shorten
-from loratools.names.families import either
+from loratools.errors import counted, either, listing, shorten
 from loratools.names.grouping import pattern_of
 from loratools.names.meant_for import meant_for
 from loratools.parts import Filed, Replacement

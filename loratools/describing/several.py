@@ -9,11 +9,12 @@ from typing import NamedTuple, final
 from loratools.adapter import Adapter
 from loratools.describing.describe import Inspecting
 from loratools.describing.rows import InspectionRow
-from loratools.errors import FormatError, LoratoolsError, NotAnAdapterError, path_errors
+from loratools.errors import FormatError, LoratoolsError, NotAnAdapterError
 from loratools.files.collection import Item, Other, contents, is_collection, other_by_name, whole_at
 from loratools.files.opening import AdapterLike
 from loratools.files.place import place_of
 from loratools.formats import check_options
+from loratools.io.failures import path_errors
 from loratools.io.folder import Place
 from loratools.running.progress import Progress
 from loratools.running.share import Meter

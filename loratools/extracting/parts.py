@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from loratools.errors import LoratoolsError, storage_errors
+from loratools.errors import LoratoolsError
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import TensorInfo
 from loratools.io.json import json_text

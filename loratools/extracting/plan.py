@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, final
 
 from loratools.arguments import checked_fields
-from loratools.errors import LoratoolsError, check_choice, check_finite, counted, shorten
+from loratools.checks import check_choice, check_finite
+from loratools.errors import LoratoolsError, counted, shorten
 from loratools.extracting.pairing import Pair, Pairing
 from loratools.io.dtypes import from_torch_name
 from loratools.parts import Replacement

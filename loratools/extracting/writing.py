@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from loratools.arguments import checked_fields
-from loratools.errors import OutputError, counted, storage_errors
+from loratools.errors import OutputError, counted
 from loratools.extracting.adapter import adapter_of
 from loratools.extracting.check import Check
 from loratools.extracting.check import check as check_extraction
@@ -29,6 +29,7 @@ from loratools.formats import encode
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
+from loratools.io.failures import storage_errors
 from loratools.io.folder import LocalFolder
 from loratools.io.publish import Staging, check_output, staged
 from loratools.lowrank.ranks import RankRule, Wanted

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loratools.errors import FormatError, listing, path_errors
+from loratools.errors import FormatError, listing
 from loratools.files.beside import of_adapter
 from loratools.files.finding import (
     config_among,
@@ -17,6 +17,7 @@ from loratools.files.manifest import refuse_part_of_overlay
 from loratools.formats import adapter_configs, no_adapter
 from loratools.io.bundle import Bundle
 from loratools.io.companions import Companion
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, name_in, read_json, read_json_in
 from loratools.io.index import is_index, read_index

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from loratools.errors import FormatError, UnsupportedError, listing, path_errors
+from loratools.errors import FormatError, UnsupportedError, listing
 from loratools.files.contents import instead_of_base
 from loratools.files.manifest import MANIFEST, refuse_overlay, refuse_part_of_overlay
 from loratools.files.pipelines import MODEL_INDEX, find_pipeline, is_pipeline
@@ -21,6 +21,7 @@ from loratools.files.variants import (
 )
 from loratools.formats import is_adapter_file
 from loratools.io.checkpoint import INDEX_SUFFIX, Checkpoint, Component, Shard, inside
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, name_in, place_here, read_json_in
 from loratools.io.index import is_index, read_index, refuse_part, shard_parts

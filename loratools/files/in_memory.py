@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import ArgumentError, OptionError, UnsupportedError, check_finite, shorten
+from loratools.checks import check_finite
+from loratools.errors import ArgumentError, OptionError, UnsupportedError, shorten
 from loratools.files.bundles import read_bundle
 from loratools.files.decoded import decoded
 from loratools.files.finding import find_weights

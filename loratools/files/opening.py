@@ -8,7 +8,7 @@ from typing import NoReturn, TypedDict
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import FormatError, OptionError, UnsupportedError, path_errors
+from loratools.errors import FormatError, OptionError, UnsupportedError
 from loratools.files.bundles import MODEL_CONFIG, another_config, describes_model, read_bundle
 from loratools.files.checkpoints import checkpoint_at
 from loratools.files.decoded import decoded
@@ -26,6 +26,7 @@ from loratools.files.saving import save
 from loratools.formats import check_options
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.collector import collector_paused
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import Folder, Place, name_in
 from loratools.io.index import is_index

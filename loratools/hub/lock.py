@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from loratools.errors import FormatError, HubError, OutputError, listing, path_errors, shorten
+from loratools.errors import FormatError, HubError, OutputError, listing, shorten
 from loratools.hub.names import HubName, is_commit
 from loratools.hub.repository import Repository
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json

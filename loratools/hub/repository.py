@@ -7,13 +7,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import final
 
-from loratools.errors import HubError, LoratoolsError, NetworkError, storage_errors
+from loratools.errors import HubError, LoratoolsError, NetworkError
 from loratools.hub import client, reading
 from loratools.hub.answers import check_distinct, noted_file, typed
 from loratools.hub.following import following
 from loratools.hub.names import HubFile, HubName, check_path, is_commit
 from loratools.hub.token import quoted
 from loratools.hub.verified import Verified, digest_like
+from loratools.io.failures import storage_errors
 from loratools.io.json import json_text, parse_json
 from loratools.io.small import read_small, replace_text
 from loratools.running.progress import Progress

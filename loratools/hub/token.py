@@ -14,7 +14,8 @@ import httpx2
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import OIDCError
 
-from loratools.errors import HubError, LoratoolsError, shorten, storage_errors
+from loratools.errors import HubError, LoratoolsError, shorten
+from loratools.io.failures import storage_errors
 from loratools.io.small import read_small
 
 _LONGEST_SAYING = 200

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import final
 
-from loratools.errors import LoratoolsError, storage_errors
+from loratools.errors import LoratoolsError
+from loratools.io.failures import storage_errors
 from loratools.io.small import read_small
 
 _CHUNK = 4 * 2**20

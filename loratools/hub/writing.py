@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-from loratools.errors import (
-    AnswerError,
-    HubError,
-    NetworkError,
-    UnansweredError,
-    shorten,
-    storage_errors,
-)
+from loratools.errors import AnswerError, HubError, NetworkError, UnansweredError, shorten
 from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName, is_commit
 from loratools.hub.sending import Sending, Told, telling
 from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.running.work import Work
 

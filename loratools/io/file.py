@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from loratools.errors import FormatError, StorageError, path_errors, storage_errors
+from loratools.errors import FormatError, StorageError
 from loratools.io.descriptors import Descriptor
+from loratools.io.failures import path_errors, storage_errors
 from loratools.io.header import LENGTH_BYTES, Header, header_size, parse_header
 from loratools.io.inside import READ_FLAGS, open_inside
 from loratools.io.missing import broken_link

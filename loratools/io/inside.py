@@ -10,7 +10,8 @@ import os
 import re
 from pathlib import Path
 
-from loratools.errors import FormatError, storage_errors
+from loratools.errors import FormatError
+from loratools.io.failures import storage_errors
 
 #: The flags to open an input file with.
 READ_FLAGS = (

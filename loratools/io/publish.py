@@ -16,14 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from loratools.errors import (
-    LoratoolsError,
-    OutputError,
-    StorageError,
-    escaped,
-    path_errors,
-    storage_errors,
-)
+from loratools.errors import LoratoolsError, OutputError, StorageError, escaped
+from loratools.io.failures import path_errors, storage_errors
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
 from loratools.io.missing import no_such_folder

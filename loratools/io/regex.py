@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal, final
 
-from loratools.errors import storage_errors
+from loratools.io.failures import storage_errors
 
 #: The limits for all patterns of a call together: seconds of CPU time, and bytes of memory.
 CPU_SECONDS = 2

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.errors import FormatError, StorageError
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.platform import lock_folder
 from loratools.io.stopping import check_stop, unfinished

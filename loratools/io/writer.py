@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from loratools.errors import StorageError, storage_errors
+from loratools.errors import StorageError
 from loratools.io.clones import clone_range
 from loratools.io.descriptors import Descriptor
 from loratools.io.direct import (
@@ -25,6 +25,7 @@ from loratools.io.direct import (
     write_direct,
 )
 from loratools.io.dtypes import nbytes
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, TensorInfo, encode_header
 from loratools.io.platform import copy_range, pwrite_all, reserve_range, start_writeback

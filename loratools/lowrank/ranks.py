@@ -8,7 +8,8 @@ from typing import final
 import numpy as np
 
 from loratools.arguments import checked_fields
-from loratools.errors import LoratoolsError, OptionError, counted, percent_meant, shorten
+from loratools.checks import percent_meant
+from loratools.errors import LoratoolsError, OptionError, counted, shorten
 from loratools.lowrank.budget import Floats, spend
 from loratools.lowrank.truncation import TargetSpectrum
 from loratools.showing.shown import Brief

@@ -10,9 +10,10 @@ from typing import Literal, final, get_args
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked_fields
+from loratools.checks import check_choice
 from loratools.deltas import Delta
 from loratools.deltas.rows import Rows
-from loratools.errors import check_choice, counted, shorten
+from loratools.errors import counted, shorten
 from loratools.io.checkpoint import Checkpoint
 from loratools.io.dtypes import from_torch_name
 from loratools.io.source import Source, Stored

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import cast, final
 
 from loratools.adapter import Adapter
+from loratools.checks import check_finite
 from loratools.deltas import Delta
-from loratools.errors import OptionError, check_finite, counted
+from loratools.errors import OptionError, counted
 from loratools.files.opening import AdapterLike
 from loratools.names.block_weights import UNWEIGHTED, BlockWeights, block_weights_of
 

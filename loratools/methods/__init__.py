@@ -13,13 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final
 
 from loratools.arguments import checked_fields
-from loratools.errors import (
-    NonFiniteError,
-    OptionError,
-    check_choice,
-    percent_meant,
-    shorten,
-)
+from loratools.checks import check_choice, percent_meant
+from loratools.errors import NonFiniteError, OptionError, shorten
 from loratools.showing.shown import Brief
 from loratools.typed import as_typed, valued
 

@@ -18,7 +18,8 @@ from itertools import groupby
 from typing import NamedTuple, final
 
 from loratools.adapter import Adapter
-from loratools.errors import MatchError, OptionError, check_finite, counted, listing
+from loratools.checks import check_finite
+from loratools.errors import MatchError, OptionError, counted, listing
 from loratools.names.block_lists import LISTS, PRESETS, BlockList
 from loratools.names.blocks import BASE, block_of, parsed_label, position, stack_of
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
+from loratools.errors import either
 from loratools.names.architectures import Architecture, architectures
 from loratools.names.components import Named
 from loratools.names.crossing import Crossing
@@ -185,7 +186,7 @@ class Families:
         is_of_image = name.part in ("denoiser", "model") and bool(families)
         if self.denoiser is None or not is_of_image or self.readings(name):
             return None
-        told = either(tuple(families))
+        told = either(families, limit=4)
         return f"a module of {told}, and the base is {recognition(self._components)}"
 
     def in_base(self, name: Named) -> list[str]:
@@ -208,14 +209,3 @@ def architecture_of(family: str) -> Architecture:
         for found in architectures()
         if found.name == family or (family == UNETS and found.component == "unet")
     )
-
-
-def either(names: Collection[str]) -> str:
-    """Several names, one of which is meant, or the first of many.
-
-    >>> either(["SDXL"]), either(["Chroma", "FLUX.1", "HunyuanVideo"])
-    ('SDXL', 'Chroma, FLUX.1 or HunyuanVideo')
-    """
-    first = [*names]
-    *most, last = first if len(first) <= 4 else [*first[:4], "others"]
-    return f"{', '.join(most)} or {last}" if most else last

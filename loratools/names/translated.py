@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import final
 
 from loratools.deltas.placed import Run
-from loratools.errors import MatchError, counted
+from loratools.errors import MatchError, counted, either
 from loratools.names.components import Named, Part, Style, named, spelled
 from loratools.names.crossing import Piece
-from loratools.names.families import SIDES, Families, architecture_of, either
+from loratools.names.families import SIDES, Families, architecture_of
 from loratools.names.language import is_called_alike
 from loratools.names.layouts import Naming, namings, readings
 from loratools.names.unets import UNETS
@@ -195,8 +195,8 @@ class _Speller:
         common = [meaning for meaning in first if all(meaning in some for some in others)]
         if not common:
             raise _RefusedError(
-                f"of {either(families)}, for which {_FORMATS[self.target]} has different names; "
-                f"{valued('base')} decides"
+                f"of {either(families, limit=4)}, for which {_FORMATS[self.target]} has different "
+                f"names; {valued('base')} decides"
             )
         return common[0]
 

@@ -8,17 +8,11 @@ from tempfile import TemporaryDirectory
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import (
-    FormatError,
-    HubError,
-    LoratoolsError,
-    OptionError,
-    UnsupportedError,
-    path_errors,
-)
+from loratools.errors import FormatError, HubError, LoratoolsError, OptionError, UnsupportedError
 from loratools.files.opening import AdapterLike
 from loratools.formats import dialect_of
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.missing import refuse_missing
 from loratools.keywords import with_keywords

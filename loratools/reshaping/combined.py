@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, final, get_args
 from loratools import methods, registry
 from loratools.adapter import Adapter
 from loratools.arguments import checked_fields
+from loratools.checks import check_choice, check_finite
 from loratools.deltas import Additive
-from loratools.errors import (
-    OptionError,
-    ShapeMismatchError,
-    UnsupportedError,
-    check_choice,
-    check_finite,
-    listing,
-    shorten,
-)
+from loratools.errors import OptionError, ShapeMismatchError, UnsupportedError, listing, shorten
 from loratools.idle import NOTHING_LEFT
 from loratools.merging.weights import weights_for
 from loratools.methods import MethodOptions, check_options

@@ -7,7 +7,8 @@ from typing import Any, Unpack, final, overload
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked
-from loratools.errors import UnsupportedError, check_choice, counted, listing
+from loratools.checks import check_choice
+from loratools.errors import UnsupportedError, counted, listing
 from loratools.files.opening import (
     AdapterLike,
     Reading,

@@ -7,6 +7,7 @@ from typing import Literal, final
 
 from loratools.adapter import Adapter
 from loratools.arguments import checked_fields
+from loratools.checks import check_choice, check_finite
 from loratools.deltas import Delta, with_alpha
 from loratools.deltas.lora import LoRA, Rule
 from loratools.errors import (
@@ -14,8 +15,6 @@ from loratools.errors import (
     NonFiniteError,
     OptionError,
     UnsupportedError,
-    check_choice,
-    check_finite,
     listing,
     shorten,
 )

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import FormatError, StorageError, storage_errors
+from loratools.errors import FormatError, StorageError
 from loratools.files.swapped import STATE, TENSOR_FILE, SwapState, read_state, swap_folder
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.failures import storage_errors
 from loratools.io.platform import sync_folder
 from loratools.io.publish import OpenFolder, claim_folder
 from loratools.io.stopping import check_stop, finish, unfinished

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loratools.errors import StorageError, storage_errors
+from loratools.errors import StorageError
 from loratools.io.dtypes import nbytes
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.source import Stored
 from loratools.io.writer import OutputFile, lay_out

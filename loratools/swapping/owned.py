@@ -5,11 +5,12 @@ import re
 import stat
 from pathlib import Path
 
-from loratools.errors import FormatError, OutputError, UnsupportedError, path_errors
+from loratools.errors import FormatError, OutputError, UnsupportedError
 from loratools.files.checkpoints import checkpoint_as_stored
 from loratools.files.place import layers_of
 from loratools.hub.names import is_hub_name
 from loratools.io.checkpoint import Checkpoint
+from loratools.io.failures import path_errors
 from loratools.io.folder import place_here
 from loratools.typed import merging, worded
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from loratools.errors import FormatError, StorageError, listing, shorten, storage_errors
+from loratools.errors import FormatError, StorageError, listing, shorten
 from loratools.files.swapped import SwapState
 from loratools.io.checkpoint import Checkpoint, Shard
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.header import LENGTH_BYTES, header_size
 from loratools.io.platform import copy_range

@@ -11,16 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from loratools.errors import (
-    FormatError,
-    OptionError,
-    counted,
-    errors_of,
-    listing,
-    path_errors,
-    shorten,
-)
+from loratools.errors import FormatError, OptionError, counted, errors_of, listing, shorten
 from loratools.formats._modules.alphas import ALPHA
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.missing import refuse_missing
 

@@ -7,9 +7,10 @@ from pathlib import Path, PureWindowsPath
 from statistics import median
 from typing import Any, TypeVar, final
 
-from loratools.errors import FormatError, HubError, listing, path_errors
+from loratools.errors import FormatError, HubError, listing
 from loratools.files.place import layers_of
 from loratools.hub.names import HubName, is_hub_name
+from loratools.io.failures import path_errors
 from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.names.grouping import pattern_of
