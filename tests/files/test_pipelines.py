@@ -192,7 +192,7 @@ def test_an_index_of_a_component_is_checked(tmp_path: Path) -> None:
     second = unet / "diffusion_pytorch_model-00002-of-00002.safetensors"
     content = second.read_bytes()
     second.unlink()
-    refused(folder, f"{second}: no such file")
+    refused(folder, f"{index}: lists {second.name}, and no such file is in the folder")
     second.write_bytes(content)
     weight_map = read_json(index)["weight_map"]
     write_json(index, {"weight_map": {**weight_map, "gone": second.name}})
