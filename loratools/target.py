@@ -9,6 +9,7 @@ from loratools.arguments import checked
 from loratools.deltas import Delta, Span, parameters_of
 from loratools.errors import (
     ArgumentError,
+    LoratoolsError,
     NonFiniteError,
     OptionError,
     ShapeMismatchError,
@@ -185,19 +186,14 @@ class Target(Answering):
         rows = len(before) if before is not None and self.delta is None else self.shape[0]
         end = rows if end is None else end
         if not 0 <= begin < end <= rows:
-            raise OptionError(
-                f"{self._place}: rows {begin} to {end} are not some of its {rows}",
-                file=self.where,
-                tensor=self.name,
-            )
+            raise self._error(OptionError, f"rows {begin} to {end} are not some of its {rows}")
         if self.delta is not None and self.delta.additive is not None and self.rows is None:
             block = self.delta.additive.dense_rows(begin, end)
             return block.reshape(end - begin, *self.shape[1:])
         if before is None:
-            raise UnsupportedError(
-                f"{self._place}: {self.kind} depends on the weight of the base",
-                file=self.where,
-                tensor=self.name,
+            raise self._error(
+                UnsupportedError,
+                f"{self.kind} depends on the weight of the base",
                 hint="give it as weight=",
             )
         before = before.double()
@@ -224,10 +220,9 @@ class Target(Answering):
         else:
             matrices = [self._matrix(weight)]
         if not all(map(is_finite, matrices)):
-            raise NonFiniteError(
-                f"{self._place}: the update holds a NaN or an infinity",
-                file=self.where,
-                tensor=self.name,
+            raise self._error(
+                NonFiniteError,
+                "the update holds a NaN or an infinity",
                 hint="inspect(adapter, spectrum=True) names the tensors that do",
             )
         values: Tensor = (singular_values if self._is_product else torch.linalg.svdvals)(*matrices)
@@ -248,6 +243,11 @@ class Target(Answering):
     def _place(self) -> str:
         return f"{self.where}: {shorten(self.name)}"
 
+    def _error(
+        self, kind: type[LoratoolsError], what: str, *, hint: str | None = None
+    ) -> LoratoolsError:
+        return kind(f"{self._place}: {what}", file=self.where, tensor=self.name, hint=hint)
+
     @property
     def _is_product(self) -> bool:
         """Whether ΔW is no more than the product of factors."""
@@ -258,12 +258,7 @@ class Target(Answering):
     def _lora(self) -> "LoRA":
         lora = self.delta.factored() if self.delta is not None else None
         if lora is None:
-            raise UnsupportedError(
-                f"{self._place}: {self.kind} has no factors",
-                file=self.where,
-                tensor=self.name,
-                hint="see update()",
-            )
+            raise self._error(UnsupportedError, f"{self.kind} has no factors", hint="see update()")
         return lora
 
     def _matrix(self, weight: "Tensor | np.ndarray[Any, Any] | None") -> "Tensor":
@@ -277,10 +272,8 @@ class Target(Answering):
         shape = tuple(weight.shape)
         fits = shape[1:] == self.shape[1:] if self._has_only_rows else shape == self.shape
         if not fits or not shape:
-            raise ShapeMismatchError(
-                f"{self._place}: changes a weight {list(self.shape)}, not {list(shape)}",
-                file=self.where,
-                tensor=self.name,
+            raise self._error(
+                ShapeMismatchError, f"changes a weight {list(self.shape)}, not {list(shape)}"
             )
         with about(self.name):
             before = plain_tensor(f"{self._place}: weight", weight)
