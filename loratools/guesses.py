@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from loratools.errors import ArgumentError, shorten
-from loratools.nearest import nearest
+from loratools.nearest import nearest, ours
 from loratools.other_words import IN_A_REPORT
 
 
@@ -67,8 +67,7 @@ class Reporting(Hinting):
     """A report, or a part of one, that knows where in it people look for what."""
 
     def _hint(self, name: str) -> str | None:
-        places = (place for place, words in IN_A_REPORT.items() if name in words)
-        found = next((place for place in places if _has(self, place)), None)
+        found = ours(name, IN_A_REPORT, (place for place in IN_A_REPORT if _has(self, place)))
         return super()._hint(name) if found is None else f"did you mean {found}?"
 
 

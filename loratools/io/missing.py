@@ -1,6 +1,5 @@
 """What was probably meant by a path that leads to nothing: a name near it, or one on the Hub."""
 
-import glob
 import os
 import re
 from pathlib import Path
@@ -169,7 +168,9 @@ def _miswritten(name: str) -> str | None:
 
 def _pattern(name: str) -> str:
     """What to do about a pattern, for which only a shell puts names."""
-    if "{" in name or glob.glob(name):  # noqa: PTH207 - a Path takes no absolute pattern
+    from glob import iglob
+
+    if "{" in name or any(True for _ in iglob(name)):  # noqa: PTH207 - a Path takes no absolute one
         return worded("write this pattern without quotes", "give the paths that glob.glob finds")
     return "no name fits this pattern: check its folder and its ending"
 
