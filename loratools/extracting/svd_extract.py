@@ -147,7 +147,8 @@ def svd_extract(
         overwrite: replace an output that exists.
         jobs: the number of threads; None is one for each core.
         progress: called with the work that is done, in bytes of the tuned model, and the number of
-            all its bytes; True shows a bar on stderr. What it raises stops the verb.
+            all its bytes, in the threads that compute too, one call at a time; True shows a bar on
+            stderr. What it raises stops the verb.
         run: how it runs, as one object.
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
