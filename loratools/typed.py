@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: The options with another name on the command line than that of Python with other marks.
-_OTHERS = {"lam": "--lambda", "weights": "--weight", "max_shard_bytes": "--max-shard-size"}
+_OTHERS = {
+    "all_files": "--all",
+    "lam": "--lambda",
+    "max_shard_bytes": "--max-shard-size",
+    "proposes": "--pr",
+    "weights": "--weight",
+}
 #: The options that are no arguments in Python, but fields of an object that is one.
 _FIELDS = {
+    "all_files": "PushOptions",
     "allow_nonfinite": "WriteOptions",
     "balance": "Rescaling",
+    "branch": "PushOptions",
     "full": "ExtractOptions",
     "keep_replaced": "Rescaling",
     "max_shard_bytes": "WriteOptions",
@@ -113,6 +121,22 @@ def merging() -> str:
 def completing_swap(model: str) -> str:
     """What completes a swap that was interrupted."""
     return worded(f"loratools swap {model}", f"swap({model!r})")
+
+
+def pushing() -> str:
+    """What sends files to the Hub."""
+    return worded("loratools push", "loratools.push")
+
+
+def fetching_once() -> str:
+    """How to have a file of the Hub here when there is no network."""
+    switches = worded("--offline and HF_HUB_OFFLINE", "HF_HUB_OFFLINE")
+    return f"fetch it once without {switches}"
+
+
+def inspecting(path: str) -> str:
+    """A look at an adapter, with all that is wrong with it."""
+    return worded(f"loratools inspect --check {shlex.quote(path)}", f"inspect({path!r})")
 
 
 def rank_options() -> str:

@@ -85,8 +85,8 @@ def test_each_reader_has_words_of_his_own() -> None:
 
 
 def test_words_of_a_shell_are_found_in_python() -> None:
-    for text in ("use --rank 8", "`rescale --fold` does", "a; loratools swap m --out does"):
+    for text in ("use --rank 8", "`rescale --fold` does", "a; loratools push sends it"):
         assert shell_words(text), text
         with typed.on_command_line():
             assert shell_words(text) == []
-    assert shell_words("models--ann--base: a--b, use rank=8; loratools reads peft") == []
+    assert shell_words("models--ann--base: a--b, use rank=8; loratools reads and merges peft") == []

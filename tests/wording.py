@@ -75,7 +75,10 @@ def _in_python() -> frozenset[str]:
 
 
 #: Options and commands of a shell, beside other marks of the names of options than a path has.
-_SHELL = re.compile(r"(?:(?<=[ `(])|^)--[a-z][a-z-]+|(?:[`;,] ?|^)loratools [a-z-]+ (?:-|[A-Z])\S*")
+_VERBS = "|".join(
+    path.stem.replace("_", "-") for path in (_PACKAGE / "cli/verbs").glob("[a-z]*.py")
+)
+_SHELL = re.compile(rf"(?:(?<=[ `(])|^)--[a-z][a-z-]+|(?:[`;,] ?|^)loratools (?:{_VERBS})(?![\w-])")
 
 
 def shell_words(text: str) -> list[str]:

@@ -26,6 +26,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, loggi
 from loratools.errors import ConflictError, HubError, LoratoolsError, NetworkError, StorageError
 from loratools.hub import session
 from loratools.hub.token import quoted, token, without_user
+from loratools.typed import fetching_once
 from loratools.version import __version__
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ def _unlocated(what: object, error: Exception) -> HubError | NetworkError:
     if is_offline():
         return NetworkError(
             f"{what}: offline, and not in the cache",
-            hint="fetch it once without --offline and HF_HUB_OFFLINE",
+            hint=fetching_once(),
         )
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):

@@ -18,6 +18,7 @@ from loratools.io.failures import storage_errors
 from loratools.io.json import json_text, parse_json
 from loratools.io.small import read_small, replace_text
 from loratools.running.progress import Progress
+from loratools.typed import fetching_once
 
 _WORKERS = 8
 _TICK_SECONDS = 0.1
@@ -166,7 +167,7 @@ def resolve(name: HubName) -> Repository:
         if not reference.is_file():
             raise NetworkError(
                 f"{name}: offline, and not in the cache",
-                hint="fetch it once without --offline and HF_HUB_OFFLINE",
+                hint=fetching_once(),
             )
         commit = read_small(reference, _LONGEST_REFERENCE).decode(errors="replace").strip()
     else:

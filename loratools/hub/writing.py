@@ -17,6 +17,7 @@ from loratools.hub.verified import git_sha1
 from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.running.work import Work
+from loratools.typed import as_typed
 
 #: A file up to this size is held in memory until it is sent.
 _SMALL_BYTES = 2**20
@@ -172,7 +173,8 @@ def create(repo: str, *, private: bool) -> None:
     asked(where, lambda hub: hub.create_repo(repo, private=private, exist_ok=True))
     if private and not reading.is_private(repo):
         raise HubError(
-            f"{where}: is there already, and public", hint="leave out --private to push to it"
+            f"{where}: is there already, and public",
+            hint=f"leave {as_typed('private')} out to push to it",
         )
 
 

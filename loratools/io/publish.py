@@ -23,7 +23,7 @@ from loratools.io.inside import entries
 from loratools.io.missing import no_such_folder
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
-from loratools.typed import flag
+from loratools.typed import flag, pushing
 
 #: The number of descriptors reserved for removing a folder with its subfolders.
 _SPARE = 8
@@ -231,7 +231,7 @@ def check_output(
     if output.parts[:1] == ("hf:",):
         name = "/".join(output.parts[1:])  # a Path has one slash where two were written
         raise OutputError(
-            f"hf://{name}: an output is a path here", hint="loratools push sends it to the Hub"
+            f"hf://{name}: an output is a path here", hint=f"{pushing()} sends it to the Hub"
         )
     if str(output) == "-":
         raise OutputError("-: an output is not standard output", hint="name a file or a folder")

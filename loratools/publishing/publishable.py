@@ -22,6 +22,7 @@ from loratools.io.checkpoint import Checkpoint
 from loratools.io.file import InputFile
 from loratools.io.finite import holds_nonfinite
 from loratools.io.folder import LocalFolder
+from loratools.typed import flag, inspecting, option
 
 if TYPE_CHECKING:
     from loratools.describing.description import Inspection
@@ -96,7 +97,7 @@ def publishable(path: Path, *, all_files: bool, variant: str | None = None) -> P
     if others and not all_files:
         raise UnsupportedError(
             f"{path}: holds files that are none of its own ({listing(others)})",
-            hint="--all sends them",
+            hint=f"{flag('all_files')} sends them",
         )
     return Publishable(path, _opened(path, {*own, *others}), tuple(left_out), model, variant)
 
@@ -135,12 +136,12 @@ def _checked_adapter(path: Path, base: str | None) -> "Inspection":
     notes = [note for note in found.notes if note not in found.adapter.notes_beside]
     wrong = [note.message for note in notes if note.severity != "info"]
     if wrong:
-        raise FormatError(f"{path}: {wrong[0]}", hint=f"loratools inspect --check {path} says all")
+        raise FormatError(f"{path}: {wrong[0]}", hint=f"{inspecting(str(path))} says all")
     named = base or found.adapter.provenance.base
     if named is not None and _is_local(named):
         raise UnsupportedError(
             f"{path}: names {shorten(named)} as its base, which is a path on this machine",
-            hint="--base owner/name sends the name on the Hub",
+            hint=f"{option('base', 'owner/name')} sends the name on the Hub",
         )
     return found
 

@@ -23,7 +23,7 @@ from loratools.publishing.sending import begin_hashing, parent_of, send
 from loratools.publishing.written import CARD, card_at, completed, facts_for, text_of, with_base
 from loratools.running.progress import Progress, shows_progress
 from loratools.running.work import working
-from loratools.typed import as_typed, flag
+from loratools.typed import as_typed, flag, valued
 
 
 @shows_progress("B")
@@ -99,7 +99,9 @@ def _push(folder: str | Path, repo: str, options: PushOptions, progress: Progres
         )
     name = HubName.parse(repo)
     if name.path or name.revision:
-        raise HubError(f"{repo}: not of the form owner/name", hint="a branch is given by --branch")
+        raise HubError(
+            f"{repo}: not of the form owner/name", hint=f"a branch is given by {valued('branch')}"
+        )
     if is_hub_name(folder):
         raise UnsupportedError(f"{folder}: not a folder here", hint="pull it first")
     if options.base is not None and is_hub_name(options.base):

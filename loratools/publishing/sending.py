@@ -12,6 +12,7 @@ from loratools.publishing.publishable import Publishable
 from loratools.publishing.push_options import PushOptions
 from loratools.publishing.push_report import PushReport
 from loratools.running.work import Work
+from loratools.typed import flag
 
 if TYPE_CHECKING:
     from loratools.hub.commits import Push
@@ -48,7 +49,7 @@ def parent_of(name: HubName, options: PushOptions) -> str | None:
         if options.dry_run and options.create:
             return None
         if not reading.exists(name.repo):
-            raise HubError(error.complaint, hint="--create makes one") from None
+            raise HubError(error.complaint, hint=f"{flag('create')} makes one") from None
     if options.dry_run:
         return reading.head(name)  # from which the branch would be made
     writing.branch(name.repo, options.branch)

@@ -10,6 +10,7 @@ from loratools.io.file import InputFile
 from loratools.io.folder import read_json
 from loratools.io.json import encode_json
 from loratools.publishing.push_options import PushOptions
+from loratools.typed import as_typed
 
 if TYPE_CHECKING:
     from loratools.describing.description import Inspection
@@ -31,7 +32,7 @@ def with_base(
         fields = {**read_json(files[config]), dialect.base_field: base}
         return {config: encode_json(fields)}
     raise UnsupportedError(
-        "there is no adapter's config here that names a base", hint="leave out --base"
+        "there is no adapter's config here that names a base", hint=f"leave {as_typed('base')} out"
     )
 
 
