@@ -12,7 +12,6 @@ _OTHERS = {
     "all_files": "--all",
     "lam": "--lambda",
     "max_shard_bytes": "--max-shard-size",
-    "proposes": "--pr",
     "weights": "--weight",
 }
 #: The options that are no arguments in Python, but fields of an object that is one.

@@ -46,13 +46,11 @@ class _Verbs(click.Group):
     context_class = Context
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command. Click would begin a new line on stderr at Ctrl-C, which is no JSON."""
+        """Run a command. Click would print an empty line on stderr at Ctrl-C, before ours."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            if asks_for_json():
-                raise Stopped(signal.SIGINT) from error
-            raise
+            raise Stopped(signal.SIGINT) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options of the program; one of a command is said to belong after it."""

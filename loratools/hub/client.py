@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, logging
 
 from loratools.errors import ConflictError, HubError, LoratoolsError, NetworkError, StorageError
-from loratools.hub import session
+from loratools.hub import session, xet
 from loratools.hub.token import quoted, token, without_user
 from loratools.typed import fetching_once
 from loratools.version import __version__
@@ -48,6 +48,7 @@ def api() -> HfApi:
     """
     token()  # checks it, which the client does not do when it looks it up again
     session.install()
+    xet.install()
     return HfApi(library_name=session.LIBRARY, library_version=__version__)
 
 

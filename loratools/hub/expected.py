@@ -20,7 +20,7 @@ _TAG, _LINKED_TAG, _COMMIT = "ETag", "X-Linked-Etag", "X-Repo-Commit"
 
 @final
 @dataclass(frozen=True)
-class _Expected:
+class Expected:
     """A file at a commit, its hash (None for a part of it), and the most bytes that may come."""
 
     where: HubName
@@ -29,7 +29,7 @@ class _Expected:
 
 
 #: Set for the thread that downloads only: everybody in this process shares the client's session.
-_EXPECTED: ContextVar[_Expected | None] = ContextVar("expected", default=None)
+_EXPECTED: ContextVar[Expected | None] = ContextVar("expected", default=None)
 
 
 @contextmanager
@@ -39,19 +39,19 @@ def expecting(where: HubName, file: HubFile) -> Iterator[None]:
     Raises:
         HubError: such an answer came; the client has stored no byte beyond the expected size.
     """
-    with _set(_Expected(where, file.digest, file.size)):
+    with _set(Expected(where, file.digest, file.size)):
         yield
 
 
 @contextmanager
 def expecting_bytes(where: HubName, count: int) -> Iterator[None]:
     """Refuse answers longer than `count` bytes, with a HubError."""
-    with _set(_Expected(where, None, count)):
+    with _set(Expected(where, None, count)):
         yield
 
 
 @contextmanager
-def _set(expected: _Expected) -> Iterator[None]:
+def _set(expected: Expected) -> Iterator[None]:
     before = _EXPECTED.set(expected)
     try:
         yield
@@ -59,10 +59,9 @@ def _set(expected: _Expected) -> Iterator[None]:
         _EXPECTED.reset(before)
 
 
-def expected_size() -> int | None:
-    """The most bytes that an answer may have; None where no file is expected."""
-    expected = _EXPECTED.get()
-    return None if expected is None else expected.size
+def expected_file() -> Expected | None:
+    """The file, or a part of one, that this thread expects, if it does."""
+    return _EXPECTED.get()
 
 
 def check_headers(response: httpx2.Response) -> None:

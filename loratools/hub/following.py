@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 from loratools.hub.verified import identity
+from loratools.running.work import GivenUpError
 
 _CHUNK = 4 * 2**20
 _PAUSE_SECONDS = 0.004
@@ -24,7 +25,8 @@ def following(
 ) -> Iterator["Follower"]:
     """Hash the first file in `folder` that matches `pattern`, while it grows during the block.
 
-    `told` is called, by another thread, with the number of its bytes that have been read so far.
+    `told` is called, by another thread, with the number of its bytes that have been read so far;
+    the file is left alone once it raises `GivenUpError`.
     Not on Windows, where the client could not rename a file that is being read.
     """
     follower = Follower(folder, pattern, told)
@@ -61,7 +63,7 @@ class Follower:
 
     def run(self) -> None:
         """Wait for the file, then hash it until `over` is set and its end is reached."""
-        with suppress(OSError):
+        with suppress(OSError, GivenUpError):
             path = self._found()
             if path is not None:
                 self._read(path)

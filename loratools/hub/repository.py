@@ -1,7 +1,6 @@
 """A repository at one commit: its files with their hashes, cached or read by ranges of bytes."""
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,11 +16,12 @@ from loratools.hub.verified import Verified, digest_like
 from loratools.io.failures import storage_errors
 from loratools.io.json import json_text, parse_json
 from loratools.io.small import read_small, replace_text
+from loratools.io.stopping import unfinished
 from loratools.running.progress import Progress
+from loratools.running.work import Work, working
 from loratools.typed import fetching_once
 
 _WORKERS = 8
-_TICK_SECONDS = 0.1
 #: Attempts at a file: one that arrives with another hash is fetched once more.
 _DOWNLOADS = 2
 #: The most bytes of a listing that we stored, and of a commit that the client's cache has noted.
@@ -66,18 +66,12 @@ class Repository:
         files = [self.files[path] for path in paths]
         try:
             check_distinct((file.path for file in files), self.name)
-            here, total = dict.fromkeys(self.files, 0), sum(file.size for file in files)
-            with ThreadPoolExecutor(_WORKERS) as pool:
-                futures = [pool.submit(self._fetch, file, here) for file in files]
-                try:
-                    while callable(progress) and wait(futures, _TICK_SECONDS).not_done:
-                        progress(sum(here.values()), total)
-                    found = {f.path: one.result() for f, one in zip(files, futures, strict=True)}
-                finally:
-                    for future in futures:
-                        future.cancel()
-            if callable(progress):
-                progress(total, total)
+            sizes = {file.path: file.size for file in files}
+            # Else the client would leave what it has begun to write in its cache.
+            with unfinished(), working(sizes, progress, _WORKERS) as work:
+                futures = {file.path: work.begin(self._fetch, file, work) for file in files}
+                found = {path: work.result(future) for path, future in futures.items()}
+                work.end()
             return found
         except HubError:
             self._forget_tree()
@@ -111,17 +105,19 @@ class Repository:
         """
         return reading.read(self.repo, self.commit, path, begin, count)
 
-    def _fetch(self, file: HubFile, here: dict[str, int]) -> Path:
-        """Fetch a file; `here` is told how many of its bytes are in the cache."""
+    def _fetch(self, file: HubFile, work: Work) -> Path:
+        """Fetch a file, and note how many of its bytes are in the cache."""
         verified = Verified(_state() / "verified")
         cached = reading.cached(self.repo, self.commit, file.path)
         for _ in range(_DOWNLOADS):  # a wrong file in the cache counts as the first
-            path, digest = (cached, None) if cached is not None else self._download(file, here)
-            here[file.path] = file.size
+            path, digest = (cached, None) if cached is not None else self._download(file, work)
+            work.complete(file.path)
             if verified.knows(path, file.digest):
                 return path
             # The hash from the download may be missing or wrong: see `following`.
-            if digest == file.digest or digest_like(file.digest, path) == file.digest:
+            if digest != file.digest:
+                digest = digest_like(file.digest, path, work.check)
+            if digest == file.digest:
                 verified.remember(path, file.digest)
                 return path
             _delete(path)
@@ -131,12 +127,12 @@ class Repository:
             f"twice, and was deleted"
         )
 
-    def _download(self, file: HubFile, here: dict[str, int]) -> tuple[Path, str | None]:
+    def _download(self, file: HubFile, work: Work) -> tuple[Path, str | None]:
         """Download a file; its path, and its SHA-256 where it could be hashed meanwhile."""
         if not file.is_large:
             return reading.download(self.repo, self.commit, file), None
         # The client writes HASH.XXXXXXXX.incomplete, and renames it.
-        told = partial(here.__setitem__, file.path)
+        told = partial(work.note, file.path)
         with following(_cache(self.repo) / "blobs", f"{file.digest}.*", told) as follower:
             path = reading.download(self.repo, self.commit, file)
         return path, follower.digest_of(path)

@@ -8,8 +8,10 @@ name loratools as their sender, are touched.
 """
 
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from typing import final
 
 import httpx2
@@ -18,8 +20,9 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils._xet import parse_xet_file_data_from_response
 
 from loratools.errors import AnswerError
-from loratools.hub.expected import check_headers, expected_size
+from loratools.hub.expected import check_headers, expected_file
 from loratools.hub.token import quoted
+from loratools.running.work import current_work
 
 #: The name of the sender in our requests' User-Agent header.
 LIBRARY = "loratools"
@@ -33,6 +36,8 @@ _PATIENCE_SECONDS = {"connect": 30.0, "read": 120.0, "write": 120.0, "pool": 120
 _SECRETS = ("Authorization", "Cookie")
 #: The header `RateLimit: "api";r=0;t=55` says: no more requests for 55 seconds.
 _RESET = re.compile(r";\s*t\s*=\s*(\d+)")
+#: The header of an answer that goes on with a file, `Content-Range: bytes 5000-9999/10000`.
+_BEGIN = re.compile(r"bytes (\d{1,18})-")
 
 
 def install() -> None:
@@ -51,9 +56,14 @@ def _is_ours(request: httpx2.Request) -> bool:
 
 
 def _outgoing(request: httpx2.Request) -> None:
-    """The hook on requests: take secrets out of those to other servers; set limits of time."""
+    """The hook on requests: take secrets out of those to other servers; set limits of time.
+
+    Work that was given up asks for nothing more, not even once again what has failed.
+    """
     if not _is_ours(request):
         return
+    if (work := current_work()) is not None:
+        work.check()
     if not _is_at_endpoint(request.url):
         for name in _SECRETS:
             request.headers.pop(name, None)
@@ -83,9 +93,9 @@ def _incoming(response: httpx2.Response) -> None:
             )
         del response.headers["Content-Encoding"]
         response.stream = httpx2.ByteStream(b"")  # an error: its status says enough
-    size = expected_size() if response.is_success else None
-    assert isinstance(response.stream, httpx2.SyncByteStream)
-    response.stream = _Limited(response.stream, LONGEST_ANSWER if size is None else size, where)
+    expected = expected_file() if response.is_success else None
+    limit = LONGEST_ANSWER if expected is None else expected.size
+    response.stream = _Limited(response, limit, where, expected and expected.where.path)
 
 
 def _is_at_endpoint(url: httpx2.URL) -> bool:
@@ -120,20 +130,38 @@ def _keep_token_from_xet(response: httpx2.Response) -> None:
 
 @final
 class _Limited(httpx2.SyncByteStream):
-    """The bytes of an answer; raises `AnswerError` when more than `limit` have come."""
+    """The bytes of an answer; raises `AnswerError` when more than `limit` have come.
 
-    def __init__(self, inner: httpx2.SyncByteStream, limit: int, where: str) -> None:
-        self._inner, self._limit, self._where = inner, limit, where
+    Those of the file `name` are noted by the work that they are for, and end when it is given up.
+    """
+
+    def __init__(self, response: httpx2.Response, limit: int, where: str, name: str | None) -> None:
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        self._inner, self._limit, self._where, self._name = response.stream, limit, where, name
+        found = _BEGIN.match(response.headers.get("Content-Range", ""))
+        self._begin = int(found[1]) if found else 0
+        self._connection = response.extensions.get("network_stream")
 
     def __iter__(self) -> Iterator[bytes]:
-        count = 0
-        for chunk in self._inner:
-            count += len(chunk)
-            if count > self._limit:
-                raise AnswerError(
-                    f"{self._where}: sends more than {self._limit} bytes, the most expected"
-                )
-            yield chunk
+        work, count = current_work(), 0
+        with nullcontext() if work is None else work.woken(self._hang_up):
+            for chunk in self._inner:
+                count += len(chunk)
+                if count > self._limit:
+                    raise AnswerError(
+                        f"{self._where}: sends more than {self._limit} bytes, the most expected"
+                    )
+                if work is not None and self._name is not None:
+                    work.note(self._name, self._begin + count)
+                yield chunk
+
+    def _hang_up(self) -> None:
+        """Have a thread that waits for more bytes learn, by an error, that none will come."""
+        connection = self._connection and self._connection.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):  # it is closed already
+                # That of an SSLSocket would take away the state that the other thread reads with.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the stream of the connection."""

@@ -6,6 +6,7 @@ model in the cache is not read again for each command.
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
@@ -32,15 +33,21 @@ def git_sha1(content: Path | bytes) -> str:
     return digest.hexdigest()
 
 
-def digest_like(known: str, path: Path) -> str:
-    """The digest of a file by the algorithm that made `known`: SHA-256, or git's SHA-1."""
-    return sha256(path) if len(known) == 64 else git_sha1(path)
+def digest_like(known: str, path: Path, check: Callable[[], object]) -> str:
+    """The digest of a file by the algorithm that made `known`: SHA-256, or git's SHA-1.
+
+    `check` is called between its parts; what it raises ends the reading.
+    """
+    if len(known) == 64:
+        return _digest(hashlib.sha256(), path, check)
+    return git_sha1(path)
 
 
-def _digest(digest: "hashlib._Hash", path: Path) -> str:
+def _digest(digest: "hashlib._Hash", path: Path, check: Callable[[], object] = lambda: None) -> str:
     buffer = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
+            check()
             digest.update(buffer[:count])
     return digest.hexdigest()
 

@@ -11,9 +11,10 @@ from loratools.errors import AnswerError, HubError, NetworkError, UnansweredErro
 from loratools.hub import client, reading
 from loratools.hub.client import asked
 from loratools.hub.names import HubFile, HubName, is_commit
-from loratools.hub.sending import Sending, Told, telling
+from loratools.hub.sending import Sending
 from loratools.hub.token import quoted
 from loratools.hub.verified import git_sha1
+from loratools.hub.xet import Told, telling
 from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.running.work import Work
@@ -143,7 +144,7 @@ def _upload(repo: str, branch: str, files: Sequence[Addition], *, proposes: bool
     """
     with client.hub_errors(HubName(repo)), ExitStack() as opened:
         operations = [opened.enter_context(file.named()) for file in files]
-        with telling(operations):
+        with telling({str(one.path_or_fileobj): one.told for one in operations}):
             client.api().preupload_lfs_files(
                 repo, operations, revision=branch, create_pr=proposes, free_memory=True
             )

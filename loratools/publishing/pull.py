@@ -100,7 +100,8 @@ def pull(
         variant: read the weights of a model from its files `model.NAME.safetensors`, such as
             `"fp16"`; `"none"`: from those without a name.
         progress: called with the bytes that have arrived, and those of all files, a base's
-            included; True shows a bar on stderr. What it raises stops the pull.
+            included; True shows a bar on stderr. What it raises stops the pull at once; only
+            files that have arrived whole stay in the cache.
         approve: called with the report before `output` has its name; if it raises, there is no
             output.
 

@@ -569,7 +569,7 @@ FAILURES = {
         4,
         "Error: no further thread can be started",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, "\nInterrupted."),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "Interrupted."),
     "SIGTERM": (Stopped(signal.SIGTERM), 143, "Terminated."),
     "SIGHUP": (Stopped(signal.SIGHUP), 129, "Hung up."),
 }

@@ -19,8 +19,8 @@ PLACES = {
     "the reader of commits": (reading, "commit_in"),
     "the question": (reading, "_address"),
     "the check of headers": (session, "check_headers"),
-    "the limit of answers": (session, "expected_size"),
-    "what is expected": (expected, "_Expected"),
+    "the limit of answers": (session, "expected_file"),
+    "what is expected": (expected, "Expected"),
     "the headers of a request": (client, "headers"),
     "the client's making": (session, "install"),
     "the guard of requests": (session, "_is_at_endpoint"),
@@ -63,7 +63,7 @@ def test_a_fault_of_ours_in_a_push_is_no_answer_of_a_hub(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     adapter = write(tmp_path / "adapter", FILES | {WEIGHTS: FILES[WEIGHTS][:-1] + b"\x01"})
-    monkeypatch.setattr(session, "expected_size", breaks(kind))  # called by the client's lines
+    monkeypatch.setattr(session, "expected_file", breaks(kind))  # called by the client's lines
     result = run_here(capsys, "push", adapter, REPO, "--no-card")
     assert result.code == 70
     assert f"a fault in loratools: {kind.__name__}" in line_of(result)

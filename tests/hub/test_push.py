@@ -25,8 +25,8 @@ from loratools.errors import (
     UnsupportedError,
 )
 from loratools.hub import writing
-from loratools.hub.sending import Told
 from loratools.hub.writing import Addition
+from loratools.hub.xet import Told
 from loratools.io.file import InputFile
 from tests.e2e.commands import PLAIN, SHARDED
 from tests.hub.server import Hub

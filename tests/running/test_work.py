@@ -5,7 +5,13 @@ from threading import Event
 
 import pytest
 
-from loratools.running.work import _PATIENCE_SECONDS, GivenUpError, Work, working
+from loratools.running.work import (
+    _PATIENCE_SECONDS,
+    GivenUpError,
+    Work,
+    current_work,
+    working,
+)
 
 
 def test_what_is_done_never_becomes_less_and_is_never_more_than_the_size() -> None:
@@ -65,3 +71,50 @@ def test_what_the_caller_raises_ends_the_calls_that_have_begun_and_no_other_begi
 def test_an_error_of_a_call_is_raised_where_its_result_is_waited_for() -> None:
     with working({}, None) as work, pytest.raises(ZeroDivisionError):
         work.result(work.begin(divmod, 1, 0))
+
+
+def test_calls_are_made_by_as_many_threads_as_are_asked_for() -> None:
+    first, second = Event(), Event()
+
+    def meet(mine: Event, other: Event) -> bool:
+        mine.set()
+        return other.wait(10)
+
+    with working({}, None, threads=2) as work:
+        futures = [work.begin(meet, first, second), work.begin(meet, second, first)]
+        assert all(work.result(future) for future in futures)
+
+
+def test_a_call_that_waits_for_others_is_woken_up_and_its_error_is_that_it_was_given_up() -> None:
+    waits, woken = Event(), Event()
+    raised: list[type[BaseException]] = []
+
+    def call() -> None:
+        work = current_work()
+        assert work is not None
+        try:
+            with work.woken(woken.set):
+                waits.set()
+                assert woken.wait(10)
+                raise ConnectionError
+        except BaseException as error:
+            raised.append(type(error))
+            raise
+
+    def fail() -> None:
+        with working({}, None) as work:
+            work.begin(call)
+            assert waits.wait(10)
+            raise EOFError
+
+    with pytest.raises(EOFError):
+        fail()
+    assert raised == [GivenUpError]
+    assert current_work() is None
+
+
+def test_work_that_was_given_up_waits_for_nothing() -> None:
+    with working({}, None) as work:
+        pass
+    with pytest.raises(GivenUpError), work.woken(lambda: None):
+        pytest.fail("it waits")

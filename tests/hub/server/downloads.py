@@ -25,6 +25,9 @@ async def resolve(hub: Hub, request: Request) -> Response:
             "Location": hub.storage_endpoint
             + hub.signer.sign("GET", f"/{repo.id}/{file.lfs.sha256}"),
         }
+        if hub.settings.xet:
+            route = f"{hub.endpoint}/api/models/{repo.id}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": file.lfs.sha256, "X-Xet-Refresh-Route": route}
         return Response(status_code=302, headers=headers)
     if hub.settings.resolve_cache:
         location = f"/api/resolve-cache/models/{repo.id}/{commit}/{quote(path, safe='')}"

@@ -30,6 +30,7 @@ HUB: list[tuple[str, str, Handler]] = [
     ("GET", API + "/commits/{revision}", listings.commits),
     ("POST", API + "/preupload/{revision}", commits.preupload),
     ("GET", API + "/xet-write-token/{revision}", xet.token),
+    ("GET", API + "/xet-read-token/{revision}", xet.reading_token),
     ("POST", API + "/commit/{revision}", commits.commit),
     ("POST", API + "/branch/{branch}", pulls.create_branch),
     ("DELETE", API + "/branch/{branch}", pulls.delete_branch),

@@ -1,7 +1,8 @@
 """Xet, where a test has it, as far as an upload goes: it takes all that comes, and keeps nothing.
 
 hf_xet sends the chunks of files in packages, and then a list of the chunks that make each file. A
-test puts the content of a file into the store by itself.
+test puts the content of a file into the store by itself. A download asks for that list, and a test
+can only have it wait: there is none.
 """
 
 import time
@@ -20,6 +21,18 @@ async def token(hub: Hub, request: Request) -> Response:
     hub.writable(request)
     expires = int(time.time()) + 3600
     return JSONResponse({"casUrl": hub.storage_endpoint, "exp": expires, "accessToken": "xet"})
+
+
+async def reading_token(hub: Hub, request: Request) -> Response:
+    """Answer where to fetch the chunks, on the Hub."""
+    hub.readable(request)
+    return Response(
+        headers={
+            "X-Xet-Cas-Url": hub.storage_endpoint,
+            "X-Xet-Access-Token": "xet",
+            "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
+        }
+    )
 
 
 async def package(hub: Hub, request: Request) -> Response:
