@@ -254,9 +254,9 @@ class Sliced:
 @final
 @dataclass(frozen=True)
 class Named:
-    """A tensor under the key that it is to have in a file; it counts as one that is stored there.
+    """A tensor under the key that it is to have in a file, which hides what it is computed from.
 
-    What it is computed from, and in which steps, is of no concern to what is made of it then.
+    So an adapter in memory is counted and changed as it would be after it was saved and opened.
     """
 
     key: str

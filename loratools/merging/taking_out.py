@@ -17,8 +17,8 @@ _ROUNDED = ("BF16", "F16", "F32")
 def taken_out(tensor: PlannedTensor) -> frozenset[int]:
     """The changes that take an update out of the base's tensor, as indices of `tensor.changes`.
 
-    There are none where the output has a narrower dtype: the numbers that may have been rounded to
-    the same one of the base differ less than those of the output do.
+    There are none where the output has a narrower dtype, whose last digit is coarser than all that
+    the merge may have rounded away.
     """
     stored = tensor.origin.dtype
     is_narrowed = BITS[tensor.dtype] < BITS[stored]
