@@ -23,20 +23,24 @@ def options_of(verb: str) -> set[str]:
     return {option for param in command.params for option in param.opts if option[0] == "-"}
 
 
+def answer(verb: str, option: str) -> str:
+    """The message for an option that a verb does not have."""
+    context = click.Context(present(VERBS[verb]), parent=CONTEXT, info_name=verb)
+    return no_such_option(click.NoSuchOption(option), context).format_message()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_by_another_name_is_answered_by_what_the_verb_has(verb: str) -> None:
     command = present(VERBS[verb])
-    context = click.Context(command, parent=CONTEXT, info_name=verb)
     named = {str(param.name).replace("_", "-"): param for param in command.params}
     options = {opt: name for name, param in named.items() for opt in param.opts if opt[0] == "-"}
     arguments = named.keys() - options.values()
     for word in {word for name in named.keys() & ARGUMENTS.keys() for word in ARGUMENTS[name]}:
         if f"--{word}" in options:
             continue
-        error = click.NoSuchOption(f"--{word}")
         found = re.fullmatch(
             rf"No such option '--{word}'; (did you mean '(.*)'\?|it is an argument: loratools .*)",
-            no_such_option(error, context).format_message(),
+            answer(verb, f"--{word}"),
         )
         names = [options[found[2]]] if found and found[2] else arguments
         assert found
@@ -136,12 +140,13 @@ def test_an_option_that_a_verb_does_not_have_is_answered_by_what_was_meant_or_by
     assert refused(run_here(capsys, *words.split()), 2, says)
 
 
-def test_an_option_of_another_verb_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_of_another_verb_is_said_to_be_one() -> None:
     named = 0
     for verb in VERBS:
         for option in {opt for other in VERBS for opt in options_of(other)} - options_of(verb):
-            said = run_here(capsys, verb, option).err.partition("it is an option of ")[2]
-            found = re.findall(r"loratools ([\w-]+)", said)
+            found = re.findall(
+                r"loratools ([\w-]+)", answer(verb, option).partition("option of ")[2]
+            )
             named += len(found)
             assert all(option in options_of(other) for other in found)
     assert named > len(VERBS)
