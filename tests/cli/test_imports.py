@@ -15,44 +15,43 @@ from tests.merged import pair, write_adapter, write_base
 CLIENT = ("huggingface_hub", "httpx2")
 
 
-def imported(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
-    """The exit code of a command in a process of its own, and what it imported of the client."""
+def imported(commands: list[list[object]], cwd: Path) -> list[tuple[int, list[str]]]:
+    """The exit codes of commands, run in turn in a process, and what it has imported by then."""
     program = (
-        "import sys\nfrom loratools.cli import run\n"
-        "code = run()\n"
-        f"print(sorted({set(CLIENT)!r} & set(sys.modules)), file=sys.stderr)\n"
-        "sys.exit(code)"
+        "import json, sys\nfrom loratools.cli import run\n"
+        "for sys.argv[1:] in json.loads(sys.argv[1]):\n"
+        f"    said = [run(), sorted({set(CLIENT)!r} & set(sys.modules))]\n"
+        "    print('\\n' + json.dumps(said), file=sys.stderr)\n"
     )
+    words = [[str(word) for word in command] for command in commands]
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        [sys.executable, "-c", program, json.dumps(words)],
         cwd=cwd,
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    return done.returncode, done.stderr.splitlines()[-1]
+    said = (json.loads(line) for line in done.stderr.splitlines() if line.startswith("["))
+    return [(code, modules) for code, modules in said]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_files_here_need_no_client_of_the_hub(tmp_path: Path) -> None:
+    commands: list[list[object]] = [
         ["--help"],
         ["pull", "--help"],
         ["push", "--help"],
         ["inspect", PLAIN],
         ["inspect", PLAIN, "--base", SINGLE, "--check"],
         ["merge", SINGLE, PLAIN, "-o", "merged"],
-        ["merge", SINGLE, PLAIN, "-o", "merged", "--offline"],
+        ["merge", SINGLE, PLAIN, "-o", "again", "--offline"],
         ["resize", PLAIN, "--rank", "2", "-o", "small"],
-    ],
-)
-def test_files_here_need_no_client_of_the_hub(arguments: list[str | Path], tmp_path: Path) -> None:
-    assert imported(*arguments, cwd=tmp_path) == (0, "[]")
+    ]
+    assert imported(commands, tmp_path) == [(0, [])] * len(commands)
 
 
 def test_a_name_on_the_hub_needs_it(tmp_path: Path) -> None:
-    code, modules = imported("inspect", "hf://ann/plain", "--offline", cwd=tmp_path)
-    assert (code, modules) == (4, "['httpx2', 'huggingface_hub']")
+    found = imported([["inspect", "hf://ann/plain", "--offline"]], tmp_path)
+    assert found == [(4, ["httpx2", "huggingface_hub"])]
 
 
 # --- torch ----------------------------------------------------------------------------------------
