@@ -37,7 +37,7 @@ def test_bytes_are_read_by_position(path: Path) -> None:
     ("make", "says"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.symlink_to("gone"), "no such file"),
+        (lambda path: path.symlink_to("gone"), "a link to gone, which is not there"),
         (lambda path: path.symlink_to("file"), "no such file"),
         (os.mkfifo, "not a regular file"),
         (lambda path: path.mkdir(), "not a regular file"),

@@ -185,7 +185,7 @@ def test_glob_matches_the_name_of_the_weight_or_of_its_module() -> None:
 
 
 def test_glob_that_matches_nothing_is_an_error_with_names() -> None:
-    with pytest.raises(MatchError, match=r"'\*.mlp.\*' matches no target; nearest: a\.0\.q"):
+    with pytest.raises(MatchError, match=r"'\*.mlp.\*'\] matches no target; nearest: a\.0\.q"):
         rescaled(plain(), Rescaling(where=[("*.mlp.*", 2.0)]))
 
 
