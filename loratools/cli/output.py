@@ -6,8 +6,10 @@ import click
 
 from loratools.cli.command import PATH, Command, section
 
+_PLACE = "a new folder, or a new file if the format is a single file"
 
-def output_options(command: Command) -> Command:
+
+def output_options(command: Command, *, place: str = _PLACE) -> Command:
     """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, and whether."""
     return section(
         "Output",
@@ -16,8 +18,7 @@ def output_options(command: Command) -> Command:
             "--output",
             type=PATH,
             metavar="PATH",
-            help="Where the adapter is written: a new folder, or a new file if the format is a "
-            "single file.",
+            help=f"Where the adapter is written: {place}.",
         ),
         overwrite_option,
         dry_run_option,

@@ -1,5 +1,6 @@
 """Make an adapter of a fine-tuned model and its base."""
 
+from functools import partial
 from typing import Any
 
 import click
@@ -67,7 +68,7 @@ from loratools.cli.values import OneOf
     ),
 )
 @rank_options
-@output_options
+@partial(output_options, place="a new folder")
 @section(
     "More about the output",
     click.option(
