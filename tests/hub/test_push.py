@@ -300,9 +300,9 @@ def test_more_files_are_sent_than_may_be_open(
     sent = {f"notes-{number}.{names}": b"%020d" % number for number in range(150)}
     for name, content in sent.items():
         (adapter / name).write_bytes(content)
-    lowest = os.dup(0)
-    os.close(lowest)
-    with at_most(lowest + 120):
+    # Descriptors that other tests have left open count too.
+    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
+    with at_most(highest + 120):
         push(adapter, all_files=True)
     files = signed_in.files("ann/plain")
     assert {name: files[name] for name in sent} == sent
