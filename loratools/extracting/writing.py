@@ -22,7 +22,7 @@ from loratools.files.beside import of_adapter
 from loratools.files.bundles import companions_in
 from loratools.files.companions import laid_over
 from loratools.files.opening import open_adapter
-from loratools.files.output_names import check_name
+from loratools.files.outputs import check_output
 from loratools.files.tensors import layout_of
 from loratools.files.writing import approved, put_files
 from loratools.formats import encode
@@ -31,7 +31,7 @@ from loratools.io.companions import Companion
 from loratools.io.dtypes import BITS, nbytes
 from loratools.io.failures import storage_errors
 from loratools.io.folder import LocalFolder
-from loratools.io.publish import Staging, check_output, staged
+from loratools.io.publish import Staging, staged
 from loratools.lowrank.ranks import RankRule, Wanted
 from loratools.lowrank.settle import first_question, settle
 from loratools.running.share import Map, Share
@@ -105,12 +105,11 @@ def check_place(pairing: Pairing, output: Path, run: ExtractRun, needed_bytes: i
     """Refuse an output that the adapter cannot be written to.
 
     Raises:
-        OutputError, StorageError: see `check_output` and `check_name`.
+        OutputError, StorageError: see `check_output`.
     """
     models = [path for model in (pairing.tuned, pairing.base) for path in model.paths]
     overwrite = run.overwrite
     check_output(output, models, is_folder=True, needed_bytes=needed_bytes, overwrite=overwrite)
-    check_name(output, is_folder=True)
 
 
 def write(work: Work, run: ExtractRun, watch: Watch, each: Share) -> ExtractReport:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, fina
 from loratools.adapter import Adapter
 from loratools.errors import OutputError, UnsupportedError, counted
 from loratools.files.decoded import as_read_back
-from loratools.files.output_names import check_name, says_folder
+from loratools.files.outputs import check_output, says_folder
 from loratools.files.place import local_paths, origins
 from loratools.files.tensors import layout_of, write_tensors
 from loratools.formats import Dialect, decode, dialect_of, encode
@@ -18,7 +18,7 @@ from loratools.io.collector import collector_paused
 from loratools.io.dtypes import nbytes
 from loratools.io.file import InputFile
 from loratools.io.json import encode_json, json_text
-from loratools.io.publish import Staging, check_output, staged
+from loratools.io.publish import Staging, staged
 from loratools.io.source import Source, stored_tensors
 from loratools.io.writer import Layout
 from loratools.running.share import Map
@@ -208,7 +208,6 @@ def _check_place(
     is_folder = says_folder(output) if dialect.is_folder is None else dialect.is_folder
     needed = layout.size + sum(c.nbytes for c in bundle.companions) + _SLACK_BYTES
     check_output(output, inputs, is_folder=is_folder, needed_bytes=needed, overwrite=overwrite)
-    check_name(output, is_folder=is_folder)
     return is_folder
 
 

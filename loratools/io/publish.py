@@ -10,20 +10,18 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import final
 
 from loratools.errors import LoratoolsError, OutputError, StorageError, escaped
-from loratools.io.failures import path_errors, storage_errors
+from loratools.io.failures import storage_errors
 from loratools.io.file import InputFile
 from loratools.io.inside import entries
-from loratools.io.missing import no_such_folder
 from loratools.io.platform import copy_range, exchange, lock_folder, rename_new, sync_folder
 from loratools.io.stopping import check_stop, finish, unfinished
-from loratools.typed import flag, pushing
 
 #: The number of descriptors reserved for removing a folder with its subfolders.
 _SPARE = 8
@@ -144,7 +142,7 @@ class Staging:
         finish()
 
     def _replace(self, made: Path) -> None:
-        _check_replaceable(self.output, is_folder=self.is_folder)
+        check_replaceable(self.output, is_folder=self.is_folder)
         if self.is_folder:
             # After the exchange it is at `folder`, where `remove` removes only what this run holds.
             self._held.append(OpenFolder(self.output))
@@ -217,75 +215,12 @@ def finished_path(path: Path) -> str:
     return re.sub(r"\.([^/\\]+)\.loratools-partial(?:[/\\]\1$)?", r"\1", str(path))
 
 
-def check_output(
-    output: Path, inputs: Sequence[Path], *, is_folder: bool, needed_bytes: int, overwrite: bool
-) -> None:
-    """Refuse, before anything is written, an output that cannot or must not be there.
+def check_replaceable(output: Path, *, is_folder: bool) -> None:
+    """Refuse to replace anything that does not look like an earlier output.
 
     Raises:
-        OutputError: the output exists, is an input, lies inside one or contains one, or cannot be
-            replaced; its parent is not a folder, or its name is not possible.
-        StorageError: the output would not fit, or its parent may not be read.
+        OutputError: it is a link, of the other kind, or a folder without safetensors files.
     """
-    parent = output.parent
-    if output.parts[:1] == ("hf:",):
-        name = "/".join(output.parts[1:])  # a Path has one slash where two were written
-        raise OutputError(
-            f"hf://{name}: an output is a path here", hint=f"{pushing()} sends it to the Hub"
-        )
-    if str(output) == "-":
-        raise OutputError("-: an output is not standard output", hint="name a file or a folder")
-    if output.name in {"", ".."}:
-        raise OutputError(f"{str(output)!r}: has no name of its own", hint="name the output itself")
-    with path_errors(output, OutputError):
-        if not parent.is_dir():
-            if os.path.lexists(parent):
-                raise OutputError(f"{parent}: not a folder", hint="name another output")
-            raise no_such_folder(parent)
-        with contextlib.suppress(FileNotFoundError):
-            partial_path(output).lstat()  # fails where a name is too long for the file system
-        for source in inputs:
-            _check_apart(output, source)
-        if os.path.lexists(output):
-            if not overwrite:
-                raise OutputError(
-                    f"{output}: exists already", hint=f"use {flag('overwrite')} to replace it"
-                )
-            _check_replaceable(output, is_folder=is_folder)
-        free = shutil.disk_usage(parent).free
-    if needed_bytes > free:
-        raise StorageError(
-            f"{parent}: {needed_bytes} bytes are needed and {free} are free on that file system",
-            hint="make room, or name an output on another disk",
-        )
-
-
-def _check_apart(output: Path, source: Path) -> None:
-    """Refuse an output that is an input, lies inside one or contains one.
-
-    Files are compared and not their paths, since links and mounts give one file many paths.
-    """
-    ancestor = output
-    while not ancestor.exists():
-        ancestor = ancestor.parent
-    for folder in (ancestor, *ancestor.resolve().parents):
-        if source.exists() and folder.samefile(source):
-            relation = "is" if folder == ancestor == output else "lies inside"
-            raise OutputError(
-                f"{output}: {relation} the input {source}", hint="name another output"
-            )
-    if output.exists():
-        place = output.resolve()
-        # A model in the Hub's cache is a folder of links: the files may be inside the output even
-        # if the folder is not.
-        inside = entries(source) if source.is_dir() else []
-        for file in (source, *(source / name for name in inside)):
-            if file.resolve().is_relative_to(place):
-                raise OutputError(f"{output}: holds the input {file}", hint="name another output")
-
-
-def _check_replaceable(output: Path, *, is_folder: bool) -> None:
-    """Refuse to replace anything that does not look like an earlier output."""
     if output.is_symlink():
         raise OutputError(f"{output}: a link", hint="name the folder or file itself")
     if not (output.is_dir() if is_folder else output.is_file()):

@@ -10,14 +10,14 @@ from loratools.arguments import checked
 from loratools.errors import OptionError, StorageError, UnsupportedError
 from loratools.files.companions import Companions, changed_companions, companions
 from loratools.files.opening import AdapterLike, open_base, opened_adapter
-from loratools.files.output_names import check_name
+from loratools.files.outputs import check_output
 from loratools.files.own_base import adapter_in, holds_base, without_adapter
 from loratools.files.place import layers_of, local_paths
 from loratools.files.writing import approved
 from loratools.formats import check_options
 from loratools.io.clones import bytes_to_write
 from loratools.io.file import InputFile
-from loratools.io.publish import check_output, staged
+from loratools.io.publish import staged
 from loratools.io.sizes import size_in_bytes
 from loratools.io.writer import OutputFile
 from loratools.keywords import with_keywords
@@ -226,7 +226,6 @@ def _check_place(
         needed_bytes=bytes_to_write(total, clonable_bytes(files), output.parent),
         overwrite=write.overwrite,
     )
-    check_name(output, is_folder=_is_folder(report))
 
 
 def _is_folder(report: MergeReport) -> bool:

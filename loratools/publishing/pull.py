@@ -10,12 +10,12 @@ from loratools.errors import HubError, counted, shorten
 from loratools.files.finding import (
     BASE_FOLDER,
 )
-from loratools.files.output_names import check_name
+from loratools.files.outputs import check_output
 from loratools.files.writing import approved
 from loratools.hub.names import HubName
 from loratools.io.clones import BLOCK_BYTES, bytes_to_write
 from loratools.io.file import InputFile
-from loratools.io.publish import check_output, staged
+from loratools.io.publish import staged
 from loratools.publishing.listed import Listed, base_of, listed
 from loratools.running.progress import Progress, shows_progress
 from loratools.running.share import Meter, Span
@@ -123,7 +123,6 @@ def pull(
     if output is not None:
         # Before anything is fetched; `_copy` checks again, when inputs and sizes are known.
         check_output(Path(output), [], is_folder=True, needed_bytes=0, overwrite=overwrite)
-        check_name(Path(output), is_folder=True)
     wanted = [listed(named, held, variant)]
     if include_base:  # listed before anything large is fetched, so that progress has one total
         wanted.append(listed(base_of(wanted[0], held), held, variant))
