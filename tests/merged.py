@@ -49,6 +49,14 @@ def at_most(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@contextmanager
+def at_most_more(count: int) -> Iterator[None]:
+    """Limit the files that this process opens besides those that are open, by other tests too."""
+    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
+    with at_most(highest + 1 + count):
+        yield
+
+
 def pair(module: str, rows: int, columns: int, seed: int = 0, rank: int = 2) -> dict[str, Tensor]:
     """The factors of a module in PEFT's names: multiples of 1/8, so that sums are exact."""
     generator = torch.Generator().manual_seed(seed)

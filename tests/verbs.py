@@ -50,6 +50,11 @@ class Verb:
         """Whether the verb writes an output to disk."""
         return self.calls == "os.fsync"
 
+    def typed(self, hub: Hub, folder: Path) -> tuple[list[str], int]:
+        """The arguments of one run as they are typed, and the index of the output among them."""
+        arguments = [str(argument) for argument in self.arguments(hub, folder)]
+        return arguments, arguments.index("-o") + 1
+
 
 def _tuned(folder: Path) -> Path:
     loratools.merge(SINGLE, SMALL, output=folder / "tuned")

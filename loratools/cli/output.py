@@ -1,5 +1,6 @@
 """The options for where something is written, and whether."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,18 +12,14 @@ _PLACE = "a new folder, or a new file if the format is a single file"
 
 def output_options(command: Command, *, place: str = _PLACE) -> Command:
     """`-o`, `--overwrite`, `--dry-run`: where an adapter is written, and whether."""
-    return section(
-        "Output",
-        click.option(
-            "-o",
-            "--output",
-            type=PATH,
-            metavar="PATH",
-            help=f"Where the adapter is written: {place}.",
-        ),
-        overwrite_option,
-        dry_run_option,
-    )(command)
+    adapter = output_option("adapter", place)
+    return section("Output", adapter, overwrite_option, dry_run_option)(command)
+
+
+def output_option(what: str, place: str) -> Callable[[Command], Command]:
+    """`-o`: where the result is written, and whether that is a folder or a file."""
+    text = f"Where the {what} is written: {place}."
+    return click.option("-o", "--output", type=PATH, metavar="PATH", help=text)
 
 
 def overwrite_option(command: Command) -> Command:

@@ -49,11 +49,10 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = [str(argument) for argument in VERBS[verb].arguments(hub, tmp_path)]
+    arguments, at = VERBS[verb].typed(hub, tmp_path)
     (tmp_path / "file").write_text("")
     here = sorted(path.name for path in tmp_path.iterdir())
     place, message = OUTPUTS[wrong]
-    at = arguments.index("-o") + 1
     arguments[at] = str(place(tmp_path))
     tried = run_here(capsys, verb, *arguments, "--dry-run")
     run = run_here(capsys, verb, *arguments)
@@ -70,9 +69,9 @@ def test_a_dry_run_of_an_output_that_may_be_replaced_leaves_it(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = [str(argument) for argument in VERBS[verb].arguments(hub, tmp_path)]
+    arguments, at = VERBS[verb].typed(hub, tmp_path)
     assert run_here(capsys, verb, *arguments).code == 0
-    output = Path(arguments[arguments.index("-o") + 1])
+    output = Path(arguments[at])
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     result = run_here(capsys, verb, *arguments, "--dry-run", "--overwrite")
     assert result.code == 0, result.err

@@ -32,9 +32,8 @@ def test_a_folder_is_not_named_like_a_file_of_weights(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = [str(argument) for argument in VERBS[verb].arguments(hub, tmp_path)]
+    arguments, at = VERBS[verb].typed(hub, tmp_path)
     here = sorted(path.name for path in tmp_path.iterdir())
-    at = arguments.index("-o") + 1
     wrong = [*arguments[:at], f"{arguments[at]}{suffix}", *arguments[at + 1 :]]
     result = run_here(capsys, verb, *wrong)
     assert refused(result, 1, "the output is a folder, .* name it .*/out$")

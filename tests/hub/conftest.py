@@ -1,6 +1,7 @@
 """The Hub of a test: on loopback, empty, and the only one that the process knows."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
+from tests.e2e.commands import PLAIN
 from tests.hub.server import Hub, Server, running
 
 
@@ -32,6 +34,16 @@ def hub(
     yield hub
     _close_session()
     assert not hub.errors, f"the server itself failed: {hub.errors!r}"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A copy of an adapter, which a test may change and push."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(PLAIN / name, folder / name)
+    return folder
 
 
 @pytest.fixture

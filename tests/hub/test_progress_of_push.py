@@ -1,7 +1,6 @@
 """A push tells how much is hashed and sent, by each way of sending, and a callback can stop it."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from huggingface_hub import constants
 
 import loratools
 from loratools import PushOptions
-from tests.e2e.commands import PLAIN
 from tests.hub.faulty import BLOB, REPO
 from tests.hub.server import Hub, faults
 
@@ -37,13 +35,10 @@ def ann(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 @pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(PLAIN / name, folder / name)
-    (folder / NOTES).write_bytes(os.urandom(LARGE))
-    return folder
+def adapter(adapter: Path) -> Path:
+    """The adapter, with a large file beside it."""
+    (adapter / NOTES).write_bytes(os.urandom(LARGE))
+    return adapter
 
 
 def push(folder: Path, progress: Callable[[int, int], object], *, dry_run: bool = False) -> None:

@@ -30,7 +30,7 @@ from loratools.hub.xet import Told
 from loratools.io.file import InputFile
 from tests.e2e.commands import PLAIN, SHARDED
 from tests.hub.server import Hub
-from tests.merged import at_most
+from tests.merged import at_most_more
 
 BASE = "ann/stories"
 
@@ -39,15 +39,6 @@ BASE = "ann/stories"
 def signed_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setenv("HF_TOKEN", hub.user("ann"))
     return hub
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(PLAIN / name, folder / name)
-    return folder
 
 
 def push(folder: Path | str, name: str = "ann/plain", **options: Any) -> PushReport:
@@ -300,9 +291,7 @@ def test_more_files_are_sent_than_may_be_open(
     sent = {f"notes-{number}.{names}": b"%020d" % number for number in range(150)}
     for name, content in sent.items():
         (adapter / name).write_bytes(content)
-    # Descriptors that other tests have left open count too.
-    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
-    with at_most(highest + 120):
+    with at_most_more(120):
         push(adapter, all_files=True)
     files = signed_in.files("ann/plain")
     assert {name: files[name] for name in sent} == sent

@@ -15,7 +15,7 @@ from loratools.cli.options import (
     rounding_seed,
     selection_options,
 )
-from loratools.cli.output import dry_run_option, overwrite_option
+from loratools.cli.output import dry_run_option, output_option, overwrite_option
 from loratools.cli.progress import progress_bar
 from loratools.cli.reading import offline_option, reading_options, variant_option
 from loratools.cli.swaps import run_swap
@@ -70,13 +70,7 @@ from loratools.errors import OutputError
 )
 @section(
     "Output",
-    click.option(
-        "-o",
-        "--output",
-        type=PATH,
-        metavar="PATH",
-        help="Where the model is written: a new folder if BASE is one, or a new file.",
-    ),
+    output_option("model", "a new folder if BASE is one, or a new file"),
     overwrite_option,
     dry_run_option,
     click.option(
