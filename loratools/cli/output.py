@@ -45,16 +45,17 @@ def checked_output(output: str | None, *, dry_run: bool) -> str | None:
 
 
 def check_unwritten(made: Any, output: str | None, *, dry_run: bool, overwrite: bool) -> None:
-    """After a dry run, check that what was made in memory could be written to `output`.
+    """After a dry run, check that what was made in memory could be written, and to `output`.
 
     Raises:
         LoratoolsError: it could not; see `write_adapter`.
     """
-    if not dry_run or output is None:
+    if not dry_run:
         return
     from pathlib import Path
 
     from loratools.files.place import local_paths
     from loratools.files.writing import check_writing
 
-    check_writing(made, Path(output), inputs=local_paths(made), overwrite=overwrite)
+    place = None if output is None else Path(output)
+    check_writing(made, place, inputs=local_paths(made), overwrite=overwrite)

@@ -183,16 +183,18 @@ def write_adapter(
 
 
 def check_writing(
-    adapter: Adapter, output: Path, *, inputs: Sequence[Path], overwrite: bool
+    adapter: Adapter, output: Path | None, *, inputs: Sequence[Path], overwrite: bool
 ) -> None:
-    """Refuse what `write_adapter` would refuse before it writes anything.
+    """Refuse what `write_adapter` would refuse before it writes anything; None is any output.
 
     Raises:
         LoratoolsError: see `write_adapter`.
     """
     bundle = encode(adapter)
     dialect = dialect_of(adapter)
-    _check_place(bundle, dialect, layout_of(bundle), output, inputs, overwrite=overwrite)
+    layout = layout_of(bundle)
+    if output is not None:
+        _check_place(bundle, dialect, layout, output, inputs, overwrite=overwrite)
 
 
 def _check_place(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.results import refused
-from tests.e2e.commands import SMALL, run_here
+from tests.e2e.commands import FIXTURES, SMALL, run_here
 from tests.hub.conftest import hub, server  # noqa: F401 - fixtures
 from tests.hub.server import Hub
 from tests.verbs import VERBS
@@ -76,3 +76,18 @@ def test_a_dry_run_of_an_output_that_may_be_replaced_leaves_it(
     result = run_here(capsys, verb, *arguments, "--dry-run", "--overwrite")
     assert result.code == 0, result.err
     assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+
+@pytest.mark.parametrize("verb", [["rescale", "--strength", "0.5"], ["resize", "--rank", "1"]])
+@pytest.mark.parametrize("output", [[], ["-o", "out.safetensors"]])
+def test_a_dry_run_refuses_a_format_that_is_not_written(
+    verb: list[str],
+    output: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, *verb, FIXTURES / "real/sam-vitb-lora-r2", "--dry-run", *output)
+    assert refused(result, 1, "the format sam is read and not written")
+    assert list(tmp_path.iterdir()) == []
