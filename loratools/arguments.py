@@ -145,7 +145,7 @@ def _unbound(
 def _in_place_of(
     unknown: str, name: str, signature: inspect.Signature, annotations: Mapping[str, object]
 ) -> str:
-    """What to do in place of an argument that there is not."""
+    """What to write instead of an argument that the function does not have."""
     known = [parameter for parameter in signature.parameters if parameter != "self"]
     for (word, other), advice in _INSTEAD.items():
         if unknown == word and other in known:

@@ -23,11 +23,11 @@ _SHOWN = (str, bytes, int, float, complex, type(None))
 
 
 class EmptyError(Exception):
-    """An empty text is where a path belongs."""
+    """A path was expected, and an empty text was given."""
 
 
 class OtherError(Exception):
-    """A value is not what is annotated; the message says what is expected, and what was given."""
+    """A value does not fit its annotation; the message says what was expected and given."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class _Dotted(type):
 
 
 class _Later(metaclass=_Dotted):
-    """A class that only type checkers import: values are of it if theirs has the same name."""
+    """A class that only type checkers import, and that is recognised by its name here."""
 
 
 @cache

@@ -77,11 +77,11 @@ class Target(Answering):
         return f"<{self.name}: {self.kind}, {size}{rank}{scaling}>"
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same target of the same adapter, without a look at its values."""
+        """Whether both are the same target of the same adapter; values are not compared."""
         return isinstance(other, Target) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        """The hash of what it is of."""
+        """A hash that equal targets share."""
         return hash(self._identity)
 
     @property

@@ -30,9 +30,9 @@ def check_stored(*sources: Source) -> None:
 
 
 def swapped(up: Sequence[int], down: Sequence[int]) -> str | None:
-    """What to ask of factors without a common rank, by their shapes: whether each is the other.
+    """The question whether two factors are swapped, which have no common rank as they are.
 
-    None if they have no common rank the other way round either.
+    None if they have no common rank when they are swapped either.
     """
     if len(up) < 2 or len(down) < 2 or up[0] != down[1]:
         return None

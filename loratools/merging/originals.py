@@ -59,7 +59,7 @@ def taken_back(
 def has_one_original(
     merged: Float[Tensor, "*shape"], update: Float[Tensor, "*shape"], dtype: torch.dtype
 ) -> Bool[Tensor, "*shape"]:
-    """Elements that surely have one original: nearly all, found in a tenth of the time.
+    """Which elements surely have one original: nearly all, in a tenth of the time of counting.
 
     Where a number keeps its exponent, and neither it nor the result is a power of two, all gaps
     beside both are equal. So the result is the only original, unless it is nearly a tie.
